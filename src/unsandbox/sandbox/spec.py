@@ -1,0 +1,186 @@
+"""What a sandbox is asked to do and what it answers: the interface between engine and isolation backends.
+
+A backend takes a `SandboxSpec`, runs it in fresh isolation and returns an `Outcome`. It never raises for what
+the program does (crash, flood, fork bomb): that is an `Outcome`. It raises `SandboxUnavailable` when the
+isolation asked for cannot be had here, and `SandboxError` when the backend itself failed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+class SandboxError(Exception):
+    """The backend failed to run a job through no fault of the job."""
+
+
+class SandboxUnavailable(SandboxError):
+    """The isolation that was asked for cannot be had on this machine. The message says why and what to do."""
+
+
+class NetworkMode(enum.StrEnum):
+    """What a sandbox may reach: `zerotrust` nothing but its own loopback, `semitrusted` outbound only."""
+
+    ZEROTRUST = "zerotrust"
+    SEMITRUSTED = "semitrusted"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds of one sandbox. Sizes in bytes, times in seconds."""
+
+    wall_s: float = 60.0
+    vcpu: float = 1.0
+    memory_bytes: int = 2 * GIB
+    processes: int = 256
+    open_files: int = 1024
+    tmpfs_bytes: int = 1 * GIB
+    """Size of each writable in-memory file system (/work and /tmp; /dev/shm gets a quarter)."""
+    output_bytes: int = 10 * MIB
+    """Kept per stream; what comes after is counted and dropped."""
+    flood_bytes: int = 1 * GIB
+    """A program that writes more than this to one stream is killed."""
+    artifact_bytes: int = 64 * MIB
+    """All artifacts of one job together."""
+    artifact_files: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxFile:
+    """A file to be present before the program starts. `path` is absolute inside the sandbox."""
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """One job: files to put in place, an optional compile step, the program, its input and its bounds."""
+
+    run: Sequence[str]
+    compile: Sequence[str] | None = None
+    """Runs first, in the same sandbox; its stdout goes to stderr. A non-zero exit ends the job."""
+    files: Sequence[SandboxFile] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    stdin: bytes = b""
+    network: NetworkMode = NetworkMode.ZEROTRUST
+    limits: Limits = field(default_factory=Limits)
+    collect_artifacts: bool = False
+    """Return what lies in /tmp/artifacts after the program ended."""
+    artifact_paths: Sequence[str] = ()
+    """Further absolute paths returned when they exist (a compiled binary)."""
+    host_etc: Sequence[str] = ()
+    """Names below the host's /etc that the toolchain needs read-only (`java-17-openjdk`)."""
+
+
+class EndReason(enum.StrEnum):
+    """Why a job ended."""
+
+    EXITED = "exited"
+    """The program ended by itself, by exit or by a signal of its own making; also a failed compile step."""
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    MEMORY = "memory"
+    """The memory limit killed it."""
+    OUTPUT_FLOOD = "output_flood"
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One output stream: the first `output_bytes` of it, and how much was written in all."""
+
+    data: bytes = b""
+    total_bytes: int = 0
+
+    @property
+    def dropped_bytes(self) -> int:
+        """How many bytes were written but not kept."""
+        return self.total_bytes - len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A regular file that the program left: base name, bytes, permission bits."""
+
+    filename: str
+    data: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened. Times in seconds; `exit_code` is 128 + N for a death by signal N, None when killed by us."""
+
+    reason: EndReason
+    exit_code: int | None
+    stdout: Captured
+    stderr: Captured
+    wall_s: float
+    """From the start of the first step (compile or run) to its end; the set-up of the sandbox is not in it."""
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    compile_failed: bool = False
+    artifacts: Sequence[Artifact] = ()
+    artifacts_skipped: Sequence[str] = ()
+    """Names that were left out, each with its reason: `name: symbolic link`."""
+
+
+class OutputSink(Protocol):
+    """Receives output as it is written (before truncation rules); called on the event loop, must not block."""
+
+    def __call__(self, stream: str, data: bytes) -> None:
+        """`stream` is `stdout` or `stderr`; `data` is never empty."""
+
+
+@runtime_checkable
+class RunningJob(Protocol):
+    """A started job: awaitable through `wait`, ended early through `cancel`."""
+
+    async def wait(self) -> Outcome:
+        """Return the outcome; safe to call more than once and from several tasks."""
+
+    def cancel(self) -> None:
+        """Kill the whole process tree now; `wait` then returns with reason `cancelled` and partial output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a probe: what is enforced (or not) here, and by what."""
+
+    name: str
+    ok: bool
+    enforced_by: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What a backend can enforce on this machine; the data behind `un doctor` and `/health`."""
+
+    backend: str
+    usable: bool
+    checks: Sequence[Check]
+    reason: str = ""
+    """Why it is not usable and what to do about it; empty when usable."""
+
+
+class Backend(Protocol):
+    """An isolation backend. One instance serves many jobs at once, all on the event loop that opened it."""
+
+    name: str
+
+    async def open(self) -> ProbeReport:
+        """Probe by really running a sandbox, prepare shared things. Raises `SandboxUnavailable`."""
+
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
+        """Start one job in a fresh sandbox that no other job ever uses."""
+
+    async def close(self) -> None:
+        """Kill what still runs and remove every process, folder and cgroup of this backend."""
