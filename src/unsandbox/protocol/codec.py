@@ -1,0 +1,157 @@
+"""JSON in and out by the rules that every client can live with (wire document, sections 3 and 15).
+
+Written: compact, raw UTF-8, None left out, both names of each pair. Read: aliases, unknown fields, numbers as
+strings. Bodies that are not valid UTF-8 (the C client sends Latin-1 sources as they are) keep their bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+import msgspec
+
+from unsandbox.errors import InvalidRequestError, InvalidResponseError
+from unsandbox.protocol.models import WireModel
+
+T = TypeVar("T", bound=WireModel)
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder()
+_NO_BODY = (b"", b"{}", b"[]", b"null")
+
+
+def to_wire(model: WireModel) -> dict[str, Any]:
+    """Return the JSON object of a model: None left out, twins added, nested models likewise.
+
+    Example:
+        >>> from unsandbox.protocol.models import Job
+        >>> to_wire(Job(job_id="j1", status="running"))
+        {'job_id': 'j1', 'status': 'running', 'id': 'j1'}
+    """
+    plain: dict[str, Any] = {}
+    twins: dict[str, Any] = {}
+    for name in model.__struct_fields__:
+        value = getattr(model, name)
+        if value is None:
+            continue
+        if isinstance(value, list):
+            value = [to_wire(item) if isinstance(item, WireModel) else item for item in value]
+        plain[name] = value
+        twins |= dict.fromkeys(model.TWINS.get(name, ()), value)
+    return plain | twins
+
+
+def encode(value: WireModel | Mapping[str, Any]) -> bytes:
+    r"""Return the bytes of a JSON body.
+
+    Raises:
+        InvalidRequestError: A text holds a lone surrogate, or a value is of no JSON type.
+
+    Example:
+        >>> encode({"code": "é"})
+        b'{"code":"\xc3\xa9"}'
+    """
+    try:
+        return _encoder.encode(to_wire(value) if isinstance(value, WireModel) else value)
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            "a text holds a lone surrogate and cannot be sent as UTF-8; send such data as an input file"
+        ) from error
+    except (TypeError, OverflowError, msgspec.MsgspecError) as error:
+        raise InvalidRequestError(f"the request cannot be written as JSON: {error}") from error
+
+
+def loads(body: bytes) -> Any:
+    """Decode a JSON text.
+
+    Bytes that are not UTF-8 become lone surrogates (PEP 383), which encode back to the same bytes.
+
+    Raises:
+        ValueError: It is not JSON; the message names the place, not the content.
+    """
+    try:
+        return _decoder.decode(body)
+    except UnicodeDecodeError:
+        return json.loads(body.decode("utf-8", "surrogateescape"))
+    except msgspec.DecodeError as error:
+        if "utf-8" in str(error).lower():
+            return json.loads(body.decode("utf-8", "surrogateescape"))
+        raise ValueError(str(error)) from error
+
+
+def loads_object(body: bytes) -> dict[str, Any]:
+    """Decode a request body that must be a JSON object; absent, `{}`, `[]` and `null` mean "no arguments".
+
+    Raises:
+        ValueError: It is not JSON, or not an object.
+    """
+    if body.strip() in _NO_BODY:
+        return {}
+    value = loads(body)
+    if not isinstance(value, dict):
+        raise ValueError(f"the body must be a JSON object, not {_kind(value)}")  # noqa: TRY004 - one error kind
+    return value
+
+
+def from_wire(value: Mapping[str, Any], model: type[T]) -> T:
+    """Build a model from a decoded JSON object, aliases resolved at every level.
+
+    Raises:
+        ValueError: A field is missing or of the wrong type; the message names the field, not its value.
+
+    Example:
+        >>> from unsandbox.protocol.models import ExecuteRequest
+        >>> from_wire({"language": "c", "code": "", "network": "zerotrust"}, ExecuteRequest).network_mode
+        'zerotrust'
+    """
+    try:
+        return msgspec.convert(_canonical(value, model), model, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def response_from_wire(value: Any, model: type[T]) -> T:
+    """Build a response model, as `from_wire`, with the error that a client raises.
+
+    Raises:
+        InvalidResponseError: The answer is not an object or a field is of the wrong type.
+    """
+    if not isinstance(value, dict):
+        raise InvalidResponseError(f"the server answered {_kind(value)} where an object belongs")
+    try:
+        return from_wire(value, model)
+    except ValueError as error:
+        raise InvalidResponseError(f"the server's answer does not fit {model.__name__}: {error}") from error
+
+
+def _canonical(value: Mapping[str, Any], model: type[WireModel]) -> dict[str, Any]:
+    result = dict(value)
+    for alias, name in model.ALIASES.items():
+        if alias in result:
+            moved = result.pop(alias)
+            if result.get(name) is None:
+                result[name] = moved
+    for name, item_model in _nested(model).items():
+        if isinstance(items := result.get(name), list):
+            result[name] = [_canonical(item, item_model) if isinstance(item, dict) else item for item in items]
+    return {name: item for name, item in result.items() if item is not None}
+
+
+@functools.cache
+def _nested(model: type[WireModel]) -> dict[str, type[WireModel]]:
+    """Return which fields of a model are lists of models."""
+    found = {}
+    for field in msgspec.structs.fields(model):
+        for part in (field.type, *get_args(field.type)):
+            for item in get_args(part) if get_origin(part) is list else ():
+                if isinstance(item, type) and issubclass(item, WireModel):
+                    found[field.name] = item
+    return found
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,166 @@
+"""The table of every operation: client methods, server routes, request checks and OpenAPI come from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unsandbox.protocol import models
+
+FEATURES_HEADER = "Unsandbox-Features"
+"""Response header with which a server announces what it can do beyond the historical API."""
+FEATURES = ("wait", "idempotency", "stdin")
+"""`wait`: `GET /jobs/{id}?wait=S` holds; `idempotency`: `Idempotency-Key` is honoured; `stdin`: is taken."""
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+REQUEST_ID_HEADER = "X-Request-Id"
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+Body = Literal["none", "json", "text"]
+Auth = Literal["signed", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One member of the query: name, JSON type, meaning."""
+
+    name: str
+    type: Literal["string", "integer", "number", "boolean"]
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One operation of the API.
+
+    Attributes:
+        name: Its name everywhere: server handler, client call, OpenAPI operation id.
+        method: HTTP method.
+        path: Template with `{placeholders}`.
+        response: Type of the answer.
+        summary: One line for people.
+        request: Type of the JSON body, if there is one.
+        body: What the body is.
+        auth: `signed`, or `none` for what anybody may ask.
+        query: Members of the query.
+        aliases: Further method and path pairs that historical clients use for the same thing.
+        creates: Whether it makes something; the client then sends an `Idempotency-Key`.
+    """
+
+    name: str
+    method: Method
+    path: str
+    response: type[models.WireModel]
+    summary: str
+    request: type[models.WireModel] | None = None
+    body: Body = "none"
+    auth: Auth = "signed"
+    query: tuple[Query, ...] = ()
+    aliases: tuple[tuple[Method, str], ...] = ()
+    creates: bool = False
+
+
+_RUN_QUERY = (
+    Query("ttl", "integer", "Seconds of wall-clock time for the program, 1 to 900."),
+    Query("network_mode", "string", "`zerotrust` or `semitrusted`."),
+    Query("env", "string", "JSON object of environment variables."),
+)
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        name="execute",
+        method="POST",
+        path="/execute",
+        request=models.ExecuteRequest,
+        response=models.Job,
+        body="json",
+        creates=True,
+        summary="Run code and answer when it has ended; a long job answers with status `running` instead.",
+    ),
+    Endpoint(
+        name="execute_async",
+        method="POST",
+        path="/execute/async",
+        request=models.ExecuteRequest,
+        response=models.Job,
+        body="json",
+        creates=True,
+        summary="Start a job and answer at once with its id.",
+    ),
+    Endpoint(
+        name="run",
+        method="POST",
+        path="/run",
+        response=models.Job,
+        body="text",
+        query=_RUN_QUERY,
+        creates=True,
+        summary="Run the source in the body; its `#!` line names the language.",
+    ),
+    Endpoint(
+        name="run_async",
+        method="POST",
+        path="/run/async",
+        response=models.Job,
+        body="text",
+        query=_RUN_QUERY,
+        creates=True,
+        summary="As `/run`, but answer at once with the job's id.",
+    ),
+    Endpoint(
+        name="list_jobs",
+        method="GET",
+        path="/jobs",
+        response=models.JobList,
+        query=(Query("limit", "integer", "At most so many, newest first."),),
+        summary="List the jobs of this key, without their output.",
+    ),
+    Endpoint(
+        name="get_job",
+        method="GET",
+        path="/jobs/{id}",
+        response=models.Job,
+        query=(Query("wait", "number", "Hold the answer until the job ends, at most so many seconds (60)."),),
+        summary="Get one job; the result once it has ended.",
+    ),
+    Endpoint(
+        name="wait_job",
+        method="GET",
+        path="/jobs/{id}/wait",
+        response=models.Job,
+        query=(Query("timeout", "number", "Answer after so many seconds even if the job still runs (90)."),),
+        summary="Hold the answer until the job has ended.",
+    ),
+    Endpoint(
+        name="cancel_job",
+        method="DELETE",
+        path="/jobs/{id}",
+        response=models.Cancelled,
+        aliases=(("POST", "/jobs/{id}/cancel"),),
+        summary="End a job; the answer holds its partial output. A job that has ended stays as it is.",
+    ),
+    Endpoint(
+        name="languages",
+        method="GET",
+        path="/languages",
+        response=models.Languages,
+        auth="none",
+        summary="List the languages that can really run here.",
+    ),
+    Endpoint(
+        name="validate_keys",
+        method="POST",
+        path="/keys/validate",
+        response=models.KeyInfo,
+        summary="Tell whether the signing key is valid, and its limits.",
+    ),
+    Endpoint(
+        name="health",
+        method="GET",
+        path="/health",
+        response=models.Health,
+        auth="none",
+        summary="200 when the server is well.",
+    ),
+)
+
+BY_NAME: dict[str, Endpoint] = {endpoint.name: endpoint for endpoint in ENDPOINTS}

@@ -1,0 +1,246 @@
+"""Every type that crosses the wire, with its aliases.
+
+Decoding tolerates unknown fields, accepts every historical alias (`ALIASES`) and numbers written as strings.
+Encoding leaves out what is None and writes both names of each historical pair (`TWINS`), so that all clients
+find the one they read. Times are Unix seconds; sizes are bytes; durations say their unit in their name.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+NetworkModeName = Literal["zerotrust", "semitrusted"]
+Vcpu = Annotated[int, msgspec.Meta(ge=1, le=8)]
+Ttl = Annotated[int, msgspec.Meta(ge=1, le=900)]
+
+MAX_ENV_VARS = 256
+MAX_INPUT_FILES = 1000
+TERMINAL_STATUSES = frozenset({"completed", "failed", "timeout", "cancelled"})
+
+
+class JobStatus(enum.StrEnum):
+    """`pending`, then `running`, then one of the other four."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    """The program ended by itself, whatever its exit code."""
+    FAILED = "failed"
+    """The job could not be run or was ended by a limit; `error` says which."""
+    TIMEOUT = "timeout"
+    """The program outlived its `ttl`."""
+    CANCELLED = "cancelled"
+
+
+class WireModel(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all wire types: frozen, keyword-only, unknown fields ignored."""
+
+    ALIASES: ClassVar[dict[str, str]] = {}
+    """Accepted name to our name; our name wins when both are present."""
+    TWINS: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Our name to the further names that are written with the same value."""
+
+
+class InputFile(WireModel, frozen=True, kw_only=True):
+    """A file for the program, found at `/tmp/input/<filename>`; only the base name counts."""
+
+    ALIASES = {"content_base64": "content"}
+
+    filename: str
+    content: str
+    """Base64 (RFC 4648, padded), or literal text where it is not valid base64."""
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the file: base64 if it decodes strictly, else the text itself as UTF-8.
+
+        Example:
+            >>> InputFile(filename="a", content="aGk=").data, InputFile(filename="a", content="hi!").data
+            (b'hi', b'hi!')
+        """
+        try:
+            return base64.b64decode("".join(self.content.split()), validate=True)
+        except (binascii.Error, ValueError):
+            return self.content.encode("utf-8", "surrogateescape")
+
+    @classmethod
+    def of(cls, filename: str, data: bytes) -> InputFile:
+        """Make one from bytes."""
+        return cls(filename=filename, content=base64.b64encode(data).decode("ascii"))
+
+
+class ExecuteRequest(WireModel, frozen=True, kw_only=True):
+    """What `POST /execute` takes.
+
+    `stdin`, `stdin_base64` are ours: the hosted service has no standard input, our server does.
+    """
+
+    ALIASES = {"network": "network_mode", "return_artifact": "return_artifacts"}
+
+    language: str
+    code: str
+    env: dict[str, str] | None = None
+    input_files: list[InputFile] | None = None
+    network_mode: NetworkModeName = "zerotrust"
+    vcpu: Vcpu = 1
+    ttl: Ttl = 60
+    """Seconds of wall-clock time for the program."""
+    return_artifacts: bool = False
+    return_wasm_artifact: bool = False
+    stdin: str | None = None
+    stdin_base64: str | None = None
+
+
+class Artifact(WireModel, frozen=True, kw_only=True):
+    """A file that the program left, or its compiled binary."""
+
+    ALIASES = {"content": "content_base64"}
+
+    filename: str
+    content_base64: str
+    size: int | None = None
+    """Bytes."""
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the file.
+
+        Example:
+            >>> Artifact(filename="a", content_base64="aGk=").data
+            b'hi'
+        """
+        return base64.b64decode(self.content_base64)
+
+
+class Job(WireModel, frozen=True, kw_only=True):
+    """A job as the server knows it: what `/execute`, `/jobs/{id}` and its variants answer.
+
+    Text is UTF-8 with undecodable bytes replaced; the exact bytes are at hand as `stdout_bytes` and
+    `stderr_bytes`.
+    """
+
+    ALIASES = {
+        "id": "job_id",
+        "execution_time_ms": "total_time_ms",
+        "execution_time": "total_time_ms",
+        "duration_ms": "total_time_ms",
+        "submitted_at": "created_at",
+        "output": "stdout",
+    }
+    TWINS = {"job_id": ("id",), "total_time_ms": ("execution_time_ms", "execution_time")}
+
+    job_id: str | None = None
+    status: str | None = None
+    language: str | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+    exit_code: int | None = None
+    success: bool | None = None
+    error: str | None = None
+    detected_language: str | None = None
+    total_time_ms: float | None = None
+    """Milliseconds from the start of the program (or its compiler) to its end."""
+    cpu_time_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    network_mode: str | None = None
+    created_at: str | int | float | None = None
+    """Unix seconds; our server writes a string of digits, the only form that no client stumbles over."""
+    completed_at: str | int | float | None = None
+    stdout_base64: str | None = None
+    """The exact bytes, present only when `stdout` could not hold them."""
+    stderr_base64: str | None = None
+    stdout_truncated: bool | None = None
+    stdout_dropped_bytes: int | None = None
+    stderr_truncated: bool | None = None
+    stderr_dropped_bytes: int | None = None
+    artifacts: list[Artifact] | None = None
+    artifacts_skipped: list[str] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the job has ended. An answer without a status counts as ended, as all clients take it."""
+        return self.status is None or self.status in TERMINAL_STATUSES
+
+    @property
+    def ok(self) -> bool:
+        """Whether the program ran to its end and exited with 0.
+
+        Example:
+            >>> Job(status="completed", exit_code=0).ok, Job(status="completed", exit_code=3).ok
+            (True, False)
+        """
+        return self.done and self.exit_code == 0 and not self.error
+
+    @property
+    def stdout_bytes(self) -> bytes:
+        """Standard output, byte for byte as far as the server kept it."""
+        return _exact(self.stdout, self.stdout_base64)
+
+    @property
+    def stderr_bytes(self) -> bytes:
+        """Standard error, byte for byte as far as the server kept it."""
+        return _exact(self.stderr, self.stderr_base64)
+
+
+class JobList(WireModel, frozen=True, kw_only=True):
+    """What `GET /jobs` answers, newest first."""
+
+    jobs: list[Job] = []
+    count: int | None = None
+
+
+class Languages(WireModel, frozen=True, kw_only=True):
+    """What `GET /languages` answers: what can really run, and other names for it."""
+
+    languages: list[str] = []
+    count: int | None = None
+    aliases: dict[str, str] = {}
+
+
+class KeyInfo(WireModel, frozen=True, kw_only=True):
+    """What `POST /keys/validate` answers about the key that signed."""
+
+    valid: bool = True
+    public_key: str | None = None
+    tier: int | float | str | None = None
+    status: str | None = None
+    reason: str | None = None
+    valid_through_datetime: str | None = None
+    valid_for_human: str | None = None
+    rate_per_minute: int | None = None
+    burst: int | None = None
+    concurrency: int | None = None
+
+
+class Health(WireModel, frozen=True, kw_only=True):
+    """What `GET /health` answers."""
+
+    status: str | None = None
+    version: str | None = None
+    isolation: dict[str, Any] | None = None
+
+
+class Cancelled(Job, frozen=True, kw_only=True):
+    """What a cancellation answers: the job with its partial output, and a confirmation for people."""
+
+    message: str | None = None
+
+
+class ErrorBody(WireModel, frozen=True, kw_only=True):
+    """What every error status carries. `message` is for people, `error` is the short code."""
+
+    error: str
+    message: str
+    request_id: str | None = None
+    reason: str | None = None
+    active_executions: int | None = None
+    concurrency_limit: int | None = None
+
+
+def _exact(text: str | None, encoded: str | None) -> bytes:
+    return base64.b64decode(encoded) if encoded is not None else (text or "").encode()
