@@ -1,0 +1,68 @@
+# Every target works from a fresh clone: it makes .venv from requirements.lock first. All paths are relative and
+# programs run as `python -m`, so that the folder may be anywhere and its name may hold spaces.
+
+PY := .venv/bin/python
+EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_execution async_job_polling \
+            sync_blocking_usage
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev-install demo examples test test-verbose test-coverage lint format docs bench unasync lock \
+        clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+install: ## Make .venv with this project in it
+	@scripts/bootstrap
+
+dev-install: ## The same, and the toolchains of every language that the tests run
+	@scripts/bootstrap --full
+
+demo: ## Run programs in several languages on the engine built in
+	@scripts/bootstrap --minimal
+	@$(PY) examples/demo.py
+
+examples: ## Run every example on the engine built in; UNSANDBOX_API_BASE=URL runs them elsewhere
+	@scripts/bootstrap --minimal
+	@set -e; for name in $(EXAMPLES); do echo "== examples/$$name.py"; \
+	    UNSANDBOX_API_BASE="$${UNSANDBOX_API_BASE:-local}" $(PY) "examples/$$name.py"; done
+
+test: dev-install ## Run all tests
+	@$(PY) -m pytest -q
+
+test-verbose: dev-install ## Run all tests and name each
+	@$(PY) -m pytest -v
+
+test-coverage: dev-install ## Run all tests and show which lines they did not reach
+	@$(PY) -m pytest -q --cov=unsandbox --cov=un --cov=un_async --cov-report=term-missing:skip-covered
+
+lint: install ## Check style, format, types, layers and that the sync tree is generated from the async one
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()'
+	@$(PY) scripts/unasync.py --check
+
+format: install ## Rewrite the sources in the project's style
+	@$(PY) -m ruff check --fix --exit-zero .
+	@$(PY) -m ruff format .
+
+docs: dev-install ## Check the documentation: links resolve, every block runs (the pages are read as Markdown)
+	@$(PY) -m pytest -q tests/repo
+
+bench: ## Measure client overhead, latency and throughput against bare baselines in the same run
+	@scripts/bootstrap --minimal
+	@$(PY) benchmarks/first_light.py
+
+unasync: install ## Generate the sync tree from the async one
+	@$(PY) scripts/unasync.py
+
+lock: install ## Resolve the dependencies anew into requirements.lock
+	@$(PY) -c 'import uv' 2>/dev/null || $(PY) -m pip install -q uv
+	@$(PY) -m uv pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-emit-index-url \
+	    --no-emit-find-links --custom-compile-command 'make lock' --all-extras --python-version 3.11 \
+	    pyproject.toml --output-file requirements.lock
+
+clean: ## Remove everything that a build or a test made, .venv included
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov dist build site
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
