@@ -13,6 +13,8 @@
     + `ServerError` 5xx
       - `UnavailableError` 502, 503, 504
   x `EngineError` - the embedded engine cannot run here
+  x `ClientStateError` (also `RuntimeError`) - a client used after its end, or from another event loop
+* `UnsandboxWarning` (a `UserWarning`) - it works, but not as it should
 
 What crosses the network is raised as a subclass that is *also* an error of the HTTP library in use, so that
 code written for the historical SDK goes on working: `except aiohttp.ClientError` catches every
@@ -29,6 +31,7 @@ __all__ = [
     "APIError",
     "AuthenticationError",
     "BadRequestError",
+    "ClientStateError",
     "ConflictError",
     "ConnectionFailedError",
     "CredentialsError",
@@ -44,8 +47,13 @@ __all__ = [
     "SudoRequiredError",
     "UnavailableError",
     "UnsandboxError",
+    "UnsandboxWarning",
     "WaitTimeoutError",
 ]
+
+
+class UnsandboxWarning(UserWarning):
+    """Something works but should be put right, such as a secrets file that other users can read."""
 
 
 class UnsandboxError(Exception):
@@ -100,6 +108,10 @@ class WaitTimeoutError(UnsandboxError, TimeoutError):
 
 class EngineError(UnsandboxError):
     """The engine cannot run here: isolation that cannot be had, a data folder that is not usable."""
+
+
+class ClientStateError(UnsandboxError, RuntimeError):
+    """A client was used after it was closed, or from another event loop than the one it belongs to."""
 
 
 class APIError(UnsandboxError):
