@@ -182,5 +182,11 @@ class Backend(Protocol):
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
         """Start one job in a fresh sandbox that no other job ever uses."""
 
+    def lifeline_descriptors(self) -> list[int]:
+        """Return the descriptors that must not stay open in a forked child of this process.
+
+        Their closing tells helper processes that the server is gone.
+        """
+
     async def close(self) -> None:
         """Kill what still runs and remove every process, folder and cgroup of this backend."""

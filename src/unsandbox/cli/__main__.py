@@ -1,0 +1,6 @@
+"""`python -m unsandbox.cli` is `un`."""
+
+from unsandbox.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""`un serve`: the API from this machine, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import click
+
+from unsandbox.cli.keys import DATA_OPTION, open_keys
+from unsandbox.engine import Engine, EngineConfig
+from unsandbox.engine.engine import lost_result
+from unsandbox.engine.keys import StoredKeys
+from unsandbox.engine.secretbox import write_private
+from unsandbox.engine.store import SqlStore, open_database
+from unsandbox.errors import EngineError
+from unsandbox.sandbox import SandboxUnavailable
+from unsandbox.server import Server, ServerConfig
+
+logger = logging.getLogger("unsandbox.serve")
+
+_PRUNE_EVERY_S = 3600.0
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
+@click.option("--port", default=8787, show_default=True, help="Port to bind; 0 picks a free one.")
+@DATA_OPTION
+@click.option("--tls-cert", type=click.Path(dir_okay=False, path_type=Path), help="Certificate chain (PEM).")
+@click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="Private key (PEM).")
+@click.option("--max-running", default=0, help="Sandboxes at work at once; 0: two per CPU, at least four.")
+@click.option(
+    "--concurrency",
+    default=EngineConfig().concurrency_per_key,
+    show_default=True,
+    help="Jobs that one key may have waiting or running.",
+)
+@click.option("--max-body", default=192, show_default=True, help="Largest request body in MiB.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+def serve(
+    host: str,
+    port: int,
+    data: Path,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    max_running: int,
+    concurrency: int,
+    max_body: int,
+    log_level: str,
+) -> None:
+    """Serve the API from this machine.
+
+    The first line on standard output is JSON with the member "url"; everything else goes to standard error.
+    Without any key in the data folder one is made, and the log says in which file it is.
+    """
+    logging.basicConfig(
+        stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    # Migrations announce themselves at every start; nobody needs that.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    server_config = ServerConfig(
+        host=host, port=port, ssl_context=_ssl_context(tls_cert, tls_key), body_bytes=max_body << 20
+    )
+    engine_config = EngineConfig(max_running=max_running, concurrency_per_key=concurrency)
+    folder = data.expanduser()
+    with _only_server_of(folder), open_keys(folder) as keys:
+        credentials_file = _first_key(folder, keys)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(folder, keys, engine_config, server_config, credentials_file))
+
+
+async def _serve(
+    folder: Path,
+    keys: StoredKeys,
+    engine_config: EngineConfig,
+    server_config: ServerConfig,
+    credentials_file: Path | None,
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    store = SqlStore(open_database(folder))
+    engine = Engine(engine_config, store=store)
+    server = Server(engine, keys, server_config)
+    try:
+        lost = await store.recover(lost_result)
+        if lost:
+            logger.warning("%d jobs that an earlier server left unfinished are marked failed", lost)
+        try:
+            await engine.start()
+        except SandboxUnavailable as error:
+            raise EngineError(f"{error} (un doctor tells more)") from error
+        try:
+            await server.start()
+        except OSError as error:
+            await engine.stop()
+            where = f"{server_config.host}:{server_config.port}"
+            raise EngineError(f"cannot listen on {where}: {error.strerror or error}") from error
+        pruner = asyncio.create_task(_prune(store, engine_config.retention_s))
+        first_line = {"url": server.url, "data": str(folder)}
+        if credentials_file is not None:
+            first_line["credentials_file"] = str(credentials_file)
+        click.echo(json.dumps(first_line))
+        sys.stdout.flush()
+        logger.info("serving on %s", server.url)
+        await stop.wait()
+        logger.info("stopping: running jobs have %g s to end", engine_config.stop_grace_s)
+        pruner.cancel()
+        await server.stop_listening()
+        await engine.stop()
+        await server.stop()
+        logger.info("stopped")
+    finally:
+        await store.close()
+
+
+async def _prune(store: SqlStore, retention_s: float) -> None:
+    while True:
+        await store.prune(time.time() - retention_s)
+        await asyncio.sleep(_PRUNE_EVERY_S)
+
+
+def _first_key(folder: Path, keys: StoredKeys) -> Path | None:
+    """Make a key when there is none, and put it where clients can read it; return that file."""
+    if keys.list():
+        return None
+    path = folder / "accounts.csv"
+    pair = keys.create("made at the first start")
+    path.unlink(missing_ok=True)  # Of keys that are no longer known.
+    write_private(path, f"{pair.public_key},{pair.secret_key}\n".encode())
+    logger.info("there was no key; one was made and is in %s", path)
+    return path
+
+
+@contextlib.contextmanager
+def _only_server_of(folder: Path) -> Iterator[IO[str]]:
+    """Hold the data folder's lock: two servers would each mark the other's jobs as lost."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (folder / "serve.lock").open("w")
+    except OSError as error:
+        raise EngineError(f"the data folder {folder} cannot be used: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EngineError(f"another un serve uses {folder}; stop it, or choose another --data") from None
+        yield lock
+
+
+def _ssl_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise click.UsageError("--tls-cert and --tls-key belong together")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise click.UsageError(f"certificate and key cannot be used: {error}") from error
+    return context
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop

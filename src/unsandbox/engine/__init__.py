@@ -1,0 +1,25 @@
+"""The engine: jobs of many keys on this machine, their limits and their life. Knows nothing of HTTP."""
+
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.engine import Engine
+from unsandbox.engine.refusals import (
+    Conflict,
+    InvalidJob,
+    LimitReached,
+    Refused,
+    Stopping,
+    TooLarge,
+    UnknownJob,
+)
+
+__all__ = [
+    "Conflict",
+    "Engine",
+    "EngineConfig",
+    "InvalidJob",
+    "LimitReached",
+    "Refused",
+    "Stopping",
+    "TooLarge",
+    "UnknownJob",
+]

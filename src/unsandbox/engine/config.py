@@ -1,0 +1,49 @@
+"""The bounds of one engine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from unsandbox.sandbox.spec import GIB, MIB
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What one engine allows. Sizes in bytes, times in seconds.
+
+    Attributes:
+        max_running: Sandboxes at work at the same time; 0 means two per CPU, at least four.
+        concurrency_per_key: Jobs of one key that wait or run; one more is refused with 429.
+        code_bytes: Largest program text.
+        input_bytes: All input files of one job together.
+        memory_per_vcpu_bytes: Memory limit of a sandbox is this times `vcpu`.
+        output_bytes: Kept of each output stream of a job; the rest is counted and dropped.
+        kept_jobs: Ended jobs that can still be looked up in memory.
+        kept_bytes: Size of their results together; the oldest leave first.
+        stop_grace_s: How long a graceful stop waits for running jobs.
+        retention_s: How long an ended job stays in the data folder.
+    """
+
+    max_running: int = 0
+    concurrency_per_key: int = 20_000
+    code_bytes: int = 16 * MIB
+    input_bytes: int = 512 * MIB
+    memory_per_vcpu_bytes: int = 2 * GIB
+    output_bytes: int = 10 * MIB
+    kept_jobs: int = 10_000
+    kept_bytes: int = 256 * MIB
+    stop_grace_s: float = 20.0
+    retention_s: float = 7 * 86400.0
+
+    @property
+    def running_slots(self) -> int:
+        """How many sandboxes may work at once."""
+        return self.max_running or max(4, 2 * usable_cpus())

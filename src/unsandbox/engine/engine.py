@@ -1,0 +1,407 @@
+"""The engine: takes jobs, runs them in sandboxes, keeps their results."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.jobs import (
+    JobRecord,
+    check_request,
+    failed_result,
+    input_files,
+    result_of,
+    stdin_bytes,
+)
+from unsandbox.engine.queue import FairQueue
+from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, Stopping, UnknownJob
+from unsandbox.engine.store import JobRow, JobStore, MemoryStore
+from unsandbox.protocol import codec, models
+from unsandbox.protocol.models import JobStatus
+from unsandbox.sandbox import (
+    Backend,
+    BubblewrapBackend,
+    LanguageTable,
+    Limits,
+    NetworkMode,
+    ProbeReport,
+    SandboxError,
+    SandboxSpec,
+    UnknownLanguage,
+    load_languages,
+)
+
+logger = logging.getLogger("unsandbox.engine")
+
+LIST_LIMIT = 1000
+_CANCEL_WAIT_S = 10.0
+
+
+class Engine:
+    """Jobs of many keys on this machine. One instance belongs to the event loop that started it.
+
+    Args:
+        config: The bounds.
+        store: Where jobs live on; without one they are gone with the process.
+        backend: The isolation; bubblewrap when not given.
+        languages: The language table; the built-in one when not given.
+
+    Example:
+        >>> async def demo() -> str | None:
+        ...     engine = Engine()
+        ...     await engine.start()
+        ...     record = await engine.submit("me", models.ExecuteRequest(language="python", code="print(1)"))
+        ...     await record.ended.wait()
+        ...     await engine.stop()
+        ...     return record.as_job().stdout
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig | None = None,
+        *,
+        store: JobStore | None = None,
+        backend: Backend | None = None,
+        languages: LanguageTable | None = None,
+    ) -> None:
+        self.config = config or EngineConfig()
+        self.languages = languages or load_languages()
+        self._store = store or MemoryStore()
+        self._backend = backend or BubblewrapBackend()
+        self._queue = FairQueue()
+        self._jobs: dict[str, JobRecord] = {}
+        self._ended: OrderedDict[str, int] = OrderedDict()
+        self._ended_bytes = 0
+        self._by_idempotency: dict[tuple[str, str], JobRecord] = {}
+        self._active: dict[str, int] = {}
+        self._workers: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self.probe: ProbeReport | None = None
+
+    async def start(self) -> ProbeReport:
+        """Probe the isolation and begin to take jobs.
+
+        Raises:
+            SandboxUnavailable: The isolation cannot be had here; nothing is ever run with less.
+        """
+        self.probe = await self._backend.open()
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self.config.running_slots)]
+        return self.probe
+
+    async def stop(self) -> None:
+        """Take nothing new, let running jobs end within the grace time, mark the others, free everything."""
+        self._stopping = True
+        while (record := self._queue.pop()) is not None:
+            await self._finish(
+                record, failed_result(record, JobStatus.FAILED, "the server stopped before it ran")
+            )
+        running = [record for record in self._jobs.values() if record.running is not None]
+        if running:
+            waits = [asyncio.create_task(record.ended.wait()) for record in running]
+            _, pending = await asyncio.wait(waits, timeout=self.config.stop_grace_s)
+            for record in running:
+                if record.running is not None:
+                    record.kill_reason = "the server stopped while it ran"
+                    record.running.cancel()
+            if pending:
+                await asyncio.wait(pending, timeout=_CANCEL_WAIT_S)
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        await self._backend.close()
+
+    async def submit(
+        self,
+        owner: str,
+        request: models.ExecuteRequest,
+        *,
+        idempotency_key: str | None = None,
+        fingerprint: str | None = None,
+        detected_language: str | None = None,
+    ) -> JobRecord:
+        """Accept a job; it is stored when this returns.
+
+        Args:
+            owner: The public key it belongs to.
+            request: What to run.
+            idempotency_key: The same key again gives the same job, and runs nothing.
+            fingerprint: Hash of the request, to tell a repeated request from a different one.
+            detected_language: What a `#!` line said, to be told in the answer.
+
+        Raises:
+            InvalidJob: It can never be run as it is.
+            TooLarge: Program or files exceed the limits.
+            LimitReached: The key has as many jobs as it may have.
+            Conflict: The idempotency key belongs to another request.
+            Stopping: The engine is shutting down.
+        """
+        if self._stopping:
+            raise Stopping("the server is stopping; send the request again in a moment")
+        prior = self._by_idempotency.get((owner, idempotency_key)) if idempotency_key else None
+        if prior is not None:
+            await prior.accepted.wait()
+            if prior.result is not None or prior.job_id in self._jobs:
+                return _same_request(prior, fingerprint)
+        active = self._active.get(owner, 0)
+        if active >= self.config.concurrency_per_key:
+            raise LimitReached(
+                f"this key already has {active} jobs waiting or running; wait for one to end",
+                active_executions=active,
+                concurrency_limit=self.config.concurrency_per_key,
+            )
+        record = JobRecord(
+            owner=owner,
+            spec=self._build_spec(request),
+            language=self.languages.resolve(request.language).name,
+            network_mode=request.network_mode,
+            detected_language=detected_language,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
+        )
+        return await self._accept(record)
+
+    async def get(self, owner: str, job_id: str, wait_s: float = 0.0) -> models.Job:
+        """Return a job, after waiting at most `wait_s` seconds for its end.
+
+        Raises:
+            UnknownJob: No such job of this owner.
+        """
+        record = await self._find(owner, job_id)
+        if wait_s > 0 and not record.ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(record.ended.wait(), wait_s)
+        return record.as_job()
+
+    async def cancel(self, owner: str, job_id: str) -> models.Job:
+        """End a job and return it with its partial output; one that has ended stays as it is.
+
+        Raises:
+            UnknownJob: No such job of this owner.
+        """
+        record = await self._find(owner, job_id)
+        if record.running is not None:
+            record.running.cancel()
+        elif self._queue.remove(record):
+            await self._finish(
+                record, failed_result(record, JobStatus.CANCELLED, "the job was cancelled before it ran")
+            )
+        elif not record.ended.is_set():
+            # Between the queue and its sandbox: the worker looks at this before it goes on.
+            record.cancel_requested = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(record.ended.wait(), _CANCEL_WAIT_S)
+        return record.as_job()
+
+    async def list_jobs(self, owner: str, limit: int = LIST_LIMIT) -> list[models.Job]:
+        """Return the jobs of an owner without their output, newest first."""
+        found = {
+            row.job_id: (row.created_at, _summary(row)) for row in await self._store.list_jobs(owner, limit)
+        }
+        for record in self._jobs.values():
+            if record.owner == owner and record.accepted.is_set():
+                found[record.job_id] = (record.created_at, _listed(record.as_job()))
+        newest_first = sorted(found.values(), key=lambda item: item[0], reverse=True)
+        return [job for _, job in newest_first[:limit]]
+
+    def active_jobs(self, owner: str) -> int:
+        """Return how many jobs of an owner wait or run."""
+        return self._active.get(owner, 0)
+
+    def lifeline_descriptors(self) -> list[int]:
+        """Return the descriptors whose closing tells helpers that this process is gone."""
+        return self._backend.lifeline_descriptors()
+
+    def _build_spec(self, request: models.ExecuteRequest) -> SandboxSpec:
+        try:
+            language = self.languages.resolve(request.language)
+        except UnknownLanguage as error:
+            raise InvalidJob(str(error), code="unknown_language") from error
+        if request.network_mode != NetworkMode.ZEROTRUST:
+            raise InvalidJob(
+                "network_mode 'semitrusted' cannot be enforced by this server yet, so it is refused; "
+                "use 'zerotrust' (no network)",
+                code="network_mode_unavailable",
+            )
+        check_request(request, self.config)
+        limits = Limits(
+            wall_s=float(request.ttl),
+            vcpu=float(request.vcpu),
+            memory_bytes=self.config.memory_per_vcpu_bytes * request.vcpu,
+            output_bytes=self.config.output_bytes,
+        )
+        try:
+            return language.build_spec(
+                request.code,
+                env=request.env or {},
+                input_files=input_files(request, self.config),
+                stdin=stdin_bytes(request),
+                network=NetworkMode(request.network_mode),
+                limits=limits,
+                return_artifacts=request.return_artifacts,
+            )
+        except ValueError as error:
+            raise InvalidJob(str(error)) from error
+
+    async def _accept(self, record: JobRecord) -> JobRecord:
+        key = (record.owner, record.idempotency_key) if record.idempotency_key else None
+        if key is not None:
+            self._by_idempotency[key] = record
+        self._active[record.owner] = self._active.get(record.owner, 0) + 1
+        try:
+            if record.idempotency_key is not None:
+                row = await self._store.find_by_idempotency_key(record.owner, record.idempotency_key)
+                if row is not None:
+                    self._forget(record, key)
+                    return _same_request(_revived(row), record.fingerprint)
+            await self._store.add_job(_row(record))
+        except BaseException:
+            self._forget(record, key)
+            raise
+        finally:
+            record.accepted.set()
+        self._jobs[record.job_id] = record
+        self._queue.put(record)
+        return record
+
+    def _forget(self, record: JobRecord, key: tuple[str, str] | None) -> None:
+        if key is not None:
+            self._by_idempotency.pop(key, None)
+        self._release(record.owner)
+
+    def _release(self, owner: str) -> None:
+        left = self._active[owner] - 1
+        if left:
+            self._active[owner] = left
+        else:
+            del self._active[owner]
+
+    async def _find(self, owner: str, job_id: str) -> JobRecord:
+        record = self._jobs.get(job_id)
+        if record is not None and record.owner == owner:
+            return record
+        row = await self._store.find_job(owner, job_id)
+        if row is None:
+            raise UnknownJob(f"no job {job_id[:80]!r} of this key; ended jobs are kept for a limited time")
+        return _revived(row)
+
+    async def _work(self) -> None:
+        while True:
+            record = await self._queue.get()
+            try:
+                result = await self._run(record)
+            except asyncio.CancelledError:
+                raise
+            except SandboxError as error:
+                logger.exception("job %s: the sandbox failed", record.job_id)
+                result = failed_result(record, JobStatus.FAILED, f"the sandbox failed: {error}")
+            except Exception:
+                logger.exception("job %s: the engine failed", record.job_id)
+                result = failed_result(record, JobStatus.FAILED, "the engine failed; its log says why")
+            await self._finish(record, result)
+
+    async def _run(self, record: JobRecord) -> models.Job:
+        spec = record.spec
+        if spec is None or record.cancel_requested:
+            return failed_result(record, JobStatus.CANCELLED, "the job was cancelled before it ran")
+        record.status = JobStatus.RUNNING
+        running = await self._backend.start(spec)
+        record.running = running
+        try:
+            if record.cancel_requested:
+                running.cancel()
+            return result_of(record, await running.wait(), spec.limits)
+        finally:
+            record.running = None
+
+    async def _finish(self, record: JobRecord, result: models.Job) -> None:
+        record.spec = None
+        encoded = codec.encode(result)
+        try:
+            await self._store.finish_job(_row(record, result, encoded))
+        except Exception:
+            # The result still reaches its caller from memory; a restart will report the job as failed.
+            logger.exception("job %s: its result could not be stored", record.job_id)
+        record.result = result
+        record.status = JobStatus(result.status or JobStatus.FAILED)
+        self._release(record.owner)
+        record.ended.set()
+        self._ended[record.job_id] = record.size
+        self._ended_bytes += record.size
+        while len(self._ended) > self.config.kept_jobs or (
+            self._ended_bytes > self.config.kept_bytes and len(self._ended) > 1
+        ):
+            job_id, size = self._ended.popitem(last=False)
+            self._ended_bytes -= size
+            old = self._jobs.pop(job_id)
+            if old.idempotency_key is not None:
+                self._by_idempotency.pop((old.owner, old.idempotency_key), None)
+
+
+def _same_request(record: JobRecord, fingerprint: str | None) -> JobRecord:
+    if fingerprint is not None and record.fingerprint not in {None, fingerprint}:
+        raise Conflict(
+            "this Idempotency-Key was used for a different request; use a new key for a new request",
+            code="idempotency_key_reused",
+        )
+    return record
+
+
+def _row(record: JobRecord, result: models.Job | None = None, encoded: bytes | None = None) -> JobRow:
+    return JobRow(
+        job_id=record.job_id,
+        owner=record.owner,
+        status=(result.status if result else None) or record.status.value,
+        language=record.language,
+        created_at=record.created_at,
+        completed_at=time.time() if result else None,
+        idempotency_key=record.idempotency_key,
+        fingerprint=record.fingerprint,
+        result=encoded,
+    )
+
+
+def _summary(row: JobRow) -> models.Job:
+    """Return what a list shows of a stored job."""
+    return models.Job(
+        job_id=row.job_id,
+        status=row.status,
+        language=row.language,
+        created_at=str(int(row.created_at)),
+        completed_at=None if row.completed_at is None else int(row.completed_at),
+    )
+
+
+def _listed(job: models.Job) -> models.Job:
+    """Return what a list shows of a job: no output, no artifacts."""
+    shown = ("job_id", "status", "language", "error", "created_at", "completed_at")
+    return models.Job(**{name: getattr(job, name) for name in shown})
+
+
+def _revived(row: JobRow) -> JobRecord:
+    """Make a record of a stored job; it takes no part in the engine any more."""
+    record = JobRecord(
+        owner=row.owner,
+        spec=None,
+        language=row.language,
+        network_mode=NetworkMode.ZEROTRUST,
+        job_id=row.job_id,
+        idempotency_key=row.idempotency_key,
+        fingerprint=row.fingerprint,
+        status=JobStatus(row.status),
+        created_at=row.created_at,
+    )
+    record.accepted.set()
+    if row.result is not None:
+        record.result = codec.from_wire(codec.loads_object(row.result), models.Job)
+        record.ended.set()
+    return record
+
+
+def lost_result(row: JobRow) -> bytes:
+    """Return the stored answer of a job that a server left unfinished when it died."""
+    record = _revived(row)
+    return codec.encode(failed_result(record, JobStatus.FAILED, "the server was restarted while it ran"))

@@ -1,0 +1,256 @@
+"""One job inside the engine, and the checks and translations at its two ends."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import posixpath
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.refusals import InvalidJob, TooLarge
+from unsandbox.protocol import models
+from unsandbox.protocol.models import JobStatus
+from unsandbox.sandbox.spec import Captured, EndReason, Limits, Outcome, RunningJob, SandboxSpec
+
+EXIT_TIMEOUT = 124
+"""Exit code of a job that outlived its `ttl`, as of timeout(1)."""
+EXIT_KILLED = 137
+"""Exit code of a job that was killed by us or by a limit: 128 + SIGKILL."""
+
+
+def new_job_id() -> str:
+    """Return an id that cannot be guessed: 96 random bits."""
+    return "job_" + secrets.token_hex(12)
+
+
+@dataclass(eq=False, slots=True)
+class JobRecord:
+    """A job from its acceptance until it is forgotten. Only the engine changes it."""
+
+    owner: str
+    spec: SandboxSpec | None
+    """None once it has ended: program and files are not kept."""
+    language: str
+    network_mode: str
+    job_id: str = field(default_factory=new_job_id)
+    detected_language: str | None = None
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    status: JobStatus = JobStatus.PENDING
+    created_at: float = field(default_factory=time.time)
+    result: models.Job | None = None
+    """Set once, when the job has ended."""
+    accepted: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the job is stored, or refused after all (then it has neither spec nor result)."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    running: RunningJob | None = None
+    cancel_requested: bool = False
+    kill_reason: str | None = None
+    """Why the engine, and not the caller, ended it: becomes the error of a failed job."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that the result takes, roughly."""
+        job = self.result
+        if job is None:
+            return 0
+        parts = (job.stdout, job.stderr, job.stdout_base64, job.stderr_base64)
+        return (
+            1024
+            + sum(len(part or "") for part in parts)
+            + sum(len(artifact.content_base64) for artifact in job.artifacts or ())
+        )
+
+    def as_job(self) -> models.Job:
+        """Return what a client may see now: the result, or the state of a job that has not ended."""
+        return self.result or models.Job(
+            job_id=self.job_id,
+            status=self.status.value,
+            language=self.language,
+            network_mode=self.network_mode,
+            detected_language=self.detected_language,
+            created_at=str(int(self.created_at)),
+        )
+
+
+def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
+    """Refuse what could never run, before it is accepted.
+
+    Raises:
+        InvalidJob: An environment variable, file name or standard input is not usable.
+        TooLarge: Program or files exceed the limits.
+    """
+    if len(request.code) > config.code_bytes:
+        raise TooLarge(f"the program is larger than {config.code_bytes >> 20} MiB; send data as input files")
+    _check_bytes(request.code, "code")
+    env = request.env or {}
+    if len(env) > models.MAX_ENV_VARS:
+        raise InvalidJob(f"env has {len(env)} variables; at most {models.MAX_ENV_VARS} are allowed")
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidJob("env: a name must not be empty or hold '=', and nothing may hold a NUL byte")
+        _check_bytes(name + value, "env")
+    if request.stdin is not None and request.stdin_base64 is not None:
+        raise InvalidJob("give stdin or stdin_base64, not both")
+    if request.return_wasm_artifact:
+        raise InvalidJob("this server does not compile to WebAssembly; leave return_wasm_artifact out")
+
+
+def stdin_bytes(request: models.ExecuteRequest) -> bytes:
+    """Return the program's standard input.
+
+    Raises:
+        InvalidJob: `stdin_base64` is not base64, or `stdin` is not text that can be written.
+    """
+    if request.stdin_base64 is None:
+        _check_bytes(request.stdin or "", "stdin")
+        return (request.stdin or "").encode("utf-8", "surrogateescape")
+    try:
+        return base64.b64decode(request.stdin_base64, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidJob("stdin_base64 is not valid base64 (standard alphabet, padded)") from None
+
+
+def input_files(request: models.ExecuteRequest, config: EngineConfig) -> dict[str, bytes]:
+    """Return base name to bytes of the input files.
+
+    Raises:
+        InvalidJob: Too many files, a name that is no file name, or a name given twice.
+        TooLarge: Together they exceed the limit.
+    """
+    files: dict[str, bytes] = {}
+    given = request.input_files or []
+    if len(given) > models.MAX_INPUT_FILES:
+        raise InvalidJob(f"{len(given)} input files; at most {models.MAX_INPUT_FILES} are allowed")
+    total = 0
+    for file in given:
+        # Historical clients send whole paths and trailing newlines; only the base name counts.
+        name = posixpath.basename(file.filename.strip().replace("\\", "/"))
+        _check_bytes(name, "a file name")
+        if name in {"", ".", ".."} or "\0" in name or len(name.encode("utf-8", "surrogateescape")) > 255:
+            raise InvalidJob("input_files: a filename must end in a usable base name of at most 255 bytes")
+        if name in files:
+            raise InvalidJob("input_files: two files have the same base name; they would overwrite each other")
+        files[name] = file.data
+        total += len(files[name])
+        if total > config.input_bytes:
+            raise TooLarge(f"the input files together exceed {config.input_bytes >> 20} MiB")
+    return files
+
+
+def _check_bytes(text: str, what: str) -> None:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidJob(f"{what} holds a lone surrogate, which no file can hold as UTF-8") from None
+
+
+def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job:
+    """Translate what happened in the sandbox into the answer of the API."""
+    status, error, exit_code = JobStatus.COMPLETED, None, outcome.exit_code
+    match outcome.reason:
+        case _ if record.kill_reason is not None:
+            status, exit_code, error = JobStatus.FAILED, EXIT_KILLED, record.kill_reason
+        case EndReason.TIMEOUT:
+            status, exit_code = JobStatus.TIMEOUT, EXIT_TIMEOUT
+            error = f"the time limit of {limits.wall_s:g} s was reached; a larger ttl (at most 900) allows more"
+        case EndReason.CANCELLED:
+            status, exit_code = JobStatus.CANCELLED, EXIT_KILLED
+            error = "the job was cancelled"
+        case EndReason.MEMORY:
+            status, exit_code = JobStatus.FAILED, EXIT_KILLED
+            error = (
+                f"the memory limit of {limits.memory_bytes >> 20} MiB was reached; a larger vcpu allows more"
+            )
+        case EndReason.OUTPUT_FLOOD:
+            status, exit_code = JobStatus.FAILED, EXIT_KILLED
+            error = "the program wrote without end and was killed"
+        case EndReason.EXITED:
+            pass
+    out, err = _whole_characters(outcome.stdout), _whole_characters(outcome.stderr)
+    stdout, stdout_exact = _text(out)
+    stderr, stderr_exact = _text(err)
+    return models.Job(
+        job_id=record.job_id,
+        status=status.value,
+        language=record.language,
+        stdout=stdout,
+        stderr=stderr,
+        exit_code=exit_code,
+        success=status is JobStatus.COMPLETED and exit_code == 0,
+        error=error,
+        detected_language=record.detected_language,
+        total_time_ms=round(outcome.wall_s * 1000, 3),
+        cpu_time_ms=None if outcome.cpu_s is None else round(outcome.cpu_s * 1000, 3),
+        peak_memory_bytes=outcome.peak_memory_bytes,
+        network_mode=record.network_mode,
+        created_at=str(int(record.created_at)),
+        completed_at=int(time.time()),
+        stdout_base64=stdout_exact,
+        stderr_base64=stderr_exact,
+        stdout_truncated=True if out.dropped_bytes else None,
+        stdout_dropped_bytes=out.dropped_bytes or None,
+        stderr_truncated=True if err.dropped_bytes else None,
+        stderr_dropped_bytes=err.dropped_bytes or None,
+        # Historical clients stumble over artifacts with empty content.
+        artifacts=[
+            models.Artifact(
+                filename=artifact.filename,
+                content_base64=base64.b64encode(artifact.data).decode("ascii"),
+                size=len(artifact.data),
+            )
+            for artifact in outcome.artifacts
+            if artifact.data
+        ]
+        or None,
+        artifacts_skipped=[
+            *outcome.artifacts_skipped,
+            *(f"{artifact.filename}: empty file" for artifact in outcome.artifacts if not artifact.data),
+        ]
+        or None,
+    )
+
+
+def failed_result(record: JobRecord, status: JobStatus, error: str) -> models.Job:
+    """Return the result of a job that ended without a sandbox's outcome."""
+    return models.Job(
+        job_id=record.job_id,
+        status=status.value,
+        language=record.language,
+        stdout="",
+        stderr="",
+        exit_code=EXIT_KILLED,
+        success=False,
+        error=error,
+        detected_language=record.detected_language,
+        network_mode=record.network_mode,
+        created_at=str(int(record.created_at)),
+        completed_at=int(time.time()),
+    )
+
+
+def _whole_characters(captured: Captured) -> Captured:
+    """Cut a truncated stream back to a whole UTF-8 character, so that the cut does not look like bad output."""
+    if not captured.dropped_bytes:
+        return captured
+    data = captured.data
+    for back in range(1, min(4, len(data) + 1)):
+        byte = data[-back]
+        if byte >= 0xC0:
+            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return Captured(data[:-back], captured.total_bytes) if needed > back else captured
+        if byte < 0x80:
+            break
+    return captured
+
+
+def _text(captured: Captured) -> tuple[str, str | None]:
+    """Return text, and the exact bytes as base64 where the text had to replace some."""
+    try:
+        return captured.data.decode("utf-8"), None
+    except UnicodeDecodeError:
+        return captured.data.decode("utf-8", "replace"), base64.b64encode(captured.data).decode("ascii")

@@ -1,0 +1,57 @@
+"""Why the engine refuses a request. The server turns each into a status; the message is for people."""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """Root of all refusals.
+
+    Attributes:
+        code: Short name for programs, stable.
+        message: Sentence for people: what is wrong and what to do.
+        details: Further members of the error body.
+    """
+
+    code = "refused"
+
+    def __init__(self, message: str, *, code: str | None = None, **details: int | str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.details = details
+
+
+class InvalidJob(Refused):
+    """The request can never be run as it is."""
+
+    code = "invalid_request"
+
+
+class TooLarge(Refused):
+    """Program or files are larger than this engine takes."""
+
+    code = "too_large"
+
+
+class UnknownJob(Refused):
+    """No such job, or not one of this key."""
+
+    code = "job_not_found"
+
+
+class Conflict(Refused):
+    """The request contradicts an earlier one."""
+
+    code = "conflict"
+
+
+class LimitReached(Refused):
+    """This key has as many jobs as it may have."""
+
+    code = "concurrency_limit_reached"
+
+
+class Stopping(Refused):
+    """The engine is shutting down and takes nothing new."""
+
+    code = "stopping"

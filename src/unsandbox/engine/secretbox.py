@@ -1,0 +1,73 @@
+"""Encryption of secrets at rest, with a key file that only its owner can read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken
+
+from unsandbox.errors import EngineError
+
+
+class SecretBox:
+    """Encrypts and decrypts short texts (Fernet: AES-128-CBC with HMAC-SHA256, authenticated).
+
+    Args:
+        key: A Fernet key, 44 URL-safe base64 characters.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._fernet = Fernet(key)
+
+    @classmethod
+    def from_file(cls, path: Path) -> SecretBox:
+        """Read the key file, or make it (mode 0600) when it does not exist; two processes may race.
+
+        Raises:
+            EngineError: The file cannot be read or holds no key, or others can read it.
+        """
+        if not path.exists():
+            write_private(path, Fernet.generate_key())
+        try:
+            if path.stat().st_mode & 0o077:
+                raise EngineError(f"{path} can be read by others; make it private: chmod 600 {path}")
+            return cls(path.read_bytes().strip())
+        except OSError as error:
+            raise EngineError(f"the key file {path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise EngineError(f"{path} does not hold a server key; restore it from your backup") from error
+
+    def seal(self, text: str) -> bytes:
+        """Return the encrypted form of a text."""
+        return self._fernet.encrypt(text.encode())
+
+    def open(self, sealed: bytes) -> str:
+        """Return the text.
+
+        Raises:
+            EngineError: It was sealed with another key or was changed.
+        """
+        try:
+            return self._fernet.decrypt(sealed).decode()
+        except InvalidToken as error:
+            raise EngineError(
+                "a stored secret does not open with this server key; is server.key from another data folder?"
+            ) from error
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all; an existing file stays as it is."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # link() fails when the name exists: the first of two racing processes wins, nobody sees half a file.
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(temporary)
+    finally:
+        temporary.unlink()

@@ -1,0 +1,289 @@
+"""What outlives the process: jobs and keys in SQL, through SQLAlchemy Core.
+
+`SqlStore` does its work in one thread. Job rows that arrive while a transaction is under way are written
+together in the next one (group commit); a call returns when its row is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from unsandbox.errors import EngineError
+
+T = TypeVar("T")
+
+metadata = sa.MetaData()
+
+jobs_table = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("job_id", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("language", sa.String(32), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("completed_at", sa.Float),
+    sa.Column("idempotency_key", sa.String(255)),
+    sa.Column("fingerprint", sa.String(64)),
+    sa.Column("result", sa.LargeBinary),
+    sa.Index("jobs_by_owner", "owner", "created_at"),
+    sa.Index("jobs_by_idempotency_key", "owner", "idempotency_key", unique=True),
+)
+
+keys_table = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("public_key", sa.String(64), primary_key=True),
+    sa.Column("sealed_secret", sa.LargeBinary, nullable=False),
+    sa.Column("note", sa.String(200), nullable=False, server_default=""),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("revoked_at", sa.Float),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as it is stored; `result` is the JSON of the answer, once there is one."""
+
+    job_id: str
+    owner: str
+    status: str
+    language: str
+    created_at: float
+    completed_at: float | None = None
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    result: bytes | None = None
+
+
+class JobStore(Protocol):
+    """Where jobs live on when they are no longer in memory."""
+
+    async def add_job(self, row: JobRow) -> None:
+        """Store a job that was accepted; returns when it is durable."""
+
+    async def finish_job(self, row: JobRow) -> None:
+        """Store the end of a job; returns when it is durable."""
+
+    async def find_job(self, owner: str, job_id: str) -> JobRow | None:
+        """Return a job of this owner."""
+
+    async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:
+        """Return the job that was created with this key."""
+
+    async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:
+        """Return jobs without their results, newest first."""
+
+
+class MemoryStore:
+    """Keeps nothing beyond what the engine itself holds: for an engine that lives and dies with its process."""
+
+    async def add_job(self, row: JobRow) -> None:
+        """Do nothing."""
+
+    async def finish_job(self, row: JobRow) -> None:
+        """Do nothing."""
+
+    async def find_job(self, owner: str, job_id: str) -> JobRow | None:  # noqa: ARG002
+        """Return None."""
+        return None
+
+    async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:  # noqa: ARG002
+        """Return None."""
+        return None
+
+    async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:  # noqa: ARG002
+        """Return nothing."""
+        return []
+
+
+def open_database(folder: Path) -> sa.Engine:
+    """Open (or make) the database of a data folder and bring its tables up to date.
+
+    Raises:
+        EngineError: The folder or the database cannot be used.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        engine = sa.create_engine(f"sqlite:///{folder / 'unsandbox.sqlite3'}", connect_args={"timeout": 30})
+        sa.event.listen(engine, "connect", _tune_sqlite)
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        # BEGIN IMMEDIATE below makes two processes that start at once migrate one after the other.
+        with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+    except (OSError, sa.exc.SQLAlchemyError) as error:
+        raise EngineError(f"the data folder {folder} cannot be used: {error}") from error
+    return engine
+
+
+def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # SQLAlchemy's BEGIN and COMMIT are ours, not the driver's guesses.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+class SqlStore:
+    """Jobs in a SQL database.
+
+    Args:
+        database: From `open_database`.
+    """
+
+    def __init__(self, database: sa.Engine) -> None:
+        self._database = database
+        # One thread: SQLite has one writer anyway, and transactions come one after the other.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="unsandbox-store")
+        self._pending: list[tuple[sa.Executable, dict[str, Any], asyncio.Future[None]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._connection: sa.Connection | None = None
+
+    async def add_job(self, row: JobRow) -> None:
+        """Store a job that was accepted; returns when it is committed."""
+        await self._write(sa.insert(jobs_table), {name: getattr(row, name) for name in JobRow.__slots__})
+
+    async def finish_job(self, row: JobRow) -> None:
+        """Store the end of a job; returns when it is committed."""
+        await self._write(
+            _FINISH,
+            {
+                "id": row.job_id,
+                "new_status": row.status,
+                "new_completed_at": row.completed_at,
+                "new_result": row.result,
+            },
+        )
+
+    async def find_job(self, owner: str, job_id: str) -> JobRow | None:
+        """Return a job of this owner, result included."""
+        table = jobs_table.c
+        return await self._find(sa.select(jobs_table).where(table.job_id == job_id, table.owner == owner))
+
+    async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:
+        """Return the job that this owner created with this key."""
+        table = jobs_table.c
+        return await self._find(sa.select(jobs_table).where(table.owner == owner, table.idempotency_key == key))
+
+    async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:
+        """Return jobs without their results, newest first."""
+        table = jobs_table.c
+        columns = [column for column in table if column.name != "result"]
+        query = sa.select(*columns).where(table.owner == owner).order_by(table.created_at.desc()).limit(limit)
+        return await self._run(
+            lambda connection: [JobRow(**row) for row in connection.execute(query).mappings()]
+        )
+
+    async def recover(self, result_for: Callable[[JobRow], bytes]) -> int:
+        """Mark jobs that an earlier process left unfinished as failed; return how many there were.
+
+        Args:
+            result_for: Builds the stored answer of such a job.
+        """
+        table = jobs_table.c
+
+        def work(connection: sa.Connection) -> int:
+            rows = connection.execute(
+                sa.select(jobs_table).where(table.status.in_(["pending", "running"]))
+            ).mappings()
+            left = [JobRow(**row) for row in rows]
+            for row in left:
+                connection.execute(
+                    _FINISH,
+                    {
+                        "id": row.job_id,
+                        "new_status": "failed",
+                        "new_completed_at": time.time(),
+                        "new_result": result_for(row),
+                    },
+                )
+            return len(left)
+
+        return await self._run(work)
+
+    async def prune(self, older_than: float) -> int:
+        """Delete jobs that ended before a Unix time; return how many."""
+        query = sa.delete(jobs_table).where(jobs_table.c.completed_at < older_than)
+        return await self._run(lambda connection: int(connection.execute(query).rowcount))
+
+    async def close(self) -> None:
+        """Write what is pending and close the database."""
+        while self._flusher is not None:
+            await self._flusher
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown()
+
+    async def _find(self, query: sa.Select[Any]) -> JobRow | None:
+        def work(connection: sa.Connection) -> JobRow | None:
+            row = connection.execute(query).mappings().first()
+            return None if row is None else JobRow(**row)
+
+        return await self._run(work)
+
+    async def _run(self, work: Callable[[sa.Connection], T]) -> T:
+        def transaction() -> T:
+            if self._connection is None:
+                self._connection = self._database.connect()
+            with self._connection.begin():
+                return work(self._connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
+
+    async def _write(self, statement: sa.Executable, row: dict[str, Any]) -> None:
+        loop = asyncio.get_running_loop()
+        committed: asyncio.Future[None] = loop.create_future()
+        self._pending.append((statement, row, committed))
+        if self._flusher is None:
+            self._flusher = loop.create_task(self._flush())
+        await committed
+
+    async def _flush(self) -> None:
+        try:
+            while self._pending:
+                batch, self._pending = self._pending, []
+                try:
+                    await self._run(
+                        lambda connection, batch=batch: [  # type: ignore[misc]
+                            connection.execute(statement, row) for statement, row, _ in batch
+                        ]
+                    )
+                except Exception as error:  # noqa: BLE001 - handed to the callers
+                    for _, _, committed in batch:
+                        if not committed.done():
+                            committed.set_exception(error)
+                else:
+                    for _, _, committed in batch:
+                        if not committed.done():
+                            committed.set_result(None)
+        finally:
+            self._flusher = None
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._database.dispose()
+
+
+_FINISH = (
+    sa.update(jobs_table)
+    .where(jobs_table.c.job_id == sa.bindparam("id"))
+    .values(
+        status=sa.bindparam("new_status"),
+        completed_at=sa.bindparam("new_completed_at"),
+        result=sa.bindparam("new_result"),
+    )
+)

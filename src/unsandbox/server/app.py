@@ -1,0 +1,237 @@
+"""The server: aiohttp.web around the handlers."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from unsandbox._version import __version__
+from unsandbox.engine import (
+    Conflict,
+    Engine,
+    InvalidJob,
+    LimitReached,
+    Refused,
+    Stopping,
+    TooLarge,
+    UnknownJob,
+)
+from unsandbox.engine.keys import KeyRing
+from unsandbox.protocol import codec
+from unsandbox.protocol.endpoints import (
+    ENDPOINTS,
+    FEATURES,
+    FEATURES_HEADER,
+    IDEMPOTENCY_HEADER,
+    REQUEST_ID_HEADER,
+    Endpoint,
+)
+from unsandbox.sandbox.spec import MIB
+from unsandbox.server.auth import Unauthorized, check_headers
+from unsandbox.server.handlers import HANDLERS, HOLD_S, Call, Handler
+from unsandbox.server.openapi import openapi_document
+
+logger = logging.getLogger("unsandbox.server")
+
+_STATUS_OF_REFUSAL: dict[type[Refused], int] = {
+    InvalidJob: 400,
+    UnknownJob: 404,
+    Conflict: 409,
+    TooLarge: 413,
+    LimitReached: 429,
+    Stopping: 503,
+}
+_RETRY_AFTER_S = "1"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+_FEATURES = ",".join(FEATURES)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where and how to listen.
+
+    Attributes:
+        host: Address to bind.
+        port: Port to bind; 0 picks a free one.
+        ssl_context: Serve https with this.
+        body_bytes: Largest request body; more is answered with 413.
+        hold_s: Seconds that `/execute` holds its answer before it says `running`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8787
+    ssl_context: ssl.SSLContext | None = None
+    body_bytes: int = 192 * MIB
+    hold_s: float = HOLD_S
+
+
+class Server:
+    """The API over HTTP. Owns neither engine nor keys: whoever made them starts and stops them.
+
+    Args:
+        engine: A started engine.
+        keys: Where secrets are found.
+        config: Where and how to listen.
+    """
+
+    def __init__(self, engine: Engine, keys: KeyRing, config: ServerConfig | None = None) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._config = config or ServerConfig()
+        self._site: web.TCPSite | None = None
+        self._runner: web.AppRunner | None = None
+        self.port = self._config.port
+
+    @property
+    def url(self) -> str:
+        """Base URL, without a slash at the end."""
+        scheme = "https" if self._config.ssl_context else "http"
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        return f"{scheme}://{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: The address cannot be bound.
+        """
+        app = web.Application(client_max_size=self._config.body_bytes, middlewares=[self._guard])
+        app.on_response_prepare.append(_add_headers)
+        for endpoint in ENDPOINTS:
+            handler = self._serve(endpoint, HANDLERS[endpoint.name])
+            for method, path in ((endpoint.method, endpoint.path), *endpoint.aliases):
+                if method == "GET":
+                    app.router.add_get(path, handler)  # serves HEAD too
+                else:
+                    app.router.add_route(method, path, handler)
+        app.router.add_get("/openapi.json", _serve_openapi)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
+        await self._runner.setup()
+        self._site = web.TCPSite(
+            self._runner,
+            self._config.host,
+            self._config.port,
+            ssl_context=self._config.ssl_context,
+            backlog=4096,
+        )
+        await self._site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop_listening(self) -> None:
+        """Refuse new connections; those that are open go on."""
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+
+    async def stop(self) -> None:
+        """Close every connection. Stop the engine before, so that held answers get their results."""
+        await self.stop_listening()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def sockets(self) -> list[int]:
+        """Return the file descriptors that listen (a forked child must let go of them)."""
+        server = None if self._site is None else self._site._server
+        return [sock.fileno() for sock in getattr(server, "sockets", ())]
+
+    def _serve(self, endpoint: Endpoint, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def serve(request: web.Request) -> web.Response:
+            caller = None
+            if endpoint.auth == "signed":
+                caller = check_headers(request, self._keys, time.time())
+            length = request.content_length
+            if length is not None and length > self._config.body_bytes:
+                raise _too_large(self._config.body_bytes)
+            body = await request.read()
+            if caller is not None:
+                caller.check_body(request.method, request.raw_path, body)
+            answer = await handler(
+                Call(
+                    engine=self._engine,
+                    owner=caller.public_key if caller else "",
+                    params=request.match_info,
+                    query=request.query,
+                    body=body,
+                    idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
+                    hold_s=self._config.hold_s,
+                )
+            )
+            return _json(200, codec.encode(answer))
+
+        return serve
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Give every request an id, turn every failure into a JSON answer, log without secrets or code."""
+        started = time.perf_counter()
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        request_id = given if _REQUEST_ID.match(given) else "req_" + secrets.token_hex(8)
+        request["request_id"] = request_id
+        try:
+            response = await handler(request)
+        except Unauthorized as refusal:
+            extra = {"valid": False, "reason": "invalid_key"} if request.path == "/keys/validate" else {}
+            response = _error(401, refusal.code, refusal.message, request_id, **extra)
+        except Refused as refusal:
+            status = _STATUS_OF_REFUSAL.get(type(refusal), 400)
+            response = _error(status, refusal.code, refusal.message, request_id, **refusal.details)
+            if status in {429, 503}:
+                response.headers["Retry-After"] = _RETRY_AFTER_S
+        except web.HTTPRequestEntityTooLarge:
+            refusal = _too_large(self._config.body_bytes)
+            response = _error(413, refusal.code, refusal.message, request_id)
+        except web.HTTPException as error:
+            name = error.reason.lower().replace(" ", "_")
+            text = "no such path; /openapi.json lists what there is" if error.status == 404 else error.reason
+            response = _error(error.status, name, text, request_id)
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            response = _error(
+                500, "internal_error", f"the server failed; its log says why ({request_id})", request_id
+            )
+        if logger.isEnabledFor(logging.INFO):
+            resource = request.match_info.route.resource
+            logger.info(
+                "%s %s %s %d %.1f ms",
+                request_id,
+                request.method,
+                resource.canonical if resource else "?",
+                response.status,
+                (time.perf_counter() - started) * 1000,
+            )
+        return response
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[REQUEST_ID_HEADER] = request.get("request_id", "")
+    response.headers[FEATURES_HEADER] = _FEATURES
+    response.headers["Server"] = f"unsandbox/{__version__}"
+
+
+async def _serve_openapi(_request: web.Request) -> web.Response:
+    return _json(200, openapi_document())
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the request body is larger than {limit >> 20} MiB")
+
+
+def _json(status: int, body: bytes) -> web.Response:
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
+def _error(status: int, code: str, message: str, request_id: str, **details: int | str | bool) -> web.Response:
+    # The order matters to clients that search the text: what is read at top level comes first.
+    members = {"error": code, "message": message, "request_id": request_id, **details}
+    return _json(status, codec.encode(members))

@@ -1,0 +1,211 @@
+"""What each operation does: from a checked call to a model. One function per endpoint, found by its name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unsandbox._version import __version__
+from unsandbox.engine import Engine, InvalidJob
+from unsandbox.engine.engine import LIST_LIMIT
+from unsandbox.engine.jobs import JobRecord
+from unsandbox.protocol import codec, models
+from unsandbox.protocol.languages import detect_shebang
+
+HOLD_S = 95.0
+"""How long `/execute` holds its answer: historical clients give up after 120 s, proxies after 100."""
+_LONGEST_WAIT_S = 60.0
+_IDEMPOTENCY_KEY_LENGTH = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, authenticated and read.
+
+    Attributes:
+        engine: The engine.
+        owner: Public key that signed; empty for an endpoint that needs none.
+        params: Values of the path's placeholders, decoded.
+        query: Query members, decoded.
+        body: Raw body.
+        idempotency_key: From the header, if there.
+        hold_s: How long `/execute` may hold.
+    """
+
+    engine: Engine
+    owner: str
+    params: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    idempotency_key: str | None = None
+    hold_s: float = HOLD_S
+
+
+Handler = Callable[[Call], Awaitable[models.WireModel]]
+
+
+async def execute(call: Call) -> models.Job:
+    """Run code; answer at its end, or with status `running` when that takes too long."""
+    record = await _submit(call, _json_request(call))
+    return await call.engine.get(call.owner, record.job_id, call.hold_s)
+
+
+async def execute_async(call: Call) -> models.Job:
+    """Start a job."""
+    return (await _submit(call, _json_request(call))).as_job()
+
+
+async def run(call: Call) -> models.Job:
+    """Run the text in the body."""
+    request = _text_request(call)
+    record = await _submit(call, request, detected_language=request.language)
+    return await call.engine.get(call.owner, record.job_id, call.hold_s)
+
+
+async def run_async(call: Call) -> models.Job:
+    """Start the text in the body."""
+    request = _text_request(call)
+    return (await _submit(call, request, detected_language=request.language)).as_job()
+
+
+async def list_jobs(call: Call) -> models.JobList:
+    """List jobs."""
+    limit = int(_number(call.query, "limit", LIST_LIMIT, 1, LIST_LIMIT))
+    jobs = await call.engine.list_jobs(call.owner, limit)
+    return models.JobList(jobs=jobs, count=len(jobs))
+
+
+async def get_job(call: Call) -> models.Job:
+    """Get one job, holding the answer as long as the caller asks."""
+    wait_s = _number(call.query, "wait", 0.0, 0.0, _LONGEST_WAIT_S)
+    return await call.engine.get(call.owner, call.params["id"], wait_s)
+
+
+async def wait_job(call: Call) -> models.Job:
+    """Get one job at its end."""
+    wait_s = _number(call.query, "timeout", call.hold_s, 0.0, call.hold_s)
+    return await call.engine.get(call.owner, call.params["id"], wait_s)
+
+
+async def cancel_job(call: Call) -> models.Cancelled:
+    """End one job."""
+    job = await call.engine.cancel(call.owner, call.params["id"])
+    message = "job cancelled" if job.status == models.JobStatus.CANCELLED else f"job already {job.status}"
+    members = {name: getattr(job, name) for name in job.__struct_fields__}
+    return models.Cancelled(**members, message=message)
+
+
+async def languages(call: Call) -> models.Languages:
+    """List languages."""
+    table = call.engine.languages
+    names = sorted(language.name for language in table.available())
+    aliases = {alias: name for alias, name in table.aliases().items() if name in names}
+    return models.Languages(languages=names, count=len(names), aliases=aliases)
+
+
+async def validate_keys(call: Call) -> models.KeyInfo:
+    """Tell about the key that signed: that it got here means that it is valid."""
+    return models.KeyInfo(
+        valid=True,
+        public_key=call.owner,
+        tier=1,
+        status="active",
+        concurrency=call.engine.config.concurrency_per_key,
+    )
+
+
+async def health(call: Call) -> models.Health:
+    """Tell that the server is well, and what isolation it enforces."""
+    probe = call.engine.probe
+    isolation: dict[str, Any] | None = None
+    if probe is not None:
+        isolation = {
+            "backend": probe.backend,
+            "checks": {check.name: check.enforced_by for check in probe.checks if check.ok},
+        }
+    return models.Health(status="ok", version=__version__, isolation=isolation)
+
+
+HANDLERS: dict[str, Handler] = {
+    handler.__name__: handler
+    for handler in (
+        execute,
+        execute_async,
+        run,
+        run_async,
+        list_jobs,
+        get_job,
+        wait_job,
+        cancel_job,
+        languages,
+        validate_keys,
+        health,
+    )
+}
+"""Endpoint name to what serves it."""
+
+
+async def _submit(
+    call: Call, request: models.ExecuteRequest, detected_language: str | None = None
+) -> JobRecord:
+    key = call.idempotency_key
+    if key is not None and not 1 <= len(key) <= _IDEMPOTENCY_KEY_LENGTH:
+        raise InvalidJob(f"Idempotency-Key must have 1 to {_IDEMPOTENCY_KEY_LENGTH} characters")
+    return await call.engine.submit(
+        call.owner,
+        request,
+        idempotency_key=key,
+        fingerprint=hashlib.sha256(call.body).hexdigest() if key else None,
+        detected_language=detected_language,
+    )
+
+
+def _json_request(call: Call) -> models.ExecuteRequest:
+    try:
+        members = codec.loads_object(call.body)
+    except ValueError as error:
+        raise InvalidJob(f"the body is not usable JSON: {error}", code="invalid_json") from error
+    if not members.get("language"):
+        names = ", ".join(sorted(language.name for language in call.engine.languages.available()))
+        raise InvalidJob(f"'language' is missing; this server runs: {names}", code="missing_language")
+    try:
+        return codec.from_wire(members, models.ExecuteRequest)
+    except ValueError as error:
+        raise InvalidJob(str(error)) from error
+
+
+def _text_request(call: Call) -> models.ExecuteRequest:
+    code = call.body.decode("utf-8", "surrogateescape")
+    language = detect_shebang(code)
+    if language is None:
+        raise InvalidJob(
+            "the source must begin with a #! line that names a known interpreter, such as "
+            "#!/usr/bin/env python3; or use /execute",
+            code="missing_language",
+        )
+    members: dict[str, Any] = {"language": language, "code": code}
+    members |= {name: value for name, value in call.query.items() if name in {"ttl", "network_mode", "network"}}
+    if "env" in call.query:
+        try:
+            members["env"] = codec.loads_object(call.query["env"].encode("utf-8", "surrogateescape"))
+        except ValueError as error:
+            raise InvalidJob(f"the query member 'env' must be a JSON object: {error}") from error
+    try:
+        return codec.from_wire(members, models.ExecuteRequest)
+    except ValueError as error:
+        raise InvalidJob(str(error)) from error
+
+
+def _number(query: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
+    text = query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value:  # also true for NaN
+        raise InvalidJob(f"the query member {name!r} must be a number from {low:g} to {high:g}")
+    return min(value, high)
