@@ -251,7 +251,8 @@ def _restore(
 ) -> UnsandboxError:
     """Rebuild a pickled error: keyword arguments of `__init__` come back through its state."""
     cls = with_base(cls, library) if library else cls
-    error = cls.__new__(cls)
+    # The base that decides the layout (OSError for those of requests) is the one whose __new__ Python allows.
+    error = cls.__base__.__new__(cls)  # type: ignore[call-overload]
     error.args = args
     error.__dict__.update(state)
     return error

@@ -65,7 +65,8 @@ def api_error(status: int, headers: Mapping[str, str], body: bytes, now: float) 
     if message and code and code != message:
         text += f" ({code})"
     return class_for_status(status)(
-        text,
+        # A body that was not UTF-8 left surrogates, which cannot be printed.
+        text.encode("utf-8", "replace").decode(),
         status=status,
         code=code,
         server_message=message or code,

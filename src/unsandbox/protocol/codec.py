@@ -35,7 +35,8 @@ def to_wire(model: WireModel) -> dict[str, Any]:
     twins: dict[str, Any] = {}
     for name in model.__struct_fields__:
         value = getattr(model, name)
-        if value is None:
+        if value is None or (name == "error" and not value):
+            # The C client takes any `error`, even an empty one, for a failure.
             continue
         if isinstance(value, list):
             value = [to_wire(item) if isinstance(item, WireModel) else item for item in value]
@@ -73,13 +74,16 @@ def loads(body: bytes) -> Any:
         ValueError: It is not JSON; the message names the place, not the content.
     """
     try:
-        return _decoder.decode(body)
-    except UnicodeDecodeError:
-        return json.loads(body.decode("utf-8", "surrogateescape"))
-    except msgspec.DecodeError as error:
-        if "utf-8" in str(error).lower():
+        try:
+            return _decoder.decode(body)
+        except UnicodeDecodeError:
             return json.loads(body.decode("utf-8", "surrogateescape"))
-        raise ValueError(str(error)) from error
+        except msgspec.DecodeError as error:
+            if "utf-8" in str(error).lower():
+                return json.loads(body.decode("utf-8", "surrogateescape"))
+            raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
 
 
 def loads_object(body: bytes) -> dict[str, Any]:

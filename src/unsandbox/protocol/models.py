@@ -243,4 +243,4 @@ class ErrorBody(WireModel, frozen=True, kw_only=True):
 
 
 def _exact(text: str | None, encoded: str | None) -> bytes:
-    return base64.b64decode(encoded) if encoded is not None else (text or "").encode()
+    return base64.b64decode(encoded) if encoded is not None else (text or "").encode("utf-8", "surrogateescape")

@@ -80,7 +80,7 @@ def retry_delay(attempt: Attempt, policy: RetryPolicy, jitter: float) -> float |
             return None
         delay = attempt.retry_after_s
     else:
-        ceiling = min(policy.cap_s, policy.base_s * 2.0 ** (attempt.number - 1))
+        ceiling = min(policy.cap_s, policy.base_s * 2.0 ** min(attempt.number - 1, 60))
         # Half fixed, half random: spreads a herd of clients without ever hammering.
         delay = ceiling * (1 + jitter) / 2
     if attempt.remaining_s is not None and delay >= attempt.remaining_s:

@@ -35,7 +35,7 @@ def sign(secret_key: str, timestamp: str, method: str, target: str, body: bytes 
         >>> sign("unsb-sk-x", "1700000000", "GET", "/jobs")[:16]
         '8f184c38ed82c7a4'
     """
-    message = b"%s:%s:%s:%s" % (timestamp.encode(), method.encode(), target.encode(), body)
+    message = b"%s:%s:%s:%s" % (timestamp.encode(), method.encode(), _raw(target), body)
     return hmac.digest(secret_key.encode(), message, "sha256").hex()
 
 
@@ -130,3 +130,8 @@ def build_target(path: str, params: Mapping[str, str], query: Mapping[str, objec
         return f"{target}?{urlencode(members, quote_via=quote)}" if members else target
     except UnicodeEncodeError as error:
         raise InvalidRequestError(f"an argument of {path} holds a lone surrogate: {error.reason}") from error
+
+
+def _raw(target: str) -> bytes:
+    # A server decodes a request line that is not UTF-8 with surrogateescape; this gives its bytes back.
+    return target.encode("utf-8", "surrogateescape")
