@@ -1,0 +1,118 @@
+"""What several test folders need: a signature made without our code, and a real `un serve` process."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+UN = [sys.executable, "-m", "unsandbox.cli"]
+
+
+def signature_headers(
+    public_key: str, secret_key: str, method: str, target: str, body: bytes, timestamp: str | None = None
+) -> dict[str, str]:
+    """Sign: HMAC-SHA256 of `timestamp:METHOD:path:body`."""
+    timestamp = timestamp or str(int(time.time()))
+    message = f"{timestamp}:{method}:{target}:".encode() + body
+    return {
+        "Authorization": f"Bearer {public_key}",
+        "X-Timestamp": timestamp,
+        "X-Signature": hmac.new(secret_key.encode(), message, hashlib.sha256).hexdigest(),
+        "Content-Type": "application/json",
+    }
+
+
+def un(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return subprocess.run([*UN, *arguments], capture_output=True, text=True, check=check, timeout=60)
+
+
+class Serve:
+    """A real `un serve` process."""
+
+    def __init__(self, data: Path, *arguments: str) -> None:
+        self.data = data
+        self.process = subprocess.Popen(
+            [*UN, "serve", "--port", "0", "--data", str(data), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.log = ""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.wait()
+            raise AssertionError(f"un serve did not start: {self.log}")
+        self.first_line: dict[str, Any] = json.loads(line)
+        self.url: str = self.first_line["url"]
+
+    def keys(self) -> tuple[str, str]:
+        """Return the pair that the server made at its first start."""
+        public, secret = (self.data / "accounts.csv").read_text().strip().split(",")
+        return public, secret
+
+    def call(
+        self,
+        keys: tuple[str, str],
+        method: str,
+        target: str,
+        body: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> tuple[int, dict[str, Any]]:
+        """Send one signed request."""
+        data = b"" if body is None else json.dumps(body).encode()
+        headers = signature_headers(*keys, method, target, data)
+        request = urllib.request.Request(self.url + target, data or None, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60, **options) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def stop(self) -> int:
+        """SIGTERM, and wait."""
+        self.process.terminate()
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL the server process alone."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end and keep the log."""
+        _, log = self.process.communicate(timeout=60)
+        self.log += log
+        return self.process.returncode
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.kill()
+
+
+def eventually(condition: Any, seconds: float = 10.0) -> Any:
+    """Return the first true value of `condition()`; fail when it does not come in time."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"did not become true within {seconds} s")
+        time.sleep(0.01)
+    return value
