@@ -2,7 +2,7 @@
 
 It is started once per process, in a thread with an event loop of its own, and ends with the process: at a
 normal exit everything is stopped in order; when the process is killed, the kernel ends the sandboxes and a
-small janitor process removes what would stay. A forked child starts its own.
+the launcher process removes what would stay. A forked child starts its own.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class _EngineThread:
 
     def descriptors(self) -> list[int]:
         """Return what a forked child must not keep open."""
-        return [*self._server.sockets(), *self._engine.lifeline_descriptors()]
+        return self._server.sockets()
 
     def abandon_jobs(self) -> None:
         """Let a following `stop` end running jobs at once instead of waiting for them."""
@@ -185,9 +185,8 @@ def _stop_at_exit() -> None:
 def _after_fork_in_child() -> None:
     """Forget the parent's engine and let go of its descriptors.
 
-    Otherwise a child that outlives its parent would hold the parent's port, and the pipe whose end tells the
-    janitor that the parent is gone. The numbers stay taken (by /dev/null), as objects of the parent's loop
-    still know them.
+    Otherwise a child that outlives its parent would hold the parent's port. The numbers stay taken (by
+    /dev/null), as objects of the parent's loop still know them.
     """
     global _running, _lock
     _lock = threading.Lock()

@@ -31,7 +31,7 @@ from unsandbox.sandbox import (
     ProbeReport,
     SandboxError,
     SandboxSpec,
-    UnknownLanguage,
+    UnknownLanguageError,
     load_languages,
 )
 
@@ -211,14 +211,10 @@ class Engine:
         """Return how many jobs of an owner wait or run."""
         return self._active.get(owner, 0)
 
-    def lifeline_descriptors(self) -> list[int]:
-        """Return the descriptors whose closing tells helpers that this process is gone."""
-        return self._backend.lifeline_descriptors()
-
     def _build_spec(self, request: models.ExecuteRequest) -> SandboxSpec:
         try:
             language = self.languages.resolve(request.language)
-        except UnknownLanguage as error:
+        except UnknownLanguageError as error:
             raise InvalidJob(str(error), code="unknown_language") from error
         if request.network_mode != NetworkMode.ZEROTRUST:
             raise InvalidJob(

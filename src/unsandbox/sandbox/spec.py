@@ -76,6 +76,8 @@ class SandboxSpec:
     """Return what lies in /tmp/artifacts after the program ended."""
     artifact_paths: Sequence[str] = ()
     """Further absolute paths returned when they exist (a compiled binary)."""
+    folders: Sequence[str] = ()
+    """Absolute paths of folders to be present, empty but for `files`, before the program starts."""
     host_etc: Sequence[str] = ()
     """Names below the host's /etc that the toolchain needs read-only (`java-17-openjdk`)."""
 
@@ -181,12 +183,6 @@ class Backend(Protocol):
 
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
         """Start one job in a fresh sandbox that no other job ever uses."""
-
-    def lifeline_descriptors(self) -> list[int]:
-        """Return the descriptors that must not stay open in a forked child of this process.
-
-        Their closing tells helper processes that the server is gone.
-        """
 
     async def close(self) -> None:
         """Kill what still runs and remove every process, folder and cgroup of this backend."""
