@@ -1,0 +1,46 @@
+"""Isolation: runs one program in a fresh sandbox and says what came of it."""
+
+from unsandbox.sandbox.bubblewrap import BubblewrapBackend
+from unsandbox.sandbox.command import InvalidSpecError
+from unsandbox.sandbox.languages import Language, LanguageTable, UnknownLanguageError, load_languages
+from unsandbox.sandbox.spec import (
+    Artifact,
+    Backend,
+    Captured,
+    Check,
+    EndReason,
+    Limits,
+    NetworkMode,
+    Outcome,
+    OutputSink,
+    ProbeReport,
+    RunningJob,
+    SandboxError,
+    SandboxFile,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+
+__all__ = [
+    "Artifact",
+    "Backend",
+    "BubblewrapBackend",
+    "Captured",
+    "Check",
+    "EndReason",
+    "InvalidSpecError",
+    "Language",
+    "LanguageTable",
+    "Limits",
+    "NetworkMode",
+    "Outcome",
+    "OutputSink",
+    "ProbeReport",
+    "RunningJob",
+    "SandboxError",
+    "SandboxFile",
+    "SandboxSpec",
+    "SandboxUnavailable",
+    "UnknownLanguageError",
+    "load_languages",
+]

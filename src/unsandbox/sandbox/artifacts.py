@@ -1,0 +1,137 @@
+"""Reads what a program left behind, out of a sandbox that may try to make the reader open something else.
+
+Paths are resolved by the kernel with `openat2`, below the sandbox's root and without following any symbolic
+link, so that a link to /etc/shadow is refused and not opened with the server's rights. Only regular files are
+read, opened without blocking, so that a FIFO nobody writes to cannot hold the reader.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+from unsandbox.sandbox.spec import Artifact, Limits
+
+FOLDER = "/tmp/artifacts"  # noqa: S108 - a path inside the sandbox
+_SYS_OPENAT2 = 437  # on every architecture
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+_RESOLVE = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
+_MAX_ENTRIES_SEEN = 10_000
+_MAX_SKIPPED = 100
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def open_beneath(root_fd: int, path: str, flags: int) -> int:
+    """Open `path` below the directory `root_fd`, following no link of any kind; return the descriptor.
+
+    Raises:
+        OSError: As `open` does; `ELOOP` for a symbolic link anywhere in the path.
+    """
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _RESOLVE)
+    result = int(_libc.syscall(_SYS_OPENAT2, root_fd, os.fsencode(path.lstrip("/") or "."), how, len(how)))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+class Collector:
+    """Gathers artifacts within the limits of one job."""
+
+    def __init__(self, root_fd: int, limits: Limits) -> None:
+        self._root = root_fd
+        self._bytes_left = limits.artifact_bytes
+        self._files_left = limits.artifact_files
+        self.artifacts: list[Artifact] = []
+        self.skipped: list[str] = []
+
+    def collect(self, folder: str | None, paths: Sequence[str]) -> None:
+        """Read `paths` and then the regular files directly in `folder`; directories in it are not entered."""
+        for path in paths:
+            self._take(path, required=False)
+        if folder is not None:
+            for name in self._names(folder):
+                self._take(f"{folder}/{name}", required=True)
+
+    def _names(self, folder: str) -> Iterator[str]:
+        try:
+            fd = open_beneath(self._root, folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._skip(folder, _reason(error))
+            return
+        try:
+            with os.scandir(fd) as entries:
+                for count, entry in enumerate(entries):
+                    if count >= _MAX_ENTRIES_SEEN:
+                        self._skip(folder, f"only the first {_MAX_ENTRIES_SEEN} entries were looked at")
+                        return
+                    yield entry.name
+        finally:
+            os.close(fd)
+
+    def _take(self, path: str, *, required: bool) -> None:
+        try:
+            fd = open_beneath(self._root, path, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            if required:
+                self._skip(path, "vanished")
+            return
+        except OSError as error:
+            self._skip(path, _reason(error))
+            return
+        try:
+            self._read(fd, path)
+        except OSError as error:
+            self._skip(path, _reason(error))
+        finally:
+            os.close(fd)
+
+    def _read(self, fd: int, path: str) -> None:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            self._skip(path, _kind(status.st_mode))
+        elif self._files_left <= 0:
+            self._skip(path, "too many files")
+        elif status.st_size > self._bytes_left:
+            self._skip(path, f"too large ({status.st_size} bytes)")
+        else:
+            with os.fdopen(os.dup(fd), "rb") as file:
+                # It may still grow: never read more than was judged.
+                data = file.read(status.st_size)
+            self._bytes_left -= len(data)
+            self._files_left -= 1
+            self.artifacts.append(Artifact(_display(path), data, stat.S_IMODE(status.st_mode) & 0o777))
+
+    def _skip(self, path: str, reason: str) -> None:
+        if len(self.skipped) < _MAX_SKIPPED:
+            self.skipped.append(f"{_display(path)}: {reason}")
+
+
+def _display(path: str) -> str:
+    """Return the base name as valid text: what is not UTF-8 is replaced."""
+    return os.fsencode(PurePosixPath(path).name).decode("utf-8", "replace")
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "symbolic link"
+    if error.errno == errno.ENXIO:
+        return "socket or FIFO"
+    return (error.strerror or "cannot be read").lower()
+
+
+def _kind(mode: int) -> str:
+    for test, name in ((stat.S_ISDIR, "directory"), (stat.S_ISFIFO, "FIFO"), (stat.S_ISSOCK, "socket")):
+        if test(mode):
+            return name
+    return "not a regular file"

@@ -1,0 +1,294 @@
+"""The default backend: one bubblewrap sandbox per job, made and thrown away for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from unsandbox.sandbox import probe, seccomp, skeleton
+from unsandbox.sandbox.command import CONTROL_FD, SCRIPT_FD, job_script, sandbox_arguments, validate
+from unsandbox.sandbox.control import CgroupReport, LauncherControl
+from unsandbox.sandbox.janitor import remove_runtime
+from unsandbox.sandbox.job import SandboxJob
+from unsandbox.sandbox.launcher import INFO_FD
+from unsandbox.sandbox.spec import (
+    NetworkMode,
+    OutputSink,
+    ProbeReport,
+    RunningJob,
+    SandboxError,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+
+_ARGS_FD = 4
+_SECCOMP_FD = 5
+_FIRST_FILE_FD = SCRIPT_FD + 1
+_CLOSE_TIMEOUT_S = 5.0
+_UIDS_PER_SERVER = 1000
+
+
+def _first_uid() -> int:
+    """Start of this server's own range of users, so that two servers on one machine rarely share one."""
+    return 200_000 + os.getpid() % 1000 * _UIDS_PER_SERVER
+
+
+class BubblewrapBackend:
+    """Implements `Backend` with bubblewrap, seccomp and control groups.
+
+    As root every live sandbox runs as a user of its own, one that no file on the machine belongs to. As an
+    ordinary user all run as that user, each in its own user namespace.
+
+    Example:
+        >>> import asyncio
+        >>> async def main():
+        ...     async with BubblewrapBackend() as backend:
+        ...         job = await backend.start(SandboxSpec(run=["echo", "hello"]))
+        ...         return (await job.wait()).stdout.data
+        >>> asyncio.run(main())
+        b'hello\\n'
+    """
+
+    name = "bubblewrap"
+
+    def __init__(self, runtime_dir: Path | None = None, *, first_uid: int | None = None) -> None:
+        """Prepare nothing yet; `open` does.
+
+        Args:
+            runtime_dir: Folder in which the backend makes its own; by default the first of the usual places for
+                temporary files where programs may be executed.
+            first_uid: With root, sandboxes run as users from this number on; by default from a range per server.
+        """
+        self._parent = runtime_dir
+        self._first_uid = _first_uid() if first_uid is None else first_uid
+        self._runtime: Path | None = None
+        self._root: Path | None = None
+        self._program: Path | None = None
+        self._filter = b""
+        self._discard = -1
+        self._control = LauncherControl()
+        self._cgroup = CgroupReport(0, [])
+        self._jobs: dict[SandboxJob, int] = {}
+        self._free_slots: list[int] = []
+        self._next_slot = 0
+        self._open = False
+
+    async def __aenter__(self) -> BubblewrapBackend:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def running(self) -> int:
+        """How many sandboxes live now."""
+        return len(self._jobs)
+
+    async def open(self) -> ProbeReport:
+        """Set up the runtime folder and the launcher, and prove the isolation by running a sandbox.
+
+        Raises:
+            SandboxUnavailable: A part is missing or a promise is not kept; the message says which.
+        """
+        if self._open:
+            raise SandboxError("the backend is open already")
+        self._filter = seccomp.build()
+        try:
+            token = await asyncio.to_thread(self._prepare_files)
+            assert self._runtime is not None
+            self._discard = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+            self._cgroup = await self._control.open(self._runtime, token)
+            self._open = True
+            return await probe.examine(self, self._cgroup)
+        except BaseException:
+            await self.close()
+            raise
+
+    def _prepare_files(self) -> str:
+        self._runtime, token = skeleton.make_runtime(self._parent)
+        self._program = skeleton.install_program(self._runtime)
+        self._root = skeleton.build_root(self._runtime)
+        return token
+
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
+        """Start one job; see `Backend.start`.
+
+        Raises:
+            InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
+            SandboxUnavailable: It asks for isolation that this backend does not have.
+            SandboxError: The backend is closed or its launcher is gone.
+        """
+        validate(spec)
+        if spec.network is not NetworkMode.ZEROTRUST:
+            raise SandboxUnavailable(
+                f"network mode {spec.network} is not available yet: this backend has no way to let a program out "
+                "without letting it reach this machine and its neighbours; use zerotrust"
+            )
+        if not self._open:
+            raise SandboxError("the backend is not open")
+        slot = self._take_slot()
+        with contextlib.ExitStack() as ours:
+            ours.callback(self._free_slot_unless_running, slot)
+            return await self._launch(spec, sink, slot, ours)
+
+    async def _launch(
+        self, spec: SandboxSpec, sink: OutputSink | None, slot: int, ours: contextlib.ExitStack
+    ) -> SandboxJob:
+        def keep(fd: int) -> int:
+            ours.callback(os.close, fd)
+            return fd
+
+        uid = self._first_uid + slot if os.geteuid() == 0 else None
+        stdin = keep(_input(spec.stdin))
+        here, there = socket.socketpair()
+        ours.enter_context(there)
+        (out_read, out_write), (err_read, err_write) = _pipe(uid), _pipe(uid)
+        # From here on the job owns its three ends.
+        job = SandboxJob(
+            spec,
+            control=here,
+            stdout_fd=out_read,
+            stderr_fd=err_read,
+            discard_fd=self._discard,
+            sink=sink,
+            on_over=self._over,
+        )
+        self._jobs[job] = slot
+        keep(out_write)
+        keep(err_write)
+        files = [keep(_memory_file(file.data)) for file in spec.files]
+        arguments = sandbox_arguments(
+            spec,
+            root=self._existing_root(),
+            host_etc=self._mountable(spec.host_etc),
+            seccomp_fd=_SECCOMP_FD,
+            info_fd=INFO_FD,
+            file_fds=range(_FIRST_FILE_FD, _FIRST_FILE_FD + len(files)),
+        )
+        counted = "memory" in self._cgroup.controllers
+        script = job_script(spec, data_bytes=None if counted else spec.limits.memory_bytes)
+        descriptors = {
+            0: stdin,
+            1: out_write,
+            2: err_write,
+            CONTROL_FD: there.fileno(),
+            _ARGS_FD: keep(_memory_file(arguments)),
+            _SECCOMP_FD: keep(_memory_file(self._filter)),
+            SCRIPT_FD: keep(_memory_file(script.encode("utf-8", "surrogateescape"))),
+            **dict(enumerate(files, _FIRST_FILE_FD)),
+        }
+        request = {
+            "fds": list(descriptors),
+            "uid": uid,
+            "program": str(self._program),
+            "argv": [
+                "bwrap",
+                "--args",
+                str(_ARGS_FD),
+                "--",
+                "/bin/sh",
+                "-c",
+                f". /proc/self/fd/{SCRIPT_FD}",
+                "sh",
+            ],
+            "bounds": {
+                "memory_bytes": spec.limits.memory_bytes,
+                "processes": spec.limits.processes,
+                "vcpu": spec.limits.vcpu,
+            },
+        }
+        try:
+            await self._control.start(job, request, list(descriptors.values()))
+        except BaseException:
+            job.abandon()
+            raise
+        return job
+
+    async def close(self) -> None:
+        """Kill what runs and remove every process, folder and cgroup of this backend. Harmless when repeated."""
+        self._open = False
+        jobs = list(self._jobs)
+        for job in jobs:
+            job.cancel()
+        if jobs:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await asyncio.gather(*(job.wait() for job in jobs), return_exceptions=True)
+        await self._control.close()
+        if self._discard >= 0:
+            os.close(self._discard)
+            self._discard = -1
+        if self._runtime is not None:
+            # The launcher has done it, unless it was killed.
+            await asyncio.to_thread(remove_runtime, self._runtime)
+            self._runtime = None
+
+    # Slots: each live sandbox has a number, and with it a user.
+
+    def _take_slot(self) -> int:
+        if self._free_slots:
+            return heapq.heappop(self._free_slots)
+        if self._next_slot >= _UIDS_PER_SERVER:
+            raise SandboxError(f"{_UIDS_PER_SERVER} sandboxes are running already")
+        self._next_slot += 1
+        return self._next_slot - 1
+
+    def _free_slot_unless_running(self, slot: int) -> None:
+        if slot not in self._jobs.values():
+            heapq.heappush(self._free_slots, slot)
+
+    def _over(self, job: SandboxJob) -> None:
+        if (slot := self._jobs.pop(job, None)) is not None:
+            heapq.heappush(self._free_slots, slot)
+
+    # The root folder
+
+    def _existing_root(self) -> Path:
+        if self._root is None:
+            raise SandboxError("the backend is not open")
+        return self._root
+
+    def _mountable(self, names: Sequence[str]) -> list[str]:
+        found = [name for name in names if Path("/etc", name).exists()]
+        for name in found:
+            skeleton.add_mount_point(self._existing_root(), name)
+        return found
+
+
+def _memory_file(data: bytes) -> int:
+    """Return a descriptor of an anonymous file that holds `data`, at its beginning."""
+    fd = os.memfd_create("unsandbox", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _input(data: bytes) -> int:
+    """Return a descriptor to read `data` from; nobody has to feed it."""
+    if not data:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    fd = _memory_file(data)
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+
+
+def _pipe(uid: int | None) -> tuple[int, int]:
+    """Return a pipe that the sandbox's user may also open by name (`/dev/stdout`)."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    if uid is not None:
+        os.fchown(write, uid, uid)
+    return read, write

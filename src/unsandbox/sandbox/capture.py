@@ -1,0 +1,101 @@
+"""Reads one output stream of a sandbox: keeps the beginning, counts the rest, notices a flood."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+
+from unsandbox.sandbox.spec import Captured, OutputSink
+
+_CHUNK = 1 << 16
+_SPLICE = 1 << 20
+_ROUNDS = 8
+"""Reads per wake-up, so that one loud program does not hold the event loop."""
+
+
+class StreamCapture:
+    """The read end of a pipe, drained on the event loop until its last writer is gone."""
+
+    def __init__(
+        self,
+        name: str,
+        fd: int,
+        *,
+        keep_bytes: int,
+        flood_bytes: int,
+        discard_fd: int,
+        sink: OutputSink | None,
+        on_flood: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._fd = fd
+        self._keep = keep_bytes
+        self._flood = flood_bytes
+        self._discard = discard_fd
+        self._sink = sink
+        self._on_flood = on_flood
+        self._on_end = on_end
+        self._parts: list[bytes] = []
+        self._kept = 0
+        self._total = 0
+        self._flooded = False
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self._readable)
+
+    @property
+    def ended(self) -> bool:
+        """Whether every writer is gone and everything was read."""
+        return self._fd < 0
+
+    def result(self) -> Captured:
+        """Return what was captured so far."""
+        return Captured(b"".join(self._parts), self._total)
+
+    def close(self) -> None:
+        """Stop reading; what comes later is lost."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _readable(self) -> None:
+        for _ in range(_ROUNDS):
+            try:
+                count = self._discard_some() if self._can_discard() else self._read_some()
+            except BlockingIOError:
+                break
+            if count == 0:
+                self.close()
+                self._on_end()
+                return
+            self._total += count
+        if self._total > self._flood and not self._flooded:
+            self._flooded = True
+            self._on_flood()
+
+    def _can_discard(self) -> bool:
+        return self._kept >= self._keep and (self._sink is None or self._flooded)
+
+    def _discard_some(self) -> int:
+        try:
+            return os.splice(self._fd, self._discard, _SPLICE)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return len(os.read(self._fd, _CHUNK))
+            raise
+
+    def _read_some(self) -> int:
+        data = os.read(self._fd, _CHUNK)
+        if not data:
+            return 0
+        if self._kept < self._keep:
+            part = data[: self._keep - self._kept]
+            self._parts.append(part)
+            self._kept += len(part)
+        if self._sink is not None and not self._flooded:
+            self._sink(self._name, data)
+        return len(data)

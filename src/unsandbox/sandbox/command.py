@@ -1,0 +1,207 @@
+"""Turns a `SandboxSpec` into the argument list and the job script of one sandbox."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
+from unsandbox.sandbox.skeleton import HOSTNAME, SANDBOX_UID
+from unsandbox.sandbox.spec import SandboxSpec
+
+WORK = "/work"
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+DEFAULT_ENV = {
+    "PATH": PATH,
+    "HOME": WORK,
+    "USER": "sandbox",
+    "LOGNAME": "sandbox",
+    "SHELL": "/bin/bash",
+    "LANG": "C.UTF-8",
+    "TMPDIR": "/tmp",  # noqa: S108 - inside the sandbox
+    "TERM": "dumb",
+}
+
+CONTROL_FD = 3
+"""The job script reports on it; the programs that it runs do not inherit it."""
+SCRIPT_FD = 7
+"""The job script is read from it. A shell can only close descriptors of one digit."""
+
+MARK_START, MARK_COMPILE_FAILED, MARK_END = b"start", b"compile", b"end"
+
+_WRITABLE = ("/work/", "/tmp/", "/dev/shm/")  # noqa: S108 - inside the sandbox
+_MAX_PATH = 4095
+
+
+class InvalidSpecError(ValueError):
+    """The specification cannot be carried out as it is written; the message names the field."""
+
+
+def validate(spec: SandboxSpec) -> None:
+    """Check what the kernel or the sandbox program would misread.
+
+    Raises:
+        InvalidSpecError: An empty command, a NUL byte, a variable without a name, a path outside the writable
+            folders, a limit that is not positive.
+    """
+    for field, command in (("run", spec.run), ("compile", spec.compile)):
+        if command is not None and (not command or not command[0]):
+            raise InvalidSpecError(f"{field}: the command is empty")
+        for word in command or ():
+            _no_nul(field, word)
+    for name, value in spec.env.items():
+        if not name or "=" in name:
+            raise InvalidSpecError(f"env: {name!r} is not a name for a variable")
+        _no_nul(f"env {name!r}", name + value)
+    for file in spec.files:
+        _check_path("files", file.path)
+        if not 0 <= file.mode <= 0o7777:
+            raise InvalidSpecError(f"files: {file.mode:o} is not a mode for {file.path!r}")
+    for folder in spec.folders:
+        _check_path("folders", folder)
+    _no_clashes([file.path for file in spec.files], spec.folders)
+    for path in spec.artifact_paths:
+        _no_nul("artifact_paths", path)
+    for name in spec.host_etc:
+        if not name or name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name:
+            raise InvalidSpecError(f"host_etc: {name!r} is not a name below /etc")
+    limits = spec.limits
+    for name in ("wall_s", "vcpu", "memory_bytes", "processes", "open_files", "tmpfs_bytes"):
+        if not getattr(limits, name) > 0:
+            raise InvalidSpecError(f"limits: {name} must be more than 0")
+
+
+def _no_nul(field: str, text: str) -> None:
+    if "\0" in text:
+        raise InvalidSpecError(f"{field}: contains a NUL byte")
+
+
+def _check_path(field: str, path: str) -> None:
+    _no_nul(field, path)
+    if not path.startswith(_WRITABLE) or os.path.normpath(path) != path or len(os.fsencode(path)) > _MAX_PATH:
+        raise InvalidSpecError(f"{field}: {path!r} is not a plain path below {', '.join(_WRITABLE)}")
+
+
+def _no_clashes(paths: Sequence[str], wanted_folders: Sequence[str]) -> None:
+    """Refuse the same path twice, and a file where another path needs a folder."""
+    seen: set[str] = set()
+    folders = {str(folder) for path in wanted_folders for folder in (path, *PurePosixPath(path).parents)}
+    for path in paths:
+        if path in seen:
+            raise InvalidSpecError(f"files: {path!r} is there twice")
+        seen.add(path)
+        folders.update(map(str, PurePosixPath(path).parents))
+    if clash := seen & folders:
+        raise InvalidSpecError(f"files: {min(clash)!r} is a file and a folder")
+
+
+def sandbox_arguments(
+    spec: SandboxSpec,
+    *,
+    root: Path,
+    host_etc: Iterable[str],
+    seccomp_fd: int,
+    info_fd: int,
+    file_fds: Sequence[int],
+) -> bytes:
+    """Return bubblewrap's options, NUL-separated for `--args`; nothing of it appears on a command line.
+
+    Args:
+        spec: A validated specification.
+        root: The read-only root folder.
+        host_etc: Names below /etc to mount; each has a mount point in `root`.
+        seccomp_fd: Number of the descriptor with the filter, in the sandbox program.
+        info_fd: Number of the descriptor that it reports on.
+        file_fds: One number for each of `spec.files`.
+    """
+    limits = spec.limits
+    size = str(limits.tmpfs_bytes)
+    shm_size = str(max(1 << 16, limits.tmpfs_bytes // 4))
+    words = """--unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup-try --unshare-net
+        --die-with-parent --new-session --as-pid-1 --clearenv""".split()
+    words += ["--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID), "--hostname", HOSTNAME]
+    words += ["--ro-bind", str(root), "/", "--ro-bind", "/usr", "/usr"]
+    for name in host_etc:
+        words += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    words += ["--proc", "/proc", "--dev", "/dev"]
+    words += ["--perms", "1777", "--size", shm_size, "--tmpfs", "/dev/shm"]  # noqa: S108
+    # /dev is a tmpfs without a bound of its own.
+    words += ["--remount-ro", "/dev"]
+    words += ["--perms", "1777", "--size", size, "--tmpfs", "/tmp"]  # noqa: S108
+    words += ["--perms", "0755", "--size", size, "--tmpfs", WORK, "--chdir", WORK]
+    words += _file_arguments(spec, file_fds)
+    for name, value in (DEFAULT_ENV | dict(spec.env)).items():
+        if not _must_wait(name):
+            words += ["--setenv", name, value]
+    words += ["--seccomp", str(seccomp_fd), "--info-fd", str(info_fd)]
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _file_arguments(spec: SandboxSpec, file_fds: Sequence[int]) -> list[str]:
+    words: list[str] = []
+    made = {"/", "/work", "/tmp", "/dev", "/dev/shm"}  # noqa: S108
+
+    def make(folder: PurePosixPath) -> None:
+        for step in (*reversed(folder.parents), folder):
+            if str(step) not in made:
+                made.add(str(step))
+                words.extend(["--dir", str(step)])
+
+    for folder in (*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])):
+        make(PurePosixPath(folder))
+    for file, fd in zip(spec.files, file_fds, strict=True):
+        make(PurePosixPath(file.path).parent)
+        words += ["--perms", f"{file.mode:04o}", "--file", str(fd), file.path]
+    return words
+
+
+def _must_wait(name: str) -> bool:
+    """Whether a variable would act on the job script itself: it is then set for the programs alone."""
+    return name.startswith("LD_") or name in ("GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH", "MALLOC_TRACE")
+
+
+def job_script(spec: SandboxSpec, *, data_bytes: int | None) -> str:
+    """Return the shell script that is the sandbox's first process.
+
+    It limits itself, says that it starts, runs the steps, kills whatever they left running, and reports the exit
+    status. When artifacts are wanted it then waits: they exist only while the sandbox does.
+
+    Args:
+        spec: A validated specification.
+        data_bytes: Bound of each process's data in bytes where nothing else limits memory, else None.
+    """
+    limits = spec.limits
+    lines = [
+        f"exec {SCRIPT_FD}<&-",
+        f"ulimit -n {limits.open_files}",
+        # Processes of this user in this sandbox: dash says -p, bash -u.
+        f"ulimit -p {limits.processes} 2>/dev/null || ulimit -u {limits.processes}",
+    ]
+    if data_bytes is not None:
+        lines.append(f"ulimit -d {max(1, data_bytes // 1024)}")
+    exports = [shlex.quote(f"{name}={value}") for name, value in spec.env.items() if _must_wait(name)]
+    prefix = f"env {' '.join(exports)} " if exports else ""
+    # The shell's own remarks ("Segmentation fault") are not the program's output. It makes them in the place to
+    # which a simple command is redirected; hence the subshells, which cost no further process.
+    lines += ["exec 4>&2 2>/dev/null", _report(MARK_START)]
+    if spec.compile is not None:
+        lines += [
+            f"(exec {prefix}{shlex.join(spec.compile)}) </dev/null >&4 2>&4 3>&- 4>&-",
+            f"code=$?; [ $code = 0 ] || {{ {_report(MARK_COMPILE_FAILED)}; exit $code; }}",
+        ]
+    lines += [
+        f"(exec {prefix}{shlex.join(spec.run)}) 2>&4 3>&- 4>&-",
+        "code=$?",
+        "kill -9 -1",
+        _report(MARK_END),
+    ]
+    if spec.collect_artifacts or spec.artifact_paths:
+        lines.append(f"read -r _ <&{CONTROL_FD}")
+    lines.append("exit $code")
+    return "\n".join(lines)
+
+
+def _report(mark: bytes) -> str:
+    return f'echo "{mark.decode()} $code" >&{CONTROL_FD}'

@@ -1,0 +1,223 @@
+"""The server's end of the launcher: starts it, sends it jobs, hands its answers to the jobs they concern."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from unsandbox.sandbox.launcher import FDS_PER_MESSAGE, MAX_MESSAGE
+from unsandbox.sandbox.spec import SandboxError, SandboxUnavailable
+
+_READY_TIMEOUT_S = 20.0
+_EXIT_TIMEOUT_S = 10.0
+
+# Makes the package importable without running its __init__, which would load all of asyncio and more.
+_BOOTSTRAP = """
+import sys, types
+for name, path in (("unsandbox", {package!r}), ("unsandbox.sandbox", {sandbox!r})):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+from unsandbox.sandbox.launcher import main
+main()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupReport:
+    """Which control groups the launcher can use: version 0 means none."""
+
+    version: int
+    controllers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The launcher's account of a sandbox that is gone. Seconds and bytes.
+
+    `exit_code` is the monitor's: negative for a signal, None when it could not be started.
+    """
+
+    exit_code: int | None
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    out_of_memory: bool = False
+    error: str | None = None
+
+
+class JobEvents(Protocol):
+    """What the launcher tells a job, on the event loop."""
+
+    def started(self, pid: int, pidfd: int) -> None:
+        """The sandbox's first process exists; `pidfd` now belongs to the job."""
+
+    def ended(self, ending: Ending) -> None:
+        """No process of the sandbox is left."""
+
+
+class LauncherControl:
+    """Speaks to one launcher process from the event loop that started it."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._jobs: dict[int, JobEvents] = {}
+        self._ready: asyncio.Future[CgroupReport] | None = None
+        self._gone: asyncio.Future[None] | None = None
+        self._sending = asyncio.Lock()
+        self._last = 0
+
+    async def open(self, runtime: Path, token: str) -> CgroupReport:
+        """Start the launcher and return which control groups it can use.
+
+        Raises:
+            SandboxUnavailable: It did not start.
+        """
+        self._loop = loop = asyncio.get_running_loop()
+        self._ready, self._gone = loop.create_future(), loop.create_future()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        sandbox = Path(__file__).resolve().parent
+        code = _BOOTSTRAP.format(package=str(sandbox.parent), sandbox=str(sandbox))
+        command = [sys.executable, "-I", "-S", "-c", code, str(os.getpid()), str(runtime), token]
+        with theirs:
+            # A thread starts it, and may: the launcher watches the server's process, not the thread's life.
+            self._process = await asyncio.to_thread(_spawn, command, theirs.fileno())
+        self._socket = ours
+        loop.add_reader(ours.fileno(), self._receive)
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._ready), _READY_TIMEOUT_S)
+        except (TimeoutError, SandboxError) as error:
+            await self.close()
+            raise SandboxUnavailable(f"the launcher process did not start: {error or 'no answer'}") from error
+
+    async def start(self, job: JobEvents, request: dict[str, Any], fds: Sequence[int]) -> int:
+        """Ask for one sandbox and return its number. The descriptors stay the caller's.
+
+        Raises:
+            SandboxError: The launcher is gone.
+        """
+        self._last += 1
+        number = self._last
+        self._jobs[number] = job
+        message = json.dumps({"op": "start", "job": number, **request}).encode()
+        try:
+            async with self._sending:
+                batches = [fds[i : i + FDS_PER_MESSAGE] for i in range(0, len(fds), FDS_PER_MESSAGE)] or [()]
+                for batch in batches[:-1]:
+                    await self._send(b'{"op": "more"}', batch)
+                await self._send(message, batches[-1])
+        except BaseException:
+            self._jobs.pop(number, None)
+            raise
+        return number
+
+    async def close(self) -> None:
+        """Let the launcher kill what runs and clean up; returns when it has ended."""
+        if self._socket is None or self._loop is None:
+            return
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+        self._lost("the backend was closed")
+        if self._process is not None:
+            process, self._process = self._process, None
+            await asyncio.to_thread(_await_exit, process)
+
+    async def _send(self, message: bytes, fds: Sequence[int]) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        while True:
+            if self._socket is None:
+                raise SandboxError("the launcher process is gone")
+            try:
+                self._socket.sendmsg([message], ancillary)
+            except BlockingIOError:
+                await self._writable()
+            except OSError as error:
+                raise SandboxError(f"cannot reach the launcher process: {error}") from error
+            else:
+                return
+
+    async def _writable(self) -> None:
+        assert self._loop is not None
+        assert self._socket is not None
+        fd = self._socket.fileno()
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_writer(fd, lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(fd)
+
+    def _receive(self) -> None:
+        # A bounded number of answers, so that a burst of endings does not hold the event loop.
+        for _ in range(32):
+            if self._socket is None:
+                return
+            fds: list[int] = []
+            try:
+                data, fds, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 4)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(self._socket.fileno()) if self._loop else None
+                self._lost("the launcher process has died")
+                return
+            self._dispatch(json.loads(data), fds)
+
+    def _dispatch(self, answer: dict[str, Any], fds: list[int]) -> None:
+        if "ready" in answer:
+            assert self._ready is not None
+            if not self._ready.done():
+                self._ready.set_result(CgroupReport(**answer["ready"]))
+        elif "first" in answer and (job := self._jobs.get(answer["job"])):
+            os.set_inheritable(fds[0], False)
+            job.started(answer["first"], fds.pop(0))
+        elif "exit" in answer and (job := self._jobs.pop(answer["job"], None)):
+            job.ended(
+                Ending(
+                    answer["exit"],
+                    answer.get("cpu_s"),
+                    answer.get("peak_memory_bytes"),
+                    answer.get("oom", False),
+                    answer.get("error"),
+                )
+            )
+        for fd in fds:
+            os.close(fd)
+
+    def _lost(self, why: str) -> None:
+        """Answer every job that still waits: its sandbox dies with the launcher."""
+        if self._ready and not self._ready.done():
+            self._ready.set_exception(SandboxError(why))
+            self._ready.exception()
+        jobs, self._jobs = self._jobs, {}
+        for job in jobs.values():
+            job.ended(Ending(None, error=why))
+
+
+def _spawn(command: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603
+        command, stdin=fd, stdout=subprocess.DEVNULL, env={}, cwd="/", close_fds=True, start_new_session=True
+    )
+
+
+def _await_exit(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_EXIT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_EXIT_TIMEOUT_S)

@@ -1,0 +1,72 @@
+"""Removes what a backend leaves: its runtime folder and its control groups, also those of servers long dead.
+
+The launcher calls this when its server is gone, however the server went. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from unsandbox.sandbox.limits import remove_folder
+
+PREFIX = "unsandbox-"
+
+
+def instance_name(pid: int, token: str) -> str:
+    """Name the runtime folder and control groups of one backend so that its owner can be found later."""
+    return f"{PREFIX}{pid}-{token}"
+
+
+def owner_of(name: str) -> int | None:
+    """Return the process number in a name made by `instance_name`, None for any other name."""
+    parts = name.removeprefix(PREFIX).split("-")
+    return int(parts[0]) if name.startswith(PREFIX) and len(parts) == 2 and parts[0].isdigit() else None
+
+
+def remove_groups(folders: Iterable[Path], patience_s: float = 2.0) -> list[Path]:
+    """Remove control groups with the groups inside them; return those that are still there after `patience_s`."""
+    left = list(folders)
+    give_up = time.monotonic() + patience_s
+    while True:
+        left = [folder for folder in left if not _remove_tree_of_groups(folder)]
+        if not left or time.monotonic() > give_up:
+            return left
+        # Empty groups stay busy until the kernel has finished the exit of their last process.
+        time.sleep(0.01)
+
+
+def _remove_tree_of_groups(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        for child in list(folder.iterdir()):
+            if child.is_dir():
+                remove_folder(child)
+    return remove_folder(folder)
+
+
+def remove_runtime(folder: Path) -> None:
+    """Remove a runtime folder made by this package; any other is left alone."""
+    if owner_of(folder.name) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(places: Iterable[Path], remove_as_group: bool) -> None:
+    """Remove what dead owners left below `places`: control groups, or else runtime folders of this user."""
+    for place in places:
+        with contextlib.suppress(OSError):
+            for child in list(place.iterdir()):
+                owner = owner_of(child.name)
+                if owner is None or _alive(owner):
+                    continue
+                if remove_as_group:
+                    _remove_tree_of_groups(child)
+                elif child.lstat().st_uid == os.geteuid() and not child.is_symlink():
+                    remove_runtime(child)
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

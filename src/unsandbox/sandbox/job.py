@@ -1,0 +1,262 @@
+"""One running sandbox, seen from the server: its streams, its clock, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from unsandbox.sandbox.artifacts import FOLDER, Collector
+from unsandbox.sandbox.capture import StreamCapture
+from unsandbox.sandbox.command import MARK_COMPILE_FAILED, MARK_END, MARK_START
+from unsandbox.sandbox.control import Ending
+from unsandbox.sandbox.spec import (
+    Artifact,
+    EndReason,
+    Outcome,
+    OutputSink,
+    SandboxError,
+    SandboxSpec,
+)
+
+SETUP_TIMEOUT_S = 60.0
+_MAX_REPORT = 256
+"""Bytes of reports that are believed at most: the script writes far less, a tenant who gets at the socket may not."""
+_KILLED = 137
+
+
+class SandboxJob:
+    """A job from its request to its outcome; implements `RunningJob` and the launcher's `JobEvents`."""
+
+    def __init__(
+        self,
+        spec: SandboxSpec,
+        *,
+        control: socket.socket,
+        stdout_fd: int,
+        stderr_fd: int,
+        discard_fd: int,
+        sink: OutputSink | None,
+        on_over: Callable[[SandboxJob], None],
+    ) -> None:
+        self._spec = spec
+        self._loop = asyncio.get_running_loop()
+        self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
+        self._on_over = on_over
+        self._reason: EndReason | None = None
+        self._pid = self._pidfd = -1
+        self._reports = b""
+        self._reported = 0
+        self._started_at: float | None = None
+        self._ended_at: float | None = None
+        self._exit_code: int | None = None
+        self._compile_failed = False
+        self._ending: Ending | None = None
+        self._collecting: asyncio.Task[None] | None = None
+        self._artifacts: Sequence[Artifact] = ()
+        self._skipped: Sequence[str] = ()
+        self._control = control
+        control.setblocking(False)
+        self._loop.add_reader(control.fileno(), self._report_readable)
+        self._timer = self._loop.call_later(SETUP_TIMEOUT_S, self._kill)
+        self._streams = {
+            name: StreamCapture(
+                name,
+                fd,
+                keep_bytes=spec.limits.output_bytes,
+                flood_bytes=spec.limits.flood_bytes,
+                discard_fd=discard_fd,
+                sink=sink,
+                on_flood=lambda: self._end_early(EndReason.OUTPUT_FLOOD),
+                on_end=self._maybe_finish,
+            )
+            for name, fd in (("stdout", stdout_fd), ("stderr", stderr_fd))
+        }
+
+    async def wait(self) -> Outcome:
+        """Return the outcome; see `RunningJob`.
+
+        Raises:
+            SandboxError: The sandbox could not be set up, or was lost.
+        """
+        return await asyncio.shield(self._outcome)
+
+    def cancel(self) -> None:
+        """Kill the whole process tree now; without effect on a program that has ended."""
+        self._end_early(EndReason.CANCELLED)
+
+    def abandon(self) -> None:
+        """Give up on a job that was never asked for; nobody has seen it."""
+        self.ended(Ending(None, error="the sandbox was never started"))
+
+    def _end_early(self, reason: EndReason) -> None:
+        if self._reason is None and self._ended_at is None and not self._outcome.done():
+            self._reason = reason
+            self._ended_at = time.monotonic()
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        elif self._reason is None:
+            # The set-up takes too long, and there is nothing to kill yet.
+            self.ended(Ending(None, error=f"the sandbox was not ready within {SETUP_TIMEOUT_S:g} s"))
+
+    # What the launcher says
+
+    def started(self, pid: int, pidfd: int) -> None:
+        """The sandbox's first process exists; `pidfd` is ours now."""
+        if self._outcome.done():
+            # Given up on already.
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+            return
+        self._pid, self._pidfd = pid, pidfd
+        if self._reason is not None:
+            self._kill()
+
+    def ended(self, ending: Ending) -> None:
+        """No process of the sandbox is left, so both streams will end."""
+        if self._ending is None:
+            self._ending = ending
+            if ending.exit_code is None:
+                # Lost, or never there: nobody vouches for the ends of the pipes.
+                for stream in self._streams.values():
+                    stream.close()
+            # A short program's last report may still lie in the socket.
+            self._read_reports()
+            self._maybe_finish()
+
+    # What the job script says
+
+    def _report_readable(self) -> None:
+        if not self._read_reports():
+            self._loop.remove_reader(self._control.fileno())
+
+    def _read_reports(self) -> bool:
+        """Read what the script wrote; False when nothing more can come. Its text is not to be trusted."""
+        if self._control.fileno() < 0:
+            return False
+        try:
+            data = self._control.recv(_MAX_REPORT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        self._reported += len(data)
+        self._reports += data
+        *lines, self._reports = self._reports.split(b"\n")
+        for line in lines:
+            self._take_report(line)
+        return bool(data) and self._reported < _MAX_REPORT
+
+    def _take_report(self, line: bytes) -> None:
+        mark, _, number = line.partition(b" ")
+        code = int(number) if number.isdigit() and len(number) <= 3 else None
+        if mark == MARK_START and self._started_at is None:
+            self._started_at = time.monotonic()
+            self._timer.cancel()
+            wall = self._spec.limits.wall_s
+            self._timer = self._loop.call_later(wall, lambda: self._end_early(EndReason.TIMEOUT))
+        elif mark in (MARK_COMPILE_FAILED, MARK_END) and code is not None and self._ended_at is None:
+            self._ended_at = time.monotonic()
+            self._exit_code = code
+            self._compile_failed = mark == MARK_COMPILE_FAILED
+            self._timer.cancel()
+            if mark == MARK_END and (self._spec.collect_artifacts or self._spec.artifact_paths):
+                self._collecting = self._loop.create_task(self._collect())
+
+    # Artifacts
+
+    async def _collect(self) -> None:
+        try:
+            await asyncio.to_thread(self._read_artifacts)
+        finally:
+            self._collecting = None
+            self._kill()
+            self._maybe_finish()
+
+    def _read_artifacts(self) -> None:
+        """Read the files while the first process waits; runs in a worker thread."""
+        try:
+            root = os.open(f"/proc/{self._pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            self._skipped = [f"all: {error.strerror}"]
+            return
+        try:
+            # The number was still this process's when it was opened, if the process is still alive now.
+            if select.select([self._pidfd], [], [], 0)[0]:
+                self._skipped = ["all: the sandbox ended first"]
+                return
+            collector = Collector(root, self._spec.limits)
+            folder = FOLDER if self._spec.collect_artifacts else None
+            collector.collect(folder, self._spec.artifact_paths)
+            self._artifacts, self._skipped = collector.artifacts, collector.skipped
+        finally:
+            os.close(root)
+
+    # The end
+
+    def _maybe_finish(self) -> None:
+        streams = self._streams.values()
+        if (
+            self._ending is None
+            or self._collecting is not None
+            or not all(stream.ended for stream in streams)
+            or self._outcome.done()
+        ):
+            return
+        self._timer.cancel()
+        if self._control.fileno() >= 0:
+            self._loop.remove_reader(self._control.fileno())
+            self._control.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if error := self._setup_error(self._ending):
+            self._outcome.set_exception(SandboxError(error))
+            # Whoever waits gets it; that nobody waits is no error.
+            self._outcome.exception()
+        else:
+            self._outcome.set_result(self._result(self._ending))
+        self._on_over(self)
+
+    def _setup_error(self, ending: Ending) -> str | None:
+        if self._reason is not None:
+            return None
+        if ending.error:
+            return ending.error
+        if self._started_at is None:
+            said = self._streams["stderr"].result().data.decode("utf-8", "replace").strip()
+            return f"the sandbox could not be set up: {said or f'exit status {ending.exit_code}'}"
+        return None
+
+    def _result(self, ending: Ending) -> Outcome:
+        reason, code = self._reason or EndReason.EXITED, self._exit_code
+        if self._reason is not None:
+            code = None
+        elif code is None:
+            # Killed before it could report, which only the kernel does (or a tenant to himself).
+            code = _KILLED
+        if reason is EndReason.EXITED and ending.out_of_memory and code != 0:
+            reason = EndReason.MEMORY
+        started = self._started_at
+        wall_s = (self._ended_at or time.monotonic()) - started if started is not None else 0.0
+        return Outcome(
+            reason=reason,
+            exit_code=code,
+            stdout=self._streams["stdout"].result(),
+            stderr=self._streams["stderr"].result(),
+            wall_s=wall_s,
+            cpu_s=ending.cpu_s,
+            peak_memory_bytes=ending.peak_memory_bytes,
+            compile_failed=self._compile_failed,
+            artifacts=tuple(self._artifacts),
+            artifacts_skipped=tuple(self._skipped),
+        )

@@ -1,0 +1,242 @@
+"""The languages: what `languages.toml` says, what of it this machine can run, and how a program becomes a job."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
+from unsandbox.sandbox.command import PATH, WORK, InvalidSpecError
+from unsandbox.sandbox.java import java_steps
+from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
+
+INPUT_FOLDER = "/tmp/input"  # noqa: S108 - inside the sandbox
+TOOL_FOLDERS = (Path("/usr/local/bin"), Path("/usr/bin"))
+"""Where a toolchain must be to be seen in a sandbox, which has the host's /usr and nothing else of it."""
+
+_SUGGESTIONS = 3
+
+
+class UnknownLanguageError(LookupError):
+    """No such language, or none that can run here.
+
+    Attributes:
+        language: What was asked for.
+        suggestions: The closest names that can run here, best first.
+        known: Whether the language is in the table and only its toolchain is missing.
+    """
+
+    def __init__(self, language: str, suggestions: Sequence[str], *, missing: Language | None = None) -> None:
+        if missing is not None:
+            message = (
+                f"language {missing.name!r} is not installed on this machine: {missing.executable} is missing "
+                f"(Debian: apt-get install {' '.join(missing.packages)})"
+            )
+        else:
+            message = f"unknown language {language!r}"
+            if suggestions:
+                message += f"; did you mean {' or '.join(suggestions)}?"
+        super().__init__(message)
+        self.language = language
+        self.suggestions = tuple(suggestions)
+        self.known = missing is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """One entry of the table; `languages.toml` explains the fields."""
+
+    name: str
+    source: str
+    run: Sequence[str]
+    executable: str
+    packages: Sequence[str]
+    tier: str
+    version: Sequence[str]
+    hello: str
+    aliases: Sequence[str] = ()
+    compile: Sequence[str] | None = None
+    needs: Sequence[str] = ()
+    host_etc: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    binary: str | None = None
+    artifact: bool = False
+
+    def installed(self, folders: Iterable[Path] = TOOL_FOLDERS) -> bool:
+        """Whether every program that this language calls is where a sandbox sees it."""
+        places = list(folders)
+        return all(_present(name, places) for name in (self.executable, *self.needs))
+
+    def build_spec(
+        self,
+        code: str | bytes,
+        *,
+        env: Mapping[str, str] | None = None,
+        input_files: Mapping[str, bytes] | None = None,
+        stdin: bytes = b"",
+        limits: Limits | None = None,
+        network: NetworkMode = NetworkMode.ZEROTRUST,
+        return_artifacts: bool = False,
+    ) -> SandboxSpec:
+        """Return the job that runs `code`.
+
+        Args:
+            code: The program. Text is encoded as UTF-8, surrogate escapes back to the bytes they stand for.
+            env: Variables of the program; they win over those of the language.
+            input_files: Contents by name; each lies at `/tmp/input/<base name>`.
+            stdin: What the program reads.
+            limits: Bounds; the defaults of `Limits` otherwise.
+            network: What it may reach.
+            return_artifacts: Whether to return what it leaves in `/tmp/artifacts`, and the compiled binary.
+
+        Raises:
+            InvalidSpecError: Code that cannot be encoded, a file name that is none, or one name twice.
+        """
+        compile_step, run, source = self.compile, self.run, self.source
+        if self.name == "java":
+            source, compile_step, run = java_steps(
+                code if isinstance(code, str) else code.decode("utf-8", "replace")
+            )
+        names = {"src": f"{WORK}/{source}", "bin": f"{WORK}/{self.binary}"}
+        files = [SandboxFile(names["src"], _encode(code)), *_inputs(input_files or {})]
+        binary = [names["bin"]] if return_artifacts and self.artifact else []
+        return SandboxSpec(
+            run=_fill(run, names),
+            compile=None if compile_step is None else _fill(compile_step, names),
+            files=files,
+            env=dict(self.env) | dict(env or {}),
+            stdin=stdin,
+            network=network,
+            limits=limits or Limits(),
+            collect_artifacts=return_artifacts,
+            artifact_paths=binary,
+            folders=[ARTIFACT_FOLDER, INPUT_FOLDER],
+            host_etc=list(_existing(self.host_etc)),
+        )
+
+
+class LanguageTable(Mapping[str, Language]):
+    """All languages by canonical name; aliases are understood by `resolve`."""
+
+    def __init__(self, languages: Iterable[Language]) -> None:
+        """Index `languages`.
+
+        Raises:
+            ValueError: Two languages claim one name.
+        """
+        self._languages = {language.name: language for language in languages}
+        self._names: dict[str, Language] = {}
+        for language in self._languages.values():
+            for name in (language.name, *language.aliases):
+                if self._names.setdefault(name, language) is not language:
+                    raise ValueError(f"{name!r} means both {self._names[name].name} and {language.name}")
+
+    def __getitem__(self, name: str) -> Language:
+        return self._languages[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._languages)
+
+    def __len__(self) -> int:
+        return len(self._languages)
+
+    def aliases(self) -> dict[str, str]:
+        """Return canonical names by alias."""
+        return {name: language.name for name, language in self._names.items() if name != language.name}
+
+    def available(self) -> list[Language]:
+        """Return the languages that can run on this machine now, in the order of the table."""
+        return [language for language in self._languages.values() if language.installed()]
+
+    def resolve(self, name: str) -> Language:
+        """Return the language with this name or alias, in any case, if it can run here.
+
+        Raises:
+            UnknownLanguageError: There is no such language, or its toolchain is not installed.
+        """
+        wanted = name.strip().lower()
+        language = self._names.get(wanted)
+        if language is None:
+            raise UnknownLanguageError(name, self._closest(wanted))
+        if not language.installed():
+            raise UnknownLanguageError(name, self._closest(wanted), missing=language)
+        return language
+
+    def _closest(self, wanted: str) -> list[str]:
+        """Return canonical names of runnable languages whose name or alias looks like `wanted`, best first."""
+        names = {name: language.name for name, language in self._names.items() if language.installed()}
+        close = difflib.get_close_matches(wanted[:100], names, n=2 * _SUGGESTIONS, cutoff=0.5)
+        return list(dict.fromkeys(names[name] for name in close))[:_SUGGESTIONS]
+
+
+def load_languages(path: Path | None = None) -> LanguageTable:
+    """Read the table: that of this package, or the one at `path`.
+
+    Raises:
+        ValueError: An entry lacks a field or has one that is not known.
+    """
+    text = (path or resources.files("unsandbox.sandbox") / "languages.toml").read_text(encoding="utf-8")
+    return LanguageTable(_entry(name, fields) for name, fields in tomllib.loads(text).items())
+
+
+def _entry(name: str, fields: Mapping[str, Any]) -> Language:
+    known = {item.name for item in dataclasses.fields(Language)}
+    if unknown := set(fields) - known:
+        raise ValueError(f"languages.toml: {name}: unknown field {min(unknown)!r}")
+    try:
+        language = Language(name=name, **fields)
+    except TypeError as error:
+        raise ValueError(f"languages.toml: {name}: {error}") from error
+    if (language.compile is not None or language.artifact) and language.binary is None:
+        raise ValueError(f"languages.toml: {name}: compile and artifact need `binary`")
+    return language
+
+
+def _encode(code: str | bytes) -> bytes:
+    if isinstance(code, bytes):
+        return code
+    try:
+        return code.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidSpecError(f"code: character {error.start} is a lone surrogate and no text") from error
+
+
+def _inputs(files: Mapping[str, bytes]) -> list[SandboxFile]:
+    by_name: dict[str, SandboxFile] = {}
+    for given, data in files.items():
+        # Windows clients send their separators; a base name has neither kind.
+        name = PurePosixPath(given.replace("\\", "/")).name
+        if not name or name in (".", "..") or "\0" in name:
+            raise InvalidSpecError(f"input_files: {given!r} has no base name")
+        if name in by_name:
+            raise InvalidSpecError(f"input_files: the base name {name!r} is there twice")
+        by_name[name] = SandboxFile(f"{INPUT_FOLDER}/{name}", data)
+    return list(by_name.values())
+
+
+def _fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    filled = []
+    for word in command:
+        for name, value in names.items():
+            word = word.replace(f"{{{name}}}", value)  # noqa: PLW2901
+        filled.append(word)
+    return filled
+
+
+def _present(name: str, folders: Iterable[Path]) -> bool:
+    if name.startswith("/"):
+        return any(Path("/").glob(name.lstrip("/")))
+    return any(os.access(folder / name, os.X_OK) for folder in folders)
+
+
+def _existing(patterns: Iterable[str], etc: Path = Path("/etc")) -> Iterator[str]:
+    for pattern in patterns:
+        for found in sorted(etc.glob(pattern)):
+            yield str(found.relative_to(etc))

@@ -1,0 +1,386 @@
+"""The launcher: a small process beside the server that starts sandboxes, counts what they use, and cleans up.
+
+Why a process of its own and not `subprocess` in the server:
+
+* Forking is cheap and safe here (few pages, one thread) and the server's event loop never waits for it.
+* Between fork and exec the child can enter its control group, drop to its own user and set limits itself;
+  none of that is possible, or all of it is slow, from outside.
+* Sandboxes die with the *thread* that started them (PR_SET_PDEATHSIG). This one lives as long as the server,
+  whichever thread the server's event loop runs in.
+* Orphans of killed sandboxes come to it (PR_SET_CHILD_SUBREAPER) and not to a first process that may not reap.
+* It outlives a server that was killed with -9, long enough to remove the runtime folder and the groups.
+
+It is started as a bare interpreter (no site packages, no environment) with a SOCK_SEQPACKET socket on
+descriptor 0. Requests are JSON with descriptors attached; so are answers. Standard library only.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unsandbox.sandbox import janitor
+from unsandbox.sandbox.limits import Bounds, Group, Hierarchy, Usage, held_memory, open_hierarchy
+
+MAX_MESSAGE = 1 << 16
+FDS_PER_MESSAGE = 200
+"""The kernel takes 253 descriptors in one message."""
+
+INFO_FD = 6
+"""Where the sandbox program of a job reports its child; the launcher makes this pipe itself."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+_WATCH_INTERVAL_S = 0.05
+_CORE_LIMIT = 1
+"""A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
+_DEFAULT_SIGNALS = (
+    signal.SIGCHLD,
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+)
+"""What this process or its interpreter changed; a program must find the defaults."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One sandbox: the monitor that the launcher forked and the sandbox's first process below it."""
+
+    number: int
+    monitor: int
+    info_fd: int
+    group: Group | None
+    memory_bytes: int
+    first: int | None = None
+    info: bytes = b""
+    exit_status: int | None = None
+    rusage: resource.struct_rusage | None = None
+    killed: bool = False
+    peak: int = 0
+    out_of_memory: bool = False
+    error: str | None = None
+    first_gone: bool = False
+
+    def over(self) -> bool:
+        """Whether no process of the sandbox is left: a monitor that exits by itself has reaped the first."""
+        if self.exit_status is None:
+            return False
+        return self.first is None or self.first_gone or os.WIFEXITED(self.exit_status)
+
+
+class Launcher:
+    """Serves one server until its end of the socket is closed or its process is gone."""
+
+    def __init__(self, sock: socket.socket, server_pid: int, runtime: Path, token: str) -> None:
+        self._socket = sock
+        self._server_pid = server_pid
+        self._runtime = runtime
+        self._name = janitor.instance_name(server_pid, token)
+        self._jobs: dict[int, Job] = {}
+        self._by_monitor: dict[int, Job] = {}
+        self._by_info: dict[int, Job] = {}
+        self._pending_fds: list[int] = []
+        self._busy_groups: list[Group] = []
+        self._poll = select.poll()
+        self._hierarchy: Hierarchy | None = None
+        self._open = True
+
+    def run(self) -> None:
+        """Serve; return when everything that belonged to the server is gone."""
+        wakeup_read, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        server = os.pidfd_open(self._server_pid)
+        self._prepare()
+        for fd in (self._socket.fileno(), wakeup_read, server):
+            self._poll.register(fd, select.POLLIN)
+        while self._open:
+            for fd, _ in self._poll.poll(self._poll_timeout_ms()):
+                if fd == self._socket.fileno():
+                    self._receive()
+                elif fd == wakeup_read:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(wakeup_read, 4096)
+                elif fd == server:
+                    self._open = False
+                elif fd in self._by_info:
+                    self._read_info(self._by_info[fd])
+            self._reap()
+            self._watch()
+            self._busy_groups = [group for group in self._busy_groups if not group.remove()]
+        self._clean_up()
+
+    def _prepare(self) -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._hierarchy = open_hierarchy(self._name)
+        janitor.sweep([self._runtime.parent], remove_as_group=False)
+        cgroup: dict[str, Any] = {"version": 0, "controllers": []}
+        if self._hierarchy:
+            janitor.sweep({folder.parent for folder in self._hierarchy.folders()}, remove_as_group=True)
+            cgroup = {"version": self._hierarchy.version, "controllers": self._hierarchy.controllers()}
+        self._send({"ready": cgroup})
+
+    def _poll_timeout_ms(self) -> float | None:
+        if self._busy_groups:
+            return 10
+        return _WATCH_INTERVAL_S * 1000 if self._jobs and not self._counts_memory() else None
+
+    def _counts_memory(self) -> bool:
+        return self._hierarchy is not None and "memory" in self._hierarchy.parents
+
+    # Messages
+
+    def _receive(self) -> None:
+        size = socket.CMSG_SPACE(4 * FDS_PER_MESSAGE)
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(MAX_MESSAGE, size, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            data, ancillary = b"", []
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+                self._pending_fds.extend(fds)
+        if not data:
+            self._open = False
+            return
+        request = json.loads(data)
+        if request["op"] == "start":
+            fds, self._pending_fds = self._pending_fds, []
+            self._start(request, fds)
+        elif request["op"] == "kill" and (job := self._jobs.get(request["job"])):
+            job.killed = True
+            self._kill(job)
+
+    def _send(self, answer: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._socket.sendmsg([json.dumps(answer).encode()], ancillary)
+        except OSError:
+            self._open = False
+
+    # One job
+
+    def _start(self, request: dict[str, Any], fds: list[int]) -> None:
+        number = request["job"]
+        group: Group | None = None
+        info_read, info_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if self._hierarchy:
+                group = Group(self._hierarchy, f"job-{number}")
+                group.create(Bounds(**request["bounds"]))
+            monitor = os.fork()
+        except OSError as error:
+            for fd in (*fds, info_read, info_write):
+                os.close(fd)
+            if group and not group.remove():
+                self._busy_groups.append(group)
+            self._send({"job": number, "exit": None, "error": f"cannot start a process: {error}"})
+            return
+        if monitor == 0:
+            _become_sandbox(request, fds, info_write, group)
+        for fd in (*fds, info_write):
+            os.close(fd)
+        job = Job(number, monitor, info_read, group, request["bounds"]["memory_bytes"])
+        self._jobs[number] = self._by_monitor[monitor] = self._by_info[info_read] = job
+        self._poll.register(info_read, select.POLLIN)
+
+    def _read_info(self, job: Job) -> None:
+        try:
+            data = os.read(job.info_fd, 4096)
+        except BlockingIOError:
+            return
+        job.info += data
+        # The object comes in several writes.
+        if data and not job.info.rstrip().endswith(b"}"):
+            return
+        self._close_info(job)
+        if not job.info:
+            return
+        info = json.loads(job.info)
+        job.error = info.get("error")
+        if "child-pid" in info:
+            self._found_first(job, int(info["child-pid"]))
+
+    def _close_info(self, job: Job) -> None:
+        if job.info_fd >= 0:
+            self._poll.unregister(job.info_fd)
+            del self._by_info[job.info_fd]
+            os.close(job.info_fd)
+            job.info_fd = -1
+
+    def _found_first(self, job: Job, pid: int) -> None:
+        """Hand the server a descriptor of the sandbox's first process, which stays valid whoever reuses the number."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return
+        try:
+            # The monitor is not reaped yet, so while this holds the number is still its child's.
+            if _parent_of(pid) == job.monitor:
+                job.first = pid
+                self._send({"job": job.number, "first": pid}, (pidfd,))
+        finally:
+            os.close(pidfd)
+        if job.killed:
+            self._kill(job)
+
+    def _kill(self, job: Job) -> None:
+        """Kill the sandbox: its first process takes every other with it, and the monitor then ends by itself."""
+        if job.exit_status is not None:
+            return
+        if job.first is None and job.info_fd >= 0:
+            # Too early to know it; killed as soon as it reports.
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(job.first or job.monitor, signal.SIGKILL)
+
+    def _watch(self) -> None:
+        """Where no group counts memory, add it up and kill a sandbox that holds too much."""
+        if self._counts_memory():
+            return
+        for job in self._jobs.values():
+            if job.first is None:
+                continue
+            held = held_memory(job.first)
+            job.peak = max(job.peak, held)
+            if held > job.memory_bytes and not job.out_of_memory:
+                job.out_of_memory = True
+                self._kill(job)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, rusage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            job = self._by_monitor.pop(pid, None)
+            if job is None:
+                # A sandbox whose monitor died before it.
+                for other in self._jobs.values():
+                    other.first_gone = other.first_gone or other.first == pid
+                continue
+            if job.info_fd >= 0:
+                self._read_info(job)
+            job.exit_status, job.rusage = status, rusage
+            if job.first is not None and not os.WIFEXITED(status):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(job.first, signal.SIGKILL)
+        for job in [job for job in self._jobs.values() if job.over()]:
+            self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        del self._jobs[job.number]
+        self._close_info(job)
+        usage = job.group.usage() if job.group else Usage()
+        assert job.exit_status is not None
+        assert job.rusage is not None
+        peak = usage.peak_memory_bytes
+        if peak is None:
+            peak = max(job.peak, job.rusage.ru_maxrss * 1024)
+        if job.group and not job.group.remove():
+            self._busy_groups.append(job.group)
+        self._send(
+            {
+                "job": job.number,
+                "exit": os.waitstatus_to_exitcode(job.exit_status),
+                "cpu_s": usage.cpu_s if usage.cpu_s is not None else job.rusage.ru_utime + job.rusage.ru_stime,
+                "peak_memory_bytes": peak,
+                "oom": job.out_of_memory or usage.oom_kills > 0,
+                "error": job.error,
+            }
+        )
+
+    # The end
+
+    def _clean_up(self) -> None:
+        for job in self._jobs.values():
+            for pid in (job.first, job.monitor):
+                if pid is not None and job.exit_status is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        give_up = time.monotonic() + 5
+        while time.monotonic() < give_up:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                time.sleep(0.002)
+        if self._hierarchy:
+            janitor.remove_groups(self._hierarchy.folders())
+        janitor.remove_runtime(self._runtime)
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def _become_sandbox(request: dict[str, Any], fds: list[int], info_write: int, group: Group | None) -> None:
+    """In the forked child: take on the job's group, user, limits and descriptors, and become its program.
+
+    Never returns. The order matters: the group needs root, descriptors need room, and nothing of the launcher
+    may stay open.
+    """
+    report = info_write
+    try:
+        if group:
+            group.enter()
+        # First above every target number, so that no copy overwrites one that is still needed.
+        floor = INFO_FD + 1 + len(fds)
+        sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor) for fd in (*fds, info_write)]
+        report = sources[-1]
+        targets = [*request["fds"], INFO_FD]
+        for source, target in zip(sources, targets, strict=True):
+            os.dup2(source, target, inheritable=True)
+        os.closerange(max(targets) + 1, report)
+        os.closerange(report + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        os.chdir("/")
+        os.umask(0o022)
+        signal.set_wakeup_fd(-1)
+        for number in _DEFAULT_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (_CORE_LIMIT, _CORE_LIMIT))
+        if (uid := request["uid"]) is not None:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        os.execve(request["program"], request["argv"], {})
+    except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on as a launcher
+        os.write(report, json.dumps({"error": f"cannot start the sandbox program: {error}"}).encode())
+    finally:
+        os._exit(127)
+
+
+def main() -> None:
+    """Entry point of the launcher process: arguments are the server's pid, the runtime folder and a token."""
+    # The terminal's Ctrl-C and a service manager's SIGTERM are the server's business; the launcher goes with it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    sock = socket.socket(fileno=0)
+    os.set_inheritable(0, False)
+    Launcher(sock, int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]).run()

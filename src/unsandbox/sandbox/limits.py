@@ -1,0 +1,294 @@
+"""Control groups: bounds on memory, processes and CPU time of a whole sandbox, and what it used of them.
+
+Three kinds of machine: cgroup v2 with its controllers, v1 with one hierarchy per controller, or neither
+writable. In the last case the launcher sets resource limits per process and its watchdog (`watch_memory`) adds
+up what the sandbox holds; that is weaker, and the probe says so.
+
+This module is loaded by the launcher too, a bare interpreter: standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+WANTED = ("memory", "pids", "cpu")
+_CPU_PERIOD_US = 100_000
+_EXTRA_PROCESSES = 3
+"""The monitor, the job script and the fork between them are not the tenant's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one group may use. Memory in bytes, CPU in processors."""
+
+    memory_bytes: int
+    processes: int
+    vcpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one group used: seconds, bytes, processes killed for want of memory. None where nobody counts."""
+
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    oom_kills: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """Where groups are made: the directory that holds this server's groups, for each controller."""
+
+    version: int
+    parents: Mapping[str, Path]
+
+    def controllers(self) -> list[str]:
+        """Return the names of the controllers that can be used here."""
+        return sorted(self.parents)
+
+    def folders(self) -> list[Path]:
+        """Return each distinct parent directory once (v1 may mount two controllers together)."""
+        return sorted(set(self.parents.values()))
+
+
+def _mounts(text: str) -> Iterable[tuple[str, str, Path, set[str]]]:
+    """Yield (type, root, mount point, super options) of the cgroup mounts in a `mountinfo` text."""
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            fields = left.split(" ")
+            yield kind, fields[3], Path(fields[4].replace("\\040", " ")), set(options.split(","))
+
+
+def _own_path(cgroup_text: str, controller: str) -> str:
+    """Return this process's path for `controller` from a `/proc/self/cgroup` text; `""` means v2."""
+    for line in cgroup_text.splitlines():
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            return path
+    return "/"
+
+
+def _below_mount(mount: Path, root: str, path: str) -> Path:
+    """Place a cgroup path below its mount point, which may show only a part (`root`) of the hierarchy."""
+    relative = os.path.relpath(path, root) if path.startswith(root) else "."
+    folder = mount / relative
+    return folder if folder.is_dir() else mount
+
+
+def find_bases(mountinfo: str, own: str) -> tuple[int, dict[str, Path]]:
+    """Return the version and, per wanted controller, the directory of this process's own group.
+
+    Args:
+        mountinfo: Text of `/proc/self/mountinfo`.
+        own: Text of `/proc/self/cgroup`.
+    """
+    v1: dict[str, Path] = {}
+    v2: dict[str, Path] = {}
+    for kind, root, mount, options in _mounts(mountinfo):
+        if kind == "cgroup2":
+            base = _below_mount(mount, root, _own_path(own, ""))
+            available = _read(base / "cgroup.controllers").split()
+            v2.update({name: base for name in WANTED if name in available})
+        else:
+            for name in (*WANTED, "cpuacct"):
+                if name in options:
+                    v1.setdefault(name, _below_mount(mount, root, _own_path(own, name)))
+    if "memory" in v2 or not v1:
+        return 2, v2
+    return 1, v1
+
+
+def open_hierarchy(name: str, mountinfo: str | None = None, own: str | None = None) -> Hierarchy | None:
+    """Make this server's group `name` under its own group in each usable hierarchy; None if there is none."""
+    version, bases = find_bases(
+        _read(Path("/proc/self/mountinfo")) if mountinfo is None else mountinfo,
+        _read(Path("/proc/self/cgroup")) if own is None else own,
+    )
+    parents: dict[str, Path] = {}
+    for controller, base in bases.items():
+        folder = base / name
+        try:
+            if version == 2:
+                _delegate(base, controller)
+            folder.mkdir(exist_ok=True)
+            if version == 2:
+                _write(folder / "cgroup.subtree_control", f"+{controller}")
+        except OSError:
+            continue
+        parents[controller] = folder
+    return Hierarchy(version, parents) if parents else None
+
+
+def _delegate(base: Path, controller: str) -> None:
+    """Enable a v2 controller for children of `base`.
+
+    A v2 group with children may hold no process, so when `base` holds only this one (the launcher is started
+    in the server's group; a service manager delegates one group per service) its processes move to a leaf.
+    """
+    control = base / "cgroup.subtree_control"
+    if controller in _read(control).split():
+        return
+    try:
+        _write(control, f"+{controller}")
+    except OSError:
+        leaf = base / "unsandbox-server"
+        leaf.mkdir(exist_ok=True)
+        own = {os.getpid(), os.getppid()}
+        members = {int(pid) for pid in _read(base / "cgroup.procs").split()}
+        if not members <= own:
+            leaf.rmdir()
+            raise
+        for pid in members:
+            _write(leaf / "cgroup.procs", str(pid))
+        _write(control, f"+{controller}")
+
+
+class Group:
+    """The control group of one sandbox, in every usable hierarchy."""
+
+    def __init__(self, hierarchy: Hierarchy, name: str) -> None:
+        self._version = hierarchy.version
+        self._folders = {controller: parent / name for controller, parent in hierarchy.parents.items()}
+
+    def create(self, bounds: Bounds) -> None:
+        """Make the group and set its bounds.
+
+        Raises:
+            OSError: The kernel refused a directory or a value.
+        """
+        for folder in set(self._folders.values()):
+            folder.mkdir()
+        settings = self._settings_v2(bounds) if self._version == 2 else self._settings_v1(bounds)
+        for controller, file, value in settings:
+            if controller in self._folders:
+                _write(self._folders[controller] / file, value)
+        for controller, file, value in self._swap_settings(bounds):
+            # Absent where the kernel does not account swap.
+            with contextlib.suppress(OSError):
+                if controller in self._folders:
+                    _write(self._folders[controller] / file, value)
+
+    @staticmethod
+    def _settings_v1(bounds: Bounds) -> list[tuple[str, str, str]]:
+        return [
+            ("memory", "memory.limit_in_bytes", str(bounds.memory_bytes)),
+            ("pids", "pids.max", str(bounds.processes + _EXTRA_PROCESSES)),
+            ("cpu", "cpu.cfs_period_us", str(_CPU_PERIOD_US)),
+            ("cpu", "cpu.cfs_quota_us", str(max(1000, int(bounds.vcpu * _CPU_PERIOD_US)))),
+        ]
+
+    @staticmethod
+    def _settings_v2(bounds: Bounds) -> list[tuple[str, str, str]]:
+        return [
+            ("memory", "memory.max", str(bounds.memory_bytes)),
+            ("pids", "pids.max", str(bounds.processes + _EXTRA_PROCESSES)),
+            ("cpu", "cpu.max", f"{max(1000, int(bounds.vcpu * _CPU_PERIOD_US))} {_CPU_PERIOD_US}"),
+        ]
+
+    def _swap_settings(self, bounds: Bounds) -> list[tuple[str, str, str]]:
+        if self._version == 2:
+            return [("memory", "memory.swap.max", "0")]
+        return [("memory", "memory.memsw.limit_in_bytes", str(bounds.memory_bytes))]
+
+    def enter(self) -> None:
+        """Move the calling, single-threaded process in; children follow by being born there.
+
+        On v1 a thread that moves itself through `tasks` needs no grace period of the kernel (up to 8 ms),
+        which a write of another process's number to `cgroup.procs` would.
+        """
+        file = "cgroup.procs" if self._version == 2 else "tasks"
+        for folder in set(self._folders.values()):
+            _write(folder / file, "0")
+
+    def usage(self) -> Usage:
+        """Return what the group has used so far."""
+        cpu_s = peak = None
+        oom_kills = 0
+        if self._version == 2:
+            if (folder := self._folders.get("cpu")) and (used := _field(folder / "cpu.stat", "usage_usec")):
+                cpu_s = used / 1e6
+            if folder := self._folders.get("memory"):
+                peak = _number(folder / "memory.peak")
+                oom_kills = _field(folder / "memory.events", "oom_kill") or 0
+        else:
+            if (folder := self._folders.get("cpuacct")) and (nanoseconds := _number(folder / "cpuacct.usage")):
+                cpu_s = nanoseconds / 1e9
+            if folder := self._folders.get("memory"):
+                peak = _number(folder / "memory.max_usage_in_bytes")
+                oom_kills = _field(folder / "memory.oom_control", "oom_kill") or 0
+        return Usage(cpu_s, peak, oom_kills)
+
+    def remove(self) -> bool:
+        """Remove the group; False when the kernel still holds it busy and it should be tried again."""
+        return all([remove_folder(folder) for folder in set(self._folders.values())])
+
+
+def remove_folder(folder: Path) -> bool:
+    """Remove one cgroup directory; True when it is gone."""
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def members(pid: int) -> list[int]:
+    """Return the host numbers of a process and all its descendants, as far as they live."""
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError, ValueError):
+            for task in os.listdir(f"/proc/{parent}/task"):
+                text = _read(Path(f"/proc/{parent}/task/{task}/children"))
+                found.extend(int(child) for child in text.split())
+    return found
+
+
+def held_memory(pid: int) -> int:
+    """Return the bytes of memory that a process and its descendants hold, pages of files not counted.
+
+    Nothing escapes by daemonising: orphans of a sandbox become children of its first process.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = 0
+    for member in members(pid):
+        fields = _read(Path(f"/proc/{member}/statm")).split()
+        if len(fields) > 2:
+            total += (int(fields[1]) - int(fields[2])) * page
+    return total
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _write(path: Path, text: str) -> None:
+    # One write call and no truncation: these are not ordinary files.
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _field(path: Path, name: str) -> int | None:
+    for line in _read(path).splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.isdigit():
+            return int(value)
+    return None

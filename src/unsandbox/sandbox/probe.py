@@ -1,0 +1,140 @@
+"""Finds out what this machine really enforces, by running a sandbox that looks around."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+from unsandbox.sandbox.control import CgroupReport
+from unsandbox.sandbox.spec import (
+    MIB,
+    Check,
+    EndReason,
+    Limits,
+    OutputSink,
+    ProbeReport,
+    RunningJob,
+    SandboxError,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+
+# Builtins and coreutils only, for a machine with few packages.
+_LOOK_AROUND = r"""
+while IFS= read -r line; do case $line in
+  Uid:*|CapEff:*|CapPrm:*|CapBnd:*|NoNewPrivs:*|Seccomp:*) echo "status $line";;
+esac; done < /proc/self/status
+echo "pid $$"
+while IFS= read -r line; do case $line in *:*) echo "interface ${line%%:*}";; esac; done < /proc/net/dev
+for path in /root/* /root/.[!.]* /home/* /sys/* /etc/shadow /var/lib/dpkg /run/*; do
+  [ -e "$path" ] && echo "visible $path"
+done
+for process in /proc/[0-9]*; do echo "process ${process#/proc/}"; done
+(: > /usr/unsandbox-probe) 2>/dev/null && echo "writable /usr"
+(: > /etc/unsandbox-probe) 2>/dev/null && echo "writable /etc"
+(: >> /proc/sys/kernel/core_pattern) 2>/dev/null && echo "writable core_pattern"
+(: > /work/probe) && (: > /tmp/probe) && echo "private ok"
+exit 0
+"""
+_LIMITS = Limits(wall_s=10, memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB)
+
+
+class _Starts(Protocol):
+    name: str
+
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob: ...
+
+
+async def examine(backend: _Starts, cgroup: CgroupReport) -> ProbeReport:
+    """Run the probe in `backend` and judge what it saw.
+
+    Raises:
+        SandboxUnavailable: No sandbox could be run, or one promise of isolation is not kept.
+    """
+    try:
+        job = await backend.start(SandboxSpec(run=["sh", "-c", _LOOK_AROUND], limits=_LIMITS))
+        outcome = await job.wait()
+    except SandboxUnavailable:
+        raise
+    except SandboxError as error:
+        raise SandboxUnavailable(f"{error}{_hint(str(error))}") from error
+    said = outcome.stdout.data.decode("utf-8", "replace")
+    if outcome.reason is not EndReason.EXITED or outcome.exit_code != 0:
+        detail = outcome.stderr.data.decode("utf-8", "replace").strip()
+        raise SandboxUnavailable(
+            f"the probe did not finish: {outcome.reason}, exit code {outcome.exit_code}: {detail}{_hint(detail)}"
+        )
+    checks = [*judge(said), *limit_checks(cgroup)]
+    if broken := [check for check in checks if not check.ok and check.name.startswith("isolation")]:
+        raise SandboxUnavailable(
+            "isolation is incomplete: " + "; ".join(f"{check.name}: {check.detail}" for check in broken)
+        )
+    return ProbeReport(backend.name, usable=True, checks=checks)
+
+
+def judge(said: str) -> list[Check]:
+    """Turn the probe's output into one check for each promise of isolation."""
+    facts: dict[str, list[str]] = {}
+    for line in said.splitlines():
+        key, _, value = line.partition(" ")
+        facts.setdefault(key, []).append(value)
+    status = dict(line.replace("\t", " ").partition(":")[::2] for line in facts.get("status", []))
+    none = "0" * 16
+    caps = {status.get(name, "?").strip() for name in ("CapEff", "CapPrm", "CapBnd")}
+    uids = set(status.get("Uid", "0").split())
+    interfaces = [name.strip() for name in facts.get("interface", [])]
+    visible, writable = facts.get("visible", []), facts.get("writable", [])
+
+    def check(name: str, ok: bool, by: str, detail: str) -> Check:
+        return Check(f"isolation: {name}", ok, by, "" if ok else detail)
+
+    return [
+        check("user", "0" not in uids, "user namespace", f"user ids {sorted(uids)}"),
+        check("capabilities", caps == {none}, "user namespace", f"holds {sorted(caps)}"),
+        check("no new privileges", status.get("NoNewPrivs", "").strip() == "1", "prctl", "not set"),
+        check("system calls", status.get("Seccomp", "").strip() == "2", "seccomp filter", "no filter"),
+        check("files", not visible, "mount namespace", f"visible: {visible}"),
+        check("read-only system", not writable, "read-only mounts", f"writable: {writable}"),
+        check("private folders", facts.get("private") == ["ok"], "tmpfs", "/work or /tmp cannot be written"),
+        check(
+            "processes", len(facts.get("process", [])) <= 3, "pid namespace", "foreign processes are visible"
+        ),
+        check("network", interfaces == ["lo"], "network namespace", f"interfaces {interfaces}"),
+    ]
+
+
+def limit_checks(cgroup: CgroupReport) -> Sequence[Check]:
+    """Say what bounds memory, processes and CPU here; a weaker means is reported and not refused."""
+    group = f"cgroup v{cgroup.version}"
+
+    def check(name: str, controller: str, otherwise: str, detail: str) -> Check:
+        if controller in cgroup.controllers:
+            return Check(f"limit: {name}", True, group)
+        return Check(f"limit: {name}", bool(otherwise), otherwise or "nothing", detail)
+
+    return [
+        check(
+            "memory",
+            "memory",
+            "RLIMIT_DATA and watchdog",
+            "no memory cgroup: each process is bounded, their sum is checked every 50 ms, files in memory are not "
+            "counted",
+        ),
+        check("processes", "pids", "RLIMIT_NPROC", "no pids cgroup: counted per user and namespace"),
+        check("CPU", "cpu", "", "no cpu cgroup: programs share the processors without a quota"),
+        Check("limit: files", True, "tmpfs size"),
+        Check("limit: wall time", True, "server's clock"),
+        Check(
+            "limit: separate users", os.geteuid() == 0, "uid per sandbox" if os.geteuid() == 0 else "nothing"
+        ),
+    ]
+
+
+def _hint(said: str) -> str:
+    if "Creating new namespace failed" in said or "setting up uid map" in said or "No permissions" in said:
+        return (
+            " (user namespaces are switched off: set kernel.unprivileged_userns_clone=1, a positive "
+            "user.max_user_namespaces, and kernel.apparmor_restrict_unprivileged_userns=0 or a profile for bwrap)"
+        )
+    return ""
