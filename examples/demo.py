@@ -96,7 +96,8 @@ import java.util.stream.IntStream;
 
 class Main {
     public static void main(String[] args) {
-        System.out.println("the first ten squares sum to " + IntStream.rangeClosed(1, 10).map(n -> n * n).sum());
+        int sum = IntStream.rangeClosed(1, 10).map(n -> n * n).sum();
+        System.out.println("the first ten squares sum to " + sum);
     }
 }
 """,
@@ -136,13 +137,10 @@ def paint(code: int, text: str) -> str:
 
 def report(language: str, job: Job, seconds: float, *, right: bool) -> None:
     """Print one line per line of output, the first with language and time."""
-    lines = ((job.stdout or "") + (job.stderr or "") + (job.error or "")).strip().splitlines() or [
-        "(no output)"
-    ]
-    print(
-        f"{paint(36, f'{language:<12}')}{seconds * 1000:>7.0f} ms   {lines[0] if right else paint(31, lines[0])}"
-    )
-    for line in lines[1:]:
+    output = "\n".join(filter(None, (job.stdout, job.stderr, job.error)))
+    first, *others = output.strip().splitlines() or ["(no output)"]
+    print(f"{paint(36, f'{language:<12}')}{seconds * 1000:>7.0f} ms   {first if right else paint(31, first)}")
+    for line in others:
         print(f"{'':<25}{line}")
 
 
@@ -152,9 +150,8 @@ async def main() -> int:
     started = time.perf_counter()
     async with AsyncClient.local() as client:
         available = set((await client.languages()).languages)
-        print(
-            f"engine ready after {(time.perf_counter() - started) * 1000:.0f} ms; each program gets a new sandbox\n"
-        )
+        ready = (time.perf_counter() - started) * 1000
+        print(f"engine ready after {ready:.0f} ms; each program gets a new sandbox\n")
         for language, code in PROGRAMS.items():
             if language not in available and language not in REQUIRED:
                 continue
