@@ -1,0 +1,163 @@
+"""The documents are true: every block runs and prints what stands below it, every link leads somewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted(
+    [*REPO.glob("*.md"), *(REPO / "docs").rglob("*.md")], key=lambda path: path.relative_to(REPO).as_posix()
+)
+LANGUAGES_RUN = ("python", "bash")
+LANGUAGES_SHOWN = ("text", "console", "json")
+SERVER_PORT = "8787"
+
+
+class Block(NamedTuple):
+    """A fenced block, and what it is said to print: the `text` block that follows it directly."""
+
+    document: Path
+    line: int
+    language: str
+    code: str
+    output: str | None
+
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+
+
+def blocks_of(document: Path) -> list[Block]:
+    text = document.read_text()
+    return [
+        Block(document, text.count("\n", 0, match.start()) + 1, match[1], match[2], match[3])
+        for match in FENCE.finditer(text)
+    ]
+
+
+ALL_BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
+RUN_BLOCKS = [block for block in ALL_BLOCKS if block.language in LANGUAGES_RUN]
+
+
+def name_of(value):
+    if isinstance(value, Block):
+        return f"{value.document.relative_to(REPO)}:{value.line}"
+    return str(value.relative_to(REPO))
+
+
+def test_the_blocks_are_found():
+    assert len(RUN_BLOCKS) >= 5
+    assert {block.language for block in ALL_BLOCKS} <= {*LANGUAGES_RUN, *LANGUAGES_SHOWN}
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """A folder with the commands `un` and `python`, to be put first on PATH."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, arguments in (("un", " -m unsandbox.cli"), ("python", "")):
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{arguments} "$@"\n')
+        script.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(commands, tmp_path_factory):
+    """The environment of a stranger: an empty home, none of our variables."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("UNSANDBOX_")}
+    return kept | {"HOME": str(tmp_path_factory.mktemp("home")), "PATH": f"{commands}:{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def server(environment, tmp_path_factory):
+    """A real `un serve` in a process of its own, and a key made before its first start."""
+    data = tmp_path_factory.mktemp("data")
+    un = [sys.executable, "-m", "unsandbox.cli"]
+    made = subprocess.run(
+        [*un, "keys", "create", "--data", str(data), "--json"],
+        env=environment, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    keys = json.loads(made.stdout)
+    with subprocess.Popen(
+        [*un, "serve", "--data", str(data), "--port", "0"],
+        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        try:
+            url = json.loads(process.stdout.readline())["url"]
+            yield {
+                "UNSANDBOX_API_BASE": url,
+                "UNSANDBOX_PUBLIC_KEY": keys["public_key"],
+                "UNSANDBOX_SECRET_KEY": keys["secret_key"],
+            }
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+    assert process.returncode == 0
+
+
+def free_port() -> str:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return str(sock.getsockname()[1])
+
+
+@pytest.mark.parametrize("block", RUN_BLOCKS, ids=name_of)
+def test_a_block_runs_and_prints_what_stands_below_it(block, environment, server, tmp_path):
+    # Blocks that start a server of their own get neither ours nor its port.
+    own_server = "un serve" in block.code
+    variables = environment | ({} if own_server else server)
+    code = block.code.replace(SERVER_PORT, free_port()) if own_server else block.code
+    command = {"python": [sys.executable, "-c", code], "bash": ["bash", "-euo", "pipefail", "-c", code]}
+    result = subprocess.run(
+        command[block.language],
+        env=variables, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    if block.output is not None:
+        assert result.stdout == block.output
+
+
+def anchors_of(document: Path) -> set[str]:
+    """Return the anchors that GitHub makes of the headings."""
+    prose = FENCE.sub("", document.read_text())
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_and_anchors_resolve(document):
+    prose = FENCE.sub("", document.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (document.parent / path).resolve() if path else document
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors_of(linked), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_files_that_are_named_exist(document):
+    """A path in backticks that looks like one of this repository is one."""
+    prose = FENCE.sub("", document.read_text())
+    for path in re.findall(r"`((?:src|tests|docs|examples|scripts|benchmarks)/[\w./-]+)`", prose):
+        assert (REPO / path).exists(), path
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_targets_that_are_named_exist():
+    rules = set(re.findall(r"^([a-z][a-z-]*):", (REPO / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        for target in re.findall(r"`make ([a-z-]+)`", document.read_text()):
+            assert target in rules, f"{document.name}: make {target}"

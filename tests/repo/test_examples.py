@@ -1,0 +1,32 @@
+"""Every example runs on the embedded engine as it is shipped; each checks its own output."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((REPO / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example(example, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UNSANDBOX_")}
+    environment |= {"UNSANDBOX_API_BASE": "local", "HOME": str(tmp_path)}
+    # -W error: an unclosed session or socket would show as a warning.
+    result = subprocess.run(
+        [sys.executable, "-W", "error", str(example)],
+        env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stderr == ""
+    assert result.stdout
+    assert "\033" not in result.stdout, "colours only where a person looks"
+
+
+def test_the_makefile_runs_all_of_them():
+    listed = re.search(r"EXAMPLES := (.*?)\n\n", (REPO / "Makefile").read_text(), re.DOTALL)[1]
+    assert set(listed.replace("\\", " ").split()) == {path.stem for path in EXAMPLES} - {"demo"}

@@ -1,0 +1,60 @@
+"""What holds for the repository as a whole: versions agree, layers hold, the lock fits, no host is named in it."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from unsandbox._version import __version__
+
+REPO = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
+LOCKED = (REPO / "requirements.lock").read_text()
+
+
+def test_the_changelog_knows_this_version():
+    text = (REPO / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[?([^\]\s]+)\]?", text, re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert __version__ in versions
+
+
+def test_imports_point_downwards_only():
+    result = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as main; main()", "--no-cache"],
+        cwd=REPO, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def names(requirements):
+    return {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in requirements}
+
+
+def test_every_dependency_is_locked():
+    wanted = names(PROJECT["project"]["dependencies"] + PROJECT["build-system"]["requires"])
+    for extra in PROJECT["project"]["optional-dependencies"].values():
+        wanted |= names(extra)
+    assert wanted - {"unsandbox"} <= names(re.findall(r"^[\w-]+(?===)", LOCKED, re.MULTILINE))
+
+
+def test_the_lock_has_hashes_and_names_no_host():
+    assert LOCKED.count("--hash=sha256:") > LOCKED.count("==")
+    assert "://" not in LOCKED
+    assert "--index" not in LOCKED
+
+
+@pytest.mark.parametrize("script", ["scripts/bootstrap", ".ci/run"])
+def test_shell_scripts_parse_and_may_be_executed(script):
+    path = REPO / script
+    assert path.stat().st_mode & 0o111
+    assert "set -euo pipefail" in path.read_text()
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_modules_of_the_wheel_are_typed():
+    assert (REPO / "src" / "unsandbox" / "py.typed").exists()
+    assert PROJECT["tool"]["mypy"]["strict"] is True
