@@ -7,8 +7,9 @@ import contextlib
 import heapq
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from unsandbox.sandbox import probe, seccomp, skeleton
 from unsandbox.sandbox.command import CONTROL_FD, SCRIPT_FD, job_script, sandbox_arguments, validate
@@ -39,7 +40,7 @@ def _first_uid() -> int:
 
 
 class BubblewrapBackend:
-    """Implements `Backend` with bubblewrap, seccomp and control groups.
+    r"""Implements `Backend` with bubblewrap, seccomp and control groups.
 
     As root every live sandbox runs as a user of its own, one that no file on the machine belongs to. As an
     ordinary user all run as that user, each in its own user namespace.
@@ -51,7 +52,7 @@ class BubblewrapBackend:
         ...         job = await backend.start(SandboxSpec(run=["echo", "hello"]))
         ...         return (await job.wait()).stdout.data
         >>> asyncio.run(main())
-        b'hello\\n'
+        b'hello\n'
     """
 
     name = "bubblewrap"
@@ -62,7 +63,7 @@ class BubblewrapBackend:
         Args:
             runtime_dir: Folder in which the backend makes its own; by default the first of the usual places for
                 temporary files where programs may be executed.
-            first_uid: With root, sandboxes run as users from this number on; by default from a range per server.
+            first_uid: With root, sandboxes run as users from this number on; by default a range per server.
         """
         self._parent = runtime_dir
         self._first_uid = _first_uid() if first_uid is None else first_uid
@@ -78,7 +79,7 @@ class BubblewrapBackend:
         self._next_slot = 0
         self._open = False
 
-    async def __aenter__(self) -> BubblewrapBackend:
+    async def __aenter__(self) -> Self:
         await self.open()
         return self
 
@@ -100,21 +101,21 @@ class BubblewrapBackend:
             raise SandboxError("the backend is open already")
         self._filter = seccomp.build()
         try:
-            token = await asyncio.to_thread(self._prepare_files)
-            assert self._runtime is not None
+            runtime, token = await asyncio.to_thread(self._prepare_files)
             self._discard = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
-            self._cgroup = await self._control.open(self._runtime, token)
+            self._cgroup = await self._control.open(runtime, token)
             self._open = True
             return await probe.examine(self, self._cgroup)
         except BaseException:
             await self.close()
             raise
 
-    def _prepare_files(self) -> str:
-        self._runtime, token = skeleton.make_runtime(self._parent)
-        self._program = skeleton.install_program(self._runtime)
-        self._root = skeleton.build_root(self._runtime)
-        return token
+    def _prepare_files(self) -> tuple[Path, str]:
+        runtime, token = skeleton.make_runtime(self._parent)
+        self._runtime = runtime
+        self._program = skeleton.install_program(runtime)
+        self._root = skeleton.build_root(runtime)
+        return runtime, token
 
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
         """Start one job; see `Backend.start`.
@@ -127,63 +128,93 @@ class BubblewrapBackend:
         validate(spec)
         if spec.network is not NetworkMode.ZEROTRUST:
             raise SandboxUnavailable(
-                f"network mode {spec.network} is not available yet: this backend has no way to let a program out "
+                f"network mode {spec.network} is not available yet: this backend cannot let a program out "
                 "without letting it reach this machine and its neighbours; use zerotrust"
             )
         if not self._open:
             raise SandboxError("the backend is not open")
         slot = self._take_slot()
-        with contextlib.ExitStack() as ours:
-            ours.callback(self._free_slot_unless_running, slot)
-            return await self._launch(spec, sink, slot, ours)
+        uid = self._first_uid + slot if os.geteuid() == 0 else None
+        # Closed when the request is sent: the launcher has its own copies then.
+        with contextlib.ExitStack() as sent:
+            try:
+                descriptors, job = self._open_job(spec, sink, uid, sent)
+            except OSError as error:
+                heapq.heappush(self._free_slots, slot)
+                raise SandboxError(f"cannot prepare a sandbox: {error}") from error
+            except BaseException:
+                heapq.heappush(self._free_slots, slot)
+                raise
+            self._jobs[job] = slot
+            try:
+                await self._control.start(
+                    job, self._request(spec, uid, descriptors), list(descriptors.values())
+                )
+            except BaseException:
+                job.abandon()
+                raise
+            return job
 
-    async def _launch(
-        self, spec: SandboxSpec, sink: OutputSink | None, slot: int, ours: contextlib.ExitStack
-    ) -> SandboxJob:
-        def keep(fd: int) -> int:
-            ours.callback(os.close, fd)
+    def _open_job(
+        self, spec: SandboxSpec, sink: OutputSink | None, uid: int | None, sent: contextlib.ExitStack
+    ) -> tuple[dict[int, int], SandboxJob]:
+        """Open every descriptor of a job; return those of the sandbox by their number there, and the job."""
+
+        def send(fd: int) -> int:
+            sent.callback(os.close, fd)
             return fd
 
-        uid = self._first_uid + slot if os.geteuid() == 0 else None
-        stdin = keep(_input(spec.stdin))
-        here, there = socket.socketpair()
-        ours.enter_context(there)
-        (out_read, out_write), (err_read, err_write) = _pipe(uid), _pipe(uid)
-        # From here on the job owns its three ends.
-        job = SandboxJob(
-            spec,
-            control=here,
-            stdout_fd=out_read,
-            stderr_fd=err_read,
-            discard_fd=self._discard,
-            sink=sink,
-            on_over=self._over,
-        )
-        self._jobs[job] = slot
-        keep(out_write)
-        keep(err_write)
-        files = [keep(_memory_file(file.data)) for file in spec.files]
-        arguments = sandbox_arguments(
+        with contextlib.ExitStack() as kept:
+            here, there = socket.socketpair()
+            kept.enter_context(here)
+            sent.enter_context(there)
+            ends = []
+            for _ in range(2):
+                read, write = _pipe(uid)
+                kept.callback(os.close, read)
+                ends.append((read, send(write)))
+            (out_read, out_write), (err_read, err_write) = ends
+            files = [send(_memory_file(file.data)) for file in spec.files]
+            descriptors = {
+                0: send(_input(spec.stdin)),
+                1: out_write,
+                2: err_write,
+                CONTROL_FD: there.fileno(),
+                _ARGS_FD: send(_memory_file(self._arguments(spec))),
+                _SECCOMP_FD: send(_memory_file(self._filter)),
+                SCRIPT_FD: send(_memory_file(self._script(spec))),
+                **dict(enumerate(files, _FIRST_FILE_FD)),
+            }
+            job = SandboxJob(
+                spec,
+                control=here,
+                stdout_fd=out_read,
+                stderr_fd=err_read,
+                discard_fd=self._discard,
+                sink=sink,
+                on_over=self._over,
+            )
+            # The job closes its ends itself.
+            kept.pop_all()
+            return descriptors, job
+
+    def _arguments(self, spec: SandboxSpec) -> bytes:
+        return sandbox_arguments(
             spec,
             root=self._existing_root(),
             host_etc=self._mountable(spec.host_etc),
             seccomp_fd=_SECCOMP_FD,
             info_fd=INFO_FD,
-            file_fds=range(_FIRST_FILE_FD, _FIRST_FILE_FD + len(files)),
+            file_fds=range(_FIRST_FILE_FD, _FIRST_FILE_FD + len(spec.files)),
         )
+
+    def _script(self, spec: SandboxSpec) -> bytes:
         counted = "memory" in self._cgroup.controllers
         script = job_script(spec, data_bytes=None if counted else spec.limits.memory_bytes)
-        descriptors = {
-            0: stdin,
-            1: out_write,
-            2: err_write,
-            CONTROL_FD: there.fileno(),
-            _ARGS_FD: keep(_memory_file(arguments)),
-            _SECCOMP_FD: keep(_memory_file(self._filter)),
-            SCRIPT_FD: keep(_memory_file(script.encode("utf-8", "surrogateescape"))),
-            **dict(enumerate(files, _FIRST_FILE_FD)),
-        }
-        request = {
+        return script.encode("utf-8", "surrogateescape")
+
+    def _request(self, spec: SandboxSpec, uid: int | None, descriptors: Mapping[int, int]) -> dict[str, object]:
+        return {
             "fds": list(descriptors),
             "uid": uid,
             "program": str(self._program),
@@ -203,15 +234,9 @@ class BubblewrapBackend:
                 "vcpu": spec.limits.vcpu,
             },
         }
-        try:
-            await self._control.start(job, request, list(descriptors.values()))
-        except BaseException:
-            job.abandon()
-            raise
-        return job
 
     async def close(self) -> None:
-        """Kill what runs and remove every process, folder and cgroup of this backend. Harmless when repeated."""
+        """Kill what runs; remove every process, folder and cgroup of this backend. Harmless when repeated."""
         self._open = False
         jobs = list(self._jobs)
         for job in jobs:
@@ -226,7 +251,7 @@ class BubblewrapBackend:
             self._discard = -1
         if self._runtime is not None:
             # The launcher has done it, unless it was killed.
-            await asyncio.to_thread(remove_runtime, self._runtime)
+            remove_runtime(self._runtime)
             self._runtime = None
 
     # Slots: each live sandbox has a number, and with it a user.
@@ -238,10 +263,6 @@ class BubblewrapBackend:
             raise SandboxError(f"{_UIDS_PER_SERVER} sandboxes are running already")
         self._next_slot += 1
         return self._next_slot - 1
-
-    def _free_slot_unless_running(self, slot: int) -> None:
-        if slot not in self._jobs.values():
-            heapq.heappush(self._free_slots, slot)
 
     def _over(self, job: SandboxJob) -> None:
         if (slot := self._jobs.pop(job, None)) is not None:

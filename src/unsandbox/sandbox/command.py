@@ -12,6 +12,8 @@ from unsandbox.sandbox.skeleton import HOSTNAME, SANDBOX_UID
 from unsandbox.sandbox.spec import SandboxSpec
 
 WORK = "/work"
+TMP = "/tmp"  # noqa: S108 - inside the sandbox, like the next
+SHM = "/dev/shm"  # noqa: S108
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 DEFAULT_ENV = {
     "PATH": PATH,
@@ -20,7 +22,7 @@ DEFAULT_ENV = {
     "LOGNAME": "sandbox",
     "SHELL": "/bin/bash",
     "LANG": "C.UTF-8",
-    "TMPDIR": "/tmp",  # noqa: S108 - inside the sandbox
+    "TMPDIR": TMP,
     "TERM": "dumb",
 }
 
@@ -31,7 +33,7 @@ SCRIPT_FD = 7
 
 MARK_START, MARK_COMPILE_FAILED, MARK_END = b"start", b"compile", b"end"
 
-_WRITABLE = ("/work/", "/tmp/", "/dev/shm/")  # noqa: S108 - inside the sandbox
+_WRITABLE = (f"{WORK}/", f"{TMP}/", f"{SHM}/")
 _MAX_PATH = 4095
 
 
@@ -97,6 +99,21 @@ def _no_clashes(paths: Sequence[str], wanted_folders: Sequence[str]) -> None:
         raise InvalidSpecError(f"files: {min(clash)!r} is a file and a folder")
 
 
+_ALWAYS = (
+    "--unshare-user",
+    "--unshare-pid",
+    "--unshare-ipc",
+    "--unshare-uts",
+    "--unshare-cgroup-try",
+    "--unshare-net",
+    "--die-with-parent",
+    "--new-session",
+    # The job script is the first process: when it ends the kernel kills the rest, and the monitor reaps it.
+    "--as-pid-1",
+    "--clearenv",
+)
+
+
 def sandbox_arguments(
     spec: SandboxSpec,
     *,
@@ -119,17 +136,16 @@ def sandbox_arguments(
     limits = spec.limits
     size = str(limits.tmpfs_bytes)
     shm_size = str(max(1 << 16, limits.tmpfs_bytes // 4))
-    words = """--unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup-try --unshare-net
-        --die-with-parent --new-session --as-pid-1 --clearenv""".split()
+    words = [*_ALWAYS]
     words += ["--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID), "--hostname", HOSTNAME]
     words += ["--ro-bind", str(root), "/", "--ro-bind", "/usr", "/usr"]
     for name in host_etc:
         words += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
     words += ["--proc", "/proc", "--dev", "/dev"]
-    words += ["--perms", "1777", "--size", shm_size, "--tmpfs", "/dev/shm"]  # noqa: S108
+    words += ["--perms", "1777", "--size", shm_size, "--tmpfs", SHM]
     # /dev is a tmpfs without a bound of its own.
     words += ["--remount-ro", "/dev"]
-    words += ["--perms", "1777", "--size", size, "--tmpfs", "/tmp"]  # noqa: S108
+    words += ["--perms", "1777", "--size", size, "--tmpfs", TMP]
     words += ["--perms", "0755", "--size", size, "--tmpfs", WORK, "--chdir", WORK]
     words += _file_arguments(spec, file_fds)
     for name, value in (DEFAULT_ENV | dict(spec.env)).items():
@@ -141,7 +157,7 @@ def sandbox_arguments(
 
 def _file_arguments(spec: SandboxSpec, file_fds: Sequence[int]) -> list[str]:
     words: list[str] = []
-    made = {"/", "/work", "/tmp", "/dev", "/dev/shm"}  # noqa: S108
+    made = {"/", WORK, TMP, "/dev", SHM}
 
     def make(folder: PurePosixPath) -> None:
         for step in (*reversed(folder.parents), folder):
@@ -165,8 +181,8 @@ def _must_wait(name: str) -> bool:
 def job_script(spec: SandboxSpec, *, data_bytes: int | None) -> str:
     """Return the shell script that is the sandbox's first process.
 
-    It limits itself, says that it starts, runs the steps, kills whatever they left running, and reports the exit
-    status. When artifacts are wanted it then waits: they exist only while the sandbox does.
+    It limits itself, says that it starts, runs the steps, kills whatever they left running, and reports the
+    exit status. When artifacts are wanted it then waits: they exist only while the sandbox does.
 
     Args:
         spec: A validated specification.

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from unsandbox.sandbox.launcher import FDS_PER_MESSAGE, MAX_MESSAGE
 from unsandbox.sandbox.spec import SandboxError, SandboxUnavailable
 
+_FOLDER = Path(__file__).resolve().parent
 _READY_TIMEOUT_S = 20.0
 _EXIT_TIMEOUT_S = 10.0
 
@@ -70,10 +71,8 @@ class LauncherControl:
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._jobs: dict[int, JobEvents] = {}
         self._ready: asyncio.Future[CgroupReport] | None = None
-        self._gone: asyncio.Future[None] | None = None
         self._sending = asyncio.Lock()
         self._last = 0
 
@@ -83,12 +82,11 @@ class LauncherControl:
         Raises:
             SandboxUnavailable: It did not start.
         """
-        self._loop = loop = asyncio.get_running_loop()
-        self._ready, self._gone = loop.create_future(), loop.create_future()
+        loop = asyncio.get_running_loop()
+        self._ready = loop.create_future()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        sandbox = Path(__file__).resolve().parent
-        code = _BOOTSTRAP.format(package=str(sandbox.parent), sandbox=str(sandbox))
+        code = _BOOTSTRAP.format(package=str(_FOLDER.parent), sandbox=str(_FOLDER))
         command = [sys.executable, "-I", "-S", "-c", code, str(os.getpid()), str(runtime), token]
         with theirs:
             # A thread starts it, and may: the launcher watches the server's process, not the thread's life.
@@ -99,7 +97,9 @@ class LauncherControl:
             return await asyncio.wait_for(asyncio.shield(self._ready), _READY_TIMEOUT_S)
         except (TimeoutError, SandboxError) as error:
             await self.close()
-            raise SandboxUnavailable(f"the launcher process did not start: {error or 'no answer'}") from error
+            raise SandboxUnavailable(
+                f"the launcher process did not start: {str(error) or 'no answer'}"
+            ) from error
 
     async def start(self, job: JobEvents, request: dict[str, Any], fds: Sequence[int]) -> int:
         """Ask for one sandbox and return its number. The descriptors stay the caller's.
@@ -124,15 +124,15 @@ class LauncherControl:
 
     async def close(self) -> None:
         """Let the launcher kill what runs and clean up; returns when it has ended."""
-        if self._socket is None or self._loop is None:
+        if self._socket is None:
             return
-        self._loop.remove_reader(self._socket.fileno())
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
         self._socket.close()
         self._socket = None
         self._lost("the backend was closed")
         if self._process is not None:
             process, self._process = self._process, None
-            await asyncio.to_thread(_await_exit, process)
+            await _await_exit(process)
 
     async def _send(self, message: bytes, fds: Sequence[int]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -142,22 +142,11 @@ class LauncherControl:
             try:
                 self._socket.sendmsg([message], ancillary)
             except BlockingIOError:
-                await self._writable()
+                await _writable(self._socket.fileno())
             except OSError as error:
                 raise SandboxError(f"cannot reach the launcher process: {error}") from error
             else:
                 return
-
-    async def _writable(self) -> None:
-        assert self._loop is not None
-        assert self._socket is not None
-        fd = self._socket.fileno()
-        ready: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_writer(fd, lambda: ready.done() or ready.set_result(None))
-        try:
-            await ready
-        finally:
-            self._loop.remove_writer(fd)
 
     def _receive(self) -> None:
         # A bounded number of answers, so that a burst of endings does not hold the event loop.
@@ -172,15 +161,14 @@ class LauncherControl:
             except OSError:
                 data = b""
             if not data:
-                self._loop.remove_reader(self._socket.fileno()) if self._loop else None
+                asyncio.get_running_loop().remove_reader(self._socket.fileno())
                 self._lost("the launcher process has died")
                 return
             self._dispatch(json.loads(data), fds)
 
     def _dispatch(self, answer: dict[str, Any], fds: list[int]) -> None:
         if "ready" in answer:
-            assert self._ready is not None
-            if not self._ready.done():
+            if self._ready is not None and not self._ready.done():
                 self._ready.set_result(CgroupReport(**answer["ready"]))
         elif "first" in answer and (job := self._jobs.get(answer["job"])):
             os.set_inheritable(fds[0], False)
@@ -208,16 +196,34 @@ class LauncherControl:
             job.ended(Ending(None, error=why))
 
 
+async def _writable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(fd)
+
+
 def _spawn(command: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         command, stdin=fd, stdout=subprocess.DEVNULL, env={}, cwd="/", close_fds=True, start_new_session=True
     )
 
 
-def _await_exit(process: subprocess.Popen[bytes]) -> None:
+async def _await_exit(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the launcher's end without a thread: at the interpreter's exit none can be started any more."""
+    loop = asyncio.get_running_loop()
+    pidfd = os.pidfd_open(process.pid)
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
     try:
-        process.wait(_EXIT_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
+        async with asyncio.timeout(_EXIT_TIMEOUT_S):
+            await ended
+    except TimeoutError:
         process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_EXIT_TIMEOUT_S)
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        process.wait(_EXIT_TIMEOUT_S)

@@ -29,7 +29,7 @@ def owner_of(name: str) -> int | None:
 
 
 def remove_groups(folders: Iterable[Path], patience_s: float = 2.0) -> list[Path]:
-    """Remove control groups with the groups inside them; return those that are still there after `patience_s`."""
+    """Remove control groups and the groups in them; return those still there after `patience_s`."""
     left = list(folders)
     give_up = time.monotonic() + patience_s
     while True:

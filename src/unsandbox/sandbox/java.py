@@ -1,8 +1,8 @@
-"""Which way a Java program is started: by the source launcher where it can, compiled under its own name otherwise.
+"""Which way a Java program is started: by the source launcher where it can, compiled otherwise.
 
-The launcher runs the first class of the file, whatever its name, in one virtual machine instead of two. A file
-whose `main` is in a later class is common in textbooks; it is compiled, and for that the file must have the name
-of its public class.
+The launcher runs the first class of the file, whatever its name, in one virtual machine instead of two. A
+file whose `main` is in a later class is common in textbooks; it is compiled, and for that the file must have
+the name of its public class.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 _JAVA = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
 _CLASSES = "/work/classes"
 _NOISE = re.compile(
-    r'//[^\n]*|/\*.*?\*/|"""(?:\\.|.)*?"""|"(?:\\.|[^"\\\n])*"|' r"'(?:\\.|[^'\\\n])+'", re.DOTALL
+    r'//[^\n]*|/\*.*?\*/|"""(?:\\.|.)*?"""|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', re.DOTALL
 )
 _TOKEN = re.compile(
     r"(?P<open>\{)|(?P<close>\})"

@@ -26,7 +26,7 @@ from unsandbox.sandbox.spec import (
 
 SETUP_TIMEOUT_S = 60.0
 _MAX_REPORT = 256
-"""Bytes of reports that are believed at most: the script writes far less, a tenant who gets at the socket may not."""
+"""Bytes of reports believed at most: the script writes far less, a tenant who gets at the socket may not."""
 _KILLED = 137
 
 

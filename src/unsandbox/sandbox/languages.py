@@ -1,4 +1,4 @@
-"""The languages: what `languages.toml` says, what of it this machine can run, and how a program becomes a job."""
+"""The languages: what `languages.toml` says, what this machine can run of it, how a program becomes a job."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
-from unsandbox.sandbox.command import PATH, WORK, InvalidSpecError
+from unsandbox.sandbox.command import WORK, InvalidSpecError
 from unsandbox.sandbox.java import java_steps
 from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
 
-INPUT_FOLDER = "/tmp/input"  # noqa: S108 - inside the sandbox
+INPUT_FOLDER = "/tmp/input"  # noqa: S108 - a path inside the sandbox
 TOOL_FOLDERS = (Path("/usr/local/bin"), Path("/usr/bin"))
 """Where a toolchain must be to be seen in a sandbox, which has the host's /usr and nothing else of it."""
 
@@ -225,7 +225,7 @@ def _fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
     filled = []
     for word in command:
         for name, value in names.items():
-            word = word.replace(f"{{{name}}}", value)  # noqa: PLW2901
+            word = word.replace(f"{{{name}}}", value)
         filled.append(word)
     return filled
 

@@ -164,8 +164,8 @@ class Launcher:
             return
         request = json.loads(data)
         if request["op"] == "start":
-            fds, self._pending_fds = self._pending_fds, []
-            self._start(request, fds)
+            attached, self._pending_fds = self._pending_fds, []
+            self._start(request, attached)
         elif request["op"] == "kill" and (job := self._jobs.get(request["job"])):
             job.killed = True
             self._kill(job)
@@ -228,7 +228,7 @@ class Launcher:
             job.info_fd = -1
 
     def _found_first(self, job: Job, pid: int) -> None:
-        """Hand the server a descriptor of the sandbox's first process, which stays valid whoever reuses the number."""
+        """Hand the server a descriptor of the first process, which stays right when the number is reused."""
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
@@ -244,7 +244,7 @@ class Launcher:
             self._kill(job)
 
     def _kill(self, job: Job) -> None:
-        """Kill the sandbox: its first process takes every other with it, and the monitor then ends by itself."""
+        """Kill the sandbox: its first process takes every other with it, then the monitor ends by itself."""
         if job.exit_status is not None:
             return
         if job.first is None and job.info_fd >= 0:
@@ -293,18 +293,19 @@ class Launcher:
         del self._jobs[job.number]
         self._close_info(job)
         usage = job.group.usage() if job.group else Usage()
-        assert job.exit_status is not None
-        assert job.rusage is not None
-        peak = usage.peak_memory_bytes
-        if peak is None:
-            peak = max(job.peak, job.rusage.ru_maxrss * 1024)
+        status, rusage = job.exit_status or 0, job.rusage
+        cpu_s, peak = usage.cpu_s, usage.peak_memory_bytes
+        if cpu_s is None and rusage is not None:
+            cpu_s = rusage.ru_utime + rusage.ru_stime
+        if peak is None and rusage is not None:
+            peak = max(job.peak, rusage.ru_maxrss * 1024)
         if job.group and not job.group.remove():
             self._busy_groups.append(job.group)
         self._send(
             {
                 "job": job.number,
-                "exit": os.waitstatus_to_exitcode(job.exit_status),
-                "cpu_s": usage.cpu_s if usage.cpu_s is not None else job.rusage.ru_utime + job.rusage.ru_stime,
+                "exit": os.waitstatus_to_exitcode(status),
+                "cpu_s": cpu_s,
                 "peak_memory_bytes": peak,
                 "oom": job.out_of_memory or usage.oom_kills > 0,
                 "error": job.error,
@@ -369,8 +370,8 @@ def _become_sandbox(request: dict[str, Any], fds: list[int], info_write: int, gr
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-        os.execve(request["program"], request["argv"], {})
-    except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on as a launcher
+        os.execve(request["program"], request["argv"], {})  # noqa: S606 - a fixed program
+    except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
         os.write(report, json.dumps({"error": f"cannot start the sandbox program: {error}"}).encode())
     finally:
         os._exit(127)
@@ -378,7 +379,7 @@ def _become_sandbox(request: dict[str, Any], fds: list[int], info_write: int, gr
 
 def main() -> None:
     """Entry point of the launcher process: arguments are the server's pid, the runtime folder and a token."""
-    # The terminal's Ctrl-C and a service manager's SIGTERM are the server's business; the launcher goes with it.
+    # The terminal's Ctrl-C and a service manager's SIGTERM are the server's business; this goes with it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=0)

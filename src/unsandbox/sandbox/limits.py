@@ -226,7 +226,9 @@ class Group:
 
     def remove(self) -> bool:
         """Remove the group; False when the kernel still holds it busy and it should be tried again."""
-        return all([remove_folder(folder) for folder in set(self._folders.values())])
+        # Not `all` over a generator: one busy directory must not keep the others from going.
+        gone = [remove_folder(folder) for folder in set(self._folders.values())]
+        return all(gone)
 
 
 def remove_folder(folder: Path) -> bool:
@@ -245,9 +247,8 @@ def members(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
         with contextlib.suppress(OSError, ValueError):
-            for task in os.listdir(f"/proc/{parent}/task"):
-                text = _read(Path(f"/proc/{parent}/task/{task}/children"))
-                found.extend(int(child) for child in text.split())
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                found.extend(int(child) for child in _read(task / "children").split())
     return found
 
 

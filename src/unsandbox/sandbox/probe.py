@@ -63,7 +63,7 @@ async def examine(backend: _Starts, cgroup: CgroupReport) -> ProbeReport:
     if outcome.reason is not EndReason.EXITED or outcome.exit_code != 0:
         detail = outcome.stderr.data.decode("utf-8", "replace").strip()
         raise SandboxUnavailable(
-            f"the probe did not finish: {outcome.reason}, exit code {outcome.exit_code}: {detail}{_hint(detail)}"
+            f"the probe did not finish: {outcome.reason}, exit code {outcome.exit_code}: {detail}"
         )
     checks = [*judge(said), *limit_checks(cgroup)]
     if broken := [check for check in checks if not check.ok and check.name.startswith("isolation")]:
@@ -118,8 +118,8 @@ def limit_checks(cgroup: CgroupReport) -> Sequence[Check]:
             "memory",
             "memory",
             "RLIMIT_DATA and watchdog",
-            "no memory cgroup: each process is bounded, their sum is checked every 50 ms, files in memory are not "
-            "counted",
+            "no memory cgroup: each process is bounded, their sum is checked every 50 ms, files in memory are "
+            "not counted",
         ),
         check("processes", "pids", "RLIMIT_NPROC", "no pids cgroup: counted per user and namespace"),
         check("CPU", "cpu", "", "no cpu cgroup: programs share the processors without a quota"),
@@ -135,6 +135,7 @@ def _hint(said: str) -> str:
     if "Creating new namespace failed" in said or "setting up uid map" in said or "No permissions" in said:
         return (
             " (user namespaces are switched off: set kernel.unprivileged_userns_clone=1, a positive "
-            "user.max_user_namespaces, and kernel.apparmor_restrict_unprivileged_userns=0 or a profile for bwrap)"
+            "user.max_user_namespaces, and kernel.apparmor_restrict_unprivileged_userns=0 or a profile for "
+            "bwrap)"
         )
     return ""

@@ -32,7 +32,7 @@ CLONE_NEW_MASK = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET together."""
 
 LAST_KNOWN_SYSCALL = 469
-"""`file_setattr`, Linux 6.17. Later numbers answer ENOSYS, as on an older kernel: nobody has judged them here."""
+"""`file_setattr`, Linux 6.17. Later numbers answer ENOSYS, as on an older kernel: nobody has judged them."""
 
 _AF_NETLINK = 16
 _SOCKET_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
@@ -96,7 +96,7 @@ Instruction = tuple[int, int, int, int]
 
 
 def _argument(index: int) -> Instruction:
-    """Load the low half of an argument: both machines are little-endian, and the judged ones are 32 bits wide."""
+    """Load the low half of an argument: the judged ones are 32 bits wide, both machines little-endian."""
     return (_LD_W_ABS, 0, 0, 16 + 8 * index)
 
 
@@ -155,5 +155,5 @@ def _netlink_protocol(allow: Instruction) -> list[Instruction]:
 
 
 def build(machine: str | None = None) -> bytes:
-    """Return the filter as the kernel's `struct sock_filter` array, for this machine unless another is named."""
+    """Return the filter as the kernel's `struct sock_filter` array, by default for this machine."""
     return b"".join(struct.pack("<HBBI", *step) for step in program(machine or platform.machine()))

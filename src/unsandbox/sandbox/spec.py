@@ -20,7 +20,7 @@ class SandboxError(Exception):
     """The backend failed to run a job through no fault of the job."""
 
 
-class SandboxUnavailable(SandboxError):
+class SandboxUnavailable(SandboxError):  # noqa: N818 - the name says what it is
     """The isolation that was asked for cannot be had on this machine. The message says why and what to do."""
 
 
@@ -118,7 +118,7 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What happened. Times in seconds; `exit_code` is 128 + N for a death by signal N, None when killed by us."""
+    """What happened. Times in seconds; `exit_code` is 128 + N for death by signal N, None when killed by us."""
 
     reason: EndReason
     exit_code: int | None
