@@ -110,21 +110,26 @@ end program squares
 }
 
 PROWLER = """
-import os, socket, subprocess
+import os, socket
 
-print("user", os.getuid(), "of host", socket.gethostname())
-print("processes:", sum(name.isdigit() for name in os.listdir("/proc")))
-for path in ("/root", "/home", "/etc/shadow"):
-    try:
-        open(path).close() if path == "/etc/shadow" else os.listdir(path)
-        print(path, "can be read")
-    except OSError as error:
-        print(path, "-", error.strerror)
+print(f"user {os.getuid()} on host {socket.gethostname()!r}")
+print(f"processes: {sum(name.isdigit() for name in os.listdir('/proc'))}")
+for path in ("/root", "/home"):
+    print(f"{path}: {os.listdir(path) or 'empty'}")
+try:
+    print("/etc/shadow:", open("/etc/shadow").read())
+except OSError as error:
+    print("/etc/shadow:", error.strerror)
 try:
     socket.create_connection(("192.0.2.1", 80), timeout=2)
     print("network: reached")
 except OSError as error:
-    print("network -", error.strerror)
+    print("network:", error.strerror)
+"""
+SEEN = """/root: empty
+/home: empty
+/etc/shadow: No such file or directory
+network: Network is unreachable
 """
 
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -166,7 +171,7 @@ async def main() -> int:
         print("\nWhat a program sees that looks around:\n")
         begun = time.perf_counter()
         job = await client.execute("python", PROWLER)
-        right = job.ok and "can be read" not in (job.stdout or "") and "reached" not in (job.stdout or "")
+        right = job.ok and (job.stdout or "").endswith(SEEN)
         report("python", job, time.perf_counter() - begun, right=right)
         if not right:
             failures.append("isolation")

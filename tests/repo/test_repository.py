@@ -1,5 +1,6 @@
 """What holds for the repository as a whole: versions agree, layers hold, the lock fits, no host is named in it."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from unsandbox._version import __version__
 
 REPO = Path(__file__).resolve().parents[2]
+SRC = REPO / "src"
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
 LOCKED = (REPO / "requirements.lock").read_text()
 
@@ -28,6 +30,26 @@ def test_imports_point_downwards_only():
         cwd=REPO, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def imported(path):
+    """Return the modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize(("module", "side"), [("un", "_sync"), ("un_async", "_async")])
+def test_the_function_modules_stand_on_the_client_and_nothing_stands_on_them(module, side):
+    allowed = {side, "_shared", "errors", "protocol"}
+    ours = {name.split(".")[1] for name in imported(SRC / f"{module}.py") if name.startswith("unsandbox.")}
+    assert ours <= allowed
+    for path in (SRC / "unsandbox").rglob("*.py"):
+        assert module not in imported(path), path
 
 
 def names(requirements):
