@@ -1,1 +1,361 @@
-"""un"""
+"""Run code in many languages, in sandboxes: the functions of the unsandbox SDK, for asyncio.
+
+```python
+import asyncio
+from un_async import execute_code
+
+async def main():
+    result = await execute_code("python", "print('hello')")
+    print(result["stdout"])
+
+asyncio.run(main())
+```
+
+Keys are the arguments `public_key` and `secret_key`, else the account `account`, else the variables
+`UNSANDBOX_PUBLIC_KEY` and `UNSANDBOX_SECRET_KEY`, else `~/.unsandbox/accounts.csv`, else `./accounts.csv` (row
+`UNSANDBOX_ACCOUNT`, from 0).
+
+The server is `API_BASE`, which may be assigned and which `UNSANDBOX_API_BASE` sets; `local` is the engine
+inside this process, which needs no account. Connections are kept for as long as the event loop runs.
+
+Every function raises `CredentialsError` when there are no keys, `aiohttp.ClientError` for network errors
+and error answers (all of them are also errors of `unsandbox.errors`), and `ValueError` for answers that make
+no sense and arguments that cannot be sent.
+"""
+
+# ruff: noqa: ASYNC109 - `timeout` reaches the server, which `asyncio.timeout` cannot do
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+from unsandbox._shared.results import ArtifactResult, JobResult, KeyResult
+from unsandbox.errors import CredentialsError
+from unsandbox.protocol.languages import detect_language
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from unsandbox._async.functions import Caller
+    from unsandbox._shared.options import InputFiles
+    from unsandbox.protocol.models import NetworkModeName
+
+__all__ = [
+    "API_BASE",
+    "ArtifactResult",
+    "CredentialsError",
+    "JobResult",
+    "KeyResult",
+    "cancel_job",
+    "detect_language",
+    "execute_async",
+    "execute_code",
+    "get_job",
+    "get_languages",
+    "health_check",
+    "list_jobs",
+    "validate_keys",
+    "wait_for_job",
+]
+
+_AT_IMPORT = os.environ.get("UNSANDBOX_API_BASE") or "https://api.unsandbox.com"
+
+API_BASE = _AT_IMPORT
+"""The server; assign another base URL, or `local`, to change it for all functions."""
+
+
+async def execute_code(
+    language: str,
+    code: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    input_files: InputFiles | None = None,
+    network_mode: NetworkModeName | None = None,
+    vcpu: int | None = None,
+    ttl: int | None = None,
+    return_artifacts: bool = False,
+    stdin: str | bytes | None = None,
+    timeout: float | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> JobResult:
+    """Run code and return the result when it has ended.
+
+    A program that exits with another code than 0 is no error: look at `exit_code`.
+
+    Args:
+        language: Name of the language, as `get_languages` lists them.
+        code: The whole program.
+        public_key: Public key.
+        secret_key: Secret key; it is never sent.
+        env: Environment variables for the program, at most 256.
+        input_files: Files for the program, found in `/tmp/input/` by base name: a mapping from name to content,
+            or a list of paths.
+        network_mode: `zerotrust` for no network (the server's default) or `semitrusted` for outbound only.
+        vcpu: Processors, 1 to 8.
+        ttl: Seconds that the program may run, 1 to 900; beyond them it ends in status `timeout`.
+        return_artifacts: Whether to return what the program leaves in `/tmp/artifacts`, or its binary.
+        stdin: Standard input, on servers that take one.
+        timeout: Your deadline in seconds, for all of it. When it passes, the job is cancelled.
+        account: Row of the accounts file, from 0.
+        account_index: Another name for `account`.
+
+    Returns:
+        The server's answer: `status`, `stdout`, `stderr`, `exit_code` and more.
+
+    Raises:
+        TimeoutError: The deadline passed; its `partial` holds the output so far.
+
+    Example:
+        ```python
+        result = await execute_code("python", "print(6 * 7)")
+        assert result["stdout"] == "42" + chr(10)
+        ```
+    """
+    caller = await _connect(public_key, secret_key, account, account_index)
+    options = _options(language, code, env, input_files, network_mode, vcpu, ttl, return_artifacts, stdin)
+    return cast("JobResult", await caller.execute(timeout, options))
+
+
+async def execute_async(
+    language: str,
+    code: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    input_files: InputFiles | None = None,
+    network_mode: NetworkModeName | None = None,
+    vcpu: int | None = None,
+    ttl: int | None = None,
+    return_artifacts: bool = False,
+    stdin: str | bytes | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> str:
+    """Start a job and return its id at once; `wait_for_job` returns its result.
+
+    Args:
+        language: As for `execute_code`.
+        code: As for `execute_code`.
+        public_key: Public key.
+        secret_key: Secret key.
+        env: As for `execute_code`.
+        input_files: As for `execute_code`.
+        network_mode: As for `execute_code`.
+        vcpu: As for `execute_code`.
+        ttl: As for `execute_code`.
+        return_artifacts: As for `execute_code`.
+        stdin: As for `execute_code`.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        ValueError: The server's answer holds no id.
+
+    Example:
+        ```python
+        job_id = await execute_async("python", "print(1)")
+        result = await wait_for_job(job_id)
+        ```
+    """
+    caller = await _connect(public_key, secret_key, account, account_index)
+    return await caller.submit(
+        _options(language, code, env, input_files, network_mode, vcpu, ttl, return_artifacts, stdin)
+    )
+
+
+async def get_job(
+    job_id: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> JobResult:
+    """Return a job as it is now, without waiting.
+
+    Args:
+        job_id: Which job.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        The job; with its output once it has ended.
+    """
+    caller = await _connect(public_key, secret_key, account, account_index)
+    return cast("JobResult", await caller.get_job(job_id))
+
+
+async def wait_for_job(
+    job_id: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    timeout: float | None = None,
+    *,
+    keep: bool = False,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> JobResult:
+    """Return a job when it has ended.
+
+    Args:
+        job_id: Which job.
+        public_key: Public key.
+        secret_key: Secret key.
+        timeout: Seconds to wait at most; None waits as long as it takes.
+        keep: Whether the job goes on when the waiting ends early; without it the job is then cancelled.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        The job with its result.
+
+    Raises:
+        TimeoutError: The job had not ended in time; its `partial` holds the output so far.
+    """
+    caller = await _connect(public_key, secret_key, account, account_index)
+    return cast("JobResult", await caller.wait(job_id, timeout, keep=keep))
+
+
+async def cancel_job(
+    job_id: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> JobResult:
+    """End a job; one that has ended stays as it is.
+
+    Args:
+        job_id: Which job.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        The server's confirmation, with the output so far where it gives one.
+    """
+    caller = await _connect(public_key, secret_key, account, account_index)
+    return cast("JobResult", await caller.cancel(job_id))
+
+
+async def list_jobs(
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    limit: int | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> list[JobResult]:
+    """Return the jobs of this key, newest first, without their output.
+
+    Args:
+        public_key: Public key.
+        secret_key: Secret key.
+        limit: At most so many.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        One dict per job, with `job_id`, `status` and `language`.
+    """
+    caller = await _connect(public_key, secret_key, account, account_index)
+    return cast("list[JobResult]", await caller.list_jobs(limit))
+
+
+async def get_languages(public_key: str | None = None, secret_key: str | None = None) -> list[str]:  # noqa: ARG001
+    """Return the names of the languages that the server can run.
+
+    The list is kept for an hour in `~/.unsandbox/languages.json`. No keys are needed.
+
+    Args:
+        public_key: Not used; historical.
+        secret_key: Not used; historical.
+
+    Example:
+        ```python
+        assert "python" in await get_languages()
+        ```
+    """
+    from unsandbox._async import functions
+
+    return await functions.languages(_api_base())
+
+
+async def validate_keys(
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> KeyResult:
+    """Return what the server knows about a key pair: whether it is valid, and its limits.
+
+    Args:
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = await _connect(public_key, secret_key, account, account_index)
+    return cast("KeyResult", await caller.validate_keys())
+
+
+async def health_check() -> bool:
+    """Tell whether the server can be reached and is well. Needs no keys; an unwell server is no error."""
+    from unsandbox._async import functions
+
+    return await functions.healthy(_api_base())
+
+
+def _api_base() -> str:
+    if API_BASE != _AT_IMPORT:
+        return API_BASE
+    return os.environ.get("UNSANDBOX_API_BASE") or API_BASE
+
+
+async def _connect(
+    public_key: str | None,
+    secret_key: str | None,
+    account: int | str | None,
+    account_index: int | str | None,
+) -> Caller:
+    # Imported here: what a call needs would more than double the time that importing this module takes.
+    from unsandbox._async import functions
+
+    return await functions.connect(_api_base(), public_key, secret_key, account, account_index)
+
+
+def _options(
+    language: str,
+    code: str,
+    env: Mapping[str, str] | None,
+    input_files: InputFiles | None,
+    network_mode: NetworkModeName | None,
+    vcpu: int | None,
+    ttl: int | None,
+    return_artifacts: bool,
+    stdin: str | bytes | None,
+) -> dict[str, Any]:
+    return {
+        "language": language,
+        "code": code,
+        "env": env,
+        "input_files": input_files,
+        "network_mode": network_mode,
+        "vcpu": vcpu,
+        "ttl": ttl,
+        "return_artifacts": return_artifacts,
+        "stdin": stdin,
+    }

@@ -1,0 +1,105 @@
+"""How the async client waits, cleans up, and keeps what belongs to its event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["Closeable", "Interrupted", "finish", "in_thread", "owner", "shared", "sleep"]
+
+T = TypeVar("T")
+
+Interrupted = asyncio.CancelledError
+"""What breaks into a wait from outside."""
+
+sleep = asyncio.sleep
+in_thread = asyncio.to_thread
+owner = asyncio.get_running_loop
+"""What a client belongs to: the running event loop."""
+
+_finishing: set[asyncio.Task[Any]] = set()
+
+
+class Closeable(Protocol):
+    """What can be kept for a loop."""
+
+    async def close(self) -> None:
+        """Release what it holds."""
+
+
+async def finish(work: Callable[[], Awaitable[T]], seconds: float) -> T | None:
+    """Do some clean-up although the current task may have been cancelled, but not for long.
+
+    Args:
+        work: Starts the clean-up.
+        seconds: How long to wait for it at most. A second cancellation ends the waiting at once.
+
+    Returns:
+        Its result; None when it failed or was not done in time.
+    """
+
+    async def run() -> T:
+        return await work()
+
+    task = asyncio.get_running_loop().create_task(run())
+    # The loop holds tasks weakly only.
+    _finishing.add(task)
+    task.add_done_callback(_finishing.discard)
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.wait({task}, timeout=seconds)
+    if not task.done():
+        task.cancel()
+        return None
+    if task.cancelled() or task.exception() is not None:
+        return None
+    return task.result()
+
+
+class _PerThread(threading.local):
+    """A thread runs one loop at a time, so no lock is needed, and none can be left behind by a fork."""
+
+    def __init__(self) -> None:
+        self.loops: dict[asyncio.AbstractEventLoop, _Kept] = {}
+
+
+class _Kept:
+    def __init__(self) -> None:
+        self.items: dict[Any, Closeable] = {}
+        self.closer = self._close_with_the_loop()
+
+    async def _close_with_the_loop(self) -> AsyncGenerator[None, None]:
+        # An async generator that was started in a loop is closed by that loop's `shutdown_asyncgens`, which
+        # `asyncio.run` calls at its end: the only hook there is to be told that a loop ends.
+        try:
+            yield
+        finally:
+            _threads.loops.pop(asyncio.get_running_loop(), None)
+            while self.items:
+                _, item = self.items.popitem()
+                await item.close()
+
+
+_threads = _PerThread()
+
+
+async def shared(key: Any, make: Callable[[], T]) -> T:
+    """Return what was made for this key in the running loop; it is closed when the loop ends.
+
+    Args:
+        key: Anything hashable.
+        make: Makes it, without waiting, when there is none yet. What it makes must be `Closeable`.
+    """
+    loop = asyncio.get_running_loop()
+    kept = _threads.loops.get(loop)
+    if kept is None:
+        for other in [other for other in _threads.loops if other.is_closed()]:
+            del _threads.loops[other]
+        kept = _threads.loops[loop] = _Kept()
+        await anext(kept.closer)
+    item = kept.items.get(key)
+    if item is None:
+        item = kept.items[key] = make()  # type: ignore[assignment]
+    return item  # type: ignore[return-value]

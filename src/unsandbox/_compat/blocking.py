@@ -1,0 +1,70 @@
+"""How the sync client waits, cleans up, and keeps what belongs to its process."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+__all__ = ["Closeable", "Interrupted", "finish", "in_thread", "owner", "shared", "sleep"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Interrupted = KeyboardInterrupt
+"""What breaks into a wait from outside."""
+
+sleep = time.sleep
+
+_kept: dict[Any, Closeable] = {}
+
+
+class Closeable(Protocol):
+    """What can be kept for a process."""
+
+    def close(self) -> None:
+        """Release what it holds."""
+
+
+def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that blocks: here, just call it."""
+    return work(*args, **kwargs)
+
+
+def owner() -> object:
+    """Return what a client belongs to: nothing; any thread may use it."""
+    return None
+
+
+def finish(work: Callable[[], T], seconds: float) -> T | None:  # noqa: ARG001 - the async twin needs it
+    """Do some clean-up; its requests carry their own time limit.
+
+    Returns:
+        Its result; None when it failed or was broken off by a second Ctrl-C.
+    """
+    with contextlib.suppress(Exception, KeyboardInterrupt):
+        return work()
+    return None
+
+
+def shared(key: Any, make: Callable[[], T]) -> T:
+    """Return what was made for this key in this process; it is closed when the process ends.
+
+    Args:
+        key: Anything hashable.
+        make: Makes it, without waiting, when there is none yet. What it makes must be `Closeable`.
+    """
+    item = _kept.get(key)
+    if item is None:
+        # Two threads may both make one; only one is kept, and an unused one holds nothing.
+        item = _kept.setdefault(key, make())  # type: ignore[arg-type]
+    return item  # type: ignore[return-value]
+
+
+@atexit.register
+def _close_all() -> None:
+    while _kept:
+        _, item = _kept.popitem()
+        item.close()

@@ -1,0 +1,159 @@
+"""From the arguments of a call to the bytes of its request, refused here when the server would refuse them."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from unsandbox.errors import InvalidRequestError
+from unsandbox.protocol import codec
+from unsandbox.protocol.models import MAX_ENV_VARS, MAX_INPUT_FILES, InputFile
+
+InputFiles = Mapping[str, str | bytes] | Iterable[InputFile | str | os.PathLike[str]]
+"""Files for the program: a mapping from name to content, or a list of paths and `InputFile`s."""
+
+_MAX_TTL_S = 900
+_MAX_VCPU = 8
+_NETWORK_MODES = ("zerotrust", "semitrusted")
+_MAX_NAME_BYTES = 255
+
+
+def encode_execution(
+    language: str,
+    code: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    input_files: InputFiles | None = None,
+    network_mode: str | None = None,
+    vcpu: int | None = None,
+    ttl: int | None = None,
+    return_artifacts: bool = False,
+    stdin: str | bytes | None = None,
+    timeout: float | None = None,
+) -> bytes:
+    """Return the body of an execution. What is not given is left out, so the server's defaults hold.
+
+    Paths in `input_files` are read here.
+
+    Raises:
+        InvalidRequestError: An argument cannot be sent; the message names it and never shows its value.
+    """
+    body: dict[str, Any] = {"language": _text("language", language), "code": _text("code", code)}
+    if not language.strip():
+        raise InvalidRequestError("language is empty: name one, such as 'python'")
+    if env:
+        body["env"] = _environment(env)
+    if input_files:
+        body["input_files"] = _files(input_files)
+    if network_mode is not None:
+        if network_mode not in _NETWORK_MODES:
+            raise InvalidRequestError(f"network_mode must be one of {', '.join(_NETWORK_MODES)}")
+        body["network_mode"] = network_mode
+    if vcpu is not None:
+        body["vcpu"] = _whole("vcpu", vcpu, _MAX_VCPU)
+    if ttl is not None:
+        ttl = _whole("ttl", ttl, _MAX_TTL_S)
+    if timeout is not None:
+        ttl = _lease(ttl, timeout)
+    if ttl is not None:
+        body["ttl"] = ttl
+    if return_artifacts:
+        body["return_artifacts"] = True
+    if isinstance(stdin, bytes | bytearray | memoryview):
+        body["stdin_base64"] = base64.b64encode(stdin).decode("ascii")
+    elif stdin is not None:
+        body["stdin"] = _text("stdin", stdin)
+    return codec.encode(body)
+
+
+def reads_files(input_files: InputFiles | None) -> bool:
+    """Tell whether making the request will read from the disk."""
+    return bool(input_files) and not isinstance(input_files, Mapping)
+
+
+def _lease(ttl: int | None, timeout: float) -> int:
+    """Return the program's limit under a caller's deadline: when the caller has gone, nothing need run on.
+
+    One second longer than the deadline, so that the deadline always comes first and the outcome is the same
+    every time.
+    """
+    ends = _MAX_TTL_S if timeout >= _MAX_TTL_S else max(1, math.ceil(timeout)) + 1
+    return min(ttl or _MAX_TTL_S, ends)
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise InvalidRequestError(f"{name} must be text (str), not {type(value).__name__}")
+
+
+def _whole(name: str, value: object, most: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
+        return value
+    raise InvalidRequestError(f"{name} must be a whole number from 1 to {most}")
+
+
+def _environment(env: object) -> dict[str, str]:
+    if not isinstance(env, Mapping):
+        raise InvalidRequestError("env must be a mapping from names to texts")
+    if len(env) > MAX_ENV_VARS:
+        raise InvalidRequestError(f"env holds {len(env)} variables; at most {MAX_ENV_VARS} can be sent")
+    for name, value in env.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise InvalidRequestError("a name in env is not text, is empty, or holds '=' or a NUL character")
+        if not isinstance(value, str):
+            raise InvalidRequestError(f"env[{name!r}] must be text (str), not {type(value).__name__}")
+        if "\0" in value:
+            raise InvalidRequestError(f"env[{name!r}] holds a NUL character, which no environment can")
+    return dict(env)
+
+
+def _files(given: object) -> list[dict[str, str]]:
+    if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
+        raise InvalidRequestError("input_files must be a mapping from name to content, or a list of paths")
+    pairs = given.items() if isinstance(given, Mapping) else [_named(item) for item in given]
+    files: dict[str, str] = {}
+    for path, content in pairs:
+        name = _base_name(path)
+        if name in files:
+            raise InvalidRequestError(f"two input files have the name {name!r}: only base names are kept")
+        if isinstance(content, str):
+            content = _utf8(name, content)
+        if not isinstance(content, bytes | bytearray | memoryview):
+            raise InvalidRequestError(f"the input file {name!r} must be bytes or text")
+        files[name] = base64.b64encode(content).decode("ascii")
+    if len(files) > MAX_INPUT_FILES:
+        raise InvalidRequestError(f"{len(files)} input files; at most {MAX_INPUT_FILES} can be sent")
+    return [{"filename": name, "content": content} for name, content in files.items()]
+
+
+def _named(item: object) -> tuple[str, bytes]:
+    if isinstance(item, InputFile):
+        return item.filename, item.data
+    if not isinstance(item, str | os.PathLike):
+        raise InvalidRequestError(f"an input file must be a path or an InputFile, not {type(item).__name__}")
+    path = Path(item)
+    try:
+        return path.name, path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise InvalidRequestError(f"the input file {path.name!r} cannot be read: {reason}") from error
+
+
+def _base_name(path: object) -> str:
+    # Both separators, so that the name is the same whichever system it was made on.
+    name = path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else ""
+    if name in {"", ".", ".."} or "\0" in name or len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
+        raise InvalidRequestError("an input file has no usable base name: give it a short one without NUL")
+    return name
+
+
+def _utf8(name: str, content: str) -> bytes:
+    try:
+        return content.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(f"the text of {name!r} holds a lone surrogate: pass bytes instead") from None

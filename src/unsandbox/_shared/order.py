@@ -1,0 +1,65 @@
+"""What one operation carries through all its attempts, and how its errors are dressed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from unsandbox.errors import APIError, AuthenticationError, with_base
+from unsandbox.protocol.signing import CLOCK_TOLERANCE_S
+
+
+class Order:
+    """Body and idempotency key of one operation.
+
+    Attributes:
+        body: The bytes to send, the same in every attempt.
+        key: The same in every attempt, so that a server that honours it acts once; None for none.
+        content_type: Of the body.
+        sent: Whether any attempt may have reached the server.
+    """
+
+    __slots__ = ("body", "content_type", "key", "sent")
+
+    def __init__(self, body: bytes = b"", content_type: str = "application/json") -> None:
+        self.body = body
+        self.content_type = content_type
+        self.key: str | None = os.urandom(16).hex()
+        self.sent = False
+
+
+def library_error(error: APIError, library: str, headers: Mapping[str, str]) -> APIError:
+    """Return the error as one that is also an error of the HTTP library, with a hint where one helps."""
+    return with_base(type(error), library)(
+        str(error) + _hint(error, headers),
+        status=error.status,
+        code=error.code,
+        server_message=error.server_message,
+        request_id=error.request_id,
+        retry_after=error.retry_after,
+        body=error.body,
+    )
+
+
+def _hint(error: APIError, headers: Mapping[str, str]) -> str:
+    if 300 <= error.status < 400:
+        parts = urlsplit(headers.get("Location", ""))
+        there = f" to {parts.scheme}://{parts.hostname}" if parts.scheme and parts.hostname else ""
+        return f": the server redirects{there}, and signed requests follow no redirect; change the API base URL"
+    if isinstance(error, AuthenticationError) and (off := _clock_error(headers)):
+        return f"; this machine's clock is {off:.0f} s off, and {CLOCK_TOLERANCE_S} s are allowed: set it"
+    return ""
+
+
+def _clock_error(headers: Mapping[str, str]) -> float | None:
+    """Return how far our clock is from the server's, in seconds, when that is too far."""
+    import time
+
+    try:
+        theirs = parsedate_to_datetime(headers.get("Date", "")).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    off = abs(time.time() - theirs)
+    return off if off > CLOCK_TOLERANCE_S else None

@@ -1,0 +1,245 @@
+# Generated from src/unsandbox/_async/execution.py by scripts/unasync.py: change that one, then run the script.
+"""Running code to its end: one request where the server holds it, else looking until the job has ended.
+
+Whoever leaves early, by a deadline or by Ctrl-C, leaves no job behind: with a known id it
+is cancelled by that id; without one it is found again by the idempotency key, chosen before the first byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+from typing import Any
+
+from unsandbox._compat.blocking import Interrupted, finish, sleep
+from unsandbox._shared.deadline import NEVER, Deadline
+from unsandbox._shared.order import Order
+from unsandbox._sync.link import Link
+from unsandbox.credentials import Credentials
+from unsandbox.errors import (
+    ConnectionFailedError,
+    InvalidRequestError,
+    InvalidResponseError,
+    UnsandboxError,
+    WaitTimeoutError,
+)
+from unsandbox.protocol.models import TERMINAL_STATUSES
+from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
+
+__all__ = ["cancel", "execute", "job_id_of", "look", "submit", "wait"]
+
+CLEAN_UP_S = 5.0
+"""How long a caller who leaves early is held up at most, so that the job can be cancelled."""
+
+_PATIENCE = 10
+_HTTP_MARGIN_S = 15.0
+_OUTCOME = ("stdout", "stderr", "output", "exit_code", "error")
+
+
+def execute(
+    link: Link, keys: Credentials | None, body: bytes, *, deadline: Deadline, needs_stdin: bool = False
+) -> dict[str, Any]:
+    """Run code and return the job as it ended.
+
+    Raises:
+        WaitTimeoutError: The deadline passed; the job was cancelled.
+    """
+    if needs_stdin:
+        _require_stdin(link, deadline)
+    order = Order(body)
+    answer: dict[str, Any] = {}
+    try:
+        answer = link.call(keys, "execute", order=order, deadline=deadline)
+        if _ended(answer):
+            return answer
+        return _watch(link, keys, job_id_of(answer), deadline, answer)
+    except Interrupted:
+        finish(lambda: _abandon(link, keys, order, answer), CLEAN_UP_S)
+        raise
+    except (WaitTimeoutError, ConnectionFailedError) as error:
+        if not deadline.passed:
+            raise
+        known = error.partial if isinstance(error, WaitTimeoutError) else answer
+        partial = finish(lambda: _abandon(link, keys, order, known), CLEAN_UP_S)
+        raise _too_late(deadline, partial or known, cancelled=partial is not None) from error
+
+
+def submit(link: Link, keys: Credentials | None, body: bytes, *, needs_stdin: bool = False) -> dict[str, Any]:
+    """Start a job and return the server's answer, which holds its id.
+
+    Raises:
+        InvalidResponseError: The answer holds no id.
+    """
+    if needs_stdin:
+        _require_stdin(link, NEVER)
+    order = Order(body)
+    try:
+        answer = link.call(keys, "execute_async", order=order)
+    except Interrupted:
+        finish(lambda: _abandon(link, keys, order, {}), CLEAN_UP_S)
+        raise
+    job_id_of(answer)
+    return answer
+
+
+def wait(
+    link: Link, keys: Credentials | None, job_id: str, *, deadline: Deadline, keep: bool
+) -> dict[str, Any]:
+    """Return a job as it ended.
+
+    Args:
+        link: The server.
+        keys: What to sign with.
+        job_id: Which job.
+        deadline: When to give up.
+        keep: Whether the job goes on when this is left early; otherwise it is cancelled.
+
+    Raises:
+        WaitTimeoutError: The deadline passed.
+    """
+    last: dict[str, Any] = {"job_id": job_id}
+    try:
+        if deadline.passed:
+            raise _too_late(deadline, last, cancelled=False)
+        if link.features is None:
+            # Nothing is known of the server yet: the first look finds out what it can do.
+            last = look(link, keys, job_id, deadline=deadline)
+            if _ended(last, looked=True):
+                return last
+        return _watch(link, keys, job_id, deadline, last)
+    except Interrupted:
+        if not keep:
+            finish(lambda: cancel(link, keys, job_id, deadline=Deadline(CLEAN_UP_S)), CLEAN_UP_S)
+        raise
+    except (WaitTimeoutError, ConnectionFailedError) as error:
+        if not deadline.passed:
+            raise
+        known = error.partial if isinstance(error, WaitTimeoutError) else last
+        partial = None
+        if not keep:
+            partial = finish(lambda: _end(link, keys, job_id), CLEAN_UP_S)
+        raise _too_late(deadline, partial or known, cancelled=partial is not None) from error
+
+
+def look(
+    link: Link, keys: Credentials | None, job_id: str, *, hold: float | None = None, deadline: Deadline = NEVER
+) -> dict[str, Any]:
+    """Return a job as it is now, or, with `hold`, as soon as it ends within so many seconds.
+
+    A wait may be long, so it is patient with a server that is away for a while.
+    """
+    retry = link.retry
+    if retry.max_retries > 0:
+        retry = replace(retry, max_retries=max(_PATIENCE, retry.max_retries))
+    return link.call(
+        keys,
+        "get_job",
+        params={"id": job_id},
+        query=None if hold is None else {"wait": round(hold, 3)},
+        deadline=deadline,
+        timeout=None if hold is None else hold + min(link.timeout, _HTTP_MARGIN_S),
+        retry=retry,
+    )
+
+
+def cancel(link: Link, keys: Credentials | None, job_id: str, *, deadline: Deadline = NEVER) -> dict[str, Any]:
+    """End a job and return what the server says of it, partial output included."""
+    return link.call(keys, "cancel_job", params={"id": job_id}, deadline=deadline)
+
+
+def job_id_of(answer: dict[str, Any]) -> str:
+    """Return the job's id.
+
+    Raises:
+        InvalidResponseError: There is none.
+    """
+    job_id = answer.get("job_id") or answer.get("id")
+    if not isinstance(job_id, str) or not job_id:
+        raise InvalidResponseError("the server's answer holds neither a result nor a job id")
+    return job_id
+
+
+def _watch(
+    link: Link, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
+) -> dict[str, Any]:
+    """Look at a job until it has ended: by long-polling where the server can, else on the usual schedule."""
+    pauses = poll_delays()
+    while True:
+        remaining = deadline.remaining()
+        if remaining == 0:
+            raise _too_late(deadline, last, cancelled=False)
+        hold = None
+        if "wait" in (link.features or ()):
+            hold = LONG_POLL_S if remaining is None else min(LONG_POLL_S, remaining)
+        else:
+            pause = next(pauses)
+            sleep(pause if remaining is None else min(pause, remaining))
+            if deadline.passed:
+                continue
+        began = time.monotonic()
+        last = look(link, keys, job_id, hold=hold, deadline=deadline)
+        if _ended(last, looked=True):
+            return last
+        if hold is not None and time.monotonic() - began < hold / 2:
+            # A server that promised to hold and does not must not be asked in a tight loop.
+            sleep(next(pauses))
+
+
+def _ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
+    """Tell whether an answer is a result.
+
+    Without a status, an answer to a look is final, and one to an execution is when it holds any outcome.
+    """
+    status = answer.get("status")
+    if status is None:
+        return looked or any(name in answer for name in _OUTCOME)
+    return status in TERMINAL_STATUSES
+
+
+def _end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
+    """Cancel a job and return what there is of it; servers that answer only "cancelled" are asked once more."""
+    deadline = Deadline(CLEAN_UP_S)
+    answer = cancel(link, keys, job_id, deadline=deadline)
+    if not any(name in answer for name in _OUTCOME):
+        # If this fails, it was cancelled all the same, which is what matters.
+        with contextlib.suppress(UnsandboxError):
+            answer = link.call(keys, "get_job", params={"id": job_id}, deadline=deadline)
+    return {"job_id": job_id} | answer
+
+
+def _abandon(
+    link: Link, keys: Credentials | None, order: Order, answer: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Cancel the job of an execution that is being left, also when its id never arrived."""
+    job_id = answer.get("job_id") or answer.get("id")
+    if isinstance(job_id, str):
+        return _end(link, keys, job_id)
+    if not order.sent:
+        return None
+    deadline = Deadline(CLEAN_UP_S)
+    if link.features is None:
+        link.call(None, "health", deadline=deadline)
+    if "idempotency" not in (link.features or ()):
+        return None
+    # The same request with the same key is the same job; this path answers at once.
+    found = link.call(keys, "execute_async", order=order, deadline=deadline)
+    return _end(link, keys, job_id_of(found))
+
+
+def _require_stdin(link: Link, deadline: Deadline) -> None:
+    if link.features is None:
+        link.call(None, "health", deadline=deadline)
+    if "stdin" not in (link.features or ()):
+        raise InvalidRequestError(
+            "this server gives programs no standard input; send the data as an input file instead"
+        )
+
+
+def _too_late(deadline: Deadline, known: dict[str, Any], *, cancelled: bool) -> WaitTimeoutError:
+    job_id = known.get("job_id") or known.get("id")
+    what = f"job {job_id}" if job_id else "the job"
+    fate = "; it was cancelled" if cancelled else ""
+    return WaitTimeoutError(
+        f"{what} had not ended after {deadline.seconds:g} s{fate}", job_id=job_id, partial=known or None
+    )

@@ -1,0 +1,217 @@
+# Generated from src/unsandbox/_async/link.py by scripts/unasync.py: change that one, then run the script.
+"""One server as seen from here: where it is, the connections to it, what it can do, and calls to it."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from unsandbox._compat.blocking import in_thread, owner, sleep
+from unsandbox._shared.deadline import NEVER, Deadline
+from unsandbox._shared.order import Order, library_error
+from unsandbox._shared.server import LOCAL, Server, parse_base
+from unsandbox._transports.common import MAX_CONNECTIONS, RawResponse
+from unsandbox._transports.requests import LIBRARY, RequestsTransport
+from unsandbox.credentials import Credentials
+from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError
+from unsandbox.protocol.answers import api_error, read_object
+from unsandbox.protocol.endpoints import BY_NAME, FEATURES_HEADER, IDEMPOTENCY_HEADER, Endpoint
+from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
+from unsandbox.protocol.signing import build_target, signed_headers
+
+if TYPE_CHECKING:
+    from unsandbox.engine import EngineConfig
+
+__all__ = ["DEFAULT_TIMEOUT_S", "Link"]
+
+DEFAULT_TIMEOUT_S = 120.0
+
+
+class Link:
+    """The connections to one server, for any number of credentials.
+
+    Args:
+        base_url: Base URL, or `local` for the engine inside this process.
+        timeout: Seconds for one HTTP request.
+        retry: How often a failed request is repeated.
+        max_connections: Connections at a time; further requests wait for one.
+        engine_config: Bounds of the embedded engine.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        engine_config: EngineConfig | None = None,
+    ) -> None:
+        self.base_url = base_url
+        self.timeout = timeout
+        self.retry = retry or RetryPolicy()
+        self.features: frozenset[str] | None = None
+        """What the server announced; None before its first answer."""
+        self._announced: str | None = None
+        self._max_connections = max_connections
+        self._engine_config = engine_config
+        self._server = None if base_url == LOCAL else parse_base(base_url)
+        self._transport: RequestsTransport | None = None
+        self._owner: object = None
+        self._pid = os.getpid()
+        self._closed = False
+
+    def enter(self) -> None:
+        """Belong to the running event loop from now on.
+
+        Raises:
+            ClientStateError: It is closed, or belongs to another loop.
+        """
+        if self._closed:
+            raise ClientStateError("this client is closed: make a new one")
+        running = owner()
+        if self._owner is None:
+            self._owner = running
+        elif self._owner is not running:
+            raise ClientStateError(
+                "this client belongs to another event loop: make one client per loop, inside it"
+            )
+
+    def close(self) -> None:
+        """Close the connections. Closing twice does no harm."""
+        self._closed = True
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
+
+    def call(
+        self,
+        keys: Credentials | None,
+        name: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        query: Mapping[str, object] | None = None,
+        order: Order | None = None,
+        deadline: Deadline = NEVER,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> dict[str, Any]:
+        """Do one operation of the API, with retries.
+
+        Args:
+            keys: What to sign with; unused where the endpoint or the server needs none.
+            name: Name of the operation in the endpoint table.
+            params: Values for the placeholders of its path.
+            query: Members of its query.
+            order: Body and idempotency key; notes whether anything was sent.
+            deadline: The caller's deadline.
+            timeout: Seconds for one HTTP request instead of the link's own.
+            retry: Policy instead of the link's own.
+
+        Returns:
+            The JSON object of the answer.
+
+        Raises:
+            APIError: The server answered with an error status.
+            ConnectionFailedError: There was no answer.
+            InvalidResponseError: The answer is not a JSON object.
+        """
+        self.enter()
+        endpoint = BY_NAME[name]
+        server, transport = self._open()
+        target = server.prefix + build_target(endpoint.path, params or {}, query)
+        signer = (server.keys or keys) if endpoint.auth == "signed" else None
+        number = 0
+        while True:
+            number += 1
+            try:
+                answer = self._attempt(
+                    transport, signer, endpoint, target, order, deadline, timeout or self.timeout
+                )
+                return self._read(answer)
+            except (ConnectionFailedError, APIError) as error:
+                delay = retry_delay(
+                    Attempt(
+                        endpoint.method,
+                        number,
+                        status=getattr(error, "status", None),
+                        has_idempotency_key=order is not None and order.key is not None,
+                        retry_after_s=getattr(error, "retry_after", None),
+                        remaining_s=deadline.remaining(),
+                    ),
+                    retry or self.retry,
+                    random.random(),  # noqa: S311 - spreads retries, guards nothing
+                )
+                if delay is None:
+                    raise
+            sleep(delay)
+
+    def _open(self) -> tuple[Server, RequestsTransport]:
+        if self.base_url == LOCAL and self._pid != os.getpid():
+            # After a fork: the engine lives in the parent only.
+            self._pid, self._server, self._transport = os.getpid(), None, None
+        server, transport = self._server, self._transport
+        if server is not None and transport is not None:
+            return server, transport
+        if server is None:
+            from unsandbox import local
+
+            engine = in_thread(local.ensure_started, self._engine_config)
+            server = parse_base(engine.url)._replace(
+                keys=Credentials(engine.public_key, engine.secret_key, "the embedded engine")
+            )
+        if self._transport is None:
+            self._transport = RequestsTransport(server.origin, self._max_connections)
+        self._server = server
+        return server, self._transport
+
+    def _attempt(
+        self,
+        transport: RequestsTransport,
+        signer: Credentials | None,
+        endpoint: Endpoint,
+        target: str,
+        order: Order | None,
+        deadline: Deadline,
+        timeout: float,
+    ) -> RawResponse:
+        body = b"" if order is None else order.body
+        headers = {"Content-Type": order.content_type} if order is not None and body else {}
+        transport.acquire(deadline.remaining())
+        try:
+            # Signed only now: a signature lasts five minutes, and the queue may have been longer.
+            if signer is not None:
+                headers |= signed_headers(
+                    signer.public_key, signer.secret_key, int(time.time()), endpoint.method, target, body
+                )
+            if order is not None:
+                order.sent = True
+                if order.key is not None:
+                    headers[IDEMPOTENCY_HEADER] = order.key
+            remaining = deadline.remaining()
+            return transport.send(
+                endpoint.method,
+                target,
+                headers,
+                body,
+                timeout if remaining is None else max(0.001, min(timeout, remaining)),
+            )
+        finally:
+            transport.release()
+
+    def _read(self, answer: RawResponse) -> dict[str, Any]:
+        status, headers, body = answer
+        announced = headers.get(FEATURES_HEADER)
+        if announced is not None:
+            if announced != self._announced:
+                self._announced = announced
+                self.features = frozenset(announced.replace(",", " ").split())
+        elif self.features is None and status < 300:
+            # Only a success tells: an error may come from a proxy on the way.
+            self.features = frozenset()
+        if 200 <= status < 300:
+            return read_object(status, headers, body, 0.0)
+        raise library_error(api_error(status, headers, body, time.time()), LIBRARY, headers)

@@ -1,0 +1,70 @@
+"""What both transports share: the answer's type and what the environment says about proxies and CAs."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from unsandbox._version import __version__
+from unsandbox.errors import InvalidRequestError
+
+USER_AGENT = f"unsandbox-python/{__version__}"
+MAX_CONNECTIONS = 100
+"""Connections of one client at a time; further requests wait for one of them to be free."""
+
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+
+
+class RawResponse(NamedTuple):
+    """One HTTP answer, read to its end. `headers` are looked up without regard to case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def proxy_for(origin: str) -> str | None:
+    """Return the URL of the proxy that the environment (or the system) wants for a server, or None.
+
+    Raises:
+        InvalidRequestError: The proxy is not one that can be used; going around it in silence would be worse.
+    """
+    parts = urlsplit(origin)
+    # Asked once per client: reading the whole environment for each request is a quarter of a request's cost.
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    scheme = urlsplit(proxy).scheme
+    if scheme not in {"http", "https"}:
+        raise InvalidRequestError(
+            f"the environment names a {scheme} proxy, and only http and https proxies can be used: "
+            "unset it, or list this server in NO_PROXY"
+        )
+    return proxy
+
+
+def ca_bundle() -> str | None:
+    """Return the file or folder of trusted CAs that the environment names, or None.
+
+    Raises:
+        InvalidRequestError: It does not exist.
+    """
+    for name in _CA_VARIABLES:
+        path = os.environ.get(name)
+        if path:
+            if not Path(path).exists():
+                raise InvalidRequestError(f"{name} names a file of trusted CAs that does not exist")
+            return path
+    return None
+
+
+def place(method: str, origin: str, target: str) -> str:
+    """Return how an error names a request: without its query, which may hold the user's data."""
+    return f"{method} {origin}{target.partition('?')[0]}"

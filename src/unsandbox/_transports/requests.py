@@ -1,0 +1,171 @@
+"""The sync client's way onto the network: the pooling adapter of requests, safe in threads and after fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from unsandbox._transports.common import MAX_CONNECTIONS, USER_AGENT, RawResponse, ca_bundle, place, proxy_for
+from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
+
+if TYPE_CHECKING:
+    import requests
+    from requests.adapters import HTTPAdapter
+
+LIBRARY = "requests"
+"""What the errors of this transport also are."""
+
+_CHUNK = 1 << 16
+_MAX_CAUSES = 8
+
+
+class RequestsTransport:
+    """A pool of connections to one server, for any number of threads. Opens nothing until the first `send`."""
+
+    def __init__(self, origin: str, max_connections: int = MAX_CONNECTIONS) -> None:
+        self._origin = origin
+        self._max_connections = max_connections
+        self._closed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._slots = threading.Semaphore(self._max_connections)
+        self._adapter: HTTPAdapter | None = None
+        self._proxies: dict[str, str] = {}
+        self._verify: str | bool = True
+
+    def acquire(self, timeout: float | None) -> None:
+        """Take one of the connections, or wait until one is free; each `acquire` needs one `release`.
+
+        Args:
+            timeout: Seconds to wait at most; None waits as long as it takes.
+
+        Raises:
+            RequestTimeoutError: None was free in time; nothing was sent.
+        """
+        if os.getpid() != self._pid:
+            # After a fork: the parent's sockets must not be written to by two processes, and a slot that
+            # another thread of the parent held would never come back.
+            self._reset()
+        if not self._slots.acquire(timeout=timeout):
+            raise with_base(RequestTimeoutError, LIBRARY)(
+                f"all {self._max_connections} connections of this client were busy for {timeout:g} s"
+            )
+
+    def release(self) -> None:
+        """Give the connection back."""
+        self._slots.release()
+
+    def send(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, timeout: float
+    ) -> RawResponse:
+        """Send one request and read the whole answer.
+
+        Args:
+            method: HTTP method.
+            target: Path and query, percent-encoded; sent as it is.
+            headers: Request headers.
+            body: Request body; empty when there is none.
+            timeout: Seconds for all of it: connecting, sending and reading.
+
+        Raises:
+            RequestTimeoutError: It took longer.
+            ConnectionFailedError: There was no answer, or not all of it.
+        """
+        import http.client
+
+        import requests
+        import urllib3
+
+        adapter = self._adapter or self._open()
+        ends = time.monotonic() + timeout
+        try:
+            response = adapter.send(
+                self._prepare(method, target, headers, body),
+                timeout=urllib3.Timeout(total=timeout),  # type: ignore[arg-type] # the adapter takes one, its stub not
+                verify=self._verify,
+                proxies=self._proxies,
+            )
+            with response:
+                return RawResponse(response.status_code, response.headers, _read(response, ends))
+        except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
+            raise with_base(RequestTimeoutError, LIBRARY)(
+                f"{place(method, self._origin, target)}: no answer within {timeout:g} s"
+            ) from error
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            OSError,
+        ) as error:
+            raise with_base(ConnectionFailedError, LIBRARY)(
+                f"{place(method, self._origin, target)}: {_reason(error)}"
+            ) from error
+
+    def close(self) -> None:
+        """Close all connections; the transport cannot be used any more."""
+        self._closed = True
+        adapter, self._adapter = self._adapter, None
+        if adapter is not None:
+            adapter.close()
+
+    def _open(self) -> HTTPAdapter:
+        from requests.adapters import HTTPAdapter
+
+        if self._closed:
+            raise ClientStateError("this client is closed: make a new one")
+        proxy = proxy_for(self._origin)
+        self._proxies = {"http": proxy, "https": proxy} if proxy else {}
+        if self._origin.startswith("https:"):
+            self._verify = ca_bundle() or True
+        self._adapter = HTTPAdapter(pool_connections=1, pool_maxsize=self._max_connections, max_retries=0)
+        return self._adapter
+
+    def _prepare(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> requests.PreparedRequest:
+        """Make the request by hand: `prepare()` would quote the target again."""
+        import requests
+        from requests.structures import CaseInsensitiveDict
+
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = self._origin + target
+        request.body = body or None
+        request.headers = CaseInsensitiveDict(headers)
+        request.headers.setdefault("User-Agent", USER_AGENT)
+        request.headers.setdefault("Accept", "*/*")
+        request.headers.setdefault("Accept-Encoding", "gzip, deflate")
+        if body or method in {"POST", "PUT", "PATCH"}:
+            request.headers["Content-Length"] = str(len(body))
+        return request
+
+
+def _read(response: requests.Response, ends: float) -> bytes:
+    """Read the body, looking at the clock after each piece, so that a dripping server cannot hold us."""
+    raw = response.raw
+    # One `recv` per call where urllib3 has it; a plain read waits until the piece is full.
+    read = getattr(raw, "read1", raw.read)
+    pieces = []
+    while piece := read(_CHUNK, decode_content=True):
+        pieces.append(piece)
+        if time.monotonic() > ends:
+            raise TimeoutError
+    return b"".join(pieces)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost cause: the outer texts repeat the URL, query included."""
+    for _ in range(_MAX_CAUSES):
+        inner = getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+        if inner is None:
+            break
+        error = inner
+    text = str(error).rpartition(": ")[2].strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,291 @@
+"""Where the key pair comes from.
+
+The first of these that gives one is used:
+
+1. the arguments `public_key` and `secret_key`;
+2. with the argument `account`, that row of an accounts file, and the environment is not looked at;
+3. the variables `UNSANDBOX_PUBLIC_KEY` and `UNSANDBOX_SECRET_KEY`;
+4. `~/.unsandbox/accounts.csv`;
+5. `accounts.csv` in the working folder.
+
+An accounts file holds one `public,secret` pair per line; further columns, blank lines and lines that start
+with `#` are ignored. Rows count from 0; `UNSANDBOX_ACCOUNT` picks one where no `account` is given. The first
+file that holds any account decides. A pair that is half there, or a line that cannot be read, is an error and
+never a reason to go on and take some other account.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unsandbox.errors import CredentialsError, UnsandboxWarning
+
+__all__ = ["Credentials", "CredentialsReport", "explain_credentials", "resolve_credentials"]
+
+_PUBLIC = "UNSANDBOX_PUBLIC_KEY"
+_SECRET = "UNSANDBOX_SECRET_KEY"  # noqa: S105 - the name of a variable
+_ACCOUNT = "UNSANDBOX_ACCOUNT"
+_MAX_FILE_BYTES = 1 << 20
+_READABLE_BY_OTHERS = 0o044
+
+_warned: set[str] = set()
+_Stamp = tuple[int, int, int, int]
+_parsed: dict[str, tuple[_Stamp, list[tuple[str, str]]]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A key pair and where it came from. Its text form shows neither key.
+
+    Attributes:
+        public_key: Sent with every request.
+        secret_key: Never sent; signs.
+        source: Where the pair was found, for people.
+    """
+
+    public_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    source: str = "arguments"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialsReport:
+    """What a search for credentials found. Holds no key.
+
+    Attributes:
+        source: Where the pair came from; None when there is none.
+        tried: Each place in the order of the search, with what was there.
+        error: What is wrong and what to do about it; None when a pair was found.
+    """
+
+    source: str | None
+    tried: tuple[str, ...]
+    error: str | None
+
+
+def resolve_credentials(
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    env: Mapping[str, str] | None = None,
+    home: Path | None = None,
+    cwd: Path | None = None,
+) -> Credentials:
+    """Return the key pair to sign with.
+
+    Args:
+        public_key: Public key; give both keys or none. An empty text counts as not given.
+        secret_key: Secret key.
+        account: Row of the accounts file, from 0, as a number or its digits; skips the environment's keys.
+        env: Environment to read instead of the process's own.
+        home: Home folder instead of the user's.
+        cwd: Folder to look in instead of the working folder.
+
+    Raises:
+        CredentialsError: There is no pair, or what is there is incomplete or unreadable. The message names the
+            place and the remedy, never a key.
+
+    Example:
+        >>> resolve_credentials("unsb-pk-1", "unsb-sk-1").source
+        'arguments'
+    """
+    return _search([], public_key, secret_key, account, env, home, cwd)
+
+
+def explain_credentials(
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    env: Mapping[str, str] | None = None,
+    home: Path | None = None,
+    cwd: Path | None = None,
+) -> CredentialsReport:
+    """Tell where the key pair would come from, and what was looked at, without ever showing a key.
+
+    Takes the arguments of `resolve_credentials` and does not raise.
+
+    Example:
+        >>> explain_credentials(env={"UNSANDBOX_PUBLIC_KEY": "p", "UNSANDBOX_SECRET_KEY": "s"}).source
+        'environment variables UNSANDBOX_PUBLIC_KEY and UNSANDBOX_SECRET_KEY'
+    """
+    tried: list[str] = []
+    try:
+        found = _search(tried, public_key, secret_key, account, env, home, cwd)
+    except CredentialsError as error:
+        return CredentialsReport(source=None, tried=tuple(tried), error=str(error))
+    return CredentialsReport(source=found.source, tried=tuple(tried), error=None)
+
+
+def _search(
+    tried: list[str],
+    public_key: str | None,
+    secret_key: str | None,
+    account: int | str | None,
+    env: Mapping[str, str] | None,
+    home: Path | None,
+    cwd: Path | None,
+) -> Credentials:
+    if public_key or secret_key:
+        tried.append("arguments: given")
+        if not (public_key and secret_key):
+            missing = "secret_key" if public_key else "public_key"
+            raise CredentialsError(f"the argument {missing} is missing: give both keys, or none")
+        return _checked(public_key, secret_key, "arguments")
+    tried.append("arguments: none")
+    if env is None:
+        env = os.environ
+    if account is None:
+        in_env = _from_environment(tried, env)
+        if in_env is not None:
+            return in_env
+    row, chosen_by = _row(account, env)
+    for path in _files(home, cwd):
+        found = _from_file(tried, path, row, chosen_by)
+        if found is not None:
+            return found
+    raise CredentialsError(
+        f"no credentials found ({'; '.join(tried)}). "
+        f"Pass public_key and secret_key, set {_PUBLIC} and {_SECRET}, "
+        "or write a line `public,secret` to ~/.unsandbox/accounts.csv"
+    )
+
+
+def _from_environment(tried: list[str], env: Mapping[str, str]) -> Credentials | None:
+    place = f"environment variables {_PUBLIC} and {_SECRET}"
+    public, secret = env.get(_PUBLIC, "").strip(), env.get(_SECRET, "").strip()
+    if not public and not secret:
+        tried.append(f"{place}: not set")
+        return None
+    tried.append(f"{place}: set")
+    if not (public and secret):
+        have, lack = (_PUBLIC, _SECRET) if public else (_SECRET, _PUBLIC)
+        raise CredentialsError(f"{have} is set but {lack} is not: set both, or unset both")
+    return _checked(public, secret, place)
+
+
+def _row(account: int | str | None, env: Mapping[str, str]) -> tuple[int, str]:
+    """Return the row to take and what chose it."""
+    if account is None:
+        text, chosen_by = env.get(_ACCOUNT, "").strip(), _ACCOUNT
+        if not text:
+            return 0, "the default"
+    else:
+        text, chosen_by = str(account).strip(), "the argument account"
+    # Not int(): it takes "1_0", "+1" and other digits than ours.
+    if isinstance(account, bool) or not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise CredentialsError(
+            f"{chosen_by} must be the number of a row in accounts.csv, counted from 0; it is something else"
+        )
+    return int(text), chosen_by
+
+
+def _files(home: Path | None, cwd: Path | None) -> list[Path]:
+    found = []
+    # A service account without a home folder is no error.
+    with contextlib.suppress(RuntimeError):
+        found.append((home or Path.home()) / ".unsandbox" / "accounts.csv")
+    found.append((cwd / "accounts.csv") if cwd else Path("accounts.csv"))
+    return found
+
+
+def _from_file(tried: list[str], path: Path, row: int, chosen_by: str) -> Credentials | None:
+    try:
+        accounts = _read(path)
+    except CredentialsError:
+        tried.append(f"{path}: cannot be used")
+        raise
+    if accounts is None:
+        tried.append(f"{path}: no such file")
+        return None
+    if not accounts:
+        tried.append(f"{path}: holds no account")
+        return None
+    tried.append(f"{path}: holds {len(accounts)}")
+    if row >= len(accounts):
+        raise CredentialsError(
+            f"{path} has no row {row} (chosen by {chosen_by}): it holds {len(accounts)}, counted from 0; "
+            "choose another one or add a line `public,secret`"
+        )
+    public, secret = accounts[row]
+    return Credentials(public, secret, f"{path}, row {row}")
+
+
+def _read(path: Path) -> list[tuple[str, str]] | None:
+    """Return the accounts of a file, or None when there is no such file; unchanged files are parsed once."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            stamp = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+            place = str(path.absolute())
+            # Windows reports a mode that says nothing about who may read.
+            if os.name == "posix" and status.st_mode & _READABLE_BY_OTHERS:
+                _warn_once(place)
+            known = _parsed.get(place)
+            if known is not None and known[0] == stamp:
+                return known[1]
+            raw = file.read(_MAX_FILE_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise CredentialsError(f"{path} cannot be read ({reason}): make it a file that you may read") from None
+    if len(raw) > _MAX_FILE_BYTES:
+        raise CredentialsError(f"{path} is too large to be a list of accounts: one `public,secret` per line")
+    accounts = _parse(raw, path)
+    _parsed[place] = (stamp, accounts)
+    return accounts
+
+
+def _parse(raw: bytes, path: Path) -> list[tuple[str, str]]:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CredentialsError(f"{path} is not UTF-8 text: save it as such") from None
+    accounts: list[tuple[str, str]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        columns = [column.strip().strip('"').strip() for column in stripped.split(",")]
+        if not accounts and columns[0].lower() in {"public_key", "public key"}:
+            continue  # a heading, as spreadsheets write one
+        if len(columns) < 2 or not columns[0] or not columns[1]:
+            raise CredentialsError(
+                f"{path}, line {number}, is not `public,secret`: put it right, or start it with `#` to skip it"
+            )
+        pair = _checked(columns[0], columns[1], f"{path}, line {number}")
+        accounts.append((pair.public_key, pair.secret_key))
+    return accounts
+
+
+def _checked(public_key: str, secret_key: str, source: str) -> Credentials:
+    pair = []
+    for name, value in (("public", public_key), ("secret", secret_key)):
+        if not isinstance(value, str):
+            raise CredentialsError(f"the {name} key from {source} is not text: pass a str")
+        key = value.strip()
+        # Anything else could not stand in a header, or would end one.
+        if not (key and key.isascii() and key.isprintable()) or " " in key:
+            raise CredentialsError(
+                f"the {name} key from {source} holds a blank, a control or a non-ASCII character: copy it again"
+            )
+        pair.append(key)
+    return Credentials(pair[0], pair[1], source)
+
+
+def _warn_once(place: str) -> None:
+    if place in _warned:
+        return
+    _warned.add(place)
+    warnings.warn(
+        f"{place} holds secret keys and other users of this machine can read it; run: chmod 600 {place}",
+        UnsandboxWarning,
+        stacklevel=2,
+    )
