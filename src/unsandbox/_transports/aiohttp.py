@@ -8,16 +8,31 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from unsandbox._transports.common import MAX_CONNECTIONS, USER_AGENT, RawResponse, ca_bundle, place, proxy_for
 from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
 
 if TYPE_CHECKING:
     import aiohttp
+    import yarl
 
 LIBRARY = "aiohttp"
 """What the errors of this transport also are."""
+
+
+_CEIL_S = 60.0
+"""Above this many seconds aiohttp may round a time limit up to whole ones, which saves timers."""
+
+
+class _Opened(NamedTuple):
+    """The session, and the names of the library, which is imported when the session is made."""
+
+    session: aiohttp.ClientSession
+    proxy: str | None
+    make_url: type[yarl.URL]
+    make_timeout: type[aiohttp.ClientTimeout]
+    error: type[aiohttp.ClientError]
 
 
 class AiohttpTransport:
@@ -27,8 +42,8 @@ class AiohttpTransport:
         self._origin = origin
         self._max_connections = max_connections
         self._slots: asyncio.Semaphore | None = None
-        self._session: aiohttp.ClientSession | None = None
-        self._proxy: str | None = None
+        self._opened: _Opened | None = None
+        self._timeout: tuple[float, aiohttp.ClientTimeout | None] = (-1.0, None)
         self._closed = False
 
     async def acquire(self, timeout: float | None) -> None:
@@ -80,18 +95,17 @@ class AiohttpTransport:
             RequestTimeoutError: It took longer.
             ConnectionFailedError: There was no answer, or not all of it.
         """
-        import aiohttp
-        from yarl import URL
-
-        session = self._session or self._open()
+        opened = self._opened or self._open()
+        if timeout != self._timeout[0]:
+            self._timeout = (timeout, opened.make_timeout(total=timeout, ceil_threshold=_CEIL_S))
         try:
-            async with session.request(
+            async with opened.session.request(
                 method,
-                URL(self._origin + target, encoded=True),
+                opened.make_url(self._origin + target, encoded=True),
                 data=body or None,
                 headers=headers,
-                proxy=self._proxy,
-                timeout=aiohttp.ClientTimeout(total=timeout, ceil_threshold=60),
+                proxy=opened.proxy,
+                timeout=self._timeout[1],
                 allow_redirects=False,
             ) as response:
                 return RawResponse(response.status, response.headers, await response.read())
@@ -99,7 +113,7 @@ class AiohttpTransport:
             raise with_base(RequestTimeoutError, LIBRARY)(
                 f"{place(method, self._origin, target)}: no answer within {timeout:g} s"
             ) from error
-        except (aiohttp.ClientError, OSError, EOFError) as error:
+        except (opened.error, OSError, EOFError) as error:
             raise with_base(ConnectionFailedError, LIBRARY)(
                 f"{place(method, self._origin, target)}: {_reason(error)}"
             ) from error
@@ -107,25 +121,27 @@ class AiohttpTransport:
     async def close(self) -> None:
         """Close all connections; the transport cannot be used any more."""
         self._closed = True
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.session.close()
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open(self) -> _Opened:
         import aiohttp
+        from yarl import URL
 
         if self._closed:
             raise ClientStateError("this client is closed: make a new one")
-        self._proxy = proxy_for(self._origin)
+        proxy = proxy_for(self._origin)
         # The semaphore limits the connections, so the connector need not: waiting in its queue would count as
         # HTTP time, and the request would have been signed long before it is sent.
         connector = aiohttp.TCPConnector(limit=0, ssl=_trust(self._origin))
-        self._session = aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": USER_AGENT},
         )
-        return self._session
+        self._opened = _Opened(session, proxy, URL, aiohttp.ClientTimeout, aiohttp.ClientError)
+        return self._opened
 
 
 def _trust(origin: str) -> ssl.SSLContext | bool:
