@@ -158,8 +158,8 @@ class _EngineThread:
         try:
             self._loop.run_forever()
         finally:
+            # No shutdown_default_executor: it starts a thread, which the end of the interpreter forbids.
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
     def _end_thread(self) -> None:

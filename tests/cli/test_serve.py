@@ -37,10 +37,10 @@ def sandboxes(tree_of: int) -> list[int]:
     return found
 
 
-def traces() -> set[str]:
-    """Return the folders and control groups of engines on this machine."""
+def traces(pid: int) -> set[str]:
+    """Return the folders and control groups that the engine of a process has on this machine."""
     places = [Path("/run"), Path("/tmp"), *Path("/sys/fs/cgroup").glob("*/"), Path("/sys/fs/cgroup")]
-    return {str(path) for place in places for path in place.glob("unsandbox-*")}
+    return {str(path) for place in places for path in place.glob(f"unsandbox-{pid}-*")}
 
 
 def test_first_start_makes_a_key_and_says_where_never_what(data):
@@ -116,7 +116,6 @@ def test_sigterm_lets_a_running_job_end_and_answers_it(data):
 
 
 def test_kill_9_loses_no_finished_job_and_marks_the_others(data):
-    before = traces()
     with Serve(data) as server:
         keys = server.keys()
         headers = {"language": "bash", "code": "echo kept"}
@@ -127,9 +126,10 @@ def test_kill_9_loses_no_finished_job_and_marks_the_others(data):
         eventually(lambda: server.call(keys, "GET", f"/jobs/{lost}")[1]["status"] == "running")
         tree = sandboxes(server.process.pid)
         assert tree
+        assert traces(server.process.pid)
         server.kill()
         eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in tree))
-        eventually(lambda: traces() <= before)
+        eventually(lambda: not traces(server.process.pid))
     with Serve(data) as server:
         kept = server.call(keys, "GET", f"/jobs/{done}")[1]
         assert (kept["status"], kept["stdout"], kept["exit_code"]) == ("completed", "kept\n", 0)
@@ -138,7 +138,7 @@ def test_kill_9_loses_no_finished_job_and_marks_the_others(data):
         assert "restarted" in failed["error"]
         assert server.call(keys, "GET", "/jobs")[1]["count"] == 2
         assert server.stop() == 0
-    assert traces() <= before
+        assert not traces(server.process.pid)
 
 
 def test_a_second_server_on_the_same_folder_is_refused(data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -63,7 +64,7 @@ class Wire:
         async with self.session.request(
             method,
             URL(self.url + target, encoded=True),
-            data=data or None,
+            data=io.BytesIO(data) if data else None,
             headers={} if anonymous else signature | (headers or {}),
         ) as response:
             raw = await response.read()

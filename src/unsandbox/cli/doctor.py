@@ -38,7 +38,7 @@ async def _examine() -> tuple[ProbeReport, list[str], dict[str, str]]:
     available = {language.name for language in engine.languages.available()}
     missing = {
         language.name: " ".join(language.packages)
-        for language in engine.languages.all()
+        for language in engine.languages.values()
         if language.name not in available
     }
     return report, sorted(available), missing

@@ -216,7 +216,7 @@ class Engine:
             language = self.languages.resolve(request.language)
         except UnknownLanguageError as error:
             raise InvalidJob(str(error), code="unknown_language") from error
-        if request.network_mode != NetworkMode.ZEROTRUST:
+        if NetworkMode(request.network_mode) is not NetworkMode.ZEROTRUST:
             raise InvalidJob(
                 "network_mode 'semitrusted' cannot be enforced by this server yet, so it is refused; "
                 "use 'zerotrust' (no network)",
@@ -305,10 +305,8 @@ class Engine:
             return failed_result(record, JobStatus.CANCELLED, "the job was cancelled before it ran")
         record.status = JobStatus.RUNNING
         running = await self._backend.start(spec)
-        record.running = running
+        record.attach(running)
         try:
-            if record.cancel_requested:
-                running.cancel()
             return result_of(record, await running.wait(), spec.limits)
         finally:
             record.running = None

@@ -65,6 +65,12 @@ class JobRecord:
             + sum(len(artifact.content_base64) for artifact in job.artifacts or ())
         )
 
+    def attach(self, running: RunningJob) -> None:
+        """Take note of the sandbox; end it at once when a cancellation came before it existed."""
+        self.running = running
+        if self.cancel_requested:
+            running.cancel()
+
     def as_job(self) -> models.Job:
         """Return what a client may see now: the result, or the state of a job that has not ended."""
         return self.result or models.Job(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import asyncio
-import contextlib
 import json
 import os
 import socket
@@ -206,6 +205,11 @@ async def _writable(fd: int) -> None:
         loop.remove_writer(fd)
 
 
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 def _spawn(command: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command, stdin=fd, stdout=subprocess.DEVNULL, env={}, cwd="/", close_fds=True, start_new_session=True
@@ -217,7 +221,7 @@ async def _await_exit(process: subprocess.Popen[bytes]) -> None:
     loop = asyncio.get_running_loop()
     pidfd = os.pidfd_open(process.pid)
     ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
+    loop.add_reader(pidfd, _settle, ended)
     try:
         async with asyncio.timeout(_EXIT_TIMEOUT_S):
             await ended

@@ -39,6 +39,7 @@ from unsandbox.server.handlers import HANDLERS, HOLD_S, Call, Handler
 from unsandbox.server.openapi import openapi_document
 
 logger = logging.getLogger("unsandbox.server")
+_http_logger = logging.getLogger("unsandbox.server.http")
 
 _STATUS_OF_REFUSAL: dict[type[Refused], int] = {
     InvalidJob: 400,
@@ -103,7 +104,6 @@ class Server:
             OSError: The address cannot be bound.
         """
         app = web.Application(client_max_size=self._config.body_bytes, middlewares=[self._guard])
-        app.on_response_prepare.append(_add_headers)
         for endpoint in ENDPOINTS:
             handler = self._serve(endpoint, HANDLERS[endpoint.name])
             for method, path in ((endpoint.method, endpoint.path), *endpoint.aliases):
@@ -112,7 +112,9 @@ class Server:
                 else:
                     app.router.add_route(method, path, handler)
         app.router.add_get("/openapi.json", _serve_openapi)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
+        self._runner = web.AppRunner(
+            app, access_log=None, logger=_http_logger, handle_signals=False, shutdown_timeout=5.0
+        )
         await self._runner.setup()
         self._site = web.TCPSite(
             self._runner,
@@ -175,11 +177,10 @@ class Server:
         started = time.perf_counter()
         given = request.headers.get(REQUEST_ID_HEADER, "")
         request_id = given if _REQUEST_ID.match(given) else "req_" + secrets.token_hex(8)
-        request["request_id"] = request_id
         try:
             response = await handler(request)
         except Unauthorized as refusal:
-            extra = {"valid": False, "reason": "invalid_key"} if request.path == "/keys/validate" else {}
+            extra: dict[str, str | bool] = {"valid": False, "reason": "invalid_key"} if request.path == "/keys/validate" else {}
             response = _error(401, refusal.code, refusal.message, request_id, **extra)
         except Refused as refusal:
             status = _STATUS_OF_REFUSAL.get(type(refusal), 400)
@@ -187,8 +188,8 @@ class Server:
             if status in {429, 503}:
                 response.headers["Retry-After"] = _RETRY_AFTER_S
         except web.HTTPRequestEntityTooLarge:
-            refusal = _too_large(self._config.body_bytes)
-            response = _error(413, refusal.code, refusal.message, request_id)
+            large = _too_large(self._config.body_bytes)
+            response = _error(413, large.code, large.message, request_id)
         except web.HTTPException as error:
             name = error.reason.lower().replace(" ", "_")
             text = "no such path; /openapi.json lists what there is" if error.status == 404 else error.reason
@@ -200,6 +201,9 @@ class Server:
             response = _error(
                 500, "internal_error", f"the server failed; its log says why ({request_id})", request_id
             )
+        response.headers[REQUEST_ID_HEADER] = request_id
+        response.headers[FEATURES_HEADER] = _FEATURES
+        response.headers["Server"] = f"unsandbox/{__version__}"
         if logger.isEnabledFor(logging.INFO):
             resource = request.match_info.route.resource
             logger.info(
@@ -213,10 +217,14 @@ class Server:
         return response
 
 
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers[REQUEST_ID_HEADER] = request.get("request_id", "")
-    response.headers[FEATURES_HEADER] = _FEATURES
-    response.headers["Server"] = f"unsandbox/{__version__}"
+def _without_content(record: logging.LogRecord) -> bool:
+    """Reduce what aiohttp logs of broken requests to the fact: their bytes may be secrets or code."""
+    record.msg, record.args = "a connection sent what is not a usable HTTP request", ()
+    record.exc_info = record.exc_text = record.stack_info = None
+    return logger.isEnabledFor(logging.INFO)
+
+
+_http_logger.addFilter(_without_content)
 
 
 async def _serve_openapi(_request: web.Request) -> web.Response:

@@ -12,7 +12,7 @@ from unsandbox._version import __version__
 from unsandbox.protocol import models
 from unsandbox.protocol.endpoints import ENDPOINTS, IDEMPOTENCY_HEADER, Endpoint
 
-_SIGNED = [{"key": [], "timestamp": [], "signature": []}]
+_SIGNED: list[dict[str, list[str]]] = [{"key": [], "timestamp": [], "signature": []}]
 _ERRORS = {
     "400": "The request is not usable as it is.",
     "401": "Unknown key, wrong signature, or a clock more than five minutes off.",
@@ -32,7 +32,7 @@ def openapi_document() -> bytes:
         >>> b'"/execute"' in openapi_document()
         True
     """
-    types = {models.ErrorBody}
+    types: set[type[models.WireModel]] = {models.ErrorBody}
     for endpoint in ENDPOINTS:
         types |= {endpoint.response} | ({endpoint.request} if endpoint.request else set())
     ordered = sorted(types, key=lambda model: model.__name__)
