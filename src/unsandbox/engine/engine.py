@@ -248,20 +248,27 @@ class Engine:
             self._by_idempotency[key] = record
         self._active[record.owner] = self._active.get(record.owner, 0) + 1
         try:
-            if record.idempotency_key is not None:
-                row = await self._store.find_by_idempotency_key(record.owner, record.idempotency_key)
-                if row is not None:
-                    self._forget(record, key)
-                    return _same_request(_revived(row), record.fingerprint)
-            await self._store.add_job(_row(record))
+            stored = await self._store_new(record)
         except BaseException:
             self._forget(record, key)
             raise
         finally:
             record.accepted.set()
+        if stored is not None:
+            self._forget(record, key)
+            return _same_request(stored, record.fingerprint)
         self._jobs[record.job_id] = record
         self._queue.put(record)
         return record
+
+    async def _store_new(self, record: JobRecord) -> JobRecord | None:
+        """Store a job, or return the one that its idempotency key already made before a restart."""
+        if record.idempotency_key is not None:
+            row = await self._store.find_by_idempotency_key(record.owner, record.idempotency_key)
+            if row is not None:
+                return _revived(row)
+        await self._store.add_job(_row(record))
+        return None
 
     def _forget(self, record: JobRecord, key: tuple[str, str] | None) -> None:
         if key is not None:

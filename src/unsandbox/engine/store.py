@@ -119,23 +119,29 @@ def open_database(folder: Path) -> sa.Engine:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         engine = sa.create_engine(f"sqlite:///{folder / 'unsandbox.sqlite3'}", connect_args={"timeout": 30})
         sa.event.listen(engine, "connect", _tune_sqlite)
+        sa.event.listen(engine, "begin", _begin)
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-        # BEGIN IMMEDIATE below makes two processes that start at once migrate one after the other.
-        with engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with engine.begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-            connection.commit()
     except (OSError, sa.exc.SQLAlchemyError) as error:
         raise EngineError(f"the data folder {folder} cannot be used: {error}") from error
     return engine
 
 
 def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # SQLAlchemy's BEGIN and COMMIT are ours, not the driver's guesses.
+    connection.isolation_level = None  # The driver begins nothing by itself; `_begin` does.
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    # IMMEDIATE: two processes that open a new folder at once migrate one after the other.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+_Write = tuple[sa.Executable, dict[str, Any], "asyncio.Future[None]"]
 
 
 class SqlStore:
@@ -149,7 +155,7 @@ class SqlStore:
         self._database = database
         # One thread: SQLite has one writer anyway, and transactions come one after the other.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="unsandbox-store")
-        self._pending: list[tuple[sa.Executable, dict[str, Any], asyncio.Future[None]]] = []
+        self._pending: list[_Write] = []
         self._flusher: asyncio.Task[None] | None = None
         self._connection: sa.Connection | None = None
 
@@ -255,22 +261,30 @@ class SqlStore:
         try:
             while self._pending:
                 batch, self._pending = self._pending, []
-                try:
-                    await self._run(
-                        lambda connection, batch=batch: [  # type: ignore[misc]
-                            connection.execute(statement, row) for statement, row, _ in batch
-                        ]
-                    )
-                except Exception as error:  # noqa: BLE001 - handed to the callers
-                    for _, _, committed in batch:
-                        if not committed.done():
-                            committed.set_exception(error)
-                else:
-                    for _, _, committed in batch:
-                        if not committed.done():
-                            committed.set_result(None)
+                if not await self._commit(batch) and len(batch) > 1:
+                    # One bad row must not take the others with it: each gets a transaction of its own.
+                    for row in batch:
+                        await self._commit([row])
         finally:
             self._flusher = None
+
+    async def _commit(self, batch: list[_Write]) -> bool:
+        """Write rows in one transaction and tell their callers; False leaves the callers of several waiting."""
+
+        def work(connection: sa.Connection) -> None:
+            for statement, row, _ in batch:
+                connection.execute(statement, row)
+
+        try:
+            await self._run(work)
+        except Exception as error:  # noqa: BLE001 - handed to the caller
+            if len(batch) == 1 and not batch[0][2].done():
+                batch[0][2].set_exception(error)
+            return False
+        for _, _, committed in batch:
+            if not committed.done():
+                committed.set_result(None)
+        return True
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -1,0 +1,197 @@
+"""The engine without HTTP: fairness, memory bounds, restarts, translation of outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unsandbox.engine import Conflict, Engine, EngineConfig, Stopping, UnknownJob
+from unsandbox.engine.engine import lost_result
+from unsandbox.engine.jobs import JobRecord, result_of
+from unsandbox.engine.queue import FairQueue
+from unsandbox.engine.store import SqlStore, open_database
+from unsandbox.protocol.models import ExecuteRequest
+from unsandbox.sandbox import Captured, EndReason, Limits, Outcome
+
+
+def record(owner: str) -> JobRecord:
+    return JobRecord(owner=owner, spec=None, language="python", network_mode="zerotrust")
+
+
+def request(code: str) -> ExecuteRequest:
+    return ExecuteRequest(language="bash", code=code)
+
+
+@st.composite
+def queue_steps(draw):
+    return draw(
+        st.lists(st.one_of(st.sampled_from(["a", "b", "c"]), st.sampled_from(["pop", "remove"])), max_size=60)
+    )
+
+
+@given(queue_steps())
+def test_the_queue_loses_nothing_and_takes_turns(steps):
+    queue, waiting = FairQueue(), []
+    for step in steps:
+        if step == "pop":
+            taken = queue.pop()
+            assert (taken is None) == (not waiting)
+            if taken is not None:
+                assert taken is next(one for one in waiting if one.owner == taken.owner)
+                waiting.remove(taken)
+        elif step == "remove":
+            if waiting:
+                assert queue.remove(waiting[-1])
+                assert not queue.remove(waiting.pop())
+        else:
+            waiting.append(record(step))
+            queue.put(waiting[-1])
+    rest = [queue.pop() for _ in waiting]
+    assert {id(one) for one in rest} == {id(one) for one in waiting}
+    assert queue.pop() is None
+
+
+def test_a_flood_of_one_key_delays_another_by_one_job():
+    queue = FairQueue()
+    for _ in range(1000):
+        queue.put(record("flood"))
+    queue.put(record("small"))
+    assert [queue.pop().owner for _ in range(2)].count("small") == 1
+
+
+async def test_waiting_consumers_each_get_one_and_a_cancelled_one_takes_nothing():
+    queue = FairQueue()
+    takers = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    first, second = record("a"), record("a")
+    queue.put(first)
+    takers[0].cancel()
+    queue.put(second)
+    done, pending = await asyncio.wait(takers, timeout=5, return_when=asyncio.ALL_COMPLETED)
+    taken = [task.result() for task in done if not task.cancelled()]
+    left = queue.pop()
+    got = taken + ([left] if left else [])
+    assert {id(one) for one in got} == {id(first), id(second)}
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+
+
+@given(st.text(st.characters(codec="utf-8")), st.integers(0, 40))
+def test_a_cut_never_looks_like_bad_output(text, cut):
+    data = text.encode()
+    kept = data[:cut]
+    outcome = Outcome(EndReason.EXITED, 0, Captured(kept, len(data)), Captured(), 0.1)
+    job = result_of(record("a"), outcome, Limits())
+    assert job.stdout_base64 is None
+    assert text.startswith(job.stdout)
+    assert len(job.stdout.encode()) + (job.stdout_dropped_bytes or 0) == len(data)
+    assert bool(job.stdout_truncated) == (len(job.stdout.encode()) < len(data))
+
+
+@given(st.binary(max_size=64))
+def test_output_keeps_its_bytes_whatever_they_are(data):
+    outcome = Outcome(EndReason.EXITED, 0, Captured(data, len(data)), Captured(), 0.1)
+    job = result_of(record("a"), outcome, Limits())
+    assert job.stdout_bytes == data
+    assert (job.stdout_base64 is None) == (job.stdout.encode() == data)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code", "named"),
+    [
+        (EndReason.EXITED, "completed", 0, None),
+        (EndReason.TIMEOUT, "timeout", 124, "ttl"),
+        (EndReason.CANCELLED, "cancelled", 137, "cancelled"),
+        (EndReason.MEMORY, "failed", 137, "2048 MiB"),
+        (EndReason.OUTPUT_FLOOD, "failed", 137, "without end"),
+    ],
+)
+def test_every_end_has_a_status_an_exit_code_and_a_reason(reason, status, code, named):
+    exit_code = 0 if reason is EndReason.EXITED else None
+    job = result_of(record("a"), Outcome(reason, exit_code, Captured(b"x", 1), Captured(), 1.0), Limits())
+    assert (job.status, job.exit_code, job.success, job.stdout) == (status, code, code == 0, "x")
+    assert job.error is None if named is None else named in job.error
+
+
+async def test_results_leave_memory_oldest_first_and_are_found_in_the_data_folder(tmp_path):
+    engine = Engine(EngineConfig(kept_jobs=2), store=(store := SqlStore(open_database(tmp_path))))
+    await engine.start()
+    ids = []
+    for number in range(4):
+        job = await engine.submit("me", request(f"echo {number}"), idempotency_key=str(number), fingerprint="f")
+        await job.ended.wait()
+        ids.append(job.job_id)
+    assert len(engine._jobs) == len(engine._ended) == len(engine._by_idempotency) == 2
+    assert (await engine.get("me", ids[0])).stdout == "0\n"
+    assert [job.job_id for job in await engine.list_jobs("me")] == ids[::-1]
+    again = await engine.submit("me", request("echo 0"), idempotency_key="0", fingerprint="f")
+    assert again.job_id == ids[0]
+    with pytest.raises(Conflict):
+        await engine.submit("me", request("echo x"), idempotency_key="0", fingerprint="g")
+    assert engine.active_jobs("me") == 0
+    await engine.stop()
+    await store.close()
+
+
+async def test_without_a_data_folder_old_results_are_gone_and_said_so():
+    engine = Engine(EngineConfig(kept_bytes=1, stop_grace_s=0))
+    await engine.start()
+    jobs = [await engine.submit("me", request(f"echo {number}")) for number in range(2)]
+    await asyncio.gather(*(job.ended.wait() for job in jobs))
+    found = []
+    for job in jobs:
+        try:
+            found.append(await engine.get("me", job.job_id))
+        except UnknownJob as error:
+            assert "limited time" in error.message
+    assert len(found) == 1
+    await engine.stop()
+
+
+async def test_a_restart_keeps_results_and_idempotency_keys(tmp_path):
+    engine = Engine(store=(store := SqlStore(open_database(tmp_path))))
+    await engine.start()
+    job = await engine.submit("me", request("echo $RANDOM"), idempotency_key="k", fingerprint="f")
+    await job.ended.wait()
+    await engine.stop()
+    await store.close()
+    engine = Engine(store=(store := SqlStore(open_database(tmp_path))))
+    assert await store.recover(lost_result) == 0
+    await engine.start()
+    again = await engine.submit("me", request("echo $RANDOM"), idempotency_key="k", fingerprint="f")
+    assert again.as_job() == job.as_job()
+    await engine.stop()
+    await store.close()
+
+
+async def test_stop_ends_everything_and_says_what_became_of_each_job():
+    engine = Engine(EngineConfig(max_running=1, stop_grace_s=0.2))
+    await engine.start()
+    running = await engine.submit("me", request("echo begun; sleep 60"))
+    waiting = await engine.submit("me", request("echo never"))
+    async with asyncio.timeout(10):
+        while running.running is None:
+            await asyncio.sleep(0.01)
+    await engine.stop()
+    assert (running.as_job().status, running.as_job().stdout) == ("failed", "begun\n")
+    assert "stopped while it ran" in running.as_job().error
+    assert "stopped before it ran" in waiting.as_job().error
+    with pytest.raises(Stopping):
+        await engine.submit("me", request("echo late"))
+
+
+async def test_binary_artifacts_come_back_as_they_are():
+    engine = Engine(EngineConfig(stop_grace_s=0))
+    await engine.start()
+    code = "printf 'a\\0\\377' > /tmp/artifacts/blob"
+    job = await engine.submit("me", ExecuteRequest(language="bash", code=code, return_artifacts=True))
+    await job.ended.wait()
+    (artifact,) = job.as_job().artifacts
+    assert (artifact.filename, artifact.data) == ("blob", b"a\0\xff")
+    assert base64.b64decode(artifact.content_base64) == b"a\0\xff"
+    await engine.stop()
