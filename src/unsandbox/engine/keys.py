@@ -11,7 +11,7 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from unsandbox.engine.secretbox import SecretBox
-from unsandbox.engine.store import keys_table, open_database
+from unsandbox.engine.store import keys_table, open_database, reading
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # No l, o, 0, 1: keys get read aloud and typed.
 _CACHE_S = 1.0
@@ -79,6 +79,7 @@ class StoredKeys:
 
     def __init__(self, folder: Path) -> None:
         self._database = open_database(folder)
+        self._reading = reading(self._database)
         self._box = SecretBox.from_file(folder / "server.key")
         self._cache: dict[str, tuple[float, str]] = {}
 
@@ -101,7 +102,7 @@ class StoredKeys:
         query = sa.select(table.public_key, table.note, table.created_at, table.revoked_at).order_by(
             table.created_at
         )
-        with self._database.connect() as connection:
+        with self._reading.connect() as connection:
             return [KeyRow(**row) for row in connection.execute(query).mappings()]
 
     def revoke(self, public_key: str) -> bool:
@@ -124,7 +125,7 @@ class StoredKeys:
             return cached[1]
         table = keys_table.c
         query = sa.select(table.sealed_secret).where(table.public_key == public_key, table.revoked_at.is_(None))
-        with self._database.connect() as connection:
+        with self._reading.connect() as connection:
             sealed = connection.execute(query).scalar()
         if sealed is None:
             self._cache.pop(public_key, None)

@@ -130,6 +130,11 @@ def open_database(folder: Path) -> sa.Engine:
     return engine
 
 
+def reading(database: sa.Engine) -> sa.Engine:
+    """Return the same database for transactions that only read."""
+    return database.execution_options(unsandbox_reads=True)
+
+
 def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # The driver begins nothing by itself; `_begin` does.
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
@@ -137,8 +142,10 @@ def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    # IMMEDIATE: two processes that open a new folder at once migrate one after the other.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # IMMEDIATE: two processes that open a new folder at once migrate one after the other. Who only reads says
+    # so and never waits for a writer.
+    reads = connection.get_execution_options().get("unsandbox_reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 _Write = tuple[sa.Executable, dict[str, Any], "asyncio.Future[None]"]
