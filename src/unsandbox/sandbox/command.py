@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -35,6 +36,11 @@ MARK_START, MARK_COMPILE_FAILED, MARK_END = b"start", b"compile", b"end"
 
 _WRITABLE = (f"{WORK}/", f"{TMP}/", f"{SHM}/")
 _MAX_PATH = 4095
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LOADER_PREFIXES = ("LD_", "GLIBC_", "GCONV_", "MALLOC_", "BASH_")
+_SHELL_NAMES = frozenset(
+    {"ENV", "IFS", "LOCPATH", "OLDPWD", "OPTIND", "PPID", "PS1", "PS2", "PS4", "PWD", "SHLVL", "_"}
+)
 
 
 class InvalidSpecError(ValueError):
@@ -174,8 +180,11 @@ def _file_arguments(spec: SandboxSpec, file_fds: Sequence[int]) -> list[str]:
 
 
 def _must_wait(name: str) -> bool:
-    """Whether a variable would act on the job script itself: it is then set for the programs alone."""
-    return name.startswith("LD_") or name in ("GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH", "MALLOC_TRACE")
+    """Whether a variable must be set for the programs alone, after the job script.
+
+    The script's own shell and loader would obey some, and drop or overwrite others.
+    """
+    return name.startswith(_LOADER_PREFIXES) or name in _SHELL_NAMES or not _PLAIN_NAME.fullmatch(name)
 
 
 def job_script(spec: SandboxSpec, *, data_bytes: int | None) -> str:
@@ -198,7 +207,7 @@ def job_script(spec: SandboxSpec, *, data_bytes: int | None) -> str:
     if data_bytes is not None:
         lines.append(f"ulimit -d {max(1, data_bytes // 1024)}")
     exports = [shlex.quote(f"{name}={value}") for name, value in spec.env.items() if _must_wait(name)]
-    prefix = f"env {' '.join(exports)} " if exports else ""
+    prefix = f"env -- {' '.join(exports)} " if exports else ""
     # The shell's own remarks ("Segmentation fault") are not the program's output. It makes them in the place to
     # which a simple command is redirected; hence the subshells, which cost no further process.
     lines += ["exec 4>&2 2>/dev/null", _report(MARK_START)]

@@ -184,9 +184,7 @@ class Launcher:
         group: Group | None = None
         info_read, info_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            if self._hierarchy:
-                group = Group(self._hierarchy, f"job-{number}")
-                group.create(Bounds(**request["bounds"]))
+            group = self._make_group(f"job-{number}", Bounds(**request["bounds"]))
             monitor = os.fork()
         except OSError as error:
             for fd in (*fds, info_read, info_write):
@@ -202,6 +200,22 @@ class Launcher:
         job = Job(number, monitor, info_read, group, request["bounds"]["memory_bytes"])
         self._jobs[number] = self._by_monitor[monitor] = self._by_info[info_read] = job
         self._poll.register(info_read, select.POLLIN)
+
+    def _make_group(self, name: str, bounds: Bounds) -> Group | None:
+        if self._hierarchy is None:
+            return None
+        group = Group(self._hierarchy, name)
+        try:
+            group.create(bounds)
+        except FileNotFoundError:
+            # Somebody tidied up: an idle server's group looks as empty as a forgotten one.
+            group.remove()
+            self._hierarchy = open_hierarchy(self._name)
+            if self._hierarchy is None:
+                raise
+            group = Group(self._hierarchy, name)
+            group.create(bounds)
+        return group
 
     def _read_info(self, job: Job) -> None:
         try:

