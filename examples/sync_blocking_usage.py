@@ -15,6 +15,8 @@ async def main() -> int:
     # No network, so nothing to await.
     language = un_async.detect_language("script.py")
     print("script.py is", language)
+    if language is None:
+        return 1
 
     result = await un_async.execute_code(language, "print('from un_async')")
     print(result["stdout"], end="")
@@ -23,7 +25,7 @@ async def main() -> int:
     print(blocking["stdout"], end="")
 
     right = (result["stdout"], blocking["stdout"]) == ("from un_async\n", "from un, in a thread\n")
-    return 0 if language == "python" and right else 1
+    return 0 if right else 1
 
 
 if __name__ == "__main__":
