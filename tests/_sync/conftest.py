@@ -1,0 +1,56 @@
+# Generated from tests/_async/conftest.py by scripts/unasync.py: change that one, then run the script.
+# ruff: noqa: SIM117 - what `async with` kept apart
+"""A real engine for what it can show, and a scripted server for what it never does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.client.fake import PUBLIC, SECRET, FakeServer
+
+from unsandbox import Client, RetryPolicy, local
+from unsandbox.local import LocalServer
+
+AT_ONCE = RetryPolicy(max_retries=2, base_s=0.001)
+
+
+@pytest.fixture(autouse=True)
+def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Keep the keys, caches and proxies of whoever runs the tests out of them."""
+    for name in ("PUBLIC_KEY", "SECRET_KEY", "ACCOUNT", "API_BASE"):
+        monkeypatch.delenv(f"UNSANDBOX_{name}", raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    """A server that does what the test tells it."""
+    server = FakeServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(fake: FakeServer) -> Iterator[Client]:
+    """A client of the scripted server that does not dawdle between retries."""
+    with Client(PUBLIC, SECRET, base_url=fake.url, retry=AT_ONCE) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def engine() -> LocalServer:
+    """The embedded engine of this process."""
+    return local.ensure_started()
+
+
+@pytest.fixture
+def real(engine: LocalServer) -> Iterator[Client]:
+    """A client of the embedded engine that knows it as any server: by URL and keys."""
+    with Client(engine.public_key, engine.secret_key, base_url=engine.url) as made:
+        yield made

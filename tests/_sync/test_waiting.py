@@ -1,0 +1,205 @@
+# Generated from tests/_async/test_waiting.py by scripts/unasync.py: change that one, then run the script.
+# ruff: noqa: SIM117 - what `async with` kept apart
+"""From an accepted job to its end: polling, long-polling, deadlines. The servers here are other people's."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from tests.client.fake import CUT, JOB, OURS, FakeServer, Hang, Raw, Request, reply
+
+from unsandbox import (
+    Client,
+    InvalidRequestError,
+    InvalidResponseError,
+    NotFoundError,
+    UnavailableError,
+    WaitTimeoutError,
+)
+from unsandbox.protocol import polling
+
+ACCEPTED = {"job_id": "j1", "status": "pending"}
+RUNNING = {"job_id": "j1", "status": "running"}
+CANCELLED = {"job_id": "j1", "status": "cancelled", "stdout": "half"}
+
+
+@pytest.fixture(autouse=True)
+def quick_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poll by the usual schedule, a hundred times as fast."""
+    monkeypatch.setattr(polling, "POLL_DELAYS_MS", (3, 4, 7, 9, 6, 16, 20))
+
+
+def after(
+    times: int, first: dict[str, Any], last: dict[str, Any], headers: dict[str, str] | None = None
+) -> Any:
+    """Answer `first` so many times, then `last`."""
+    count = iter(range(1000))
+    return lambda _: reply(200, first if next(count) < times else last, headers)
+
+
+def test_an_accepted_job_is_polled_where_the_server_cannot_hold(client: Client, fake: FakeServer) -> None:
+    fake.routes(POST_execute=reply(200, ACCEPTED), GET_jobs=after(3, RUNNING, JOB))
+    assert (client.execute("python", "print(1)")).stdout == "hi\n"
+    assert fake.seen() == ["POST /execute"] + ["GET /jobs/j1"] * 4
+
+
+def test_an_accepted_job_is_long_polled_where_the_server_can(client: Client, fake: FakeServer) -> None:
+    fake.routes(POST_execute=reply(200, ACCEPTED, OURS), GET_jobs=after(1, RUNNING, JOB, OURS))
+    assert (client.execute("python", "print(1)")).ok
+    assert fake.seen() == ["POST /execute"] + ["GET /jobs/j1?wait=20.0"] * 2
+    assert all(request.signature_is_right() for request in fake.requests)
+
+
+def test_a_status_that_nobody_knows_is_waited_for(client: Client, fake: FakeServer) -> None:
+    fake.routes(POST_execute=reply(200, {"id": "j1", "status": "queued"}), GET_jobs=after(1, RUNNING, JOB))
+    assert (client.execute("python", "print(1)")).ok
+
+
+@pytest.mark.parametrize("outcome", [{"stdout": "x"}, {"exit_code": 3}, {"error": "boom"}, {"output": "x"}])
+def test_an_outcome_without_a_status_is_final(
+    client: Client, fake: FakeServer, outcome: dict[str, Any]
+) -> None:
+    fake.script(reply(200, {"job_id": "j1"} | outcome))
+    assert (client.execute("python", "print(1)")).done
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"status": "pending"}, {"job_id": ""}, {"job_id": 7, "status": "running"}]
+)
+def test_neither_result_nor_id_is_an_invalid_response(
+    client: Client, fake: FakeServer, answer: dict[str, Any]
+) -> None:
+    fake.script(reply(200, answer))
+    with pytest.raises(InvalidResponseError, match="job id"):
+        client.execute("python", "print(1)")
+    with pytest.raises(InvalidResponseError, match="job id"):
+        client.submit("python", "print(1)")
+
+
+def test_a_wait_lives_through_a_restart_of_the_server(client: Client, fake: FakeServer) -> None:
+    fake.routes(GET_jobs=reply(200, RUNNING))
+    assert (client.get_job("j1")).status == "running"
+    troubles = [CUT, reply(502), reply(503), CUT, CUT, reply(504), reply(200, JOB)]
+    fake.routes(GET_jobs=lambda _: troubles.pop(0))
+    assert (client.wait("j1")).ok
+    assert troubles == []
+
+
+def test_a_job_that_is_not_there_ends_the_wait(client: Client, fake: FakeServer) -> None:
+    fake.routes()
+    with pytest.raises(NotFoundError):
+        client.wait("j1")
+
+
+def test_a_deadline_while_polling_cancels_and_keeps_the_output(client: Client, fake: FakeServer) -> None:
+    fake.routes(
+        POST_execute=reply(200, ACCEPTED), GET_jobs=reply(200, RUNNING), DELETE_jobs=reply(200, CANCELLED)
+    )
+    with pytest.raises(WaitTimeoutError, match=r"j1 had not ended after 0\.1 s; it was cancelled") as caught:
+        client.execute("python", "print(1)", timeout=0.1)
+    assert (caught.value.job_id, caught.value.partial.stdout) == ("j1", "half")
+    assert isinstance(caught.value, TimeoutError)
+    assert fake.seen()[-1] == "DELETE /jobs/j1"
+    assert fake.requests[0].json()["ttl"] == 2
+
+
+def test_a_server_that_confirms_without_output_is_asked_for_it(client: Client, fake: FakeServer) -> None:
+    fake.routes(
+        POST_execute=reply(200, ACCEPTED),
+        GET_jobs=lambda _: reply(200, CANCELLED if "DELETE /jobs/j1" in fake.seen() else RUNNING),
+        DELETE_jobs=reply(200, {"message": "cancelled"}),
+    )
+    with pytest.raises(WaitTimeoutError) as caught:
+        client.execute("python", "print(1)", timeout=0.05)
+    assert caught.value.partial.stdout == "half"
+
+
+def test_a_deadline_without_an_id_finds_the_job_by_its_key(client: Client, fake: FakeServer) -> None:
+    fake.routes(
+        POST_execute=Hang(),
+        POST_execute_async=reply(200, RUNNING, OURS),
+        GET_health=reply(200, {}, OURS),
+        DELETE_jobs=reply(200, CANCELLED, OURS),
+    )
+    with pytest.raises(WaitTimeoutError, match="cancelled") as caught:
+        client.execute("python", "print(1)", timeout=0.1)
+    assert caught.value.partial.stdout == "half"
+    assert fake.seen() == ["POST /execute", "GET /health", "POST /execute/async", "DELETE /jobs/j1"]
+    held, found = fake.requests[0], fake.requests[2]
+    assert held.headers["idempotency-key"] == found.headers["idempotency-key"]
+    assert held.body == found.body
+
+
+def test_a_job_is_not_looked_for_where_that_would_make_a_second_one(client: Client, fake: FakeServer) -> None:
+    fake.routes(POST_execute=Hang(), GET_health=reply(200, {}))
+    with pytest.raises(WaitTimeoutError) as caught:
+        client.execute("python", "print(1)", timeout=0.1)
+    assert caught.value.partial is None
+    assert fake.seen() == ["POST /execute", "GET /health"]
+
+
+def test_clean_up_that_fails_does_not_hide_the_deadline(client: Client, fake: FakeServer) -> None:
+    fake.routes(POST_execute=reply(200, ACCEPTED), GET_jobs=reply(200, RUNNING), DELETE_jobs=reply(500))
+    with pytest.raises(WaitTimeoutError) as caught:
+        client.execute("python", "print(1)", timeout=0.05)
+    assert "cancelled" not in str(caught.value)
+    assert caught.value.partial.status in {"pending", "running"}
+
+
+def test_a_failure_before_the_deadline_stays_what_it_is(client: Client, fake: FakeServer) -> None:
+    fake.script(reply(503))
+    with pytest.raises(UnavailableError):
+        client.execute("python", "print(1)", timeout=30)
+
+
+def test_the_programs_own_limit_is_a_status_and_no_exception(client: Client, fake: FakeServer) -> None:
+    fake.script(reply(200, {"job_id": "j1", "status": "timeout", "stdout": "half"}))
+    job = client.execute("python", "print(1)", ttl=1, timeout=30)
+    assert (job.status, job.stdout, job.ok) == ("timeout", "half", False)
+    assert fake.requests[0].json()["ttl"] == 1
+
+
+def test_a_wait_cancels_at_its_deadline_unless_told_to_keep(client: Client, fake: FakeServer) -> None:
+    fake.routes(GET_jobs=reply(200, RUNNING), DELETE_jobs=reply(200, CANCELLED))
+    with pytest.raises(WaitTimeoutError) as caught:
+        client.wait("j1", timeout=0.05, keep=True)
+    assert caught.value.partial.status == "running"
+    assert "DELETE /jobs/j1" not in fake.seen()
+    with pytest.raises(WaitTimeoutError, match="cancelled"):
+        client.wait("j1", timeout=0.05)
+    assert fake.seen()[-1] == "DELETE /jobs/j1"
+
+
+def test_a_long_poll_does_not_outlast_the_deadline(client: Client, fake: FakeServer) -> None:
+    def hold(request: Request) -> Raw | Hang:
+        return Hang() if "wait=" in request.target else reply(200, RUNNING, OURS)
+
+    fake.routes(GET_jobs=hold, DELETE_jobs=reply(200, CANCELLED))
+    began = time.monotonic()
+    with pytest.raises(WaitTimeoutError) as caught:
+        client.wait("j1", timeout=0.2)
+    assert time.monotonic() - began < 3
+    assert caught.value.partial.stdout == "half"
+
+
+def test_a_server_that_does_not_hold_is_not_asked_in_a_tight_loop(client: Client, fake: FakeServer) -> None:
+    fake.routes(GET_jobs=reply(200, RUNNING, OURS), DELETE_jobs=reply(200, CANCELLED))
+    with pytest.raises(WaitTimeoutError):
+        client.wait("j1", timeout=0.3)
+    assert len(fake.requests) < 40
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "5"])
+def test_a_deadline_must_make_sense(client: Client, fake: FakeServer, timeout: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="timeout"):
+        client.execute("python", "print(1)", timeout=timeout)
+    assert fake.requests == []
+
+
+def test_a_deadline_of_zero_has_passed(client: Client, fake: FakeServer) -> None:
+    with pytest.raises(WaitTimeoutError):
+        client.wait("j1", timeout=0, keep=True)
+    assert fake.requests == []
