@@ -124,7 +124,7 @@ def generate() -> dict[Path, str]:
             raise SystemExit(f"{source.relative_to(ROOT)}: no rule for: {left[0].strip()}")
         name = source.relative_to(ROOT)
         header = HEADER.format(name.as_posix())
-        if target.is_relative_to(ROOT / "tests"):
+        if re.search(r"^( *)with .*:\n\1    with ", text, re.MULTILINE):
             header += "# ruff: noqa: SIM117 - what `async with` kept apart\n"
         result[target] = _formatted(header + text, target)
     rules = [*NAMES, *LINES, *(pattern for pattern, _ in TEXTS)]

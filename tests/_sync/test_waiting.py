@@ -1,5 +1,4 @@
 # Generated from tests/_async/test_waiting.py by scripts/unasync.py: change that one, then run the script.
-# ruff: noqa: SIM117 - what `async with` kept apart
 """From an accepted job to its end: polling, long-polling, deadlines. The servers here are other people's."""
 
 from __future__ import annotations

@@ -1,0 +1,229 @@
+"""What is public: names, both clients alike, cheap to import, importable where Linux is not."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import un
+import un_async
+import unsandbox
+from unsandbox import AsyncClient, Client
+
+ROOT = Path(__file__).resolve().parents[2]
+LINUX_ONLY = ("fcntl", "pwd", "grp", "resource", "termios")
+
+
+def load_unasync() -> ModuleType:
+    """Load the generator."""
+    spec = importlib.util.spec_from_file_location("unasync", ROOT / "scripts" / "unasync.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def python(code: str, *options: str) -> str:
+    """Run code in a fresh interpreter and return its output."""
+    command = [sys.executable, *options, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout.strip()
+
+
+def members(owner: Any) -> dict[str, Any]:
+    found = inspect.getmembers(owner, lambda value: inspect.isfunction(value) or inspect.ismethod(value))
+    return {name: value for name, value in found if not name.startswith("_") or name == "__init__"}
+
+
+def as_text(value: Any) -> str:
+    text = str(inspect.signature(value))
+    return text.replace("AsyncClient", "Client").replace("_async.", "_sync.")
+
+
+@pytest.mark.parametrize(("source", "twin"), [(AsyncClient, Client), (un_async, un)], ids=["client", "un"])
+def test_both_sides_have_the_same_names_and_arguments(source: Any, twin: Any) -> None:
+    theirs = {name.replace("AsyncClient", "Client"): value for name, value in members(source).items()}
+    assert set(theirs) == set(members(twin))
+    unasync = load_unasync()
+    for name, ours in members(twin).items():
+        assert as_text(theirs[name]) == as_text(ours), name
+        assert not inspect.iscoroutinefunction(ours), name
+        expected = inspect.getdoc(theirs[name]) or ""
+        for pattern, replacement in unasync.TEXTS:
+            expected = re.sub(pattern, replacement, expected)
+        assert inspect.getdoc(ours) == (expected or None), name
+        assert not re.search(r"\b(await|asyncio|aiohttp|AsyncClient)\b", inspect.getdoc(ours) or ""), name
+
+
+def test_the_seeds_functions_have_the_seeds_arguments() -> None:
+    first = {
+        "execute_code": ["language", "code", "public_key", "secret_key"],
+        "execute_async": ["language", "code", "public_key", "secret_key"],
+        "get_job": ["job_id", "public_key", "secret_key"],
+        "wait_for_job": ["job_id", "public_key", "secret_key", "timeout"],
+        "cancel_job": ["job_id", "public_key", "secret_key"],
+        "list_jobs": ["public_key", "secret_key"],
+        "get_languages": ["public_key", "secret_key"],
+        "validate_keys": ["public_key", "secret_key"],
+        "health_check": [],
+        "detect_language": ["filename"],
+    }
+    for module in (un, un_async):
+        for name, expected in first.items():
+            parameters = inspect.signature(getattr(module, name)).parameters.values()
+            assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == expected, name
+        assert issubclass(module.CredentialsError, Exception)
+        assert set(first) < set(module.__all__)
+        assert module.__all__ == sorted(module.__all__)
+
+
+def test_the_generated_files_are_what_would_be_generated() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "unasync.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_check_sees_a_changed_a_longer_a_missing_and_a_left_over_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unasync = load_unasync()
+    source, target = tmp_path / "_async", tmp_path / "_sync"
+    source.mkdir()
+    (source / "one.py").write_text('"""One."""\n\nasync def f() -> None:\n    await f()\n')
+    for name, value in {
+        "ROOT": tmp_path,
+        "FILES": (),
+        "TREES": (("_async", "_sync"),),
+        "NAMES": {},
+        "TEXTS": (),
+    }.items():
+        monkeypatch.setattr(unasync, name, value)
+    monkeypatch.setattr(unasync, "LINES", ())
+    assert unasync.main([]) == 0
+    generated = target / "one.py"
+    assert "\n    f()\n" in generated.read_text()
+    assert unasync.main(["--check"]) == 0
+    good = generated.read_text()
+    for bad in (good.replace("f()", "g()"), good + "x = 1\n", None):
+        generated.write_text(bad) if bad is not None else generated.unlink()
+        assert unasync.main(["--check"]) == 1
+    unasync.main([])
+    (target / "extra.py").write_text("")
+    assert unasync.main(["--check"]) == 1
+    assert "has no source any more" in capsys.readouterr().out
+    monkeypatch.setattr(unasync, "NAMES", {"NobodyUsesThis": "x"})
+    with pytest.raises(SystemExit, match="NobodyUsesThis"):
+        unasync.main(["--check"])
+
+
+def test_all_names_of_the_package_are_there_and_sorted() -> None:
+    assert unsandbox.__all__ == sorted(unsandbox.__all__)
+    for name in unsandbox.__all__:
+        assert getattr(unsandbox, name) is not None
+        assert name in dir(unsandbox)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = unsandbox.no_such_name  # type: ignore[attr-defined]
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for name in unsandbox.__all__:
+        value = getattr(unsandbox, name)
+        if callable(value):
+            assert inspect.getdoc(value), name
+    for module in (un, un_async):
+        for name, value in members(module).items():
+            assert inspect.getdoc(value), name
+
+
+@pytest.mark.parametrize("module", ["un_async", "un", "unsandbox"])
+def test_importing_loads_neither_transport_nor_server(module: str) -> None:
+    code = f"import {module}, sys; print(*sys.modules)"
+    loaded = set(python(code).split())
+    for heavy in (
+        "aiohttp",
+        "requests",
+        "msgspec",
+        "unsandbox.server",
+        "unsandbox.engine",
+        "unsandbox.local",
+        "sqlalchemy",
+    ):
+        assert heavy not in loaded
+
+
+def test_a_client_of_a_server_elsewhere_never_loads_the_serving_side() -> None:
+    code = """
+import asyncio, sys, un, un_async
+from unsandbox import AsyncClient, Client
+async def main():
+    for call in (un_async.health_check(), AsyncClient(base_url='http://127.0.0.1:1').close()):
+        await call
+un.API_BASE = un_async.API_BASE = 'http://127.0.0.1:1'
+asyncio.run(main())
+un.health_check()
+Client(base_url='http://127.0.0.1:1').close()
+print(*sys.modules)
+"""
+    loaded = set(python(code).split())
+    assert {"aiohttp", "requests"} <= loaded
+    for name in ("local", "server", "engine", "sandbox", "cli"):
+        assert f"unsandbox.{name}" not in loaded
+
+
+def test_the_client_side_imports_where_linux_is_not() -> None:
+    code = f"""
+import sys, importlib
+for name in {LINUX_ONLY!r}:
+    sys.modules[name] = None
+import un, un_async
+names = {client_modules()!r}
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+    assert int(python(code)) > 20
+
+
+def client_modules() -> list[str]:
+    """Name every module of the client side."""
+    names = ["unsandbox.credentials", "unsandbox.errors", "unsandbox.local"]
+    for package in ("_async", "_sync", "_shared", "_transports", "_compat", "protocol"):
+        folder = ROOT / "src" / "unsandbox" / package
+        names += [f"unsandbox.{package}.{module.name}" for module in pkgutil.iter_modules([str(folder)])]
+    return names
+
+
+@pytest.mark.parametrize("name", client_modules())
+def test_each_module_imports_alone(name: str) -> None:
+    python(f"import {name}")
+
+
+def test_importing_costs_little_beside_asyncio() -> None:
+    def best(code: str) -> int:
+        clock = "import time; b = time.perf_counter_ns(); {}; print(time.perf_counter_ns() - b)"
+        return min(int(python(clock.format(code))) for _ in range(5))
+
+    assert best("import un_async") < 1.5 * best("import asyncio")
+
+
+def test_making_a_client_does_nothing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for made in (AsyncClient, Client):
+        client = made(base_url="https://example.org")
+        assert repr(client) == f"<{made.__name__} https://example.org>"
+    assert list(tmp_path.iterdir()) == []
+    asyncio.run(AsyncClient().close())
