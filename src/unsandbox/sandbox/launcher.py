@@ -209,7 +209,6 @@ class Launcher:
             group.create(bounds)
         except FileNotFoundError:
             # Somebody tidied up: an idle server's group looks as empty as a forgotten one.
-            group.remove()
             self._hierarchy = open_hierarchy(self._name)
             if self._hierarchy is None:
                 raise

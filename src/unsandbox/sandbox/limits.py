@@ -157,11 +157,18 @@ class Group:
         self._folders = {controller: parent / name for controller, parent in hierarchy.parents.items()}
 
     def create(self, bounds: Bounds) -> None:
-        """Make the group and set its bounds.
+        """Make the group and set its bounds; all of it or nothing.
 
         Raises:
             OSError: The kernel refused a directory or a value.
         """
+        try:
+            self._create(bounds)
+        except OSError:
+            self.remove()
+            raise
+
+    def _create(self, bounds: Bounds) -> None:
         for folder in set(self._folders.values()):
             folder.mkdir()
         settings = self._settings_v2(bounds) if self._version == 2 else self._settings_v1(bounds)
