@@ -17,7 +17,14 @@ import pytest
 import uvloop
 from tests.sandbox.support import children_of, eventually, groups_of, launchers
 
-from unsandbox.sandbox import BubblewrapBackend, EndReason, SandboxError, SandboxSpec, SandboxUnavailable
+from unsandbox.sandbox import (
+    BubblewrapBackend,
+    EndReason,
+    SandboxError,
+    SandboxSpec,
+    SandboxUnavailable,
+    janitor,
+)
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -136,14 +143,25 @@ async def test_groups_and_folders_of_dead_servers_are_swept():
     stale = Path("/tmp") / f"unsandbox-{process.pid}-0123456789ab"
     stale.mkdir()
     (stale / "file").write_text("x")
+    held = Path("/tmp") / f"unsandbox-{process.pid}-aaaaaaaaaaaa"
+    new = Path("/tmp") / f"unsandbox-{process.pid}-bbbbbbbbbbbb"
+    held.mkdir()
+    new.mkdir()
+    for folder in (stale, held):
+        os.utime(folder, (0, 0))
+    lock = janitor.hold(held)
     other = Path("/tmp") / f"unsandbox-{process.pid}-x-y"
     other.mkdir()
     try:
         async with BubblewrapBackend():
             assert not stale.exists()
             assert other.exists()
+            assert held.exists()
+            assert new.exists()
     finally:
-        other.rmdir()
+        os.close(lock)
+        for folder in (other, held, new):
+            folder.rmdir()
 
 
 @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -315,3 +333,28 @@ async def test_groups_that_somebody_tidied_away_are_made_again():
         outcome = await (await backend.start(SandboxSpec(run=["echo", "ok"]))).wait()
         assert outcome.stdout.data == b"ok\n"
         assert sorted(groups_of(backend._runtime.name)) == sorted(groups)
+
+
+async def test_a_server_without_descriptors_to_spare():
+    code = f"""
+import asyncio, resource, sys
+sys.path[:0] = {[str(SOURCE)]!r}
+from unsandbox.sandbox import BubblewrapBackend, SandboxSpec, SandboxError
+async def main():
+    async with BubblewrapBackend() as backend:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+        async def one():
+            try:
+                return (await (await backend.start(SandboxSpec(run=["sleep", "0.5"]))).wait()).exit_code
+            except SandboxError as error:
+                assert "many open files" in str(error), error
+                return "refused"
+        results = await asyncio.gather(*(one() for _ in range(40)))
+        assert "refused" in results and 0 in results, results
+        assert await one() == 0
+        assert backend.running == 0
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=subprocess.PIPE)
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, err) == (0, b"")

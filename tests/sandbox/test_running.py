@@ -121,6 +121,12 @@ async def test_more_files_than_fit_in_one_message(run):
     assert outcome.stdout.data.split() == [str(sum(len(str(i)) for i in range(450))).encode(), b"450"]
 
 
+async def test_files_that_need_more_memory_than_the_job_has(run):
+    limits = Limits(memory_bytes=8 * MIB, wall_s=10)
+    outcome = await run("true", files=[SandboxFile("/work/x", bytes(20 * MIB))], limits=limits)
+    assert outcome.reason is EndReason.MEMORY
+
+
 async def test_compile_then_run(run):
     source = SandboxFile("/work/m.c", b'#include <stdio.h>\nint main(){puts("hi");return 3;}')
     outcome = await run("/work/m", compile=["gcc", "-o", "/work/m", "/work/m.c"], files=[source])
@@ -273,6 +279,10 @@ async def test_two_hundred_at_once_each_with_its_own_output(backend):
         ({"run": ["a"], "files": [SandboxFile("/work/x", b""), SandboxFile("/work/x/y", b"")]}, "folder"),
         ({"run": ["a"], "files": [SandboxFile("/work/x", b"")], "folders": ["/work/x"]}, "folder"),
         ({"run": ["a"], "folders": ["/usr/x"]}, "plain path"),
+        (
+            {"run": ["a"], "files": [SandboxFile("/tmp/x", bytes(99))], "limits": Limits(tmpfs_bytes=98)},
+            "more than fits",
+        ),
         ({"run": ["a"], "host_etc": ["../root"]}, "below /etc"),
         ({"run": ["a"], "host_etc": ["/shadow"]}, "below /etc"),
         ({"run": ["a"], "limits": Limits(wall_s=0)}, "wall_s"),

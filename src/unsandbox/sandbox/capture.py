@@ -72,7 +72,6 @@ class StreamCapture:
                 self.close()
                 self._on_end()
                 return
-            self._total += count
         if self._total > self._flood and not self._flooded:
             self._flooded = True
             self._on_flood()
@@ -82,16 +81,20 @@ class StreamCapture:
 
     def _discard_some(self) -> int:
         try:
-            return os.splice(self._fd, self._discard, _SPLICE)
+            count = os.splice(self._fd, self._discard, _SPLICE)
         except OSError as error:
-            if error.errno == errno.EINVAL:
-                return len(os.read(self._fd, _CHUNK))
-            raise
+            if error.errno != errno.EINVAL:
+                raise
+            count = len(os.read(self._fd, _CHUNK))
+        self._total += count
+        return count
 
     def _read_some(self) -> int:
         data = os.read(self._fd, _CHUNK)
         if not data:
             return 0
+        # Before the sink, which may raise.
+        self._total += len(data)
         if self._kept < self._keep:
             part = data[: self._keep - self._kept]
             self._parts.append(part)

@@ -67,6 +67,9 @@ def validate(spec: SandboxSpec) -> None:
         _check_path("files", file.path)
         if not 0 <= file.mode <= 0o7777:
             raise InvalidSpecError(f"files: {file.mode:o} is not a mode for {file.path!r}")
+    for place in _WRITABLE[:2]:
+        if sum(len(file.data) for file in spec.files if file.path.startswith(place)) > spec.limits.tmpfs_bytes:
+            raise InvalidSpecError(f"files: more than fits into {place} ({spec.limits.tmpfs_bytes} bytes)")
     for folder in spec.folders:
         _check_path("folders", folder)
     _no_clashes([file.path for file in spec.files], spec.folders)

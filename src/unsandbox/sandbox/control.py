@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -170,8 +171,12 @@ class LauncherControl:
             if self._ready is not None and not self._ready.done():
                 self._ready.set_result(CgroupReport(**answer["ready"]))
         elif "first" in answer and (job := self._jobs.get(answer["job"])):
-            os.set_inheritable(fds[0], False)
-            job.started(answer["first"], fds.pop(0))
+            if fds:
+                os.set_inheritable(fds[0], False)
+                job.started(answer["first"], fds.pop(0))
+            else:
+                # The kernel drops a descriptor for which this process has no room.
+                self._give_up(answer["job"], "too many open files in this process")
         elif "exit" in answer and (job := self._jobs.pop(answer["job"], None)):
             job.ended(
                 Ending(
@@ -184,6 +189,14 @@ class LauncherControl:
             )
         for fd in fds:
             os.close(fd)
+
+    def _give_up(self, number: int, why: str) -> None:
+        """Have the launcher kill a sandbox that cannot be held, and tell its job."""
+        job = self._jobs.pop(number)
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.send(json.dumps({"op": "kill", "job": number}).encode())
+        job.ended(Ending(None, error=why))
 
     def _lost(self, why: str) -> None:
         """Answer every job that still waits: its sandbox dies with the launcher."""

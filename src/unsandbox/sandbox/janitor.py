@@ -6,8 +6,10 @@ The launcher calls this when its server is gone, however the server went. Standa
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +17,8 @@ from pathlib import Path
 from unsandbox.sandbox.limits import remove_folder
 
 PREFIX = "unsandbox-"
+_YOUNG_S = 60.0
+"""A folder younger than this may belong to a server that has not locked it yet."""
 
 
 def instance_name(pid: int, token: str) -> str:
@@ -64,8 +68,35 @@ def sweep(places: Iterable[Path], remove_as_group: bool) -> None:
                     continue
                 if remove_as_group:
                     _remove_tree_of_groups(child)
-                elif child.lstat().st_uid == os.geteuid() and not child.is_symlink():
+                elif _abandoned(child):
                     remove_runtime(child)
+
+
+def hold(folder: Path) -> int:
+    """Lock a runtime folder for the life of this process; return the descriptor that holds the lock."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether a runtime folder is this user's, not new, and held by nobody.
+
+    A process number alone proves nothing: containers may share a folder for temporary files, but not numbers.
+    """
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        return False
+    if time.time() - status.st_mtime < _YOUNG_S:
+        return False
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def _alive(pid: int) -> bool:

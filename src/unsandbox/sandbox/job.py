@@ -228,7 +228,7 @@ class SandboxJob:
         self._on_over(self)
 
     def _setup_error(self, ending: Ending) -> str | None:
-        if self._reason is not None:
+        if self._reason is not None or (ending.out_of_memory and not ending.error):
             return None
         if ending.error:
             return ending.error

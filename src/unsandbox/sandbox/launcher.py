@@ -42,10 +42,13 @@ FDS_PER_MESSAGE = 200
 INFO_FD = 6
 """Where the sandbox program of a job reports its child; the launcher makes this pipe itself."""
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _WATCH_INTERVAL_S = 0.05
 _CORE_LIMIT = 1
 """A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
+_libc = ctypes.CDLL(None)
+
 _DEFAULT_SIGNALS = (
     signal.SIGCHLD,
     signal.SIGINT,
@@ -99,6 +102,7 @@ class Launcher:
         self._poll = select.poll()
         self._hierarchy: Hierarchy | None = None
         self._open = True
+        self._lock = -1
 
     def run(self) -> None:
         """Serve; return when everything that belonged to the server is gone."""
@@ -126,10 +130,11 @@ class Launcher:
         self._clean_up()
 
     def _prepare(self) -> None:
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._lock = janitor.hold(self._runtime)
         self._hierarchy = open_hierarchy(self._name)
         janitor.sweep([self._runtime.parent], remove_as_group=False)
         cgroup: dict[str, Any] = {"version": 0, "controllers": []}
@@ -185,6 +190,7 @@ class Launcher:
         info_read, info_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             group = self._make_group(f"job-{number}", Bounds(**request["bounds"]))
+            launcher = os.getpid()
             monitor = os.fork()
         except OSError as error:
             for fd in (*fds, info_read, info_write):
@@ -194,7 +200,7 @@ class Launcher:
             self._send({"job": number, "exit": None, "error": f"cannot start a process: {error}"})
             return
         if monitor == 0:
-            _become_sandbox(request, fds, info_write, group)
+            _become_sandbox(request, fds, info_write, group, launcher)
         for fd in (*fds, info_write):
             os.close(fd)
         job = Job(number, monitor, info_read, group, request["bounds"]["memory_bytes"])
@@ -354,7 +360,9 @@ def _parent_of(pid: int) -> int | None:
     return int(stat.rpartition(")")[2].split()[1])
 
 
-def _become_sandbox(request: dict[str, Any], fds: list[int], info_write: int, group: Group | None) -> None:
+def _become_sandbox(
+    request: dict[str, Any], fds: list[int], info_write: int, group: Group | None, launcher: int
+) -> None:
     """In the forked child: take on the job's group, user, limits and descriptors, and become its program.
 
     Never returns. The order matters: the group needs root, descriptors need room, and nothing of the launcher
@@ -383,6 +391,10 @@ def _become_sandbox(request: dict[str, Any], fds: list[int], info_write: int, gr
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
+        # After the change of user, which resets it. The sandbox program asks for the same, a moment later.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != launcher:
+            os._exit(127)
         os.execve(request["program"], request["argv"], {})  # noqa: S606 - a fixed program
     except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
         os.write(report, json.dumps({"error": f"cannot start the sandbox program: {error}"}).encode())
