@@ -202,7 +202,7 @@ class BubblewrapBackend:
         return sandbox_arguments(
             spec,
             root=self._existing_root(),
-            host_etc=self._mountable(spec.host_etc),
+            host_etc=self._mountable([*skeleton.ALWAYS_MOUNTED, *spec.host_etc]),
             seccomp_fd=_SECCOMP_FD,
             info_fd=INFO_FD,
             file_fds=range(_FIRST_FILE_FD, _FIRST_FILE_FD + len(spec.files)),
