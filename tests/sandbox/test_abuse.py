@@ -464,5 +464,7 @@ async def test_a_program_that_kills_everything_it_can(run, still_well):
 
 async def test_nothing_is_left_after_all_this(backend, still_well):
     await still_well()
-    await eventually(lambda: groups_of("job-") == [])
+    # One level below the backend's own groups; other servers may be at work on this machine.
+    mine = groups_of(backend._runtime.name)
+    await eventually(lambda: [group for folder in mine for group in folder.glob("job-*")] == [])
     assert sandbox_processes() == []
