@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from hypothesis import strategies as st
 
-from unsandbox.protocol import models
+from unsandbox import protocol
 from unsandbox.protocol.models import WireModel
 
-MODELS = tuple(
-    value
-    for value in vars(models).values()
-    if isinstance(value, type) and issubclass(value, WireModel) and value is not WireModel
-)
+
+def _models(base: type[WireModel] = WireModel) -> list[type[WireModel]]:
+    found = []
+    for model in base.__subclasses__():
+        found += [model, *_models(model)]
+    return found
+
+
+for _module in pkgutil.iter_modules(protocol.__path__):
+    importlib.import_module(f"{protocol.__name__}.{_module.name}")
+MODELS = tuple(model for model in _models() if model.__module__.startswith(protocol.__name__))
+"""Every type of the wire, in whichever module it stands."""
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 """Any text that can be written as UTF-8."""
@@ -52,6 +61,8 @@ def of_type(kind: Any) -> st.SearchStrategy[Any]:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         (meta,) = (part for part in arguments[1:] if isinstance(part, msgspec.Meta))
+        if meta.pattern is not None:
+            return st.from_regex(meta.pattern)
         return st.integers(meta.ge, meta.le)
     if origin is Literal:
         return st.sampled_from(arguments)

@@ -19,7 +19,8 @@ from unsandbox._transports.common import MAX_CONNECTIONS, RawResponse
 from unsandbox.credentials import Credentials
 from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError
 from unsandbox.protocol.answers import api_error, read_object
-from unsandbox.protocol.endpoints import BY_NAME, FEATURES_HEADER, IDEMPOTENCY_HEADER, Endpoint
+from unsandbox.protocol.endpoint import Endpoint
+from unsandbox.protocol.endpoints import BY_NAME, FEATURES_HEADER, IDEMPOTENCY_HEADER
 from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
 from unsandbox.protocol.signing import build_target, signed_headers
 

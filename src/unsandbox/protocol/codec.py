@@ -138,6 +138,9 @@ def _canonical(value: Mapping[str, Any], model: type[WireModel]) -> dict[str, An
             moved = result.pop(alias)
             if result.get(name) is None:
                 result[name] = moved
+    for name, fix in model.FIXES.items():
+        if name in result:
+            result[name] = fix(result[name])
     for name, item_model in _nested(model).items():
         if isinstance(items := result.get(name), list):
             result[name] = [_canonical(item, item_model) if isinstance(item, dict) else item for item in items]

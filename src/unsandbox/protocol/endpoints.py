@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from unsandbox.protocol import models
+from unsandbox.protocol.endpoint import Endpoint, Query
 
 FEATURES_HEADER = "Unsandbox-Features"
 """Response header with which a server announces what it can do beyond the historical API."""
@@ -14,58 +12,13 @@ FEATURES = ("wait", "idempotency", "stdin")
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 REQUEST_ID_HEADER = "X-Request-Id"
 
-Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-Body = Literal["none", "json", "text"]
-Auth = Literal["signed", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One member of the query: name, JSON type, meaning."""
-
-    name: str
-    type: Literal["string", "integer", "number", "boolean"]
-    summary: str
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One operation of the API.
-
-    Attributes:
-        name: Its name everywhere: server handler, client call, OpenAPI operation id.
-        method: HTTP method.
-        path: Template with `{placeholders}`.
-        response: Type of the answer.
-        summary: One line for people.
-        request: Type of the JSON body, if there is one.
-        body: What the body is.
-        auth: `signed`, or `none` for what anybody may ask.
-        query: Members of the query.
-        aliases: Further method and path pairs that historical clients use for the same thing.
-        creates: Whether it makes something; the client then sends an `Idempotency-Key`.
-    """
-
-    name: str
-    method: Method
-    path: str
-    response: type[models.WireModel]
-    summary: str
-    request: type[models.WireModel] | None = None
-    body: Body = "none"
-    auth: Auth = "signed"
-    query: tuple[Query, ...] = ()
-    aliases: tuple[tuple[Method, str], ...] = ()
-    creates: bool = False
-
-
 _RUN_QUERY = (
     Query("ttl", "integer", "Seconds of wall-clock time for the program, 1 to 900."),
     Query("network_mode", "string", "`zerotrust` or `semitrusted`."),
     Query("env", "string", "JSON object of environment variables."),
 )
 
-ENDPOINTS: tuple[Endpoint, ...] = (
+JOBS: tuple[Endpoint, ...] = (
     Endpoint(
         name="execute",
         method="POST",
@@ -162,5 +115,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="200 when the server is well.",
     ),
 )
+
+ENDPOINTS: tuple[Endpoint, ...] = JOBS
 
 BY_NAME: dict[str, Endpoint] = {endpoint.name: endpoint for endpoint in ENDPOINTS}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -44,6 +45,8 @@ class WireModel(msgspec.Struct, frozen=True, kw_only=True):
     """Accepted name to our name; our name wins when both are present."""
     TWINS: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Our name to the further names that are written with the same value."""
+    FIXES: ClassVar[dict[str, Callable[[Any], Any]]] = {}
+    """Our name to what turns a historical form of its value into the form declared here."""
 
 
 class InputFile(WireModel, frozen=True, kw_only=True):

@@ -25,17 +25,18 @@ from unsandbox.engine import (
 )
 from unsandbox.engine.keys import KeyRing
 from unsandbox.protocol import codec
+from unsandbox.protocol.endpoint import Endpoint
 from unsandbox.protocol.endpoints import (
     ENDPOINTS,
     FEATURES,
     FEATURES_HEADER,
     IDEMPOTENCY_HEADER,
     REQUEST_ID_HEADER,
-    Endpoint,
 )
 from unsandbox.sandbox.spec import MIB
 from unsandbox.server.auth import Unauthorized, check_headers
-from unsandbox.server.handlers import HANDLERS, HOLD_S, Call, Handler
+from unsandbox.server.call import HOLD_S, Call, Handler
+from unsandbox.server.handlers import HANDLERS
 from unsandbox.server.openapi import openapi_document
 
 logger = logging.getLogger("unsandbox.server")
@@ -165,7 +166,7 @@ class Server:
                     hold_s=self._config.hold_s,
                 )
             )
-            return _json(200, codec.encode(answer))
+            return _json(endpoint.status, codec.encode(answer))
 
         return serve
 
@@ -180,7 +181,9 @@ class Server:
         try:
             response = await handler(request)
         except Unauthorized as refusal:
-            extra: dict[str, str | bool] = {"valid": False, "reason": "invalid_key"} if request.path == "/keys/validate" else {}
+            extra: dict[str, str | bool] = (
+                {"valid": False, "reason": "invalid_key"} if request.path == "/keys/validate" else {}
+            )
             response = _error(401, refusal.code, refusal.message, request_id, **extra)
         except Refused as refusal:
             status = _STATUS_OF_REFUSAL.get(type(refusal), 400)

@@ -1,49 +1,20 @@
-"""What each operation does: from a checked call to a model. One function per endpoint, found by its name."""
+"""Execution, jobs, languages, keys, health."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from unsandbox._version import __version__
-from unsandbox.engine import Engine, InvalidJob
+from unsandbox.engine import InvalidJob
 from unsandbox.engine.engine import LIST_LIMIT
 from unsandbox.engine.jobs import JobRecord
 from unsandbox.protocol import codec, models
 from unsandbox.protocol.languages import detect_shebang
+from unsandbox.server.call import Call, read_members, read_number, to_model
 
-HOLD_S = 95.0
-"""How long `/execute` holds its answer: historical clients give up after 120 s, proxies after 100."""
 _LONGEST_WAIT_S = 60.0
 _IDEMPOTENCY_KEY_LENGTH = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request, authenticated and read.
-
-    Attributes:
-        engine: The engine.
-        owner: Public key that signed; empty for an endpoint that needs none.
-        params: Values of the path's placeholders, decoded.
-        query: Query members, decoded.
-        body: Raw body.
-        idempotency_key: From the header, if there.
-        hold_s: How long `/execute` may hold.
-    """
-
-    engine: Engine
-    owner: str
-    params: Mapping[str, str]
-    query: Mapping[str, str]
-    body: bytes
-    idempotency_key: str | None = None
-    hold_s: float = HOLD_S
-
-
-Handler = Callable[[Call], Awaitable[models.WireModel]]
 
 
 async def execute(call: Call) -> models.Job:
@@ -72,20 +43,20 @@ async def run_async(call: Call) -> models.Job:
 
 async def list_jobs(call: Call) -> models.JobList:
     """List jobs."""
-    limit = int(_number(call.query, "limit", LIST_LIMIT, 1, LIST_LIMIT))
+    limit = int(read_number(call.query, "limit", LIST_LIMIT, 1, LIST_LIMIT))
     jobs = await call.engine.list_jobs(call.owner, limit)
     return models.JobList(jobs=jobs, count=len(jobs))
 
 
 async def get_job(call: Call) -> models.Job:
     """Get one job, holding the answer as long as the caller asks."""
-    wait_s = _number(call.query, "wait", 0.0, 0.0, _LONGEST_WAIT_S)
+    wait_s = read_number(call.query, "wait", 0.0, 0.0, _LONGEST_WAIT_S)
     return await call.engine.get(call.owner, call.params["id"], wait_s)
 
 
 async def wait_job(call: Call) -> models.Job:
     """Get one job at its end."""
-    wait_s = _number(call.query, "timeout", call.hold_s, 0.0, call.hold_s)
+    wait_s = read_number(call.query, "timeout", call.hold_s, 0.0, call.hold_s)
     return await call.engine.get(call.owner, call.params["id"], wait_s)
 
 
@@ -128,25 +99,6 @@ async def health(call: Call) -> models.Health:
     return models.Health(status="ok", version=__version__, isolation=isolation)
 
 
-HANDLERS: dict[str, Handler] = {
-    handler.__name__: handler
-    for handler in (
-        execute,
-        execute_async,
-        run,
-        run_async,
-        list_jobs,
-        get_job,
-        wait_job,
-        cancel_job,
-        languages,
-        validate_keys,
-        health,
-    )
-}
-"""Endpoint name to what serves it."""
-
-
 async def _submit(
     call: Call, request: models.ExecuteRequest, detected_language: str | None = None
 ) -> JobRecord:
@@ -163,17 +115,11 @@ async def _submit(
 
 
 def _json_request(call: Call) -> models.ExecuteRequest:
-    try:
-        members = codec.loads_object(call.body)
-    except ValueError as error:
-        raise InvalidJob(f"the body is not usable JSON: {error}", code="invalid_json") from error
+    members = read_members(call)
     if not members.get("language"):
         names = ", ".join(sorted(language.name for language in call.engine.languages.available()))
         raise InvalidJob(f"'language' is missing; this server runs: {names}", code="missing_language")
-    try:
-        return codec.from_wire(members, models.ExecuteRequest)
-    except ValueError as error:
-        raise InvalidJob(str(error)) from error
+    return to_model(members, models.ExecuteRequest)
 
 
 def _text_request(call: Call) -> models.ExecuteRequest:
@@ -192,20 +138,4 @@ def _text_request(call: Call) -> models.ExecuteRequest:
             members["env"] = codec.loads_object(call.query["env"].encode("utf-8", "surrogateescape"))
         except ValueError as error:
             raise InvalidJob(f"the query member 'env' must be a JSON object: {error}") from error
-    try:
-        return codec.from_wire(members, models.ExecuteRequest)
-    except ValueError as error:
-        raise InvalidJob(str(error)) from error
-
-
-def _number(query: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
-    text = query.get(name)
-    if text is None:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value:  # also true for NaN
-        raise InvalidJob(f"the query member {name!r} must be a number from {low:g} to {high:g}")
-    return min(value, high)
+    return to_model(members, models.ExecuteRequest)

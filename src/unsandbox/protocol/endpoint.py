@@ -1,0 +1,56 @@
+"""What one row of the endpoint table says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unsandbox.protocol.models import WireModel
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+Body = Literal["none", "json", "text"]
+Auth = Literal["signed", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One member of the query: name, JSON type, meaning."""
+
+    name: str
+    type: Literal["string", "integer", "number", "boolean"]
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One operation of the API.
+
+    Attributes:
+        name: Its name everywhere: server handler, client call, OpenAPI operation id.
+        method: HTTP method.
+        path: Template with `{placeholders}`.
+        response: Type of the answer.
+        summary: One line for people.
+        request: Type of the JSON body, if there is one.
+        body: What the body is.
+        auth: `signed`, or `none` for what anybody may ask.
+        query: Members of the query.
+        aliases: Further method and path pairs that historical clients use for the same thing.
+        creates: Whether it makes something; the client then sends an `Idempotency-Key`.
+        status: Status of a success.
+        protected: Whether a server may ask for a one-time code first (428).
+    """
+
+    name: str
+    method: Method
+    path: str
+    response: type[WireModel]
+    summary: str
+    request: type[WireModel] | None = None
+    body: Body = "none"
+    auth: Auth = "signed"
+    query: tuple[Query, ...] = ()
+    aliases: tuple[tuple[Method, str], ...] = ()
+    creates: bool = False
+    status: int = 200
+    protected: bool = False

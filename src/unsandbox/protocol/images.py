@@ -1,0 +1,118 @@
+"""Types of images: published copies of a service or snapshot (wire document, section 11)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from unsandbox.protocol.models import NetworkModeName, Vcpu, WireModel
+from unsandbox.protocol.services import Port, ServiceName, ports_from_wire
+
+Visibility = Literal["private", "unlisted", "public"]
+
+
+class ImageRequest(WireModel, frozen=True, kw_only=True):
+    """What `POST /images` takes."""
+
+    source_type: Literal["service", "snapshot"]
+    source_id: str
+    name: str | None = None
+    description: str | None = None
+
+
+class Image(WireModel, frozen=True, kw_only=True):
+    """An image. Lists leave `trusted_keys` out: a historical client takes its bracket for the list's end."""
+
+    ALIASES = {"id": "image_id", "trusted": "trusted_keys", "size": "size_bytes"}
+    TWINS = {"image_id": ("id",)}
+
+    image_id: str | None = None
+    name: str | None = None
+    description: str | None = None
+    fingerprint: str | None = None
+    visibility: str | None = None
+    source_type: str | None = None
+    source_id: str | None = None
+    owner_api_key: str | None = None
+    size_bytes: int | None = None
+    locked: bool | None = None
+    access: str | None = None
+    """`owner`, `trusted` or `public`: by what right this key sees it."""
+    created_at: str | int | float | None = None
+    message: str | None = None
+    trusted_keys: list[str] | None = None
+
+
+class ImageList(WireModel, frozen=True, kw_only=True):
+    """What `GET /images` answers, newest first."""
+
+    images: list[Image] = []
+    count: int | None = None
+
+
+class VisibilityRequest(WireModel, frozen=True, kw_only=True):
+    """Who may see an image."""
+
+    visibility: Visibility
+
+
+class AccessRequest(WireModel, frozen=True, kw_only=True):
+    """A key that is to be trusted, or no longer."""
+
+    ALIASES = {"trusted_key": "trusted_api_key", "api_key": "trusted_api_key"}
+
+    trusted_api_key: str | None = None
+
+
+class Trusted(WireModel, frozen=True, kw_only=True):
+    """The keys that an image trusts."""
+
+    ALIASES = {"trusted": "trusted_keys"}
+    TWINS = {"trusted_keys": ("trusted",)}
+
+    trusted_keys: list[str] = []
+    count: int | None = None
+
+
+class TransferRequest(WireModel, frozen=True, kw_only=True):
+    """The new owner of an image."""
+
+    to_api_key: str
+
+
+class SpawnRequest(WireModel, frozen=True, kw_only=True):
+    """What `POST /images/{id}/spawn` takes: a service made of the image."""
+
+    ALIASES = {"network": "network_mode"}
+    FIXES = {"ports": ports_from_wire}
+
+    name: ServiceName | None = None
+    ports: list[Port] | None = None
+    bootstrap: str | None = None
+    network_mode: NetworkModeName | None = None
+    vcpu: Vcpu = 1
+    type: str | None = None
+    shell: str | None = None
+
+
+class ImageCloneRequest(WireModel, frozen=True, kw_only=True):
+    """What `POST /images/{id}/clone` takes."""
+
+    name: str | None = None
+    description: str | None = None
+
+
+class PictureRequest(WireModel, frozen=True, kw_only=True):
+    """What `POST /image` takes: a picture drawn from a description, by the hosted service only."""
+
+    prompt: str
+    size: str | None = None
+    quality: str | None = None
+    n: int | None = None
+    model: str | None = None
+
+
+class Pictures(WireModel, frozen=True, kw_only=True):
+    """Drawn pictures: URLs or base64 data, as the service gives them."""
+
+    images: list[Any] = []
+    created_at: str | int | float | None = None

@@ -1,0 +1,54 @@
+"""Types of platform logs (wire document, section 13)."""
+
+from __future__ import annotations
+
+import re
+
+from unsandbox.protocol.models import WireModel
+
+DEFAULT_LINES = 100
+MAX_LINES = 10_000
+DEFAULT_SINCE = "5m"
+_SINCE = re.compile(r"([0-9]{1,9})([smhd]?)\Z")
+_UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class LogLine(WireModel, frozen=True, kw_only=True):
+    """One line of a log and where it is from."""
+
+    source: str | None = None
+    line: str | None = None
+
+
+class LogPage(WireModel, frozen=True, kw_only=True):
+    """What a log query answers, oldest first."""
+
+    sources: list[str] = []
+    count: int | None = None
+    lines: list[LogLine | str] = []
+
+
+class LogQuery(WireModel, frozen=True, kw_only=True):
+    """What `POST /paas/logs` takes; the other styles send the same as query members."""
+
+    source: str | None = None
+    lines: int | None = None
+    since: str | None = None
+    grep: str | None = None
+    level: str | None = None
+
+
+def since_seconds(text: str) -> int:
+    """Return the seconds that `1m`, `5m`, `1h`, `1d` or `37s` mean.
+
+    Raises:
+        ValueError: It is none of those.
+
+    Example:
+        >>> since_seconds("5m"), since_seconds("37s")
+        (300, 37)
+    """
+    match = _SINCE.match(text.strip())
+    if match is None:
+        raise ValueError("since must be a number and a unit: 37s, 5m, 1h, 1d")
+    return int(match[1]) * _UNIT_S[match[2]]

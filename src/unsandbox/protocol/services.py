@@ -1,0 +1,229 @@
+"""Types of services: sandboxes that keep a program running under a name (wire document, section 9)."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import msgspec
+
+from unsandbox.protocol.models import InputFile, Job, NetworkModeName, Vcpu, WireModel
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+# Not `$`, which would let a line feed pass after the name.
+ServiceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(?![\s\S])")]
+
+VAULT_BYTES = 64 * 1024
+LOG_TAIL_LINES = 9000
+
+
+def ports_from_wire(value: Any) -> Any:
+    """Return ports as a list: historical clients send `"80,443"`, or a single number."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class ServiceRequest(WireModel, frozen=True, kw_only=True):
+    """What `POST /services` takes."""
+
+    ALIASES = {"network": "network_mode", "domains": "custom_domains"}
+    FIXES = {"ports": ports_from_wire}
+
+    name: ServiceName
+    ports: list[Port] | None = None
+    """Ports on which the program listens inside; the first is the one that its URL leads to."""
+    custom_domains: list[str] | None = None
+    bootstrap: str | None = None
+    """A command, or an http(s) URL of a script."""
+    bootstrap_content: str | None = None
+    """A script; it lies at `/tmp/bootstrap.sh` inside."""
+    bootstrap_url: str | None = None
+    network_mode: NetworkModeName | None = None
+    """`semitrusted` when not given, where the server can enforce it, else `zerotrust` must be asked for."""
+    vcpu: Vcpu = 1
+    service_type: str | None = None
+    golden_image: str | None = None
+    input_files: list[InputFile] | None = None
+    unfreeze_on_demand: bool = False
+    shell: str | None = None
+    restart: str | None = None
+    """`always` (default), `on-failure` or `never`: what happens when the program ends."""
+
+
+class ServiceUpdate(WireModel, frozen=True, kw_only=True):
+    """What `PATCH /services/{id}` takes: any of these."""
+
+    ALIASES = {"domains": "custom_domains"}
+    FIXES = {"ports": ports_from_wire}
+
+    vcpu: Vcpu | None = None
+    unfreeze_on_demand: bool | None = None
+    show_freeze_page: bool | None = None
+    name: ServiceName | None = None
+    ports: list[Port] | None = None
+    custom_domains: list[str] | None = None
+
+
+class ServiceResize(WireModel, frozen=True, kw_only=True):
+    """What `POST /services/{id}/resize` takes."""
+
+    vcpu: Vcpu
+
+
+class Redeploy(WireModel, frozen=True, kw_only=True):
+    """What `POST /services/{id}/redeploy` takes; the stored bootstrap is used when it names none."""
+
+    bootstrap: str | None = None
+    bootstrap_content: str | None = None
+    bootstrap_url: str | None = None
+    input_files: list[InputFile] | None = None
+
+
+class Domains(WireModel, frozen=True, kw_only=True):
+    """What `PUT /services/{id}/domains` takes (exactly one member) and answers (`custom_domains`)."""
+
+    ALIASES = {"domains": "custom_domains"}
+    TWINS = {"custom_domains": ("domains",)}
+
+    custom_domains: list[str] | None = None
+    add: list[str] | None = None
+    remove: list[str] | None = None
+
+
+class Service(WireModel, frozen=True, kw_only=True):
+    """A service as the server knows it."""
+
+    ALIASES = {"id": "service_id", "status": "state", "domains": "custom_domains"}
+    TWINS = {"service_id": ("id",), "state": ("status",), "custom_domains": ("domains",)}
+
+    service_id: str | None = None
+    name: str | None = None
+    state: str | None = None
+    """`running`, `frozen`, `stopped` (its program ended and is not restarted) or `failed`."""
+    url: str | None = None
+    ports: list[int] | None = None
+    custom_domains: list[str] | None = None
+    network_mode: str | None = None
+    vcpu: int | None = None
+    memory_mb: int | None = None
+    locked: bool | None = None
+    unfreeze_on_demand: bool | None = None
+    show_freeze_page: bool | None = None
+    disk_used: int | None = None
+    container_name: str | None = None
+    source_image: str | None = None
+    service_type: str | None = None
+    restarts: int | None = None
+    created_at: str | int | float | None = None
+    last_activity: str | int | float | None = None
+    message: str | None = None
+
+
+class ServiceList(WireModel, frozen=True, kw_only=True):
+    """What `GET /services` answers, newest first."""
+
+    services: list[Service] = []
+    count: int | None = None
+
+
+class ServiceLog(WireModel, frozen=True, kw_only=True):
+    """The output of a service's program."""
+
+    ALIASES = {"logs": "log"}
+    TWINS = {"log": ("logs",)}
+
+    log: str = ""
+    lines: int | None = None
+
+
+class ServiceJob(Job, frozen=True, kw_only=True):
+    """What a command in a service answers: with 202, as a job that has ended, result included."""
+
+
+class VaultInfo(WireModel, frozen=True, kw_only=True):
+    """What is told of a vault: never its values."""
+
+    ALIASES = {"env_count": "count"}
+    TWINS = {"count": ("env_count",)}
+
+    has_vault: bool | None = None
+    count: int | None = None
+    updated_at: int | float | str | None = None
+    message: str | None = None
+
+
+class VaultKeys(WireModel, frozen=True, kw_only=True):
+    """What `DELETE /services/{id}/env` takes: the names to delete, or nothing for all."""
+
+    keys: list[str] | None = None
+
+
+class VaultExport(WireModel, frozen=True, kw_only=True):
+    """The whole vault as lines `KEY=VALUE`."""
+
+    ALIASES = {"content": "env"}
+    TWINS = {"env": ("content",)}
+
+    env: str = ""
+
+
+def vault_from_body(body: bytes, content_type: str) -> dict[str, str]:
+    r"""Read a vault in any of the forms that clients send: text, `{"content"}`, `{"env"}`, or a flat object.
+
+    Raises:
+        ValueError: It is none of them, a line has no `=`, or a name is not usable. No value is in the message.
+
+    Example:
+        >>> vault_from_body(b"# keys\nA=1\n\nB=x=y\n", "text/plain")
+        {'A': '1', 'B': 'x=y'}
+        >>> vault_from_body(b'{"env":"A=1"}', "application/json")
+        {'A': '1'}
+    """
+    text = body.decode("utf-8")
+    if "json" in content_type:
+        members = json.loads(text or "{}")
+        if not isinstance(members, dict):
+            raise ValueError("the vault must be an object or text")
+        only = next(iter(members.items()), ("", ""))
+        if (
+            len(members) == 1
+            and isinstance(only[1], str)
+            and (
+                only[0] == "content"
+                or (only[0] == "env" and ("=" in only[1] or "\n" in only[1] or not only[1]))
+            )
+        ):
+            text = only[1]
+        else:
+            if not all(isinstance(value, str | int | float) for value in members.values()):
+                raise ValueError("every value of a vault must be text")
+            pairs = {str(name): str(value) for name, value in members.items()}
+            _check_names(pairs)
+            return pairs
+    pairs = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals:
+            raise ValueError(f"line {number} of the vault has no '='")
+        pairs[name.strip()] = value
+    _check_names(pairs)
+    return pairs
+
+
+def vault_to_text(pairs: dict[str, str]) -> str:
+    r"""Return the lines of a vault.
+
+    Example:
+        >>> vault_to_text({"A": "1", "B": "2"})
+        'A=1\nB=2\n'
+    """
+    return "".join(f"{name}={value}\n" for name, value in pairs.items())
+
+
+def _check_names(pairs: dict[str, str]) -> None:
+    for number, (name, value) in enumerate(pairs.items(), 1):
+        if not name or "=" in name or "\0" in name + value or "\n" in name:
+            raise ValueError(f"entry {number} of the vault has a name or value that no environment can hold")

@@ -1,0 +1,100 @@
+"""Types of sessions: long-lived sandboxes with a shell (wire document, section 8)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from unsandbox.protocol.models import Artifact, InputFile, NetworkModeName, Vcpu, WireModel
+
+SessionTtl = Annotated[int, msgspec.Meta(ge=1, le=30 * 86400)]
+
+DEFAULT_TTL_S = 3600
+BOOST_VCPU = 2
+
+
+class SessionRequest(WireModel, frozen=True, kw_only=True):
+    """What `POST /sessions` takes."""
+
+    ALIASES = {"network": "network_mode", "persistence": "multiplexer"}
+
+    network_mode: NetworkModeName = "zerotrust"
+    ttl: SessionTtl = DEFAULT_TTL_S
+    """Seconds without traffic after which the session is deleted."""
+    shell: str | None = None
+    """Name of a shell or REPL; `bash` when neither this nor `language` is given."""
+    language: str | None = None
+    """A language whose REPL is meant."""
+    multiplexer: str | None = None
+    """`tmux` or `screen`: the terminal survives a disconnect and shows what was written meanwhile."""
+    tmux: bool = False
+    screen: bool = False
+    vcpu: Vcpu = 1
+    input_files: list[InputFile] | None = None
+    audit: bool = False
+    name: str | None = None
+
+
+class Session(WireModel, frozen=True, kw_only=True):
+    """A session as the server knows it. In lists it is flat: historical clients scan for braces."""
+
+    ALIASES = {"id": "session_id", "state": "status"}
+    TWINS = {"session_id": ("id",), "status": ("state",)}
+
+    session_id: str | None = None
+    container_name: str | None = None
+    name: str | None = None
+    shell: str | None = None
+    status: str | None = None
+    """`running` or `frozen`."""
+    remaining_ttl: int | None = None
+    """Seconds left if nothing happens."""
+    network_mode: str | None = None
+    vcpu: int | None = None
+    memory_mb: int | None = None
+    boosted: bool | None = None
+    created_at: str | int | float | None = None
+    last_activity: str | int | float | None = None
+    websocket_url: str | None = None
+    message: str | None = None
+    artifacts: list[Artifact] | None = None
+    """Of a deleted session: what lay in `/tmp/artifacts`, and the shell history when it was audited."""
+
+
+class SessionList(WireModel, frozen=True, kw_only=True):
+    """What `GET /sessions` answers, newest first."""
+
+    sessions: list[Session] = []
+    count: int | None = None
+
+
+class CommandRequest(WireModel, frozen=True, kw_only=True):
+    """A one-shot command in a live session or service."""
+
+    command: str
+    timeout: Annotated[int, msgspec.Meta(ge=0, le=900_000)] = 30_000
+    """Milliseconds; 0 means none."""
+    input_files: list[InputFile] | None = None
+
+
+class CommandResult(WireModel, frozen=True, kw_only=True):
+    """What a command answers; `exit_code` is 124 when its time was up."""
+
+    ALIASES = {"output": "stdout"}
+
+    stdout: str | None = None
+    stderr: str | None = None
+    exit_code: int | None = None
+    success: bool | None = None
+    error: str | None = None
+    stdout_base64: str | None = None
+    stderr_base64: str | None = None
+    stdout_truncated: bool | None = None
+    stderr_truncated: bool | None = None
+
+
+class BoostRequest(WireModel, frozen=True, kw_only=True):
+    """How many CPUs a session shall have."""
+
+    vcpu: Vcpu = BOOST_VCPU

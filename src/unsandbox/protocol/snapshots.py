@@ -1,0 +1,83 @@
+"""Types of snapshots: the saved state of a session or service (wire document, section 10)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from unsandbox.protocol.models import WireModel
+from unsandbox.protocol.services import Port, ServiceName, ports_from_wire
+
+SourceType = Literal["session", "service"]
+
+
+class SnapshotRequest(WireModel, frozen=True, kw_only=True):
+    """What `POST /snapshots` takes in either shape, and `POST /…/{id}/snapshot`, which names no source."""
+
+    session_id: str | None = None
+    service_id: str | None = None
+    source_type: SourceType | None = None
+    source_id: str | None = None
+    name: str | None = None
+    hot: bool = False
+    """With memory and running processes."""
+    ephemeral: bool = False
+
+
+class Snapshot(WireModel, frozen=True, kw_only=True):
+    """A snapshot as the server knows it."""
+
+    ALIASES = {"id": "snapshot_id", "size": "size_bytes"}
+    TWINS = {"snapshot_id": ("id",), "size_bytes": ("size",), "source_type": ("type",)}
+
+    snapshot_id: str | None = None
+    name: str | None = None
+    source_type: str | None = None
+    source_id: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    hot: bool | None = None
+    locked: bool | None = None
+    status: str | None = None
+    container_name: str | None = None
+    created_at: str | int | float | None = None
+    message: str | None = None
+
+
+class SnapshotList(WireModel, frozen=True, kw_only=True):
+    """What `GET /snapshots` answers, newest first."""
+
+    snapshots: list[Snapshot] = []
+    count: int | None = None
+
+
+class Restored(WireModel, frozen=True, kw_only=True):
+    """What a restore answers."""
+
+    id: str | None = None
+    type: str | None = None
+    status: str | None = None
+    restored_id: str | None = None
+    message: str | None = None
+
+
+class CloneRequest(WireModel, frozen=True, kw_only=True):
+    """What `POST /snapshots/{id}/clone` takes."""
+
+    ALIASES = {"clone_type": "type"}
+    FIXES = {"ports": ports_from_wire}
+
+    type: SourceType | None = None
+    name: ServiceName | None = None
+    shell: str | None = None
+    ports: list[Port] | None = None
+
+
+class Cloned(WireModel, frozen=True, kw_only=True):
+    """What a clone answers: the id of the new session or service."""
+
+    id: str | None = None
+    session_id: str | None = None
+    service_id: str | None = None
+    name: str | None = None
+    url: str | None = None
+    type: str | None = None

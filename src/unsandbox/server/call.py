@@ -1,0 +1,98 @@
+"""One request as a handler sees it, and how its members are read."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from unsandbox.engine import Engine, InvalidJob
+from unsandbox.protocol import codec
+from unsandbox.protocol.models import WireModel
+
+T = TypeVar("T", bound=WireModel)
+
+HOLD_S = 95.0
+"""How long `/execute` holds its answer: historical clients give up after 120 s, proxies after 100."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, authenticated and read.
+
+    Attributes:
+        engine: The engine.
+        owner: Public key that signed; empty for an endpoint that needs none.
+        params: Values of the path's placeholders, decoded.
+        query: Query members, decoded.
+        body: Raw body.
+        idempotency_key: From the header, if there.
+        hold_s: How long `/execute` may hold.
+    """
+
+    engine: Engine
+    owner: str
+    params: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    idempotency_key: str | None = None
+    hold_s: float = HOLD_S
+
+
+Handler = Callable[[Call], Awaitable[WireModel]]
+
+
+def read_body(call: Call, model: type[T]) -> T:
+    """Return the JSON body as a model; absent, `{}`, `[]` and `null` are an object without members.
+
+    Raises:
+        InvalidJob: It is not JSON, or a member is missing or of the wrong type.
+    """
+    return to_model(read_members(call), model)
+
+
+def read_members(call: Call) -> dict[str, Any]:
+    """Return the JSON body as an object.
+
+    Raises:
+        InvalidJob: It is not JSON, or not an object.
+    """
+    try:
+        return codec.loads_object(call.body)
+    except ValueError as error:
+        raise InvalidJob(f"the body is not usable JSON: {error}", code="invalid_json") from error
+
+
+def to_model(members: Mapping[str, Any], model: type[T]) -> T:
+    """Return what a request says as a model.
+
+    Raises:
+        InvalidJob: A member is missing or of the wrong type; the message names it.
+    """
+    try:
+        return codec.from_wire(members, model)
+    except ValueError as error:
+        raise InvalidJob(str(error)) from error
+
+
+def read_number(query: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
+    """Return a number of the query; one above `high` counts as `high`.
+
+    Raises:
+        InvalidJob: It is not a number, or below `low`.
+    """
+    text = query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value:  # also true for NaN
+        raise InvalidJob(f"the query member {name!r} must be a number from {low:g} to {high:g}")
+    return min(value, high)
+
+
+def read_flag(query: Mapping[str, str], name: str) -> bool:
+    """Return whether a member of the query is set: `1`, `true` and `yes` are, whatever the case."""
+    return query.get(name, "").strip().lower() in {"1", "true", "yes"}
