@@ -261,6 +261,16 @@ async def test_two_hundred_at_once_each_with_its_own_output(backend):
     assert [outcome.exit_code for outcome in outcomes] == list(range(200))
 
 
+async def test_artifacts_of_many_at_once(backend):
+    async def one(number):
+        script = f"echo {number} > /tmp/artifacts/{number}"
+        return await (await backend.start(SandboxSpec(run=["sh", "-c", script], collect_artifacts=True))).wait()
+
+    outcomes = await asyncio.gather(*(one(i) for i in range(100)))
+    found = [[(artifact.filename, artifact.data) for artifact in outcome.artifacts] for outcome in outcomes]
+    assert found == [[(str(i), b"%d\n" % i)] for i in range(100)]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -56,6 +56,7 @@ class SandboxJob:
         self._ended_at: float | None = None
         self._exit_code: int | None = None
         self._compile_failed = False
+        self._wound_up = False
         self._ending: Ending | None = None
         self._collecting: asyncio.Task[None] | None = None
         self._artifacts: Sequence[Artifact] = ()
@@ -98,13 +99,13 @@ class SandboxJob:
         if self._reason is None and self._ended_at is None and not self._outcome.done():
             self._reason = reason
             self._ended_at = time.monotonic()
-            self._kill()
+            self._wind_up()
 
     def _kill(self) -> None:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        elif self._reason is None:
+        else:
             # The set-up takes too long, and there is nothing to kill yet.
             self.ended(Ending(None, error=f"the sandbox was not ready within {SETUP_TIMEOUT_S:g} s"))
 
@@ -118,8 +119,8 @@ class SandboxJob:
             os.close(pidfd)
             return
         self._pid, self._pidfd = pid, pidfd
-        if self._reason is not None:
-            self._kill()
+        # Under load this may come after the script's reports.
+        self._wind_up()
 
     def ended(self, ending: Ending) -> None:
         """No process of the sandbox is left, so both streams will end."""
@@ -169,8 +170,21 @@ class SandboxJob:
             self._exit_code = code
             self._compile_failed = mark == MARK_COMPILE_FAILED
             self._timer.cancel()
-            if mark == MARK_END and (self._spec.collect_artifacts or self._spec.artifact_paths):
-                self._collecting = self._loop.create_task(self._collect())
+            self._wind_up()
+
+    def _wind_up(self) -> None:
+        """After the end was reported: fetch the artifacts, then see to it that the sandbox really ends.
+
+        A report may be forged by a program that took over the script; without this it would run on, unlimited.
+        """
+        if self._ended_at is None or self._pidfd < 0 or self._wound_up:
+            return
+        self._wound_up = True
+        wanted = self._spec.collect_artifacts or self._spec.artifact_paths
+        if wanted and self._exit_code is not None and not self._compile_failed:
+            self._collecting = self._loop.create_task(self._collect())
+        else:
+            self._kill()
 
     # Artifacts
 
@@ -247,7 +261,9 @@ class SandboxJob:
         if reason is EndReason.EXITED and ending.out_of_memory and code != 0:
             reason = EndReason.MEMORY
         started = self._started_at
-        wall_s = (self._ended_at or time.monotonic()) - started if started is not None else 0.0
+        ended = self._ended_at or time.monotonic()
+        # A job cancelled during its set-up may still have reported a start.
+        wall_s = max(0.0, ended - started) if started is not None else 0.0
         return Outcome(
             reason=reason,
             exit_code=code,

@@ -44,6 +44,8 @@ INFO_FD = 6
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 _WATCH_INTERVAL_S = 0.05
 _CORE_LIMIT = 1
 """A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
@@ -109,7 +111,7 @@ class Launcher:
         wakeup_read, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        server = os.pidfd_open(self._server_pid)
+        server = self._watch_server()
         self._prepare()
         for fd in (self._socket.fileno(), wakeup_read, server):
             self._poll.register(fd, select.POLLIN)
@@ -129,7 +131,20 @@ class Launcher:
             self._busy_groups = [group for group in self._busy_groups if not group.remove()]
         self._clean_up()
 
+    def _watch_server(self) -> int:
+        """Return a descriptor that becomes readable when the server's process is gone."""
+        try:
+            fd = os.pidfd_open(self._server_pid)
+        except ProcessLookupError:
+            fd = os.open("/dev/null", os.O_RDONLY)
+        # It may have died, and its number have passed on, before this process had started.
+        self._open = os.getppid() == self._server_pid
+        return fd
+
     def _prepare(self) -> None:
+        # Keys of the server's login session must not be listed in /proc/keys inside.
+        if (keyctl := _SYS_KEYCTL.get(os.uname().machine)) is not None:
+            _libc.syscall(keyctl, _KEYCTL_JOIN_SESSION_KEYRING, None)
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
@@ -372,6 +387,8 @@ def _become_sandbox(
     try:
         if group:
             group.enter()
+        # When the whole machine runs out of memory, a sandbox goes before the server or anything else.
+        Path("/proc/self/oom_score_adj").write_text("1000")
         # First above every target number, so that no copy overwrites one that is still needed.
         floor = INFO_FD + 1 + len(fds)
         sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor) for fd in (*fds, info_write)]
