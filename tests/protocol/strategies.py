@@ -60,10 +60,7 @@ def of_type(kind: Any) -> st.SearchStrategy[Any]:
         return of_model(kind)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        (meta,) = (part for part in arguments[1:] if isinstance(part, msgspec.Meta))
-        if meta.pattern is not None:
-            return st.from_regex(meta.pattern)
-        return st.integers(meta.ge, meta.le)
+        return _bounded(arguments[0], next(part for part in arguments[1:] if isinstance(part, msgspec.Meta)))
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin in (Union, types.UnionType):
@@ -73,6 +70,16 @@ def of_type(kind: Any) -> st.SearchStrategy[Any]:
     if origin is dict:
         return st.dictionaries(texts, of_type(arguments[1]), max_size=3)
     raise NotImplementedError(f"no strategy for {kind}")
+
+
+def _bounded(kind: Any, meta: msgspec.Meta) -> st.SearchStrategy[Any]:
+    if kind is int:
+        return st.integers(meta.ge, meta.le)
+    if kind is not str:
+        return of_type(kind)
+    found = texts if meta.pattern is None else st.from_regex(meta.pattern)
+    low, high = meta.min_length or 0, meta.max_length
+    return found.filter(lambda text: low <= len(text) and (high is None or len(text) <= high))
 
 
 def of_model(model: type[WireModel]) -> st.SearchStrategy[Any]:
