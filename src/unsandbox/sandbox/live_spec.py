@@ -54,7 +54,7 @@ class CommandOutcome:
 
 
 class LiveProcess(Protocol):
-    """A program started in a live sandbox. The descriptors are the host's ends, non-blocking, and this object's."""
+    """A program started in a live sandbox. It owns its descriptors: the host's ends, non-blocking."""
 
     terminal_fd: int | None
     """The master of its terminal, when it has one: read output, write input, set the window size."""
