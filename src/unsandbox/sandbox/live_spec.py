@@ -38,6 +38,10 @@ class LiveSpec:
     """Environment of every program started in it."""
     files: Sequence[SandboxFile] = ()
     host_etc: Sequence[str] = ()
+    work_disk: Path | None = None
+    """Where the work folder's disk lies on the host. It is made when it does not exist, kept when the sandbox
+    closes or the server dies, and used again by the next sandbox that names it. None: a disk that goes with
+    the sandbox."""
     work_archive: Path | None = None
     """A tar archive (optionally zstd) whose content the work folder has at the start."""
 
