@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unsandbox._compat.aio import in_thread, owner, sleep
+from unsandbox._compat.aio import Lock, in_thread, owner, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.order import Order, library_error
 from unsandbox._shared.server import LOCAL, Server, parse_base
-from unsandbox._transports.aiohttp import LIBRARY, AiohttpTransport
+from unsandbox._transports.aiohttp import LIBRARY, AiohttpTransport, load, loaded
 from unsandbox._transports.common import MAX_CONNECTIONS, RawResponse
 from unsandbox.credentials import Credentials
 from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError
@@ -63,6 +63,7 @@ class Link:
         self._server = None if base_url == LOCAL else parse_base(base_url)
         self._transport: AiohttpTransport | None = None
         self._owner: object = None
+        self._opening = Lock()
         self._pid = os.getpid()
         self._closed = False
 
@@ -158,17 +159,21 @@ class Link:
         server, transport = self._server, self._transport
         if server is not None and transport is not None:
             return server, transport
-        if server is None:
-            from unsandbox import local
+        async with self._opening:
+            if not loaded():
+                await in_thread(load)
+            server = self._server
+            if server is None:
+                from unsandbox import local
 
-            engine = await in_thread(local.ensure_started, self._engine_config)
-            server = parse_base(engine.url)._replace(
-                keys=Credentials(engine.public_key, engine.secret_key, "the embedded engine")
-            )
-        if self._transport is None:
-            self._transport = AiohttpTransport(server.origin, self._max_connections)
-        self._server = server
-        return server, self._transport
+                engine = await in_thread(local.ensure_started, self._engine_config)
+                server = parse_base(engine.url)._replace(
+                    keys=Credentials(engine.public_key, engine.secret_key, "the embedded engine")
+                )
+            if self._transport is None:
+                self._transport = AiohttpTransport(server.origin, self._max_connections)
+            self._server = server
+            return server, self._transport
 
     async def _attempt(
         self,

@@ -8,13 +8,14 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Closeable", "Interrupted", "finish", "in_thread", "owner", "shared", "sleep"]
+__all__ = ["Closeable", "Interrupted", "Lock", "finish", "in_thread", "owner", "shared", "sleep"]
 
 T = TypeVar("T")
 
 Interrupted = asyncio.CancelledError
 """What breaks into a wait from outside."""
 
+Lock = asyncio.Lock
 sleep = asyncio.sleep
 in_thread = asyncio.to_thread
 owner = asyncio.get_running_loop

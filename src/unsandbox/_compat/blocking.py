@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-__all__ = ["Closeable", "Interrupted", "finish", "in_thread", "owner", "shared", "sleep"]
+__all__ = ["Closeable", "Interrupted", "Lock", "finish", "in_thread", "owner", "shared", "sleep"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 Interrupted = KeyboardInterrupt
 """What breaks into a wait from outside."""
+
+Lock = contextlib.nullcontext[None]
+"""Nothing: what tasks must not do twice at once, threads may, and a lock could be held at a fork for ever."""
 
 sleep = time.sleep
 

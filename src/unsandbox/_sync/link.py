@@ -9,12 +9,12 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unsandbox._compat.blocking import in_thread, owner, sleep
+from unsandbox._compat.blocking import Lock, in_thread, owner, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.order import Order, library_error
 from unsandbox._shared.server import LOCAL, Server, parse_base
 from unsandbox._transports.common import MAX_CONNECTIONS, RawResponse
-from unsandbox._transports.requests import LIBRARY, RequestsTransport
+from unsandbox._transports.requests import LIBRARY, RequestsTransport, load, loaded
 from unsandbox.credentials import Credentials
 from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError
 from unsandbox.protocol.answers import api_error, read_object
@@ -62,6 +62,7 @@ class Link:
         self._server = None if base_url == LOCAL else parse_base(base_url)
         self._transport: RequestsTransport | None = None
         self._owner: object = None
+        self._opening = Lock()
         self._pid = os.getpid()
         self._closed = False
 
@@ -157,17 +158,21 @@ class Link:
         server, transport = self._server, self._transport
         if server is not None and transport is not None:
             return server, transport
-        if server is None:
-            from unsandbox import local
+        with self._opening:
+            if not loaded():
+                in_thread(load)
+            server = self._server
+            if server is None:
+                from unsandbox import local
 
-            engine = in_thread(local.ensure_started, self._engine_config)
-            server = parse_base(engine.url)._replace(
-                keys=Credentials(engine.public_key, engine.secret_key, "the embedded engine")
-            )
-        if self._transport is None:
-            self._transport = RequestsTransport(server.origin, self._max_connections)
-        self._server = server
-        return server, self._transport
+                engine = in_thread(local.ensure_started, self._engine_config)
+                server = parse_base(engine.url)._replace(
+                    keys=Credentials(engine.public_key, engine.secret_key, "the embedded engine")
+                )
+            if self._transport is None:
+                self._transport = RequestsTransport(server.origin, self._max_connections)
+            self._server = server
+            return server, self._transport
 
     def _attempt(
         self,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 
 LIBRARY = "aiohttp"
 """What the errors of this transport also are."""
+
+
+def loaded() -> bool:
+    """Tell whether the library is there; else `load` takes a tenth of a second, which no loop should lose."""
+    return LIBRARY in sys.modules
+
+
+def load() -> None:
+    """Import the library; can be called in a thread."""
+    import aiohttp  # noqa: F401
 
 
 _CEIL_S = 60.0

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 LIBRARY = "requests"
 """What the errors of this transport also are."""
 
+
+def loaded() -> bool:
+    """Tell whether the library is there; here nobody waits for anything else meanwhile."""
+    return True
+
+
+def load() -> None:
+    """Do nothing: the library is imported where it is used."""
+
+
 _CHUNK = 1 << 16
 _MAX_CAUSES = 8
 
