@@ -1,0 +1,128 @@
+"""https with a certificate of our own: trusted when the environment says so, refused otherwise."""
+
+from __future__ import annotations
+
+import datetime as dt
+import http.server
+import ipaddress
+import json
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from tests.client.fake import JOB, PUBLIC, SECRET
+
+CALLS = f"""
+import asyncio, gc, sys, un, un_async
+un.API_BASE = un_async.API_BASE = sys.argv[1]
+async def main():
+    for _ in range(2):
+        jobs = await asyncio.gather(*(un_async.get_job("j1", {PUBLIC!r}, {SECRET!r}) for _ in range(5)))
+        assert all(job["stdout"] == "hi\\n" for job in jobs)
+if sys.argv[2] == "async":
+    asyncio.run(main())
+    asyncio.run(main())
+else:
+    assert un.get_job("j1", {PUBLIC!r}, {SECRET!r})["stdout"] == "hi\\n"
+gc.collect()
+"""
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with a finished job."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = json.dumps(JOB).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+class QuietServer(http.server.ThreadingHTTPServer):
+    """Does not print when a client refuses the certificate."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def https(certificate: tuple[Path, Path]) -> Iterator[str]:
+    """The URL of an https server."""
+    server = QuietServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    # The handshake in the thread of the connection: one that fails must not end the accepting one.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def run(url: str, side: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", CALLS, url, side]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+
+
+@pytest.mark.parametrize("side", ["async", "sync"])
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_ca_of_the_environment_is_trusted(
+    https: str, certificate: tuple[Path, Path], side: str, variable: str
+) -> None:
+    done = run(https, side, {variable: str(certificate[0])})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("side", ["async", "sync"])
+def test_any_other_certificate_is_refused(https: str, side: str) -> None:
+    done = run(https, side, {})
+    assert done.returncode == 1
+    assert "unsandbox.errors.ConnectionFailedError" in done.stderr
+    assert "certificate" in done.stderr.lower()
+    assert SECRET not in done.stderr
