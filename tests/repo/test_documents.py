@@ -56,7 +56,7 @@ def name_of(value):
 
 
 def test_the_blocks_are_found():
-    assert len(RUN_BLOCKS) >= 4
+    assert len(RUN_BLOCKS) >= 6
     assert {block.language for block in ALL_BLOCKS} <= {*LANGUAGES_RUN, *LANGUAGES_SHOWN}
 
 
