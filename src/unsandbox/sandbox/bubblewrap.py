@@ -26,17 +26,12 @@ from unsandbox.sandbox.spec import (
     SandboxSpec,
     SandboxUnavailable,
 )
+from unsandbox.sandbox.users import USERS_PER_SERVER, available_users
 
 _ARGS_FD = 4
 _SECCOMP_FD = 5
 _FIRST_FILE_FD = SCRIPT_FD + 1
 _CLOSE_TIMEOUT_S = 5.0
-_UIDS_PER_SERVER = 1000
-
-
-def _first_uid() -> int:
-    """Start of this server's own range of users, so that two servers on one machine rarely share one."""
-    return 200_000 + os.getpid() % 1000 * _UIDS_PER_SERVER
 
 
 class BubblewrapBackend:
@@ -66,7 +61,9 @@ class BubblewrapBackend:
             first_uid: With root, sandboxes run as users from this number on; by default a range per server.
         """
         self._parent = runtime_dir
-        self._first_uid = _first_uid() if first_uid is None else first_uid
+        self._users = available_users()
+        if self._users is not None and first_uid is not None:
+            self._users = range(first_uid, first_uid + USERS_PER_SERVER)
         self._runtime: Path | None = None
         self._root: Path | None = None
         self._program: Path | None = None
@@ -105,7 +102,7 @@ class BubblewrapBackend:
             self._discard = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
             self._cgroup = await self._control.open(runtime, token)
             self._open = True
-            return await probe.examine(self, self._cgroup)
+            return await probe.examine(self, self._cgroup, separate_users=self._users is not None)
         except BaseException:
             await self.close()
             raise
@@ -134,7 +131,7 @@ class BubblewrapBackend:
         if not self._open:
             raise SandboxError("the backend is not open")
         slot = self._take_slot()
-        uid = self._first_uid + slot if os.geteuid() == 0 else None
+        uid = None if self._users is None else self._users[slot]
         # Closed when the request is sent: the launcher has its own copies then.
         with contextlib.ExitStack() as sent:
             try:
@@ -259,8 +256,8 @@ class BubblewrapBackend:
     def _take_slot(self) -> int:
         if self._free_slots:
             return heapq.heappop(self._free_slots)
-        if self._next_slot >= _UIDS_PER_SERVER:
-            raise SandboxError(f"{_UIDS_PER_SERVER} sandboxes are running already")
+        if self._next_slot >= USERS_PER_SERVER:
+            raise SandboxError(f"{USERS_PER_SERVER} sandboxes are running already")
         self._next_slot += 1
         return self._next_slot - 1
 

@@ -120,6 +120,9 @@ _ALWAYS = (
     # The job script is the first process: when it ends the kernel kills the rest, and the monitor reaps it.
     "--as-pid-1",
     "--clearenv",
+    # Otherwise the root of a container would keep what its own user namespace gives it.
+    "--cap-drop",
+    "ALL",
 )
 
 

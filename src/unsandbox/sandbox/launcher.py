@@ -333,8 +333,6 @@ class Launcher:
             cpu_s = rusage.ru_utime + rusage.ru_stime
         if peak is None and rusage is not None:
             peak = max(job.peak, rusage.ru_maxrss * 1024)
-        if job.group and not job.group.remove():
-            self._busy_groups.append(job.group)
         self._send(
             {
                 "job": job.number,
@@ -345,6 +343,8 @@ class Launcher:
                 "error": job.error,
             }
         )
+        if job.group and not job.group.remove():
+            self._busy_groups.append(job.group)
 
     # The end
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -46,7 +45,7 @@ class _Starts(Protocol):
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob: ...
 
 
-async def examine(backend: _Starts, cgroup: CgroupReport) -> ProbeReport:
+async def examine(backend: _Starts, cgroup: CgroupReport, *, separate_users: bool) -> ProbeReport:
     """Run the probe in `backend` and judge what it saw.
 
     Raises:
@@ -65,7 +64,7 @@ async def examine(backend: _Starts, cgroup: CgroupReport) -> ProbeReport:
         raise SandboxUnavailable(
             f"the probe did not finish: {outcome.reason}, exit code {outcome.exit_code}: {detail}"
         )
-    checks = [*judge(said), *limit_checks(cgroup)]
+    checks = [*judge(said), *limit_checks(cgroup), _users_check(separate_users)]
     if broken := [check for check in checks if not check.ok and check.name.startswith("isolation")]:
         raise SandboxUnavailable(
             "isolation is incomplete: " + "; ".join(f"{check.name}: {check.detail}" for check in broken)
@@ -125,10 +124,18 @@ def limit_checks(cgroup: CgroupReport) -> Sequence[Check]:
         check("CPU", "cpu", "", "no cpu cgroup: programs share the processors without a quota"),
         Check("limit: files", True, "tmpfs size"),
         Check("limit: wall time", True, "server's clock"),
-        Check(
-            "limit: separate users", os.geteuid() == 0, "uid per sandbox" if os.geteuid() == 0 else "nothing"
-        ),
     ]
+
+
+def _users_check(separate: bool) -> Check:
+    if separate:
+        return Check("limit: separate users", True, "uid per sandbox")
+    return Check(
+        "limit: separate users",
+        False,
+        "nothing",
+        "all sandboxes run as the server's user, kept apart by namespaces",
+    )
 
 
 def _hint(said: str) -> str:
