@@ -4,22 +4,28 @@ from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.engine import Engine
 from unsandbox.engine.refusals import (
     Conflict,
+    Forbidden,
     InvalidJob,
     LimitReached,
+    NotImplementedHere,
     Refused,
     Stopping,
     TooLarge,
     UnknownJob,
+    UnknownObject,
 )
 
 __all__ = [
     "Conflict",
     "Engine",
     "EngineConfig",
+    "Forbidden",
     "InvalidJob",
     "LimitReached",
+    "NotImplementedHere",
     "Refused",
     "Stopping",
     "TooLarge",
     "UnknownJob",
+    "UnknownObject",
 ]

@@ -30,6 +30,9 @@ class EngineConfig:
         kept_bytes: Size of their results together; the oldest leave first.
         stop_grace_s: How long a graceful stop waits for running jobs.
         retention_s: How long an ended job stays in the data folder.
+        sessions_per_key: Sessions that one key may have.
+        services_per_key: Services that one key may have.
+        work_bytes: Quota of the work folder of a session or service.
     """
 
     max_running: int = 0
@@ -42,6 +45,9 @@ class EngineConfig:
     kept_bytes: int = 256 * MIB
     stop_grace_s: float = 20.0
     retention_s: float = 7 * 86400.0
+    sessions_per_key: int = 100
+    services_per_key: int = 100
+    work_bytes: int = 2 * GIB
 
     @property
     def running_slots(self) -> int:

@@ -233,7 +233,7 @@ class Engine:
             return language.build_spec(
                 request.code,
                 env=request.env or {},
-                input_files=input_files(request, self.config),
+                input_files=input_files(request.input_files or [], self.config),
                 stdin=stdin_bytes(request),
                 network=NetworkMode(request.network_mode),
                 limits=limits,

@@ -121,7 +121,7 @@ def stdin_bytes(request: models.ExecuteRequest) -> bytes:
         raise InvalidJob("stdin_base64 is not valid base64 (standard alphabet, padded)") from None
 
 
-def input_files(request: models.ExecuteRequest, config: EngineConfig) -> dict[str, bytes]:
+def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str, bytes]:
     """Return base name to bytes of the input files.
 
     Raises:
@@ -129,7 +129,6 @@ def input_files(request: models.ExecuteRequest, config: EngineConfig) -> dict[st
         TooLarge: Together they exceed the limit.
     """
     files: dict[str, bytes] = {}
-    given = request.input_files or []
     if len(given) > models.MAX_INPUT_FILES:
         raise InvalidJob(f"{len(given)} input files; at most {models.MAX_INPUT_FILES} are allowed")
     total = 0
@@ -177,9 +176,8 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
             error = "the program wrote without end and was killed"
         case EndReason.EXITED:
             pass
-    out, err = _whole_characters(outcome.stdout), _whole_characters(outcome.stderr)
-    stdout, stdout_exact = _text(out)
-    stderr, stderr_exact = _text(err)
+    stdout, stdout_exact, stdout_dropped = text_of(outcome.stdout)
+    stderr, stderr_exact, stderr_dropped = text_of(outcome.stderr)
     return models.Job(
         job_id=record.job_id,
         status=status.value,
@@ -198,10 +196,10 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
         completed_at=int(time.time()),
         stdout_base64=stdout_exact,
         stderr_base64=stderr_exact,
-        stdout_truncated=True if out.dropped_bytes else None,
-        stdout_dropped_bytes=out.dropped_bytes or None,
-        stderr_truncated=True if err.dropped_bytes else None,
-        stderr_dropped_bytes=err.dropped_bytes or None,
+        stdout_truncated=True if stdout_dropped else None,
+        stdout_dropped_bytes=stdout_dropped or None,
+        stderr_truncated=True if stderr_dropped else None,
+        stderr_dropped_bytes=stderr_dropped or None,
         # Historical clients stumble over artifacts with empty content.
         artifacts=[
             models.Artifact(
@@ -254,9 +252,11 @@ def _whole_characters(captured: Captured) -> Captured:
     return captured
 
 
-def _text(captured: Captured) -> tuple[str, str | None]:
-    """Return text, and the exact bytes as base64 where the text had to replace some."""
+def text_of(captured: Captured) -> tuple[str, str | None, int]:
+    """Return a stream as text, its exact bytes as base64 where text replaced some, and the bytes dropped."""
+    whole = _whole_characters(captured)
     try:
-        return captured.data.decode("utf-8"), None
+        return whole.data.decode("utf-8"), None, whole.dropped_bytes
     except UnicodeDecodeError:
-        return captured.data.decode("utf-8", "replace"), base64.b64encode(captured.data).decode("ascii")
+        exact = base64.b64encode(whole.data).decode("ascii")
+        return whole.data.decode("utf-8", "replace"), exact, whole.dropped_bytes

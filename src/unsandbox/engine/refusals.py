@@ -39,6 +39,24 @@ class UnknownJob(Refused):
     code = "job_not_found"
 
 
+class UnknownObject(Refused):
+    """No such session, service, snapshot or image, or not one of this key."""
+
+    code = "not_found"
+
+
+class Forbidden(Refused):
+    """This key may not do this."""
+
+    code = "forbidden"
+
+
+class NotImplementedHere(Refused):
+    """Only the hosted service can do this."""
+
+    code = "not_implemented"
+
+
 class Conflict(Refused):
     """The request contradicts an earlier one."""
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from unsandbox.engine.objects import ObjectRow, ObjectStore
 from unsandbox.errors import EngineError
 
 T = TypeVar("T")
@@ -37,6 +38,16 @@ jobs_table = sa.Table(
     sa.Column("result", sa.LargeBinary),
     sa.Index("jobs_by_owner", "owner", "created_at"),
     sa.Index("jobs_by_idempotency_key", "owner", "idempotency_key", unique=True),
+)
+
+objects_table = sa.Table(
+    "objects",
+    metadata,
+    sa.Column("object_id", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Index("objects_by_kind", "kind"),
 )
 
 keys_table = sa.Table(
@@ -84,6 +95,10 @@ class JobStore(Protocol):
         """Return jobs without their results, newest first."""
 
 
+class Store(JobStore, ObjectStore, Protocol):
+    """Where everything lives on."""
+
+
 class MemoryStore:
     """Keeps nothing beyond what the engine itself holds: for an engine that lives and dies with its process."""
 
@@ -102,6 +117,16 @@ class MemoryStore:
         return None
 
     async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:  # noqa: ARG002
+        """Return nothing."""
+        return []
+
+    async def put_object(self, row: ObjectRow) -> None:
+        """Do nothing."""
+
+    async def delete_object(self, object_id: str) -> None:
+        """Do nothing."""
+
+    async def load_objects(self, kind: str) -> list[ObjectRow]:  # noqa: ARG002
         """Return nothing."""
         return []
 
@@ -199,6 +224,29 @@ class SqlStore:
         query = sa.select(*columns).where(table.owner == owner).order_by(table.created_at.desc()).limit(limit)
         return await self._run(
             lambda connection: [JobRow(**row) for row in connection.execute(query).mappings()]
+        )
+
+    async def put_object(self, row: ObjectRow) -> None:
+        """Store an object, new or changed; returns when it is committed."""
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(objects_table).where(objects_table.c.object_id == row.object_id))
+            connection.execute(
+                sa.insert(objects_table), {name: getattr(row, name) for name in ObjectRow.__slots__}
+            )
+
+        await self._run(work)
+
+    async def delete_object(self, object_id: str) -> None:
+        """Forget an object; returns when that is committed."""
+        query = sa.delete(objects_table).where(objects_table.c.object_id == object_id)
+        await self._run(lambda connection: connection.execute(query))
+
+    async def load_objects(self, kind: str) -> list[ObjectRow]:
+        """Return all objects of a kind."""
+        query = sa.select(objects_table).where(objects_table.c.kind == kind)
+        return await self._run(
+            lambda connection: [ObjectRow(**row) for row in connection.execute(query).mappings()]
         )
 
     async def recover(self, result_for: Callable[[JobRow], bytes]) -> int:

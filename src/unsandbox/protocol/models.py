@@ -11,7 +11,7 @@ import base64
 import binascii
 import enum
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -47,6 +47,10 @@ class WireModel(msgspec.Struct, frozen=True, kw_only=True):
     """Our name to the further names that are written with the same value."""
     FIXES: ClassVar[dict[str, Callable[[Any], Any]]] = {}
     """Our name to what turns a historical form of its value into the form declared here."""
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        return msgspec.structs.replace(self, **changes)
 
 
 class InputFile(WireModel, frozen=True, kw_only=True):

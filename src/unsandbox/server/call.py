@@ -28,6 +28,7 @@ class Call:
         body: Raw body.
         idempotency_key: From the header, if there.
         hold_s: How long `/execute` may hold.
+        base_url: This server as the caller addressed it: scheme and host, no slash at the end.
     """
 
     engine: Engine
@@ -37,6 +38,7 @@ class Call:
     body: bytes
     idempotency_key: str | None = None
     hold_s: float = HOLD_S
+    base_url: str = ""
 
 
 Handler = Callable[[Call], Awaitable[WireModel]]
