@@ -127,6 +127,25 @@ async def test_files_that_need_more_memory_than_the_job_has(run):
     assert outcome.reason is EndReason.MEMORY
 
 
+async def test_a_request_that_was_interrupted_half_way_does_not_mix_with_the_next(backend, run, monkeypatch):
+    files = [SandboxFile(f"/work/f{i}", b"wrong") for i in range(450)]
+    send, sent = backend._control._send, []
+
+    async def interrupted(message, fds):
+        if sent:
+            raise asyncio.CancelledError
+        sent.append(message)
+        await send(message, fds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._control, "_send", interrupted)
+        with pytest.raises(asyncio.CancelledError):
+            await backend.start(SandboxSpec(run=["true"], files=files))
+    assert len(sent) == 1
+    outcome = await run("cat", "/work/f", files=[SandboxFile("/work/f", b"right")])
+    assert outcome.stdout.data == b"right"
+
+
 async def test_compile_then_run(run):
     source = SandboxFile("/work/m.c", b'#include <stdio.h>\nint main(){puts("hi");return 3;}')
     outcome = await run("/work/m", compile=["gcc", "-o", "/work/m", "/work/m.c"], files=[source])
@@ -199,7 +218,7 @@ async def test_timeout_kills_what_ignores_sigterm_and_keeps_its_output(python, s
     )
     begin = time.monotonic()
     outcome = await python(code, limits=Limits(wall_s=0.5))
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < 2
     assert (outcome.reason, outcome.exit_code) == (EndReason.TIMEOUT, None)
     assert b"partial\n" in outcome.stdout.data
     assert 0.45 < outcome.wall_s < 1
@@ -289,6 +308,7 @@ async def test_artifacts_of_many_at_once(backend):
         ({"run": ["a"], "files": [SandboxFile("/work/x", b""), SandboxFile("/work/x/y", b"")]}, "folder"),
         ({"run": ["a"], "files": [SandboxFile("/work/x", b"")], "folders": ["/work/x"]}, "folder"),
         ({"run": ["a"], "folders": ["/usr/x"]}, "plain path"),
+        ({"run": ["a"], "files": [SandboxFile(f"/tmp/{i}", b"") for i in range(1001)]}, "more than 1000"),
         (
             {"run": ["a"], "files": [SandboxFile("/tmp/x", bytes(99))], "limits": Limits(tmpfs_bytes=98)},
             "more than fits",

@@ -35,6 +35,8 @@ SCRIPT_FD = 7
 MARK_START, MARK_COMPILE_FAILED, MARK_END = b"start", b"compile", b"end"
 
 _WRITABLE = (f"{WORK}/", f"{TMP}/", f"{SHM}/")
+MAX_FILES = 1000
+"""Each takes a descriptor until the job has started."""
 _MAX_PATH = 4095
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOADER_PREFIXES = ("LD_", "GLIBC_", "GCONV_", "MALLOC_", "BASH_")
@@ -72,6 +74,8 @@ def validate(spec: SandboxSpec) -> None:
             raise InvalidSpecError(f"files: more than fits into {place} ({spec.limits.tmpfs_bytes} bytes)")
     for folder in spec.folders:
         _check_path("folders", folder)
+    if len(spec.files) > MAX_FILES:
+        raise InvalidSpecError(f"files: more than {MAX_FILES}")
     _no_clashes([file.path for file in spec.files], spec.folders)
     for path in spec.artifact_paths:
         _no_nul("artifact_paths", path)

@@ -115,7 +115,7 @@ class LauncherControl:
             async with self._sending:
                 batches = [fds[i : i + FDS_PER_MESSAGE] for i in range(0, len(fds), FDS_PER_MESSAGE)] or [()]
                 for batch in batches[:-1]:
-                    await self._send(b'{"op": "more"}', batch)
+                    await self._send(json.dumps({"op": "more", "job": number}).encode(), batch)
                 await self._send(message, batches[-1])
         except BaseException:
             self._jobs.pop(number, None)

@@ -100,6 +100,7 @@ class Launcher:
         self._by_monitor: dict[int, Job] = {}
         self._by_info: dict[int, Job] = {}
         self._pending_fds: list[int] = []
+        self._pending_job = 0
         self._busy_groups: list[Group] = []
         self._poll = select.poll()
         self._hierarchy: Hierarchy | None = None
@@ -108,6 +109,12 @@ class Launcher:
 
     def run(self) -> None:
         """Serve; return when everything that belonged to the server is gone."""
+        try:
+            self._serve()
+        finally:
+            self._clean_up()
+
+    def _serve(self) -> None:
         wakeup_read, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -129,7 +136,6 @@ class Launcher:
             self._reap()
             self._watch()
             self._busy_groups = [group for group in self._busy_groups if not group.remove()]
-        self._clean_up()
 
     def _watch_server(self) -> int:
         """Return a descriptor that becomes readable when the server's process is gone."""
@@ -174,21 +180,30 @@ class Launcher:
             data, ancillary, _, _ = self._socket.recvmsg(MAX_MESSAGE, size, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             data, ancillary = b"", []
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-                self._pending_fds.extend(fds)
         if not data:
             self._open = False
             return
         request = json.loads(data)
+        self._keep_fds(request["job"], ancillary)
         if request["op"] == "start":
             attached, self._pending_fds = self._pending_fds, []
             self._start(request, attached)
         elif request["op"] == "kill" and (job := self._jobs.get(request["job"])):
             job.killed = True
             self._kill(job)
+
+    def _keep_fds(self, job: int, ancillary: list[tuple[int, int, bytes]]) -> None:
+        """Take the descriptors of a message; a job with many sends them in several, the request last."""
+        if job != self._pending_job:
+            # A server that was interrupted never finished its request.
+            for fd in self._pending_fds:
+                os.close(fd)
+            self._pending_fds, self._pending_job = [], job
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+                self._pending_fds.extend(fds)
 
     def _send(self, answer: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
