@@ -16,12 +16,15 @@ from unsandbox._version import __version__
 from unsandbox.engine import (
     Conflict,
     Engine,
+    Forbidden,
     InvalidJob,
     LimitReached,
+    NotImplementedHere,
     Refused,
     Stopping,
     TooLarge,
     UnknownJob,
+    UnknownObject,
 )
 from unsandbox.engine.keys import KeyRing
 from unsandbox.protocol import codec
@@ -45,6 +48,9 @@ _http_logger = logging.getLogger("unsandbox.server.http")
 _STATUS_OF_REFUSAL: dict[type[Refused], int] = {
     InvalidJob: 400,
     UnknownJob: 404,
+    UnknownObject: 404,
+    Forbidden: 403,
+    NotImplementedHere: 501,
     Conflict: 409,
     TooLarge: 413,
     LimitReached: 429,
@@ -164,6 +170,7 @@ class Server:
                     body=body,
                     idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
                     hold_s=self._config.hold_s,
+                    base_url=f"{request.scheme}://{request.host}",
                 )
             )
             return _json(endpoint.status, codec.encode(answer))
