@@ -109,6 +109,30 @@ async def test_nothing_is_cleaned_up_when_nothing_was_sent(fake: FakeServer) -> 
     assert fake.seen() == ["GET /jobs/j1"]
 
 
+async def test_jobs_can_be_ended_while_all_connections_are_held(fake: FakeServer) -> None:
+    fake.routes(
+        POST_execute=Hang(),
+        POST_execute_async=reply(200, RUNNING, OURS),
+        GET_health=reply(200, {}, OURS),
+        DELETE_jobs=reply(200, RUNNING | {"status": "cancelled", "stdout": ""}, OURS),
+    )
+    async with AsyncClient(PUBLIC, SECRET, base_url=fake.url, max_connections=1) as client:
+        held = asyncio.create_task(client.execute("python", "x"))
+        await until(lambda: len(fake.requests) == 1)
+        assert (await client.cancel("j2")).status == "cancelled"
+        queued = asyncio.create_task(client.execute("python", "y"))
+        await asyncio.sleep(0)
+        held.cancel()
+        # The queued call takes the connection that this one leaves, and this one is cleaned up all the same.
+        with pytest.raises(asyncio.CancelledError):
+            await held
+        assert fake.seen()[-1] == "DELETE /jobs/j1"
+        await until(lambda: fake.seen().count("POST /execute") == 2)
+        queued.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await queued
+
+
 async def test_a_server_that_is_dead_holds_nobody_up(
     client: AsyncClient, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

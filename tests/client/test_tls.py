@@ -20,18 +20,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.client.fake import JOB, PUBLIC, SECRET
 
-CALLS = f"""
+CALLS = """
 import asyncio, gc, sys, un, un_async
 un.API_BASE = un_async.API_BASE = sys.argv[1]
 async def main():
     for _ in range(2):
-        jobs = await asyncio.gather(*(un_async.get_job("j1", {PUBLIC!r}, {SECRET!r}) for _ in range(5)))
+        jobs = await asyncio.gather(*(un_async.get_job("j1", *sys.argv[3:]) for _ in range(5)))
         assert all(job["stdout"] == "hi\\n" for job in jobs)
 if sys.argv[2] == "async":
     asyncio.run(main())
     asyncio.run(main())
 else:
-    assert un.get_job("j1", {PUBLIC!r}, {SECRET!r})["stdout"] == "hi\\n"
+    assert un.get_job("j1", *sys.argv[3:])["stdout"] == "hi\\n"
 gc.collect()
 """
 
@@ -106,7 +106,7 @@ def https(certificate: tuple[Path, Path]) -> Iterator[str]:
 
 
 def run(url: str, side: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", CALLS, url, side]
+    command = [sys.executable, "-W", "error", "-c", CALLS, url, side, PUBLIC, SECRET]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
 
 

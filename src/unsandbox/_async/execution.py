@@ -148,7 +148,7 @@ async def cancel(
     link: Link, keys: Credentials | None, job_id: str, *, deadline: Deadline = NEVER
 ) -> dict[str, Any]:
     """End a job and return what the server says of it, partial output included."""
-    return await link.call(keys, "cancel_job", params={"id": job_id}, deadline=deadline)
+    return await link.call(keys, "cancel_job", params={"id": job_id}, deadline=deadline, urgent=True)
 
 
 def job_id_of(answer: dict[str, Any]) -> str:
@@ -207,7 +207,7 @@ async def _end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, A
     if not any(name in answer for name in _OUTCOME):
         # If this fails, it was cancelled all the same, which is what matters.
         with contextlib.suppress(UnsandboxError):
-            answer = await link.call(keys, "get_job", params={"id": job_id}, deadline=deadline)
+            answer = await link.call(keys, "get_job", params={"id": job_id}, deadline=deadline, urgent=True)
     return {"job_id": job_id} | answer
 
 
@@ -222,11 +222,11 @@ async def _abandon(
         return None
     deadline = Deadline(CLEAN_UP_S)
     if link.features is None:
-        await link.call(None, "health", deadline=deadline)
+        await link.call(None, "health", deadline=deadline, urgent=True)
     if "idempotency" not in (link.features or ()):
         return None
     # The same request with the same key is the same job; this path answers at once.
-    found = await link.call(keys, "execute_async", order=order, deadline=deadline)
+    found = await link.call(keys, "execute_async", order=order, deadline=deadline, urgent=True)
     return await _end(link, keys, job_id_of(found))
 
 

@@ -101,6 +101,7 @@ class Link:
         deadline: Deadline = NEVER,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
+        urgent: bool = False,
     ) -> dict[str, Any]:
         """Do one operation of the API, with retries.
 
@@ -113,6 +114,7 @@ class Link:
             deadline: The caller's deadline.
             timeout: Seconds for one HTTP request instead of the link's own.
             retry: Policy instead of the link's own.
+            urgent: Not to wait for a free connection: ending jobs must be possible while all are held by them.
 
         Returns:
             The JSON object of the answer.
@@ -132,7 +134,7 @@ class Link:
             number += 1
             try:
                 answer = await self._attempt(
-                    transport, signer, endpoint, target, order, deadline, timeout or self.timeout
+                    transport, signer, endpoint, target, order, deadline, timeout or self.timeout, urgent
                 )
                 return self._read(answer)
             except (ConnectionFailedError, APIError) as error:
@@ -184,10 +186,12 @@ class Link:
         order: Order | None,
         deadline: Deadline,
         timeout: float,
+        urgent: bool,
     ) -> RawResponse:
         body = b"" if order is None else order.body
         headers = {"Content-Type": order.content_type} if order is not None and body else {}
-        await transport.acquire(deadline.remaining())
+        if not urgent:
+            await transport.acquire(deadline.remaining())
         try:
             # Signed only now: a signature lasts five minutes, and the queue may have been longer.
             if signer is not None:
@@ -207,7 +211,8 @@ class Link:
                 timeout if remaining is None else max(0.001, min(timeout, remaining)),
             )
         finally:
-            transport.release()
+            if not urgent:
+                transport.release()
 
     def _read(self, answer: RawResponse) -> dict[str, Any]:
         status, headers, body = answer

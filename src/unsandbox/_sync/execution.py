@@ -145,7 +145,7 @@ def look(
 
 def cancel(link: Link, keys: Credentials | None, job_id: str, *, deadline: Deadline = NEVER) -> dict[str, Any]:
     """End a job and return what the server says of it, partial output included."""
-    return link.call(keys, "cancel_job", params={"id": job_id}, deadline=deadline)
+    return link.call(keys, "cancel_job", params={"id": job_id}, deadline=deadline, urgent=True)
 
 
 def job_id_of(answer: dict[str, Any]) -> str:
@@ -204,7 +204,7 @@ def _end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
     if not any(name in answer for name in _OUTCOME):
         # If this fails, it was cancelled all the same, which is what matters.
         with contextlib.suppress(UnsandboxError):
-            answer = link.call(keys, "get_job", params={"id": job_id}, deadline=deadline)
+            answer = link.call(keys, "get_job", params={"id": job_id}, deadline=deadline, urgent=True)
     return {"job_id": job_id} | answer
 
 
@@ -219,11 +219,11 @@ def _abandon(
         return None
     deadline = Deadline(CLEAN_UP_S)
     if link.features is None:
-        link.call(None, "health", deadline=deadline)
+        link.call(None, "health", deadline=deadline, urgent=True)
     if "idempotency" not in (link.features or ()):
         return None
     # The same request with the same key is the same job; this path answers at once.
-    found = link.call(keys, "execute_async", order=order, deadline=deadline)
+    found = link.call(keys, "execute_async", order=order, deadline=deadline, urgent=True)
     return _end(link, keys, job_id_of(found))
 
 
