@@ -137,6 +137,27 @@ async def test_a_killed_launcher_is_noticed_and_its_sandboxes_die():
         group.rmdir()
 
 
+@pytest.mark.parametrize("round_", range(6))
+async def test_kill_minus_9_in_the_midst_of_setting_up(round_):
+    """A sandbox whose monitor dies too early waits for it for ever, unless somebody looks for orphans."""
+    start = "asyncio.gather(*(backend.start(SandboxSpec(run=['sleep', '1000'])) for _ in range(12)))"
+    code = HOLDER.format(paths=[str(SOURCE)], scripts=[]).replace(
+        "asyncio.sleep(60)", f"{start}; await asyncio.sleep(60)"
+    )
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
+    runtime = Path(json.loads(await server.stdout.readline())["runtime"])
+    (launcher,) = launchers(server.pid)
+    await eventually(lambda: len(descendants(launcher)) >= 2 * (round_ + 1))
+    inside = {int(pid) for group in groups_of(runtime.name) for file in group.rglob("cgroup.procs")
+              for pid in file.read_text().split()}  # fmt: skip
+    server.kill()
+    await server.wait()
+    await eventually(lambda: not alive(launcher), 8)
+    assert not [pid for pid in inside if alive(pid)]
+    assert not runtime.exists()
+    assert groups_of(runtime.name) == []
+
+
 async def test_groups_and_folders_of_dead_servers_are_swept():
     process = subprocess.Popen(["true"])
     process.wait()

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import stat
 import time
 from collections.abc import Iterable
@@ -67,9 +68,23 @@ def sweep(places: Iterable[Path], remove_as_group: bool) -> None:
                 if owner is None or _alive(owner):
                     continue
                 if remove_as_group:
-                    _remove_tree_of_groups(child)
+                    _kill_orphans(child)
+                    remove_groups([child], patience_s=0.2)
                 elif _abandoned(child):
                     remove_runtime(child)
+
+
+def _kill_orphans(group: Path) -> None:
+    """Kill what a server and its launcher, both killed, left waiting in a group.
+
+    Only what has the machine's first process for a parent: whatever else is there, somebody still looks after.
+    """
+    for processes in group.rglob("cgroup.procs"):
+        for number in processes.read_text().split():
+            with contextlib.suppress(OSError, IndexError):
+                stat_line = Path(f"/proc/{number}/stat").read_text()
+                if stat_line.rpartition(")")[2].split()[1] == "1":
+                    os.kill(int(number), signal.SIGKILL)
 
 
 def hold(folder: Path) -> int:

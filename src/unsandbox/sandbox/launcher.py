@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from unsandbox.sandbox import janitor
-from unsandbox.sandbox.limits import Bounds, Group, Hierarchy, Usage, held_memory, open_hierarchy
+from unsandbox.sandbox.limits import Bounds, Group, Hierarchy, Usage, children, held_memory, open_hierarchy
 
 MAX_MESSAGE = 1 << 16
 FDS_PER_MESSAGE = 200
@@ -332,11 +332,21 @@ class Launcher:
             if job.info_fd >= 0:
                 self._read_info(job)
             job.exit_status, job.rusage = status, rusage
-            if job.first is not None and not os.WIFEXITED(status):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(job.first, signal.SIGKILL)
+            if not os.WIFEXITED(status):
+                self._kill_orphans()
         for job in [job for job in self._jobs.values() if job.over()]:
             self._finish(job)
+
+    def _kill_orphans(self) -> None:
+        """Kill what monitors left behind that did not end by themselves.
+
+        A sandbox asks to die with its monitor only after its set-up began. When the monitor is killed before
+        that, its child waits for it for ever; as an orphan it has become a child of this process.
+        """
+        for pid in children(os.getpid()):
+            if pid not in self._by_monitor:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _finish(self, job: Job) -> None:
         del self._jobs[job.number]
@@ -364,11 +374,8 @@ class Launcher:
     # The end
 
     def _clean_up(self) -> None:
-        for job in self._jobs.values():
-            for pid in (job.first, job.monitor):
-                if pid is not None and job.exit_status is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+        # From here on every child is an orphan.
+        self._by_monitor.clear()
         give_up = time.monotonic() + 5
         while time.monotonic() < give_up:
             try:
@@ -376,6 +383,8 @@ class Launcher:
             except ChildProcessError:
                 break
             if pid == 0:
+                # Each round anew: the end of a monitor makes its child one of this process.
+                self._kill_orphans()
                 time.sleep(0.002)
         if self._hierarchy:
             janitor.remove_groups(self._hierarchy.folders())

@@ -253,9 +253,16 @@ def members(pid: int) -> list[int]:
     """Return the host numbers of a process and all its descendants, as far as they live."""
     found = [pid]
     for parent in found:
-        with contextlib.suppress(OSError, ValueError):
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found.extend(int(child) for child in _read(task / "children").split())
+        found.extend(children(parent))
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the host numbers of a process's children, those of all its threads."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found.extend(int(child) for child in _read(task / "children").split())
     return found
 
 
