@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 import pytest
-from tests.client.fake import CUT, JOB, OURS, FakeServer, Hang, Raw, Request, reply
+from tests.client.aids_async import gather, in_thread
+from tests.client.fake import CUT, JOB, OURS, PUBLIC, SECRET, FakeServer, Hang, Raw, Request, reply
 
 from unsandbox import (
     AsyncClient,
@@ -217,3 +218,28 @@ async def test_a_deadline_of_zero_has_passed(client: AsyncClient, fake: FakeServ
     with pytest.raises(WaitTimeoutError):
         await client.wait("j1", timeout=0, keep=True)
     assert fake.requests == []
+
+
+async def test_a_deadline_in_the_queue_for_a_connection(fake: FakeServer) -> None:
+    fake.routes(POST_execute=Hang(), GET_health=reply(200, {}))
+
+    def wait_for_the_first() -> None:
+        ends = time.monotonic() + 10
+        while not fake.requests:
+            assert time.monotonic() < ends
+            time.sleep(0.002)
+
+    async with AsyncClient(PUBLIC, SECRET, base_url=fake.url, max_connections=1) as client:
+
+        async def first() -> None:
+            with pytest.raises(WaitTimeoutError):
+                await client.execute("python", "print(1)", timeout=0.6)
+
+        async def second() -> None:
+            await in_thread(wait_for_the_first)
+            with pytest.raises(WaitTimeoutError) as caught:
+                await client.execute("python", "print(2)", timeout=0.1)
+            assert "connections of this client were busy" in str(caught.value.__cause__)
+
+        await gather(first, second)
+    assert fake.seen().count("POST /execute") == 1

@@ -313,6 +313,16 @@ def test_neither_keys_nor_code_are_in_errors_or_texts(client: Client, fake: Fake
         assert not any(secret in text for secret in (SECRET, PUBLIC, "my private", "private value"))
 
 
+def test_neither_keys_nor_code_are_logged(
+    client: Client, fake: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    fake.script(reply(503), CUT, reply())
+    client.execute("python", "print('my private code')", env={"A": "private value"})
+    for secret in (SECRET, PUBLIC, "my private", "private value"):
+        assert secret not in caplog.text
+
+
 def test_features_are_learnt_from_answers(client: Client, fake: FakeServer) -> None:
     fake.routes(GET_health=reply(200, {}, OURS), POST_execute=reply())
     client.execute("cat", "x", stdin="data")
