@@ -268,3 +268,10 @@ def test_models_are_frozen_and_every_alias_leads_to_a_field(model):
         value = model()
         with pytest.raises(AttributeError):
             setattr(value, model.__struct_fields__[0], None)
+
+
+def test_what_is_not_base64_is_an_invalid_response():
+    with pytest.raises(InvalidResponseError):
+        _ = Artifact(filename="a", content_base64="?").data
+    with pytest.raises(InvalidResponseError):
+        _ = Job(stdout="", stdout_base64="?").stdout_bytes

@@ -100,3 +100,8 @@ def test_any_source_gives_a_known_language_or_none(source):
 @given(st.sampled_from(sorted(INTERPRETERS)), st.text())
 def test_only_the_first_line_counts(interpreter, rest):
     assert detect_shebang(f"#!/usr/bin/{interpreter}\n{rest}") == INTERPRETERS[interpreter]
+
+
+@pytest.mark.parametrize("options", ["-u NAME", "-i -u A --unset B", "-C /tmp X=1", "-S -v"])
+def test_options_of_env_are_skipped_with_their_arguments(options):
+    assert detect_shebang(f"#!/usr/bin/env {options} python3\n") == "python"

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import resource
 import signal
 import ssl
 import sys
@@ -78,6 +79,7 @@ def serve(
     )
     engine_config = EngineConfig(max_running=max_running, concurrency_per_key=concurrency)
     folder = data.expanduser()
+    _allow_many_files()
     with _only_server_of(folder), open_keys(folder) as keys:
         credentials_file = _first_key(folder, keys)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -162,6 +164,13 @@ def _only_server_of(folder: Path) -> Iterator[IO[str]]:
         except BlockingIOError:
             raise EngineError(f"another un serve uses {folder}; stop it, or choose another --data") from None
         yield lock
+
+
+def _allow_many_files() -> None:
+    """Every connection and every running sandbox takes descriptors; the usual soft limit is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _ssl_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

@@ -19,7 +19,8 @@ from unsandbox.engine.jobs import (
 )
 from unsandbox.engine.queue import FairQueue
 from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, Stopping, UnknownJob
-from unsandbox.engine.store import JobRow, JobStore, MemoryStore
+from unsandbox.engine.replies import Replies
+from unsandbox.engine.store import JobRow, MemoryStore, Store
 from unsandbox.protocol import codec, models
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox import (
@@ -64,13 +65,14 @@ class Engine:
         self,
         config: EngineConfig | None = None,
         *,
-        store: JobStore | None = None,
+        store: Store | None = None,
         backend: Backend | None = None,
         languages: LanguageTable | None = None,
     ) -> None:
         self.config = config or EngineConfig()
         self.languages = languages or load_languages()
-        self._store = store or MemoryStore()
+        self._store: Store = store or MemoryStore()
+        self.replies = Replies(self._store)
         self._backend = backend or BubblewrapBackend()
         self._queue = FairQueue()
         self._jobs: dict[str, JobRecord] = {}
@@ -89,6 +91,7 @@ class Engine:
             SandboxUnavailable: The isolation cannot be had here; nothing is ever run with less.
         """
         self.probe = await self._backend.open()
+        await self.replies.start()
         self._workers = [asyncio.create_task(self._work()) for _ in range(self.config.running_slots)]
         return self.probe
 

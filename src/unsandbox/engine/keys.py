@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,20 +50,29 @@ class KeyRing(Protocol):
     def secret_of(self, public_key: str) -> str | None:
         """Return the secret of a valid key, None for an unknown or revoked one. Must be quick."""
 
+    def otp_secret_of(self, public_key: str) -> str | None:
+        """Return the secret of a key's one-time codes, None when it has none."""
+
 
 class FixedKeys:
     """A key ring of pairs that are known beforehand: for the embedded engine.
 
     Args:
         pairs: The valid pairs.
+        otp: Secrets of one-time codes by public key, for keys that need them.
     """
 
-    def __init__(self, *pairs: KeyPair) -> None:
+    def __init__(self, *pairs: KeyPair, otp: Mapping[str, str] | None = None) -> None:
         self._secrets = {pair.public_key: pair.secret_key for pair in pairs}
+        self._otp = dict(otp or {})
 
     def secret_of(self, public_key: str) -> str | None:
         """Return the secret of a key."""
         return self._secrets.get(public_key)
+
+    def otp_secret_of(self, public_key: str) -> str | None:
+        """Return the secret of a key's one-time codes."""
+        return self._otp.get(public_key)
 
 
 class StoredKeys:
@@ -83,14 +93,20 @@ class StoredKeys:
         self._box = SecretBox.from_file(folder / "server.key")
         self._cache: dict[str, tuple[float, str]] = {}
 
-    def create(self, note: str = "") -> KeyPair:
-        """Make and store a new pair; this is the only time its secret is shown."""
+    def create(self, note: str = "", otp_secret: str | None = None) -> KeyPair:
+        """Make and store a new pair; this is the only time its secret is shown.
+
+        Args:
+            note: What it is for.
+            otp_secret: Secret of one-time codes (base32) that protected calls of this key shall need.
+        """
         pair = KeyPair.generate()
         row = {
             "public_key": pair.public_key,
             "sealed_secret": self._box.seal(pair.secret_key),
             "note": note[:200],
             "created_at": time.time(),
+            "sealed_otp": self._box.seal(otp_secret) if otp_secret else None,
         }
         with self._database.begin() as connection:
             connection.execute(sa.insert(keys_table), row)
@@ -133,6 +149,13 @@ class StoredKeys:
         secret = self._box.open(sealed)
         self._cache[public_key] = (now + _CACHE_S, secret)
         return secret
+
+    def otp_secret_of(self, public_key: str) -> str | None:
+        """Return the secret of a key's one-time codes, None when it has none."""
+        query = sa.select(keys_table.c.sealed_otp).where(keys_table.c.public_key == public_key)
+        with self._reading.connect() as connection:
+            sealed = connection.execute(query).scalar()
+        return None if sealed is None else self._box.open(sealed)
 
     def close(self) -> None:
         """Close the database."""

@@ -58,6 +58,7 @@ keys_table = sa.Table(
     sa.Column("note", sa.String(200), nullable=False, server_default=""),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("revoked_at", sa.Float),
+    sa.Column("sealed_otp", sa.LargeBinary),
 )
 
 

@@ -143,8 +143,16 @@ def detect_shebang(source: str) -> str | None:
         return None
     words = first_line[2:].split()
     if words and posixpath.basename(words[0]) == "env":
-        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+        words = _after_env(words[1:])
     if not words:
         return None
     name = posixpath.basename(words[0]).lower()
     return INTERPRETERS.get(name) or INTERPRETERS.get(_VERSION.sub("", name))
+
+
+def _after_env(words: list[str]) -> list[str]:
+    """Return what env(1) would run: its options, their arguments and assignments skipped."""
+    while words and (words[0].startswith("-") or "=" in words[0]):
+        takes_argument = words[0] in {"-u", "--unset", "-C", "--chdir"}
+        words = words[2:] if takes_argument else words[1:]
+    return words

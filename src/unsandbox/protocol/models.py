@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
+from unsandbox.errors import InvalidResponseError
+
 NetworkModeName = Literal["zerotrust", "semitrusted"]
 Vcpu = Annotated[int, msgspec.Meta(ge=1, le=8)]
 Ttl = Annotated[int, msgspec.Meta(ge=1, le=900)]
@@ -117,11 +119,14 @@ class Artifact(WireModel, frozen=True, kw_only=True):
     def data(self) -> bytes:
         """The bytes of the file.
 
+        Raises:
+            InvalidResponseError: The server sent what is not base64.
+
         Example:
             >>> Artifact(filename="a", content_base64="aGk=").data
             b'hi'
         """
-        return base64.b64decode(self.content_base64)
+        return _decoded(self.content_base64)
 
 
 class Job(WireModel, frozen=True, kw_only=True):
@@ -250,4 +255,11 @@ class ErrorBody(WireModel, frozen=True, kw_only=True):
 
 
 def _exact(text: str | None, encoded: str | None) -> bytes:
-    return base64.b64decode(encoded) if encoded is not None else (text or "").encode("utf-8", "surrogateescape")
+    return _decoded(encoded) if encoded is not None else (text or "").encode("utf-8", "surrogateescape")
+
+
+def _decoded(encoded: str) -> bytes:
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidResponseError("the server's answer holds what is not base64") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import secrets
@@ -34,6 +35,7 @@ from unsandbox.protocol.endpoints import (
     FEATURES,
     FEATURES_HEADER,
     IDEMPOTENCY_HEADER,
+    JOBS,
     REQUEST_ID_HEADER,
 )
 from unsandbox.sandbox.spec import MIB
@@ -41,6 +43,7 @@ from unsandbox.server.auth import Unauthorized, check_headers
 from unsandbox.server.call import HOLD_S, Call, Handler
 from unsandbox.server.handlers import HANDLERS
 from unsandbox.server.openapi import openapi_document
+from unsandbox.server.sudo import Sudo, SudoNeeded
 
 logger = logging.getLogger("unsandbox.server")
 _http_logger = logging.getLogger("unsandbox.server.http")
@@ -93,6 +96,7 @@ class Server:
         self._engine = engine
         self._keys = keys
         self._config = config or ServerConfig()
+        self._sudo = Sudo()
         self._site: web.TCPSite | None = None
         self._runner: web.AppRunner | None = None
         self.port = self._config.port
@@ -161,21 +165,36 @@ class Server:
             body = await request.read()
             if caller is not None:
                 caller.check_body(request.method, request.raw_path, body)
-            answer = await handler(
-                Call(
-                    engine=self._engine,
-                    owner=caller.public_key if caller else "",
-                    params=request.match_info,
-                    query=request.query,
-                    body=body,
-                    idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
-                    hold_s=self._config.hold_s,
-                    base_url=f"{request.scheme}://{request.host}",
-                )
+                if endpoint.protected:
+                    self._check_one_time_code(caller.public_key, request)
+            call = Call(
+                engine=self._engine,
+                owner=caller.public_key if caller else "",
+                params=request.match_info,
+                query=request.query,
+                body=body,
+                idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
+                hold_s=self._config.hold_s,
+                base_url=f"{request.scheme}://{request.host}",
             )
-            return _json(endpoint.status, codec.encode(answer))
+
+            async def answer() -> bytes:
+                return codec.encode(await handler(call))
+
+            if endpoint.creates and call.idempotency_key and endpoint not in JOBS:
+                fingerprint = hashlib.sha256(request.raw_path.encode() + b"\0" + body).hexdigest()
+                return _json(
+                    endpoint.status,
+                    await self._engine.replies.once(call.owner, call.idempotency_key, fingerprint, answer),
+                )
+            return _json(endpoint.status, await answer())
 
         return serve
+
+    def _check_one_time_code(self, owner: str, request: web.Request) -> None:
+        secret = self._keys.otp_secret_of(owner)
+        if secret is not None:
+            self._sudo.check(owner, secret, f"{request.method} {request.path}", request.headers)
 
     @web.middleware
     async def _guard(
@@ -192,6 +211,10 @@ class Server:
                 {"valid": False, "reason": "invalid_key"} if request.path == "/keys/validate" else {}
             )
             response = _error(401, refusal.code, refusal.message, request_id, **extra)
+        except SudoNeeded as needed:
+            response = _error(
+                428, "sudo_otp_required", needed.message, request_id, challenge_id=needed.challenge_id
+            )
         except Refused as refusal:
             status = _STATUS_OF_REFUSAL.get(type(refusal), 400)
             response = _error(status, refusal.code, refusal.message, request_id, **refusal.details)

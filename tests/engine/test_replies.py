@@ -1,0 +1,81 @@
+"""Creating calls that are repeated make one thing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from unsandbox.engine import Conflict
+from unsandbox.engine import replies as module
+from unsandbox.engine.replies import Replies
+from unsandbox.engine.store import MemoryStore, SqlStore, open_database
+
+
+class Maker:
+    """Counts how often something is made."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def __call__(self) -> bytes:
+        await self.go.wait()
+        self.made += 1
+        return b'{"made":%d}' % self.made
+
+
+async def test_repeats_at_the_same_time_and_later_make_one_thing():
+    replies, make = Replies(MemoryStore()), Maker()
+    make.go.clear()
+    asked = [asyncio.create_task(replies.once("me", "k", "f", make)) for _ in range(5)]
+    await asyncio.sleep(0)
+    make.go.set()
+    assert set(await asyncio.gather(*asked)) == {b'{"made":1}'}
+    assert await replies.once("me", "k", "f", make) == b'{"made":1}'
+    assert make.made == 1
+
+
+async def test_keys_belong_to_their_owner_and_to_one_request():
+    replies, make = Replies(MemoryStore()), Maker()
+    await replies.once("me", "k", "f", make)
+    assert await replies.once("you", "k", "f", make) == b'{"made":2}'
+    with pytest.raises(Conflict):
+        await replies.once("me", "k", "other", make)
+
+
+async def test_a_failure_is_not_kept():
+    replies, make = Replies(MemoryStore()), Maker()
+
+    async def fail() -> bytes:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await replies.once("me", "k", "f", fail)
+    assert await replies.once("me", "k", "f", make) == b'{"made":1}'
+
+
+async def test_a_caller_who_leaves_does_not_stop_the_making():
+    replies, make = Replies(MemoryStore()), Maker()
+    make.go.clear()
+    asked = asyncio.create_task(replies.once("me", "k", "f", make))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    make.go.set()
+    assert await replies.once("me", "k", "f", make) == b'{"made":1}'
+    assert make.made == 1
+
+
+async def test_they_are_kept_over_a_restart_and_for_a_day(tmp_path, monkeypatch):
+    store, make = SqlStore(open_database(tmp_path)), Maker()
+    await Replies(store).once("me", "k", "f", make)
+    again = Replies(store)
+    await again.start()
+    assert await again.once("me", "k", "f", make) == b'{"made":1}'
+    monkeypatch.setattr(module, "KEPT_S", -1.0)
+    assert await again.once("me", "k", "f", make) == b'{"made":2}'
+    await again.prune()
+    assert await store.load_objects("reply") == []
+    await store.close()
