@@ -27,7 +27,8 @@ def test_an_endpoint_is_complete(endpoint):
     assert not endpoint.creates or endpoint.method == "POST"
     placeholders = re.findall(r"\{(\w+)\}", endpoint.path)
     for _, alias in endpoint.aliases:
-        assert re.findall(r"\{(\w+)\}", alias) == placeholders
+        # An alias names the same object; it may say in its path what others say in the body.
+        assert re.findall(r"\{(\w+)\}", alias)[: len(placeholders)] == placeholders
     assert len({query.name for query in endpoint.query}) == len(endpoint.query)
 
 

@@ -17,6 +17,7 @@ from unsandbox.engine.jobs import (
     result_of,
     stdin_bytes,
 )
+from unsandbox.engine.logbook import LogBook
 from unsandbox.engine.queue import FairQueue
 from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, Stopping, UnknownJob
 from unsandbox.engine.replies import Replies
@@ -73,6 +74,7 @@ class Engine:
         self.languages = languages or load_languages()
         self._store: Store = store or MemoryStore()
         self.replies = Replies(self._store)
+        self.logbook = LogBook()
         self._backend = backend or BubblewrapBackend()
         self._queue = FairQueue()
         self._jobs: dict[str, JobRecord] = {}
@@ -98,6 +100,7 @@ class Engine:
     async def stop(self) -> None:
         """Take nothing new, let running jobs end within the grace time, mark the others, free everything."""
         self._stopping = True
+        self.logbook.close()
         while (record := self._queue.pop()) is not None:
             await self._finish(
                 record, failed_result(record, JobStatus.FAILED, "the server stopped before it ran")
@@ -333,6 +336,11 @@ class Engine:
         record.status = JobStatus(result.status or JobStatus.FAILED)
         self._release(record.owner)
         record.ended.set()
+        took = f" in {result.total_time_ms:.0f} ms" if result.total_time_ms is not None else ""
+        ended = (
+            f"job {record.job_id} ({record.language}) {record.status.value}, exit code {result.exit_code}{took}"
+        )
+        self.logbook.note("engine", record.owner, ended)
         self._ended[record.job_id] = record.size
         self._ended_bytes += record.size
         while len(self._ended) > self.config.kept_jobs or (

@@ -9,6 +9,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -43,6 +44,7 @@ from unsandbox.server.auth import Unauthorized, check_headers
 from unsandbox.server.call import HOLD_S, Call, Handler
 from unsandbox.server.handlers import HANDLERS
 from unsandbox.server.openapi import openapi_document
+from unsandbox.server.streams import LOG_STREAM_PATHS, stream_logs
 from unsandbox.server.sudo import Sudo, SudoNeeded
 
 logger = logging.getLogger("unsandbox.server")
@@ -62,6 +64,8 @@ _STATUS_OF_REFUSAL: dict[type[Refused], int] = {
 _RETRY_AFTER_S = "1"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _FEATURES = ",".join(FEATURES)
+_owner: ContextVar[str] = ContextVar("owner", default="")
+"""Who signed the request that this task serves, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,8 @@ class Server:
                 else:
                     app.router.add_route(method, path, handler)
         app.router.add_get("/openapi.json", _serve_openapi)
+        for path in LOG_STREAM_PATHS:
+            app.router.add_get(path, self._stream_logs)
         self._runner = web.AppRunner(
             app, access_log=None, logger=_http_logger, handle_signals=False, shutdown_timeout=5.0
         )
@@ -156,33 +162,15 @@ class Server:
 
     def _serve(self, endpoint: Endpoint, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def serve(request: web.Request) -> web.Response:
-            caller = None
-            if endpoint.auth == "signed":
-                caller = check_headers(request, self._keys, time.time())
-            length = request.content_length
-            if length is not None and length > self._config.body_bytes:
-                raise _too_large(self._config.body_bytes)
-            body = await request.read()
-            if caller is not None:
-                caller.check_body(request.method, request.raw_path, body)
-                if endpoint.protected:
-                    self._check_one_time_code(caller.public_key, request)
-            call = Call(
-                engine=self._engine,
-                owner=caller.public_key if caller else "",
-                params=request.match_info,
-                query=request.query,
-                body=body,
-                idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
-                hold_s=self._config.hold_s,
-                base_url=f"{request.scheme}://{request.host}",
-            )
+            call = await self._read(request, signed=endpoint.auth == "signed")
+            if endpoint.protected:
+                self._check_one_time_code(call.owner, request)
 
             async def answer() -> bytes:
                 return codec.encode(await handler(call))
 
             if endpoint.creates and call.idempotency_key and endpoint not in JOBS:
-                fingerprint = hashlib.sha256(request.raw_path.encode() + b"\0" + body).hexdigest()
+                fingerprint = hashlib.sha256(request.raw_path.encode() + b"\0" + call.body).hexdigest()
                 return _json(
                     endpoint.status,
                     await self._engine.replies.once(call.owner, call.idempotency_key, fingerprint, answer),
@@ -190,6 +178,36 @@ class Server:
             return _json(endpoint.status, await answer())
 
         return serve
+
+    async def _read(self, request: web.Request, *, signed: bool = True) -> Call:
+        """Authenticate a request and read its body.
+
+        Raises:
+            Unauthorized: It must be signed by a valid key and is not.
+            TooLarge: The body is larger than the limit.
+        """
+        caller = check_headers(request, self._keys, time.time()) if signed else None
+        length = request.content_length
+        if length is not None and length > self._config.body_bytes:
+            raise _too_large(self._config.body_bytes)
+        body = await request.read()
+        if caller is not None:
+            caller.check_body(request.method, request.raw_path, body)
+            _owner.set(caller.public_key)
+        return Call(
+            engine=self._engine,
+            owner=caller.public_key if caller else "",
+            params=request.match_info,
+            query=request.query,
+            body=body,
+            idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
+            hold_s=self._config.hold_s,
+            path=request.path,
+            base_url=f"{request.scheme}://{request.host}",
+        )
+
+    async def _stream_logs(self, request: web.Request) -> web.StreamResponse:
+        return await stream_logs(request, await self._read(request))
 
     def _check_one_time_code(self, owner: str, request: web.Request) -> None:
         secret = self._keys.otp_secret_of(owner)
@@ -202,6 +220,7 @@ class Server:
     ) -> web.StreamResponse:
         """Give every request an id, turn every failure into a JSON answer, log without secrets or code."""
         started = time.perf_counter()
+        _owner.set("")
         given = request.headers.get(REQUEST_ID_HEADER, "")
         request_id = given if _REQUEST_ID.match(given) else "req_" + secrets.token_hex(8)
         try:
@@ -234,19 +253,17 @@ class Server:
             response = _error(
                 500, "internal_error", f"the server failed; its log says why ({request_id})", request_id
             )
-        response.headers[REQUEST_ID_HEADER] = request_id
-        response.headers[FEATURES_HEADER] = _FEATURES
-        response.headers["Server"] = f"unsandbox/{__version__}"
-        if logger.isEnabledFor(logging.INFO):
-            resource = request.match_info.route.resource
-            logger.info(
-                "%s %s %s %d %.1f ms",
-                request_id,
-                request.method,
-                resource.canonical if resource else "?",
-                response.status,
-                (time.perf_counter() - started) * 1000,
-            )
+        if not response.prepared:
+            response.headers[REQUEST_ID_HEADER] = request_id
+            response.headers[FEATURES_HEADER] = _FEATURES
+            response.headers["Server"] = f"unsandbox/{__version__}"
+        resource = request.match_info.route.resource
+        self._engine.logbook.note(
+            "api",
+            _owner.get(),
+            f"{request_id} {request.method} {resource.canonical if resource else '?'} {response.status} "
+            f"{(time.perf_counter() - started) * 1000:.1f} ms",
+        )
         return response
 
 

@@ -28,6 +28,7 @@ class Call:
         body: Raw body.
         idempotency_key: From the header, if there.
         hold_s: How long `/execute` may hold.
+        path: Path of the request, decoded.
         base_url: This server as the caller addressed it: scheme and host, no slash at the end.
     """
 
@@ -39,6 +40,7 @@ class Call:
     idempotency_key: str | None = None
     hold_s: float = HOLD_S
     base_url: str = ""
+    path: str = ""
 
 
 Handler = Callable[[Call], Awaitable[WireModel]]

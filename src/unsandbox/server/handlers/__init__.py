@@ -6,9 +6,9 @@ from types import ModuleType
 
 from unsandbox.protocol.endpoints import ENDPOINTS
 from unsandbox.server.call import Handler
-from unsandbox.server.handlers import jobs
+from unsandbox.server.handlers import jobs, logs
 
-_MODULES: tuple[ModuleType, ...] = (jobs,)
+_MODULES: tuple[ModuleType, ...] = (jobs, logs)
 
 
 def _find(name: str) -> Handler:
