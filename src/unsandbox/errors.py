@@ -87,6 +87,9 @@ class ConnectionFailedError(UnsandboxError):
 
     retryable = True
 
+    sent: bool = True
+    """Whether anything of the request may have reached the server; False when no connection came about."""
+
 
 class RequestTimeoutError(ConnectionFailedError, TimeoutError):
     """No answer came within the HTTP timeout."""

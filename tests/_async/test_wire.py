@@ -90,11 +90,43 @@ async def test_half_a_pair_of_keys_is_refused(fake: FakeServer) -> None:
 async def test_what_may_pass_is_tried_again_under_the_same_key(
     client: AsyncClient, fake: FakeServer, trouble: Raw
 ) -> None:
-    fake.script(trouble, trouble, reply())
+    fake.script(reply(200, {}, OURS), trouble, trouble, reply())
+    await client.health()
     assert (await client.execute("python", "print(1)")).stdout == "hi\n"
-    assert len(fake.requests) == 3
-    assert len({request.headers["idempotency-key"] for request in fake.requests}) == 1
-    assert all(request.signature_is_right() for request in fake.requests)
+    attempts = fake.requests[1:]
+    assert len(attempts) == 3
+    assert len({request.headers["idempotency-key"] for request in attempts}) == 1
+    assert all(request.signature_is_right() for request in attempts)
+
+
+@pytest.mark.parametrize("trouble", [reply(502), reply(504), CUT, TRUNCATED])
+@pytest.mark.parametrize("known", [False, True])
+async def test_where_keys_are_not_honoured_nothing_is_run_twice(
+    client: AsyncClient, fake: FakeServer, trouble: Raw, known: bool
+) -> None:
+    fake.routes(GET_health=reply(200, {}), POST_execute=trouble)
+    if known:
+        await client.health()
+    with pytest.raises((ConnectionFailedError, APIError)):
+        await client.execute("python", "print(1)")
+    assert fake.seen().count("POST /execute") == 1
+
+
+async def test_what_was_never_sent_is_known_to_be_so(client: AsyncClient, fake: FakeServer) -> None:
+    fake.script(CUT)
+    with pytest.raises(ConnectionFailedError) as cut:
+        await client.execute("python", "print(1)")
+    assert cut.value.sent
+    fake.close()
+    async with AsyncClient(PUBLIC, SECRET, base_url=fake.url, retry=AT_ONCE) as other:
+        with pytest.raises(ConnectionFailedError) as refused:
+            await other.execute("python", "print(1)")
+    assert not refused.value.sent
+
+
+async def test_a_large_body_is_sent_without_a_warning(client: AsyncClient, fake: FakeServer) -> None:
+    await client.execute("python", "#" * 3_000_000)
+    assert fake.requests[0].signature_is_right()
 
 
 async def test_each_execution_has_a_key_of_its_own(client: AsyncClient, fake: FakeServer) -> None:
@@ -215,7 +247,7 @@ async def test_a_refused_connection_names_the_place(client: AsyncClient, fake: F
 
 
 async def test_a_connection_that_went_stale_is_replaced(client: AsyncClient, fake: FakeServer) -> None:
-    fake.script(reply(close=True))
+    fake.script(reply(headers=OURS, close=True))
     for _ in range(5):
         assert (await client.execute("python", "print(1)")).stdout == "hi\n"
     assert fake.connections == 5
@@ -321,7 +353,7 @@ async def test_neither_keys_nor_code_are_logged(
     client: AsyncClient, fake: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    fake.script(reply(503), CUT, reply())
+    fake.script(reply(503, headers=OURS), CUT, reply())
     await client.execute("python", "print('my private code')", env={"A": "private value"})
     for secret in (SECRET, PUBLIC, "my private", "private value"):
         assert secret not in caplog.text

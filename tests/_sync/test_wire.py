@@ -90,11 +90,43 @@ def test_half_a_pair_of_keys_is_refused(fake: FakeServer) -> None:
 def test_what_may_pass_is_tried_again_under_the_same_key(
     client: Client, fake: FakeServer, trouble: Raw
 ) -> None:
-    fake.script(trouble, trouble, reply())
+    fake.script(reply(200, {}, OURS), trouble, trouble, reply())
+    client.health()
     assert (client.execute("python", "print(1)")).stdout == "hi\n"
-    assert len(fake.requests) == 3
-    assert len({request.headers["idempotency-key"] for request in fake.requests}) == 1
-    assert all(request.signature_is_right() for request in fake.requests)
+    attempts = fake.requests[1:]
+    assert len(attempts) == 3
+    assert len({request.headers["idempotency-key"] for request in attempts}) == 1
+    assert all(request.signature_is_right() for request in attempts)
+
+
+@pytest.mark.parametrize("trouble", [reply(502), reply(504), CUT, TRUNCATED])
+@pytest.mark.parametrize("known", [False, True])
+def test_where_keys_are_not_honoured_nothing_is_run_twice(
+    client: Client, fake: FakeServer, trouble: Raw, known: bool
+) -> None:
+    fake.routes(GET_health=reply(200, {}), POST_execute=trouble)
+    if known:
+        client.health()
+    with pytest.raises((ConnectionFailedError, APIError)):
+        client.execute("python", "print(1)")
+    assert fake.seen().count("POST /execute") == 1
+
+
+def test_what_was_never_sent_is_known_to_be_so(client: Client, fake: FakeServer) -> None:
+    fake.script(CUT)
+    with pytest.raises(ConnectionFailedError) as cut:
+        client.execute("python", "print(1)")
+    assert cut.value.sent
+    fake.close()
+    with Client(PUBLIC, SECRET, base_url=fake.url, retry=AT_ONCE) as other:
+        with pytest.raises(ConnectionFailedError) as refused:
+            other.execute("python", "print(1)")
+    assert not refused.value.sent
+
+
+def test_a_large_body_is_sent_without_a_warning(client: Client, fake: FakeServer) -> None:
+    client.execute("python", "#" * 3_000_000)
+    assert fake.requests[0].signature_is_right()
 
 
 def test_each_execution_has_a_key_of_its_own(client: Client, fake: FakeServer) -> None:
@@ -211,7 +243,7 @@ def test_a_refused_connection_names_the_place(client: Client, fake: FakeServer) 
 
 
 def test_a_connection_that_went_stale_is_replaced(client: Client, fake: FakeServer) -> None:
-    fake.script(reply(close=True))
+    fake.script(reply(headers=OURS, close=True))
     for _ in range(5):
         assert (client.execute("python", "print(1)")).stdout == "hi\n"
     assert fake.connections == 5
@@ -317,7 +349,7 @@ def test_neither_keys_nor_code_are_logged(
     client: Client, fake: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    fake.script(reply(503), CUT, reply())
+    fake.script(reply(503, headers=OURS), CUT, reply())
     client.execute("python", "print('my private code')", env={"A": "private value"})
     for secret in (SECRET, PUBLIC, "my private", "private value"):
         assert secret not in caplog.text

@@ -145,3 +145,8 @@ def test_polls_as_every_client_does():
     assert [round(delay * 1000) for delay in delays] == [*POLL_DELAYS_MS, *[2000] * 13]
     assert POLL_DELAYS_MS == (300, 450, 700, 900, 650, 1600, 2000)
     assert round(sum(delays[:6]) * 1000) == 4600
+
+
+def test_what_was_never_sent_may_be_sent_again_whatever_it_is():
+    assert retry_delay(Attempt("POST", 1, sent=False), RetryPolicy(), 0.5) is not None
+    assert retry_delay(Attempt("POST", 1, sent=True), RetryPolicy(), 0.5) is None

@@ -143,7 +143,8 @@ class Link:
                         endpoint.method,
                         number,
                         status=getattr(error, "status", None),
-                        has_idempotency_key=order is not None and order.key is not None,
+                        has_idempotency_key=self._honours_key(order),
+                        sent=getattr(error, "sent", True),
                         retry_after_s=getattr(error, "retry_after", None),
                         remaining_s=deadline.remaining(),
                     ),
@@ -153,6 +154,13 @@ class Link:
                 if delay is None:
                     raise
             await sleep(delay)
+
+    def _honours_key(self, order: Order | None) -> bool:
+        """Tell whether the server is known to run a request once that comes twice under the same key.
+
+        Another server might run the program again: there, a request that may have arrived is not repeated.
+        """
+        return order is not None and order.key is not None and "idempotency" in (self.features or ())
 
     async def _open(self) -> tuple[Server, AiohttpTransport]:
         if self.base_url == LOCAL and self._pid != os.getpid():

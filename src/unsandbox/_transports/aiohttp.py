@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import ssl
 import sys
 from collections.abc import Mapping
@@ -32,6 +33,9 @@ def load() -> None:
     import aiohttp  # noqa: F401
 
 
+_LARGE_BODY = 1 << 20
+"""Bytes above which aiohttp wants a file object, from which it writes piece by piece."""
+
 _CEIL_S = 60.0
 """Above this many seconds aiohttp may round a time limit up to whole ones, which saves timers."""
 
@@ -44,6 +48,7 @@ class _Opened(NamedTuple):
     make_url: type[yarl.URL]
     make_timeout: type[aiohttp.ClientTimeout]
     error: type[aiohttp.ClientError]
+    not_connected: type[aiohttp.ClientConnectorError]
 
 
 class AiohttpTransport:
@@ -113,7 +118,7 @@ class AiohttpTransport:
             async with opened.session.request(
                 method,
                 opened.make_url(self._origin + target, encoded=True),
-                data=body or None,
+                data=io.BytesIO(body) if len(body) > _LARGE_BODY else body or None,
                 headers=headers,
                 proxy=opened.proxy,
                 timeout=self._timeout[1],
@@ -125,9 +130,11 @@ class AiohttpTransport:
                 f"{place(method, self._origin, target)}: no answer within {timeout:g} s"
             ) from error
         except (opened.error, OSError, EOFError) as error:
-            raise with_base(ConnectionFailedError, LIBRARY)(
+            failure = with_base(ConnectionFailedError, LIBRARY)(
                 f"{place(method, self._origin, target)}: {_reason(error)}"
-            ) from error
+            )
+            failure.sent = not isinstance(error, opened.not_connected)
+            raise failure from error
 
     async def close(self) -> None:
         """Close all connections; the transport cannot be used any more."""
@@ -151,7 +158,9 @@ class AiohttpTransport:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": USER_AGENT},
         )
-        self._opened = _Opened(session, proxy, URL, aiohttp.ClientTimeout, aiohttp.ClientError)
+        self._opened = _Opened(
+            session, proxy, URL, aiohttp.ClientTimeout, aiohttp.ClientError, aiohttp.ClientConnectorError
+        )
         return self._opened
 
 

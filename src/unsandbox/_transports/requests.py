@@ -112,9 +112,12 @@ class RequestsTransport:
             http.client.HTTPException,
             OSError,
         ) as error:
-            raise with_base(ConnectionFailedError, LIBRARY)(
+            failure = with_base(ConnectionFailedError, LIBRARY)(
                 f"{place(method, self._origin, target)}: {_reason(error)}"
-            ) from error
+            )
+            reason = getattr(error.args[0], "reason", None) if error.args else None
+            failure.sent = not isinstance(reason, urllib3.exceptions.NewConnectionError)
+            raise failure from error
 
     def close(self) -> None:
         """Close all connections; the transport cannot be used any more."""

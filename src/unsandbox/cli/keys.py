@@ -40,7 +40,9 @@ def create(data: Path, as_json: bool, note: str, otp: bool) -> None:
         pair = ring.create(note, otp_secret)
     members = {"public_key": pair.public_key, "secret_key": pair.secret_key}
     if otp_secret is not None:
-        members["otp_uri"] = pyotp.TOTP(otp_secret).provisioning_uri(pair.public_key, issuer_name="unsandbox")
+        members["otp_uri"] = pyotp.TOTP(otp_secret).provisioning_uri(
+            name=pair.public_key, issuer_name="unsandbox"
+        )
     if as_json:
         click.echo(json.dumps(members))
         return

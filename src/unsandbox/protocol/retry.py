@@ -37,9 +37,10 @@ class Attempt:
         method: HTTP method.
         number: 1 for the first attempt.
         status: Status of the answer; None when there was none.
-        has_idempotency_key: Whether the request carries an `Idempotency-Key`.
+        has_idempotency_key: Whether it carries an `Idempotency-Key` that the server is known to honour.
         retry_after_s: What the server asked for, in seconds.
         remaining_s: Seconds left until the caller's deadline; None without one.
+        sent: Whether anything of the request may have reached the server.
     """
 
     method: str
@@ -48,14 +49,15 @@ class Attempt:
     has_idempotency_key: bool = False
     retry_after_s: float | None = None
     remaining_s: float | None = None
+    sent: bool = True
 
 
 def retry_delay(attempt: Attempt, policy: RetryPolicy, jitter: float) -> float | None:
     """Return the seconds to wait before the next attempt, or None when the error is to be raised.
 
     A connection that failed and the statuses 429, 502, 503 and 504 are repeated; a POST or PATCH only with an
-    idempotency key, as the server may have acted on the first one. 429 and 503 are answers given *instead* of
-    acting, so they are repeated for every method.
+    idempotency key or when nothing was sent, as the server may have acted on the first one. 429 and 503 are
+    answers given *instead* of acting, so they are repeated for every method.
 
     Args:
         attempt: What happened.
@@ -72,7 +74,7 @@ def retry_delay(attempt: Attempt, policy: RetryPolicy, jitter: float) -> float |
         return None
     if attempt.status is not None and attempt.status not in RETRYABLE_STATUSES:
         return None
-    repeatable = attempt.method in SAFE_METHODS or attempt.has_idempotency_key
+    repeatable = attempt.method in SAFE_METHODS or attempt.has_idempotency_key or not attempt.sent
     if not repeatable and attempt.status not in {429, 503}:
         return None
     if attempt.retry_after_s is not None:
