@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import pyotp
 
 from unsandbox.engine.keys import KeyRow, StoredKeys
 
@@ -32,22 +31,15 @@ def keys() -> None:
 @DATA_OPTION
 @JSON_OPTION
 @click.option("--note", default="", help="What the key is for; shown in the list.")
-@click.option("--otp", is_flag=True, help="Protect deletions and unlocks by one-time codes (TOTP, RFC 6238).")
-def create(data: Path, as_json: bool, note: str, otp: bool) -> None:
+def create(data: Path, as_json: bool, note: str) -> None:
     """Make a key pair. Its secret is shown this once."""
-    otp_secret = pyotp.random_base32() if otp else None
     with open_keys(data) as ring:
-        pair = ring.create(note, otp_secret)
-    members = {"public_key": pair.public_key, "secret_key": pair.secret_key}
-    if otp_secret is not None:
-        members["otp_uri"] = pyotp.TOTP(otp_secret).provisioning_uri(
-            name=pair.public_key, issuer_name="unsandbox"
-        )
+        pair = ring.create(note)
     if as_json:
-        click.echo(json.dumps(members))
+        click.echo(json.dumps({"public_key": pair.public_key, "secret_key": pair.secret_key}))
         return
-    for name, value in members.items():
-        click.echo(f"{name.replace('_', ' '):11} {value}")
+    click.echo(f"public key  {pair.public_key}")
+    click.echo(f"secret key  {pair.secret_key}")
     click.echo("The secret is not shown again. Keep it in ~/.unsandbox/accounts.csv, mode 0600.", err=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import posixpath
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.refusals import InvalidJob, TooLarge
 from unsandbox.protocol import models
 from unsandbox.protocol.models import JobStatus
+from unsandbox.sandbox.languages import base_name
 from unsandbox.sandbox.spec import Captured, EndReason, Limits, Outcome, RunningJob, SandboxSpec
 
 EXIT_TIMEOUT = 124
@@ -133,13 +133,13 @@ def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str
         raise InvalidJob(f"{len(given)} input files; at most {models.MAX_INPUT_FILES} are allowed")
     total = 0
     for file in given:
-        # Historical clients send whole paths and trailing newlines; only the base name counts.
-        name = posixpath.basename(file.filename.strip().replace("\\", "/"))
-        _check_bytes(name, "a file name")
-        if name in {"", ".", ".."} or "\0" in name or len(name.encode("utf-8", "surrogateescape")) > 255:
-            raise InvalidJob("input_files: a filename must end in a usable base name of at most 255 bytes")
+        # Historical clients send trailing newlines.
+        try:
+            name = base_name(file.filename.strip())
+        except ValueError as error:
+            raise InvalidJob(str(error)) from error
         if name in files:
-            raise InvalidJob("input_files: two files have the same base name; they would overwrite each other")
+            raise InvalidJob("input_files: two files have the same base name; one would overwrite the other")
         files[name] = file.data
         total += len(files[name])
         if total > config.input_bytes:

@@ -22,6 +22,7 @@ TOOL_FOLDERS = (Path("/usr/local/bin"), Path("/usr/bin"))
 """Where a toolchain must be to be seen in a sandbox, which has the host's /usr and nothing else of it."""
 
 _SUGGESTIONS = 3
+_LONGEST_NAME = 255
 
 
 class UnknownLanguageError(LookupError):
@@ -208,15 +209,31 @@ def _encode(code: str | bytes) -> bytes:
         raise InvalidSpecError(f"code: character {error.start} is a lone surrogate and no text") from error
 
 
+def base_name(given: str) -> str:
+    r"""Return the last part of a path in either style of separators: a name that a folder can hold.
+
+    Raises:
+        InvalidSpecError: There is none, or it is longer than 255 bytes.
+
+    Example:
+        >>> base_name("/home/me/data.csv"), base_name(r"C:\temp\a.txt")
+        ('data.csv', 'a.txt')
+    """
+    # Windows clients send their separators; a base name has neither kind.
+    name = PurePosixPath(given.replace("\\", "/")).name
+    if not name or name == ".." or "\0" in name or len(_encode(name)) > _LONGEST_NAME:
+        raise InvalidSpecError("input_files: a filename must end in a usable base name of at most 255 bytes")
+    return name
+
+
 def _inputs(files: Mapping[str, bytes]) -> list[SandboxFile]:
     by_name: dict[str, SandboxFile] = {}
     for given, data in files.items():
-        # Windows clients send their separators; a base name has neither kind.
-        name = PurePosixPath(given.replace("\\", "/")).name
-        if not name or name in (".", "..") or "\0" in name:
-            raise InvalidSpecError(f"input_files: {given!r} has no base name")
+        name = base_name(given)
         if name in by_name:
-            raise InvalidSpecError(f"input_files: the base name {name!r} is there twice")
+            raise InvalidSpecError(
+                "input_files: two files have the same base name; one would overwrite the other"
+            )
         by_name[name] = SandboxFile(f"{INPUT_FOLDER}/{name}", data)
     return list(by_name.values())
 
