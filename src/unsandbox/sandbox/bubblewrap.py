@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from unsandbox.sandbox.spec import (
     SandboxUnavailable,
 )
 from unsandbox.sandbox.users import USERS_PER_SERVER, available_users
+
+logger = logging.getLogger("unsandbox.sandbox")
 
 _ARGS_FD = 4
 _SECCOMP_FD = 5
@@ -70,6 +73,7 @@ class BubblewrapBackend:
         self._filter = b""
         self._discard = -1
         self._control = LauncherControl()
+        self._reviving = asyncio.Lock()
         self._cgroup = CgroupReport(0, [])
         self._jobs: dict[SandboxJob, int] = {}
         self._free_slots: list[int] = []
@@ -128,6 +132,8 @@ class BubblewrapBackend:
                 f"network mode {spec.network} is not available yet: this backend cannot let a program out "
                 "without letting it reach this machine and its neighbours; use zerotrust"
             )
+        if self._control.lost or (self._reviving.locked() and not self._open):
+            await self._revive()
         if not self._open:
             raise SandboxError("the backend is not open")
         slot = self._take_slot()
@@ -151,6 +157,20 @@ class BubblewrapBackend:
                 job.abandon()
                 raise
             return job
+
+    async def _revive(self) -> None:
+        """Start a new launcher in place of one that was killed; its sandboxes died with it."""
+        async with self._reviving:
+            if not self._control.lost:
+                return
+            logger.warning("the launcher process has died; starting a new one")
+            await self.close()
+            self._control = LauncherControl()
+            try:
+                await self.open()
+            except BaseException:
+                self._control.lost = True  # The next job tries again.
+                raise
 
     def _open_job(
         self, spec: SandboxSpec, sink: OutputSink | None, uid: int | None, sent: contextlib.ExitStack

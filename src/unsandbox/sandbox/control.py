@@ -73,6 +73,8 @@ class LauncherControl:
         self._process: subprocess.Popen[bytes] | None = None
         self._jobs: dict[int, JobEvents] = {}
         self._ready: asyncio.Future[CgroupReport] | None = None
+        self.lost = False
+        """Whether the launcher has died by itself: a new one is needed."""
         self._sending = asyncio.Lock()
         self._last = 0
 
@@ -162,6 +164,7 @@ class LauncherControl:
                 data = b""
             if not data:
                 asyncio.get_running_loop().remove_reader(self._socket.fileno())
+                self.lost = True
                 self._lost("the launcher process has died")
                 return
             self._dispatch(json.loads(data), fds)
