@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
 
 import pytest
@@ -278,6 +279,19 @@ async def test_two_hundred_at_once_each_with_its_own_output(backend):
     outcomes = await asyncio.gather(*(one(i) for i in range(200)))
     assert [outcome.stdout.data for outcome in outcomes] == [b"%d\n" % i for i in range(200)]
     assert [outcome.exit_code for outcome in outcomes] == list(range(200))
+
+
+async def test_artifacts_where_descriptors_are_above_1023(run):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        outcome = await run("sh", "-c", "echo x > /tmp/artifacts/a", collect_artifacts=True)
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [artifact.data for artifact in outcome.artifacts] == [b"x\n"]
 
 
 async def test_artifacts_of_many_at_once(backend):
