@@ -25,6 +25,7 @@ from unsandbox.sandbox import (
     SandboxUnavailable,
     janitor,
 )
+from unsandbox.sandbox.janitor import remove_groups
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -132,11 +133,7 @@ async def test_a_killed_launcher_takes_its_sandboxes_along_and_gets_a_successor(
     assert not runtime.exists()
     await backend.close()
     # The groups are swept by the next backend, once no process bears this one's number; here: by hand.
-    for group in sorted(groups_of(runtime.name), reverse=True):
-        for child in group.iterdir():
-            if child.is_dir():
-                child.rmdir()
-        group.rmdir()
+    await eventually(lambda: remove_groups(groups_of(runtime.name), patience_s=0) == [])
 
 
 @pytest.mark.parametrize("round_", range(6))
@@ -388,6 +385,8 @@ async def test_as_root_of_a_container_that_is_root_outside_it_is_refused(readabl
 async def test_groups_that_somebody_tidied_away_are_made_again():
     async with BubblewrapBackend() as backend:
         groups = groups_of(backend._runtime.name)
+        # The groups of the sandbox that `open` ran may take the kernel a moment to let go of.
+        await eventually(lambda: not any(child.is_dir() for group in groups for child in group.iterdir()))
         for group in groups:
             group.rmdir()
         outcome = await (await backend.start(SandboxSpec(run=["echo", "ok"]))).wait()
