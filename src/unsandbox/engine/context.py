@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from unsandbox.engine.backends import Backends
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.store import Store
 from unsandbox.sandbox.languages import LanguageTable
-from unsandbox.sandbox.live_spec import LiveBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Context:
     Attributes:
         config: The bounds.
         store: Where objects live on.
-        backend: Makes live sandboxes.
+        backends: Make sandboxes.
         languages: What can run here.
         folder: Where disks and blobs lie: the data folder, or one that goes with the process.
         lasting: Whether that folder outlives the process.
@@ -26,7 +26,7 @@ class Context:
 
     config: EngineConfig
     store: Store
-    backend: LiveBackend
+    backends: Backends
     languages: LanguageTable
     folder: Path
     lasting: bool

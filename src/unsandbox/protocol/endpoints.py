@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unsandbox.protocol import models
 from unsandbox.protocol.endpoint import Endpoint, Query
-from unsandbox.protocol.endpoints_state import LOGS
+from unsandbox.protocol.endpoints_state import IMAGES, LOGS, SERVICES, SESSIONS, SNAPSHOTS
 
 FEATURES_HEADER = "Unsandbox-Features"
 """Response header with which a server announces what it can do beyond the historical API."""
@@ -117,6 +117,6 @@ JOBS: tuple[Endpoint, ...] = (
     ),
 )
 
-ENDPOINTS: tuple[Endpoint, ...] = JOBS + LOGS
+ENDPOINTS: tuple[Endpoint, ...] = JOBS + SESSIONS + SERVICES + SNAPSHOTS + IMAGES + LOGS
 
 BY_NAME: dict[str, Endpoint] = {endpoint.name: endpoint for endpoint in ENDPOINTS}

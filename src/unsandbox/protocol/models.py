@@ -18,6 +18,8 @@ import msgspec
 from unsandbox.errors import InvalidResponseError
 
 NetworkModeName = Literal["zerotrust", "semitrusted"]
+IsolationName = Literal["auto", "bubblewrap", "gvisor", "hardened"]
+"""Ours: `auto` is the server's choice, `hardened` is gVisor or a refusal, never anything weaker."""
 Vcpu = Annotated[int, msgspec.Meta(ge=1, le=8)]
 Ttl = Annotated[int, msgspec.Meta(ge=1, le=900)]
 
@@ -86,7 +88,7 @@ class InputFile(WireModel, frozen=True, kw_only=True):
 class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /execute` takes.
 
-    `stdin`, `stdin_base64` are ours: the hosted service has no standard input, our server does.
+    `stdin`, `stdin_base64`, `isolation` are ours: the hosted service has no standard input, our server does.
     """
 
     ALIASES = {"network": "network_mode", "return_artifact": "return_artifacts"}
@@ -103,6 +105,7 @@ class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     return_wasm_artifact: bool = False
     stdin: str | None = None
     stdin_base64: str | None = None
+    isolation: IsolationName = "auto"
 
 
 class Artifact(WireModel, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from unsandbox.protocol.models import InputFile, Job, NetworkModeName, Vcpu, WireModel
+from unsandbox.protocol.models import InputFile, IsolationName, Job, NetworkModeName, Vcpu, WireModel
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 # Not `$`, which would let a line feed pass after the name.
@@ -49,6 +49,8 @@ class ServiceRequest(WireModel, frozen=True, kw_only=True):
     shell: str | None = None
     restart: str | None = None
     """`always` (default), `on-failure` or `never`: what happens when the program ends."""
+    isolation: IsolationName = "auto"
+    """Only what runs on gVisor can be snapshotted hot."""
 
 
 class ServiceUpdate(WireModel, frozen=True, kw_only=True):
@@ -115,6 +117,8 @@ class Service(WireModel, frozen=True, kw_only=True):
     source_image: str | None = None
     service_type: str | None = None
     restarts: int | None = None
+    isolation: str | None = None
+    """Name of the backend that it runs on."""
     created_at: str | int | float | None = None
     last_activity: str | int | float | None = None
     message: str | None = None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from unsandbox.protocol.models import Artifact, InputFile, NetworkModeName, Vcpu, WireModel
+from unsandbox.protocol.models import Artifact, InputFile, IsolationName, NetworkModeName, Vcpu, WireModel
 
 SessionTtl = Annotated[int, msgspec.Meta(ge=1, le=30 * 86400)]
 
@@ -34,6 +34,8 @@ class SessionRequest(WireModel, frozen=True, kw_only=True):
     input_files: list[InputFile] | None = None
     audit: bool = False
     name: str | None = None
+    isolation: IsolationName = "auto"
+    """Only what runs on gVisor can be snapshotted hot."""
 
 
 class Session(WireModel, frozen=True, kw_only=True):
@@ -57,6 +59,8 @@ class Session(WireModel, frozen=True, kw_only=True):
     created_at: str | int | float | None = None
     last_activity: str | int | float | None = None
     websocket_url: str | None = None
+    isolation: str | None = None
+    """Name of the backend that it runs on."""
     message: str | None = None
     artifacts: list[Artifact] | None = None
     """Of a deleted session: what lay in `/tmp/artifacts`, and the shell history when it was audited."""

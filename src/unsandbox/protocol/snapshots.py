@@ -36,6 +36,8 @@ class Snapshot(WireModel, frozen=True, kw_only=True):
     size_bytes: int | None = None
     sha256: str | None = None
     hot: bool | None = None
+    isolation: str | None = None
+    """Name of the backend of its source; a hot snapshot can only be restored on that one."""
     locked: bool | None = None
     status: str | None = None
     container_name: str | None = None

@@ -44,6 +44,9 @@ class LiveSpec:
     the sandbox."""
     work_archive: Path | None = None
     """A tar archive (optionally zstd) whose content the work folder has at the start."""
+    hot_image: Path | None = None
+    """A folder that `LiveSandbox.checkpoint` wrote: memory and processes at the start are its. Only of the
+    same backend; `work_archive` is then ignored, the image holds the files too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class LiveSandbox(Protocol):
     """A sandbox that stays until it is closed. Belongs to the event loop that made it."""
 
     frozen: bool
+    backend: str
+    """Name of the backend that made it."""
 
     async def spawn(
         self,
@@ -136,6 +141,15 @@ class LiveSandbox(Protocol):
     async def replace_work(self, archive: Path) -> None:
         """Replace the content of the work folder by an archive's. Nothing in it can escape the folder."""
 
+    async def checkpoint(self, folder: Path) -> int:
+        """Write files, memory and running processes into a new folder; return its bytes. The sandbox goes on.
+
+        Written beside `folder`, fsynced and renamed: never half there.
+
+        Raises:
+            SandboxUnavailable: This backend cannot; the message says which can.
+        """
+
     def disk_used(self) -> int:
         """Return the bytes that the work folder takes."""
 
@@ -156,9 +170,16 @@ class LiveSandbox(Protocol):
 class LiveBackend(Protocol):
     """A backend that can make live sandboxes. `BubblewrapBackend` is one."""
 
+    name: str
+    hot: bool
+    """Whether its sandboxes can be checkpointed with memory and running processes."""
+
     async def open_live(self, spec: LiveSpec) -> LiveSandbox:
         """Make a live sandbox.
 
         Raises:
-            SandboxUnavailable: The isolation that it asks for cannot be had here.
+            SandboxUnavailable: The isolation that it asks for cannot be had here; the message says why and what
+                to do.
+            InvalidSpecError: A path or name in it is not usable.
+            OSError: The disk is full (ENOSPC) or failed.
         """

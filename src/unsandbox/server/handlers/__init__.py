@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from unsandbox.engine import NotImplementedHere
 from unsandbox.protocol.endpoints import ENDPOINTS
-from unsandbox.server.call import Handler
-from unsandbox.server.handlers import jobs, logs
+from unsandbox.protocol.models import WireModel
+from unsandbox.server.call import Call, Handler
+from unsandbox.server.handlers import images, jobs, logs, services, snapshots
 
-_MODULES: tuple[ModuleType, ...] = (jobs, logs)
+_MODULES: tuple[ModuleType, ...] = (jobs, services, snapshots, images, logs)
+
+
+async def _not_yet(call: Call) -> WireModel:
+    raise NotImplementedHere(f"this server does not serve {call.path} yet")
 
 
 def _find(name: str) -> Handler:
@@ -16,8 +22,8 @@ def _find(name: str) -> Handler:
         handler: Handler | None = getattr(module, name, None)
         if handler is not None:
             return handler
-    raise LookupError(f"no handler serves the endpoint {name!r}")
+    return _not_yet
 
 
 HANDLERS: dict[str, Handler] = {endpoint.name: _find(endpoint.name) for endpoint in ENDPOINTS}
-"""Endpoint name to what serves it; an endpoint without a handler fails at import."""
+"""Endpoint name to what serves it."""
