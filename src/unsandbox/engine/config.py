@@ -33,6 +33,7 @@ class EngineConfig:
         sessions_per_key: Sessions that one key may have.
         services_per_key: Services that one key may have.
         work_bytes: Quota of the work folder of a session or service.
+        isolation: What this engine demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`.
     """
 
     max_running: int = 0
@@ -48,6 +49,7 @@ class EngineConfig:
     sessions_per_key: int = 100
     services_per_key: int = 100
     work_bytes: int = 2 * GIB
+    isolation: str = "auto"
 
     @property
     def running_slots(self) -> int:

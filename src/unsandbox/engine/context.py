@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from unsandbox.engine.backends import Backends
 from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.logbook import LogBook
+from unsandbox.engine.secretbox import SecretBox
 from unsandbox.engine.store import Store
 from unsandbox.sandbox.languages import LanguageTable
 
@@ -22,6 +25,8 @@ class Context:
         languages: What can run here.
         folder: Where disks and blobs lie: the data folder, or one that goes with the process.
         lasting: Whether that folder outlives the process.
+        logbook: What a key's owner may read of what happened.
+        box: Encrypts what is secret at rest.
     """
 
     config: EngineConfig
@@ -30,3 +35,15 @@ class Context:
     languages: LanguageTable
     folder: Path
     lasting: bool
+    logbook: LogBook
+    box: SecretBox
+
+
+class Part(Protocol):
+    """A part of an engine: what it keeps comes back at the start and is let go of at the stop."""
+
+    async def start(self) -> None:
+        """Take up what an earlier process left."""
+
+    async def stop(self) -> None:
+        """End what runs. In a lasting data folder the objects themselves stay."""

@@ -7,8 +7,11 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
+from pathlib import Path
 
+from unsandbox.engine.backends import Backends
 from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.context import Context, Part
 from unsandbox.engine.jobs import (
     JobRecord,
     check_request,
@@ -21,6 +24,8 @@ from unsandbox.engine.logbook import LogBook
 from unsandbox.engine.queue import FairQueue
 from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, Stopping, UnknownJob
 from unsandbox.engine.replies import Replies
+from unsandbox.engine.secretbox import SecretBox
+from unsandbox.engine.sessions import Sessions
 from unsandbox.engine.store import JobRow, MemoryStore, Store
 from unsandbox.protocol import codec, models
 from unsandbox.protocol.models import JobStatus
@@ -33,6 +38,7 @@ from unsandbox.sandbox import (
     ProbeReport,
     SandboxError,
     SandboxSpec,
+    SandboxUnavailable,
     UnknownLanguageError,
     load_languages,
 )
@@ -51,6 +57,11 @@ class Engine:
         store: Where jobs live on; without one they are gone with the process.
         backend: The isolation; bubblewrap when not given.
         languages: The language table; the built-in one when not given.
+        folder: Data folder for what lasts; without one, sessions and the like are gone with the process.
+        box: Encrypts what is secret at rest; with a data folder it must be the same at every start.
+
+    Attributes:
+        sessions: Live sandboxes with a shell; like every part, there once the engine is started.
 
     Example:
         >>> async def demo() -> str | None:
@@ -69,6 +80,8 @@ class Engine:
         store: Store | None = None,
         backend: Backend | None = None,
         languages: LanguageTable | None = None,
+        folder: Path | None = None,
+        box: SecretBox | None = None,
     ) -> None:
         self.config = config or EngineConfig()
         self.languages = languages or load_languages()
@@ -76,6 +89,11 @@ class Engine:
         self.replies = Replies(self._store)
         self.logbook = LogBook()
         self._backend = backend or BubblewrapBackend()
+        self.backends = Backends(self._backend, self.config.isolation)
+        self._folder = folder
+        self._box = box or SecretBox.of_this_process()
+        self.sessions: Sessions
+        self._parts: list[Part] = []
         self._queue = FairQueue()
         self._jobs: dict[str, JobRecord] = {}
         self._ended: OrderedDict[str, int] = OrderedDict()
@@ -94,6 +112,20 @@ class Engine:
         """
         self.probe = await self._backend.open()
         await self.replies.start()
+        context = Context(
+            config=self.config,
+            store=self._store,
+            backends=self.backends,
+            languages=self.languages,
+            folder=self._folder or self._backend.scratch(),
+            lasting=self._folder is not None,
+            logbook=self.logbook,
+            box=self._box,
+        )
+        self.sessions = Sessions(context)
+        for part in (self.sessions,):
+            self._parts.append(part)
+            await part.start()
         self._workers = [asyncio.create_task(self._work()) for _ in range(self.config.running_slots)]
         return self.probe
 
@@ -118,6 +150,8 @@ class Engine:
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
+        for part in reversed(self._parts):
+            await part.stop()
         await self._backend.close()
 
     async def submit(
@@ -164,6 +198,7 @@ class Engine:
             spec=self._build_spec(request),
             language=self.languages.resolve(request.language).name,
             network_mode=request.network_mode,
+            isolation=request.isolation,
             detected_language=detected_language,
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
@@ -229,6 +264,10 @@ class Engine:
                 code="network_mode_unavailable",
             )
         check_request(request, self.config)
+        try:
+            self.backends.for_job(request.isolation)
+        except SandboxUnavailable as error:
+            raise InvalidJob(str(error), code="isolation_unavailable") from error
         limits = Limits(
             wall_s=float(request.ttl),
             vcpu=float(request.vcpu),
@@ -317,7 +356,7 @@ class Engine:
         if spec is None or record.cancel_requested:
             return failed_result(record, JobStatus.CANCELLED, "the job was cancelled before it ran")
         record.status = JobStatus.RUNNING
-        running = await self._backend.start(spec)
+        running = await self.backends.for_job(record.isolation).start(spec)
         record.attach(running)
         try:
             return result_of(record, await running.wait(), spec.limits)

@@ -7,6 +7,7 @@ import base64
 import binascii
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from unsandbox.engine.config import EngineConfig
@@ -14,7 +15,7 @@ from unsandbox.engine.refusals import InvalidJob, TooLarge
 from unsandbox.protocol import models
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox.languages import base_name
-from unsandbox.sandbox.spec import Captured, EndReason, Limits, Outcome, RunningJob, SandboxSpec
+from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Limits, Outcome, RunningJob, SandboxSpec
 
 EXIT_TIMEOUT = 124
 """Exit code of a job that outlived its `ttl`, as of timeout(1)."""
@@ -36,6 +37,7 @@ class JobRecord:
     """None once it has ended: program and files are not kept."""
     language: str
     network_mode: str
+    isolation: str = "auto"
     job_id: str = field(default_factory=new_job_id)
     detected_language: str | None = None
     idempotency_key: str | None = None
@@ -200,23 +202,26 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
         stdout_dropped_bytes=stdout_dropped or None,
         stderr_truncated=True if stderr_dropped else None,
         stderr_dropped_bytes=stderr_dropped or None,
-        # Historical clients stumble over artifacts with empty content.
-        artifacts=[
-            models.Artifact(
-                filename=artifact.filename,
-                content_base64=base64.b64encode(artifact.data).decode("ascii"),
-                size=len(artifact.data),
-            )
-            for artifact in outcome.artifacts
-            if artifact.data
-        ]
-        or None,
+        artifacts=wire_artifacts(outcome.artifacts),
         artifacts_skipped=[
             *outcome.artifacts_skipped,
             *(f"{artifact.filename}: empty file" for artifact in outcome.artifacts if not artifact.data),
         ]
         or None,
     )
+
+
+def wire_artifacts(artifacts: Sequence[Artifact]) -> list[models.Artifact] | None:
+    """Return files as the wire has them; empty ones are left out, historical clients stumble over them."""
+    return [
+        models.Artifact(
+            filename=artifact.filename,
+            content_base64=base64.b64encode(artifact.data).decode("ascii"),
+            size=len(artifact.data),
+        )
+        for artifact in artifacts
+        if artifact.data
+    ] or None
 
 
 def failed_result(record: JobRecord, status: JobStatus, error: str) -> models.Job:

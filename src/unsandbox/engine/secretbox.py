@@ -22,6 +22,11 @@ class SecretBox:
         self._fernet = Fernet(key)
 
     @classmethod
+    def of_this_process(cls) -> SecretBox:
+        """Return a box with a random key that nobody else will ever have."""
+        return cls(Fernet.generate_key())
+
+    @classmethod
     def from_file(cls, path: Path) -> SecretBox:
         """Read the key file, or make it (mode 0600) when it does not exist; two processes may race.
 

@@ -252,6 +252,14 @@ class BubblewrapBackend:
             },
         }
 
+    def scratch(self) -> Path:
+        """Return a private folder that the launcher removes when the server is gone; see `Backend.scratch`."""
+        if self._runtime is None:
+            raise SandboxError("the backend is not open")
+        folder = self._runtime / "scratch"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
     async def close(self) -> None:
         """Kill what runs; remove every process, folder and cgroup of this backend. Harmless when repeated."""
         self._open = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 MIB = 1 << 20
@@ -183,6 +184,9 @@ class Backend(Protocol):
 
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
         """Start one job in a fresh sandbox that no other job ever uses."""
+
+    def scratch(self) -> Path:
+        """Return a private folder on the host that goes with the backend, also when the server is killed."""
 
     async def close(self) -> None:
         """Kill what still runs and remove every process, folder and cgroup of this backend."""

@@ -44,6 +44,7 @@ from unsandbox.server.auth import Unauthorized, check_headers
 from unsandbox.server.call import HOLD_S, Call, Handler
 from unsandbox.server.handlers import HANDLERS
 from unsandbox.server.openapi import openapi_document
+from unsandbox.server.shell import serve_shell
 from unsandbox.server.streams import LOG_STREAM_PATHS, stream_logs
 from unsandbox.server.sudo import Sudo, SudoNeeded
 
@@ -127,6 +128,7 @@ class Server:
                 else:
                     app.router.add_route(method, path, handler)
         app.router.add_get("/openapi.json", _serve_openapi)
+        app.router.add_get("/sessions/{id}/shell", self._serve_shell)
         for path in LOG_STREAM_PATHS:
             app.router.add_get(path, self._stream_logs)
         self._runner = web.AppRunner(
@@ -208,6 +210,10 @@ class Server:
 
     async def _stream_logs(self, request: web.Request) -> web.StreamResponse:
         return await stream_logs(request, await self._read(request))
+
+    async def _serve_shell(self, request: web.Request) -> web.StreamResponse:
+        # Unsigned: by the protocol, knowing the id of a session is the permission.
+        return await serve_shell(request, self._engine)
 
     def _check_one_time_code(self, owner: str, request: web.Request) -> None:
         secret = self._keys.otp_secret_of(owner)

@@ -8,9 +8,9 @@ from unsandbox.engine import NotImplementedHere
 from unsandbox.protocol.endpoints import ENDPOINTS
 from unsandbox.protocol.models import WireModel
 from unsandbox.server.call import Call, Handler
-from unsandbox.server.handlers import images, jobs, logs, services, snapshots
+from unsandbox.server.handlers import images, jobs, logs, services, sessions, snapshots
 
-_MODULES: tuple[ModuleType, ...] = (jobs, services, snapshots, images, logs)
+_MODULES: tuple[ModuleType, ...] = (jobs, sessions, services, snapshots, images, logs)
 
 
 async def _not_yet(call: Call) -> WireModel:

@@ -1,0 +1,507 @@
+"""Sessions: live sandboxes with a shell, for one key each, until deleted or idle for too long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.context import Context
+from unsandbox.engine.jobs import input_files
+from unsandbox.engine.objects import Document, Shelf, container_name, epoch, new_id
+from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, UnknownObject
+from unsandbox.engine.sources import SavedState, SourceInfo
+from unsandbox.engine.terminal import DEFAULT_SIZE, Terminal
+from unsandbox.protocol.sessions import Session, SessionRequest
+from unsandbox.sandbox.languages import INPUT_FOLDER, UnknownLanguageError
+from unsandbox.sandbox.live_spec import CommandOutcome, LiveLimits, LiveSandbox, LiveSpec
+from unsandbox.sandbox.shells import Shell, ShellDriver, find_shell
+from unsandbox.sandbox.spec import Artifact, NetworkMode, SandboxError, SandboxFile, SandboxUnavailable
+
+logger = logging.getLogger("unsandbox.engine.sessions")
+
+_SAVE_ACTIVITY_EVERY_S = 30.0
+_MULTIPLEXERS = ("tmux", "screen")
+AUDIT_FILE = "audit.log"
+
+
+class SessionDocument(Document, kw_only=True):
+    """What is stored of a session."""
+
+    container: str
+    shell: str
+    network_mode: str
+    vcpu: int
+    base_vcpu: int
+    ttl: int
+    last_activity: float
+    multiplexer: str | None = None
+    name: str | None = None
+    audit: bool = False
+    frozen: bool = False
+    isolation: str = "auto"
+    """Name of the backend that it runs on."""
+
+
+@dataclass(eq=False, slots=True)
+class _Live:
+    """What a session has while this process runs it."""
+
+    sandbox: LiveSandbox
+    driver: ShellDriver | None = None
+    terminal: Terminal | None = None
+    history: list[str] = field(default_factory=list)
+    busy: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Sessions:
+    """All sessions of an engine.
+
+    Args:
+        context: What the engine shares.
+    """
+
+    kind = "session"
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._shelf: Shelf[SessionDocument] = Shelf(
+            "session", SessionDocument, context.store, lambda item, name: item.container == name
+        )
+        self._live: dict[str, _Live] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._saved_activity: dict[str, float] = {}
+
+    @property
+    def _config(self) -> EngineConfig:
+        return self._context.config
+
+    async def start(self) -> None:
+        """Take up the sessions that an earlier process left: their files are there, their processes are not."""
+        for document in await self._shelf.load():
+            document.frozen = False
+            self._set_timer(document)
+        if self._context.lasting:
+            await asyncio.to_thread(self._sweep)
+
+    async def stop(self) -> None:
+        """End every sandbox. In a lasting data folder the sessions themselves stay."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        await asyncio.gather(*(self._end_live(name) for name in list(self._live)), return_exceptions=True)
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    async def create(self, owner: str, request: SessionRequest) -> Session:
+        """Make a session; its sandbox runs when this returns.
+
+        Args:
+            owner: The key it belongs to.
+            request: What the caller wants.
+
+        Raises:
+            InvalidJob: An unknown shell, or isolation that cannot be had here.
+            LimitReached: The key has as many sessions as it may have.
+        """
+        return await self.make_from(owner, request, None)
+
+    async def make_from(
+        self, owner: str, request: SessionRequest, state: SavedState | None, object_id: str | None = None
+    ) -> Session:
+        """Make a session out of a saved state; see `Source.make_from`."""
+        mine = len(self._shelf.of(owner))
+        if mine >= self._config.sessions_per_key:
+            raise LimitReached(
+                f"this key already has {mine} sessions; delete one",
+                active_executions=mine,
+                concurrency_limit=self._config.sessions_per_key,
+            )
+        multiplexer = request.multiplexer or ("tmux" if request.tmux else "screen" if request.screen else None)
+        if multiplexer not in (None, *_MULTIPLEXERS):
+            raise InvalidJob("multiplexer must be tmux or screen")
+        files = input_files(request.input_files or [], self._config)
+        now = time.time()
+        document = SessionDocument(
+            object_id=object_id or new_id("session"),
+            owner=owner,
+            created_at=now,
+            container=container_name(),
+            shell=_shell(self._shell_name(request)).name,
+            network_mode=request.network_mode,
+            vcpu=request.vcpu,
+            base_vcpu=request.vcpu,
+            ttl=request.ttl,
+            last_activity=now,
+            multiplexer=multiplexer,
+            name=request.name,
+            audit=request.audit,
+            isolation=request.isolation,
+        )
+        await self._open(document, files, state)
+        try:
+            await self._shelf.put(document)
+        except BaseException:
+            await self._end_live(document.object_id)
+            await self._remove_disk(document)
+            raise
+        self._set_timer(document)
+        return self.describe(document)
+
+    def source(self, owner: str, name: str) -> SourceInfo:
+        """Return what makes a session like this one again; see `Source.source`."""
+        document = self._shelf.get(owner, name)
+        request = SessionRequest(
+            network_mode=document.network_mode,  # type: ignore[arg-type]
+            ttl=document.ttl,
+            shell=document.shell,
+            multiplexer=document.multiplexer,
+            vcpu=document.base_vcpu,
+            audit=document.audit,
+            name=document.name,
+            isolation=document.isolation,  # type: ignore[arg-type]
+        )
+        return SourceInfo(document.object_id, document.container, document.isolation, request)
+
+    async def source_sandbox(self, object_id: str) -> LiveSandbox:
+        """Return the sandbox of a session; see `Source.source_sandbox`."""
+        document = self._known(object_id)
+        self._touch(document)
+        return (await self._ensure_live(document)).sandbox
+
+    async def put_back(self, object_id: str, state: SavedState) -> None:
+        """Replace the state of a session by a saved one; see `Source.put_back`."""
+        document = self._known(object_id)
+        if state.hot_image is not None:
+            await self._end_live(object_id)
+            async with self._opening_of(object_id):
+                await self._open(document, {}, state)
+        elif state.work_archive is not None:
+            live = await self._ensure_live(document)
+            if live.driver is not None:
+                live.driver.close()
+                live.driver = None
+            await live.sandbox.unfreeze()
+            await live.sandbox.replace_work(state.work_archive)
+        document.frozen = False
+        self._touch(document)
+        await self._shelf.put(document)
+
+    def get(self, owner: str, name: str) -> Session:
+        """Return a session by id or container name.
+
+        Raises:
+            UnknownObject: No such session of this key.
+        """
+        return self.describe(self._shelf.get(owner, name))
+
+    def list_of(self, owner: str) -> list[Session]:
+        """Return the sessions of a key, newest first."""
+        return [self.describe(document) for document in self._shelf.of(owner)]
+
+    async def delete(self, owner: str, name: str, audit: bool = False) -> tuple[Session, list[Artifact]]:
+        """End a session; return it with what lay in `/tmp/artifacts`, and its history when it was audited."""
+        document = self._shelf.get(owner, name)
+        artifacts: list[Artifact] = []
+        live = self._live.get(document.object_id)
+        if live is not None:
+            with contextlib.suppress(SandboxError):
+                await live.sandbox.unfreeze()
+                artifacts, _ = await live.sandbox.collect()
+            if (audit or document.audit) and live.history:
+                artifacts.append(Artifact(AUDIT_FILE, "".join(live.history).encode("utf-8", "surrogateescape")))
+        description = self.describe(document)
+        await self._remove(document)
+        return description, artifacts
+
+    async def freeze(self, owner: str, name: str) -> Session:
+        """Stop all processes of a session where they are."""
+        document = self._shelf.get(owner, name)
+        live = await self._ensure_live(document)
+        await live.sandbox.freeze()
+        document.frozen = True
+        await self._shelf.put(document)
+        return self.describe(document)
+
+    async def unfreeze(self, owner: str, name: str) -> Session:
+        """Let the processes of a session go on."""
+        document = self._shelf.get(owner, name)
+        live = await self._ensure_live(document)
+        await live.sandbox.unfreeze()
+        document.frozen = False
+        self._touch(document)
+        await self._shelf.put(document)
+        return self.describe(document)
+
+    async def set_vcpu(self, owner: str, name: str, vcpu: int | None) -> Session:
+        """Give a session so many CPUs and the memory that belongs to them; None: as many as it began with.
+
+        Raises:
+            InvalidJob: This machine cannot enforce it.
+        """
+        document = self._shelf.get(owner, name)
+        live = await self._ensure_live(document)
+        wanted = document.base_vcpu if vcpu is None else vcpu
+        try:
+            await live.sandbox.set_limits(
+                vcpu=float(wanted), memory_bytes=self._config.memory_per_vcpu_bytes * wanted
+            )
+        except SandboxUnavailable as error:
+            raise InvalidJob(str(error), code="limits_unavailable") from error
+        document.vcpu = wanted
+        self._touch(document)
+        await self._shelf.put(document)
+        return self.describe(document)
+
+    async def command(
+        self,
+        owner: str,
+        name: str,
+        command: str,
+        timeout_s: float | None = None,
+        files: dict[str, bytes] | None = None,
+    ) -> CommandOutcome:
+        """Run one command in the session's live shell.
+
+        Raises:
+            Conflict: The session is frozen.
+            InvalidJob: Its shell takes no one-shot commands.
+        """
+        document = self._shelf.get(owner, name)
+        if document.frozen:
+            raise Conflict("the session is frozen; unfreeze it first", code="session_frozen")
+        # Historical clients send a trailing newline.
+        command = command.rstrip("\n")
+        if "\0" in command:
+            raise InvalidJob("a command must not hold a NUL byte")
+        live = await self._ensure_live(document)
+        live.history.append(f"{epoch(time.time())} {command}\n")
+        live.busy += 1
+        try:
+            if files:
+                await live.sandbox.put_files(_sandbox_files(files))
+            async with live.lock:
+                if live.driver is None or not live.driver.alive:
+                    live.driver = await _shell(document.shell).open_driver(live.sandbox)
+                return await live.driver.run(command, timeout_s)
+        except ValueError as error:
+            raise InvalidJob(str(error)) from error
+        finally:
+            live.busy -= 1
+            self._touch(document)
+
+    async def terminal(self, session_id: str) -> tuple[Terminal, bool]:
+        """Return the terminal of a session, opened if need be, and whether it outlives its viewers.
+
+        Knowing the id is the permission: the protocol's terminal carries no signature.
+
+        Raises:
+            KeyError: No such session.
+            Conflict: The session is frozen.
+        """
+        document = self._shelf.find(session_id)
+        if document is None:
+            raise KeyError(session_id)
+        if document.frozen:
+            raise Conflict("the session is frozen; unfreeze it first", code="session_frozen")
+        live = await self._ensure_live(document)
+        async with live.lock:
+            if live.terminal is None or live.terminal.exit_code is not None:
+                process = await live.sandbox.spawn(
+                    _shell(document.shell).terminal_argv, env={"TERM": "xterm-256color"}, terminal=DEFAULT_SIZE
+                )
+                live.terminal = Terminal(process, lambda: self._touch(document))
+        live.busy += 1
+        self._touch(document)
+        return live.terminal, document.multiplexer is not None
+
+    def leave_terminal(self, session_id: str) -> None:
+        """Take note that a viewer is gone; without a multiplexer the last one takes the shell along."""
+        document, live = self._shelf.find(session_id), self._live.get(session_id)
+        if document is None or live is None:
+            return
+        live.busy -= 1
+        self._touch(document)
+        terminal = live.terminal
+        if terminal is not None and not terminal.viewers and document.multiplexer is None:
+            live.terminal = None
+            terminal.close()
+
+    def note_input(self, session_id: str, data: bytes) -> None:
+        """Keep typed input of an audited session, and count it as activity."""
+        document, live = self._shelf.find(session_id), self._live.get(session_id)
+        if document is None or live is None:
+            return
+        self._touch(document)
+        if document.audit:
+            live.history.append(data.decode("utf-8", "surrogateescape").replace("\r", "\n"))
+
+    def describe(self, document: SessionDocument) -> Session:
+        """Return what a client may see."""
+        idle = time.time() - document.last_activity
+        return Session(
+            session_id=document.object_id,
+            container_name=document.container,
+            name=document.name,
+            shell=document.shell,
+            status="frozen" if document.frozen else "running",
+            remaining_ttl=max(0, int(document.ttl - idle)),
+            network_mode=document.network_mode,
+            vcpu=document.vcpu,
+            memory_mb=(self._config.memory_per_vcpu_bytes * document.vcpu) >> 20,
+            boosted=document.vcpu > document.base_vcpu,
+            created_at=epoch(document.created_at),
+            last_activity=epoch(document.last_activity),
+            isolation=document.isolation,
+        )
+
+    def _shell_name(self, request: SessionRequest) -> str:
+        if request.shell or not request.language:
+            return request.shell or "bash"
+        # `golang`, `py` and the like; a language that is not in the table may still be a shell.
+        with contextlib.suppress(UnknownLanguageError):
+            return self._context.languages.resolve(request.language).name
+        return request.language
+
+    def _known(self, object_id: str) -> SessionDocument:
+        document = self._shelf.find(object_id)
+        if document is None:
+            raise UnknownObject(f"no session {object_id[:80]!r}", code="session_not_found")
+        return document
+
+    def _opening_of(self, object_id: str) -> asyncio.Lock:
+        return self._opening.setdefault(object_id, asyncio.Lock())
+
+    async def _ensure_live(self, document: SessionDocument) -> _Live:
+        async with self._opening_of(document.object_id):
+            live = self._live.get(document.object_id)
+            if live is None:
+                live = await self._open(document, {}, None)
+            return live
+
+    async def _open(
+        self, document: SessionDocument, files: dict[str, bytes], state: SavedState | None
+    ) -> _Live:
+        spec = LiveSpec(
+            limits=LiveLimits(
+                vcpu=float(document.vcpu),
+                memory_bytes=self._config.memory_per_vcpu_bytes * document.vcpu,
+                work_bytes=self._config.work_bytes,
+            ),
+            network=NetworkMode(document.network_mode),
+            files=_sandbox_files(files),
+            work_disk=self._disk(document) if self._context.lasting else None,
+            work_archive=state.work_archive if state else None,
+            hot_image=state.hot_image if state else None,
+        )
+        try:
+            sandbox = await self._context.backends.live(document.isolation).open_live(spec)
+        except SandboxUnavailable as error:
+            raise InvalidJob(str(error), code="isolation_unavailable") from error
+        except ValueError as error:
+            raise InvalidJob(str(error)) from error
+        document.isolation = sandbox.backend
+        live = self._live[document.object_id] = _Live(sandbox)
+        watch = asyncio.create_task(self._watch(document.object_id, sandbox))
+        self._ending.add(watch)
+        watch.add_done_callback(self._ending.discard)
+        return live
+
+    def _disk(self, document: SessionDocument) -> Path:
+        return self._context.folder / "sessions" / document.object_id
+
+    def _sweep(self) -> None:
+        """Remove the disks of sessions that were being made or deleted when an earlier process died."""
+        with contextlib.suppress(FileNotFoundError):
+            for path in (self._context.folder / "sessions").iterdir():
+                if self._shelf.find(path.name.partition(".")[0]) is None:
+                    remove_tree(path)
+
+    async def _watch(self, object_id: str, sandbox: LiveSandbox) -> None:
+        """Forget a sandbox that ended by itself; the next use of the session opens a new one."""
+        await sandbox.wait_ended()
+        live = self._live.get(object_id)
+        if live is not None and live.sandbox is sandbox:
+            logger.warning("session %s: its sandbox ended by itself", object_id)
+            await self._end_live(object_id)
+
+    async def _end_live(self, object_id: str) -> None:
+        live = self._live.pop(object_id, None)
+        if live is None:
+            return
+        if live.terminal is not None:
+            live.terminal.close()
+        if live.driver is not None:
+            live.driver.close()
+        await live.sandbox.close()
+
+    async def _remove(self, document: SessionDocument) -> None:
+        timer = self._timers.pop(document.object_id, None)
+        if timer is not None:
+            timer.cancel()
+        await self._shelf.drop(document)
+        await self._end_live(document.object_id)
+        self._opening.pop(document.object_id, None)
+        await self._remove_disk(document)
+
+    async def _remove_disk(self, document: SessionDocument) -> None:
+        if self._context.lasting:
+            await asyncio.to_thread(remove_tree, self._disk(document))
+
+    def _touch(self, document: SessionDocument) -> None:
+        """Note activity; it is stored now and then, so that a restart does not end busy sessions."""
+        document.last_activity = time.time()
+        if document.last_activity - self._saved_activity.get(document.object_id, 0.0) > _SAVE_ACTIVITY_EVERY_S:
+            self._saved_activity[document.object_id] = document.last_activity
+            if self._shelf.find(document.object_id) is not None:
+                self._keep(self._shelf.put(document))
+
+    def _set_timer(self, document: SessionDocument) -> None:
+        delay = max(0.0, document.last_activity + document.ttl - time.time())
+        loop = asyncio.get_running_loop()
+        self._timers[document.object_id] = loop.call_later(delay + 0.05, self._check_idle, document)
+
+    def _check_idle(self, document: SessionDocument) -> None:
+        if self._shelf.find(document.object_id) is None:
+            return
+        live = self._live.get(document.object_id)
+        if live is not None and live.busy:
+            document.last_activity = time.time()
+        if time.time() - document.last_activity < document.ttl:
+            self._set_timer(document)
+            return
+        logger.info("session %s: deleted after %d s without traffic", document.object_id, document.ttl)
+        self._keep(self._remove(document))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+
+def _shell(name: str) -> Shell:
+    try:
+        return find_shell(name)
+    except LookupError as error:
+        raise InvalidJob(str(error), code="unknown_shell") from error
+
+
+def _sandbox_files(files: dict[str, bytes]) -> list[SandboxFile]:
+    return [SandboxFile(f"{INPUT_FOLDER}/{name}", data) for name, data in files.items()]
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; what is not there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""Sessions."""
+
+from __future__ import annotations
+
+from unsandbox.engine.jobs import input_files, wire_artifacts
+from unsandbox.engine.live_text import command_result
+from unsandbox.protocol.sessions import (
+    BoostRequest,
+    CommandRequest,
+    CommandResult,
+    Session,
+    SessionList,
+    SessionRequest,
+)
+from unsandbox.server.call import Call, read_body, read_flag
+
+
+async def list_sessions(call: Call) -> SessionList:
+    """List sessions."""
+    sessions = [_with_address(call, session) for session in call.engine.sessions.list_of(call.owner)]
+    return SessionList(sessions=sessions, count=len(sessions))
+
+
+async def create_session(call: Call) -> Session:
+    """Start a session."""
+    request = read_body(call, SessionRequest)
+    if read_flag(call.query, "audit"):
+        request = request.replace(audit=True)
+    return _with_address(call, await call.engine.sessions.create(call.owner, request))
+
+
+async def get_session(call: Call) -> Session:
+    """Get one session."""
+    return _with_address(call, call.engine.sessions.get(call.owner, call.params["id"]))
+
+
+async def delete_session(call: Call) -> Session:
+    """End one session."""
+    audit = read_flag(call.query, "audit")
+    session, artifacts = await call.engine.sessions.delete(call.owner, call.params["id"], audit)
+    return session.replace(
+        message="session deleted",
+        status="deleted",
+        artifacts=wire_artifacts(artifacts),
+    )
+
+
+async def freeze_session(call: Call) -> Session:
+    """Stop its processes."""
+    return _with_address(call, await call.engine.sessions.freeze(call.owner, call.params["id"]))
+
+
+async def unfreeze_session(call: Call) -> Session:
+    """Let its processes go on."""
+    return _with_address(call, await call.engine.sessions.unfreeze(call.owner, call.params["id"]))
+
+
+async def boost_session(call: Call) -> Session:
+    """Give it more."""
+    vcpu = read_body(call, BoostRequest).vcpu
+    return _with_address(call, await call.engine.sessions.set_vcpu(call.owner, call.params["id"], vcpu))
+
+
+async def unboost_session(call: Call) -> Session:
+    """Give it what it began with."""
+    return _with_address(call, await call.engine.sessions.set_vcpu(call.owner, call.params["id"], None))
+
+
+async def session_command(call: Call) -> CommandResult:
+    """Run a command in the live shell."""
+    request = read_body(call, CommandRequest)
+    outcome = await call.engine.sessions.command(
+        call.owner,
+        call.params["id"],
+        request.command,
+        min(request.timeout / 1000, call.hold_s) if request.timeout else call.hold_s,
+        input_files(request.input_files or [], call.engine.config),
+    )
+    return command_result(outcome)
+
+
+def _with_address(call: Call, session: Session) -> Session:
+    """Say where the terminal is, as seen by this caller."""
+    base = call.base_url.replace("http", "ws", 1)
+    return session.replace(websocket_url=f"{base}/sessions/{session.session_id}/shell")

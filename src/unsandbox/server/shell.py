@@ -1,0 +1,89 @@
+"""The terminal of a session over a WebSocket (wire document, 8.6)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from aiohttp import WSMsgType, web
+
+from unsandbox.engine import Engine
+from unsandbox.engine.terminal import Terminal, Viewer
+from unsandbox.protocol import codec
+
+logger = logging.getLogger("unsandbox.server.shell")
+
+SUBPROTOCOL = "unsandbox-shell"
+_MAX_FRAME = 1 << 20
+_HEARTBEAT_S = 30.0
+
+
+async def serve_shell(request: web.Request, engine: Engine) -> web.StreamResponse:
+    """Join a viewer and the terminal of a session.
+
+    Binary frames are keystrokes one way and raw output the other; `{"type":"resize"}` comes in as text,
+    `{"type":"exit"}` and `{"type":"detached"}` go out.
+    """
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        return web.json_response(
+            {"error": "upgrade_required", "message": "open this path as a WebSocket; POST runs one command"},
+            status=426,
+            headers={"Upgrade": "websocket"},
+        )
+    session_id = request.match_info["id"]
+    try:
+        terminal, lasting = await engine.sessions.terminal(session_id)
+    except KeyError:
+        raise web.HTTPNotFound(reason="No such session") from None
+    try:
+        socket = web.WebSocketResponse(
+            protocols=(SUBPROTOCOL,), max_msg_size=_MAX_FRAME, heartbeat=_HEARTBEAT_S
+        )
+        await socket.prepare(request)
+        viewer = terminal.attach(replay=lasting or terminal.viewers > 0)
+        try:
+            await _join(socket, terminal, viewer, engine, session_id)
+        finally:
+            terminal.detach(viewer)
+    finally:
+        engine.sessions.leave_terminal(session_id)
+    return socket
+
+
+async def _join(
+    socket: web.WebSocketResponse, terminal: Terminal, viewer: Viewer, engine: Engine, session_id: str
+) -> None:
+    showing = asyncio.create_task(_show(socket, terminal, viewer))
+    try:
+        async for message in socket:
+            if message.type is WSMsgType.BINARY:
+                engine.sessions.note_input(session_id, message.data)
+                terminal.write(message.data)
+            elif message.type is WSMsgType.TEXT:
+                _control(terminal, message.data)
+    finally:
+        showing.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            await showing
+
+
+async def _show(socket: web.WebSocketResponse, terminal: Terminal, viewer: Viewer) -> None:
+    while data := await viewer.read():
+        await socket.send_bytes(data)
+    if viewer.lagging:
+        await socket.close(code=1013, message=b"too slow")
+        return
+    kind = "exit" if terminal.exit_code is not None else "detached"
+    await socket.send_str(f'{{"type":"{kind}"}}')
+    await socket.close()
+
+
+def _control(terminal: Terminal, text: str) -> None:
+    """Obey a text frame; what makes no sense is ignored, as unknown kinds are by the protocol."""
+    with contextlib.suppress(ValueError):
+        message = codec.loads_object(text.encode("utf-8", "replace"))
+        if message.get("type") == "resize":
+            columns, rows = message.get("cols"), message.get("rows")
+            if isinstance(columns, int) and isinstance(rows, int):
+                terminal.resize(columns, rows)
