@@ -98,7 +98,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     store = SqlStore(open_database(folder))
-    engine = Engine(engine_config, store=store)
+    engine = Engine(engine_config, store=store, folder=folder, box=keys.box)
     server = Server(engine, keys, server_config)
     try:
         lost = await store.recover(lost_result)

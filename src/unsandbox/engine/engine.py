@@ -162,6 +162,7 @@ class Engine:
         idempotency_key: str | None = None,
         fingerprint: str | None = None,
         detected_language: str | None = None,
+        concurrency: int | None = None,
     ) -> JobRecord:
         """Accept a job; it is stored when this returns.
 
@@ -171,6 +172,7 @@ class Engine:
             idempotency_key: The same key again gives the same job, and runs nothing.
             fingerprint: Hash of the request, to tell a repeated request from a different one.
             detected_language: What a `#!` line said, to be told in the answer.
+            concurrency: Jobs that the key may have waiting or running; by default the engine's bound.
 
         Raises:
             InvalidJob: It can never be run as it is.
@@ -187,11 +189,12 @@ class Engine:
             if prior.result is not None or prior.job_id in self._jobs:
                 return _same_request(prior, fingerprint)
         active = self._active.get(owner, 0)
-        if active >= self.config.concurrency_per_key:
+        limit = concurrency or self.config.concurrency_per_key
+        if active >= limit:
             raise LimitReached(
                 f"this key already has {active} jobs waiting or running; wait for one to end",
                 active_executions=active,
-                concurrency_limit=self.config.concurrency_per_key,
+                concurrency_limit=limit,
             )
         record = JobRecord(
             owner=owner,

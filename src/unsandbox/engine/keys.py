@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import sqlalchemy as sa
 
 from unsandbox.engine.secretbox import SecretBox
@@ -34,6 +35,39 @@ class KeyPair:
         return cls("unsb-pk-" + _groups(4, 4), "unsb-sk-" + _groups(4, 5))
 
 
+class KeySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key may do; a limit that is None is the engine's own. Fields may be added, never renamed.
+
+    Attributes:
+        tier: Number that clients show; it means nothing to the engine.
+        expires_at: Unix time from which the key is refused.
+        concurrency: Jobs that wait or run at a time.
+        rate_per_minute: Requests in the long run; None means no limit.
+        burst: Requests at once before the rate counts; the rate when not given.
+        sessions: Sessions at a time.
+        services: Services at a time.
+    """
+
+    tier: int = 1
+    expires_at: float | None = None
+    concurrency: int | None = None
+    rate_per_minute: int | None = None
+    burst: int | None = None
+    sessions: int | None = None
+    services: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """A valid key: its secret, which `repr` does not show, and what it may do."""
+
+    secret_key: str
+    settings: KeySettings
+
+    def __repr__(self) -> str:
+        return f"KnownKey({self.settings!r})"
+
+
 @dataclass(frozen=True, slots=True)
 class KeyRow:
     """A key as it is listed; never its secret."""
@@ -42,13 +76,14 @@ class KeyRow:
     note: str
     created_at: float
     revoked_at: float | None
+    settings: KeySettings
 
 
 class KeyRing(Protocol):
     """Where the server looks for the secret of a public key."""
 
-    def secret_of(self, public_key: str) -> str | None:
-        """Return the secret of a valid key, None for an unknown or revoked one. Must be quick."""
+    def find(self, public_key: str) -> KnownKey | None:
+        """Return a valid key, None for an unknown or revoked one. Must be quick. An expired key is found."""
 
     def otp_secret_of(self, public_key: str) -> str | None:
         """Return the secret of a key's one-time codes, None when it has none."""
@@ -60,15 +95,25 @@ class FixedKeys:
     Args:
         pairs: The valid pairs.
         otp: Secrets of one-time codes by public key, for keys that need them.
+        settings: What keys may do, by public key.
     """
 
-    def __init__(self, *pairs: KeyPair, otp: Mapping[str, str] | None = None) -> None:
-        self._secrets = {pair.public_key: pair.secret_key for pair in pairs}
+    def __init__(
+        self,
+        *pairs: KeyPair,
+        otp: Mapping[str, str] | None = None,
+        settings: Mapping[str, KeySettings] | None = None,
+    ) -> None:
+        given = settings or {}
+        self._keys = {
+            pair.public_key: KnownKey(pair.secret_key, given.get(pair.public_key, KeySettings()))
+            for pair in pairs
+        }
         self._otp = dict(otp or {})
 
-    def secret_of(self, public_key: str) -> str | None:
-        """Return the secret of a key."""
-        return self._secrets.get(public_key)
+    def find(self, public_key: str) -> KnownKey | None:
+        """Return a key."""
+        return self._keys.get(public_key)
 
     def otp_secret_of(self, public_key: str) -> str | None:
         """Return the secret of a key's one-time codes."""
@@ -90,23 +135,27 @@ class StoredKeys:
     def __init__(self, folder: Path) -> None:
         self._database = open_database(folder)
         self._reading = reading(self._database)
-        self._box = SecretBox.from_file(folder / "server.key")
-        self._cache: dict[str, tuple[float, str]] = {}
+        self.box = SecretBox.from_file(folder / "server.key")
+        self._cache: dict[str, tuple[float, KnownKey]] = {}
 
-    def create(self, note: str = "", otp_secret: str | None = None) -> KeyPair:
+    def create(
+        self, note: str = "", otp_secret: str | None = None, settings: KeySettings | None = None
+    ) -> KeyPair:
         """Make and store a new pair; this is the only time its secret is shown.
 
         Args:
             note: What it is for.
             otp_secret: Secret of one-time codes (base32) that protected calls of this key shall need.
+            settings: What it may do.
         """
         pair = KeyPair.generate()
         row = {
             "public_key": pair.public_key,
-            "sealed_secret": self._box.seal(pair.secret_key),
+            "sealed_secret": self.box.seal(pair.secret_key),
             "note": note[:200],
             "created_at": time.time(),
-            "sealed_otp": self._box.seal(otp_secret) if otp_secret else None,
+            "sealed_otp": self.box.seal(otp_secret) if otp_secret else None,
+            "settings": msgspec.json.encode(settings or KeySettings()),
         }
         with self._database.begin() as connection:
             connection.execute(sa.insert(keys_table), row)
@@ -115,11 +164,12 @@ class StoredKeys:
     def list(self) -> list[KeyRow]:
         """Return all keys, oldest first."""
         table = keys_table.c
-        query = sa.select(table.public_key, table.note, table.created_at, table.revoked_at).order_by(
-            table.created_at
-        )
+        query = sa.select(
+            table.public_key, table.note, table.created_at, table.revoked_at, table.settings
+        ).order_by(table.created_at)
         with self._reading.connect() as connection:
-            return [KeyRow(**row) for row in connection.execute(query).mappings()]
+            rows = list(connection.execute(query).mappings())
+        return [KeyRow(**(dict(row) | {"settings": _settings(row["settings"])})) for row in rows]
 
     def revoke(self, public_key: str) -> bool:
         """Make a key invalid for good; return False when there is no such valid key."""
@@ -133,33 +183,39 @@ class StoredKeys:
             self._cache.pop(public_key, None)
             return bool(connection.execute(query).rowcount)
 
-    def secret_of(self, public_key: str) -> str | None:
-        """Return the secret of a valid key; answers are kept for a second."""
+    def find(self, public_key: str) -> KnownKey | None:
+        """Return a valid key; answers are kept for a second."""
         now = time.monotonic()
         cached = self._cache.get(public_key)
         if cached is not None and cached[0] > now:
             return cached[1]
         table = keys_table.c
-        query = sa.select(table.sealed_secret).where(table.public_key == public_key, table.revoked_at.is_(None))
+        query = sa.select(table.sealed_secret, table.settings).where(
+            table.public_key == public_key, table.revoked_at.is_(None)
+        )
         with self._reading.connect() as connection:
-            sealed = connection.execute(query).scalar()
-        if sealed is None:
+            row = connection.execute(query).first()
+        if row is None:
             self._cache.pop(public_key, None)
             return None
-        secret = self._box.open(sealed)
-        self._cache[public_key] = (now + _CACHE_S, secret)
-        return secret
+        known = KnownKey(self.box.open(row[0]), _settings(row[1]))
+        self._cache[public_key] = (now + _CACHE_S, known)
+        return known
 
     def otp_secret_of(self, public_key: str) -> str | None:
         """Return the secret of a key's one-time codes, None when it has none."""
         query = sa.select(keys_table.c.sealed_otp).where(keys_table.c.public_key == public_key)
         with self._reading.connect() as connection:
             sealed = connection.execute(query).scalar()
-        return None if sealed is None else self._box.open(sealed)
+        return None if sealed is None else self.box.open(sealed)
 
     def close(self) -> None:
         """Close the database."""
         self._database.dispose()
+
+
+def _settings(stored: bytes | None) -> KeySettings:
+    return KeySettings() if stored is None else msgspec.json.decode(stored, type=KeySettings)
 
 
 def _groups(count: int, length: int) -> str:

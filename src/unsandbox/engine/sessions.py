@@ -102,30 +102,39 @@ class Sessions:
         await asyncio.gather(*(self._end_live(name) for name in list(self._live)), return_exceptions=True)
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    async def create(self, owner: str, request: SessionRequest) -> Session:
+    async def create(self, owner: str, request: SessionRequest, limit: int | None = None) -> Session:
         """Make a session; its sandbox runs when this returns.
 
         Args:
             owner: The key it belongs to.
             request: What the caller wants.
+            limit: Sessions that the key may have; by default the engine's bound.
 
         Raises:
             InvalidJob: An unknown shell, or isolation that cannot be had here.
             LimitReached: The key has as many sessions as it may have.
         """
-        return await self.make_from(owner, request, None)
-
-    async def make_from(
-        self, owner: str, request: SessionRequest, state: SavedState | None, object_id: str | None = None
-    ) -> Session:
-        """Make a session out of a saved state; see `Source.make_from`."""
         mine = len(self._shelf.of(owner))
-        if mine >= self._config.sessions_per_key:
+        most = self._config.sessions_per_key if limit is None else limit
+        if mine >= most:
             raise LimitReached(
                 f"this key already has {mine} sessions; delete one",
                 active_executions=mine,
-                concurrency_limit=self._config.sessions_per_key,
+                concurrency_limit=most,
             )
+        return await self._make(owner, request, None, None)
+
+    async def make_from(
+        self, owner: str, request: SessionRequest, state: SavedState, object_id: str | None = None
+    ) -> Session:
+        """Make a session out of a saved state; see `Source.make_from`."""
+        if len(self._shelf.of(owner)) >= self._config.sessions_per_key:
+            raise LimitReached("this key has as many sessions as it may have; delete one")
+        return await self._make(owner, request, state, object_id)
+
+    async def _make(
+        self, owner: str, request: SessionRequest, state: SavedState | None, object_id: str | None
+    ) -> Session:
         multiplexer = request.multiplexer or ("tmux" if request.tmux else "screen" if request.screen else None)
         if multiplexer not in (None, *_MULTIPLEXERS):
             raise InvalidJob("multiplexer must be tmux or screen")

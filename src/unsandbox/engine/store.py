@@ -59,6 +59,7 @@ keys_table = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("revoked_at", sa.Float),
     sa.Column("sealed_otp", sa.LargeBinary),
+    sa.Column("settings", sa.LargeBinary),
 )
 
 

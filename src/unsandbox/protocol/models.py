@@ -227,6 +227,11 @@ class KeyInfo(WireModel, frozen=True, kw_only=True):
     reason: str | None = None
     valid_through_datetime: str | None = None
     valid_for_human: str | None = None
+    expires_at: str | int | float | None = None
+    time_remaining: int | float | str | None = None
+    """Seconds."""
+    expired_at_datetime: str | None = None
+    expired_ago: str | None = None
     rate_per_minute: int | None = None
     burst: int | None = None
     concurrency: int | None = None

@@ -28,7 +28,7 @@ from unsandbox.engine import (
     UnknownJob,
     UnknownObject,
 )
-from unsandbox.engine.keys import KeyRing
+from unsandbox.engine.keys import KeyRing, KeySettings
 from unsandbox.protocol import codec
 from unsandbox.protocol.endpoint import Endpoint
 from unsandbox.protocol.endpoints import (
@@ -44,6 +44,7 @@ from unsandbox.server.auth import Unauthorized, check_headers
 from unsandbox.server.call import HOLD_S, Call, Handler
 from unsandbox.server.handlers import HANDLERS
 from unsandbox.server.openapi import openapi_document
+from unsandbox.server.rate import Rates
 from unsandbox.server.shell import serve_shell
 from unsandbox.server.streams import LOG_STREAM_PATHS, stream_logs
 from unsandbox.server.sudo import Sudo, SudoNeeded
@@ -102,6 +103,7 @@ class Server:
         self._keys = keys
         self._config = config or ServerConfig()
         self._sudo = Sudo()
+        self._rates = Rates()
         self._site: web.TCPSite | None = None
         self._runner: web.AppRunner | None = None
         self.port = self._config.port
@@ -195,10 +197,13 @@ class Server:
         body = await request.read()
         if caller is not None:
             caller.check_body(request.method, request.raw_path, body)
+            caller.check_expiry(time.time())
             _owner.set(caller.public_key)
+            self._rates.take(caller.public_key, caller.settings)
         return Call(
             engine=self._engine,
             owner=caller.public_key if caller else "",
+            settings=caller.settings if caller else KeySettings(),
             params=request.match_info,
             query=request.query,
             body=body,
@@ -233,7 +238,9 @@ class Server:
             response = await handler(request)
         except Unauthorized as refusal:
             extra: dict[str, str | bool] = (
-                {"valid": False, "reason": "invalid_key"} if request.path == "/keys/validate" else {}
+                {"valid": False, "reason": refusal.reason, **refusal.details}
+                if request.path == "/keys/validate"
+                else {}
             )
             response = _error(401, refusal.code, refusal.message, request_id, **extra)
         except SudoNeeded as needed:
@@ -244,7 +251,7 @@ class Server:
             status = _STATUS_OF_REFUSAL.get(type(refusal), 400)
             response = _error(status, refusal.code, refusal.message, request_id, **refusal.details)
             if status in {429, 503}:
-                response.headers["Retry-After"] = _RETRY_AFTER_S
+                response.headers["Retry-After"] = str(refusal.details.get("retry_after", _RETRY_AFTER_S))
         except web.HTTPRequestEntityTooLarge:
             large = _too_large(self._config.body_bytes)
             response = _error(413, large.code, large.message, request_id)

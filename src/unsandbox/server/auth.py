@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from aiohttp import web
 
-from unsandbox.engine.keys import KeyRing
+from unsandbox.engine.keys import KeyRing, KeySettings
 from unsandbox.protocol.signing import CLOCK_TOLERANCE_S, clock_skew, verify
 
 
@@ -17,12 +18,16 @@ class Unauthorized(Exception):  # noqa: N818 - named after the status
         code: Short name for programs.
         message: What is wrong, for people. It holds the word "timestamp" exactly when the clock is the
             problem: historical clients look for it.
+        reason: What `/keys/validate` says: `invalid_key` or `expired`.
+        details: Further members of its answer.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, reason: str = "invalid_key", **details: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.reason = reason
+        self.details = details
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class Caller:
 
     public_key: str
     secret_key: str
+    settings: KeySettings
     timestamp: str
     signature: str
 
@@ -48,6 +54,23 @@ class Caller:
                 "invalid_signature",
                 "the signature does not fit this request; check the secret key, and that the signed bytes are "
                 "those that are sent",
+            )
+
+    def check_expiry(self, now: float) -> None:
+        """Check that the key is still valid; after the signature, so that strangers learn nothing of it.
+
+        Raises:
+            Unauthorized: It has expired.
+        """
+        expires = self.settings.expires_at
+        if expires is not None and now >= expires:
+            at = datetime.fromtimestamp(expires, UTC)
+            raise Unauthorized(
+                "key_expired",
+                f"this key expired at {at:%Y-%m-%d %H:%M} UTC; ask the operator of this server for a new one",
+                reason="expired",
+                expired_at_datetime=at.isoformat(),
+                expired_ago=f"{human_duration(now - expires)} ago",
             )
 
 
@@ -71,8 +94,8 @@ def check_headers(request: web.Request, keys: KeyRing, now: float) -> Caller:
             "missing_credentials",
             "the request needs the headers Authorization (Bearer <public key>), X-Timestamp and X-Signature",
         )
-    secret_key = keys.secret_of(public_key) if public_key.isascii() else None
-    if secret_key is None:
+    known = keys.find(public_key) if public_key.isascii() else None
+    if known is None:
         raise Unauthorized("invalid_key", "the public key is unknown to this server or was revoked")
     skew = clock_skew(timestamp, now)
     if skew is None:
@@ -84,4 +107,18 @@ def check_headers(request: web.Request, keys: KeyRing, now: float) -> Caller:
             f"the timestamp is {abs(skew):.0f} s {direction} the server's clock; at most {CLOCK_TOLERANCE_S} s "
             "are allowed. Set your clock",
         )
-    return Caller(public_key, secret_key, timestamp, signature)
+    return Caller(public_key, known.secret_key, known.settings, timestamp, signature)
+
+
+def human_duration(seconds: float) -> str:
+    """Return a duration in its largest unit.
+
+    Example:
+        >>> human_duration(90), human_duration(2 * 86400)
+        ('1 minute', '2 days')
+    """
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count != 1 else ''}"
+    return f"{int(seconds)} seconds"

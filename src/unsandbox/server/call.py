@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from unsandbox.engine import Engine, InvalidJob
+from unsandbox.engine.keys import KeySettings
 from unsandbox.protocol import codec
 from unsandbox.protocol.models import WireModel
 
@@ -23,6 +24,7 @@ class Call:
     Attributes:
         engine: The engine.
         owner: Public key that signed; empty for an endpoint that needs none.
+        settings: What that key may do.
         params: Values of the path's placeholders, decoded.
         query: Query members, decoded.
         body: Raw body.
@@ -37,6 +39,7 @@ class Call:
     params: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
+    settings: KeySettings = field(default_factory=KeySettings)
     idempotency_key: str | None = None
     hold_s: float = HOLD_S
     base_url: str = ""

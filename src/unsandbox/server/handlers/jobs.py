@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 from unsandbox._version import __version__
@@ -11,6 +13,7 @@ from unsandbox.engine.engine import LIST_LIMIT
 from unsandbox.engine.jobs import JobRecord
 from unsandbox.protocol import codec, models
 from unsandbox.protocol.languages import detect_shebang
+from unsandbox.server.auth import human_duration
 from unsandbox.server.call import Call, read_members, read_number, to_model
 
 _LONGEST_WAIT_S = 60.0
@@ -78,12 +81,21 @@ async def languages(call: Call) -> models.Languages:
 
 async def validate_keys(call: Call) -> models.KeyInfo:
     """Tell about the key that signed: that it got here means that it is valid."""
+    settings = call.settings
+    expires = settings.expires_at
+    left_s = None if expires is None else expires - time.time()
     return models.KeyInfo(
         valid=True,
         public_key=call.owner,
-        tier=1,
+        tier=settings.tier,
         status="active",
-        concurrency=call.engine.config.concurrency_per_key,
+        valid_through_datetime=None if expires is None else datetime.fromtimestamp(expires, UTC).isoformat(),
+        valid_for_human="without end" if left_s is None else human_duration(left_s),
+        expires_at=None if expires is None else str(int(expires)),
+        time_remaining=None if left_s is None else int(left_s),
+        rate_per_minute=settings.rate_per_minute,
+        burst=settings.burst or settings.rate_per_minute,
+        concurrency=settings.concurrency or call.engine.config.concurrency_per_key,
     )
 
 
@@ -111,6 +123,7 @@ async def _submit(
         idempotency_key=key,
         fingerprint=hashlib.sha256(call.body).hexdigest() if key else None,
         detected_language=detected_language,
+        concurrency=call.settings.concurrency,
     )
 
 

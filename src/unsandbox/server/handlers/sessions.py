@@ -26,7 +26,7 @@ async def create_session(call: Call) -> Session:
     request = read_body(call, SessionRequest)
     if read_flag(call.query, "audit"):
         request = request.replace(audit=True)
-    return _with_address(call, await call.engine.sessions.create(call.owner, request))
+    return _with_address(call, await call.engine.sessions.create(call.owner, request, call.settings.sessions))
 
 
 async def get_session(call: Call) -> Session:
