@@ -85,7 +85,7 @@ async def test_hello(backend, name):
 @pytest.mark.parametrize("name", AVAILABLE)
 async def test_version_command(backend, run, name):
     language = TABLE[name]
-    outcome = await run(*language.version, host_etc=language.build_spec("").host_etc)
+    outcome = await run(*language.version, system_paths=language.system_paths)
     assert outcome.exit_code == 0
     assert any(character.isdigit() for character in (outcome.stdout.data + outcome.stderr.data).decode())
 

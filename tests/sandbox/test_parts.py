@@ -7,7 +7,6 @@ import shutil
 import socket
 import struct
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -25,6 +24,7 @@ from unsandbox.sandbox import (
 from unsandbox.sandbox.artifacts import Collector
 from unsandbox.sandbox.command import job_script, validate
 from unsandbox.sandbox.control import CgroupReport
+from unsandbox.sandbox.system import System
 
 ALLOW, KILL, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x80000000, 0x50001, 0x50026, 0x50061
 X86, ARM = 0xC000003E, 0xC00000B7
@@ -283,14 +283,14 @@ def test_the_root_has_nothing_private(tmp_path):
     (etc / "passwd").write_text("secret")
     runtime = tmp_path / "unsandbox-1-a"
     runtime.mkdir()
-    root = skeleton.build_root(runtime, etc, Path("/usr"))
+    root = skeleton.build_root(runtime, System(tmp_path))
     assert (root / "etc/ssl/certs/ca-certificates.crt").read_text() == "public"
     assert not any((root / "etc" / name).exists() for name in ("services", "shadow"))
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink():
             assert b"secret" not in path.read_bytes()
             assert path.stat().st_mode & 0o222 == 0
-    skeleton.add_mount_point(root, "java-17/security", etc)
+    skeleton.add_mount_point(root, "/etc/java-17/security", System(tmp_path))
     assert (root / "etc/java-17/security").exists()
 
 

@@ -37,7 +37,7 @@ async def _examine() -> tuple[ProbeReport, list[str], dict[str, str]]:
         await engine.stop()
     available = {language.name for language in engine.languages.available()}
     missing = {
-        language.name: " ".join(language.packages)
+        language.name: language.how_to_get()
         for language in engine.languages.values()
         if language.name not in available
     }
@@ -53,5 +53,5 @@ def _print_report(report: ProbeReport, languages: list[str], missing: dict[str, 
         mark = click.style("ok", fg="green") if check.ok else click.style("no", fg="red")
         click.echo(f"  {mark}  {check.name:<20} {check.enforced_by}  {check.detail}".rstrip())
     click.echo(f"languages   {len(languages)}: {' '.join(languages)}")
-    for name, packages in sorted(missing.items()):
-        click.echo(f"  not installed: {name}" + (f" (apt-get install {packages})" if packages else ""))
+    for name, how in sorted(missing.items()):
+        click.echo(f"  not installed: {name}" + (f" ({how})" if how else ""))

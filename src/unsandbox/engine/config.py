@@ -34,6 +34,7 @@ class EngineConfig:
         services_per_key: Services that one key may have.
         work_bytes: Quota of the work folder of a session or service.
         isolation: What this engine demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`.
+        toolchains: Where sandboxes get their `/usr`: `host`, a folder, or `auto`; see `find_system`.
     """
 
     max_running: int = 0
@@ -50,6 +51,7 @@ class EngineConfig:
     services_per_key: int = 100
     work_bytes: int = 2 * GIB
     isolation: str = "auto"
+    toolchains: str | None = None
 
     @property
     def running_slots(self) -> int:

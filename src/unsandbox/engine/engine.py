@@ -40,6 +40,7 @@ from unsandbox.sandbox import (
     SandboxSpec,
     SandboxUnavailable,
     UnknownLanguageError,
+    find_system,
     load_languages,
 )
 
@@ -84,11 +85,11 @@ class Engine:
         box: SecretBox | None = None,
     ) -> None:
         self.config = config or EngineConfig()
-        self.languages = languages or load_languages()
+        self.languages = languages or load_languages(system=find_system(self.config.toolchains))
         self._store: Store = store or MemoryStore()
         self.replies = Replies(self._store)
         self.logbook = LogBook()
-        self._backend = backend or BubblewrapBackend()
+        self._backend = backend or BubblewrapBackend(system=self.languages.system)
         self.backends = Backends(self._backend, self.config.isolation)
         self._folder = folder
         self._box = box or SecretBox.of_this_process()

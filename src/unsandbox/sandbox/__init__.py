@@ -20,6 +20,7 @@ from unsandbox.sandbox.spec import (
     SandboxSpec,
     SandboxUnavailable,
 )
+from unsandbox.sandbox.system import System, find_system
 
 __all__ = [
     "Artifact",
@@ -41,6 +42,8 @@ __all__ = [
     "SandboxFile",
     "SandboxSpec",
     "SandboxUnavailable",
+    "System",
     "UnknownLanguageError",
+    "find_system",
     "load_languages",
 ]

@@ -27,6 +27,7 @@ from unsandbox.sandbox.spec import (
     SandboxSpec,
     SandboxUnavailable,
 )
+from unsandbox.sandbox.system import HOST, System
 from unsandbox.sandbox.users import USERS_PER_SERVER, available_users
 
 logger = logging.getLogger("unsandbox.sandbox")
@@ -55,15 +56,19 @@ class BubblewrapBackend:
 
     name = "bubblewrap"
 
-    def __init__(self, runtime_dir: Path | None = None, *, first_uid: int | None = None) -> None:
+    def __init__(
+        self, runtime_dir: Path | None = None, *, first_uid: int | None = None, system: System = HOST
+    ) -> None:
         """Prepare nothing yet; `open` does.
 
         Args:
             runtime_dir: Folder in which the backend makes its own; by default the first of the usual places for
                 temporary files where programs may be executed.
             first_uid: With root, sandboxes run as users from this number on; by default a range per server.
+            system: Where the sandboxes' `/usr` comes from.
         """
         self._parent = runtime_dir
+        self._system = system
         self._users = available_users()
         if self._users is not None and first_uid is not None:
             self._users = range(first_uid, first_uid + USERS_PER_SERVER)
@@ -115,7 +120,7 @@ class BubblewrapBackend:
         runtime, token = skeleton.make_runtime(self._parent)
         self._runtime = runtime
         self._program = skeleton.install_program(runtime)
-        self._root = skeleton.build_root(runtime)
+        self._root = skeleton.build_root(runtime, self._system)
         return runtime, token
 
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
@@ -219,7 +224,8 @@ class BubblewrapBackend:
         return sandbox_arguments(
             spec,
             root=self._existing_root(),
-            host_etc=self._mountable([*skeleton.ALWAYS_MOUNTED, *spec.host_etc]),
+            system=self._system,
+            system_paths=self._mountable([*skeleton.ALWAYS_MOUNTED, *spec.system_paths]),
             seccomp_fd=_SECCOMP_FD,
             info_fd=INFO_FD,
             file_fds=range(_FIRST_FILE_FD, _FIRST_FILE_FD + len(spec.files)),
@@ -300,10 +306,10 @@ class BubblewrapBackend:
             raise SandboxError("the backend is not open")
         return self._root
 
-    def _mountable(self, names: Sequence[str]) -> list[str]:
-        found = [name for name in names if Path("/etc", name).exists()]
-        for name in found:
-            skeleton.add_mount_point(self._existing_root(), name)
+    def _mountable(self, patterns: Sequence[str]) -> list[str]:
+        found = self._system.existing(patterns)
+        for path in found:
+            skeleton.add_mount_point(self._existing_root(), path, self._system)
         return found
 
 

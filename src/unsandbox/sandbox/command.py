@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.skeleton import HOSTNAME, SANDBOX_UID
 from unsandbox.sandbox.spec import SandboxSpec
+from unsandbox.sandbox.system import System
 
 WORK = "/work"
 TMP = "/tmp"  # noqa: S108 - inside the sandbox, like the next
@@ -34,6 +35,7 @@ SCRIPT_FD = 7
 
 MARK_START, MARK_COMPILE_FAILED, MARK_END = b"start", b"compile", b"end"
 
+SYSTEM_PLACES = ("/etc/", "/var/lib/")
 _WRITABLE = (f"{WORK}/", f"{TMP}/", f"{SHM}/")
 MAX_FILES = 1000
 """Each takes a descriptor until the job has started."""
@@ -79,9 +81,9 @@ def validate(spec: SandboxSpec) -> None:
     _no_clashes([file.path for file in spec.files], spec.folders)
     for path in spec.artifact_paths:
         _no_nul("artifact_paths", path)
-    for name in spec.host_etc:
-        if not name or name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name:
-            raise InvalidSpecError(f"host_etc: {name!r} is not a name below /etc")
+    for name in spec.system_paths:
+        if not name.startswith(SYSTEM_PLACES) or ".." in PurePosixPath(name).parts or "\0" in name:
+            raise InvalidSpecError(f"system_paths: {name!r} is not below {' or '.join(SYSTEM_PLACES)}")
     limits = spec.limits
     for name in ("wall_s", "vcpu", "memory_bytes", "processes", "open_files", "tmpfs_bytes"):
         if not getattr(limits, name) > 0:
@@ -134,7 +136,8 @@ def sandbox_arguments(
     spec: SandboxSpec,
     *,
     root: Path,
-    host_etc: Iterable[str],
+    system: System,
+    system_paths: Iterable[str],
     seccomp_fd: int,
     info_fd: int,
     file_fds: Sequence[int],
@@ -144,7 +147,8 @@ def sandbox_arguments(
     Args:
         spec: A validated specification.
         root: The read-only root folder.
-        host_etc: Names below /etc to mount; each has a mount point in `root`.
+        system: Where `/usr` and the like come from.
+        system_paths: Absolute paths to mount from there; each has a mount point in `root`.
         seccomp_fd: Number of the descriptor with the filter, in the sandbox program.
         info_fd: Number of the descriptor that it reports on.
         file_fds: One number for each of `spec.files`.
@@ -154,9 +158,9 @@ def sandbox_arguments(
     shm_size = str(max(1 << 16, limits.tmpfs_bytes // 4))
     words = [*_ALWAYS]
     words += ["--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID), "--hostname", HOSTNAME]
-    words += ["--ro-bind", str(root), "/", "--ro-bind", "/usr", "/usr"]
-    for name in host_etc:
-        words += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    words += ["--ro-bind", str(root), "/", "--ro-bind", str(system.usr), "/usr"]
+    for path in system_paths:
+        words += ["--ro-bind", str(system.path(path)), path]
     words += ["--proc", "/proc", "--dev", "/dev"]
     words += ["--perms", "1777", "--size", shm_size, "--tmpfs", SHM]
     # /dev is a tmpfs without a bound of its own.

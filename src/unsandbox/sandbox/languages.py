@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,10 @@ from typing import Any
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.command import WORK, InvalidSpecError
 from unsandbox.sandbox.java import java_steps
-from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
+from unsandbox.sandbox.spec import MIB, Limits, NetworkMode, SandboxFile, SandboxSpec
+from unsandbox.sandbox.system import HOST, System
 
 INPUT_FOLDER = "/tmp/input"  # noqa: S108 - a path inside the sandbox
-TOOL_FOLDERS = (Path("/usr/local/bin"), Path("/usr/bin"))
-"""Where a toolchain must be to be seen in a sandbox, which has the host's /usr and nothing else of it."""
 
 _SUGGESTIONS = 3
 _LONGEST_NAME = 255
@@ -38,7 +36,7 @@ class UnknownLanguageError(LookupError):
         if missing is not None:
             message = (
                 f"language {missing.name!r} is not installed on this machine: {missing.executable} is missing "
-                f"(Debian: apt-get install {' '.join(missing.packages)})"
+                f"({missing.how_to_get()})"
             )
         else:
             message = f"unknown language {language!r}"
@@ -65,15 +63,33 @@ class Language:
     aliases: Sequence[str] = ()
     compile: Sequence[str] | None = None
     needs: Sequence[str] = ()
-    host_etc: Sequence[str] = ()
+    system_paths: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     binary: str | None = None
     artifact: bool = False
+    repl: Sequence[str] | None = None
+    pypi: Sequence[str] = ()
+    npm: Sequence[str] = ()
+    elsewhere: str = ""
+    memory_mib: int = 2048
+    time_s: int = 60
 
-    def installed(self, folders: Iterable[Path] = TOOL_FOLDERS) -> bool:
+    def installed(self, system: System = HOST) -> bool:
         """Whether every program that this language calls is where a sandbox sees it."""
-        places = list(folders)
-        return all(_present(name, places) for name in (self.executable, *self.needs))
+        return all(system.has_program(name) for name in (self.executable, *self.needs))
+
+    def how_to_get(self) -> str:
+        """Say in a few words how its toolchain comes here."""
+        if not (self.packages or self.pypi or self.npm):
+            return self.elsewhere
+        ways = [f"un languages install {self.name}"]
+        if self.packages and not self.pypi and not self.npm:
+            ways.append(f"or, on Debian, apt-get install {' '.join(self.packages)}")
+        return " ".join(ways)
+
+    def limits(self) -> Limits:
+        """Return the bounds of a program when nobody says otherwise."""
+        return Limits(wall_s=self.time_s, memory_bytes=self.memory_mib * MIB)
 
     def build_spec(
         self,
@@ -93,7 +109,7 @@ class Language:
             env: Variables of the program; they win over those of the language.
             input_files: Contents by name; each lies at `/tmp/input/<base name>`.
             stdin: What the program reads.
-            limits: Bounds; the defaults of `Limits` otherwise.
+            limits: Bounds; the defaults of the language otherwise.
             network: What it may reach.
             return_artifacts: Whether to return what it leaves in `/tmp/artifacts`, and the compiled binary.
 
@@ -115,23 +131,28 @@ class Language:
             env=dict(self.env) | dict(env or {}),
             stdin=stdin,
             network=network,
-            limits=limits or Limits(),
+            limits=limits or self.limits(),
             collect_artifacts=return_artifacts,
             artifact_paths=binary,
             folders=[ARTIFACT_FOLDER, INPUT_FOLDER],
-            host_etc=list(_existing(self.host_etc)),
+            system_paths=self.system_paths,
         )
 
 
 class LanguageTable(Mapping[str, Language]):
     """All languages by canonical name; aliases are understood by `resolve`."""
 
-    def __init__(self, languages: Iterable[Language]) -> None:
+    def __init__(self, languages: Iterable[Language], system: System = HOST) -> None:
         """Index `languages`.
+
+        Args:
+            languages: The entries.
+            system: Where their toolchains must be.
 
         Raises:
             ValueError: Two languages claim one name.
         """
+        self.system = system
         self._languages = {language.name: language for language in languages}
         self._names: dict[str, Language] = {}
         for language in self._languages.values():
@@ -154,7 +175,7 @@ class LanguageTable(Mapping[str, Language]):
 
     def available(self) -> list[Language]:
         """Return the languages that can run on this machine now, in the order of the table."""
-        return [language for language in self._languages.values() if language.installed()]
+        return [language for language in self._languages.values() if language.installed(self.system)]
 
     def resolve(self, name: str) -> Language:
         """Return the language with this name or alias, in any case, if it can run here.
@@ -166,25 +187,31 @@ class LanguageTable(Mapping[str, Language]):
         language = self._names.get(wanted)
         if language is None:
             raise UnknownLanguageError(name, self._closest(wanted))
-        if not language.installed():
+        if not language.installed(self.system):
             raise UnknownLanguageError(name, self._closest(wanted), missing=language)
         return language
 
     def _closest(self, wanted: str) -> list[str]:
         """Return canonical names of runnable languages whose name or alias looks like `wanted`, best first."""
-        names = {name: language.name for name, language in self._names.items() if language.installed()}
+        names = {
+            name: language.name for name, language in self._names.items() if language.installed(self.system)
+        }
         close = difflib.get_close_matches(wanted[:100], names, n=2 * _SUGGESTIONS, cutoff=0.5)
         return list(dict.fromkeys(names[name] for name in close))[:_SUGGESTIONS]
 
 
-def load_languages(path: Path | None = None) -> LanguageTable:
+def load_languages(path: Path | None = None, system: System = HOST) -> LanguageTable:
     """Read the table: that of this package, or the one at `path`.
+
+    Args:
+        path: Another file of the same form.
+        system: Where the toolchains must be.
 
     Raises:
         ValueError: An entry lacks a field or has one that is not known.
     """
     text = (path or resources.files("unsandbox.sandbox") / "languages.toml").read_text(encoding="utf-8")
-    return LanguageTable(_entry(name, fields) for name, fields in tomllib.loads(text).items())
+    return LanguageTable((_entry(name, fields) for name, fields in tomllib.loads(text).items()), system)
 
 
 def _entry(name: str, fields: Mapping[str, Any]) -> Language:
@@ -245,15 +272,3 @@ def _fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
             word = word.replace(f"{{{name}}}", value)
         filled.append(word)
     return filled
-
-
-def _present(name: str, folders: Iterable[Path]) -> bool:
-    if name.startswith("/"):
-        return any(Path("/").glob(name.lstrip("/")))
-    return any(os.access(folder / name, os.X_OK) for folder in folders)
-
-
-def _existing(patterns: Iterable[str], etc: Path = Path("/etc")) -> Iterator[str]:
-    for pattern in patterns:
-        for found in sorted(etc.glob(pattern)):
-            yield str(found.relative_to(etc))

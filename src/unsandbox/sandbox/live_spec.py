@@ -37,7 +37,8 @@ class LiveSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment of every program started in it."""
     files: Sequence[SandboxFile] = ()
-    host_etc: Sequence[str] = ()
+    system_paths: Sequence[str] = ()
+    """As in `SandboxSpec`."""
     work_disk: Path | None = None
     """Where the work folder's disk lies on the host. It is made when it does not exist, kept when the sandbox
     closes or the server dies, and used again by the next sandbox that names it. None: a disk that goes with

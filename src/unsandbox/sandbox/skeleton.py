@@ -16,6 +16,7 @@ from pathlib import Path
 
 from unsandbox.sandbox.janitor import instance_name
 from unsandbox.sandbox.spec import SandboxUnavailable
+from unsandbox.sandbox.system import HOST, System
 
 SANDBOX_UID = 1000
 HOSTNAME = "sandbox"
@@ -45,8 +46,8 @@ _COPIED = (
     "ssl/certs/ca-certificates.crt",
     "ssl/certs/java/cacerts",
 )
-ALWAYS_MOUNTED = ("alternatives",)
-"""Names below /etc that every sandbox gets from the host: hundreds of links, slow to copy one by one."""
+ALWAYS_MOUNTED = ("/etc/alternatives",)
+"""What every sandbox gets from the system besides /usr: hundreds of links, slow to copy one by one."""
 
 _MOUNT_POINTS = ("dev", "proc", "tmp", "work", "usr", "etc", "run", "var", "var/lib", "home", "root", "opt")
 _USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -128,7 +129,7 @@ def _find_wheel() -> Path | None:
     return None
 
 
-def build_root(runtime: Path, host_etc: Path = Path("/etc"), host_usr: Path = Path("/usr")) -> Path:
+def build_root(runtime: Path, system: System = HOST) -> Path:
     """Make the root folder of all sandboxes and return it: mount points, links into /usr, and a small /etc."""
     root = runtime / "root"
     for name in ("", *_MOUNT_POINTS):
@@ -136,7 +137,7 @@ def build_root(runtime: Path, host_etc: Path = Path("/etc"), host_usr: Path = Pa
         folder.mkdir(mode=0o755)
         folder.chmod(0o755)
     for name in _USR_LINKS:
-        if (host_usr / name).exists():
+        if (system.usr / name).exists():
             (root / name).symlink_to(f"usr/{name}")
     (root / "var" / "tmp").symlink_to("../tmp")
     (root / "var" / "run").symlink_to("../run")
@@ -147,19 +148,19 @@ def build_root(runtime: Path, host_etc: Path = Path("/etc"), host_usr: Path = Pa
     _put(etc / "resolv.conf", b"")
     (etc / "mtab").symlink_to("../proc/mounts")
     for name in _COPIED:
-        _copy_public(host_etc / name, etc / name)
+        _copy_public(system.etc / name, etc / name)
     return root
 
 
-def add_mount_point(root: Path, name: str, host_etc: Path = Path("/etc")) -> None:
-    """Make the empty file or folder on which the host's `/etc/<name>` will be mounted."""
-    target = root / "etc" / name
+def add_mount_point(root: Path, path: str, system: System = HOST) -> None:
+    """Make the empty file or folder on which the system's `path` will be mounted."""
+    target = root / path.lstrip("/")
     if target.exists():
         return
     for folder in reversed(target.parents):
         if folder.is_relative_to(root) and not folder.exists():
             folder.mkdir(mode=0o755)
-    if (host_etc / name).is_dir():
+    if system.path(path).is_dir():
         target.mkdir(mode=0o755)
     else:
         _put(target, b"")

@@ -79,8 +79,8 @@ class SandboxSpec:
     """Further absolute paths returned when they exist (a compiled binary)."""
     folders: Sequence[str] = ()
     """Absolute paths of folders to be present, empty but for `files`, before the program starts."""
-    host_etc: Sequence[str] = ()
-    """Names below the host's /etc that the toolchain needs read-only (`java-17-openjdk`)."""
+    system_paths: Sequence[str] = ()
+    """What the toolchain reads outside /usr: shell patterns below /etc or /var/lib (`/etc/java-*-openjdk`)."""
 
 
 class EndReason(enum.StrEnum):

@@ -1,0 +1,116 @@
+"""The read-only system that sandboxes see: this machine's own, or a folder of toolchains."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unsandbox.errors import EngineError
+
+VARIABLE = "UNSANDBOX_TOOLCHAINS"
+"""Environment variable that chooses the system: `auto`, `host`, or the path of a folder."""
+COMPLETE = "unsandbox-toolchains.json"
+"""File in the root of a folder with toolchains; it is there when the folder can be used."""
+
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Where `/usr`, and the few names outside it that a toolchain reads, come from.
+
+    Attributes:
+        root: The folder that stands for `/`; the host itself by default.
+
+    Example:
+        >>> System().usr, System(Path("/srv/tools")).path("/etc/php")
+        (PosixPath('/usr'), PosixPath('/srv/tools/etc/php'))
+    """
+
+    root: Path = Path("/")
+
+    @property
+    def usr(self) -> Path:
+        """What sandboxes see as `/usr`."""
+        return self.root / "usr"
+
+    @property
+    def etc(self) -> Path:
+        """Where the shared files of `/etc` come from."""
+        return self.root / "etc"
+
+    @property
+    def is_host(self) -> bool:
+        """Whether this is the machine's own system."""
+        return self.root == Path("/")
+
+    def path(self, inside: str) -> Path:
+        """Return where an absolute path inside a sandbox lies on the host."""
+        return self.root / inside.lstrip("/")
+
+    def existing(self, patterns: Iterable[str]) -> list[str]:
+        """Return the absolute paths, as sandboxes see them, that the shell patterns match."""
+        found = []
+        for pattern in patterns:
+            if not _WILDCARD.search(pattern):
+                found += [pattern] if self.path(pattern).exists() else []
+                continue
+            for path in sorted(self.root.glob(pattern.lstrip("/"))):
+                found.append(f"/{path.relative_to(self.root)}")
+        return found
+
+    def has_program(self, name: str) -> bool:
+        """Whether sandboxes see this program; a name with a slash is a pattern of any file."""
+        if "/" in name:
+            return bool(self.existing([name]))
+        return any(_executable(self.usr / folder / name, self.root) for folder in ("local/bin", "bin"))
+
+
+HOST = System()
+
+
+def default_folder() -> Path:
+    """Return where toolchains are installed: of root where every user may look, else in the user's home.
+
+    As root each sandbox runs as a user of its own, who cannot pass through root's home folder.
+    """
+    if os.geteuid() == 0:
+        return Path("/var/lib/unsandbox/toolchains")
+    return Path("~/.unsandbox/toolchains").expanduser()
+
+
+def find_system(choice: str | None = None) -> System:
+    """Return the system that sandboxes shall see.
+
+    Args:
+        choice: `host`, the path of a folder with toolchains, or `auto`: the default folder if toolchains are
+            installed there, else the host. None takes the environment's choice, and `auto` without one.
+
+    Raises:
+        EngineError: The folder that was named holds no toolchains.
+    """
+    choice = choice or os.environ.get(VARIABLE) or "auto"
+    if choice == "host":
+        return HOST
+    if choice == "auto":
+        folder = default_folder()
+        return System(folder) if (folder / COMPLETE).is_file() else HOST
+    folder = Path(choice).expanduser().absolute()
+    if not (folder / COMPLETE).is_file():
+        raise EngineError(
+            f"{folder} holds no toolchains; install some: un languages install --folder {folder} NAME"
+        )
+    return System(folder)
+
+
+def _executable(path: Path, root: Path) -> bool:
+    """Whether a program can be executed; an absolute link leads to a place below `root`."""
+    for _ in range(10):
+        if not path.is_symlink():
+            return os.access(path, os.X_OK)
+        target = path.readlink()
+        path = root / target.relative_to("/") if target.is_absolute() else path.parent / target
+    return False
