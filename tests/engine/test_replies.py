@@ -8,6 +8,7 @@ import pytest
 
 from unsandbox.engine import Conflict
 from unsandbox.engine import replies as module
+from unsandbox.engine.objects import Document, Shelf
 from unsandbox.engine.replies import Replies
 from unsandbox.engine.store import MemoryStore, SqlStore, open_database
 
@@ -78,4 +79,41 @@ async def test_they_are_kept_over_a_restart_and_for_a_day(tmp_path, monkeypatch)
     assert await again.once("me", "k", "f", make) == b'{"made":2}'
     await again.prune()
     assert await store.load_objects("reply") == []
+    await store.close()
+
+
+async def test_what_was_made_by_a_server_that_died_before_it_answered_is_not_made_again(tmp_path):
+    store = SqlStore(open_database(tmp_path))
+    shelf = Shelf("thing", Document, store)
+    replies, died = Replies(store), asyncio.Event()
+
+    async def make_and_die() -> bytes:
+        await shelf.put(Document(object_id="thing_1", owner="me", created_at=0.0))
+        died.set()
+        await asyncio.Event().wait()
+        return b""
+
+    dying = asyncio.create_task(replies.once("me", "k", "f", make_and_die))
+    await died.wait()
+
+    async def describe(kind: str, object_id: str) -> bytes | None:
+        found = {row.object_id for row in await store.load_objects(kind)}
+        return object_id.encode() if object_id in found else None
+
+    successor, make = Replies(store), Maker()
+    await successor.start()
+    assert await successor.once("me", "k", "f", make, describe) == b"thing_1"
+    assert make.made == 0
+    with pytest.raises(Conflict):
+        await successor.once("me", "k", "other", make, describe)
+
+    await shelf.drop(Document(object_id="thing_1", owner="me", created_at=0.0))
+    another = Replies(store)
+    await another.start()
+    assert await another.once("me", "k", "f", make, describe) == b'{"made":1}'
+    dying.cancel()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.gather(dying, return_exceptions=True)
+    await asyncio.sleep(0)
     await store.close()

@@ -90,8 +90,15 @@ async def test_recover_marks_what_was_left_unfinished(tmp_path):
 async def test_prune_deletes_only_what_ended_long_ago(store):
     for number, completed_at in enumerate((10.0, 20.0, None)):
         await store.add_job(row(number, completed_at=completed_at))
-    assert await store.prune(15.0) == 1
+    assert await store.prune(15.0, most=100) == 1
     assert [item.job_id for item in await store.list_jobs("alice", 9)] == ["job_2", "job_1"]
+
+
+async def test_prune_keeps_the_newest_of_those_that_ended(store):
+    for number, completed_at in enumerate((10.0, 30.0, 20.0, None)):
+        await store.add_job(row(number, completed_at=completed_at))
+    assert await store.prune(0.0, most=1) == 2
+    assert {item.job_id for item in await store.list_jobs("alice", 9)} == {"job_1", "job_3"}
 
 
 def test_the_migrations_make_the_tables_of_the_code(tmp_path):

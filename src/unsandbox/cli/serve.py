@@ -11,13 +11,13 @@ import resource
 import signal
 import ssl
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import click
 
+from unsandbox.cli.json_log import TEXT_FORMAT, JsonFormatter
 from unsandbox.cli.keys import DATA_OPTION, open_keys
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.engine import lost_result
@@ -29,8 +29,6 @@ from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.server import Server, ServerConfig
 
 logger = logging.getLogger("unsandbox.serve")
-
-_PRUNE_EVERY_S = 3600.0
 
 
 @click.command()
@@ -53,6 +51,13 @@ _PRUNE_EVERY_S = 3600.0
     default="info",
     show_default=True,
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: one object a line.",
+)
 def serve(
     host: str,
     port: int,
@@ -63,15 +68,16 @@ def serve(
     concurrency: int,
     max_body: int,
     log_level: str,
+    log_format: str,
 ) -> None:
     """Serve the API from this machine.
 
     The first line on standard output is JSON with the member "url"; everything else goes to standard error.
     Without any key in the data folder one is made, and the log says in which file it is.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])
     # Migrations announce themselves at every start; nobody needs that.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     server_config = ServerConfig(
@@ -114,7 +120,6 @@ async def _serve(
             await engine.stop()
             where = f"{server_config.host}:{server_config.port}"
             raise EngineError(f"cannot listen on {where}: {error.strerror or error}") from error
-        pruner = asyncio.create_task(_prune(store, engine_config.retention_s))
         first_line = {"url": server.url, "data": str(folder)}
         if credentials_file is not None:
             first_line["credentials_file"] = str(credentials_file)
@@ -123,19 +128,12 @@ async def _serve(
         logger.info("serving on %s", server.url)
         await stop.wait()
         logger.info("stopping: running jobs have %g s to end", engine_config.stop_grace_s)
-        pruner.cancel()
         await server.stop_listening()
         await engine.stop()
         await server.stop()
         logger.info("stopped")
     finally:
         await store.close()
-
-
-async def _prune(store: SqlStore, retention_s: float) -> None:
-    while True:
-        await store.prune(time.time() - retention_s)
-        await asyncio.sleep(_PRUNE_EVERY_S)
 
 
 def _first_key(folder: Path, keys: StoredKeys) -> Path | None:

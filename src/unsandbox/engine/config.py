@@ -30,6 +30,7 @@ class EngineConfig:
         kept_bytes: Size of their results together; the oldest leave first.
         stop_grace_s: How long a graceful stop waits for running jobs.
         retention_s: How long an ended job stays in the data folder.
+        retention_jobs: How many ended jobs stay there; the oldest leave first.
         sessions_per_key: Sessions that one key may have.
         services_per_key: Services that one key may have.
         work_bytes: Quota of the work folder of a session or service.
@@ -47,6 +48,7 @@ class EngineConfig:
     kept_bytes: int = 256 * MIB
     stop_grace_s: float = 20.0
     retention_s: float = 7 * 86400.0
+    retention_jobs: int = 100_000
     sessions_per_key: int = 100
     services_per_key: int = 100
     work_bytes: int = 2 * GIB

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 from unsandbox.engine.backends import Backends
@@ -48,6 +48,7 @@ logger = logging.getLogger("unsandbox.engine")
 
 LIST_LIMIT = 1000
 _CANCEL_WAIT_S = 10.0
+_TIDY_EVERY_S = 3600.0
 
 
 class Engine:
@@ -103,6 +104,7 @@ class Engine:
         self._active: dict[str, int] = {}
         self._workers: list[asyncio.Task[None]] = []
         self._stopping = False
+        self.ended_by_status: Counter[str] = Counter()
         self.probe: ProbeReport | None = None
 
     async def start(self) -> ProbeReport:
@@ -128,6 +130,7 @@ class Engine:
             self._parts.append(part)
             await part.start()
         self._workers = [asyncio.create_task(self._work()) for _ in range(self.config.running_slots)]
+        self._workers.append(asyncio.create_task(self._tidy()))
         return self.probe
 
     async def stop(self) -> None:
@@ -252,6 +255,12 @@ class Engine:
         newest_first = sorted(found.values(), key=lambda item: item[0], reverse=True)
         return [job for _, job in newest_first[:limit]]
 
+    def numbers(self) -> dict[str, int]:
+        """Return how much of everything there is now."""
+        running = sum(record.running is not None for record in self._jobs.values())
+        waiting = sum(self._active.values()) - running
+        return {"jobs_waiting": waiting, "jobs_running": running, "sessions": len(self.sessions)}
+
     def active_jobs(self, owner: str) -> int:
         """Return how many jobs of an owner wait or run."""
         return self._active.get(owner, 0)
@@ -355,6 +364,16 @@ class Engine:
                 result = failed_result(record, JobStatus.FAILED, "the engine failed; its log says why")
             await self._finish(record, result)
 
+    async def _tidy(self) -> None:
+        """Now and then forget what has been kept long enough."""
+        while True:
+            try:
+                await self._store.prune(time.time() - self.config.retention_s, self.config.retention_jobs)
+                await self.replies.prune()
+            except Exception:
+                logger.exception("what is too old could not be removed; it is tried again later")
+            await asyncio.sleep(_TIDY_EVERY_S)
+
     async def _run(self, record: JobRecord) -> models.Job:
         spec = record.spec
         if spec is None or record.cancel_requested:
@@ -377,6 +396,7 @@ class Engine:
             logger.exception("job %s: its result could not be stored", record.job_id)
         record.result = result
         record.status = JobStatus(result.status or JobStatus.FAILED)
+        self.ended_by_status[record.status.value] += 1
         self._release(record.owner)
         record.ended.set()
         took = f" in {result.total_time_ms:.0f} ms" if result.total_time_ms is not None else ""

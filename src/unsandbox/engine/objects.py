@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -42,6 +43,9 @@ class ObjectStore(Protocol):
     async def load_objects(self, kind: str) -> list[ObjectRow]:
         """Return all objects of a kind."""
 
+
+note_made: ContextVar[Callable[[str, str], Awaitable[None]] | None] = ContextVar("note_made", default=None)
+"""Told (kind, id) of a new object before it is stored, in the request that makes it: see `Replies`."""
 
 D = TypeVar("D", bound=Document)
 
@@ -102,6 +106,8 @@ class Shelf(Generic[D]):
 
     async def put(self, document: D) -> None:
         """Store an object, new or changed."""
+        if document.object_id not in self._items and (note := note_made.get()) is not None:
+            await note(self.kind, document.object_id)
         row = ObjectRow(document.object_id, self.kind, document.owner, msgspec.json.encode(document))
         await self._store.put_object(row)
         self._items[document.object_id] = document

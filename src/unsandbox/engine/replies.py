@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 
-from unsandbox.engine.objects import Document, ObjectStore, Shelf
+from unsandbox.engine.objects import Document, ObjectStore, Shelf, note_made
 from unsandbox.engine.refusals import Conflict
 
 KEPT_S = 86400.0
@@ -22,6 +22,10 @@ class ReplyDocument(Document, kw_only=True):
 
     fingerprint: str
     body: bytes
+    """Empty while the request is under way, or when the server died in it."""
+    made_kind: str | None = None
+    made_id: str | None = None
+    """What it made, noted before that is stored: after a crash the object tells whether it came to be."""
 
 
 class Replies:
@@ -47,7 +51,14 @@ class Replies:
             if document.created_at < oldest:
                 await self._shelf.drop(document)
 
-    async def once(self, owner: str, key: str, fingerprint: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def once(
+        self,
+        owner: str,
+        key: str,
+        fingerprint: str,
+        make: Callable[[], Awaitable[bytes]],
+        again: Callable[[str, str], Awaitable[bytes | None]] | None = None,
+    ) -> bytes:
         """Return the answer of the first request with this key, or make and keep it.
 
         A caller who leaves does not stop the making: whoever asks again gets what was made. A failure is not
@@ -58,6 +69,8 @@ class Replies:
             key: Its `Idempotency-Key`.
             fingerprint: Hash of the request.
             make: Does the work and returns the body of the answer.
+            again: Returns the body for an object (kind, id) that was made by a server that died before it
+                answered; None when there is no such object after all.
 
         Raises:
             Conflict: The key belongs to another request.
@@ -66,7 +79,12 @@ class Replies:
         kept = self._shelf.find(name)
         if kept is not None and kept.created_at > time.time() - KEPT_S:
             _check(kept.fingerprint, fingerprint)
-            return kept.body
+            if kept.body:
+                return kept.body
+            if again and kept.made_kind and kept.made_id and name not in self._under_way:
+                body = await again(kept.made_kind, kept.made_id)
+                if body is not None:
+                    return body
         under_way = self._under_way.get(name)
         if under_way is None:
             task = asyncio.create_task(self._make(name, owner, fingerprint, make))
@@ -79,16 +97,28 @@ class Replies:
     async def _make(
         self, name: str, owner: str, fingerprint: str, make: Callable[[], Awaitable[bytes]]
     ) -> bytes:
+        document = ReplyDocument(
+            object_id=name, owner=owner, created_at=time.time(), fingerprint=fingerprint, body=b""
+        )
+
+        async def note(kind: str, object_id: str) -> None:
+            if document.made_id is None:
+                document.made_kind, document.made_id = kind, object_id
+                note_made.set(None)
+                await self._shelf.put(document)
+
+        note_made.set(note)  # Of this task's own context.
         try:
-            body = await make()
-            await self._shelf.put(
-                ReplyDocument(
-                    object_id=name, owner=owner, created_at=time.time(), fingerprint=fingerprint, body=body
-                )
-            )
-            return body
+            document.body = await make()
+            note_made.set(None)
+            await self._shelf.put(document)
+        except BaseException:
+            if document.made_id is not None:
+                await self._shelf.drop(document)
+            raise
         finally:
             del self._under_way[name]
+        return document.body
 
 
 def _check(known: str, given: str) -> None:

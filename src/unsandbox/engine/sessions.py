@@ -102,6 +102,10 @@ class Sessions:
         await asyncio.gather(*(self._end_live(name) for name in list(self._live)), return_exceptions=True)
         await asyncio.gather(*self._ending, return_exceptions=True)
 
+    def __len__(self) -> int:
+        """How many there are, of all keys."""
+        return len(self._shelf)
+
     async def create(self, owner: str, request: SessionRequest, limit: int | None = None) -> Session:
         """Make a session; its sandbox runs when this returns.
 

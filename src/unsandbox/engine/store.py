@@ -96,6 +96,9 @@ class JobStore(Protocol):
     async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:
         """Return jobs without their results, newest first."""
 
+    async def prune(self, older_than: float, most: int) -> int:
+        """Forget jobs that ended before a Unix time, and the oldest beyond a number; return how many."""
+
 
 class Store(JobStore, ObjectStore, Protocol):
     """Where everything lives on."""
@@ -121,6 +124,10 @@ class MemoryStore:
     async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:  # noqa: ARG002
         """Return nothing."""
         return []
+
+    async def prune(self, older_than: float, most: int) -> int:  # noqa: ARG002
+        """Return 0."""
+        return 0
 
     async def put_object(self, row: ObjectRow) -> None:
         """Do nothing."""
@@ -278,9 +285,18 @@ class SqlStore:
 
         return await self._run(work)
 
-    async def prune(self, older_than: float) -> int:
-        """Delete jobs that ended before a Unix time; return how many."""
-        query = sa.delete(jobs_table).where(jobs_table.c.completed_at < older_than)
+    async def prune(self, older_than: float, most: int) -> int:
+        """Delete jobs that ended before a Unix time, and the oldest beyond a number; return how many."""
+        table = jobs_table.c
+        beyond = (
+            sa.select(table.job_id)
+            .where(table.completed_at.is_not(None))
+            .order_by(table.completed_at.desc())
+            .offset(most)
+        )
+        query = sa.delete(jobs_table).where(
+            sa.or_(table.completed_at < older_than, table.job_id.in_(beyond.limit(-1)))
+        )
         return await self._run(lambda connection: int(connection.execute(query).rowcount))
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -43,6 +43,8 @@ from unsandbox.sandbox.spec import MIB
 from unsandbox.server.auth import Unauthorized, check_headers
 from unsandbox.server.call import HOLD_S, Call, Handler
 from unsandbox.server.handlers import HANDLERS
+from unsandbox.server.metrics import CONTENT_TYPE as METRICS_TYPE
+from unsandbox.server.metrics import Metrics, from_this_machine
 from unsandbox.server.openapi import openapi_document
 from unsandbox.server.rate import Rates
 from unsandbox.server.shell import serve_shell
@@ -104,6 +106,7 @@ class Server:
         self._config = config or ServerConfig()
         self._sudo = Sudo()
         self._rates = Rates()
+        self._metrics = Metrics(engine)
         self._site: web.TCPSite | None = None
         self._runner: web.AppRunner | None = None
         self.port = self._config.port
@@ -130,6 +133,7 @@ class Server:
                 else:
                     app.router.add_route(method, path, handler)
         app.router.add_get("/openapi.json", _serve_openapi)
+        app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/sessions/{id}/shell", self._serve_shell)
         for path in LOG_STREAM_PATHS:
             app.router.add_get(path, self._stream_logs)
@@ -175,10 +179,10 @@ class Server:
 
             if endpoint.creates and call.idempotency_key and endpoint not in JOBS:
                 fingerprint = hashlib.sha256(request.raw_path.encode() + b"\0" + call.body).hexdigest()
-                return _json(
-                    endpoint.status,
-                    await self._engine.replies.once(call.owner, call.idempotency_key, fingerprint, answer),
+                body = await self._engine.replies.once(
+                    call.owner, call.idempotency_key, fingerprint, answer, lambda *made: _describe(call, *made)
                 )
+                return _json(endpoint.status, body)
             return _json(endpoint.status, await answer())
 
         return serve
@@ -215,6 +219,12 @@ class Server:
 
     async def _stream_logs(self, request: web.Request) -> web.StreamResponse:
         return await stream_logs(request, await self._read(request))
+
+    async def _serve_metrics(self, request: web.Request) -> web.Response:
+        """Answer anybody on this machine, and any valid key from elsewhere."""
+        if not from_this_machine(request):
+            await self._read(request)
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": METRICS_TYPE})
 
     async def _serve_shell(self, request: web.Request) -> web.StreamResponse:
         # Unsigned: by the protocol, knowing the id of a session is the permission.
@@ -271,13 +281,26 @@ class Server:
             response.headers[FEATURES_HEADER] = _FEATURES
             response.headers["Server"] = f"unsandbox/{__version__}"
         resource = request.match_info.route.resource
+        route = resource.canonical if resource else "?"
+        seconds = time.perf_counter() - started
+        self._metrics.note(request.method if resource else "?", route, response.status, seconds)
         self._engine.logbook.note(
             "api",
             _owner.get(),
-            f"{request_id} {request.method} {resource.canonical if resource else '?'} {response.status} "
-            f"{(time.perf_counter() - started) * 1000:.1f} ms",
+            f"{request_id} {request.method} {route} {response.status} {seconds * 1000:.1f} ms",
         )
         return response
+
+
+async def _describe(call: Call, kind: str, object_id: str) -> bytes | None:
+    """Return the answer for an object that exists; None when it does not."""
+    handler = HANDLERS.get(f"get_{kind}")
+    if handler is None:
+        return None
+    try:
+        return codec.encode(await handler(replace(call, params={"id": object_id})))
+    except UnknownObject:
+        return None
 
 
 def _without_content(record: logging.LogRecord) -> bool:

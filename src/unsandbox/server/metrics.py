@@ -1,0 +1,77 @@
+"""What the server counts, in the text format of Prometheus (OpenMetrics), by `prometheus-client`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from unsandbox.engine import Engine
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LATENCIES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
+
+
+class Metrics:
+    """The numbers of one server and its engine.
+
+    Args:
+        engine: Asked for its numbers when they are read.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        labels = ("method", "route")
+        self._requests = Counter(
+            "unsandbox_http_requests", "Requests answered.", (*labels, "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "unsandbox_http_request_seconds",
+            "Seconds from a request's headers to its answer.",
+            labels,
+            buckets=_LATENCIES_S,
+            registry=self._registry,
+        )
+        self._registry.register(_EngineNumbers(engine))
+
+    def note(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answered request. `route` is the path's template, so that the labels stay few."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    def text(self) -> bytes:
+        """Return everything as text."""
+        return generate_latest(self._registry)
+
+
+class _EngineNumbers(Collector):
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        numbers = self._engine.numbers()
+        for name, help_text in (
+            ("jobs_waiting", "Jobs accepted and not started."),
+            ("jobs_running", "Jobs in a sandbox."),
+            ("sessions", "Sessions that exist."),
+            ("services", "Services that exist."),
+            ("snapshots", "Snapshots that are kept."),
+        ):
+            if name in numbers:
+                yield GaugeMetricFamily(f"unsandbox_{name}", help_text, value=numbers[name])
+        ended = CounterMetricFamily("unsandbox_jobs_ended", "Jobs that ended, by status.", labels=["status"])
+        for status, count in self._engine.ended_by_status.items():
+            ended.add_metric([status], count)
+        yield ended
+
+
+def from_this_machine(request: web.Request) -> bool:
+    """Tell whether a request comes from this machine itself, and not through a proxy on it."""
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    host = peer[0] if isinstance(peer, tuple) else ""
+    local = host in {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    return local and not any(name in request.headers for name in _FORWARDED)
