@@ -15,6 +15,7 @@ EXIT_ERROR = 1
 EXIT_AUTHENTICATION = 3
 
 _COMMANDS = {
+    "audit": ("unsandbox.cli.audit", "audit", "Check or show the audit log of a server."),
     "doctor": ("unsandbox.cli.doctor", "doctor", "Tell what this machine can enforce and run."),
     "keys": ("unsandbox.cli.keys", "keys", "Make, list and revoke the keys of a server."),
     "serve": ("unsandbox.cli.serve", "serve", "Serve the API from this machine."),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from unsandbox.engine.audit import AuditLog
 from unsandbox.engine.backends import Backends
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.logbook import LogBook
@@ -27,6 +28,7 @@ class Context:
         lasting: Whether that folder outlives the process.
         logbook: What a key's owner may read of what happened.
         box: Encrypts what is secret at rest.
+        audit: Who did what, in a data folder.
     """
 
     config: EngineConfig
@@ -37,6 +39,7 @@ class Context:
     lasting: bool
     logbook: LogBook
     box: SecretBox
+    audit: AuditLog | None = None
 
 
 class Part(Protocol):

@@ -9,6 +9,7 @@ import time
 from collections import Counter, OrderedDict
 from pathlib import Path
 
+from unsandbox.engine.audit import AuditLog, audit_key, code_hash
 from unsandbox.engine.backends import Backends
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context, Part
@@ -49,6 +50,7 @@ logger = logging.getLogger("unsandbox.engine")
 LIST_LIMIT = 1000
 _CANCEL_WAIT_S = 10.0
 _TIDY_EVERY_S = 3600.0
+_SAVE_AGAIN_S = 5.0
 
 
 class Engine:
@@ -94,6 +96,7 @@ class Engine:
         self.backends = Backends(self._backend, self.config.isolation)
         self._folder = folder
         self._box = box or SecretBox.of_this_process()
+        self.audit = None if folder is None else AuditLog(folder, audit_key(self._box))
         self.sessions: Sessions
         self._parts: list[Part] = []
         self._queue = FairQueue()
@@ -105,6 +108,7 @@ class Engine:
         self._workers: list[asyncio.Task[None]] = []
         self._stopping = False
         self.ended_by_status: Counter[str] = Counter()
+        self._unsaved: list[JobRow] = []
         self.probe: ProbeReport | None = None
 
     async def start(self) -> ProbeReport:
@@ -115,6 +119,9 @@ class Engine:
         """
         self.probe = await self._backend.open()
         await self.replies.start()
+        if self.audit is not None:
+            self.audit.open()
+            self.audit.note("started", backend=self._backend.name)
         context = Context(
             config=self.config,
             store=self._store,
@@ -124,6 +131,7 @@ class Engine:
             lasting=self._folder is not None,
             logbook=self.logbook,
             box=self._box,
+            audit=self.audit,
         )
         self.sessions = Sessions(context)
         for part in (self.sessions,):
@@ -154,9 +162,13 @@ class Engine:
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
+        await self._save_again()
         for part in reversed(self._parts):
             await part.stop()
         await self._backend.close()
+        if self.audit is not None:
+            self.audit.note("stopped")
+            self.audit.close()
 
     async def submit(
         self,
@@ -206,6 +218,7 @@ class Engine:
             language=self.languages.resolve(request.language).name,
             network_mode=request.network_mode,
             isolation=request.isolation,
+            code_sha256=code_hash(request.code) if self.audit is not None else "",
             detected_language=detected_language,
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
@@ -316,6 +329,7 @@ class Engine:
             self._forget(record, key)
             return _same_request(stored, record.fingerprint)
         self._jobs[record.job_id] = record
+        self._audit_accepted(record)
         self._queue.put(record)
         return record
 
@@ -327,6 +341,23 @@ class Engine:
                 return _revived(row)
         await self._store.add_job(_row(record))
         return None
+
+    def _audit_accepted(self, record: JobRecord) -> None:
+        if self.audit is None or record.spec is None:
+            return
+        limits = record.spec.limits
+        self.audit.note(
+            "job_accepted",
+            owner=record.owner,
+            job=record.job_id,
+            language=record.language,
+            code_sha256=record.code_sha256,
+            isolation=self.backends.for_job(record.isolation).name,
+            network_mode=record.network_mode,
+            ttl_s=limits.wall_s,
+            vcpu=limits.vcpu,
+            memory_bytes=limits.memory_bytes,
+        )
 
     def _forget(self, record: JobRecord, key: tuple[str, str] | None) -> None:
         if key is not None:
@@ -372,7 +403,18 @@ class Engine:
                 await self.replies.prune()
             except Exception:
                 logger.exception("what is too old could not be removed; it is tried again later")
-            await asyncio.sleep(_TIDY_EVERY_S)
+            for _ in range(int(_TIDY_EVERY_S / _SAVE_AGAIN_S)):
+                await asyncio.sleep(_SAVE_AGAIN_S)
+                await self._save_again()
+
+    async def _save_again(self) -> None:
+        """Store results that found no room."""
+        while self._unsaved:
+            try:
+                await self._store.finish_job(self._unsaved[0])
+            except Exception:  # noqa: BLE001 - it was logged when it failed first
+                return
+            self._unsaved.pop(0)
 
     async def _run(self, record: JobRecord) -> models.Job:
         spec = record.spec
@@ -389,11 +431,21 @@ class Engine:
     async def _finish(self, record: JobRecord, result: models.Job) -> None:
         record.spec = None
         encoded = codec.encode(result)
+        row = _row(record, result, encoded)
         try:
-            await self._store.finish_job(_row(record, result, encoded))
+            await self._store.finish_job(row)
         except Exception:
-            # The result still reaches its caller from memory; a restart will report the job as failed.
-            logger.exception("job %s: its result could not be stored", record.job_id)
+            # The result still reaches its caller from memory, and is stored when there is room again.
+            logger.exception("job %s: its result could not be stored; it is tried again", record.job_id)
+            self._unsaved.append(row)
+        if self.audit is not None:
+            self.audit.note(
+                "job_ended",
+                owner=record.owner,
+                job=record.job_id,
+                status=result.status,
+                exit_code=result.exit_code,
+            )
         record.result = result
         record.status = JobStatus(result.status or JobStatus.FAILED)
         self.ended_by_status[record.status.value] += 1

@@ -38,6 +38,8 @@ class JobRecord:
     language: str
     network_mode: str
     isolation: str = "auto"
+    code_sha256: str = ""
+    """Of the program, for the audit log; empty where there is none."""
     job_id: str = field(default_factory=new_job_id)
     detected_language: str | None = None
     idempotency_key: str | None = None

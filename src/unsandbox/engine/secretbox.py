@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from unsandbox.errors import EngineError
 
@@ -20,6 +22,11 @@ class SecretBox:
 
     def __init__(self, key: bytes) -> None:
         self._fernet = Fernet(key)
+        self._key = key
+
+    def derived_key(self, purpose: str) -> bytes:
+        """Return 32 bytes for another purpose that tell nothing of this box's own key (HKDF, RFC 5869)."""
+        return HKDF(hashes.SHA256(), 32, None, purpose.encode()).derive(self._key)
 
     @classmethod
     def of_this_process(cls) -> SecretBox:

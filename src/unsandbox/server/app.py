@@ -28,6 +28,7 @@ from unsandbox.engine import (
     UnknownJob,
     UnknownObject,
 )
+from unsandbox.engine.audit import code_hash
 from unsandbox.engine.keys import KeyRing, KeySettings
 from unsandbox.protocol import codec
 from unsandbox.protocol.endpoint import Endpoint
@@ -171,6 +172,27 @@ class Server:
     def _serve(self, endpoint: Endpoint, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def serve(request: web.Request) -> web.Response:
             call = await self._read(request, signed=endpoint.auth == "signed")
+            if self._engine.audit is None or endpoint.method == "GET" or endpoint in JOBS:
+                return await answer_to(call, request)
+            status = 500
+            try:
+                response = await answer_to(call, request)
+                status = response.status
+            except Refused as refusal:
+                status = _STATUS_OF_REFUSAL.get(type(refusal), 400)
+                raise
+            else:
+                return response
+            finally:
+                self._engine.audit.note(
+                    endpoint.name,
+                    owner=call.owner,
+                    **call.params,
+                    body_sha256=code_hash(call.body),
+                    status=status,
+                )
+
+        async def answer_to(call: Call, request: web.Request) -> web.Response:
             if endpoint.protected:
                 self._check_one_time_code(call.owner, request)
 
