@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from unsandbox.engine.audit import AuditLog, audit_key, code_hash
@@ -28,7 +29,9 @@ from unsandbox.engine.replies import Replies
 from unsandbox.engine.secretbox import SecretBox
 from unsandbox.engine.sessions import Sessions
 from unsandbox.engine.store import JobRow, MemoryStore, Store
+from unsandbox.engine.tape import Tape, pieces_behind
 from unsandbox.protocol import codec, models
+from unsandbox.protocol.events import Cursor
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox import (
     Backend,
@@ -237,6 +240,42 @@ class Engine:
                 await asyncio.wait_for(record.ended.wait(), wait_s)
         return record.as_job()
 
+    async def follow(
+        self, owner: str, job_id: str, cursor: Cursor, idle_s: float
+    ) -> AsyncIterator[tuple[str, bytes, Cursor] | models.Job | None]:
+        """Yield the output of a job from a cursor on, as it is written, and at last its result.
+
+        Args:
+            owner: Whose job.
+            job_id: Which job.
+            cursor: Where to begin.
+            idle_s: After so many seconds without output None is yielded.
+
+        Raises:
+            UnknownJob: No such job of this owner.
+        """
+        record = await self._find(owner, job_id)
+        while True:
+            tape = record.tape
+            pieces = tape.pieces(cursor) if tape is not None else []
+            for piece in pieces:
+                yield piece
+                cursor = piece[2]
+            if record.result is not None:
+                break
+            if tape is not record.tape or (tape is not None and tape.pieces(cursor)):
+                continue  # More came while the caller was busy with the last piece.
+            try:
+                async with asyncio.timeout(idle_s):
+                    await (tape.changed() if tape is not None else record.started.wait())
+            except TimeoutError:
+                yield None
+        result = record.result
+        rests = (result.stdout_bytes[cursor.stdout :], result.stderr_bytes[cursor.stderr :])
+        for piece in pieces_behind(cursor, *rests):
+            yield piece
+        yield result
+
     async def cancel(self, owner: str, job_id: str) -> models.Job:
         """End a job and return it with its partial output; one that has ended stays as it is.
 
@@ -421,7 +460,9 @@ class Engine:
         if spec is None or record.cancel_requested:
             return failed_result(record, JobStatus.CANCELLED, "the job was cancelled before it ran")
         record.status = JobStatus.RUNNING
-        running = await self.backends.for_job(record.isolation).start(spec)
+        record.tape = Tape()
+        record.started.set()
+        running = await self.backends.for_job(record.isolation).start(spec, record.tape)
         record.attach(running)
         try:
             return result_of(record, await running.wait(), spec.limits)
@@ -451,6 +492,10 @@ class Engine:
         self.ended_by_status[record.status.value] += 1
         self._release(record.owner)
         record.ended.set()
+        record.started.set()
+        if record.tape is not None:
+            record.tape.wake()
+            record.tape = None
         took = f" in {result.total_time_ms:.0f} ms" if result.total_time_ms is not None else ""
         ended = (
             f"job {record.job_id} ({record.language}) {record.status.value}, exit code {result.exit_code}{took}"

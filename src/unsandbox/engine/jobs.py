@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.refusals import InvalidJob, TooLarge
+from unsandbox.engine.tape import Tape
 from unsandbox.protocol import models
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox.languages import base_name
@@ -48,10 +49,14 @@ class JobRecord:
     created_at: float = field(default_factory=time.time)
     result: models.Job | None = None
     """Set once, when the job has ended."""
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when its sandbox is asked for, or when it has ended without one."""
     accepted: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the job is stored, or refused after all (then it has neither spec nor result)."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     running: RunningJob | None = None
+    tape: Tape | None = None
+    """Its output so far, while it runs."""
     cancel_requested: bool = False
     kill_reason: str | None = None
     """Why the engine, and not the caller, ended it: becomes the error of a failed job."""

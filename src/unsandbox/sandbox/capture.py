@@ -77,7 +77,7 @@ class StreamCapture:
             self._on_flood()
 
     def _can_discard(self) -> bool:
-        return self._kept >= self._keep and (self._sink is None or self._flooded)
+        return self._kept >= self._keep
 
     def _discard_some(self) -> int:
         try:
@@ -95,10 +95,10 @@ class StreamCapture:
             return 0
         # Before the sink, which may raise.
         self._total += len(data)
-        if self._kept < self._keep:
-            part = data[: self._keep - self._kept]
+        part = data[: self._keep - self._kept]
+        if part:
             self._parts.append(part)
             self._kept += len(part)
-        if self._sink is not None and not self._flooded:
-            self._sink(self._name, data)
+            if self._sink is not None:
+                self._sink(self._name, part)
         return len(data)

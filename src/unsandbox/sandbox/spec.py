@@ -136,7 +136,7 @@ class Outcome:
 
 
 class OutputSink(Protocol):
-    """Receives output as it is written (before truncation rules); called on the event loop, must not block."""
+    """Receives output as it is written, as far as it is kept; called on the event loop, must not block."""
 
     def __call__(self, stream: str, data: bytes) -> None:
         """`stream` is `stdout` or `stderr`; `data` is never empty."""

@@ -49,7 +49,7 @@ from unsandbox.server.metrics import Metrics, from_this_machine
 from unsandbox.server.openapi import openapi_document
 from unsandbox.server.rate import Rates
 from unsandbox.server.shell import serve_shell
-from unsandbox.server.streams import LOG_STREAM_PATHS, stream_logs
+from unsandbox.server.streams import LOG_STREAM_PATHS, stream_events, stream_logs
 from unsandbox.server.sudo import Sudo, SudoNeeded
 
 logger = logging.getLogger("unsandbox.server")
@@ -136,6 +136,7 @@ class Server:
         app.router.add_get("/openapi.json", _serve_openapi)
         app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/sessions/{id}/shell", self._serve_shell)
+        app.router.add_get("/jobs/{id}/events", self._stream_events)
         for path in LOG_STREAM_PATHS:
             app.router.add_get(path, self._stream_logs)
         self._runner = web.AppRunner(
@@ -238,6 +239,9 @@ class Server:
             path=request.path,
             base_url=f"{request.scheme}://{request.host}",
         )
+
+    async def _stream_events(self, request: web.Request) -> web.StreamResponse:
+        return await stream_events(request, await self._read(request))
 
     async def _stream_logs(self, request: web.Request) -> web.StreamResponse:
         return await stream_logs(request, await self._read(request))

@@ -6,7 +6,16 @@ import contextlib
 
 from aiohttp import web
 
-from unsandbox.protocol import codec
+from unsandbox.engine import InvalidJob
+from unsandbox.protocol import codec, models
+from unsandbox.protocol.events import (
+    CURSOR_HEADER,
+    CURSOR_QUERY,
+    OUTPUT_EVENT,
+    RESULT_EVENT,
+    Cursor,
+    OutputChunk,
+)
 from unsandbox.protocol.logs import LogLine
 from unsandbox.server.call import Call
 from unsandbox.server.handlers.logs import log_query
@@ -22,14 +31,46 @@ LOG_STREAM_PATHS = (
 )
 
 
-async def stream_logs(request: web.Request, call: Call) -> web.StreamResponse:
-    """Send lines as they are noted, and a keep-alive when there are none."""
-    query = log_query(call)
-    call.engine.logbook.read(call.owner, query, 1)  # Refuses what makes no sense while it still can.
+async def stream_events(request: web.Request, call: Call) -> web.StreamResponse:
+    """Send the output of a job as it is written, with the cursor behind each piece, and at last its result."""
+    given = request.headers.get(CURSOR_HEADER) or call.query.get(CURSOR_QUERY)
+    try:
+        cursor = Cursor.parse(given) if given else Cursor()
+    except ValueError as error:
+        raise InvalidJob(str(error)) from error
+    job_id = call.params["id"]
+    await call.engine.get(call.owner, job_id)  # Refuses an unknown job while it still can.
+    response = await _open_stream(request)
+    with contextlib.suppress(ConnectionError):
+        async for event in call.engine.follow(call.owner, job_id, cursor, KEEPALIVE_S):
+            await response.write(_event_bytes(event))
+        await response.write_eof()
+    return response
+
+
+def _event_bytes(event: tuple[str, bytes, Cursor] | models.Job | None) -> bytes:
+    if event is None:
+        return b": keepalive\n\n"
+    if isinstance(event, models.Job):
+        return f"event: {RESULT_EVENT}\ndata: ".encode() + codec.encode(event) + b"\n\n"
+    stream, data, cursor = event
+    chunk = codec.encode(OutputChunk.of(stream, data))
+    return f"event: {OUTPUT_EVENT}\nid: {cursor}\ndata: ".encode() + chunk + b"\n\n"
+
+
+async def _open_stream(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )
     await response.prepare(request)
+    return response
+
+
+async def stream_logs(request: web.Request, call: Call) -> web.StreamResponse:
+    """Send lines as they are noted, and a keep-alive when there are none."""
+    query = log_query(call)
+    call.engine.logbook.read(call.owner, query, 1)  # Refuses what makes no sense while it still can.
+    response = await _open_stream(request)
     with contextlib.suppress(ConnectionError):
         await response.write(b": following\n\n")
         async for entry in call.engine.logbook.follow(call.owner, query, KEEPALIVE_S):
