@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from unsandbox.sandbox.live_spec import LiveBackend
-from unsandbox.sandbox.spec import Backend, SandboxUnavailable
+import asyncio
+import logging
+import time
+from pathlib import Path
+
+from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, runsc
+from unsandbox.sandbox.live_spec import LiveBackend, LiveSandbox, LiveSpec
+from unsandbox.sandbox.spec import (
+    Backend,
+    OutputSink,
+    ProbeReport,
+    RunningJob,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+
+logger = logging.getLogger("unsandbox.engine")
 
 HARDENED = "gvisor"
 """What `hardened` means: this backend or a refusal."""
+POLICIES = ("auto", "bubblewrap", "gvisor", "hardened")
+_HARDENED_POLICIES = frozenset({"gvisor", "hardened"})
+_TRY_AGAIN_S = 60.0
+
+
+def default_backend(policy: str = "auto") -> Backend:
+    """Return the backend, not yet open, that takes what asks for nothing in particular under a policy."""
+    return GvisorBackend() if policy in _HARDENED_POLICIES else BubblewrapBackend()
 
 
 class Backends:
@@ -15,11 +38,17 @@ class Backends:
     Args:
         default: Takes what asks for nothing in particular; opened and closed by the engine.
         policy: What this server demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`.
+        hardened: Takes what asks for gVisor; opened when the first request does.
     """
 
-    def __init__(self, default: Backend, policy: str = "auto") -> None:
+    def __init__(self, default: Backend, policy: str = "auto", hardened: Backend | None = None) -> None:
+        if policy not in POLICIES:
+            raise ValueError(f"isolation {policy!r} is none of {', '.join(POLICIES)}")
         self._default = default
         self._policy = policy
+        self._others: dict[str, _OnDemand] = {}
+        if default.name != HARDENED:
+            self._others[HARDENED] = _OnDemand(hardened or GvisorBackend())
 
     def for_job(self, isolation: str) -> Backend:
         """Return the backend for a job.
@@ -28,9 +57,12 @@ class Backends:
             SandboxUnavailable: There is none on this machine that is at least what was asked for.
         """
         wanted = self._wanted(isolation)
-        if wanted != self._default.name:
+        if wanted == self._default.name:
+            return self._default
+        if (other := self._others.get(wanted)) is None:
             raise SandboxUnavailable(f"isolation {wanted!r} is not available on this server")
-        return self._default
+        other.refuse_if_hopeless()
+        return other
 
     def live(self, isolation: str) -> LiveBackend:
         """Return the backend for what stays: a session or service.
@@ -43,8 +75,77 @@ class Backends:
             raise SandboxUnavailable(f"the backend {backend.name!r} cannot make sandboxes that stay")
         return backend  # type: ignore[return-value]
 
+    async def close(self) -> None:
+        """Close what was opened on demand; the default is its owner's."""
+        for other in self._others.values():
+            await other.close()
+
     def _wanted(self, isolation: str) -> str:
         asked = self._policy if isolation == "auto" else isolation
-        if self._policy in {"gvisor", "hardened"} and asked == "bubblewrap":
+        if self._policy in _HARDENED_POLICIES and asked == "bubblewrap":
             raise SandboxUnavailable("this server runs nothing with less isolation than gVisor")
         return {"auto": self._default.name, "hardened": HARDENED}.get(asked, asked)
+
+
+class _OnDemand:
+    """A backend that is opened when it is first used. A failure is remembered for a while, not for ever."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.name = backend.name
+        self._backend = backend
+        self._opening = asyncio.Lock()
+        self._report: ProbeReport | None = None
+        self._refusal = ""
+        self._refused_at = 0.0
+
+    @property
+    def hot(self) -> bool:
+        """See `LiveBackend`."""
+        return bool(getattr(self._backend, "hot", False))
+
+    def refuse_if_hopeless(self) -> None:
+        """Raise `SandboxUnavailable` when it is known, without trying, that the backend cannot be had."""
+        if self._report is not None:
+            return
+        if self._refusal and time.monotonic() - self._refused_at < _TRY_AGAIN_S:
+            raise SandboxUnavailable(self._refusal)
+        if isinstance(self._backend, GvisorBackend) and not runsc.candidates():
+            raise SandboxUnavailable(
+                f"isolation {self.name!r} is not available on this server: gVisor's runsc is not installed; "
+                f"its operator can install it: {runsc.HOW_TO_GET}"
+            )
+
+    async def open(self) -> ProbeReport:
+        """See `Backend`; repeated calls do no harm."""
+        async with self._opening:
+            if self._report is None:
+                try:
+                    self._report = await self._backend.open()
+                except SandboxUnavailable as error:
+                    self._refusal = f"isolation {self.name!r} is not available on this server: {error}"
+                    self._refused_at = time.monotonic()
+                    raise SandboxUnavailable(self._refusal) from error
+                logger.info("backend %s is open", self.name)
+            return self._report
+
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
+        """See `Backend`."""
+        await self.open()
+        return await self._backend.start(spec, sink)
+
+    async def open_live(self, spec: LiveSpec) -> LiveSandbox:
+        """See `LiveBackend`."""
+        await self.open()
+        live: LiveBackend = self._backend  # type: ignore[assignment]
+        return await live.open_live(spec)
+
+    def scratch(self) -> Path:
+        """See `Backend`."""
+        return self._backend.scratch()
+
+    async def close(self) -> None:
+        """See `Backend`."""
+        async with self._opening:
+            if self._report is not None:
+                self._report = None
+                await self._backend.close()

@@ -2,6 +2,7 @@
 
 from unsandbox.sandbox.bubblewrap import BubblewrapBackend
 from unsandbox.sandbox.command import InvalidSpecError
+from unsandbox.sandbox.gvisor import GvisorBackend
 from unsandbox.sandbox.languages import Language, LanguageTable, UnknownLanguageError, load_languages
 from unsandbox.sandbox.spec import (
     Artifact,
@@ -29,6 +30,7 @@ __all__ = [
     "Captured",
     "Check",
     "EndReason",
+    "GvisorBackend",
     "InvalidSpecError",
     "Language",
     "LanguageTable",

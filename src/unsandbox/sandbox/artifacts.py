@@ -23,7 +23,7 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 _RESOLVE = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
-_MAX_ENTRIES_SEEN = 10_000
+MAX_ENTRIES_SEEN = 10_000
 _MAX_SKIPPED = 100
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -43,15 +43,45 @@ def open_beneath(root_fd: int, path: str, flags: int) -> int:
     return result
 
 
-class Collector:
-    """Gathers artifacts within the limits of one job."""
+class Selection:
+    """Artifacts within the limits of one job, and what was left out."""
 
-    def __init__(self, root_fd: int, limits: Limits) -> None:
-        self._root = root_fd
+    def __init__(self, limits: Limits) -> None:
         self._bytes_left = limits.artifact_bytes
         self._files_left = limits.artifact_files
         self.artifacts: list[Artifact] = []
         self.skipped: list[str] = []
+
+    def admit(self, path: str, mode: int, size: int) -> bool:
+        """Whether a file of this type and size is to be read; if so its size is spent, else it is noted why."""
+        if not stat.S_ISREG(mode):
+            self.skip(path, _kind(mode))
+        elif self._files_left <= 0:
+            self.skip(path, "too many files")
+        elif size > self._bytes_left:
+            self.skip(path, f"too large ({size} bytes)")
+        else:
+            self._bytes_left -= size
+            self._files_left -= 1
+            return True
+        return False
+
+    def add(self, path: str, data: bytes, mode: int) -> None:
+        """Take a file that was admitted."""
+        self.artifacts.append(Artifact(_display(path), data, stat.S_IMODE(mode) & 0o777))
+
+    def skip(self, path: str, reason: str) -> None:
+        """Note that a name is left out."""
+        if len(self.skipped) < _MAX_SKIPPED:
+            self.skipped.append(f"{_display(path)}: {reason}")
+
+
+class Collector(Selection):
+    """Gathers artifacts of one job below the root of its sandbox."""
+
+    def __init__(self, root_fd: int, limits: Limits) -> None:
+        super().__init__(limits)
+        self._root = root_fd
 
     def collect(self, folder: str | None, paths: Sequence[str]) -> None:
         """Read `paths` and then the regular files directly in `folder`; directories in it are not entered."""
@@ -67,13 +97,13 @@ class Collector:
         except FileNotFoundError:
             return
         except OSError as error:
-            self._skip(folder, _reason(error))
+            self.skip(folder, _reason(error))
             return
         try:
             with os.scandir(fd) as entries:
                 for count, entry in enumerate(entries):
-                    if count >= _MAX_ENTRIES_SEEN:
-                        self._skip(folder, f"only the first {_MAX_ENTRIES_SEEN} entries were looked at")
+                    if count >= MAX_ENTRIES_SEEN:
+                        self.skip(folder, f"only the first {MAX_ENTRIES_SEEN} entries were looked at")
                         return
                     yield entry.name
         finally:
@@ -84,37 +114,24 @@ class Collector:
             fd = open_beneath(self._root, path, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             if required:
-                self._skip(path, "vanished")
+                self.skip(path, "vanished")
             return
         except OSError as error:
-            self._skip(path, _reason(error))
+            self.skip(path, _reason(error))
             return
         try:
             self._read(fd, path)
         except OSError as error:
-            self._skip(path, _reason(error))
+            self.skip(path, _reason(error))
         finally:
             os.close(fd)
 
     def _read(self, fd: int, path: str) -> None:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            self._skip(path, _kind(status.st_mode))
-        elif self._files_left <= 0:
-            self._skip(path, "too many files")
-        elif status.st_size > self._bytes_left:
-            self._skip(path, f"too large ({status.st_size} bytes)")
-        else:
+        if self.admit(path, status.st_mode, status.st_size):
             with os.fdopen(os.dup(fd), "rb") as file:
                 # It may still grow: never read more than was judged.
-                data = file.read(status.st_size)
-            self._bytes_left -= len(data)
-            self._files_left -= 1
-            self.artifacts.append(Artifact(_display(path), data, stat.S_IMODE(status.st_mode) & 0o777))
-
-    def _skip(self, path: str, reason: str) -> None:
-        if len(self.skipped) < _MAX_SKIPPED:
-            self.skipped.append(f"{_display(path)}: {reason}")
+                self.add(path, file.read(status.st_size), status.st_mode)
 
 
 def _display(path: str) -> str:

@@ -111,10 +111,13 @@ class BubblewrapBackend:
             self._discard = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
             self._cgroup = await self._control.open(runtime, token)
             self._open = True
-            return await probe.examine(self, self._cgroup, separate_users=self._users is not None)
+            return await self._prove()
         except BaseException:
             await self.close()
             raise
+
+    async def _prove(self) -> ProbeReport:
+        return await probe.examine(self, self._cgroup, separate_users=self._users is not None)
 
     def _prepare_files(self) -> tuple[Path, str]:
         runtime, token = skeleton.make_runtime(self._parent)
@@ -156,7 +159,7 @@ class BubblewrapBackend:
             self._jobs[job] = slot
             try:
                 await self._control.start(
-                    job, self._request(spec, uid, descriptors), list(descriptors.values())
+                    job, self._request(job, spec, uid, descriptors), list(descriptors.values())
                 )
             except BaseException:
                 job.abandon()
@@ -236,7 +239,9 @@ class BubblewrapBackend:
         script = job_script(spec, data_bytes=None if counted else spec.limits.memory_bytes)
         return script.encode("utf-8", "surrogateescape")
 
-    def _request(self, spec: SandboxSpec, uid: int | None, descriptors: Mapping[int, int]) -> dict[str, object]:
+    def _request(
+        self, job: SandboxJob, spec: SandboxSpec, uid: int | None, descriptors: Mapping[int, int]
+    ) -> dict[str, object]:
         return {
             "fds": list(descriptors),
             "uid": uid,
@@ -258,11 +263,14 @@ class BubblewrapBackend:
             },
         }
 
-    def scratch(self) -> Path:
-        """Return a private folder that the launcher removes when the server is gone; see `Backend.scratch`."""
+    def _existing_runtime(self) -> Path:
         if self._runtime is None:
             raise SandboxError("the backend is not open")
-        folder = self._runtime / "scratch"
+        return self._runtime
+
+    def scratch(self) -> Path:
+        """Return a private folder that the launcher removes when the server is gone; see `Backend.scratch`."""
+        folder = self._existing_runtime() / "scratch"
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 

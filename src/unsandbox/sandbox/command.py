@@ -33,6 +33,10 @@ CONTROL_FD = 3
 SCRIPT_FD = 7
 """The job script is read from it. A shell can only close descriptors of one digit."""
 
+EXTRA_FD = 5
+"""For backends whose script hands over more than reports."""
+_CLOSED = f"{CONTROL_FD}>&- 4>&- {EXTRA_FD}>&-"
+
 MARK_START, MARK_COMPILE_FAILED, MARK_END = b"start", b"compile", b"end"
 
 SYSTEM_PLACES = ("/etc/", "/var/lib/")
@@ -201,7 +205,14 @@ def _must_wait(name: str) -> bool:
     return name.startswith(_LOADER_PREFIXES) or name in _SHELL_NAMES or not _PLAIN_NAME.fullmatch(name)
 
 
-def job_script(spec: SandboxSpec, *, data_bytes: int | None) -> str:
+def job_script(
+    spec: SandboxSpec,
+    *,
+    data_bytes: int | None,
+    prepare: Sequence[str] = (),
+    artifacts: Sequence[str] = (f"read -r _ <&{CONTROL_FD}",),
+    all_variables: bool = False,
+) -> str:
     """Return the shell script that is the sandbox's first process.
 
     It limits itself, says that it starts, runs the steps, kills whatever they left running, and reports the
@@ -210,6 +221,9 @@ def job_script(spec: SandboxSpec, *, data_bytes: int | None) -> str:
     Args:
         spec: A validated specification.
         data_bytes: Bound of each process's data in bytes where nothing else limits memory, else None.
+        prepare: Lines that put files in place, before the clock starts.
+        artifacts: Lines that hand over what the program left, or wait until somebody has taken it.
+        all_variables: Set every variable in the script; otherwise only those that would disturb its shell.
     """
     limits = spec.limits
     lines = [
@@ -220,24 +234,27 @@ def job_script(spec: SandboxSpec, *, data_bytes: int | None) -> str:
     ]
     if data_bytes is not None:
         lines.append(f"ulimit -d {max(1, data_bytes // 1024)}")
-    exports = [shlex.quote(f"{name}={value}") for name, value in spec.env.items() if _must_wait(name)]
-    prefix = f"env -- {' '.join(exports)} " if exports else ""
+    late = [shlex.quote(f"{name}={value}") for name, value in spec.env.items() if _must_wait(name)]
+    prefix = f"env -- {' '.join(late)} " if late else ""
+    if all_variables:
+        lines += [f"export {name}={shlex.quote(value)}" for name, value in spec.env.items() if not _must_wait(name)]
+    lines += prepare
     # The shell's own remarks ("Segmentation fault") are not the program's output. It makes them in the place to
     # which a simple command is redirected; hence the subshells, which cost no further process.
     lines += ["exec 4>&2 2>/dev/null", _report(MARK_START)]
     if spec.compile is not None:
         lines += [
-            f"(exec {prefix}{shlex.join(spec.compile)}) </dev/null >&4 2>&4 3>&- 4>&-",
+            f"(exec {prefix}{shlex.join(spec.compile)}) </dev/null >&4 2>&4 {_CLOSED}",
             f"code=$?; [ $code = 0 ] || {{ {_report(MARK_COMPILE_FAILED)}; exit $code; }}",
         ]
     lines += [
-        f"(exec {prefix}{shlex.join(spec.run)}) 2>&4 3>&- 4>&-",
+        f"(exec {prefix}{shlex.join(spec.run)}) 2>&4 {_CLOSED}",
         "code=$?",
         "kill -9 -1",
         _report(MARK_END),
     ]
     if spec.collect_artifacts or spec.artifact_paths:
-        lines.append(f"read -r _ <&{CONTROL_FD}")
+        lines += artifacts
     lines.append("exit $code")
     return "\n".join(lines)
 

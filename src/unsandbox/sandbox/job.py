@@ -24,6 +24,10 @@ from unsandbox.sandbox.spec import (
     SandboxSpec,
 )
 
+Collected = tuple[Sequence[Artifact], Sequence[str]]
+"""Artifacts, and the names left out with the reasons."""
+ArtifactReader = Callable[["SandboxJob"], Collected]
+
 SETUP_TIMEOUT_S = 60.0
 _MAX_REPORT = 256
 """Bytes of reports believed at most: the script writes far less, a tenant who gets at the socket may not."""
@@ -43,8 +47,23 @@ class SandboxJob:
         discard_fd: int,
         sink: OutputSink | None,
         on_over: Callable[[SandboxJob], None],
+        reader: ArtifactReader | None = None,
     ) -> None:
+        """Watch over a sandbox that is about to be asked for.
+
+        Args:
+            spec: What it runs.
+            control: Where its script reports.
+            stdout_fd: Read end of its output.
+            stderr_fd: Read end of its error output.
+            discard_fd: Where output goes that is not kept.
+            sink: Sees output as it comes.
+            on_over: Called when nothing of it is left.
+            reader: Fetches its artifacts while its script waits, in a worker thread; by default through the
+                first process's root in `/proc`.
+        """
         self._spec = spec
+        self._reader = reader or (lambda job: read_through_proc(job, spec))
         self._loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self._on_over = on_over
@@ -190,33 +209,16 @@ class SandboxJob:
 
     async def _collect(self) -> None:
         try:
-            await asyncio.to_thread(self._read_artifacts)
+            self._artifacts, self._skipped = await asyncio.to_thread(self._reader, self)
         finally:
             self._collecting = None
             self._kill()
             self._maybe_finish()
 
-    def _read_artifacts(self) -> None:
-        """Read the files while the first process waits; runs in a worker thread."""
-        try:
-            root = os.open(f"/proc/{self._pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            self._skipped = [f"all: {error.strerror}"]
-            return
-        try:
-            # The number was still this process's when it was opened, if the process is still alive now.
-            # By poll: select takes no descriptor above 1023, and a busy server has them.
-            ending = select.poll()
-            ending.register(self._pidfd, select.POLLIN)
-            if ending.poll(0):
-                self._skipped = ["all: the sandbox ended first"]
-                return
-            collector = Collector(root, self._spec.limits)
-            folder = FOLDER if self._spec.collect_artifacts else None
-            collector.collect(folder, self._spec.artifact_paths)
-            self._artifacts, self._skipped = collector.artifacts, collector.skipped
-        finally:
-            os.close(root)
+    @property
+    def process(self) -> tuple[int, int]:
+        """Number and descriptor of the first process, -1 before it exists."""
+        return self._pid, self._pidfd
 
     # The end
 
@@ -279,3 +281,24 @@ class SandboxJob:
             artifacts=tuple(self._artifacts),
             artifacts_skipped=tuple(self._skipped),
         )
+
+
+def read_through_proc(job: SandboxJob, spec: SandboxSpec) -> Collected:
+    """Read artifacts while the first process waits, below its root; runs in a worker thread."""
+    pid, pidfd = job.process
+    try:
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        return [], [f"all: {error.strerror}"]
+    try:
+        # The number was still this process's when it was opened, if the process is still alive now.
+        # By poll: select takes no descriptor above 1023, and a busy server has them.
+        ending = select.poll()
+        ending.register(pidfd, select.POLLIN)
+        if ending.poll(0):
+            return [], ["all: the sandbox ended first"]
+        collector = Collector(root, spec.limits)
+        collector.collect(FOLDER if spec.collect_artifacts else None, spec.artifact_paths)
+        return collector.artifacts, collector.skipped
+    finally:
+        os.close(root)

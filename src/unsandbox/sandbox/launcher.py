@@ -43,13 +43,15 @@ INFO_FD = 6
 """Where the sandbox program of a job reports its child; the launcher makes this pipe itself."""
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_CLONE_NEWUSER = 0x10000000
 _SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _WATCH_INTERVAL_S = 0.05
 _CORE_LIMIT = 1
 """A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
-_libc = ctypes.CDLL(None)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 _DEFAULT_SIGNALS = (
     signal.SIGCHLD,
@@ -80,12 +82,14 @@ class Job:
     out_of_memory: bool = False
     error: str | None = None
     first_gone: bool = False
+    alone: bool = False
+    """Whether the monitor stands for the whole sandbox: its program reports no child, and takes all along."""
 
     def over(self) -> bool:
         """Whether no process of the sandbox is left: a monitor that exits by itself has reaped the first."""
         if self.exit_status is None:
             return False
-        return self.first is None or self.first_gone or os.WIFEXITED(self.exit_status)
+        return self.alone or self.first is None or self.first_gone or os.WIFEXITED(self.exit_status)
 
 
 class Launcher:
@@ -233,7 +237,8 @@ class Launcher:
             _become_sandbox(request, fds, info_write, group, launcher)
         for fd in (*fds, info_write):
             os.close(fd)
-        job = Job(number, monitor, info_read, group, request["bounds"]["memory_bytes"])
+        memory_bytes = request["bounds"]["memory_bytes"]
+        job = Job(number, monitor, info_read, group, memory_bytes, alone=request.get("alone", False))
         self._jobs[number] = self._by_monitor[monitor] = self._by_info[info_read] = job
         self._poll.register(info_read, select.POLLIN)
 
@@ -263,6 +268,9 @@ class Launcher:
             return
         self._close_info(job)
         if not job.info:
+            if job.alone and job.exit_status is None:
+                # The program runs: becoming it has closed the pipe.
+                self._found_first(job, job.monitor)
             return
         info = json.loads(job.info)
         job.error = info.get("error")
@@ -284,7 +292,7 @@ class Launcher:
             return
         try:
             # The monitor is not reaped yet, so while this holds the number is still its child's.
-            if _parent_of(pid) == job.monitor:
+            if _parent_of(pid) == (os.getpid() if job.alone else job.monitor):
                 job.first = pid
                 self._send({"job": job.number, "first": pid}, (pidfd,))
         finally:
@@ -419,7 +427,7 @@ def _become_sandbox(
         report = sources[-1]
         targets = [*request["fds"], INFO_FD]
         for source, target in zip(sources, targets, strict=True):
-            os.dup2(source, target, inheritable=True)
+            os.dup2(source, target, inheritable=target != INFO_FD or not request.get("alone"))
         os.closerange(max(targets) + 1, report)
         os.closerange(report + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         os.chdir("/")
@@ -432,6 +440,8 @@ def _become_sandbox(
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
+        if request.get("alone"):
+            _own_user_namespace()
         # After the change of user, which resets it. The sandbox program asks for the same, a moment later.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != launcher:
@@ -441,6 +451,18 @@ def _become_sandbox(
         os.write(report, json.dumps({"error": f"cannot start the sandbox program: {error}"}).encode())
     finally:
         os._exit(127)
+
+
+def _own_user_namespace() -> None:
+    """Become root of a new user namespace that knows no user but the present one."""
+    uid, gid = os.geteuid(), os.getegid()
+    # A change of user has made /proc/self root's.
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+    if _libc.unshare(_CLONE_NEWUSER) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"Creating new namespace failed: {os.strerror(number)}")
+    for file, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        Path("/proc/self", file).write_text(text)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from unsandbox.sandbox.spec import (
 )
 
 # Builtins and coreutils only, for a machine with few packages.
-_LOOK_AROUND = r"""
+LOOK_AROUND = r"""
 while IFS= read -r line; do case $line in
   Uid:*|CapEff:*|CapPrm:*|CapBnd:*|NoNewPrivs:*|Seccomp:*) echo "status $line";;
 esac; done < /proc/self/status
@@ -34,42 +34,50 @@ for process in /proc/[0-9]*; do echo "process ${process#/proc/}"; done
 (: > /etc/unsandbox-probe) 2>/dev/null && echo "writable /etc"
 (: >> /proc/sys/kernel/core_pattern) 2>/dev/null && echo "writable core_pattern"
 (: > /work/probe) && (: > /tmp/probe) && echo "private ok"
-exit 0
 """
-_LIMITS = Limits(wall_s=10, memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB)
+LIMITS = Limits(wall_s=10, memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB)
 
 
-class _Starts(Protocol):
+class Starts(Protocol):
     name: str
 
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob: ...
 
 
-async def examine(backend: _Starts, cgroup: CgroupReport, *, separate_users: bool) -> ProbeReport:
+async def examine(backend: Starts, cgroup: CgroupReport, *, separate_users: bool) -> ProbeReport:
     """Run the probe in `backend` and judge what it saw.
 
     Raises:
         SandboxUnavailable: No sandbox could be run, or one promise of isolation is not kept.
     """
     try:
-        job = await backend.start(SandboxSpec(run=["sh", "-c", _LOOK_AROUND], limits=_LIMITS))
+        job = await backend.start(SandboxSpec(run=["sh", "-c", f"{LOOK_AROUND}exit 0"], limits=LIMITS))
         outcome = await job.wait()
     except SandboxUnavailable:
         raise
     except SandboxError as error:
-        raise SandboxUnavailable(f"{error}{_hint(str(error))}") from error
+        raise SandboxUnavailable(f"{error}{hint(str(error))}") from error
     said = outcome.stdout.data.decode("utf-8", "replace")
     if outcome.reason is not EndReason.EXITED or outcome.exit_code != 0:
         detail = outcome.stderr.data.decode("utf-8", "replace").strip()
         raise SandboxUnavailable(
             f"the probe did not finish: {outcome.reason}, exit code {outcome.exit_code}: {detail}"
         )
-    checks = [*judge(said), *limit_checks(cgroup), _users_check(separate_users)]
+    checks = [*judge(said), *limit_checks(cgroup), users_check(separate_users)]
+    return report(backend.name, checks)
+
+
+def report(backend: str, checks: Sequence[Check]) -> ProbeReport:
+    """Return the report of a backend that keeps every promise of isolation.
+
+    Raises:
+        SandboxUnavailable: One is not kept.
+    """
     if broken := [check for check in checks if not check.ok and check.name.startswith("isolation")]:
         raise SandboxUnavailable(
             "isolation is incomplete: " + "; ".join(f"{check.name}: {check.detail}" for check in broken)
         )
-    return ProbeReport(backend.name, usable=True, checks=checks)
+    return ProbeReport(backend, usable=True, checks=checks)
 
 
 def judge(said: str) -> list[Check]:
@@ -127,7 +135,8 @@ def limit_checks(cgroup: CgroupReport) -> Sequence[Check]:
     ]
 
 
-def _users_check(separate: bool) -> Check:
+def users_check(separate: bool) -> Check:
+    """Say whether each sandbox has a user of its own on the host."""
     if separate:
         return Check("limit: separate users", True, "uid per sandbox")
     return Check(
@@ -138,7 +147,8 @@ def _users_check(separate: bool) -> Check:
     )
 
 
-def _hint(said: str) -> str:
+def hint(said: str) -> str:
+    """Return what to do about a sandbox program that said this, or nothing."""
     if "Creating new namespace failed" in said or "setting up uid map" in said or "No permissions" in said:
         return (
             " (user namespaces are switched off: set kernel.unprivileged_userns_clone=1, a positive "

@@ -1,0 +1,243 @@
+"""The hardened backend: each job in a sandbox with a kernel of its own, gVisor's, that runs as an ordinary program.
+
+A program that attacks the kernel attacks gVisor's, written in a memory-safe language, which itself may make only
+the few system calls that its seccomp filter allows, as a user to whom nothing belongs, in its own namespaces and
+control group. The price is its start (a fifth to a third of a second) and dearer system calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unsandbox.sandbox import gvisor_probe, runsc, skeleton
+from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
+from unsandbox.sandbox.bubblewrap import BubblewrapBackend, _input, _memory_file, _pipe
+from unsandbox.sandbox.command import CONTROL_FD, EXTRA_FD, SCRIPT_FD, job_script
+from unsandbox.sandbox.gvisor_bundle import configuration
+from unsandbox.sandbox.gvisor_files import fetch, hand_over_lines, unpack_lines, write_archive
+from unsandbox.sandbox.job import SandboxJob
+from unsandbox.sandbox.spec import MIB, OutputSink, ProbeReport, SandboxSpec
+
+_ARCHIVE_FD = 8
+SENTRY_BYTES = 64 * MIB
+"""What gVisor needs for itself, on top of the memory that a tenant may use."""
+SENTRY_PROCESSES = 512
+"""Threads and helper processes of gVisor's kernel. A fork bomb meets the limit inside long before this one."""
+PROCESSES_EACH = 4
+"""Host threads for one process of the tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a job has on the host besides its streams."""
+
+    bundle: Path
+    channel: socket.socket
+
+    def close(self) -> None:
+        self.channel.close()
+        shutil.rmtree(self.bundle, ignore_errors=True)
+
+
+class GvisorBackend(BubblewrapBackend):
+    r"""Implements `Backend` with gVisor's `runsc` on the platform systrap, as root or as an ordinary user.
+
+    Example:
+        >>> import asyncio
+        >>> async def main():
+        ...     async with GvisorBackend() as backend:
+        ...         job = await backend.start(SandboxSpec(run=["echo", "hello"]))
+        ...         return (await job.wait()).stdout.data
+        >>> asyncio.run(main())  # doctest: +SKIP
+        b'hello\n'
+    """
+
+    name = "gvisor"
+
+    def __init__(self, runtime_dir: Path | None = None, *, first_uid: int | None = None) -> None:
+        """Prepare nothing yet; `open` does. See `BubblewrapBackend`."""
+        super().__init__(runtime_dir, first_uid=first_uid)
+        self._belongings: dict[SandboxJob, _Job] = {}
+        self.version = ""
+        """Release of the `runsc` in use, once open."""
+
+    def _prepare_files(self) -> tuple[Path, str]:
+        found = runsc.find()
+        self.version = found.version
+        runtime, token = skeleton.make_runtime(self._parent)
+        self._runtime = runtime
+        self._program = _reachable_copy(found.path, runtime)
+        self._root = skeleton.build_root(runtime)
+        return runtime, token
+
+    async def _prove(self) -> ProbeReport:
+        return await gvisor_probe.examine(
+            self, self._cgroup, version=self.version, separate_users=self._users is not None
+        )
+
+    # One job
+
+    def _open_job(
+        self, spec: SandboxSpec, sink: OutputSink | None, uid: int | None, sent: contextlib.ExitStack
+    ) -> tuple[dict[int, int], SandboxJob]:
+        """Open every descriptor of a job; return those of the sandbox by their number there, and the job."""
+
+        def send(fd: int) -> int:
+            sent.callback(os.close, fd)
+            return fd
+
+        with contextlib.ExitStack() as kept:
+            here, there = socket.socketpair()
+            kept.enter_context(here)
+            sent.enter_context(there)
+            channel, far = socket.socketpair()
+            kept.enter_context(channel)
+            sent.enter_context(far)
+            ends = []
+            for _ in range(2):
+                read, write = _pipe(uid)
+                kept.callback(os.close, read)
+                ends.append((read, send(write)))
+            (out_read, out_write), (err_read, err_write) = ends
+            descriptors = {
+                0: send(_input(spec.stdin)),
+                1: out_write,
+                2: err_write,
+                CONTROL_FD: there.fileno(),
+                EXTRA_FD: far.fileno(),
+                SCRIPT_FD: send(_memory_file(self._script(spec))),
+                _ARCHIVE_FD: send(_archive(spec)),
+            }
+            bundle = self._make_bundle(spec, uid)
+            kept.callback(shutil.rmtree, bundle, ignore_errors=True)
+            job = SandboxJob(
+                spec,
+                control=here,
+                stdout_fd=out_read,
+                stderr_fd=err_read,
+                discard_fd=self._discard,
+                sink=sink,
+                on_over=self._over,
+                reader=lambda _: fetch(channel, spec),
+            )
+            # The job closes its ends itself, and `_over` what else there is.
+            kept.pop_all()
+            self._belongings[job] = _Job(bundle, channel)
+            return descriptors, job
+
+    def _make_bundle(self, spec: SandboxSpec, uid: int | None) -> Path:
+        """Make the folder that describes one sandbox to `runsc`, and in which `runsc` keeps its account of it."""
+        mounted = self._mountable([*skeleton.ALWAYS_MOUNTED, *spec.host_etc])
+        content = configuration(
+            root=self._existing_root(),
+            mounts=[(Path("/usr"), "/usr"), *((Path("/etc", name), f"/etc/{name}") for name in mounted)],
+            tmpfs_bytes=spec.limits.tmpfs_bytes,
+            work_bytes=spec.limits.tmpfs_bytes,
+            open_files=max(spec.limits.open_files, SCRIPT_FD + 8),
+            command=["/bin/sh", "-c", f". /proc/self/fd/{SCRIPT_FD}", "sh"],
+        )
+        return make_bundle(self._existing_runtime(), content, uid)
+
+    def _script(self, spec: SandboxSpec) -> bytes:
+        counted = "memory" in self._cgroup.controllers
+        script = job_script(
+            spec,
+            data_bytes=None if counted else spec.limits.memory_bytes,
+            prepare=unpack_lines(_ARCHIVE_FD) if spec.files or _places(spec) else [f"exec {_ARCHIVE_FD}<&-"],
+            artifacts=hand_over_lines(spec),
+            all_variables=True,
+        )
+        return script.encode("utf-8", "surrogateescape")
+
+    def _request(
+        self, job: SandboxJob, spec: SandboxSpec, uid: int | None, descriptors: Mapping[int, int]
+    ) -> dict[str, object]:
+        bundle = self._belongings[job].bundle
+        passed = [word for fd in descriptors if fd > 2 for word in ("--pass-fd", f"{fd}:{fd}")]
+        limits = spec.limits
+        return {
+            "alone": True,
+            "fds": list(descriptors),
+            "uid": uid,
+            "program": str(self._program),
+            "argv": [*runsc_words(bundle), "run", "--bundle", str(bundle), *passed, bundle.name],
+            "bounds": {
+                "memory_bytes": limits.memory_bytes + SENTRY_BYTES,
+                "processes": SENTRY_PROCESSES + PROCESSES_EACH * limits.processes,
+                "vcpu": limits.vcpu,
+            },
+        }
+
+    def _over(self, job: SandboxJob) -> None:
+        super()._over(job)
+        if belongings := self._belongings.pop(job, None):
+            belongings.close()
+
+
+def runsc_words(bundle: Path) -> list[str]:
+    """Return how every command line for the sandbox of `bundle` begins."""
+    return [
+        "runsc",
+        "--root",
+        str(bundle / "state"),
+        "--platform=systrap",
+        "--network=none",
+        # The launcher has put it into a group of its own.
+        "--ignore-cgroups",
+        # What is not a tmpfs is read-only.
+        "--overlay2=none",
+        # Nobody but the package manager changes what is mounted.
+        "--file-access-mounts=exclusive",
+    ]
+
+
+def make_bundle(runtime: Path, content: Mapping[str, object], uid: int | None) -> Path:
+    """Make a folder with a configuration and room for the state that `runsc` keeps, as user `uid`."""
+    bundle = Path(tempfile.mkdtemp(prefix="gvisor-", dir=runtime))
+    bundle.chmod(0o711)
+    state = bundle / "state"
+    state.mkdir(mode=0o700)
+    if uid is not None:
+        os.chown(state, uid, uid)
+    file = bundle / "config.json"
+    file.write_text(json.dumps(content))
+    file.chmod(0o644)
+    return bundle
+
+
+def _places(spec: SandboxSpec) -> list[str]:
+    """Return the folders that an archive makes, besides those of its files."""
+    return [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
+
+
+def _archive(spec: SandboxSpec) -> int:
+    """Return a descriptor of a tar archive with the files of a job, at its beginning."""
+    fd = os.memfd_create("unsandbox", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(fd), "wb") as file:
+            write_archive(spec.files, _places(spec), file)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _reachable_copy(program: Path, runtime: Path) -> Path:
+    """Return a path of `program` that every user can execute: its own, or a copy in the runtime folder."""
+    steps: Sequence[Path] = (program, *program.resolve().parents)
+    if os.geteuid() != 0 or all(step.stat().st_mode & stat.S_IXOTH for step in steps):
+        return program
+    copy = runtime / "runsc"
+    shutil.copyfile(program, copy)
+    copy.chmod(0o755)
+    return copy

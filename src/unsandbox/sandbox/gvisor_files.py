@@ -1,0 +1,163 @@
+"""Files into and out of a gVisor sandbox: lines of the job's script, and the server's end of what they do.
+
+The server cannot look into such a sandbox through `/proc`, since its files exist in the sandbox's own kernel
+alone. So the script unpacks an archive at the start, and at the end lists the artifacts and hands over those that
+the server names, when every program of the tenant is dead. What comes out is a tenant's word: it is bounded, and
+names and sizes are only ever labels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import socket
+import stat
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO
+
+from unsandbox.sandbox.artifacts import FOLDER, MAX_ENTRIES_SEEN, Selection
+from unsandbox.sandbox.command import EXTRA_FD
+from unsandbox.sandbox.spec import MIB, Artifact, SandboxFile, SandboxSpec
+
+_READ_TIMEOUT_S = 60.0
+_MAX_LISTING = 64 * MIB
+_CHUNK = 1 << 20
+_TYPES = {
+    "f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "p": stat.S_IFIFO, "s": stat.S_IFSOCK,
+}  # fmt: skip
+
+
+def write_archive(files: Sequence[SandboxFile], folders: Sequence[str], target: IO[bytes]) -> None:
+    """Write files and folders, given by absolute paths, as a tar archive relative to `/`."""
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        now = int(time.time())
+        made = {"/", "/work", "/tmp", "/dev", "/dev/shm"}  # noqa: S108 - inside the sandbox
+
+        def make(folder: PurePosixPath) -> None:
+            for step in (*reversed(folder.parents), folder):
+                if str(step) not in made:
+                    made.add(str(step))
+                    member = tarfile.TarInfo(str(step).lstrip("/"))
+                    member.type, member.mode, member.mtime = tarfile.DIRTYPE, 0o755, now
+                    archive.addfile(member)
+
+        for folder in folders:
+            make(PurePosixPath(folder))
+        for file in files:
+            make(PurePosixPath(file.path).parent)
+            member = tarfile.TarInfo(file.path.lstrip("/"))
+            member.size, member.mode, member.mtime = len(file.data), file.mode, now
+            archive.addfile(member, io.BytesIO(file.data))
+
+
+def unpack_lines(archive_fd: int) -> list[str]:
+    """Return the lines that unpack an archive from a descriptor and close it."""
+    unpack = f"tar --extract --file=- --directory=/ --no-same-owner --preserve-permissions <&{archive_fd}"
+    return [f"{unpack} || exit 1", f"exec {archive_fd}<&-"]
+
+
+def hand_over_lines(spec: SandboxSpec) -> list[str]:
+    """Return the lines that list what artifacts there are, and then write those whose names come back."""
+    places = [*spec.artifact_paths, *([FOLDER] if spec.collect_artifacts else [])]
+    form = r"\( -readable -printf r -o -printf - \) -printf '%y %s %m %p\0'"
+    return [
+        f"find -P {shlex.join(places)} -maxdepth 1 {form} >&{EXTRA_FD}",
+        rf"printf '\0' >&{EXTRA_FD}",
+        f"xargs -0 -r cat -- <&{EXTRA_FD} >&{EXTRA_FD}",
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    path: str
+    mode: int
+    size: int
+    readable: bool
+
+
+def fetch(channel: socket.socket, spec: SandboxSpec) -> tuple[list[Artifact], list[str]]:
+    """Take the artifacts from the other end of `hand_over_lines`; runs in a worker thread.
+
+    Returns:
+        The artifacts, and the names that were left out with the reasons.
+    """
+    selection = Selection(spec.limits)
+    give_up = time.monotonic() + _READ_TIMEOUT_S
+    try:
+        listed = _parse(_read_listing(channel, give_up))
+        wanted = [entry for entry in _in_order(listed, spec, selection) if _admit(entry, selection)]
+        channel.sendall(b"".join(os.fsencode(entry.path) + b"\0" for entry in wanted))
+        channel.shutdown(socket.SHUT_WR)
+        for entry in wanted:
+            selection.add(entry.path, _read_exactly(channel, entry.size, give_up), entry.mode)
+    except (OSError, EOFError) as error:
+        selection.skip("all", str(error) or "not handed over")
+    return selection.artifacts, selection.skipped
+
+
+def _read_some(channel: socket.socket, most: int, give_up: float) -> bytes:
+    channel.settimeout(max(0.001, give_up - time.monotonic()))
+    data = channel.recv(min(most, _CHUNK))
+    if not data:
+        raise EOFError("the sandbox ended first")
+    return data
+
+
+def _read_listing(channel: socket.socket, give_up: float) -> bytes:
+    listing = bytearray()
+    while not (listing.endswith(b"\0\0") or listing == b"\0"):
+        listing += _read_some(channel, _CHUNK, give_up)
+        if len(listing) > _MAX_LISTING:
+            raise EOFError("too many entries")
+    return bytes(listing)
+
+
+def _read_exactly(channel: socket.socket, size: int, give_up: float) -> bytes:
+    parts = []
+    while size > 0:
+        parts.append(_read_some(channel, size, give_up))
+        size -= len(parts[-1])
+    return b"".join(parts)
+
+
+def _parse(listing: bytes) -> dict[str, _Entry]:
+    entries = {}
+    for line in listing.split(b"\0"):
+        words = line.split(b" ", 3)
+        if len(words) == 4 and len(words[0]) == 2 and words[1].isdigit() and words[2].isdigit():
+            kind = _TYPES.get(words[0][1:].decode("latin-1"), 0)
+            path = os.fsdecode(words[3])
+            permissions = int(words[2], 8) & 0o777
+            entries[path] = _Entry(path, kind | permissions, int(words[1]), words[0][:1] == b"r")
+    return entries
+
+
+def _in_order(listed: dict[str, _Entry], spec: SandboxSpec, selection: Selection) -> Iterator[_Entry]:
+    """Yield what was asked for: single paths first, then what lies directly in the folder."""
+    for path in spec.artifact_paths:
+        if path in listed:
+            yield listed[path]
+    if not spec.collect_artifacts or FOLDER not in listed:
+        return
+    if not stat.S_ISDIR(listed[FOLDER].mode):
+        selection.skip(FOLDER, "not a directory")
+        return
+    inside = [entry for path, entry in listed.items() if path.rpartition("/")[0] == FOLDER]
+    yield from inside[:MAX_ENTRIES_SEEN]
+    if len(inside) > MAX_ENTRIES_SEEN:
+        selection.skip(FOLDER, f"only the first {MAX_ENTRIES_SEEN} entries were looked at")
+
+
+def _admit(entry: _Entry, selection: Selection) -> bool:
+    if stat.S_ISREG(entry.mode) and not entry.readable:
+        selection.skip(entry.path, "permission denied")
+        return False
+    if stat.S_ISLNK(entry.mode):
+        selection.skip(entry.path, "symbolic link")
+        return False
+    return selection.admit(entry.path, entry.mode, entry.size)
