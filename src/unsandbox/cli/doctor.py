@@ -10,20 +10,35 @@ import click
 
 from unsandbox.cli.keys import JSON_OPTION
 from unsandbox.engine import Engine
-from unsandbox.sandbox import ProbeReport, SandboxUnavailable
+from unsandbox.errors import EngineError
+from unsandbox.sandbox import GvisorBackend, ProbeReport, SandboxUnavailable, find_system, runsc_install
 
 
 @click.command()
 @JSON_OPTION
+@click.option(
+    "--install-gvisor",
+    is_flag=True,
+    help="First fetch gVisor's runsc from this machine's Debian mirror into the engine's own folder.",
+)
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Tell what this machine can enforce and run, by really running a sandbox."""
+def doctor(ctx: click.Context, as_json: bool, install_gvisor: bool) -> None:
+    """Tell what this machine can enforce and run, by really running a sandbox of each kind."""
+    if install_gvisor:
+        try:
+            found = runsc_install.install()
+        except SandboxUnavailable as error:
+            raise EngineError(f"gVisor cannot be installed: {error}") from error
+        click.echo(f"installed runsc {found.version} as {found.path}", err=True)
     report, languages, missing = asyncio.run(_examine())
+    gvisor = asyncio.run(_examine_gvisor())
     if as_json:
         members = dataclasses.asdict(report) | {"languages": languages, "missing": missing}
-        click.echo(json.dumps(members, default=str))
+        click.echo(json.dumps(members | {"gvisor": dataclasses.asdict(gvisor)}, default=str))
     else:
-        _print_report(report, languages, missing)
+        _print_isolation(report)
+        _print_isolation(gvisor)
+        _print_languages(languages, missing)
     ctx.exit(0 if report.usable else 1)
 
 
@@ -44,7 +59,17 @@ async def _examine() -> tuple[ProbeReport, list[str], dict[str, str]]:
     return report, sorted(available), missing
 
 
-def _print_report(report: ProbeReport, languages: list[str], missing: dict[str, str]) -> None:
+async def _examine_gvisor() -> ProbeReport:
+    backend = GvisorBackend(system=find_system())
+    try:
+        report = await backend.open()
+    except SandboxUnavailable as error:
+        return ProbeReport(backend=backend.name, usable=False, checks=(), reason=str(error))
+    await backend.close()
+    return report
+
+
+def _print_isolation(report: ProbeReport) -> None:
     state = click.style("usable", fg="green") if report.usable else click.style("not usable", fg="red")
     click.echo(f"isolation   {report.backend}: {state}")
     if report.reason:
@@ -52,6 +77,9 @@ def _print_report(report: ProbeReport, languages: list[str], missing: dict[str, 
     for check in report.checks:
         mark = click.style("ok", fg="green") if check.ok else click.style("no", fg="red")
         click.echo(f"  {mark}  {check.name:<20} {check.enforced_by}  {check.detail}".rstrip())
+
+
+def _print_languages(languages: list[str], missing: dict[str, str]) -> None:
     click.echo(f"languages   {len(languages)}: {' '.join(languages)}")
     for name, how in sorted(missing.items()):
         click.echo(f"  not installed: {name}" + (f" ({how})" if how else ""))

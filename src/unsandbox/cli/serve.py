@@ -20,6 +20,8 @@ import click
 from unsandbox.cli.json_log import TEXT_FORMAT, JsonFormatter
 from unsandbox.cli.keys import DATA_OPTION, open_keys
 from unsandbox.engine import Engine, EngineConfig
+from unsandbox.engine.backends import POLICIES
+from unsandbox.engine.config import ISOLATION_VARIABLE
 from unsandbox.engine.engine import lost_result
 from unsandbox.engine.keys import StoredKeys
 from unsandbox.engine.secretbox import write_private
@@ -44,6 +46,14 @@ logger = logging.getLogger("unsandbox.serve")
     show_default=True,
     help="Jobs that one key may have waiting or running.",
 )
+@click.option(
+    "--isolation",
+    type=click.Choice(POLICIES),
+    default="auto",
+    show_default=True,
+    envvar=ISOLATION_VARIABLE,
+    help="What is demanded of every sandbox at least; hardened and gvisor: a kernel of its own, or a refusal.",
+)
 @click.option("--max-body", default=192, show_default=True, help="Largest request body in MiB.")
 @click.option(
     "--log-level",
@@ -66,6 +76,7 @@ def serve(
     tls_key: Path | None,
     max_running: int,
     concurrency: int,
+    isolation: str,
     max_body: int,
     log_level: str,
     log_format: str,
@@ -83,7 +94,7 @@ def serve(
     server_config = ServerConfig(
         host=host, port=port, ssl_context=_ssl_context(tls_cert, tls_key), body_bytes=max_body << 20
     )
-    engine_config = EngineConfig(max_running=max_running, concurrency_per_key=concurrency)
+    engine_config = EngineConfig(max_running=max_running, concurrency_per_key=concurrency, isolation=isolation)
     folder = data.expanduser()
     _allow_many_files()
     with _only_server_of(folder), open_keys(folder) as keys:

@@ -17,6 +17,7 @@ from unsandbox.sandbox.spec import (
     SandboxSpec,
     SandboxUnavailable,
 )
+from unsandbox.sandbox.system import HOST, System
 
 logger = logging.getLogger("unsandbox.engine")
 
@@ -27,9 +28,14 @@ _HARDENED_POLICIES = frozenset({"gvisor", "hardened"})
 _TRY_AGAIN_S = 60.0
 
 
-def default_backend(policy: str = "auto") -> Backend:
-    """Return the backend, not yet open, that takes what asks for nothing in particular under a policy."""
-    return GvisorBackend() if policy in _HARDENED_POLICIES else BubblewrapBackend()
+def default_backend(policy: str, system: System) -> Backend:
+    """Return the backend, not yet open, that takes what asks for nothing in particular under a policy.
+
+    Args:
+        policy: What the server demands at least.
+        system: Where the sandboxes' `/usr` comes from.
+    """
+    return GvisorBackend(system=system) if policy in _HARDENED_POLICIES else BubblewrapBackend(system=system)
 
 
 class Backends:
@@ -38,17 +44,17 @@ class Backends:
     Args:
         default: Takes what asks for nothing in particular; opened and closed by the engine.
         policy: What this server demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`.
-        hardened: Takes what asks for gVisor; opened when the first request does.
+        system: Where the `/usr` of sandboxes comes from that are made on demand.
     """
 
-    def __init__(self, default: Backend, policy: str = "auto", hardened: Backend | None = None) -> None:
+    def __init__(self, default: Backend, policy: str = "auto", system: System = HOST) -> None:
         if policy not in POLICIES:
             raise ValueError(f"isolation {policy!r} is none of {', '.join(POLICIES)}")
         self._default = default
         self._policy = policy
         self._others: dict[str, _OnDemand] = {}
         if default.name != HARDENED:
-            self._others[HARDENED] = _OnDemand(hardened or GvisorBackend())
+            self._others[HARDENED] = _OnDemand(GvisorBackend(system=system))
 
     def for_job(self, isolation: str) -> Backend:
         """Return the backend for a job.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from unsandbox.sandbox.spec import GIB, MIB
+
+ISOLATION_VARIABLE = "UNSANDBOX_ISOLATION"
 
 
 def usable_cpus() -> int:
@@ -34,7 +36,8 @@ class EngineConfig:
         sessions_per_key: Sessions that one key may have.
         services_per_key: Services that one key may have.
         work_bytes: Quota of the work folder of a session or service.
-        isolation: What this engine demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`.
+        isolation: What this engine demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`; by default
+            what the environment's `UNSANDBOX_ISOLATION` says, else `auto`.
         toolchains: Where sandboxes get their `/usr`: `host`, a folder, or `auto`; see `find_system`.
     """
 
@@ -52,7 +55,7 @@ class EngineConfig:
     sessions_per_key: int = 100
     services_per_key: int = 100
     work_bytes: int = 2 * GIB
-    isolation: str = "auto"
+    isolation: str = field(default_factory=lambda: os.environ.get(ISOLATION_VARIABLE) or "auto")
     toolchains: str | None = None
 
     @property

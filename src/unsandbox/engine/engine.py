@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from unsandbox.engine.audit import AuditLog, audit_key, code_hash
-from unsandbox.engine.backends import Backends
+from unsandbox.engine.backends import Backends, default_backend
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context, Part
 from unsandbox.engine.jobs import (
@@ -35,7 +35,6 @@ from unsandbox.protocol.events import Cursor
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox import (
     Backend,
-    BubblewrapBackend,
     LanguageTable,
     Limits,
     NetworkMode,
@@ -62,7 +61,7 @@ class Engine:
     Args:
         config: The bounds.
         store: Where jobs live on; without one they are gone with the process.
-        backend: The isolation; bubblewrap when not given.
+        backend: The isolation; when not given, what `config.isolation` demands.
         languages: The language table; the built-in one when not given.
         folder: Data folder for what lasts; without one, sessions and the like are gone with the process.
         box: Encrypts what is secret at rest; with a data folder it must be the same at every start.
@@ -95,8 +94,8 @@ class Engine:
         self._store: Store = store or MemoryStore()
         self.replies = Replies(self._store)
         self.logbook = LogBook()
-        self._backend = backend or BubblewrapBackend(system=self.languages.system)
-        self.backends = Backends(self._backend, self.config.isolation)
+        self._backend = backend or default_backend(self.config.isolation, self.languages.system)
+        self.backends = Backends(self._backend, self.config.isolation, self.languages.system)
         self._folder = folder
         self._box = box or SecretBox.of_this_process()
         self.audit = None if folder is None else AuditLog(folder, audit_key(self._box))
@@ -168,6 +167,7 @@ class Engine:
         await self._save_again()
         for part in reversed(self._parts):
             await part.stop()
+        await self.backends.close()
         await self._backend.close()
         if self.audit is not None:
             self.audit.note("stopped")

@@ -22,7 +22,6 @@ from unsandbox.sandbox.spec import (
     NetworkMode,
     OutputSink,
     ProbeReport,
-    RunningJob,
     SandboxError,
     SandboxSpec,
     SandboxUnavailable,
@@ -126,7 +125,7 @@ class BubblewrapBackend:
         self._root = skeleton.build_root(runtime, self._system)
         return runtime, token
 
-    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> SandboxJob:
         """Start one job; see `Backend.start`.
 
         Raises:
@@ -240,7 +239,11 @@ class BubblewrapBackend:
         return script.encode("utf-8", "surrogateescape")
 
     def _request(
-        self, job: SandboxJob, spec: SandboxSpec, uid: int | None, descriptors: Mapping[int, int]
+        self,
+        job: SandboxJob,  # noqa: ARG002 - other backends keep things for each
+        spec: SandboxSpec,
+        uid: int | None,
+        descriptors: Mapping[int, int],
     ) -> dict[str, object]:
         return {
             "fds": list(descriptors),

@@ -237,7 +237,9 @@ def job_script(
     late = [shlex.quote(f"{name}={value}") for name, value in spec.env.items() if _must_wait(name)]
     prefix = f"env -- {' '.join(late)} " if late else ""
     if all_variables:
-        lines += [f"export {name}={shlex.quote(value)}" for name, value in spec.env.items() if not _must_wait(name)]
+        lines += [
+            f"export {name}={shlex.quote(value)}" for name, value in spec.env.items() if not _must_wait(name)
+        ]
     lines += prepare
     # The shell's own remarks ("Segmentation fault") are not the program's output. It makes them in the place to
     # which a simple command is redirected; hence the subshells, which cost no further process.

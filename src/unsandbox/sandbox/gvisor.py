@@ -1,8 +1,8 @@
-"""The hardened backend: each job in a sandbox with a kernel of its own, gVisor's, that runs as an ordinary program.
+"""The hardened backend: each job in a sandbox with a kernel of its own, gVisor's, an ordinary process outside.
 
-A program that attacks the kernel attacks gVisor's, written in a memory-safe language, which itself may make only
-the few system calls that its seccomp filter allows, as a user to whom nothing belongs, in its own namespaces and
-control group. The price is its start (a fifth to a third of a second) and dearer system calls.
+A program that attacks the kernel attacks gVisor's, written in a memory-safe language, which itself may make
+only the few system calls that its seccomp filter allows, as a user to whom nothing belongs, in namespaces and a
+control group of its own. The price is its start (a fifth to a third of a second) and dearer system calls.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from unsandbox.sandbox.command import CONTROL_FD, EXTRA_FD, SCRIPT_FD, job_scrip
 from unsandbox.sandbox.gvisor_bundle import configuration
 from unsandbox.sandbox.gvisor_files import fetch, hand_over_lines, unpack_lines, write_archive
 from unsandbox.sandbox.job import SandboxJob
-from unsandbox.sandbox.spec import MIB, OutputSink, ProbeReport, SandboxSpec
+from unsandbox.sandbox.spec import (
+    MIB,
+    NetworkMode,
+    OutputSink,
+    ProbeReport,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+from unsandbox.sandbox.system import HOST, System
 
 _ARCHIVE_FD = 8
 SENTRY_BYTES = 64 * MIB
@@ -34,6 +42,10 @@ SENTRY_PROCESSES = 512
 """Threads and helper processes of gVisor's kernel. A fork bomb meets the limit inside long before this one."""
 PROCESSES_EACH = 4
 """Host threads for one process of the tenant."""
+NO_NETWORK = (
+    "network mode semitrusted is not available in gVisor sandboxes: they have no network but their own "
+    "loopback; use zerotrust, or isolation bubblewrap"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +75,11 @@ class GvisorBackend(BubblewrapBackend):
 
     name = "gvisor"
 
-    def __init__(self, runtime_dir: Path | None = None, *, first_uid: int | None = None) -> None:
+    def __init__(
+        self, runtime_dir: Path | None = None, *, first_uid: int | None = None, system: System = HOST
+    ) -> None:
         """Prepare nothing yet; `open` does. See `BubblewrapBackend`."""
-        super().__init__(runtime_dir, first_uid=first_uid)
+        super().__init__(runtime_dir, first_uid=first_uid, system=system)
         self._belongings: dict[SandboxJob, _Job] = {}
         self.version = ""
         """Release of the `runsc` in use, once open."""
@@ -76,13 +90,25 @@ class GvisorBackend(BubblewrapBackend):
         runtime, token = skeleton.make_runtime(self._parent)
         self._runtime = runtime
         self._program = _reachable_copy(found.path, runtime)
-        self._root = skeleton.build_root(runtime)
+        self._root = skeleton.build_root(runtime, self._system)
         return runtime, token
 
     async def _prove(self) -> ProbeReport:
         return await gvisor_probe.examine(
             self, self._cgroup, version=self.version, separate_users=self._users is not None
         )
+
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> SandboxJob:
+        """Start one job; see `Backend.start`.
+
+        Raises:
+            SandboxUnavailable: It asks for a network, which gVisor sandboxes do not have here.
+            InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
+            SandboxError: The backend is closed or its launcher is gone.
+        """
+        if spec.network is not NetworkMode.ZEROTRUST:
+            raise SandboxUnavailable(NO_NETWORK)
+        return await super().start(spec, sink)
 
     # One job
 
@@ -135,11 +161,11 @@ class GvisorBackend(BubblewrapBackend):
             return descriptors, job
 
     def _make_bundle(self, spec: SandboxSpec, uid: int | None) -> Path:
-        """Make the folder that describes one sandbox to `runsc`, and in which `runsc` keeps its account of it."""
-        mounted = self._mountable([*skeleton.ALWAYS_MOUNTED, *spec.host_etc])
+        """Make the folder that describes one sandbox to `runsc`, with room for what that keeps of it."""
+        mounted = self._mountable([*skeleton.ALWAYS_MOUNTED, *spec.system_paths])
         content = configuration(
             root=self._existing_root(),
-            mounts=[(Path("/usr"), "/usr"), *((Path("/etc", name), f"/etc/{name}") for name in mounted)],
+            mounts=[(self._system.usr, "/usr"), *((self._system.path(name), name) for name in mounted)],
             tmpfs_bytes=spec.limits.tmpfs_bytes,
             work_bytes=spec.limits.tmpfs_bytes,
             open_files=max(spec.limits.open_files, SCRIPT_FD + 8),

@@ -52,7 +52,12 @@ def configuration(
             ],
         },
         "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            {
+                "destination": "/proc",
+                "type": "proc",
+                "source": "proc",
+                "options": ["nosuid", "noexec", "nodev"],
+            },
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=0755"]},
             *(_bind(source, target) for source, target in mounts),
             _tmpfs(SHM, max(1 << 16, tmpfs_bytes // 4), mode="1777", **owner),

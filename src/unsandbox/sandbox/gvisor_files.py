@@ -1,8 +1,8 @@
 """Files into and out of a gVisor sandbox: lines of the job's script, and the server's end of what they do.
 
 The server cannot look into such a sandbox through `/proc`, since its files exist in the sandbox's own kernel
-alone. So the script unpacks an archive at the start, and at the end lists the artifacts and hands over those that
-the server names, when every program of the tenant is dead. What comes out is a tenant's word: it is bounded, and
+alone. So the script unpacks an archive at the start; at the end, when every program of the tenant is dead, it
+lists the artifacts and hands over those that the server names. What comes out is a tenant's word, and bounded;
 names and sizes are only ever labels.
 """
 

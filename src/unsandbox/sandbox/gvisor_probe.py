@@ -1,4 +1,4 @@
-"""Finds out what gVisor really enforces on this machine: seen from inside one sandbox, and from outside of it."""
+"""Finds out what gVisor really enforces on this machine, seen from inside one sandbox and from outside."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from unsandbox.sandbox import probe
 from unsandbox.sandbox.control import CgroupReport
+from unsandbox.sandbox.job import SandboxJob
 from unsandbox.sandbox.limits import members
-from unsandbox.sandbox.spec import Check, ProbeReport, SandboxError, SandboxSpec, SandboxUnavailable
+from unsandbox.sandbox.spec import (
+    Check,
+    OutputSink,
+    ProbeReport,
+    SandboxError,
+    SandboxSpec,
+    SandboxUnavailable,
+)
 
 _KERNEL = "gVisor's kernel"
 _SCRIPT = probe.LOOK_AROUND + 'read -r line < /proc/version; echo "kernel $line"; echo finished; exec sleep 60'
@@ -19,9 +28,13 @@ _OF_THE_HOST = ("isolation: system calls", "isolation: no new privileges")
 """What gVisor's kernel does not tell inside; it is read from the process that this kernel is."""
 
 
-async def examine(
-    backend: probe.Starts, cgroup: CgroupReport, *, version: str, separate_users: bool
-) -> ProbeReport:
+class _Starts(Protocol):
+    name: str
+
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> SandboxJob: ...
+
+
+async def examine(backend: _Starts, cgroup: CgroupReport, *, version: str, separate_users: bool) -> ProbeReport:
     """Run the probe in `backend` and judge what it saw, and what the server sees of the sandbox.
 
     Raises:
@@ -54,7 +67,7 @@ async def examine(
     if not finished.is_set():
         detail = outcome.stderr.data.decode("utf-8", "replace").strip()[-500:]
         raise SandboxUnavailable(
-            f"runsc {version}: the probe did not finish: {outcome.reason}, exit code {outcome.exit_code}: {detail}"
+            f"runsc {version}: the probe did not finish ({outcome.reason}, code {outcome.exit_code}): {detail}"
         )
     limits = [*probe.limit_checks(cgroup), probe.users_check(separate_users)]
     return probe.report(backend.name, [*judge_inside(said.decode("utf-8", "replace")), *outside, *limits])
@@ -88,7 +101,11 @@ def judge_outside(pid: int, separate_users: bool) -> list[Check]:
     fields = (line.partition(":")[::2] for line in _text(sentry, "status").splitlines())
     status = {name: value.split() for name, value in fields}
     own_user = not separate_users or str(os.geteuid()) not in status.get("Uid", ["0"])
-    separate = [name for name in ("user", "mnt", "net", "ipc") if _namespace(sentry, name) != _namespace(os.getpid(), name)]
+    separate = [
+        name
+        for name in ("user", "mnt", "net", "ipc")
+        if _namespace(sentry, name) != _namespace(os.getpid(), name)
+    ]
 
     def check(name: str, ok: bool, by: str, detail: str) -> Check:
         return Check(f"isolation: {name}", ok, by, "" if ok else detail)

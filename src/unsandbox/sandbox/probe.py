@@ -39,9 +39,12 @@ LIMITS = Limits(wall_s=10, memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB
 
 
 class Starts(Protocol):
+    """The part of a backend that a probe needs."""
+
     name: str
 
-    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob: ...
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
+        """See `Backend`."""
 
 
 async def examine(backend: Starts, cgroup: CgroupReport, *, separate_users: bool) -> ProbeReport:

@@ -40,7 +40,7 @@ def own_folder() -> Path:
 
 
 def candidates() -> list[Path]:
-    """Return the places where a `runsc` is, the preferred first: the environment's, the engine's, the system's."""
+    """Return where a `runsc` is: as the environment says, else in the engine's folder or on PATH."""
     if named := os.environ.get(VARIABLE):
         return [Path(named)]
     places = [own_folder() / "runsc", Path("/var/lib/unsandbox/gvisor/runsc")]

@@ -1,4 +1,4 @@
-"""Installs gVisor's `runsc` into the engine's own folder, from the Debian mirror that this machine already uses.
+"""Installs gVisor's `runsc` into the engine's own folder, from the Debian mirror that this machine uses.
 
 Debian 12 itself has a release that is too old; its backports have one that works. The package is fetched with a
 private state of apt and unpacked without being installed, so that the system stays as it was, and an ordinary
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from unsandbox.sandbox.runsc import NEEDED, Runsc, examine, own_folder
+from unsandbox.sandbox.runsc import NEEDED, VARIABLE, Runsc, examine, own_folder
 from unsandbox.sandbox.spec import SandboxUnavailable
 
 _PACKAGE = "runsc"
@@ -36,7 +36,8 @@ def install(folder: Path | None = None, sources: Path = Path("/etc/apt")) -> Run
     """
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         raise SandboxUnavailable(
-            f"only Debian's apt is known here; put a runsc of {NEEDED} or newer on PATH, or name it in UNSANDBOX_RUNSC"
+            f"it is fetched by Debian's apt, which is not here; put a runsc of {NEEDED} or newer on PATH, "
+            f"or name it in {VARIABLE}"
         )
     folder = folder or own_folder()
     release = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
