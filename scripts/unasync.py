@@ -22,15 +22,25 @@ TREES = (("src/unsandbox/_async", "src/unsandbox/_sync"), ("tests/_async", "test
 FILES = (("src/un_async.py", "src/un.py"),)
 
 NAMES = {
+    "AiohttpSocket": "RequestsSocket",
+    "AiohttpStream": "RequestsStream",
     "AiohttpTransport": "RequestsTransport",
     "AsyncClient": "Client",
+    "AsyncGenerator": "Generator",
     "AsyncIterator": "Iterator",
+    "AsyncLiveService": "LiveService",
+    "AsyncLiveSession": "LiveSession",
+    "AsyncTerminal": "Terminal",
+    "StopAsyncIteration": "StopIteration",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
+    "__aiter__": "__iter__",
+    "__anext__": "__next__",
     "_async": "_sync",
     "aio": "blocking",
     "aids_async": "aids_sync",
     "aiohttp": "requests",
+    "aiohttp_live": "requests_live",
     "un_async": "un",
 }
 """Names in code."""
@@ -46,9 +56,10 @@ TEXTS = (
     (r"\baiohttp\.ClientError\b", "requests.RequestException"),
     (r"\bimport asyncio\n", ""),
     (r"\basyncio\.run\(main\(\)\)", "main()"),
-    (r"\basync (def|with)\b", r"\1"),
+    (r"\basync (def|for|with)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\bun_async\b", "un"),
+    (r"\bunsandbox\._async\b", "unsandbox._sync"),
     (r", for asyncio\.", "."),
     (r"The async client: the source from which .* generates the sync one\.", "The sync client, generated."),
     (r"for as long as the event loop runs", "for as long as the process runs"),
@@ -62,7 +73,7 @@ TEXTS = (
 )
 """Regular expressions for docstrings, other texts and comments, in this order."""
 
-HEADER = "# Generated from {} by scripts/unasync.py: change that one, then run the script.\n"
+HEADER = "# Generated from {} by scripts/unasync.py; change that one.\n"
 
 _TEXT_TOKENS = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 

@@ -1,4 +1,4 @@
-# Generated from src/un_async.py by scripts/unasync.py: change that one, then run the script.
+# Generated from src/un_async.py by scripts/unasync.py; change that one.
 """Run code in many languages, in sandboxes: the functions of the unsandbox SDK.
 
 ```python
@@ -25,10 +25,11 @@ no sense and arguments that cannot be sent.
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any, cast
 
-from unsandbox._shared.results import ArtifactResult, JobResult, KeyResult
+from unsandbox._sync.calls.place import connect, tell_base_url
 from unsandbox.errors import CredentialsError
 from unsandbox.protocol.languages import detect_language
 
@@ -36,26 +37,197 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from unsandbox._shared.options import InputFiles
-    from unsandbox._sync.functions import Caller
+    from unsandbox._shared.results import (
+        ArtifactResult,
+        CloneResult,
+        CommandOutcome,
+        DomainsResult,
+        ImageListResult,
+        ImageResult,
+        JobResult,
+        KeyResult,
+        LogLineResult,
+        LogResult,
+        PicturesResult,
+        RestoredResult,
+        ServiceLogResult,
+        ServiceResult,
+        SessionResult,
+        SnapshotResult,
+        TrustedResult,
+        VaultExportResult,
+        VaultResult,
+    )
+    from unsandbox._sync.calls.images import (
+        clone_image,
+        delete_image,
+        get_image,
+        grant_image_access,
+        image,
+        list_image_trusted,
+        list_images,
+        lock_image,
+        publish_image,
+        revoke_image_access,
+        set_image_visibility,
+        spawn_from_image,
+        transfer_image,
+        unlock_image,
+    )
+    from unsandbox._sync.calls.logs import (
+        fetch_logs,
+        stream_logs,
+    )
+    from unsandbox._sync.calls.service_work import (
+        delete_service_env,
+        execute_in_service,
+        export_service_env,
+        get_service_env,
+        get_service_logs,
+        redeploy_service,
+        set_service_domains,
+        set_service_env,
+    )
+    from unsandbox._sync.calls.services import (
+        create_service,
+        delete_service,
+        freeze_service,
+        get_service,
+        list_services,
+        lock_service,
+        resize_service,
+        set_show_freeze_page,
+        set_unfreeze_on_demand,
+        unfreeze_service,
+        unlock_service,
+        update_service,
+    )
+    from unsandbox._sync.calls.sessions import (
+        boost_session,
+        create_session,
+        delete_session,
+        freeze_session,
+        get_session,
+        list_sessions,
+        shell_session,
+        unboost_session,
+        unfreeze_session,
+    )
+    from unsandbox._sync.calls.snapshots import (
+        clone_snapshot,
+        create_snapshot,
+        delete_snapshot,
+        get_snapshot,
+        list_snapshots,
+        lock_snapshot,
+        restore_snapshot,
+        service_snapshot,
+        session_snapshot,
+        unlock_snapshot,
+    )
     from unsandbox.protocol.models import NetworkModeName
 
 __all__ = [
     "API_BASE",
     "ArtifactResult",
+    "CloneResult",
+    "CommandOutcome",
     "CredentialsError",
+    "DomainsResult",
+    "ImageListResult",
+    "ImageResult",
     "JobResult",
     "KeyResult",
+    "LogLineResult",
+    "LogResult",
+    "PicturesResult",
+    "RestoredResult",
+    "ServiceLogResult",
+    "ServiceResult",
+    "SessionResult",
+    "SnapshotResult",
+    "TrustedResult",
+    "VaultExportResult",
+    "VaultResult",
+    "boost_session",
     "cancel_job",
+    "clone_image",
+    "clone_snapshot",
+    "create_service",
+    "create_session",
+    "create_snapshot",
+    "delete_image",
+    "delete_service",
+    "delete_service_env",
+    "delete_session",
+    "delete_snapshot",
     "detect_language",
     "execute_async",
     "execute_code",
+    "execute_in_service",
+    "export_service_env",
+    "fetch_logs",
+    "freeze_service",
+    "freeze_session",
+    "get_image",
     "get_job",
     "get_languages",
+    "get_service",
+    "get_service_env",
+    "get_service_logs",
+    "get_session",
+    "get_snapshot",
+    "grant_image_access",
     "health_check",
+    "image",
+    "list_image_trusted",
+    "list_images",
     "list_jobs",
+    "list_services",
+    "list_sessions",
+    "list_snapshots",
+    "lock_image",
+    "lock_service",
+    "lock_snapshot",
+    "publish_image",
+    "redeploy_service",
+    "resize_service",
+    "restore_snapshot",
+    "revoke_image_access",
+    "run_async",
+    "run_code",
+    "service_snapshot",
+    "session_snapshot",
+    "set_image_visibility",
+    "set_service_domains",
+    "set_service_env",
+    "set_show_freeze_page",
+    "set_unfreeze_on_demand",
+    "shell_session",
+    "spawn_from_image",
+    "stream_logs",
+    "transfer_image",
+    "unboost_session",
+    "unfreeze_service",
+    "unfreeze_session",
+    "unlock_image",
+    "unlock_service",
+    "unlock_snapshot",
+    "update_service",
     "validate_keys",
     "wait_for_job",
 ]
+
+_PARTS = (
+    "unsandbox._sync.calls.sessions",
+    "unsandbox._sync.calls.services",
+    "unsandbox._sync.calls.service_work",
+    "unsandbox._sync.calls.snapshots",
+    "unsandbox._sync.calls.images",
+    "unsandbox._sync.calls.logs",
+    "unsandbox._shared.results",
+)
+"""Where the names of `__all__` are that are not in this module."""
 
 _AT_IMPORT = os.environ.get("UNSANDBOX_API_BASE") or "https://api.unsandbox.com"
 
@@ -113,7 +285,7 @@ def execute_code(
         assert result["stdout"] == "42" + chr(10)
         ```
     """
-    caller = _connect(public_key, secret_key, account, account_index)
+    caller = connect(public_key, secret_key, account, account_index)
     options = _options(language, code, env, input_files, network_mode, vcpu, ttl, return_artifacts, stdin)
     return cast("JobResult", caller.execute(timeout, options))
 
@@ -163,10 +335,70 @@ def execute_async(
         result = wait_for_job(job_id)
         ```
     """
-    caller = _connect(public_key, secret_key, account, account_index)
+    caller = connect(public_key, secret_key, account, account_index)
     return caller.submit(
         _options(language, code, env, input_files, network_mode, vcpu, ttl, return_artifacts, stdin)
     )
+
+
+def run_code(
+    source: str | bytes,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    network_mode: NetworkModeName | None = None,
+    ttl: int | None = None,
+    timeout: float | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> JobResult:
+    """Run a script whose `#!` line names the language, and return the result when it has ended.
+
+    Args:
+        source: The whole script.
+        public_key: Public key.
+        secret_key: Secret key.
+        env: As for `execute_code`.
+        network_mode: As for `execute_code`.
+        ttl: As for `execute_code`.
+        timeout: As for `execute_code`.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        As `execute_code`, with `detected_language`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    options = {"env": env, "network_mode": network_mode, "ttl": ttl}
+    return cast("JobResult", caller.run(source, timeout, options))
+
+
+def run_async(
+    source: str | bytes,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    network_mode: NetworkModeName | None = None,
+    ttl: int | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> str:
+    """Start a script whose `#!` line names the language, and return the job's id at once.
+
+    Args:
+        source: The whole script.
+        public_key: Public key.
+        secret_key: Secret key.
+        env: As for `execute_code`.
+        network_mode: As for `execute_code`.
+        ttl: As for `execute_code`.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    return caller.submit_run(source, {"env": env, "network_mode": network_mode, "ttl": ttl})
 
 
 def get_job(
@@ -189,8 +421,8 @@ def get_job(
     Returns:
         The job; with its output once it has ended.
     """
-    caller = _connect(public_key, secret_key, account, account_index)
-    return cast("JobResult", caller.get_job(job_id))
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("JobResult", caller.call("get_job", job_id))
 
 
 def wait_for_job(
@@ -220,7 +452,7 @@ def wait_for_job(
     Raises:
         TimeoutError: The job had not ended in time; its `partial` holds the output so far.
     """
-    caller = _connect(public_key, secret_key, account, account_index)
+    caller = connect(public_key, secret_key, account, account_index)
     return cast("JobResult", caller.wait(job_id, timeout, keep=keep))
 
 
@@ -244,7 +476,7 @@ def cancel_job(
     Returns:
         The server's confirmation, with the output so far where it gives one.
     """
-    caller = _connect(public_key, secret_key, account, account_index)
+    caller = connect(public_key, secret_key, account, account_index)
     return cast("JobResult", caller.cancel(job_id))
 
 
@@ -268,8 +500,8 @@ def list_jobs(
     Returns:
         One dict per job, with `job_id`, `status` and `language`.
     """
-    caller = _connect(public_key, secret_key, account, account_index)
-    return cast("list[JobResult]", caller.list_jobs(limit))
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("list[JobResult]", caller.listed("list_jobs", "jobs", {"limit": limit}))
 
 
 def get_languages(public_key: str | None = None, secret_key: str | None = None) -> list[str]:  # noqa: ARG001
@@ -306,8 +538,8 @@ def validate_keys(
         account: As for `execute_code`.
         account_index: As for `execute_code`.
     """
-    caller = _connect(public_key, secret_key, account, account_index)
-    return cast("KeyResult", caller.validate_keys())
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("KeyResult", caller.call("validate_keys"))
 
 
 def health_check() -> bool:
@@ -323,16 +555,7 @@ def _api_base() -> str:
     return os.environ.get("UNSANDBOX_API_BASE") or API_BASE
 
 
-def _connect(
-    public_key: str | None,
-    secret_key: str | None,
-    account: int | str | None,
-    account_index: int | str | None,
-) -> Caller:
-    # Imported here: what a call needs would more than double the time that importing this module takes.
-    from unsandbox._sync import functions
-
-    return functions.connect(_api_base(), public_key, secret_key, account, account_index)
+tell_base_url(_api_base)
 
 
 def _options(
@@ -357,3 +580,18 @@ def _options(
         "return_artifacts": return_artifacts,
         "stdin": stdin,
     }
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when used first: all of them together would double the time that importing this module takes.
+    if name in __all__:
+        for part in _PARTS:
+            module = importlib.import_module(part)
+            if name in module.__all__:
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -27,37 +27,209 @@ no sense and arguments that cannot be sent.
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any, cast
 
-from unsandbox._shared.results import ArtifactResult, JobResult, KeyResult
+from unsandbox._async.calls.place import connect, tell_base_url
 from unsandbox.errors import CredentialsError
 from unsandbox.protocol.languages import detect_language
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from unsandbox._async.functions import Caller
+    from unsandbox._async.calls.images import (
+        clone_image,
+        delete_image,
+        get_image,
+        grant_image_access,
+        image,
+        list_image_trusted,
+        list_images,
+        lock_image,
+        publish_image,
+        revoke_image_access,
+        set_image_visibility,
+        spawn_from_image,
+        transfer_image,
+        unlock_image,
+    )
+    from unsandbox._async.calls.logs import (
+        fetch_logs,
+        stream_logs,
+    )
+    from unsandbox._async.calls.service_work import (
+        delete_service_env,
+        execute_in_service,
+        export_service_env,
+        get_service_env,
+        get_service_logs,
+        redeploy_service,
+        set_service_domains,
+        set_service_env,
+    )
+    from unsandbox._async.calls.services import (
+        create_service,
+        delete_service,
+        freeze_service,
+        get_service,
+        list_services,
+        lock_service,
+        resize_service,
+        set_show_freeze_page,
+        set_unfreeze_on_demand,
+        unfreeze_service,
+        unlock_service,
+        update_service,
+    )
+    from unsandbox._async.calls.sessions import (
+        boost_session,
+        create_session,
+        delete_session,
+        freeze_session,
+        get_session,
+        list_sessions,
+        shell_session,
+        unboost_session,
+        unfreeze_session,
+    )
+    from unsandbox._async.calls.snapshots import (
+        clone_snapshot,
+        create_snapshot,
+        delete_snapshot,
+        get_snapshot,
+        list_snapshots,
+        lock_snapshot,
+        restore_snapshot,
+        service_snapshot,
+        session_snapshot,
+        unlock_snapshot,
+    )
     from unsandbox._shared.options import InputFiles
+    from unsandbox._shared.results import (
+        ArtifactResult,
+        CloneResult,
+        CommandOutcome,
+        DomainsResult,
+        ImageListResult,
+        ImageResult,
+        JobResult,
+        KeyResult,
+        LogLineResult,
+        LogResult,
+        PicturesResult,
+        RestoredResult,
+        ServiceLogResult,
+        ServiceResult,
+        SessionResult,
+        SnapshotResult,
+        TrustedResult,
+        VaultExportResult,
+        VaultResult,
+    )
     from unsandbox.protocol.models import NetworkModeName
 
 __all__ = [
     "API_BASE",
     "ArtifactResult",
+    "CloneResult",
+    "CommandOutcome",
     "CredentialsError",
+    "DomainsResult",
+    "ImageListResult",
+    "ImageResult",
     "JobResult",
     "KeyResult",
+    "LogLineResult",
+    "LogResult",
+    "PicturesResult",
+    "RestoredResult",
+    "ServiceLogResult",
+    "ServiceResult",
+    "SessionResult",
+    "SnapshotResult",
+    "TrustedResult",
+    "VaultExportResult",
+    "VaultResult",
+    "boost_session",
     "cancel_job",
+    "clone_image",
+    "clone_snapshot",
+    "create_service",
+    "create_session",
+    "create_snapshot",
+    "delete_image",
+    "delete_service",
+    "delete_service_env",
+    "delete_session",
+    "delete_snapshot",
     "detect_language",
     "execute_async",
     "execute_code",
+    "execute_in_service",
+    "export_service_env",
+    "fetch_logs",
+    "freeze_service",
+    "freeze_session",
+    "get_image",
     "get_job",
     "get_languages",
+    "get_service",
+    "get_service_env",
+    "get_service_logs",
+    "get_session",
+    "get_snapshot",
+    "grant_image_access",
     "health_check",
+    "image",
+    "list_image_trusted",
+    "list_images",
     "list_jobs",
+    "list_services",
+    "list_sessions",
+    "list_snapshots",
+    "lock_image",
+    "lock_service",
+    "lock_snapshot",
+    "publish_image",
+    "redeploy_service",
+    "resize_service",
+    "restore_snapshot",
+    "revoke_image_access",
+    "run_async",
+    "run_code",
+    "service_snapshot",
+    "session_snapshot",
+    "set_image_visibility",
+    "set_service_domains",
+    "set_service_env",
+    "set_show_freeze_page",
+    "set_unfreeze_on_demand",
+    "shell_session",
+    "spawn_from_image",
+    "stream_logs",
+    "transfer_image",
+    "unboost_session",
+    "unfreeze_service",
+    "unfreeze_session",
+    "unlock_image",
+    "unlock_service",
+    "unlock_snapshot",
+    "update_service",
     "validate_keys",
     "wait_for_job",
 ]
+
+_PARTS = (
+    "unsandbox._async.calls.sessions",
+    "unsandbox._async.calls.services",
+    "unsandbox._async.calls.service_work",
+    "unsandbox._async.calls.snapshots",
+    "unsandbox._async.calls.images",
+    "unsandbox._async.calls.logs",
+    "unsandbox._shared.results",
+)
+"""Where the names of `__all__` are that are not in this module."""
 
 _AT_IMPORT = os.environ.get("UNSANDBOX_API_BASE") or "https://api.unsandbox.com"
 
@@ -115,7 +287,7 @@ async def execute_code(
         assert result["stdout"] == "42" + chr(10)
         ```
     """
-    caller = await _connect(public_key, secret_key, account, account_index)
+    caller = await connect(public_key, secret_key, account, account_index)
     options = _options(language, code, env, input_files, network_mode, vcpu, ttl, return_artifacts, stdin)
     return cast("JobResult", await caller.execute(timeout, options))
 
@@ -165,10 +337,70 @@ async def execute_async(
         result = await wait_for_job(job_id)
         ```
     """
-    caller = await _connect(public_key, secret_key, account, account_index)
+    caller = await connect(public_key, secret_key, account, account_index)
     return await caller.submit(
         _options(language, code, env, input_files, network_mode, vcpu, ttl, return_artifacts, stdin)
     )
+
+
+async def run_code(
+    source: str | bytes,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    network_mode: NetworkModeName | None = None,
+    ttl: int | None = None,
+    timeout: float | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> JobResult:
+    """Run a script whose `#!` line names the language, and return the result when it has ended.
+
+    Args:
+        source: The whole script.
+        public_key: Public key.
+        secret_key: Secret key.
+        env: As for `execute_code`.
+        network_mode: As for `execute_code`.
+        ttl: As for `execute_code`.
+        timeout: As for `execute_code`.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        As `execute_code`, with `detected_language`.
+    """
+    caller = await connect(public_key, secret_key, account, account_index)
+    options = {"env": env, "network_mode": network_mode, "ttl": ttl}
+    return cast("JobResult", await caller.run(source, timeout, options))
+
+
+async def run_async(
+    source: str | bytes,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    network_mode: NetworkModeName | None = None,
+    ttl: int | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> str:
+    """Start a script whose `#!` line names the language, and return the job's id at once.
+
+    Args:
+        source: The whole script.
+        public_key: Public key.
+        secret_key: Secret key.
+        env: As for `execute_code`.
+        network_mode: As for `execute_code`.
+        ttl: As for `execute_code`.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = await connect(public_key, secret_key, account, account_index)
+    return await caller.submit_run(source, {"env": env, "network_mode": network_mode, "ttl": ttl})
 
 
 async def get_job(
@@ -191,8 +423,8 @@ async def get_job(
     Returns:
         The job; with its output once it has ended.
     """
-    caller = await _connect(public_key, secret_key, account, account_index)
-    return cast("JobResult", await caller.get_job(job_id))
+    caller = await connect(public_key, secret_key, account, account_index)
+    return cast("JobResult", await caller.call("get_job", job_id))
 
 
 async def wait_for_job(
@@ -222,7 +454,7 @@ async def wait_for_job(
     Raises:
         TimeoutError: The job had not ended in time; its `partial` holds the output so far.
     """
-    caller = await _connect(public_key, secret_key, account, account_index)
+    caller = await connect(public_key, secret_key, account, account_index)
     return cast("JobResult", await caller.wait(job_id, timeout, keep=keep))
 
 
@@ -246,7 +478,7 @@ async def cancel_job(
     Returns:
         The server's confirmation, with the output so far where it gives one.
     """
-    caller = await _connect(public_key, secret_key, account, account_index)
+    caller = await connect(public_key, secret_key, account, account_index)
     return cast("JobResult", await caller.cancel(job_id))
 
 
@@ -270,8 +502,8 @@ async def list_jobs(
     Returns:
         One dict per job, with `job_id`, `status` and `language`.
     """
-    caller = await _connect(public_key, secret_key, account, account_index)
-    return cast("list[JobResult]", await caller.list_jobs(limit))
+    caller = await connect(public_key, secret_key, account, account_index)
+    return cast("list[JobResult]", await caller.listed("list_jobs", "jobs", {"limit": limit}))
 
 
 async def get_languages(public_key: str | None = None, secret_key: str | None = None) -> list[str]:  # noqa: ARG001
@@ -308,8 +540,8 @@ async def validate_keys(
         account: As for `execute_code`.
         account_index: As for `execute_code`.
     """
-    caller = await _connect(public_key, secret_key, account, account_index)
-    return cast("KeyResult", await caller.validate_keys())
+    caller = await connect(public_key, secret_key, account, account_index)
+    return cast("KeyResult", await caller.call("validate_keys"))
 
 
 async def health_check() -> bool:
@@ -325,16 +557,7 @@ def _api_base() -> str:
     return os.environ.get("UNSANDBOX_API_BASE") or API_BASE
 
 
-async def _connect(
-    public_key: str | None,
-    secret_key: str | None,
-    account: int | str | None,
-    account_index: int | str | None,
-) -> Caller:
-    # Imported here: what a call needs would more than double the time that importing this module takes.
-    from unsandbox._async import functions
-
-    return await functions.connect(_api_base(), public_key, secret_key, account, account_index)
+tell_base_url(_api_base)
 
 
 def _options(
@@ -359,3 +582,18 @@ def _options(
         "return_artifacts": return_artifacts,
         "stdin": stdin,
     }
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when used first: all of them together would double the time that importing this module takes.
+    if name in __all__:
+        for part in _PARTS:
+            module = importlib.import_module(part)
+            if name in module.__all__:
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unsandbox._async.client import AsyncClient
+    from unsandbox._async.service import AsyncLiveService
+    from unsandbox._async.session import AsyncLiveSession
+    from unsandbox._async.terminal import AsyncTerminal
     from unsandbox._sync.client import Client
+    from unsandbox._sync.service import LiveService
+    from unsandbox._sync.session import LiveSession
+    from unsandbox._sync.terminal import Terminal
     from unsandbox._version import __version__
     from unsandbox.credentials import Credentials, explain_credentials, resolve_credentials
     from unsandbox.errors import (
@@ -36,7 +42,9 @@ if TYPE_CHECKING:
         UnsandboxWarning,
         WaitTimeoutError,
     )
+    from unsandbox.protocol.images import Image, ImageList, Pictures, Trusted
     from unsandbox.protocol.languages import detect_language, detect_shebang
+    from unsandbox.protocol.logs import LogLine, LogPage
     from unsandbox.protocol.models import (
         Artifact,
         Health,
@@ -48,21 +56,40 @@ if TYPE_CHECKING:
         Languages,
     )
     from unsandbox.protocol.retry import RetryPolicy
+    from unsandbox.protocol.services import (
+        Domains,
+        Service,
+        ServiceJob,
+        ServiceList,
+        ServiceLog,
+        VaultExport,
+        VaultInfo,
+    )
+    from unsandbox.protocol.sessions import CommandResult, Session, SessionList
+    from unsandbox.protocol.snapshots import Cloned, Restored, Snapshot, SnapshotList
 
 __all__ = [
     "APIError",
     "Artifact",
     "AsyncClient",
+    "AsyncLiveService",
+    "AsyncLiveSession",
+    "AsyncTerminal",
     "AuthenticationError",
     "BadRequestError",
     "Client",
     "ClientStateError",
+    "Cloned",
+    "CommandResult",
     "ConflictError",
     "ConnectionFailedError",
     "Credentials",
     "CredentialsError",
+    "Domains",
     "EngineError",
     "Health",
+    "Image",
+    "ImageList",
     "InputFile",
     "InvalidRequestError",
     "InvalidResponseError",
@@ -71,17 +98,35 @@ __all__ = [
     "JobStatus",
     "KeyInfo",
     "Languages",
+    "LiveService",
+    "LiveSession",
+    "LogLine",
+    "LogPage",
     "NotFoundError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
+    "Pictures",
     "RateLimitError",
     "RequestTimeoutError",
+    "Restored",
     "RetryPolicy",
     "ServerError",
+    "Service",
+    "ServiceJob",
+    "ServiceList",
+    "ServiceLog",
+    "Session",
+    "SessionList",
+    "Snapshot",
+    "SnapshotList",
     "SudoRequiredError",
+    "Terminal",
+    "Trusted",
     "UnavailableError",
     "UnsandboxError",
     "UnsandboxWarning",
+    "VaultExport",
+    "VaultInfo",
     "WaitTimeoutError",
     "__version__",
     "detect_language",
@@ -91,6 +136,32 @@ __all__ = [
 ]
 
 _HOME = {
+    "AsyncLiveSession": "_async.session",
+    "AsyncLiveService": "_async.service",
+    "AsyncTerminal": "_async.terminal",
+    "LiveSession": "_sync.session",
+    "LiveService": "_sync.service",
+    "Terminal": "_sync.terminal",
+    "Session": "protocol.sessions",
+    "SessionList": "protocol.sessions",
+    "CommandResult": "protocol.sessions",
+    "Service": "protocol.services",
+    "ServiceList": "protocol.services",
+    "ServiceLog": "protocol.services",
+    "ServiceJob": "protocol.services",
+    "Domains": "protocol.services",
+    "VaultInfo": "protocol.services",
+    "VaultExport": "protocol.services",
+    "Snapshot": "protocol.snapshots",
+    "SnapshotList": "protocol.snapshots",
+    "Restored": "protocol.snapshots",
+    "Cloned": "protocol.snapshots",
+    "Image": "protocol.images",
+    "ImageList": "protocol.images",
+    "Trusted": "protocol.images",
+    "Pictures": "protocol.images",
+    "LogLine": "protocol.logs",
+    "LogPage": "protocol.logs",
     "AsyncClient": "_async.client",
     "Client": "_sync.client",
     "__version__": "_version",

@@ -178,7 +178,16 @@ class PayloadTooLargeError(APIError):
 
 
 class SudoRequiredError(APIError):
-    """428: the server wants a one-time code for this operation."""
+    """428: the server wants a one-time code for this operation, or the code that it got was not right.
+
+    Give the call `otp=`: the code, or something to be called that returns it.
+    """
+
+    @property
+    def challenge_id(self) -> str | None:
+        """Which question of the server's the code answers; sent back beside it."""
+        name = self.body.get("challenge_id") if isinstance(self.body, dict) else None
+        return name if isinstance(name, str) and name else None
 
 
 class RateLimitError(APIError):

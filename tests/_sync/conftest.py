@@ -1,4 +1,4 @@
-# Generated from tests/_async/conftest.py by scripts/unasync.py: change that one, then run the script.
+# Generated from tests/_async/conftest.py by scripts/unasync.py; change that one.
 """A real engine for what it can show, and a scripted server for what it never does."""
 
 from __future__ import annotations

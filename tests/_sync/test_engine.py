@@ -1,4 +1,4 @@
-# Generated from tests/_async/test_engine.py by scripts/unasync.py: change that one, then run the script.
+# Generated from tests/_async/test_engine.py by scripts/unasync.py; change that one.
 # ruff: noqa: SIM117 - what `async with` kept apart
 """Both clients against the real engine."""
 

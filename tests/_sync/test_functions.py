@@ -1,4 +1,4 @@
-# Generated from tests/_async/test_functions.py by scripts/unasync.py: change that one, then run the script.
+# Generated from tests/_async/test_functions.py by scripts/unasync.py; change that one.
 """The functions of the seed: names, order of arguments, results and errors."""
 
 from __future__ import annotations

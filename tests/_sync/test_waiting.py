@@ -1,4 +1,4 @@
-# Generated from tests/_async/test_waiting.py by scripts/unasync.py: change that one, then run the script.
+# Generated from tests/_async/test_waiting.py by scripts/unasync.py; change that one.
 """From an accepted job to its end: polling, long-polling, deadlines. The servers here are other people's."""
 
 from __future__ import annotations

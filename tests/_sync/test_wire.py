@@ -1,4 +1,4 @@
-# Generated from tests/_async/test_wire.py by scripts/unasync.py: change that one, then run the script.
+# Generated from tests/_async/test_wire.py by scripts/unasync.py; change that one.
 # ruff: noqa: SIM117 - what `async with` kept apart
 """What crosses the wire: signatures, retries, errors, broken networks."""
 

@@ -18,7 +18,16 @@ import pytest
 import un
 import un_async
 import unsandbox
-from unsandbox import AsyncClient, Client
+from unsandbox import (
+    AsyncClient,
+    AsyncLiveService,
+    AsyncLiveSession,
+    AsyncTerminal,
+    Client,
+    LiveService,
+    LiveSession,
+    Terminal,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 LINUX_ONLY = ("fcntl", "pwd", "grp", "resource", "termios")
@@ -45,19 +54,29 @@ def members(owner: Any) -> dict[str, Any]:
     return {name: value for name, value in found if not name.startswith("_") or name == "__init__"}
 
 
-def as_text(value: Any) -> str:
-    text = str(inspect.signature(value))
-    return text.replace("AsyncClient", "Client").replace("_async.", "_sync.")
+def as_text(value: Any, names: dict[str, str]) -> str:
+    """Return the signature with the names of the sync side."""
+    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(inspect.signature(value)))
 
 
-@pytest.mark.parametrize(("source", "twin"), [(AsyncClient, Client), (un_async, un)], ids=["client", "un"])
+@pytest.mark.parametrize(
+    ("source", "twin"),
+    [
+        (AsyncClient, Client),
+        (un_async, un),
+        (AsyncLiveSession, LiveSession),
+        (AsyncLiveService, LiveService),
+        (AsyncTerminal, Terminal),
+    ],
+)
 def test_both_sides_have_the_same_names_and_arguments(source: Any, twin: Any) -> None:
     theirs = {name.replace("AsyncClient", "Client"): value for name, value in members(source).items()}
     assert set(theirs) == set(members(twin))
     unasync = load_unasync()
     for name, ours in members(twin).items():
-        assert as_text(theirs[name]) == as_text(ours), name
+        assert as_text(theirs[name], unasync.NAMES) == as_text(ours, unasync.NAMES), name
         assert not inspect.iscoroutinefunction(ours), name
+        assert inspect.getdoc(theirs[name]) or name == "__init__", name
         expected = inspect.getdoc(theirs[name]) or ""
         for pattern, replacement in unasync.TEXTS:
             expected = re.sub(pattern, replacement, expected)
@@ -203,7 +222,8 @@ def client_modules() -> list[str]:
     names = ["unsandbox.credentials", "unsandbox.errors", "unsandbox.local"]
     for package in ("_async", "_sync", "_shared", "_transports", "_compat", "protocol"):
         folder = ROOT / "src" / "unsandbox" / package
-        names += [f"unsandbox.{package}.{module.name}" for module in pkgutil.iter_modules([str(folder)])]
+        found = pkgutil.walk_packages([str(folder)], f"unsandbox.{package}.")
+        names += [module.name for module in found]
     return names
 
 

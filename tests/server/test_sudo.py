@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyotp
 import pytest
 
-from unsandbox.server.sudo import CHALLENGE_HEADER, OTP_HEADER, Sudo, SudoNeeded
+from unsandbox.protocol.endpoints import CHALLENGE_HEADER, OTP_HEADER
+from unsandbox.server.sudo import Sudo, SudoNeeded
 
 SECRET = pyotp.random_base32()
 CALL = "DELETE /sessions/1"

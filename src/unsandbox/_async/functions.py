@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from unsandbox._async import execution
+from unsandbox._async.base import LONG_S
 from unsandbox._async.link import Link
-from unsandbox._compat.aio import in_thread, shared
+from unsandbox._async.logs import follow_logs
+from unsandbox._async.operations import perform
+from unsandbox._compat.aio import OneTimeCode, closing, in_thread, shared
 from unsandbox._shared import language_cache
+from unsandbox._shared.bodies import encode_vault
 from unsandbox._shared.deadline import Deadline
-from unsandbox._shared.options import encode_execution, reads_files
+from unsandbox._shared.options import (
+    InputFiles,
+    command_members,
+    command_patience,
+    encode_execution,
+    encode_script,
+    reads_files,
+)
 from unsandbox._shared.order import Order
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox.credentials import Credentials, resolve_credentials
@@ -30,22 +42,33 @@ class Caller:
     async def execute(self, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:  # noqa: ASYNC109
         """Run code to its end."""
         deadline = Deadline(timeout)
-        body = await _encode(timeout=timeout, **options)
+        order = await _encode(timeout=timeout, **options)
         return await execution.execute(
-            self._link, self._keys, body, deadline=deadline, needs_stdin=options["stdin"] is not None
+            self._link, self._keys, order, deadline=deadline, needs_stdin=options["stdin"] is not None
         )
 
     async def submit(self, options: dict[str, Any]) -> str:
         """Start a job and return its id."""
-        body = await _encode(**options)
+        order = await _encode(**options)
         needs_stdin = options["stdin"] is not None
         return execution.job_id_of(
-            await execution.submit(self._link, self._keys, body, needs_stdin=needs_stdin)
+            await execution.submit(self._link, self._keys, order, needs_stdin=needs_stdin)
         )
 
-    async def get_job(self, job_id: str) -> dict[str, Any]:
-        """Return a job as it is."""
-        return await self._link.call(self._keys, "get_job", params={"id": job_id})
+    async def run(self, source: str | bytes, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:  # noqa: ASYNC109
+        """Run a script to its end."""
+        deadline = Deadline(timeout)
+        order, query = encode_script(source, timeout=timeout, **options)
+        return await execution.execute(
+            self._link, self._keys, order, deadline=deadline, operation=execution.RUN, query=query
+        )
+
+    async def submit_run(self, source: str | bytes, options: dict[str, Any]) -> str:
+        """Start a script and return the job's id."""
+        order, query = encode_script(source, **options)
+        return execution.job_id_of(
+            await execution.submit(self._link, self._keys, order, operation=execution.RUN, query=query)
+        )
 
     async def wait(self, job_id: str, timeout: float | None, *, keep: bool) -> dict[str, Any]:  # noqa: ASYNC109
         """Return a job when it has ended."""
@@ -55,17 +78,79 @@ class Caller:
         """End a job."""
         return await execution.cancel(self._link, self._keys, job_id)
 
-    async def list_jobs(self, limit: int | None) -> list[dict[str, Any]]:
-        """Return the jobs of the key."""
-        answer = await self._link.call(self._keys, "list_jobs", query={"limit": limit})
-        jobs = answer.get("jobs")
-        if not isinstance(jobs, list):
-            raise InvalidResponseError("the server's answer holds no list of jobs")
-        return jobs
+    async def call(
+        self,
+        name: str,
+        object_id: str | None = None,
+        *,
+        members: Mapping[str, Any] | None = None,
+        text: bytes | None = None,
+        query: Mapping[str, object] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        otp: OneTimeCode | None = None,
+    ) -> dict[str, Any]:
+        """Do one operation of the endpoint table; the arguments are those of `operations.perform`."""
+        return await perform(
+            self._link,
+            self._keys,
+            name,
+            object_id,
+            members=members,
+            text=text,
+            query=query,
+            timeout=timeout,
+            otp=otp,
+        )
 
-    async def validate_keys(self) -> dict[str, Any]:
-        """Return what the server knows about the keys."""
-        return await self._link.call(self._keys, "validate_keys", order=Order())
+    async def command(
+        self,
+        name: str,
+        object_id: str,
+        command: str,
+        milliseconds: int,
+        input_files: InputFiles | None,
+    ) -> dict[str, Any]:
+        """Run a command in a session or service."""
+        seconds = milliseconds / 1000 if milliseconds else None
+        return await self.call(
+            name,
+            object_id,
+            members=command_members(command, seconds, input_files),
+            timeout=command_patience(seconds, self._link.timeout),
+        )
+
+    async def set_vault(self, service_id: str, env: Mapping[str, str] | str | bytes) -> dict[str, Any]:
+        """Replace the vault of a service."""
+        return await self.call("set_vault", service_id, text=encode_vault(env))
+
+    async def list_images(self, which: str | None) -> dict[str, Any]:
+        """Return the images that the key may use."""
+        if which not in (None, "owned", "shared", "public"):
+            raise InvalidRequestError("filter_type must be 'owned', 'shared' or 'public'")
+        return await self.call(f"list_{which}_images" if which else "list_images")
+
+    async def listed(
+        self, name: str, member: str, query: Mapping[str, object] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the list in the answer of an operation."""
+        items = (await self.call(name, query=query)).get(member)
+        if not isinstance(items, list):
+            raise InvalidResponseError(f"the server's answer holds no list of {member}")
+        return items
+
+    async def made(self, name: str, object_id: str, member: str, members: Mapping[str, Any]) -> str:
+        """Make something and return its id."""
+        answer = await self.call(name, object_id, members=members, timeout=LONG_S)
+        made_id = answer.get(member) or answer.get("id")
+        if not isinstance(made_id, str):
+            raise InvalidResponseError(f"the server's answer holds no {member}")
+        return made_id
+
+    async def log_lines(self, query: dict[str, str | None]) -> AsyncGenerator[dict[str, Any]]:
+        """Yield lines of the server's log as they are written."""
+        async with closing(follow_logs(self._link, self._keys, query)) as lines:
+            async for line in lines:
+                yield {"source": line.source, "line": line.line}
 
 
 async def connect(
@@ -119,7 +204,7 @@ async def _link(base_url: str) -> Link:
     return await shared(base_url, lambda: Link(base_url))
 
 
-async def _encode(**options: Any) -> bytes:
+async def _encode(**options: Any) -> Order:
     if reads_files(options["input_files"]):
-        return await in_thread(encode_execution, **options)
-    return encode_execution(**options)
+        return Order(await in_thread(encode_execution, **options))
+    return Order(encode_execution(**options))

@@ -10,26 +10,45 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unsandbox._compat.aio import Lock, in_thread, owner, sleep
+from unsandbox._compat.aio import Lock, OneTimeCode, in_thread, owner, sleep, whether_awaited
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.order import Order, library_error
 from unsandbox._shared.server import LOCAL, Server, parse_base
-from unsandbox._transports.aiohttp import LIBRARY, AiohttpTransport, load, loaded
+from unsandbox._transports.aiohttp import AiohttpTransport, load, loaded
+from unsandbox._transports.aiohttp_live import LIBRARY, AiohttpSocket, AiohttpStream
 from unsandbox._transports.common import MAX_CONNECTIONS, RawResponse
 from unsandbox.credentials import Credentials
-from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError
+from unsandbox.errors import (
+    APIError,
+    ClientStateError,
+    ConnectionFailedError,
+    InvalidRequestError,
+    SudoRequiredError,
+)
 from unsandbox.protocol.answers import api_error, read_object
 from unsandbox.protocol.endpoint import Endpoint
-from unsandbox.protocol.endpoints import BY_NAME, FEATURES_HEADER, IDEMPOTENCY_HEADER
+from unsandbox.protocol.endpoints import (
+    BY_NAME,
+    CHALLENGE_HEADER,
+    FEATURES_HEADER,
+    IDEMPOTENCY_HEADER,
+    OTP_HEADER,
+)
 from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
 from unsandbox.protocol.signing import build_target, signed_headers
 
 if TYPE_CHECKING:
     from unsandbox.engine import EngineConfig
 
-__all__ = ["DEFAULT_TIMEOUT_S", "Link"]
+__all__ = ["DEFAULT_TIMEOUT_S", "STREAM_IDLE_S", "Link"]
 
 DEFAULT_TIMEOUT_S = 120.0
+
+STREAM_IDLE_S = 60.0
+"""Seconds without a byte, keep-alives included, after which a stream counts as broken."""
+
+_CODES_ASKED = 3
+"""How often somebody who types a one-time code may get it wrong."""
 
 
 class Link:
@@ -102,6 +121,7 @@ class Link:
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
         urgent: bool = False,
+        otp: OneTimeCode | None = None,
     ) -> dict[str, Any]:
         """Do one operation of the API, with retries.
 
@@ -115,6 +135,7 @@ class Link:
             timeout: Seconds for one HTTP request instead of the link's own.
             retry: Policy instead of the link's own.
             urgent: Not to wait for a free connection: ending jobs must be possible while all are held by them.
+            otp: The one-time code for a protected call, or what returns it when the server asks.
 
         Returns:
             The JSON object of the answer.
@@ -130,30 +151,126 @@ class Link:
         target = server.prefix + build_target(endpoint.path, params or {}, query)
         signer = (server.keys or keys) if endpoint.auth == "signed" else None
         number = 0
+        codes_left = _CODES_ASKED if callable(otp) else 1
+        sudo: dict[str, str] = {}
         while True:
             number += 1
             try:
                 answer = await self._attempt(
-                    transport, signer, endpoint, target, order, deadline, timeout or self.timeout, urgent
+                    transport, signer, endpoint, target, order, sudo, deadline, timeout or self.timeout, urgent
                 )
                 return self._read(answer)
-            except (ConnectionFailedError, APIError) as error:
-                delay = retry_delay(
-                    Attempt(
-                        endpoint.method,
-                        number,
-                        status=getattr(error, "status", None),
-                        has_idempotency_key=self._honours_key(order),
-                        sent=getattr(error, "sent", True),
-                        retry_after_s=getattr(error, "retry_after", None),
-                        remaining_s=deadline.remaining(),
-                    ),
-                    retry or self.retry,
-                    random.random(),  # noqa: S311 - spreads retries, guards nothing
-                )
-                if delay is None:
+            except SudoRequiredError as error:
+                if otp is None or error.challenge_id is None or not codes_left:
                     raise
-            await sleep(delay)
+                codes_left -= 1
+                number -= 1  # A question is no failure.
+                sudo = await _code_for(error.challenge_id, otp)
+                if not sudo:
+                    raise
+            except (ConnectionFailedError, APIError) as error:
+                await self._pause(endpoint.method, number, error, retry or self.retry, order, deadline)
+
+    async def open_stream(
+        self,
+        keys: Credentials | None,
+        path: str,
+        params: Mapping[str, str],
+        query: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        deadline: Deadline = NEVER,
+        retry: RetryPolicy | None = None,
+    ) -> AiohttpStream:
+        """Open an answer that comes piece by piece; whoever gets it closes it.
+
+        It takes none of the connections of the pool: it may stay open for hours.
+
+        Args:
+            keys: What to sign with.
+            path: Template of the path.
+            params: Values for its placeholders.
+            query: Members of the query.
+            headers: Further headers.
+            deadline: The caller's deadline.
+            retry: Policy instead of the link's own.
+
+        Raises:
+            APIError: The server answered with an error status.
+            ConnectionFailedError: There was no answer.
+        """
+        self.enter()
+        server, transport = await self._open()
+        target = server.prefix + build_target(path, params, query)
+        number = 0
+        while True:
+            number += 1
+            try:
+                stream = await transport.open_stream(
+                    "GET",
+                    target,
+                    self._signed(server.keys or keys, "GET", target) | dict(headers or {}),
+                    self._time_for(deadline),
+                    STREAM_IDLE_S,
+                )
+                if 200 <= stream.status < 300:
+                    self._note_features(stream.headers, stream.status)
+                    return stream
+                raise await self._refusal(stream)
+            except (ConnectionFailedError, APIError) as error:
+                await self._pause("GET", number, error, retry or self.retry, None, deadline)
+
+    async def open_socket(
+        self, keys: Credentials | None, path: str, params: Mapping[str, str], subprotocol: str
+    ) -> AiohttpSocket:
+        """Open a WebSocket; whoever gets it closes it.
+
+        Args:
+            keys: What to sign the opening request with.
+            path: Template of the path.
+            params: Values for its placeholders.
+            subprotocol: What is to be spoken.
+
+        Raises:
+            APIError: The server answered with an error status.
+            ConnectionFailedError: There was no answer.
+        """
+        self.enter()
+        server, transport = await self._open()
+        target = server.prefix + build_target(path, params)
+        made = await transport.open_socket(
+            target, self._signed(server.keys or keys, "GET", target), subprotocol, self.timeout
+        )
+        if isinstance(made, RawResponse):
+            raise self._error(made)
+        return made
+
+    async def _pause(
+        self,
+        method: str,
+        number: int,
+        error: ConnectionFailedError | APIError,
+        policy: RetryPolicy,
+        order: Order | None,
+        deadline: Deadline,
+    ) -> None:
+        """Wait until it is time for the next attempt; raises the error when there is to be none."""
+        delay = retry_delay(
+            Attempt(
+                method,
+                number,
+                status=getattr(error, "status", None),
+                has_idempotency_key=self._honours_key(order),
+                sent=getattr(error, "sent", True),
+                retry_after_s=getattr(error, "retry_after", None),
+                remaining_s=deadline.remaining(),
+            ),
+            policy,
+            random.random(),  # noqa: S311 - spreads retries, guards nothing
+        )
+        if delay is None:
+            raise error
+        await sleep(delay)
 
     def _honours_key(self, order: Order | None) -> bool:
         """Tell whether the server is known to run a request once that comes twice under the same key.
@@ -192,38 +309,51 @@ class Link:
         endpoint: Endpoint,
         target: str,
         order: Order | None,
+        sudo: Mapping[str, str],
         deadline: Deadline,
         timeout: float,
         urgent: bool,
     ) -> RawResponse:
         body = b"" if order is None else order.body
         headers = {"Content-Type": order.content_type} if order is not None and body else {}
+        headers |= sudo
         if not urgent:
             await transport.acquire(deadline.remaining())
         try:
             # Signed only now: a signature lasts five minutes, and the queue may have been longer.
-            if signer is not None:
-                headers |= signed_headers(
-                    signer.public_key, signer.secret_key, int(time.time()), endpoint.method, target, body
-                )
+            headers |= self._signed(signer, endpoint.method, target, body)
             if order is not None:
                 order.sent = True
                 if order.key is not None:
                     headers[IDEMPOTENCY_HEADER] = order.key
-            remaining = deadline.remaining()
             return await transport.send(
-                endpoint.method,
-                target,
-                headers,
-                body,
-                timeout if remaining is None else max(0.001, min(timeout, remaining)),
+                endpoint.method, target, headers, body, self._time_for(deadline, timeout)
             )
         finally:
             if not urgent:
                 transport.release()
 
+    def _signed(
+        self, signer: Credentials | None, method: str, target: str, body: bytes = b""
+    ) -> dict[str, str]:
+        if signer is None:
+            return {}
+        return signed_headers(signer.public_key, signer.secret_key, int(time.time()), method, target, body)
+
+    def _time_for(self, deadline: Deadline, timeout: float | None = None) -> float:
+        """Return the seconds that one request may take."""
+        remaining = deadline.remaining()
+        usual = timeout or self.timeout
+        return usual if remaining is None else max(0.001, min(usual, remaining))
+
     def _read(self, answer: RawResponse) -> dict[str, Any]:
         status, headers, body = answer
+        self._note_features(headers, status)
+        if 200 <= status < 300:
+            return read_object(status, headers, body, 0.0)
+        raise self._error(answer)
+
+    def _note_features(self, headers: Mapping[str, str], status: int) -> None:
         announced = headers.get(FEATURES_HEADER)
         if announced is not None:
             if announced != self._announced:
@@ -232,6 +362,26 @@ class Link:
         elif self.features is None and status < 300:
             # Only a success tells: an error may come from a proxy on the way.
             self.features = frozenset()
-        if 200 <= status < 300:
-            return read_object(status, headers, body, 0.0)
-        raise library_error(api_error(status, headers, body, time.time()), LIBRARY, headers)
+
+    def _error(self, answer: RawResponse) -> APIError:
+        status, headers, body = answer
+        return library_error(api_error(status, headers, body, time.time()), LIBRARY, headers)
+
+    async def _refusal(self, stream: AiohttpStream) -> APIError:
+        """Read the answer that came instead of a stream."""
+        pieces = []
+        try:
+            while piece := await stream.read():
+                pieces.append(piece)
+        finally:
+            await stream.close()
+        return self._error(RawResponse(stream.status, stream.headers, b"".join(pieces)))
+
+
+async def _code_for(challenge_id: str, otp: OneTimeCode) -> dict[str, str]:
+    """Return the headers that answer the server's question for a one-time code; empty when nobody gives one."""
+    given = await whether_awaited(otp(challenge_id)) if callable(otp) else otp
+    code = str(given or "").strip()  # None when whoever was asked gave up.
+    if not (code.isascii() and code.isprintable()):
+        raise InvalidRequestError("the one-time code holds characters that no code has")
+    return {OTP_HEADER: code, CHALLENGE_HEADER: challenge_id} if code else {}

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Closeable", "Interrupted", "Lock", "finish", "in_thread", "owner", "shared", "sleep"]
+__all__ = [
+    "Closeable",
+    "Interrupted",
+    "Lock",
+    "OneTimeCode",
+    "closing",
+    "finish",
+    "in_thread",
+    "owner",
+    "shared",
+    "sleep",
+    "whether_awaited",
+]
 
 T = TypeVar("T")
+
+OneTimeCode = str | Callable[[str], str | Awaitable[str]]
+"""A one-time code, or what returns it (awaited where it must be) when it is called with the challenge's id."""
 
 Interrupted = asyncio.CancelledError
 """What breaks into a wait from outside."""
@@ -29,6 +45,11 @@ class Closeable(Protocol):
 
     async def close(self) -> None:
         """Release what it holds."""
+
+
+async def whether_awaited(value: T | Awaitable[T]) -> T:
+    """Return what a caller's function returned, after awaiting it if it was an async one."""
+    return await value if inspect.isawaitable(value) else value
 
 
 async def finish(work: Callable[[], Awaitable[T]], seconds: float) -> T | None:
@@ -104,3 +125,7 @@ async def shared(key: Any, make: Callable[[], T]) -> T:
     if item is None:
         item = kept.items[key] = make()  # type: ignore[assignment]
     return item  # type: ignore[return-value]
+
+
+closing = contextlib.aclosing
+"""Closes an async generator at the end of a block."""

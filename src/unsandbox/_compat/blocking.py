@@ -8,10 +8,25 @@ import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-__all__ = ["Closeable", "Interrupted", "Lock", "finish", "in_thread", "owner", "shared", "sleep"]
+__all__ = [
+    "Closeable",
+    "Interrupted",
+    "Lock",
+    "OneTimeCode",
+    "closing",
+    "finish",
+    "in_thread",
+    "owner",
+    "shared",
+    "sleep",
+    "whether_awaited",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+OneTimeCode = str | Callable[[str], str]
+"""A one-time code, or what returns it when it is called with the challenge's id."""
 
 Interrupted = KeyboardInterrupt
 """What breaks into a wait from outside."""
@@ -34,6 +49,11 @@ class Closeable(Protocol):
 def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that blocks: here, just call it."""
     return work(*args, **kwargs)
+
+
+def whether_awaited(value: T) -> T:
+    """Return what a caller's function returned: here it is never awaited."""
+    return value
 
 
 def owner() -> object:
@@ -71,3 +91,7 @@ def _close_all() -> None:
     while _kept:
         _, item = _kept.popitem()
         item.close()
+
+
+closing = contextlib.closing
+"""Closes a generator at the end of a block."""

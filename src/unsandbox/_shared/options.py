@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from unsandbox._shared.order import Order
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol import codec
 from unsandbox.protocol.models import MAX_ENV_VARS, MAX_INPUT_FILES, InputFile
@@ -20,6 +21,8 @@ _MAX_TTL_S = 900
 _MAX_VCPU = 8
 _NETWORK_MODES = ("zerotrust", "semitrusted")
 _MAX_NAME_BYTES = 255
+_DAY_S = 86400.0
+_MARGIN_S = 15.0
 
 
 def encode_execution(
@@ -48,19 +51,8 @@ def encode_execution(
     if env:
         body["env"] = _environment(env)
     if input_files:
-        body["input_files"] = _files(input_files)
-    if network_mode is not None:
-        if network_mode not in _NETWORK_MODES:
-            raise InvalidRequestError(f"network_mode must be one of {', '.join(_NETWORK_MODES)}")
-        body["network_mode"] = network_mode
-    if vcpu is not None:
-        body["vcpu"] = _whole("vcpu", vcpu, _MAX_VCPU)
-    if ttl is not None:
-        ttl = _whole("ttl", ttl, _MAX_TTL_S)
-    if timeout is not None:
-        ttl = _lease(ttl, timeout)
-    if ttl is not None:
-        body["ttl"] = ttl
+        body["input_files"] = encode_files(input_files)
+    body |= _bounds(network_mode, vcpu, ttl, timeout)
     if return_artifacts:
         body["return_artifacts"] = True
     if isinstance(stdin, bytes | bytearray | memoryview):
@@ -70,9 +62,48 @@ def encode_execution(
     return codec.encode(body)
 
 
+def encode_script(
+    source: str | bytes,
+    *,
+    env: Mapping[str, str] | None = None,
+    network_mode: str | None = None,
+    ttl: int | None = None,
+    timeout: float | None = None,
+) -> tuple[Order, dict[str, object]]:
+    """Return body and query of a script that names its language in its `#!` line.
+
+    Raises:
+        InvalidRequestError: An argument cannot be sent.
+    """
+    body = source if isinstance(source, bytes) else _utf8("source", _text("source", source))
+    options: dict[str, object] = _bounds(network_mode, None, ttl, timeout)
+    if env:
+        options["env"] = codec.encode(_environment(env)).decode()
+    return Order(body, "text/plain"), options
+
+
 def reads_files(input_files: InputFiles | None) -> bool:
     """Tell whether making the request will read from the disk."""
     return bool(input_files) and not isinstance(input_files, Mapping)
+
+
+def _bounds(
+    network_mode: str | None, vcpu: int | None, ttl: int | None, timeout: float | None
+) -> dict[str, object]:
+    bounds: dict[str, object] = {}
+    if network_mode is not None:
+        if network_mode not in _NETWORK_MODES:
+            raise InvalidRequestError(f"network_mode must be one of {', '.join(_NETWORK_MODES)}")
+        bounds["network_mode"] = network_mode
+    if vcpu is not None:
+        bounds["vcpu"] = _whole("vcpu", vcpu, _MAX_VCPU)
+    if ttl is not None:
+        ttl = _whole("ttl", ttl, _MAX_TTL_S)
+    if timeout is not None:
+        ttl = _lease(ttl, timeout)
+    if ttl is not None:
+        bounds["ttl"] = ttl
+    return bounds
 
 
 def _lease(ttl: int | None, timeout: float) -> int:
@@ -112,7 +143,7 @@ def _environment(env: object) -> dict[str, str]:
     return dict(env)
 
 
-def _files(given: object) -> list[dict[str, str]]:
+def encode_files(given: object) -> list[dict[str, str]]:
     if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
         raise InvalidRequestError("input_files must be a mapping from name to content, or a list of paths")
     pairs = given.items() if isinstance(given, Mapping) else [_named(item) for item in given]
@@ -157,3 +188,34 @@ def _utf8(name: str, content: str) -> bytes:
         return content.encode()
     except UnicodeEncodeError:
         raise InvalidRequestError(f"the text of {name!r} holds a lone surrogate: pass bytes instead") from None
+
+
+def command_members(command: str, timeout: float | None, input_files: InputFiles | None) -> dict[str, Any]:
+    """Return the body of a command in a session or service.
+
+    Args:
+        command: The command.
+        timeout: Seconds that it may run; None for no limit.
+        input_files: Files for it.
+
+    Raises:
+        InvalidRequestError: The time limit is not a number of seconds.
+    """
+    milliseconds = 0
+    if timeout is not None:
+        if not 0 < timeout < float("inf"):
+            raise InvalidRequestError("timeout must be a number of seconds above zero, or None for no limit")
+        milliseconds = math.ceil(timeout * 1000)
+    return {"command": command, "timeout": milliseconds, "input_files": input_files}
+
+
+def command_patience(timeout: float | None, usual: float) -> float:
+    """Return the seconds to wait for the answer of a command that may run for `timeout` seconds."""
+    return _DAY_S if timeout is None else max(usual, timeout + _MARGIN_S)
+
+
+def some(items: Iterable[Any] | None) -> list[Any] | None:
+    """Return what was given as a list, also when it is a single text or number; None for None."""
+    if items is None:
+        return None
+    return [items] if isinstance(items, str | int) else list(items)

@@ -23,10 +23,12 @@ class Order:
 
     __slots__ = ("body", "content_type", "key", "sent")
 
-    def __init__(self, body: bytes = b"", content_type: str = "application/json") -> None:
+    def __init__(
+        self, body: bytes = b"", content_type: str = "application/json", *, creates: bool = True
+    ) -> None:
         self.body = body
         self.content_type = content_type
-        self.key: str | None = os.urandom(16).hex()
+        self.key: str | None = os.urandom(16).hex() if creates else None
         self.sent = False
 
 

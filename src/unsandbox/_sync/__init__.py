@@ -1,2 +1,2 @@
-# Generated from src/unsandbox/_async/__init__.py by scripts/unasync.py: change that one, then run the script.
+# Generated from src/unsandbox/_async/__init__.py by scripts/unasync.py; change that one.
 """The sync client, generated."""

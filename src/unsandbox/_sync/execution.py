@@ -1,4 +1,4 @@
-# Generated from src/unsandbox/_async/execution.py by scripts/unasync.py: change that one, then run the script.
+# Generated from src/unsandbox/_async/execution.py by scripts/unasync.py; change that one.
 """Running code to its end: one request where the server holds it, else looking until the job has ended.
 
 Whoever leaves early, by a deadline or by Ctrl-C, leaves no job behind: with a known id it
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from unsandbox.errors import (
 from unsandbox.protocol.models import TERMINAL_STATUSES
 from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
 
-__all__ = ["cancel", "execute", "job_id_of", "look", "submit", "wait"]
+__all__ = ["EXECUTE", "RUN", "cancel", "execute", "job_id_of", "look", "submit", "wait"]
 
 CLEAN_UP_S = 5.0
 """How long a caller who leaves early is held up at most, so that the job can be cancelled."""
@@ -37,47 +38,76 @@ _HTTP_MARGIN_S = 15.0
 _OUTCOME = ("stdout", "stderr", "output", "exit_code", "error")
 
 
+EXECUTE = ("execute", "execute_async")
+RUN = ("run", "run_async")
+"""Operations that hold their answer until the job has ended, and that answer at once."""
+
+
 def execute(
-    link: Link, keys: Credentials | None, body: bytes, *, deadline: Deadline, needs_stdin: bool = False
+    link: Link,
+    keys: Credentials | None,
+    order: Order,
+    *,
+    deadline: Deadline,
+    operation: tuple[str, str] = EXECUTE,
+    query: Mapping[str, object] | None = None,
+    needs_stdin: bool = False,
 ) -> dict[str, Any]:
     """Run code and return the job as it ended.
+
+    Args:
+        link: The server.
+        keys: What to sign with.
+        order: The request's body.
+        deadline: When to give up.
+        operation: `EXECUTE` or `RUN`.
+        query: Members of the query.
+        needs_stdin: Whether the server must be one that gives programs a standard input.
 
     Raises:
         WaitTimeoutError: The deadline passed; the job was cancelled.
     """
     if needs_stdin:
         _require_stdin(link, deadline)
-    order = Order(body)
     answer: dict[str, Any] = {}
+    at_once = operation[1]
     try:
-        answer = link.call(keys, "execute", order=order, deadline=deadline)
+        answer = link.call(keys, operation[0], query=query, order=order, deadline=deadline)
         if _ended(answer):
             return answer
         return _watch(link, keys, job_id_of(answer), deadline, answer)
     except Interrupted:
-        finish(lambda: _abandon(link, keys, order, answer), CLEAN_UP_S)
+        finish(lambda: _abandon(link, keys, at_once, query, order, answer), CLEAN_UP_S)
         raise
     except (WaitTimeoutError, ConnectionFailedError) as error:
         if not deadline.passed:
             raise
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
-        partial = finish(lambda: _abandon(link, keys, order, known), CLEAN_UP_S)
+        partial = finish(lambda: _abandon(link, keys, at_once, query, order, known), CLEAN_UP_S)
         raise _too_late(deadline, partial or known, cancelled=partial is not None) from error
 
 
-def submit(link: Link, keys: Credentials | None, body: bytes, *, needs_stdin: bool = False) -> dict[str, Any]:
-    """Start a job and return the server's answer, which holds its id.
+def submit(
+    link: Link,
+    keys: Credentials | None,
+    order: Order,
+    *,
+    operation: tuple[str, str] = EXECUTE,
+    query: Mapping[str, object] | None = None,
+    needs_stdin: bool = False,
+) -> dict[str, Any]:
+    """Start a job and return the server's answer, which holds its id; the arguments are those of `execute`.
 
     Raises:
         InvalidResponseError: The answer holds no id.
     """
     if needs_stdin:
         _require_stdin(link, NEVER)
-    order = Order(body)
+    at_once = operation[1]
     try:
-        answer = link.call(keys, "execute_async", order=order)
+        answer = link.call(keys, at_once, query=query, order=order)
     except Interrupted:
-        finish(lambda: _abandon(link, keys, order, {}), CLEAN_UP_S)
+        finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
         raise
     job_id_of(answer)
     return answer
@@ -209,7 +239,12 @@ def _end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
 
 
 def _abandon(
-    link: Link, keys: Credentials | None, order: Order, answer: dict[str, Any]
+    link: Link,
+    keys: Credentials | None,
+    at_once: str,
+    query: Mapping[str, object] | None,
+    order: Order,
+    answer: dict[str, Any],
 ) -> dict[str, Any] | None:
     """Cancel the job of an execution that is being left, also when its id never arrived."""
     job_id = answer.get("job_id") or answer.get("id")
@@ -223,7 +258,7 @@ def _abandon(
     if "idempotency" not in (link.features or ()):
         return None
     # The same request with the same key is the same job; this path answers at once.
-    found = link.call(keys, "execute_async", order=order, deadline=deadline, urgent=True)
+    found = link.call(keys, at_once, query=query, order=order, deadline=deadline, urgent=True)
     return _end(link, keys, job_id_of(found))
 
 

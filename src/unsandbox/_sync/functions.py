@@ -1,18 +1,30 @@
-# Generated from src/unsandbox/_async/functions.py by scripts/unasync.py: change that one, then run the script.
+# Generated from src/unsandbox/_async/functions.py by scripts/unasync.py; change that one.
 """What the functions of `un` are made of; imported at the first call."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
 from typing import Any
 
-from unsandbox._compat.blocking import in_thread, shared
+from unsandbox._compat.blocking import OneTimeCode, closing, in_thread, shared
 from unsandbox._shared import language_cache
+from unsandbox._shared.bodies import encode_vault
 from unsandbox._shared.deadline import Deadline
-from unsandbox._shared.options import encode_execution, reads_files
+from unsandbox._shared.options import (
+    InputFiles,
+    command_members,
+    command_patience,
+    encode_execution,
+    encode_script,
+    reads_files,
+)
 from unsandbox._shared.order import Order
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox._sync import execution
+from unsandbox._sync.base import LONG_S
 from unsandbox._sync.link import Link
+from unsandbox._sync.logs import follow_logs
+from unsandbox._sync.operations import perform
 from unsandbox.credentials import Credentials, resolve_credentials
 from unsandbox.errors import APIError, ConnectionFailedError, InvalidRequestError, InvalidResponseError
 
@@ -31,20 +43,31 @@ class Caller:
     def execute(self, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:
         """Run code to its end."""
         deadline = Deadline(timeout)
-        body = _encode(timeout=timeout, **options)
+        order = _encode(timeout=timeout, **options)
         return execution.execute(
-            self._link, self._keys, body, deadline=deadline, needs_stdin=options["stdin"] is not None
+            self._link, self._keys, order, deadline=deadline, needs_stdin=options["stdin"] is not None
         )
 
     def submit(self, options: dict[str, Any]) -> str:
         """Start a job and return its id."""
-        body = _encode(**options)
+        order = _encode(**options)
         needs_stdin = options["stdin"] is not None
-        return execution.job_id_of(execution.submit(self._link, self._keys, body, needs_stdin=needs_stdin))
+        return execution.job_id_of(execution.submit(self._link, self._keys, order, needs_stdin=needs_stdin))
 
-    def get_job(self, job_id: str) -> dict[str, Any]:
-        """Return a job as it is."""
-        return self._link.call(self._keys, "get_job", params={"id": job_id})
+    def run(self, source: str | bytes, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:
+        """Run a script to its end."""
+        deadline = Deadline(timeout)
+        order, query = encode_script(source, timeout=timeout, **options)
+        return execution.execute(
+            self._link, self._keys, order, deadline=deadline, operation=execution.RUN, query=query
+        )
+
+    def submit_run(self, source: str | bytes, options: dict[str, Any]) -> str:
+        """Start a script and return the job's id."""
+        order, query = encode_script(source, **options)
+        return execution.job_id_of(
+            execution.submit(self._link, self._keys, order, operation=execution.RUN, query=query)
+        )
 
     def wait(self, job_id: str, timeout: float | None, *, keep: bool) -> dict[str, Any]:
         """Return a job when it has ended."""
@@ -54,17 +77,77 @@ class Caller:
         """End a job."""
         return execution.cancel(self._link, self._keys, job_id)
 
-    def list_jobs(self, limit: int | None) -> list[dict[str, Any]]:
-        """Return the jobs of the key."""
-        answer = self._link.call(self._keys, "list_jobs", query={"limit": limit})
-        jobs = answer.get("jobs")
-        if not isinstance(jobs, list):
-            raise InvalidResponseError("the server's answer holds no list of jobs")
-        return jobs
+    def call(
+        self,
+        name: str,
+        object_id: str | None = None,
+        *,
+        members: Mapping[str, Any] | None = None,
+        text: bytes | None = None,
+        query: Mapping[str, object] | None = None,
+        timeout: float | None = None,
+        otp: OneTimeCode | None = None,
+    ) -> dict[str, Any]:
+        """Do one operation of the endpoint table; the arguments are those of `operations.perform`."""
+        return perform(
+            self._link,
+            self._keys,
+            name,
+            object_id,
+            members=members,
+            text=text,
+            query=query,
+            timeout=timeout,
+            otp=otp,
+        )
 
-    def validate_keys(self) -> dict[str, Any]:
-        """Return what the server knows about the keys."""
-        return self._link.call(self._keys, "validate_keys", order=Order())
+    def command(
+        self,
+        name: str,
+        object_id: str,
+        command: str,
+        milliseconds: int,
+        input_files: InputFiles | None,
+    ) -> dict[str, Any]:
+        """Run a command in a session or service."""
+        seconds = milliseconds / 1000 if milliseconds else None
+        return self.call(
+            name,
+            object_id,
+            members=command_members(command, seconds, input_files),
+            timeout=command_patience(seconds, self._link.timeout),
+        )
+
+    def set_vault(self, service_id: str, env: Mapping[str, str] | str | bytes) -> dict[str, Any]:
+        """Replace the vault of a service."""
+        return self.call("set_vault", service_id, text=encode_vault(env))
+
+    def list_images(self, which: str | None) -> dict[str, Any]:
+        """Return the images that the key may use."""
+        if which not in (None, "owned", "shared", "public"):
+            raise InvalidRequestError("filter_type must be 'owned', 'shared' or 'public'")
+        return self.call(f"list_{which}_images" if which else "list_images")
+
+    def listed(self, name: str, member: str, query: Mapping[str, object] | None = None) -> list[dict[str, Any]]:
+        """Return the list in the answer of an operation."""
+        items = (self.call(name, query=query)).get(member)
+        if not isinstance(items, list):
+            raise InvalidResponseError(f"the server's answer holds no list of {member}")
+        return items
+
+    def made(self, name: str, object_id: str, member: str, members: Mapping[str, Any]) -> str:
+        """Make something and return its id."""
+        answer = self.call(name, object_id, members=members, timeout=LONG_S)
+        made_id = answer.get(member) or answer.get("id")
+        if not isinstance(made_id, str):
+            raise InvalidResponseError(f"the server's answer holds no {member}")
+        return made_id
+
+    def log_lines(self, query: dict[str, str | None]) -> Generator[dict[str, Any]]:
+        """Yield lines of the server's log as they are written."""
+        with closing(follow_logs(self._link, self._keys, query)) as lines:
+            for line in lines:
+                yield {"source": line.source, "line": line.line}
 
 
 def connect(
@@ -118,7 +201,7 @@ def _link(base_url: str) -> Link:
     return shared(base_url, lambda: Link(base_url))
 
 
-def _encode(**options: Any) -> bytes:
+def _encode(**options: Any) -> Order:
     if reads_files(options["input_files"]):
-        return in_thread(encode_execution, **options)
-    return encode_execution(**options)
+        return Order(in_thread(encode_execution, **options))
+    return Order(encode_execution(**options))

@@ -9,18 +9,23 @@ import io
 import ssl
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from unsandbox._transports.common import MAX_CONNECTIONS, USER_AGENT, RawResponse, ca_bundle, place, proxy_for
+from unsandbox._transports.aiohttp_live import LIBRARY, AiohttpSocket, AiohttpStream, reason
+from unsandbox._transports.common import (
+    MAX_CONNECTIONS,
+    USER_AGENT,
+    RawResponse,
+    ca_bundle,
+    place,
+    proxy_for,
+    tls_context,
+)
 from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
 
 if TYPE_CHECKING:
     import aiohttp
     import yarl
-
-LIBRARY = "aiohttp"
-"""What the errors of this transport also are."""
 
 
 def loaded() -> bool:
@@ -35,6 +40,9 @@ def load() -> None:
 
 _LARGE_BODY = 1 << 20
 """Bytes above which aiohttp wants a file object, from which it writes piece by piece."""
+
+_HEARTBEAT_S = 20.0
+"""Seconds between two looks whether the other end of a WebSocket is still there."""
 
 _CEIL_S = 60.0
 """Above this many seconds aiohttp may round a time limit up to whole ones, which saves timers."""
@@ -126,15 +134,90 @@ class AiohttpTransport:
             ) as response:
                 return RawResponse(response.status, response.headers, await response.read())
         except TimeoutError as error:
-            raise with_base(RequestTimeoutError, LIBRARY)(
-                f"{place(method, self._origin, target)}: no answer within {timeout:g} s"
-            ) from error
+            raise self._too_late(method, target, timeout) from error
         except (opened.error, OSError, EOFError) as error:
-            failure = with_base(ConnectionFailedError, LIBRARY)(
-                f"{place(method, self._origin, target)}: {_reason(error)}"
-            )
-            failure.sent = not isinstance(error, opened.not_connected)
-            raise failure from error
+            raise self._failure(method, target, error) from error
+
+    async def open_stream(
+        self, method: str, target: str, headers: Mapping[str, str], timeout: float, idle_s: float
+    ) -> AiohttpStream:
+        """Send one request without a body, and return the answer as soon as its headers are there.
+
+        Args:
+            method: HTTP method.
+            target: Path and query, percent-encoded; sent as it is.
+            headers: Request headers.
+            timeout: Seconds until the headers are there.
+            idle_s: Seconds that may pass later without a byte.
+
+        Raises:
+            RequestTimeoutError: It took longer.
+            ConnectionFailedError: There was no answer.
+        """
+        opened = self._opened or self._open()
+        try:
+            async with asyncio.timeout(timeout):
+                response = await opened.session.request(
+                    method,
+                    opened.make_url(self._origin + target, encoded=True),
+                    headers=headers,
+                    proxy=opened.proxy,
+                    timeout=opened.make_timeout(total=None),
+                    allow_redirects=False,
+                )
+        except TimeoutError as error:
+            raise self._too_late(method, target, timeout) from error
+        except (opened.error, OSError, EOFError) as error:
+            raise self._failure(method, target, error) from error
+        return AiohttpStream(response, place(method, self._origin, target), idle_s)
+
+    async def open_socket(
+        self, target: str, headers: Mapping[str, str], subprotocol: str, timeout: float
+    ) -> AiohttpSocket | RawResponse:
+        """Open a WebSocket, or return the answer that refused it.
+
+        Args:
+            target: Path and query, percent-encoded.
+            headers: Request headers.
+            subprotocol: What is to be spoken.
+            timeout: Seconds until it is open.
+
+        Raises:
+            RequestTimeoutError: It took longer.
+            ConnectionFailedError: There was no answer, or none that makes sense.
+        """
+        import aiohttp
+
+        opened = self._opened or self._open()
+        try:
+            async with asyncio.timeout(timeout):
+                socket = await opened.session.ws_connect(
+                    opened.make_url(self._origin + target, encoded=True),
+                    protocols=(subprotocol,),
+                    headers=headers,
+                    proxy=opened.proxy,
+                    heartbeat=_HEARTBEAT_S,
+                    max_msg_size=0,
+                )
+        except TimeoutError as error:
+            raise self._too_late("GET", target, timeout) from error
+        except aiohttp.WSServerHandshakeError as error:
+            return RawResponse(error.status, error.headers or {}, b"")
+        except (opened.error, OSError, EOFError) as error:
+            raise self._failure("GET", target, error) from error
+        return AiohttpSocket(socket, place("GET", self._origin, target))
+
+    def _too_late(self, method: str, target: str, timeout: float) -> RequestTimeoutError:
+        return with_base(RequestTimeoutError, LIBRARY)(
+            f"{place(method, self._origin, target)}: no answer within {timeout:g} s"
+        )
+
+    def _failure(self, method: str, target: str, error: BaseException) -> ConnectionFailedError:
+        failure = with_base(ConnectionFailedError, LIBRARY)(
+            f"{place(method, self._origin, target)}: {reason(error)}"
+        )
+        failure.sent = not isinstance(error, self._opened.not_connected if self._opened else ())
+        return failure
 
     async def close(self) -> None:
         """Close all connections; the transport cannot be used any more."""
@@ -165,15 +248,4 @@ class AiohttpTransport:
 
 
 def _trust(origin: str) -> ssl.SSLContext | bool:
-    bundle = ca_bundle() if origin.startswith("https:") else None
-    if bundle is None:
-        return True
-    if Path(bundle).is_dir():
-        return ssl.create_default_context(capath=bundle)
-    return ssl.create_default_context(cafile=bundle)
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).strip()
-    name = type(error).__name__
-    return f"{name}: {text}" if text and text != "None" else name
+    return tls_context() if origin.startswith("https:") and ca_bundle() is not None else True

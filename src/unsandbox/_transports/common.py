@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,6 +64,16 @@ def ca_bundle() -> str | None:
                 raise InvalidRequestError(f"{name} names a file of trusted CAs that does not exist")
             return path
     return None
+
+
+def tls_context() -> ssl.SSLContext:
+    """Return what checks servers: against the CAs that the environment names, else against the system's."""
+    bundle = ca_bundle()
+    if bundle is None:
+        return ssl.create_default_context()
+    if Path(bundle).is_dir():
+        return ssl.create_default_context(capath=bundle)
+    return ssl.create_default_context(cafile=bundle)
 
 
 def place(method: str, origin: str, target: str) -> str:

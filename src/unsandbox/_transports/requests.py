@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from unsandbox._transports.common import MAX_CONNECTIONS, USER_AGENT, RawResponse, ca_bundle, place, proxy_for
+from unsandbox._transports.requests_live import LIBRARY, RequestsSocket, RequestsStream, connect_socket
 from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
 
 if TYPE_CHECKING:
     import requests
+    import urllib3
     from requests.adapters import HTTPAdapter
-
-LIBRARY = "requests"
-"""What the errors of this transport also are."""
 
 
 def loaded() -> bool:
@@ -86,22 +86,82 @@ class RequestsTransport:
             RequestTimeoutError: It took longer.
             ConnectionFailedError: There was no answer, or not all of it.
         """
+        import urllib3
+
+        ends = time.monotonic() + timeout
+        with self._translated(method, target, timeout):
+            response = self._send(method, target, headers, body, urllib3.Timeout(total=timeout))
+            with response:
+                return RawResponse(response.status_code, response.headers, _read(response, ends))
+
+    def open_stream(
+        self, method: str, target: str, headers: Mapping[str, str], timeout: float, idle_s: float
+    ) -> RequestsStream:
+        """Send one request without a body, and return the answer as soon as its headers are there.
+
+        Args:
+            method: HTTP method.
+            target: Path and query, percent-encoded; sent as it is.
+            headers: Request headers.
+            timeout: Seconds until it is connected.
+            idle_s: Seconds that may pass later without a byte.
+
+        Raises:
+            RequestTimeoutError: It took longer.
+            ConnectionFailedError: There was no answer.
+        """
+        import urllib3
+
+        with self._translated(method, target, timeout):
+            response = self._send(method, target, headers, b"", urllib3.Timeout(connect=timeout, read=idle_s))
+        return RequestsStream(response, place(method, self._origin, target), idle_s)
+
+    def open_socket(
+        self, target: str, headers: Mapping[str, str], subprotocol: str, timeout: float
+    ) -> RequestsSocket | RawResponse:
+        """Open a WebSocket, or return the answer that refused it.
+
+        Args:
+            target: Path and query, percent-encoded.
+            headers: Request headers.
+            subprotocol: What is to be spoken.
+            timeout: Seconds until it is open.
+
+        Raises:
+            RequestTimeoutError: It took longer.
+            ConnectionFailedError: There was no answer, or none that makes sense.
+        """
+        from websockets.exceptions import WebSocketException
+
+        with self._translated("GET", target, timeout, WebSocketException):
+            made = connect_socket(self._origin, target, headers, subprotocol, timeout, proxy_for(self._origin))
+        return (
+            made if isinstance(made, RawResponse) else RequestsSocket(made, place("GET", self._origin, target))
+        )
+
+    def _send(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, timeout: urllib3.Timeout
+    ) -> requests.Response:
+        adapter = self._adapter or self._open()
+        return adapter.send(
+            self._prepare(method, target, headers, body),
+            timeout=timeout,  # type: ignore[arg-type] # the adapter takes one, its stub not
+            verify=self._verify,
+            proxies=self._proxies,
+        )
+
+    @contextlib.contextmanager
+    def _translated(
+        self, method: str, target: str, timeout: float, further: type[Exception] = OSError
+    ) -> Iterator[None]:
+        """Turn the errors of the libraries into ours."""
         import http.client
 
         import requests
         import urllib3
 
-        adapter = self._adapter or self._open()
-        ends = time.monotonic() + timeout
         try:
-            response = adapter.send(
-                self._prepare(method, target, headers, body),
-                timeout=urllib3.Timeout(total=timeout),  # type: ignore[arg-type] # the adapter takes one, its stub not
-                verify=self._verify,
-                proxies=self._proxies,
-            )
-            with response:
-                return RawResponse(response.status_code, response.headers, _read(response, ends))
+            yield
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
             raise with_base(RequestTimeoutError, LIBRARY)(
                 f"{place(method, self._origin, target)}: no answer within {timeout:g} s"
@@ -111,6 +171,7 @@ class RequestsTransport:
             urllib3.exceptions.HTTPError,
             http.client.HTTPException,
             OSError,
+            further,
         ) as error:
             failure = with_base(ConnectionFailedError, LIBRARY)(
                 f"{place(method, self._origin, target)}: {_reason(error)}"

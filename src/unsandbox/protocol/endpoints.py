@@ -13,6 +13,9 @@ FEATURES = ("wait", "idempotency", "stdin", "events")
 `events`: `GET /jobs/{id}/events` streams."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 REQUEST_ID_HEADER = "X-Request-Id"
+OTP_HEADER = "X-Sudo-OTP"
+"""One-time code for a protected call, sent with the id of the challenge that the 428 answer held."""
+CHALLENGE_HEADER = "X-Sudo-Challenge"
 
 _RUN_QUERY = (
     Query("ttl", "integer", "Seconds of wall-clock time for the program, 1 to 900."),

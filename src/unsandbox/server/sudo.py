@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import pyotp
 
-OTP_HEADER = "X-Sudo-OTP"
-CHALLENGE_HEADER = "X-Sudo-Challenge"
+from unsandbox.protocol.endpoints import CHALLENGE_HEADER, OTP_HEADER
 
 _CHALLENGE_S = 300.0
 _TRIES = 5

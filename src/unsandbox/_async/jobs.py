@@ -1,0 +1,272 @@
+"""Running code, and jobs."""
+
+# ruff: noqa: ASYNC109 - `timeout` reaches the server, which `asyncio.timeout` cannot do
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unsandbox._async import execution
+from unsandbox._async.base import Connected, typed
+from unsandbox._compat.aio import in_thread
+from unsandbox._shared.deadline import Deadline
+from unsandbox._shared.options import InputFiles, encode_execution, encode_script, reads_files
+from unsandbox._shared.order import Order
+from unsandbox.errors import WaitTimeoutError
+from unsandbox.protocol.models import Cancelled, Job, JobList, NetworkModeName
+
+
+class JobMethods(Connected):
+    """Methods of a client that run code and look after jobs."""
+
+    async def execute(
+        self,
+        language: str,
+        code: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        input_files: InputFiles | None = None,
+        network_mode: NetworkModeName | None = None,
+        vcpu: int | None = None,
+        ttl: int | None = None,
+        return_artifacts: bool = False,
+        stdin: str | bytes | None = None,
+        timeout: float | None = None,
+    ) -> Job:
+        """Run code and return the job when it has ended.
+
+        A program that exits with another code than 0 is no error: see `Job.ok` and `Job.exit_code`. A program
+        that outlives `ttl` ends in status `timeout`. When the calling task is cancelled, so is the job.
+
+        Args:
+            language: Name of the language, as `languages` lists them.
+            code: The whole program.
+            env: Environment variables for the program, at most 256.
+            input_files: Files for the program, found in `/tmp/input/` by base name: a mapping from name to
+                content, or a list of paths and `InputFile`s.
+            network_mode: `zerotrust` for no network (the server's default) or `semitrusted` for outbound only.
+            vcpu: Processors, 1 to 8; memory goes with them.
+            ttl: Seconds that the program may run, 1 to 900.
+            return_artifacts: Whether to return what the program leaves in `/tmp/artifacts`, or its binary.
+            stdin: Standard input, on servers that take one.
+            timeout: Your deadline in seconds, for all of it. When it passes, the job is cancelled.
+
+        Returns:
+            The job, with its output.
+
+        Raises:
+            WaitTimeoutError: The deadline passed; `partial` holds the job with its output so far.
+            InvalidRequestError: An argument cannot be sent.
+            CredentialsError: There are no keys.
+            APIError: The server refused or failed; the subclass tells how.
+            ConnectionFailedError: There was no answer, after all retries.
+            InvalidResponseError: The answer makes no sense.
+
+        Example:
+            ```python
+            job = await client.execute("python", "print(input())", stdin="hello", timeout=10)
+            assert job.ok and job.stdout.strip() == "hello"
+            ```
+        """
+        deadline = Deadline(timeout)
+        order = await self._encode(
+            input_files,
+            language=language,
+            code=code,
+            env=env,
+            network_mode=network_mode,
+            vcpu=vcpu,
+            ttl=ttl,
+            return_artifacts=return_artifacts,
+            stdin=stdin,
+            timeout=timeout,
+        )
+        try:
+            return typed(
+                await execution.execute(
+                    self._link, self._signer(), order, deadline=deadline, needs_stdin=stdin is not None
+                ),
+                Job,
+            )
+        except WaitTimeoutError as error:
+            _type_partial(error)
+            raise
+
+    async def submit(
+        self,
+        language: str,
+        code: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        input_files: InputFiles | None = None,
+        network_mode: NetworkModeName | None = None,
+        vcpu: int | None = None,
+        ttl: int | None = None,
+        return_artifacts: bool = False,
+        stdin: str | bytes | None = None,
+    ) -> Job:
+        """Start a job and return at once; `wait` for it, look at it with `get_job`, end it with `cancel`.
+
+        Args:
+            language: As for `execute`.
+            code: As for `execute`.
+            env: As for `execute`.
+            input_files: As for `execute`.
+            network_mode: As for `execute`.
+            vcpu: As for `execute`.
+            ttl: As for `execute`.
+            return_artifacts: As for `execute`.
+            stdin: As for `execute`.
+
+        Returns:
+            The job with its `job_id`, most often still `pending` or `running`.
+
+        Raises:
+            InvalidResponseError: The answer holds no job id.
+
+        Example:
+            ```python
+            job = await client.submit("python", "print(1)")
+            job = await client.wait(job.job_id)
+            ```
+        """
+        order = await self._encode(
+            input_files,
+            language=language,
+            code=code,
+            env=env,
+            network_mode=network_mode,
+            vcpu=vcpu,
+            ttl=ttl,
+            return_artifacts=return_artifacts,
+            stdin=stdin,
+        )
+        answer = await execution.submit(self._link, self._signer(), order, needs_stdin=stdin is not None)
+        return typed(answer, Job)
+
+    async def run(
+        self,
+        source: str | bytes,
+        *,
+        env: Mapping[str, str] | None = None,
+        network_mode: NetworkModeName | None = None,
+        ttl: int | None = None,
+        timeout: float | None = None,
+    ) -> Job:
+        r"""Run a script whose `#!` line names the language, and return the job when it has ended.
+
+        Args:
+            source: The whole script.
+            env: As for `execute`.
+            network_mode: As for `execute`.
+            ttl: As for `execute`.
+            timeout: As for `execute`.
+
+        Raises:
+            BadRequestError: The first line names no interpreter that the server knows.
+
+        Example:
+            ```python
+            job = await client.run("#!/bin/sh\necho hello")
+            ```
+        """
+        deadline = Deadline(timeout)
+        order, query = encode_script(source, env=env, network_mode=network_mode, ttl=ttl, timeout=timeout)
+        try:
+            answer = await execution.execute(
+                self._link, self._signer(), order, deadline=deadline, operation=execution.RUN, query=query
+            )
+        except WaitTimeoutError as error:
+            _type_partial(error)
+            raise
+        return typed(answer, Job)
+
+    async def submit_run(
+        self,
+        source: str | bytes,
+        *,
+        env: Mapping[str, str] | None = None,
+        network_mode: NetworkModeName | None = None,
+        ttl: int | None = None,
+    ) -> Job:
+        """Start a script whose `#!` line names the language, and return at once.
+
+        Args:
+            source: The whole script.
+            env: As for `execute`.
+            network_mode: As for `execute`.
+            ttl: As for `execute`.
+        """
+        order, query = encode_script(source, env=env, network_mode=network_mode, ttl=ttl)
+        answer = await execution.submit(self._link, self._signer(), order, operation=execution.RUN, query=query)
+        return typed(answer, Job)
+
+    async def get_job(self, job_id: str) -> Job:
+        """Return a job as it is now, without waiting.
+
+        Args:
+            job_id: Which job.
+
+        Raises:
+            NotFoundError: There is no such job, or it belongs to another key.
+        """
+        return typed(await self._link.call(self._signer(), "get_job", params={"id": job_id}), Job)
+
+    async def wait(self, job_id: str, *, timeout: float | None = None, keep: bool = False) -> Job:
+        """Return a job when it has ended.
+
+        Args:
+            job_id: Which job.
+            timeout: Seconds to wait at most; None waits as long as it takes.
+            keep: Whether the job goes on when the waiting ends early, by `timeout` or because the calling task
+                is cancelled. Without it the job is cancelled, so that nothing runs on for nobody.
+
+        Raises:
+            WaitTimeoutError: The job had not ended in time; `partial` holds what there is of it.
+            NotFoundError: There is no such job.
+
+        Example:
+            ```python
+            try:
+                job = await client.wait(job_id, timeout=5, keep=True)
+            except WaitTimeoutError:
+                print("still running")
+            ```
+        """
+        deadline = Deadline(timeout)
+        try:
+            answer = await execution.wait(self._link, self._signer(), job_id, deadline=deadline, keep=keep)
+        except WaitTimeoutError as error:
+            _type_partial(error)
+            raise
+        return typed(answer, Job)
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job and return it with its output so far; one that has ended stays as it is.
+
+        Args:
+            job_id: Which job.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        return typed(await execution.cancel(self._link, self._signer(), job_id), Cancelled)
+
+    async def list_jobs(self, *, limit: int | None = None) -> JobList:
+        """Return the jobs of this key, newest first, without their output.
+
+        Args:
+            limit: At most so many.
+        """
+        return typed(await self._link.call(self._signer(), "list_jobs", query={"limit": limit}), JobList)
+
+    async def _encode(self, input_files: InputFiles | None, **options: Any) -> Order:
+        if reads_files(input_files):
+            return Order(await in_thread(encode_execution, input_files=input_files, **options))
+        return Order(encode_execution(input_files=input_files, **options))
+
+
+def _type_partial(error: WaitTimeoutError) -> None:
+    if isinstance(error.partial, dict):
+        error.partial = typed(error.partial, Job)

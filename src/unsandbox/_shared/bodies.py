@@ -1,0 +1,62 @@
+"""Bodies of the operations on what lasts: from keyword arguments to bytes, checked by the types of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unsandbox._shared.options import encode_files
+from unsandbox.errors import InvalidRequestError
+from unsandbox.protocol import codec
+from unsandbox.protocol.endpoint import Endpoint
+from unsandbox.protocol.services import VAULT_BYTES, vault_from_body, vault_to_text
+
+
+def encode_members(endpoint: Endpoint, members: Mapping[str, Any]) -> bytes:
+    """Return the JSON body of a request. What is None is left out, so the server's defaults hold.
+
+    Paths in `input_files` are read here.
+
+    Raises:
+        InvalidRequestError: A member is missing or cannot be sent; the message names it and not its value.
+    """
+    given = {name: value for name, value in members.items() if value is not None}
+    if files := given.pop("input_files", None):
+        given["input_files"] = encode_files(files)
+    if endpoint.request is not None:
+        try:
+            codec.from_wire(given, endpoint.request)
+        except ValueError as error:
+            raise InvalidRequestError(f"{endpoint.name}: {error}") from None
+    return codec.encode(given) if given else b""
+
+
+def encode_vault(env: Mapping[str, str] | str | bytes) -> bytes:
+    r"""Return a vault as the lines that are sent.
+
+    Args:
+        env: Names and values, or lines `NAME=value` as an env file holds them.
+
+    Raises:
+        InvalidRequestError: It cannot be a vault; the message shows no value.
+
+    Example:
+        >>> encode_vault({"A": "1", "B": "x=y"})
+        b'A=1\nB=x=y\n'
+    """
+    if isinstance(env, Mapping):
+        if not all(isinstance(part, str) for pair in env.items() for part in pair):
+            raise InvalidRequestError("names and values of a vault must be text")
+        if any("\n" in value or "\r" in value for value in env.values()):
+            raise InvalidRequestError("a value of the vault holds a line break, which cannot be sent")
+        env = vault_to_text(dict(env))
+    try:
+        body = env.encode() if isinstance(env, str) else bytes(env)
+        vault_from_body(body, "text/plain")
+    except UnicodeError:
+        raise InvalidRequestError("the vault is not valid UTF-8") from None
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"the vault cannot be sent: {error}") from None
+    if len(body) > VAULT_BYTES:
+        raise InvalidRequestError(f"the vault is larger than {VAULT_BYTES >> 10} KiB")
+    return body

@@ -1,0 +1,124 @@
+"""What stays open on the async side: answers that come piece by piece, and WebSockets."""
+
+# ruff: noqa: ASYNC109 - the sync twin has no other way to be given a time limit
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from unsandbox.errors import ConnectionFailedError, RequestTimeoutError, with_base
+
+if TYPE_CHECKING:
+    import aiohttp
+
+LIBRARY = "aiohttp"
+"""What the errors of this transport also are."""
+
+
+class AiohttpStream:
+    """An answer whose body is read as it comes.
+
+    Attributes:
+        status: HTTP status.
+        headers: Of the answer, looked up without regard to case.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, where: str, idle_s: float) -> None:
+        self._response = response
+        self._where = where
+        self._idle_s = idle_s
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    async def read(self) -> bytes:
+        """Return the next bytes; empty at the end of the body.
+
+        Raises:
+            RequestTimeoutError: Nothing came for too long.
+            ConnectionFailedError: The connection broke before the end.
+        """
+        import aiohttp
+
+        try:
+            async with asyncio.timeout(self._idle_s):
+                return await self._response.content.readany()
+        except TimeoutError as error:
+            raise with_base(RequestTimeoutError, LIBRARY)(
+                f"{self._where}: nothing came for {self._idle_s:g} s"
+            ) from error
+        except (aiohttp.ClientError, OSError, EOFError) as error:
+            raise with_base(ConnectionFailedError, LIBRARY)(f"{self._where}: {reason(error)}") from error
+
+    async def close(self) -> None:
+        """Close the connection, or give it back when the body was read to its end."""
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+class AiohttpSocket:
+    """A WebSocket. `receive` may run in one task while `send` runs in others."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, where: str) -> None:
+        self._socket = socket
+        self._where = where
+
+    @property
+    def failure(self) -> ConnectionFailedError:
+        """The error that says that the connection broke."""
+        return with_base(ConnectionFailedError, LIBRARY)(f"{self._where}: the connection broke")
+
+    async def send(self, data: bytes | str) -> None:
+        """Send one message, binary or text.
+
+        Raises:
+            ConnectionFailedError: The connection is broken.
+        """
+        import aiohttp
+
+        try:
+            if isinstance(data, str):
+                await self._socket.send_str(data)
+            else:
+                await self._socket.send_bytes(data)
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            raise self.failure from error
+
+    async def receive(self, timeout: float | None = None) -> bytes | str | None:
+        """Return the next message: bytes, text, or None when the server closed in good order.
+
+        Raises:
+            RequestTimeoutError: None came in time.
+            ConnectionFailedError: The connection broke.
+        """
+        import aiohttp
+
+        try:
+            async with asyncio.timeout(timeout):
+                message = await self._socket.receive()
+        except TimeoutError as error:
+            raise with_base(RequestTimeoutError, LIBRARY)(
+                f"{self._where}: nothing came within {timeout:g} s"
+            ) from error
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            raise self.failure from error
+        if message.type is aiohttp.WSMsgType.BINARY or message.type is aiohttp.WSMsgType.TEXT:
+            data: bytes | str = message.data
+            return data
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            return None
+        raise self.failure
+
+    async def close(self) -> None:
+        """Close it. Closing twice does no harm."""
+        await self._socket.close()
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error of the library says, with its name."""
+    text = str(error).strip()
+    name = type(error).__name__
+    return f"{name}: {text}" if text and text != "None" else name
