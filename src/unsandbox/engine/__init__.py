@@ -4,12 +4,15 @@ from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.engine import Engine
 from unsandbox.engine.refusals import (
     Conflict,
+    Damaged,
     Forbidden,
+    InsufficientStorage,
     InvalidJob,
     LimitReached,
     NotImplementedHere,
     Refused,
     Stopping,
+    StorageUnavailable,
     TooLarge,
     UnknownJob,
     UnknownObject,
@@ -17,14 +20,17 @@ from unsandbox.engine.refusals import (
 
 __all__ = [
     "Conflict",
+    "Damaged",
     "Engine",
     "EngineConfig",
     "Forbidden",
+    "InsufficientStorage",
     "InvalidJob",
     "LimitReached",
     "NotImplementedHere",
     "Refused",
     "Stopping",
+    "StorageUnavailable",
     "TooLarge",
     "UnknownJob",
     "UnknownObject",

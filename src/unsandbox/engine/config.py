@@ -36,6 +36,10 @@ class EngineConfig:
         sessions_per_key: Sessions that one key may have.
         services_per_key: Services that one key may have.
         work_bytes: Quota of the work folder of a session or service.
+        snapshots_per_key: Snapshots that one key may have.
+        images_per_key: Images that one key may have.
+        snapshot_bytes: Largest saved state of a session or service, compressed.
+        saved_bytes_per_key: All snapshots of one key together, and all its images together.
         isolation: What this engine demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`; by default
             what the environment's `UNSANDBOX_ISOLATION` says, else `auto`.
         toolchains: Where sandboxes get their `/usr`: `host`, a folder, or `auto`; see `find_system`.
@@ -55,6 +59,10 @@ class EngineConfig:
     sessions_per_key: int = 100
     services_per_key: int = 100
     work_bytes: int = 2 * GIB
+    snapshots_per_key: int = 1000
+    images_per_key: int = 1000
+    snapshot_bytes: int = 4 * GIB
+    saved_bytes_per_key: int = 64 * GIB
     isolation: str = field(default_factory=lambda: os.environ.get(ISOLATION_VARIABLE) or "auto")
     toolchains: str | None = None
 

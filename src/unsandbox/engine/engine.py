@@ -12,8 +12,10 @@ from pathlib import Path
 
 from unsandbox.engine.audit import AuditLog, audit_key, code_hash
 from unsandbox.engine.backends import Backends, default_backend
+from unsandbox.engine.blobs import Blobs
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context, Part
+from unsandbox.engine.images import Images
 from unsandbox.engine.jobs import (
     JobRecord,
     check_request,
@@ -28,6 +30,8 @@ from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, Stoppi
 from unsandbox.engine.replies import Replies
 from unsandbox.engine.secretbox import SecretBox
 from unsandbox.engine.sessions import Sessions
+from unsandbox.engine.snapshots import Snapshots
+from unsandbox.engine.sources import Source
 from unsandbox.engine.store import JobRow, MemoryStore, Store
 from unsandbox.engine.tape import Tape, pieces_behind
 from unsandbox.protocol import codec, models
@@ -65,9 +69,12 @@ class Engine:
         languages: The language table; the built-in one when not given.
         folder: Data folder for what lasts; without one, sessions and the like are gone with the process.
         box: Encrypts what is secret at rest; with a data folder it must be the same at every start.
+        blobs: URL of the store for snapshots and images; a folder in the data folder when not given.
 
     Attributes:
         sessions: Live sandboxes with a shell; like every part, there once the engine is started.
+        snapshots: Saved states of sessions and services.
+        images: Published copies of services and snapshots.
 
     Example:
         >>> async def demo() -> str | None:
@@ -88,6 +95,7 @@ class Engine:
         languages: LanguageTable | None = None,
         folder: Path | None = None,
         box: SecretBox | None = None,
+        blobs: str | None = None,
     ) -> None:
         self.config = config or EngineConfig()
         self.languages = languages or load_languages(system=find_system(self.config.toolchains))
@@ -99,7 +107,10 @@ class Engine:
         self._folder = folder
         self._box = box or SecretBox.of_this_process()
         self.audit = None if folder is None else AuditLog(folder, audit_key(self._box))
+        self._blobs_url = blobs
         self.sessions: Sessions
+        self.snapshots: Snapshots
+        self.images: Images
         self._parts: list[Part] = []
         self._queue = FairQueue()
         self._jobs: dict[str, JobRecord] = {}
@@ -135,10 +146,15 @@ class Engine:
             box=self._box,
             audit=self.audit,
         )
+        blobs = await asyncio.to_thread(Blobs.open, context.folder, self._blobs_url)
         self.sessions = Sessions(context)
-        for part in (self.sessions,):
+        sources: dict[str, Source] = {self.sessions.kind: self.sessions}
+        self.snapshots = Snapshots(context, blobs, sources)
+        self.images = Images(context, blobs, self.snapshots, sources)
+        for part in (self.sessions, self.snapshots, self.images):
             self._parts.append(part)
             await part.start()
+        await blobs.sweep()
         self._workers = [asyncio.create_task(self._work()) for _ in range(self.config.running_slots)]
         self._workers.append(asyncio.create_task(self._tidy()))
         return self.probe

@@ -69,6 +69,24 @@ class LimitReached(Refused):
     code = "concurrency_limit_reached"
 
 
+class Damaged(Refused):
+    """What was saved is no longer what it was; nothing was done with it."""
+
+    code = "damaged"
+
+
+class InsufficientStorage(Refused):
+    """The disk is full; what was there before is as it was."""
+
+    code = "insufficient_storage"
+
+
+class StorageUnavailable(Refused):
+    """What lies elsewhere cannot be reached now."""
+
+    code = "storage_unavailable"
+
+
 class Stopping(Refused):
     """The engine is shutting down and takes nothing new."""
 

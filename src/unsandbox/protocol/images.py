@@ -89,7 +89,7 @@ class SpawnRequest(WireModel, frozen=True, kw_only=True):
     ports: list[Port] | None = None
     bootstrap: str | None = None
     network_mode: NetworkModeName | None = None
-    vcpu: Vcpu = 1
+    vcpu: Vcpu | None = None
     type: str | None = None
     shell: str | None = None
 

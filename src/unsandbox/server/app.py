@@ -17,18 +17,22 @@ from aiohttp import web
 from unsandbox._version import __version__
 from unsandbox.engine import (
     Conflict,
+    Damaged,
     Engine,
     Forbidden,
+    InsufficientStorage,
     InvalidJob,
     LimitReached,
     NotImplementedHere,
     Refused,
     Stopping,
+    StorageUnavailable,
     TooLarge,
     UnknownJob,
     UnknownObject,
 )
 from unsandbox.engine.audit import code_hash
+from unsandbox.engine.disk import is_disk_full
 from unsandbox.engine.keys import KeyRing, KeySettings
 from unsandbox.protocol import codec
 from unsandbox.protocol.endpoint import Endpoint
@@ -64,9 +68,13 @@ _STATUS_OF_REFUSAL: dict[type[Refused], int] = {
     Conflict: 409,
     TooLarge: 413,
     LimitReached: 429,
+    Damaged: 409,
+    InsufficientStorage: 507,
+    StorageUnavailable: 503,
     Stopping: 503,
 }
 _RETRY_AFTER_S = "1"
+_DISK_FULL = "the server's disk, or the quota of a work folder on it, is full; free space and send it again"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _FEATURES = ",".join(FEATURES)
 _owner: ContextVar[str] = ContextVar("owner", default="")
@@ -297,11 +305,15 @@ class Server:
             response = _error(error.status, name, text, request_id)
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
-        except Exception:
-            logger.exception("request %s failed", request_id)
-            response = _error(
-                500, "internal_error", f"the server failed; its log says why ({request_id})", request_id
-            )
+        except Exception as error:
+            if is_disk_full(error):
+                logger.error("request %s: a disk is full", request_id)  # noqa: TRY400 - the trace says no more
+                response = _error(507, InsufficientStorage.code, _DISK_FULL, request_id)
+            else:
+                logger.exception("request %s failed", request_id)
+                response = _error(
+                    500, "internal_error", f"the server failed; its log says why ({request_id})", request_id
+                )
         if not response.prepared:
             response.headers[REQUEST_ID_HEADER] = request_id
             response.headers[FEATURES_HEADER] = _FEATURES

@@ -1,0 +1,284 @@
+"""From a live sandbox to stored bytes and back: what snapshots and images have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import string
+import tarfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import zstandard
+
+from unsandbox.engine.blobs import Blob, Blobs
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.context import Context
+from unsandbox.engine.objects import Document, Shelf
+from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, TooLarge
+from unsandbox.engine.sources import SavedState, SourceInfo
+from unsandbox.protocol import codec
+from unsandbox.protocol.services import ServiceRequest
+from unsandbox.protocol.sessions import SessionRequest
+from unsandbox.sandbox.live_spec import LiveSandbox
+from unsandbox.sandbox.spec import MIB, SandboxUnavailable
+
+KINDS: dict[str, type[SessionRequest | ServiceRequest]] = {"session": SessionRequest, "service": ServiceRequest}
+"""Kind of a source to the request that makes one."""
+
+_ALPHABET = string.ascii_lowercase + string.digits
+_LEVEL = 1
+"""Of zstd, for memory images: they are large, and most of their bytes are zero or text."""
+
+
+class SavedDocument(Document, kw_only=True):
+    """What is stored of a saved state, in whatever it is kept.
+
+    Attributes:
+        kind: `session` or `service`.
+        container: Name of the sandbox that it is from.
+        isolation: Name of the backend that it is from.
+        sha256: Names its bytes.
+        size: How many they are.
+        hot: Whether they hold memory and processes.
+        settings: What makes the source again, as it would be sent.
+        env_names: Names in the source's vault.
+    """
+
+    kind: str
+    container: str
+    isolation: str
+    sha256: str
+    size: int
+    settings: dict[str, Any]
+    hot: bool = False
+    env_names: list[str] = msgspec.field(default_factory=list)
+    name: str | None = None
+    locked: bool = False
+
+    def request(self) -> SessionRequest | ServiceRequest:
+        """Return what makes the source again."""
+        return codec.from_wire(self.settings, KINDS[self.kind])
+
+
+S = TypeVar("S", bound=SavedDocument)
+T = TypeVar("T")
+
+
+def saved_id(kind: str) -> str:
+    """Return an id in the historical form, with 82 random bits: who knows an unlisted image's id may use it.
+
+    Example:
+        >>> len(saved_id("image")) - len("unsb-image-")
+        19
+    """
+    groups = ("".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(4))
+    return f"unsb-{kind}-" + "-".join(groups)
+
+
+def settings_of(info: SourceInfo) -> dict[str, Any]:
+    """Return what makes a source again, as it is stored."""
+    return codec.to_wire(info.request)
+
+
+async def capture(blobs: Blobs, sandbox: LiveSandbox, hot: bool, config: EngineConfig) -> Blob:
+    """Save the state of a sandbox; the caller holds the bytes.
+
+    Args:
+        blobs: Where to.
+        sandbox: Goes on as it was, frozen or not.
+        hot: With memory and running processes.
+        config: Says how large it may be.
+
+    Raises:
+        InvalidJob: Its backend cannot save memory and processes.
+        TooLarge: It is larger than a snapshot may be.
+        OSError: The disk is full or failed.
+    """
+    async with blobs.scratch() as scratch:
+        archive = scratch / "archive"
+        if hot:
+            image = scratch / "image"
+            try:
+                await sandbox.checkpoint(image)
+            except SandboxUnavailable as error:
+                raise InvalidJob(
+                    "a hot snapshot keeps memory and running processes, and the backend of this one, "
+                    f"{sandbox.backend}, cannot save them; make it with isolation 'gvisor', or take a cold "
+                    "snapshot (without 'hot': the files)",
+                    code="hot_unavailable",
+                ) from error
+            await asyncio.to_thread(_pack, image, archive)
+        else:
+            await sandbox.archive_work(archive)
+        size = archive.stat().st_size
+        if size > config.snapshot_bytes:
+            raise TooLarge(
+                f"the saved state takes {size >> 20} MiB, more than the {config.snapshot_bytes >> 20} MiB that "
+                "one may take here; delete files that can be made again, and try again",
+                code="snapshot_too_large",
+            )
+        return await blobs.put(archive)
+
+
+@contextlib.asynccontextmanager
+async def opened(blobs: Blobs, document: SavedDocument) -> AsyncIterator[SavedState]:
+    """Give a saved state, verified; its paths are valid within the block.
+
+    Raises:
+        Damaged: Its bytes are gone or not what was saved.
+    """
+    async with blobs.file(document.sha256) as archive:
+        if not document.hot:
+            yield SavedState(document.object_id, work_archive=archive)
+            return
+        async with blobs.scratch() as scratch:
+            image = scratch / "image"
+            await asyncio.to_thread(_unpack, archive, image)
+            yield SavedState(document.object_id, hot_image=image)
+
+
+class Kept(Generic[S]):
+    """The saved states of one kind: documents in a shelf, their bytes in the blob store, the two in step.
+
+    Bytes are durable before a document names them and go after it is gone, so that a crash at any moment leaves
+    bytes without a document at worst; the next start sweeps those away.
+
+    Args:
+        kind: Name of the kind, for people and for the store.
+        model: Type of the documents.
+        context: What the engine shares.
+        blobs: Where the bytes are.
+        limit: How many one key may have.
+        same: Tells whether a document is also meant by another name.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        model: type[S],
+        context: Context,
+        blobs: Blobs,
+        limit: int,
+        same: Callable[[S, str], bool] | None = None,
+    ) -> None:
+        self.shelf: Shelf[S] = Shelf(kind, model, context.store, same)
+        self._config = context.config
+        self._blobs = blobs
+        self._limit = limit
+        self._changing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Take up what an earlier process stored."""
+        for document in await self.shelf.load():
+            self._blobs.hold(document.sha256)
+
+    async def stop(self) -> None:
+        """Return when nothing is being stored."""
+        async with self._changing:
+            pass
+
+    async def add(self, document: S) -> None:
+        """Keep a document, and with it the hold that the caller has on its bytes; both go when that fails."""
+        await whole(self._add(document))
+
+    async def remove(self, document: S) -> None:
+        """Forget a document and let go of its bytes.
+
+        Raises:
+            Conflict: It is locked.
+            UnknownObject: It is gone.
+        """
+        await whole(self._remove(document))
+
+    async def change(self, document: S, changes: Callable[[S], dict[str, Any]]) -> S:
+        """Change a document as it is now; return what it is then.
+
+        Args:
+            document: Which one.
+            changes: Returns the new values of the fields that change.
+
+        Raises:
+            UnknownObject: It is gone.
+        """
+        return await whole(self._change(document, changes))
+
+    def check_room(self, owner: str, size: int = 0) -> None:
+        """Refuse a further `size` bytes when a key would keep more than it may.
+
+        Raises:
+            LimitReached: It would; the message says how much it may.
+        """
+        kind, sizes = self.shelf.kind, [document.size for document in self.shelf.of(owner)]
+        if len(sizes) >= self._limit:
+            raise LimitReached(
+                f"a key may have {self._limit} {kind}s here, and this one has; delete one",
+                code=f"{kind}_limit_reached",
+            )
+        if sum(sizes) + size > self._config.saved_bytes_per_key:
+            limit = self._config.saved_bytes_per_key // MIB
+            raise LimitReached(
+                f"the {kind}s of a key may take {limit} MiB together here, and with this one they would take "
+                f"{(sum(sizes) + size) // MIB + 1} MiB; delete one",
+                code=f"{kind}_limit_reached",
+            )
+
+    async def _add(self, document: S) -> None:
+        try:
+            async with self._changing:
+                self.check_room(document.owner, document.size)
+                await self.shelf.put(document)
+        except BaseException:
+            await self._blobs.release(document.sha256)
+            raise
+
+    async def _remove(self, document: S) -> None:
+        async with self._changing:
+            current = self.shelf.get(document.owner, document.object_id)
+            if current.locked:
+                raise Conflict(
+                    f"this {self.shelf.kind} is locked; unlock it before you delete it",
+                    code=f"{self.shelf.kind}_locked",
+                )
+            await self.shelf.drop(current)
+        await self._blobs.release(current.sha256)
+
+    async def _change(self, document: S, changes: Callable[[S], dict[str, Any]]) -> S:
+        async with self._changing:
+            current = self.shelf.get(document.owner, document.object_id)
+            changed = msgspec.structs.replace(current, **changes(current))
+            await self.shelf.put(changed)
+            return changed
+
+
+async def whole(work: Coroutine[Any, Any, T]) -> T:
+    """Await something to its end even when the one who waits is cancelled: half of it must not happen."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _pack(folder: Path, archive: Path) -> None:
+    compressor = zstandard.ZstdCompressor(level=_LEVEL)
+    with (
+        archive.open("wb") as file,
+        compressor.stream_writer(file) as compressed,
+        tarfile.open(fileobj=compressed, mode="w|") as tar,
+    ):
+        tar.add(folder, arcname=".")
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    with (
+        archive.open("rb") as file,
+        zstandard.ZstdDecompressor().stream_reader(file) as plain,
+        tarfile.open(fileobj=plain, mode="r|") as tar,
+    ):
+        tar.extractall(folder, filter="data")
