@@ -56,6 +56,12 @@ logger = logging.getLogger("unsandbox.serve")
 )
 @click.option("--max-body", default=192, show_default=True, help="Largest request body in MiB.")
 @click.option(
+    "--blobs",
+    envvar="UNSANDBOX_BLOBS",
+    help="Where snapshots and images lie: file:///folder, s3://bucket/prefix, gs://…, az://…; credentials come "
+    "from the environment. Without it: in the data folder.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -78,6 +84,7 @@ def serve(
     concurrency: int,
     isolation: str,
     max_body: int,
+    blobs: str | None,
     log_level: str,
     log_format: str,
 ) -> None:
@@ -100,7 +107,7 @@ def serve(
     with _only_server_of(folder), open_keys(folder) as keys:
         credentials_file = _first_key(folder, keys)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(folder, keys, engine_config, server_config, credentials_file))
+            runner.run(_serve(folder, keys, engine_config, server_config, credentials_file, blobs))
 
 
 async def _serve(
@@ -109,13 +116,14 @@ async def _serve(
     engine_config: EngineConfig,
     server_config: ServerConfig,
     credentials_file: Path | None,
+    blobs: str | None,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     store = SqlStore(open_database(folder))
-    engine = Engine(engine_config, store=store, folder=folder, box=keys.box)
+    engine = Engine(engine_config, store=store, folder=folder, box=keys.box, blobs=blobs)
     server = Server(engine, keys, server_config)
     try:
         lost = await store.recover(lost_result)

@@ -129,8 +129,19 @@ class Engine:
 
         Raises:
             SandboxUnavailable: The isolation cannot be had here; nothing is ever run with less.
+            EngineError: The data folder or the blob store cannot be used.
         """
         self.probe = await self._backend.open()
+        try:
+            await self._start_parts()
+        except BaseException:
+            await self._stop_parts()
+            raise
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self.config.running_slots)]
+        self._workers.append(asyncio.create_task(self._tidy()))
+        return self.probe
+
+    async def _start_parts(self) -> None:
         await self.replies.start()
         if self.audit is not None:
             self.audit.open()
@@ -155,9 +166,15 @@ class Engine:
             self._parts.append(part)
             await part.start()
         await blobs.sweep()
-        self._workers = [asyncio.create_task(self._work()) for _ in range(self.config.running_slots)]
-        self._workers.append(asyncio.create_task(self._tidy()))
-        return self.probe
+
+    async def _stop_parts(self) -> None:
+        for part in reversed(self._parts):
+            await part.stop()
+        await self.backends.close()
+        await self._backend.close()
+        if self.audit is not None:
+            self.audit.note("stopped")
+            self.audit.close()
 
     async def stop(self) -> None:
         """Take nothing new, let running jobs end within the grace time, mark the others, free everything."""
@@ -181,13 +198,7 @@ class Engine:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         await self._save_again()
-        for part in reversed(self._parts):
-            await part.stop()
-        await self.backends.close()
-        await self._backend.close()
-        if self.audit is not None:
-            self.audit.note("stopped")
-            self.audit.close()
+        await self._stop_parts()
 
     async def submit(
         self,
