@@ -146,7 +146,7 @@ class Blobs:
                 await asyncio.to_thread(self._delete, _key(sha256))
             except (OSError, StorageUnavailable):
                 # Nobody needs them: the next start sweeps them away.
-                logger.warning("blob %s could not be deleted", sha256, exc_info=True)
+                logger.warning("blob %s could not be deleted", sha256)
 
     @contextlib.asynccontextmanager
     async def file(self, sha256: str) -> AsyncIterator[Path]:
@@ -176,6 +176,14 @@ class Blobs:
 
     async def sweep(self) -> int:
         """Delete what nobody holds; return how many. To be called when every holder has said what it holds."""
+        try:
+            return await self._sweep()
+        except (OSError, StorageUnavailable):
+            # What is left over does no harm; a server that does not start would.
+            logger.warning("the blob store could not be swept", exc_info=True)
+            return 0
+
+    async def _sweep(self) -> int:
         stored = await asyncio.to_thread(self._stored)
         orphans = [key for key in stored if not self._holders[key.rpartition("/")[2]]]
         self._holders = +self._holders  # Looking made entries.
