@@ -245,3 +245,24 @@ async def test_two_hundred_identical_programs_in_one_second_are_all_run(wire):
     assert {answer.status for answer in answers} == {200}
     assert len({answer.json["job_id"] for answer in answers}) == 200
     assert all(answer.json["exit_code"] == 0 for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        ("python", "import sys; print(*sys.argv[1:], sep='|')"),
+        ("bash", 'IFS="|"; echo "$*"'),
+        ("javascript", "console.log(process.argv.slice(2).join('|'))"),
+        ("c", '#include <stdio.h>\nint main(int n, char **a) { printf("%s|%s|%s\\n", a[1], a[2], a[3]); }'),
+    ],
+)
+async def test_a_program_gets_its_arguments(wire, language, code):
+    answer = await wire.execute(language, code, args=["a b", "--flag", "ü'\"$x"])
+    assert (answer.status, answer.json["stdout"]) == (200, "a b|--flag|ü'\"$x\n")
+
+
+@pytest.mark.parametrize("args", [["a\0b"], [1], "text", ["x" * 40_000]])
+async def test_arguments_that_no_program_can_have_are_refused(wire, args):
+    answer = await wire.execute("bash", "echo", args=args)
+    assert answer.status in {400, 413}
+    assert "arg" in answer.json["message"]

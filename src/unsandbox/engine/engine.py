@@ -375,6 +375,7 @@ class Engine:
                 network=NetworkMode(request.network_mode),
                 limits=limits,
                 return_artifacts=request.return_artifacts,
+                args=request.args or (),
             )
         except ValueError as error:
             raise InvalidJob(str(error)) from error

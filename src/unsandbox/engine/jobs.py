@@ -18,6 +18,7 @@ from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox.languages import base_name
 from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Limits, Outcome, RunningJob, SandboxSpec
 
+ARGS_CHARACTERS = 32 * 1024
 EXIT_TIMEOUT = 124
 """Exit code of a job that outlived its `ttl`, as of timeout(1)."""
 EXIT_KILLED = 137
@@ -102,6 +103,12 @@ def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
     if len(request.code) > config.code_bytes:
         raise TooLarge(f"the program is larger than {config.code_bytes >> 20} MiB; send data as input files")
     _check_bytes(request.code, "code")
+    for word in request.args or ():
+        if "\0" in word:
+            raise InvalidJob("args: an argument must not hold a NUL byte")
+        _check_bytes(word, "args")
+    if request.args and sum(len(word) + 1 for word in request.args) > ARGS_CHARACTERS:
+        raise TooLarge(f"the arguments are longer than {ARGS_CHARACTERS >> 10} KiB; send data as input files")
     env = request.env or {}
     if len(env) > models.MAX_ENV_VARS:
         raise InvalidJob(f"env has {len(env)} variables; at most {models.MAX_ENV_VARS} are allowed")

@@ -88,7 +88,7 @@ class InputFile(WireModel, frozen=True, kw_only=True):
 class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /execute` takes.
 
-    `stdin`, `stdin_base64`, `isolation` are ours: the hosted service has no standard input, our server does.
+    `stdin`, `stdin_base64`, `isolation` and `args` are ours: the hosted service has none of them.
     """
 
     ALIASES = {"network": "network_mode", "return_artifact": "return_artifacts"}
@@ -106,6 +106,8 @@ class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     stdin: str | None = None
     stdin_base64: str | None = None
     isolation: IsolationName = "auto"
+    args: list[str] | None = None
+    """Command-line arguments of the program."""
 
 
 class Artifact(WireModel, frozen=True, kw_only=True):

@@ -64,6 +64,7 @@ class Language:
     compile: Sequence[str] | None = None
     needs: Sequence[str] = ()
     system_paths: Sequence[str] = ()
+    takes_args: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
     binary: str | None = None
     artifact: bool = False
@@ -101,6 +102,7 @@ class Language:
         limits: Limits | None = None,
         network: NetworkMode = NetworkMode.ZEROTRUST,
         return_artifacts: bool = False,
+        args: Sequence[str] = (),
     ) -> SandboxSpec:
         """Return the job that runs `code`.
 
@@ -112,10 +114,14 @@ class Language:
             limits: Bounds; the defaults of the language otherwise.
             network: What it may reach.
             return_artifacts: Whether to return what it leaves in `/tmp/artifacts`, and the compiled binary.
+            args: Its command-line arguments.
 
         Raises:
-            InvalidSpecError: Code that cannot be encoded, a file name that is none, or one name twice.
+            InvalidSpecError: Arguments where none are taken, code that cannot be encoded, a file name that is
+                none, or one name twice.
         """
+        if args and not self.takes_args:
+            raise InvalidSpecError(f"args: programs in {self.name} take no arguments")
         compile_step, run, source = self.compile, self.run, self.source
         if self.name == "java":
             source, compile_step, run = java_steps(
@@ -125,7 +131,7 @@ class Language:
         files = [SandboxFile(names["src"], _encode(code)), *_inputs(input_files or {})]
         binary = [names["bin"]] if return_artifacts and self.artifact else []
         return SandboxSpec(
-            run=_fill(run, names),
+            run=[*_fill(run, names), *args],
             compile=None if compile_step is None else _fill(compile_step, names),
             files=files,
             env=dict(self.env) | dict(env or {}),
