@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -13,8 +15,14 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 # Not `$`, which would let a line feed pass after the name.
 ServiceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(?![\s\S])")]
 
+RestartPolicy = Literal["always", "on-failure", "never"]
+"""What happens when the program of a service ends."""
+
 VAULT_BYTES = 64 * 1024
 LOG_TAIL_LINES = 9000
+
+_NO_VAULT = ("", "{}", "[]", "null")
+_VAULT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
 
 def ports_from_wire(value: Any) -> Any:
@@ -47,8 +55,7 @@ class ServiceRequest(WireModel, frozen=True, kw_only=True):
     input_files: list[InputFile] | None = None
     unfreeze_on_demand: bool = False
     shell: str | None = None
-    restart: str | None = None
-    """`always` (default), `on-failure` or `never`: what happens when the program ends."""
+    restart: RestartPolicy = "always"
     isolation: IsolationName = "auto"
     """Only what runs on gVisor can be snapshotted hot."""
 
@@ -172,52 +179,46 @@ class VaultExport(WireModel, frozen=True, kw_only=True):
     env: str = ""
 
 
-def vault_from_body(body: bytes, content_type: str) -> dict[str, str]:
+def vault_from_body(body: bytes) -> dict[str, str]:
     r"""Read a vault in any of the forms that clients send: text, `{"content"}`, `{"env"}`, or a flat object.
 
+    What begins with a brace is JSON, whatever its content type says: no name of a variable can. Names are those
+    that a shell knows, with dots and hyphens besides; a value is one line, kept as it is, quotes and all.
+
     Raises:
-        ValueError: It is none of them, a line has no `=`, or a name is not usable. No value is in the message.
+        ValueError: It is none of them, a line has no `=`, or an entry is not usable. No value is in the message.
 
     Example:
-        >>> vault_from_body(b"# keys\nA=1\n\nB=x=y\n", "text/plain")
+        >>> vault_from_body(b"# keys\nA=1\n\nB=x=y\n")
         {'A': '1', 'B': 'x=y'}
-        >>> vault_from_body(b'{"env":"A=1"}', "application/json")
-        {'A': '1'}
+        >>> vault_from_body(b'{"env":"A=1"}'), vault_from_body(b'{"A":1,"B":true}')
+        ({'A': '1'}, {'A': '1', 'B': 'true'})
     """
-    text = body.decode("utf-8")
-    if "json" in content_type:
-        members = json.loads(text or "{}")
-        if not isinstance(members, dict):
-            raise ValueError("the vault must be an object or text")
-        only = next(iter(members.items()), ("", ""))
-        if (
-            len(members) == 1
-            and isinstance(only[1], str)
-            and (
-                only[0] == "content"
-                or (only[0] == "env" and ("=" in only[1] or "\n" in only[1] or not only[1]))
-            )
-        ):
-            text = only[1]
-        else:
-            if not all(isinstance(value, str | int | float) for value in members.values()):
-                raise ValueError("every value of a vault must be text")
-            pairs = {str(name): str(value) for name, value in members.items()}
-            _check_names(pairs)
-            return pairs
-    pairs = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        name, equals, value = line.partition("=")
-        if not equals:
-            raise ValueError(f"line {number} of the vault has no '='")
-        pairs[name.strip()] = value
-    _check_names(pairs)
-    return pairs
+    try:
+        text = body.decode("utf-8").strip("\ufeff")
+    except UnicodeDecodeError:
+        raise ValueError("the vault is not UTF-8 text") from None
+    if text.strip() in _NO_VAULT:
+        return {}
+    if not text.lstrip().startswith(("{", "[")):
+        return _vault_from_text(text)
+    try:
+        members = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("the vault is neither lines KEY=VALUE nor a JSON object") from None
+    if not isinstance(members, dict):
+        raise ValueError("the vault must be a JSON object or lines KEY=VALUE")  # noqa: TRY004 - one error kind
+    if len(members) == 1:
+        ((name, value),) = members.items()
+        if name in {"env", "content"} and isinstance(value, str) and ("=" in value or "\n" in value or not value):
+            return _vault_from_text(value)
+        if name == "env" and isinstance(value, dict):
+            members = value
+    pairs = {name: _vault_value(number, value) for number, (name, value) in enumerate(members.items(), 1)}
+    return _checked(pairs)
 
 
-def vault_to_text(pairs: dict[str, str]) -> str:
+def vault_to_text(pairs: Mapping[str, str]) -> str:
     r"""Return the lines of a vault.
 
     Example:
@@ -227,7 +228,42 @@ def vault_to_text(pairs: dict[str, str]) -> str:
     return "".join(f"{name}={value}\n" for name, value in pairs.items())
 
 
-def _check_names(pairs: dict[str, str]) -> None:
+def _vault_from_text(text: str) -> dict[str, str]:
+    pairs = {}
+    # Not splitlines(): it would end a line at characters that a value may hold.
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.removesuffix("\r")
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals:
+            raise ValueError(f"line {number} of the vault has no '='")
+        pairs[name.strip()] = value
+    return _checked(pairs)
+
+
+def _vault_value(number: int, value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise ValueError(f"entry {number} of the vault is not text")
+
+
+def _checked(pairs: dict[str, str]) -> dict[str, str]:
     for number, (name, value) in enumerate(pairs.items(), 1):
-        if not name or "=" in name or "\0" in name + value or "\n" in name:
-            raise ValueError(f"entry {number} of the vault has a name or value that no environment can hold")
+        if not _VAULT_NAME.match(name):
+            raise ValueError(
+                f"entry {number} of the vault has a name that is none for a variable: letters, digits, '_', '.' "
+                "and '-', not beginning with a digit"
+            )
+        if "\0" in value or "\n" in value or "\r" in value:
+            raise ValueError(
+                f"entry {number} of the vault has a value of several lines, which the protocol's lines KEY=VALUE "
+                "cannot carry; encode it, as base64 for instance"
+            )
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"entry {number} of the vault holds a lone surrogate") from None
+    return pairs
