@@ -1,0 +1,153 @@
+"""What sessions and services have in common: a live sandbox behind a stored object."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.context import Context
+from unsandbox.engine.objects import Document, Shelf
+from unsandbox.engine.refusals import InvalidJob, LimitReached
+from unsandbox.sandbox.languages import INPUT_FOLDER
+from unsandbox.sandbox.live_spec import LiveLimits, LiveSandbox, LiveSpec
+from unsandbox.sandbox.spec import SandboxFile, SandboxUnavailable
+
+_SAVE_ACTIVITY_EVERY_S = 30.0
+
+
+class LiveDocument(Document, kw_only=True):
+    """What is stored of a session or service alike."""
+
+    container: str
+    network_mode: str
+    vcpu: int
+    last_activity: float
+    isolation: str = "auto"
+
+
+L = TypeVar("L", bound=LiveDocument)
+
+
+def check_room(kind: str, mine: int, limit: int) -> None:
+    """Refuse one more object of a kind.
+
+    Raises:
+        LimitReached: The key has as many as it may have.
+    """
+    if mine >= limit:
+        raise LimitReached(
+            f"this key already has {mine} {kind}s; delete one", active_executions=mine, concurrency_limit=limit
+        )
+
+
+def live_limits(config: EngineConfig, vcpu: int) -> LiveLimits:
+    """Return the limits of a sandbox with so many CPUs."""
+    return LiveLimits(
+        vcpu=float(vcpu), memory_bytes=config.memory_per_vcpu_bytes * vcpu, work_bytes=config.work_bytes
+    )
+
+
+def memory_mb(config: EngineConfig, vcpu: int) -> int:
+    """Return the memory of a sandbox with so many CPUs, in MiB."""
+    return (config.memory_per_vcpu_bytes * vcpu) >> 20
+
+
+def sandbox_files(files: Mapping[str, bytes]) -> list[SandboxFile]:
+    """Return input files as a sandbox takes them."""
+    return [SandboxFile(f"{INPUT_FOLDER}/{name}", data) for name, data in files.items()]
+
+
+def disk_of(context: Context, object_id: str) -> Path:
+    """Return where the disk of an object's work folder lies."""
+    return context.folder / "disks" / object_id
+
+
+async def open_live(context: Context, isolation: str, spec: LiveSpec) -> LiveSandbox:
+    """Make a sandbox that stays.
+
+    Raises:
+        InvalidJob: The isolation or network cannot be had here, or a file's place is not usable.
+    """
+    if spec.work_disk is not None:
+        spec.work_disk.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        return await context.backends.live(isolation).open_live(spec)
+    except SandboxUnavailable as error:
+        network = spec.network != "zerotrust"
+        raise InvalidJob(
+            str(error), code="network_mode_unavailable" if network else "isolation_unavailable"
+        ) from error
+    except ValueError as error:
+        raise InvalidJob(str(error)) from error
+
+
+async def set_vcpu(config: EngineConfig, sandbox: LiveSandbox, vcpu: int) -> None:
+    """Give a living sandbox so many CPUs and the memory that belongs to them.
+
+    Raises:
+        InvalidJob: This machine cannot enforce it.
+    """
+    limits = live_limits(config, vcpu)
+    try:
+        await sandbox.set_limits(vcpu=limits.vcpu, memory_bytes=limits.memory_bytes)
+    except SandboxUnavailable as error:
+        raise InvalidJob(str(error), code="limits_unavailable") from error
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class Background:
+    """Work that nobody waits for, until the engine stops."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Do it as a task that is kept until it has ended."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def finish(self) -> None:
+        """Wait for all of it."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class Activity(Generic[L]):
+    """Notes when an object was last used; it is stored now and then, so that a restart knows about it.
+
+    Args:
+        shelf: Where the objects are.
+        background: Does the storing.
+    """
+
+    def __init__(self, shelf: Shelf[L], background: Background) -> None:
+        self._shelf = shelf
+        self._background = background
+        self._saved: dict[str, float] = {}
+
+    def touch(self, document: L) -> None:
+        """Take note of a use."""
+        document.last_activity = time.time()
+        saved = self._saved.get(document.object_id, document.created_at)
+        if document.last_activity - saved > _SAVE_ACTIVITY_EVERY_S:
+            self._saved[document.object_id] = document.last_activity
+            if self._shelf.find(document.object_id) is document:
+                self._background.start(self._shelf.put(document))
+
+    def forget(self, object_id: str) -> None:
+        """Take note that an object is gone."""
+        self._saved.pop(object_id, None)
