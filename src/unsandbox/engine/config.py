@@ -40,6 +40,10 @@ class EngineConfig:
         images_per_key: Images that one key may have.
         snapshot_bytes: Largest saved state of a session or service, compressed.
         saved_bytes_per_key: All snapshots of one key together, and all its images together.
+        restart_delay_s: Wait before the program of a service is started again; doubles each time, to a minute.
+        service_grace_s: How long a service's program has to obey SIGTERM.
+        service_start_s: How long a request waits for a service that was just started to listen.
+        reserved_domains: Domains, with all below them, that no service may have: where the API itself is.
         isolation: What this engine demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`; by default
             what the environment's `UNSANDBOX_ISOLATION` says, else `auto`.
         toolchains: Where sandboxes get their `/usr`: `host`, a folder, or `auto`; see `find_system`.
@@ -63,6 +67,10 @@ class EngineConfig:
     images_per_key: int = 1000
     snapshot_bytes: int = 4 * GIB
     saved_bytes_per_key: int = 64 * GIB
+    restart_delay_s: float = 1.0
+    service_grace_s: float = 5.0
+    service_start_s: float = 20.0
+    reserved_domains: tuple[str, ...] = ()
     isolation: str = field(default_factory=lambda: os.environ.get(ISOLATION_VARIABLE) or "auto")
     toolchains: str | None = None
 

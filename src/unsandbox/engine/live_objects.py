@@ -62,11 +62,6 @@ def sandbox_files(files: Mapping[str, bytes]) -> list[SandboxFile]:
     return [SandboxFile(f"{INPUT_FOLDER}/{name}", data) for name, data in files.items()]
 
 
-def disk_of(context: Context, object_id: str) -> Path:
-    """Return where the disk of an object's work folder lies."""
-    return context.folder / "disks" / object_id
-
-
 async def open_live(context: Context, isolation: str, spec: LiveSpec) -> LiveSandbox:
     """Make a sandbox that stays.
 
@@ -78,10 +73,7 @@ async def open_live(context: Context, isolation: str, spec: LiveSpec) -> LiveSan
     try:
         return await context.backends.live(isolation).open_live(spec)
     except SandboxUnavailable as error:
-        network = spec.network != "zerotrust"
-        raise InvalidJob(
-            str(error), code="network_mode_unavailable" if network else "isolation_unavailable"
-        ) from error
+        raise InvalidJob(str(error), code="isolation_unavailable") from error
     except ValueError as error:
         raise InvalidJob(str(error)) from error
 
@@ -99,8 +91,8 @@ async def set_vcpu(config: EngineConfig, sandbox: LiveSandbox, vcpu: int) -> Non
         raise InvalidJob(str(error), code="limits_unavailable") from error
 
 
-def remove_path(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it is there."""
+def remove_tree(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; what is not there is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -51,11 +51,6 @@ class SecretBox:
         except ValueError as error:
             raise EngineError(f"{path} does not hold a server key; restore it from your backup") from error
 
-    @classmethod
-    def random(cls) -> SecretBox:
-        """Make one whose key is known to nobody else and goes with the process."""
-        return cls(Fernet.generate_key())
-
     def seal(self, text: str) -> bytes:
         """Return the encrypted form of a text."""
         return self._fernet.encrypt(text.encode())

@@ -1,0 +1,118 @@
+"""The way into services for requests from outside: who is meant by a host name, and a connection to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.refusals import Refused
+from unsandbox.engine.service_document import FROZEN, RUNNING, ServiceDocument
+from unsandbox.engine.service_host import ServiceHost
+from unsandbox.sandbox.spec import SandboxError
+
+_PORT_AND_NAME = re.compile(r"([1-9][0-9]{0,4})-(.+)\Z")
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 0.25
+_SETTLED_WAIT_S = 1.0
+"""How long a request waits for a port of a service that runs for long already."""
+
+
+class Unreachable(Refused):
+    """A request cannot be handed to a service; `code` says why."""
+
+    code = "service_unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A service and the port of it that is meant."""
+
+    document: ServiceDocument
+    port: int
+
+
+class ServiceDoor:
+    """Leads requests into services.
+
+    Args:
+        config: The bounds.
+        host: Where they run.
+        wake: Lets a frozen one go on.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        host: ServiceHost,
+        wake: Callable[[ServiceDocument], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._wake = wake
+
+    def named(self, label: str) -> Target | None:
+        """Return who is meant by the first label of a host name: `name`, or `port-name` for a further port.
+
+        Only ports that the service declares are led to.
+        """
+        document = self._host.names.named(label)
+        if document is not None:
+            return _first_port(document)
+        match = _PORT_AND_NAME.match(label)
+        document = self._host.names.named(match[2]) if match else None
+        if match is None or document is None or int(match[1]) not in document.ports:
+            return None
+        return Target(document, int(match[1]))
+
+    def with_domain(self, domain: str) -> Target | None:
+        """Return who is meant by a whole host name, lower-case."""
+        document = self._host.names.with_domain(domain)
+        return None if document is None else _first_port(document)
+
+    def is_domain(self, domain: str) -> bool:
+        """Tell whether a host name belongs to a service, whether or not that has a port."""
+        return self._host.names.with_domain(domain) is not None
+
+    async def connect(self, target: Target) -> int:
+        """Return a connected socket to the port; wakes the service if that is wanted, waits while it starts.
+
+        Raises:
+            Unreachable: It is frozen, its program has ended, or nothing listens there.
+        """
+        document = target.document
+        self._host.activity.touch(document)
+        if document.state == FROZEN:
+            if not document.unfreeze_on_demand:
+                raise Unreachable(f"the service {document.name!r} is frozen", code="service_frozen")
+            await self._wake(document)
+        arrived, pause = time.monotonic(), _FIRST_PAUSE_S
+        while True:
+            run = self._host.run_of(document)
+            if document.state != RUNNING:
+                raise Unreachable(
+                    f"the service {document.name!r} does not run", code=f"service_{document.state}"
+                )
+            with contextlib.suppress(ConnectionError, SandboxError):
+                if run.sandbox is not None:
+                    return await run.sandbox.connect(target.port)
+            # A service that starts over and over again is no reason to wait for ever.
+            patience = max(
+                arrived + _SETTLED_WAIT_S,
+                min(run.started_at, arrived) + self._config.service_start_s,
+            )
+            if time.monotonic() >= patience:
+                raise Unreachable(
+                    f"nothing listens on port {target.port} of the service {document.name!r}",
+                    code="nothing_listens",
+                )
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE_S, pause * 1.5)
+
+
+def _first_port(document: ServiceDocument) -> Target | None:
+    return Target(document, document.ports[0]) if document.ports else None

@@ -1,0 +1,272 @@
+"""Where services run: the stored documents, the files beside them, and the runs of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from unsandbox.engine.bootstrap import (
+    Bootstrap,
+    deployment_files,
+    read_deployment,
+    remove_deployments,
+    script_argv,
+    write_deployment,
+)
+from unsandbox.engine.config import usable_cpus
+from unsandbox.engine.context import Context
+from unsandbox.engine.live_objects import Activity, Background, live_limits, remove_tree
+from unsandbox.engine.objects import Shelf
+from unsandbox.engine.refusals import UnknownObject
+from unsandbox.engine.service_document import FAILED, FROZEN, RUNNING, STOPPED, ServiceDocument
+from unsandbox.engine.service_log import ServiceLog
+from unsandbox.engine.service_names import ServiceNames
+from unsandbox.engine.service_run import End, Launch, ServiceRun
+from unsandbox.engine.sources import SavedState
+from unsandbox.engine.vault import VaultSealer
+from unsandbox.sandbox.live_spec import LiveSpec
+from unsandbox.sandbox.shells import find_shell
+from unsandbox.sandbox.spec import NetworkMode
+
+_LONGEST_DELAY_S = 60.0
+_STEADY_S = 60.0
+
+
+class ServiceHost:
+    """Starts, stops and finds services; knows nothing of requests.
+
+    Args:
+        context: What the engine shares.
+
+    Attributes:
+        shelf: All services.
+        names: Finds them by host name.
+        sealer: Opens and closes vaults.
+        activity: Notes when they are used.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._config = context.config
+        self.shelf: Shelf[ServiceDocument] = Shelf(
+            "service", ServiceDocument, context.store, lambda item, name: name in (item.name, item.container)
+        )
+        self.names = ServiceNames(self.shelf, context.config.reserved_domains)
+        self.sealer = VaultSealer(context.box)
+        self._runs: dict[str, ServiceRun] = {}
+        self._delays: dict[str, float] = {}
+        self._background = Background()
+        self.activity = Activity(self.shelf, self._background)
+        self._gate = asyncio.Semaphore(2 * usable_cpus())
+
+    async def load(self) -> None:
+        """Take up what an earlier process left: what ran is started again, the rest when it is asked for."""
+        for document in await self.shelf.load():
+            run = self._runs[document.object_id] = await self._new_run(document)
+            if document.state == RUNNING:
+                run.start_later()
+        self.names.refresh()
+        await asyncio.to_thread(self._sweep)
+
+    async def close(self) -> None:
+        """End every program and sandbox; what is stored stays."""
+        grace_s = min(self._config.service_grace_s, self._config.stop_grace_s)
+        await asyncio.gather(*(self._end(run, grace_s) for run in self._runs.values()), return_exceptions=True)
+        for run in self._runs.values():
+            run.log.close()
+        await self._background.finish()
+
+    def known(self, object_id: str) -> ServiceDocument:
+        """Return a service whoever owns it.
+
+        Raises:
+            UnknownObject: There is none of this id.
+        """
+        document = self.shelf.find(object_id)
+        if document is None:
+            raise UnknownObject(f"no service {object_id[:80]!r}", code="service_not_found")
+        return document
+
+    def run_of(self, document: ServiceDocument) -> ServiceRun:
+        """Return what this process has of a service.
+
+        Raises:
+            UnknownObject: It was deleted.
+        """
+        run = self._runs.get(document.object_id)
+        if run is None or self.shelf.find(document.object_id) is not document:
+            raise UnknownObject(f"service {document.object_id} was deleted", code="service_not_found")
+        return run
+
+    @contextlib.asynccontextmanager
+    async def locked(self, document: ServiceDocument) -> AsyncIterator[ServiceRun]:
+        """Hold a service: nobody else changes what runs of it meanwhile.
+
+        Raises:
+            UnknownObject: It was deleted.
+        """
+        async with self.run_of(document).lock:
+            yield self.run_of(document)
+
+    async def save(self, document: ServiceDocument) -> None:
+        """Store a changed service, unless it was deleted."""
+        if self.shelf.find(document.object_id) is document:
+            await self.shelf.put(document)
+            self.names.refresh()
+
+    async def add(
+        self,
+        document: ServiceDocument,
+        bootstrap: Bootstrap | None,
+        files: dict[str, bytes],
+        state: SavedState | None,
+    ) -> None:
+        """Start a new service and store it; nothing of it stays when that fails."""
+        run = await self._new_run(document)
+        try:
+            await self.deploy(document, bootstrap, files)
+            async with run.lock:
+                await run.start(state)
+                if run.sandbox is not None:
+                    document.isolation = run.sandbox.backend
+            self._runs[document.object_id] = run
+            await self.shelf.put(document)
+        except BaseException:
+            await self._end(run, 0.0)
+            await self._forget(document, run)
+            raise
+        self.names.refresh()
+
+    async def remove(self, document: ServiceDocument) -> None:
+        """End a service and remove all that is of it."""
+        async with self.locked(document) as run:
+            await self.shelf.drop(document)
+            self.names.refresh()
+            await run.stop(0.0)
+        await self._forget(document, run)
+
+    async def deploy(
+        self, document: ServiceDocument, bootstrap: Bootstrap | None, files: dict[str, bytes]
+    ) -> None:
+        """Store what a service runs; it counts from the next start on."""
+        script = bootstrap.script if bootstrap else None
+        folder = self._folder(document)
+        document.deployment = await asyncio.to_thread(write_deployment, folder, script, files)
+        document.has_bootstrap = bootstrap is not None
+        document.bootstrap_url = bootstrap.url if bootstrap else None
+
+    async def deployed(self, document: ServiceDocument) -> tuple[bytes | None, dict[str, bytes]]:
+        """Return the script and the files of a service."""
+        return await asyncio.to_thread(self.read_deployed, document)
+
+    def read_deployed(self, document: ServiceDocument) -> tuple[bytes | None, dict[str, bytes]]:
+        """As `deployed`; blocks."""
+        return read_deployment(self._folder(document), document.deployment)
+
+    async def start_again(self, document: ServiceDocument, run: ServiceRun) -> None:
+        """End the program of a service and start it, as it was deployed last; the caller holds it."""
+        await run.stop(self._config.service_grace_s)
+        self._delays.pop(document.object_id, None)
+        document.state, document.restarts, document.last_end = RUNNING, 0, None
+        await self.save(document)
+        await asyncio.to_thread(remove_deployments, self._folder(document), document.deployment)
+        await self.start_or_retry(run, None)
+
+    async def start_or_retry(self, run: ServiceRun, state: SavedState | None) -> None:
+        """Start a service; when that fails the caller is told why, and it is tried again in the background."""
+        try:
+            await run.start(state)
+        except BaseException:
+            run.start_later()
+            raise
+
+    async def _new_run(self, document: ServiceDocument) -> ServiceRun:
+        log = await asyncio.to_thread(ServiceLog, self._folder(document) / "log")
+
+        async def prepare() -> Launch:
+            return await self._prepare(document)
+
+        async def on_end(end: End) -> float | None:
+            return await self._take_note_of_end(document, end)
+
+        return ServiceRun(self._context, log, prepare, on_end, self._gate)
+
+    async def _prepare(self, document: ServiceDocument) -> Launch:
+        script, files = await self.deployed(document)
+        shell = find_shell(document.shell).program if document.shell else "sh"
+        port = {"PORT": str(document.ports[0])} if document.ports else {}
+        spec = LiveSpec(
+            limits=live_limits(self._config, document.vcpu),
+            network=NetworkMode(document.network_mode),
+            env=port | self.sealer.open(document.vault),
+            files=deployment_files(script, files),
+            work_disk=self._folder(document) / "disk",
+        )
+        argv = None if script is None else script_argv(script, shell)
+        return Launch(document.isolation, spec, argv, document.ports)
+
+    async def _take_note_of_end(self, document: ServiceDocument, end: End) -> float | None:
+        """Decide what follows the end of a program: seconds until it is started again, or None."""
+        if document.state == FROZEN:
+            return 0.0
+        name, delay = document.object_id, None
+        document.last_end = end.words
+        if document.restart == "always" or (document.restart == "on-failure" and end.exit_code != 0):
+            last = 0.0 if end.ran_s > _STEADY_S else self._delays.get(name, 0.0)
+            delay = min(_LONGEST_DELAY_S, 2 * last or self._config.restart_delay_s)
+            self._delays[name] = delay
+            document.restarts += 1
+        else:
+            document.state = STOPPED if end.exit_code == 0 else FAILED
+        self._context.logbook.note("engine", document.owner, f"service {name}: {end.words}")
+        with contextlib.suppress(OSError):
+            await self.save(document)
+        return delay
+
+    async def _forget(self, document: ServiceDocument, run: ServiceRun) -> None:
+        run.log.close()
+        for kept in (self._runs, self._delays):
+            kept.pop(document.object_id, None)
+        self.activity.forget(document.object_id)
+        await asyncio.to_thread(remove_tree, self._folder(document))
+
+    async def _end(self, run: ServiceRun, grace_s: float) -> None:
+        async with run.lock:
+            await run.stop(grace_s)
+
+    def _folder(self, document: ServiceDocument) -> Path:
+        return self._context.folder / "services" / document.object_id
+
+    def _sweep(self) -> None:
+        """Remove what was left of services that were being made or deleted when an earlier process died."""
+        with contextlib.suppress(FileNotFoundError):
+            for path in (self._context.folder / "services").iterdir():
+                document = self.shelf.find(path.name)
+                if document is None:
+                    remove_tree(path)
+                else:
+                    remove_deployments(path, document.deployment)
+
+
+class Making:
+    """Counts what is being made for each key, so that two at once do not pass a limit."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def of(self, owner: str) -> int:
+        """Return how many are being made for a key."""
+        return self._counts.get(owner, 0)
+
+    @contextlib.contextmanager
+    def one_more(self, owner: str) -> Iterator[None]:
+        """Count one while it is being made."""
+        self._counts[owner] = self.of(owner) + 1
+        try:
+            yield
+        finally:
+            self._counts[owner] -= 1
+            if not self._counts[owner]:
+                del self._counts[owner]
