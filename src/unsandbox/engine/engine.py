@@ -7,12 +7,14 @@ import contextlib
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 from unsandbox.engine.audit import AuditLog, audit_key, code_hash
 from unsandbox.engine.backends import Backends, default_backend
 from unsandbox.engine.blobs import Blobs
+from unsandbox.engine.command_job import SHELL, CommandJob
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context, Part
 from unsandbox.engine.images import Images
@@ -29,6 +31,7 @@ from unsandbox.engine.queue import FairQueue
 from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, Stopping, UnknownJob
 from unsandbox.engine.replies import Replies
 from unsandbox.engine.secretbox import SecretBox
+from unsandbox.engine.services import Services
 from unsandbox.engine.sessions import Sessions
 from unsandbox.engine.snapshots import Snapshots
 from unsandbox.engine.sources import Source
@@ -50,6 +53,7 @@ from unsandbox.sandbox import (
     find_system,
     load_languages,
 )
+from unsandbox.sandbox.live_spec import CommandOutcome
 
 logger = logging.getLogger("unsandbox.engine")
 
@@ -75,6 +79,7 @@ class Engine:
         sessions: Live sandboxes with a shell; like every part, there once the engine is started.
         snapshots: Saved states of sessions and services.
         images: Published copies of services and snapshots.
+        services: Live sandboxes that keep a program running under a name.
 
     Example:
         >>> async def demo() -> str | None:
@@ -111,6 +116,7 @@ class Engine:
         self.sessions: Sessions
         self.snapshots: Snapshots
         self.images: Images
+        self.services: Services
         self._parts: list[Part] = []
         self._queue = FairQueue()
         self._jobs: dict[str, JobRecord] = {}
@@ -122,6 +128,7 @@ class Engine:
         self._stopping = False
         self.ended_by_status: Counter[str] = Counter()
         self._unsaved: list[JobRow] = []
+        self._beside: set[asyncio.Task[None]] = set()
         self.probe: ProbeReport | None = None
 
     async def start(self) -> ProbeReport:
@@ -159,10 +166,12 @@ class Engine:
         )
         blobs = await asyncio.to_thread(Blobs.open, context.folder, self._blobs_url)
         self.sessions = Sessions(context)
-        sources: dict[str, Source] = {self.sessions.kind: self.sessions}
+        self.services = Services(context)
+        sources: dict[str, Source] = {self.sessions.kind: self.sessions, self.services.kind: self.services}
         self.snapshots = Snapshots(context, blobs, sources)
         self.images = Images(context, blobs, self.snapshots, sources)
-        for part in (self.sessions, self.snapshots, self.images):
+        self.services.golden = self.images.golden
+        for part in (self.sessions, self.services, self.snapshots, self.images):
             self._parts.append(part)
             await part.start()
         await blobs.sweep()
@@ -196,7 +205,7 @@ class Engine:
                 await asyncio.wait(pending, timeout=_CANCEL_WAIT_S)
         for worker in self._workers:
             worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        await asyncio.gather(*self._workers, *self._beside, return_exceptions=True)
         await self._save_again()
         await self._stop_parts()
 
@@ -227,21 +236,13 @@ class Engine:
             Conflict: The idempotency key belongs to another request.
             Stopping: The engine is shutting down.
         """
-        if self._stopping:
-            raise Stopping("the server is stopping; send the request again in a moment")
+        self._check_not_stopping()
         prior = self._by_idempotency.get((owner, idempotency_key)) if idempotency_key else None
         if prior is not None:
             await prior.accepted.wait()
             if prior.result is not None or prior.job_id in self._jobs:
                 return _same_request(prior, fingerprint)
-        active = self._active.get(owner, 0)
-        limit = concurrency or self.config.concurrency_per_key
-        if active >= limit:
-            raise LimitReached(
-                f"this key already has {active} jobs waiting or running; wait for one to end",
-                active_executions=active,
-                concurrency_limit=limit,
-            )
+        self._check_room(owner, concurrency)
         record = JobRecord(
             owner=owner,
             spec=self._build_spec(request),
@@ -254,6 +255,54 @@ class Engine:
             fingerprint=fingerprint,
         )
         return await self._accept(record)
+
+    async def run_beside(
+        self,
+        owner: str,
+        work: Coroutine[Any, Any, CommandOutcome],
+        *,
+        network_mode: str,
+        concurrency: int | None = None,
+    ) -> JobRecord:
+        """Keep as a job what runs in a sandbox that is there already: a command in a service.
+
+        Args:
+            owner: The key it belongs to.
+            work: Runs it; cancelled when the job is.
+            network_mode: What that sandbox has.
+            concurrency: Jobs that the key may have waiting or running; by default the engine's bound.
+
+        Raises:
+            LimitReached: The key has as many jobs as it may have.
+            Stopping: The engine is shutting down.
+        """
+        record = JobRecord(owner=owner, spec=None, language=SHELL, network_mode=network_mode)
+        record.status = JobStatus.RUNNING
+        try:
+            self._check_not_stopping()
+            self._check_room(owner, concurrency)
+            self._active[owner] = self._active.get(owner, 0) + 1
+            try:
+                await self._store.add_job(_row(record))
+            except BaseException:
+                self._release(owner)
+                raise
+        except BaseException:
+            work.close()
+            raise
+        record.accepted.set()
+        self._jobs[record.job_id] = record
+        running = CommandJob(asyncio.create_task(work))
+        record.attach(running)
+        ending = asyncio.create_task(self._end_beside(record, running))
+        self._beside.add(ending)
+        ending.add_done_callback(self._beside.discard)
+        return record
+
+    async def _end_beside(self, record: JobRecord, running: CommandJob) -> None:
+        result = await running.result(record)
+        record.running = None
+        await self._finish(record, result)
 
     async def get(self, owner: str, job_id: str, wait_s: float = 0.0) -> models.Job:
         """Return a job, after waiting at most `wait_s` seconds for its end.
@@ -338,11 +387,30 @@ class Engine:
         """Return how much of everything there is now."""
         running = sum(record.running is not None for record in self._jobs.values())
         waiting = sum(self._active.values()) - running
-        return {"jobs_waiting": waiting, "jobs_running": running, "sessions": len(self.sessions)}
+        return {
+            "jobs_waiting": waiting,
+            "jobs_running": running,
+            "sessions": len(self.sessions),
+            "services": len(self.services),
+        }
 
     def active_jobs(self, owner: str) -> int:
         """Return how many jobs of an owner wait or run."""
         return self._active.get(owner, 0)
+
+    def _check_not_stopping(self) -> None:
+        if self._stopping:
+            raise Stopping("the server is stopping; send the request again in a moment")
+
+    def _check_room(self, owner: str, concurrency: int | None) -> None:
+        active = self._active.get(owner, 0)
+        limit = concurrency or self.config.concurrency_per_key
+        if active >= limit:
+            raise LimitReached(
+                f"this key already has {active} jobs waiting or running; wait for one to end",
+                active_executions=active,
+                concurrency_limit=limit,
+            )
 
     def _build_spec(self, request: models.ExecuteRequest) -> SandboxSpec:
         try:

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.refusals import InvalidJob, TooLarge
@@ -16,7 +17,7 @@ from unsandbox.engine.tape import Tape
 from unsandbox.protocol import models
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox.languages import base_name
-from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Limits, Outcome, RunningJob, SandboxSpec
+from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Limits, Outcome, SandboxSpec
 
 ARGS_CHARACTERS = 32 * 1024
 EXIT_TIMEOUT = 124
@@ -28,6 +29,13 @@ EXIT_KILLED = 137
 def new_job_id() -> str:
     """Return an id that cannot be guessed: 96 random bits."""
     return "job_" + secrets.token_hex(12)
+
+
+class Cancellable(Protocol):
+    """What a running job is run by, as far as its record cares."""
+
+    def cancel(self) -> None:
+        """End it now."""
 
 
 @dataclass(eq=False, slots=True)
@@ -55,7 +63,7 @@ class JobRecord:
     accepted: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the job is stored, or refused after all (then it has neither spec nor result)."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    running: RunningJob | None = None
+    running: Cancellable | None = None
     tape: Tape | None = None
     """Its output so far, while it runs."""
     cancel_requested: bool = False
@@ -75,7 +83,7 @@ class JobRecord:
             + sum(len(artifact.content_base64) for artifact in job.artifacts or ())
         )
 
-    def attach(self, running: RunningJob) -> None:
+    def attach(self, running: Cancellable) -> None:
         """Take note of the sandbox; end it at once when a cancellation came before it existed."""
         self.running = running
         if self.cancel_requested:

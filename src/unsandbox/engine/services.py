@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from unsandbox.engine.service_log import ServiceLog
 from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.engine.vault import Vaults
 from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
+from unsandbox.protocol.services import ServiceLog as ServiceText
 from unsandbox.sandbox.addresses import is_public_address
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveSandbox
 from unsandbox.sandbox.shells import find_shell
@@ -76,6 +78,10 @@ class Services:
     async def stop(self) -> None:
         """End every program and sandbox. In a lasting data folder the services themselves stay."""
         await self._host.close()
+
+    def __len__(self) -> int:
+        """How many there are, of all keys."""
+        return len(self._host.shelf)
 
     async def create(self, owner: str, request: ServiceRequest, limit: int | None = None) -> Service:
         """Make a service; its sandbox runs and its program was started when this returns.
@@ -325,6 +331,13 @@ class Services:
             UnknownObject: No such service of this key.
         """
         return self._host.run_of(self._find(owner, name)).log
+
+    async def log_text(self, owner: str, name: str, lines: int | None) -> ServiceText:
+        """Return the last so many lines that the program of a service wrote; None means all that are kept."""
+        data, _ = await asyncio.to_thread(self.log(owner, name).tail, lines)
+        return ServiceText(
+            log=data.decode("utf-8", "replace"), lines=data.count(b"\n") + (data[-1:] not in b"\n")
+        )
 
     def source(self, owner: str, name: str) -> SourceInfo:
         """Return what makes a service like this one again; see `Source.source`."""

@@ -189,7 +189,7 @@ SERVICES: tuple[Endpoint, ...] = (
         query=(
             Query("all", "boolean", "Everything that is kept, and not the last 9000 lines."),
             Query("lines", "integer", "The last so many lines."),
-            Query("follow", "boolean", "Server-Sent Events: those lines, and further ones as they are written."),
+            Query("follow", "boolean", "Server-Sent Events: those lines, then further ones as they come."),
         ),
         summary="Read the output of a service's program.",
     ),

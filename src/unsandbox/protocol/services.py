@@ -186,7 +186,7 @@ def vault_from_body(body: bytes) -> dict[str, str]:
     that a shell knows, with dots and hyphens besides; a value is one line, kept as it is, quotes and all.
 
     Raises:
-        ValueError: It is none of them, a line has no `=`, or an entry is not usable. No value is in the message.
+        ValueError: It is none of them, a line has no `=`, or an entry is not usable. The message has no value.
 
     Example:
         >>> vault_from_body(b"# keys\nA=1\n\nB=x=y\n")
@@ -210,7 +210,11 @@ def vault_from_body(body: bytes) -> dict[str, str]:
         raise ValueError("the vault must be a JSON object or lines KEY=VALUE")  # noqa: TRY004 - one error kind
     if len(members) == 1:
         ((name, value),) = members.items()
-        if name in {"env", "content"} and isinstance(value, str) and ("=" in value or "\n" in value or not value):
+        if (
+            name in {"env", "content"}
+            and isinstance(value, str)
+            and ("=" in value or "\n" in value or not value)
+        ):
             return _vault_from_text(value)
         if name == "env" and isinstance(value, dict):
             members = value
@@ -254,13 +258,13 @@ def _checked(pairs: dict[str, str]) -> dict[str, str]:
     for number, (name, value) in enumerate(pairs.items(), 1):
         if not _VAULT_NAME.match(name):
             raise ValueError(
-                f"entry {number} of the vault has a name that is none for a variable: letters, digits, '_', '.' "
-                "and '-', not beginning with a digit"
+                f"entry {number} of the vault has a name that is none for a variable: letters, digits, '_', "
+                "'.' and '-', not beginning with a digit"
             )
         if "\0" in value or "\n" in value or "\r" in value:
             raise ValueError(
-                f"entry {number} of the vault has a value of several lines, which the protocol's lines KEY=VALUE "
-                "cannot carry; encode it, as base64 for instance"
+                f"entry {number} of the vault has a value of several lines, which lines KEY=VALUE cannot hold; "
+                "encode it, as base64 for instance"
             )
         try:
             value.encode()

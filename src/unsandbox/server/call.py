@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from yarl import URL
+
 from unsandbox.engine import Engine, InvalidJob
 from unsandbox.engine.keys import KeySettings
 from unsandbox.protocol import codec
@@ -13,6 +15,8 @@ from unsandbox.protocol.models import WireModel
 
 T = TypeVar("T", bound=WireModel)
 
+SERVICE_DOMAIN = "localhost"
+"""Every name below it leads to this machine (RFC 6761), in browsers and most resolvers without any set-up."""
 HOLD_S = 95.0
 """How long `/execute` holds its answer: historical clients give up after 120 s, proxies after 100."""
 
@@ -31,6 +35,7 @@ class Call:
         idempotency_key: From the header, if there.
         hold_s: How long `/execute` may hold.
         path: Path of the request, decoded.
+        service_domain: Services are reached at hosts below it.
         base_url: This server as the caller addressed it: scheme and host, no slash at the end.
     """
 
@@ -44,6 +49,19 @@ class Call:
     hold_s: float = HOLD_S
     base_url: str = ""
     path: str = ""
+    service_domain: str = SERVICE_DOMAIN
+
+    def service_url(self, name: str) -> str:
+        """Return where a service is reached, as seen by this caller: on the port that the caller used.
+
+        Example:
+            >>> call = Call(Engine(), "", {}, {}, b"", base_url="http://127.0.0.1:8787")
+            >>> call.service_url("shop")
+            'http://shop.localhost:8787'
+        """
+        address = URL(self.base_url)
+        port = "" if address.is_default_port() else f":{address.port}"
+        return f"{address.scheme}://{name}.{self.service_domain}{port}"
 
 
 Handler = Callable[[Call], Awaitable[WireModel]]
