@@ -46,14 +46,15 @@ from unsandbox.protocol.endpoints import (
 )
 from unsandbox.sandbox.spec import MIB
 from unsandbox.server.auth import Unauthorized, check_headers
-from unsandbox.server.call import HOLD_S, Call, Handler
+from unsandbox.server.call import HOLD_S, SERVICE_DOMAIN, Call, Handler, read_flag
 from unsandbox.server.handlers import HANDLERS
+from unsandbox.server.ingress import Ingress
 from unsandbox.server.metrics import CONTENT_TYPE as METRICS_TYPE
 from unsandbox.server.metrics import Metrics, from_this_machine
 from unsandbox.server.openapi import openapi_document
 from unsandbox.server.rate import Rates
 from unsandbox.server.shell import serve_shell
-from unsandbox.server.streams import LOG_STREAM_PATHS, stream_events, stream_logs
+from unsandbox.server.streams import LOG_STREAM_PATHS, stream_events, stream_logs, stream_service_log
 from unsandbox.server.sudo import Sudo, SudoNeeded
 
 logger = logging.getLogger("unsandbox.server")
@@ -91,6 +92,7 @@ class ServerConfig:
         ssl_context: Serve https with this.
         body_bytes: Largest request body; more is answered with 413.
         hold_s: Seconds that `/execute` holds its answer before it says `running`.
+        service_domain: Services are reached at hosts below it, and below `localhost` in any case.
     """
 
     host: str = "127.0.0.1"
@@ -98,6 +100,7 @@ class ServerConfig:
     ssl_context: ssl.SSLContext | None = None
     body_bytes: int = 192 * MIB
     hold_s: float = HOLD_S
+    service_domain: str = SERVICE_DOMAIN
 
 
 class Server:
@@ -116,6 +119,7 @@ class Server:
         self._sudo = Sudo()
         self._rates = Rates()
         self._metrics = Metrics(engine)
+        self._ingress = Ingress(engine, self._config.service_domain)
         self._site: web.TCPSite | None = None
         self._runner: web.AppRunner | None = None
         self.port = self._config.port
@@ -133,7 +137,9 @@ class Server:
         Raises:
             OSError: The address cannot be bound.
         """
-        app = web.Application(client_max_size=self._config.body_bytes, middlewares=[self._guard])
+        app = web.Application(
+            client_max_size=self._config.body_bytes, middlewares=[self._ingress.middleware, self._guard]
+        )
         for endpoint in ENDPOINTS:
             handler = self._serve(endpoint, HANDLERS[endpoint.name])
             for method, path in ((endpoint.method, endpoint.path), *endpoint.aliases):
@@ -147,6 +153,7 @@ class Server:
         app.router.add_get("/jobs/{id}/events", self._stream_events)
         for path in LOG_STREAM_PATHS:
             app.router.add_get(path, self._stream_logs)
+        app.router.add_get("/services/{id}/logs/stream", self._stream_service_log)
         self._runner = web.AppRunner(
             app, access_log=None, logger=_http_logger, handle_signals=False, shutdown_timeout=5.0
         )
@@ -172,15 +179,20 @@ class Server:
         await self.stop_listening()
         if self._runner is not None:
             await self._runner.cleanup()
+        await self._ingress.close()
 
     def sockets(self) -> list[int]:
         """Return the file descriptors that listen (a forked child must let go of them)."""
         server = None if self._site is None else self._site._server
         return [sock.fileno() for sock in getattr(server, "sockets", ())]
 
-    def _serve(self, endpoint: Endpoint, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def serve(request: web.Request) -> web.Response:
+    def _serve(
+        self, endpoint: Endpoint, handler: Handler
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def serve(request: web.Request) -> web.StreamResponse:
             call = await self._read(request, signed=endpoint.auth == "signed")
+            if endpoint.name == "service_logs" and read_flag(call.query, "follow"):
+                return await stream_service_log(request, call)
             if self._engine.audit is None or endpoint.method == "GET" or endpoint in JOBS:
                 return await answer_to(call, request)
             status = 500
@@ -246,6 +258,7 @@ class Server:
             hold_s=self._config.hold_s,
             path=request.path,
             base_url=f"{request.scheme}://{request.host}",
+            service_domain=self._config.service_domain,
         )
 
     async def _stream_events(self, request: web.Request) -> web.StreamResponse:
@@ -253,6 +266,9 @@ class Server:
 
     async def _stream_logs(self, request: web.Request) -> web.StreamResponse:
         return await stream_logs(request, await self._read(request))
+
+    async def _stream_service_log(self, request: web.Request) -> web.StreamResponse:
+        return await stream_service_log(request, await self._read(request))
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:
         """Answer anybody on this machine, and any valid key from elsewhere."""

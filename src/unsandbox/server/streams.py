@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 from aiohttp import web
@@ -19,6 +20,7 @@ from unsandbox.protocol.events import (
 from unsandbox.protocol.logs import LogLine
 from unsandbox.server.call import Call
 from unsandbox.server.handlers.logs import log_query
+from unsandbox.server.handlers.services import log_lines
 
 KEEPALIVE_S = 15.0
 LOG_STREAM_PATHS = (
@@ -79,5 +81,33 @@ async def stream_logs(request: web.Request, call: Call) -> web.StreamResponse:
             else:
                 line = codec.encode(LogLine(source=entry.source, line=entry.line))
                 await response.write(b"data: " + line + b"\n\n")
+        await response.write_eof()
+    return response
+
+
+async def stream_service_log(request: web.Request, call: Call) -> web.StreamResponse:
+    """Send the last lines of a service's program, and further ones as they are written.
+
+    The `id` of each event is the position after its line: with it as `Last-Event-ID` the next stream goes on there.
+    """
+    services = call.engine.services
+    log = services.log(call.owner, call.params["id"])
+    name = services.get(call.owner, call.params["id"]).name
+    last = request.headers.get(CURSOR_HEADER, "")
+    if last.isascii() and last.isdigit() and int(last) <= log.end:
+        position = int(last)
+    else:
+        data, end = await asyncio.to_thread(log.tail, log_lines(call))
+        position = end - len(data)
+    response = await _open_stream(request)
+    with contextlib.suppress(ConnectionError):
+        await response.write(b": following\n\n")
+        async for entry in log.follow(position, KEEPALIVE_S):
+            if entry is None:
+                await response.write(b": keepalive\n\n")
+            else:
+                after, text = entry
+                line = codec.encode(LogLine(source=name, line=text.decode("utf-8", "replace")))
+                await response.write(b"id: %d\ndata: %b\n\n" % (after, line))
         await response.write_eof()
     return response
