@@ -33,6 +33,7 @@ logger = logging.getLogger("unsandbox.server.ingress")
 
 ANSWER_S = 120.0
 """How long a program has for the head of its answer, counted from the last that was sent to it."""
+_LOOK_EVERY_S = 5.0
 _KEY_PREFIX = "bearer unsb-pk-"
 _HOP_BY_HOP = frozenset(
     {
@@ -84,7 +85,7 @@ class _ReadyConnector(aiohttp.BaseConnector):
         self,
         req: aiohttp.ClientRequest,  # noqa: ARG002
         traces: object,  # noqa: ARG002
-        timeout: object,  # noqa: ARG002
+        timeout: object,  # noqa: ARG002, ASYNC109
     ) -> ResponseHandler:
         _, protocol = await self._loop.create_connection(self._factory, sock=_connection.get().take())
         return protocol
@@ -143,20 +144,19 @@ class Ingress:
             )
         if not request.raw_path.startswith("/") or not request.raw_path.isascii():
             return _refuse(request, 400, "bad_target", "The target of the request must be an ASCII path")
-        # A visitor who leaves must not keep the program busy.
         work = asyncio.ensure_future(self._forward(request, target, host))
-        gone = asyncio.ensure_future(request.wait_for_disconnection())
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-                await asyncio.wait({work})
-                return web.Response(status=499, reason="Client Closed Request")
+            while not work.done():
+                await asyncio.wait({work}, timeout=_LOOK_EVERY_S)
+                if request.transport is None or request.transport.is_closing():
+                    # A visitor who leaves must not keep the program busy.
+                    work.cancel()
+                    await asyncio.wait({work})
+                    return web.Response(status=499, reason="Client Closed Request")
             return work.result()
         finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     async def _forward(self, request: web.Request, target: Target, host: str) -> web.StreamResponse:
         try:
@@ -184,7 +184,9 @@ class Ingress:
             connection.close()
         async with answer:
             if answer.status == 101:
-                return await tunnel(request, answer, _forwarded(answer.headers) | _upgrade(answer.headers))
+                headers = _forwarded(answer.headers)
+                headers.update(_upgrade(answer.headers))
+                return await tunnel(request, answer, headers)
             return await _pass_on(request, answer)
 
     async def _send(
@@ -206,7 +208,7 @@ class Ingress:
         if body is None:
             headers.popall(hdrs.CONTENT_LENGTH, None)
         if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
-            headers |= _upgrade(request.headers)
+            headers.update(_upgrade(request.headers))
         # The address is not used: the connection is there already.
         place = URL(f"http://127.0.0.1:{target.port}{request.raw_path}", encoded=True)
         return await self._session.request(

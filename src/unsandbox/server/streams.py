@@ -88,7 +88,7 @@ async def stream_logs(request: web.Request, call: Call) -> web.StreamResponse:
 async def stream_service_log(request: web.Request, call: Call) -> web.StreamResponse:
     """Send the last lines of a service's program, and further ones as they are written.
 
-    The `id` of each event is the position after its line: with it as `Last-Event-ID` the next stream goes on there.
+    The `id` of each event is the position after its line: a stream with that as `Last-Event-ID` goes on there.
     """
     services = call.engine.services
     log = services.log(call.owner, call.params["id"])

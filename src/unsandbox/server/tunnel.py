@@ -47,7 +47,7 @@ async def tunnel(
     response.force_close()
     from_visitor, from_program = _Bytes(request.protocol), _Bytes(connection.protocol)
     to_program = StreamWriter(connection.protocol, asyncio.get_running_loop())
-    connection.protocol.set_parser(from_program, from_program.reader)  # type: ignore[arg-type]
+    connection.protocol.set_parser(from_program, from_program.reader)
     await response.prepare(request)
     request.protocol.set_parser(from_visitor)  # type: ignore[arg-type]
     pumps = [
