@@ -120,12 +120,15 @@ class ServiceLog:
 
     def _write(self, data: bytes) -> None:
         while data and not self._closed:
-            room = self._segment_bytes - (self.end - self._start)
-            if room <= 0:
-                self._next_segment()
-                continue
+            filled = self.end - self._start
+            room = self._segment_bytes - filled
             # A segment ends with a line where it can.
-            cut = len(data) if len(data) <= room else (data.rfind(b"\n", 0, room) + 1 or room)
+            cut = len(data) if len(data) <= room else data.rfind(b"\n", 0, max(0, room)) + 1
+            if not cut:
+                if filled:
+                    self._next_segment()
+                    continue
+                cut = room
             if self._file is None:
                 self._file = self._path(self._start).open("ab", buffering=0)
             written = self._file.write(data[:cut]) or 0
