@@ -52,7 +52,7 @@ def encode_vault(env: Mapping[str, str] | str | bytes) -> bytes:
         env = vault_to_text(dict(env))
     try:
         body = env.encode() if isinstance(env, str) else bytes(env)
-        vault_from_body(body, "text/plain")
+        vault_from_body(body)
     except UnicodeError:
         raise InvalidRequestError("the vault is not valid UTF-8") from None
     except (TypeError, ValueError) as error:

@@ -22,11 +22,11 @@ from yarl import URL
 
 from unsandbox.engine import Conflict, Engine, Refused, UnknownObject
 from unsandbox.engine.service_door import Target, Unreachable
+from unsandbox.protocol.endpoints import CHALLENGE_HEADER, OTP_HEADER
 from unsandbox.sandbox.spec import SandboxError
 from unsandbox.server.call import SERVICE_DOMAIN
 from unsandbox.server.hosts import host_name, label_of
 from unsandbox.server.ingress_pages import ingress_answer
-from unsandbox.server.sudo import CHALLENGE_HEADER, OTP_HEADER
 from unsandbox.server.tunnel import tunnel
 
 logger = logging.getLogger("unsandbox.server.ingress")
