@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unsandbox.protocol.languages import EXTENSIONS, INTERPRETERS, detect_language, detect_shebang
+from unsandbox.sandbox import load_languages
 
 BY_EXTENSION = """
     py python; js javascript; ts typescript; rb ruby; php php; pl perl; sh bash; r r; R r; lua lua; go go; rs rust;
@@ -14,6 +15,8 @@ BY_EXTENSION = """
     cob cobol; tcl tcl; raku raku; pl6 raku; p6 raku; pro prolog; p prolog; 4th forth; forth forth; fth forth;
     awk awk; ps1 powershell; v v
 """
+DIALECTS = {"chez", "chicken", "clisp", "gambit", "luajit", "pypy", "zigcc"}
+"""Their files are those of scheme, commonlisp, lua, python and c; they are asked for by name."""
 BY_INTERPRETER = """
     python python; node javascript; ruby ruby; perl perl; php php; bash bash; sh bash; lua lua; tclsh tcl; wish tcl;
     raku raku; perl6 raku; julia julia; Rscript r; groovy groovy; scala scala; swift swift; racket racket;
@@ -105,3 +108,10 @@ def test_only_the_first_line_counts(interpreter, rest):
 @pytest.mark.parametrize("options", ["-u NAME", "-i -u A --unset B", "-C /tmp X=1", "-S -v"])
 def test_options_of_env_are_skipped_with_their_arguments(options):
     assert detect_shebang(f"#!/usr/bin/env {options} python3\n") == "python"
+
+
+def test_detection_knows_each_language_of_the_engine():
+    names = set(load_languages())
+    assert {*EXTENSIONS.values(), *INTERPRETERS.values()} <= names
+    without = names - {*EXTENSIONS.values(), *INTERPRETERS.values()}
+    assert without == DIALECTS, "a language that no file can be detected as"

@@ -72,29 +72,13 @@ async def run_program(backend, name, code, **fields):
     return await (await backend.start(spec)).wait()
 
 
-@pytest.mark.parametrize("name", list(TABLE))
-async def test_hello(backend, name):
-    if name not in AVAILABLE:
-        pytest.skip(f"{TABLE[name].executable} is not installed")
-    outcome = await run_program(backend, name, TABLE[name].hello, return_artifacts=True)
-    assert (outcome.stdout.data, outcome.stderr.data, outcome.exit_code) == (b"hello\n", b"", 0)
-    artifacts = [artifact.filename for artifact in outcome.artifacts]
-    assert artifacts == ([TABLE[name].binary] if TABLE[name].artifact else [])
-
-
-@pytest.mark.parametrize("name", AVAILABLE)
-async def test_version_command(backend, run, name):
-    language = TABLE[name]
-    outcome = await run(*language.version, system_paths=language.system_paths)
-    assert outcome.exit_code == 0
-    assert any(character.isdigit() for character in (outcome.stdout.data + outcome.stderr.data).decode())
-
-
 def test_the_languages_that_must_be_there():
     expected = {"python", "javascript", "typescript", "bash", "perl", "ruby", "php", "lua", "tcl", "awk", "c", "cpp",
                 "rust", "java", "go", "fortran"}  # fmt: skip
     assert expected <= {name for name in TABLE if TABLE[name].tier in ("minimal", "core")}
-    assert set(TABLE) <= WIRE_NAMES
+    assert set(TABLE) >= WIRE_NAMES
+    for language in TABLE.values():
+        assert language.how_to_get(), language.name
     assert not set(TABLE.aliases()) & set(TABLE)
 
 
@@ -284,7 +268,7 @@ def packages(*arguments):
 def test_host_packages_prints_what_the_table_says():
     core, minimal, everything = packages(), packages("--minimal"), packages("--all")
     assert set(minimal) < set(core) < set(everything)
-    assert {"python3", "nodejs", "bash", "gcc", "libc6-dev", "perl"} == set(minimal)
+    assert set(minimal) == {"python3", "nodejs", "bash", "gcc", "libc6-dev", "perl"}
     assert core == sorted(core)
 
 

@@ -54,6 +54,10 @@ logger = logging.getLogger("unsandbox.serve")
     envvar=ISOLATION_VARIABLE,
     help="What is demanded of every sandbox at least; hardened and gvisor: a kernel of its own, or a refusal.",
 )
+@click.option(
+    "--toolchains",
+    help="What sandboxes see as /usr: 'host', a folder made by un languages install, or 'auto' (default).",
+)
 @click.option("--max-body", default=192, show_default=True, help="Largest request body in MiB.")
 @click.option(
     "--blobs",
@@ -83,6 +87,7 @@ def serve(
     max_running: int,
     concurrency: int,
     isolation: str,
+    toolchains: str | None,
     max_body: int,
     blobs: str | None,
     log_level: str,
@@ -101,7 +106,9 @@ def serve(
     server_config = ServerConfig(
         host=host, port=port, ssl_context=_ssl_context(tls_cert, tls_key), body_bytes=max_body << 20
     )
-    engine_config = EngineConfig(max_running=max_running, concurrency_per_key=concurrency, isolation=isolation)
+    engine_config = EngineConfig(
+        max_running=max_running, concurrency_per_key=concurrency, isolation=isolation, toolchains=toolchains
+    )
     folder = data.expanduser()
     _allow_many_files()
     with _only_server_of(folder), open_keys(folder) as keys:

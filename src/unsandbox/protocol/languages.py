@@ -5,110 +5,113 @@ from __future__ import annotations
 import posixpath
 import re
 
-EXTENSIONS: dict[str, str] = {
-    "awk": "awk",
-    "bash": "bash",
-    "c": "c",
-    "cc": "cpp",
-    "clj": "clojure",
-    "cob": "cobol",
-    "cpp": "cpp",
-    "cr": "crystal",
-    "cs": "csharp",
-    "cxx": "cpp",
-    "d": "d",
-    "dart": "dart",
-    "erl": "erlang",
-    "ex": "elixir",
-    "exs": "elixir",
-    "f90": "fortran",
-    "f95": "fortran",
-    "4th": "forth",
-    "forth": "forth",
-    "fs": "fsharp",
-    "fth": "forth",
-    "go": "go",
-    "groovy": "groovy",
-    "hs": "haskell",
-    "java": "java",
-    "jl": "julia",
-    "js": "javascript",
-    "kt": "kotlin",
-    "lisp": "commonlisp",
-    "lsp": "commonlisp",
-    "lua": "lua",
-    "m": "objc",
-    "ml": "ocaml",
-    "nim": "nim",
-    "p": "prolog",
-    "p6": "raku",
-    "php": "php",
-    "pl": "perl",
-    "pl6": "raku",
-    "pro": "prolog",
-    "ps1": "powershell",
-    "py": "python",
-    "r": "r",
-    "raku": "raku",
-    "rb": "ruby",
-    "rs": "rust",
-    "scala": "scala",
-    "scm": "scheme",
-    "sh": "bash",
-    "ss": "scheme",
-    "swift": "swift",
-    "tcl": "tcl",
-    "ts": "typescript",
-    "v": "v",
-    "zig": "zig",
-}
-"""File extension (lower case, no dot) to language: the union of what all clients know."""
+# One row per language of sandbox/languages.toml: its name, its file extensions, its names in `#!` lines. Where
+# two share one, it means the language that servers are most likely to have (`zsh` means `bash`).
+_ROWS = """
+ada          | adb ads                 | gnat
+algol68      | a68                     | a68g algol68g
+assembly     | asm nasm s              |
+awk          | awk                     | awk gawk mawk
+bash         | sh bash                 | sh bash dash ash zsh
+basic        | bas                     | yabasic
+bc           | bc                      | bc
+brainfuck    | bf                      | beef
+bun          |                         | bun
+c            | c                       |
+chez         |                         |
+chicken      |                         |
+clips        | clp                     | clips
+clisp        |                         |
+clojure      | clj cljc                | clojure
+cobol        | cob cbl                 |
+coffeescript | coffee                  | coffee
+commonlisp   | lisp lsp cl             | sbcl clisp
+cpp          | cpp cc cxx              |
+crystal      | cr                      | crystal
+csharp       | cs                      |
+d            | d                       | rdmd
+dart         | dart                    | dart
+dc           | dc                      | dc
+deno         |                         | deno
+dotnet       | csx                     |
+elixir       | ex exs                  | elixir
+erlang       | erl                     | escript
+fish         | fish                    | fish
+forth        | 4th forth fth           | gforth
+fortran      | f90 f95 f03 f08         |
+fsharp       | fs fsx                  |
+gambit       |                         |
+gap          | g                       | gap
+go           | go                      |
+groovy       | groovy                  | groovy
+haskell      | hs                      | runghc runhaskell
+haxe         | hx                      |
+hy           | hy                      | hy
+icon         | icn                     |
+java         | java                    |
+javascript   | js mjs cjs              | node nodejs
+jq           | jq                      | jq
+julia        | jl                      | julia
+kotlin       | kt kts                  | kotlin
+ksh          | ksh                     | ksh ksh93
+livescript   | ls                      | lsc
+logo         | lgo                     | ucblogo
+lua          | lua                     | lua luajit
+luajit       |                         |
+m4           | m4                      | m4
+maxima       | mac                     | maxima
+minizinc     | mzn                     | minizinc
+newlisp      |                         | newlisp
+nickle       | 5c                      | nickle
+nim          | nim                     |
+objc         | m                       |
+ocaml        | ml                      | ocaml
+octave       |                         | octave octave-cli
+pari         | gp                      | gp
+pascal       | pas pp                  | instantfpc
+perl         | pl pm                   | perl
+php          | php                     | php
+picolisp     |                         | picolisp pil
+pike         | pike                    | pike
+postscript   | ps                      | gs
+powershell   | ps1                     | pwsh
+prolog       | pro p                   | swipl
+pypy         |                         |
+python       | py                      | python pypy
+r            | r                       | rscript
+racket       | rkt                     | racket
+raku         | raku pl6 p6 rakumod     | raku perl6
+rexx         | rexx rex                | regina rexx
+ruby         | rb                      | ruby
+rust         | rs                      |
+scala        | scala sc                | scala
+scheme       | scm ss                  | guile scheme chezscheme csi gsi
+slang        | sl                      | slsh
+sml          | sml                     | poly
+sqlite       | sql                     | sqlite
+swift        | swift                   | swift
+tcc          |                         | tcc
+tcl          | tcl                     | tclsh wish
+tcsh         | csh tcsh                | csh tcsh
+typescript   | ts mts                  | ts-node tsx
+v            | v vsh                   | v
+vala         | vala                    | vala
+wat          | wat                     |
+zig          | zig                     |
+zigcc        |                         |
+zsh          | zsh                     |
+"""
 
-INTERPRETERS: dict[str, str] = {
-    "ash": "bash",
-    "awk": "awk",
-    "bash": "bash",
-    "clisp": "commonlisp",
-    "crystal": "crystal",
-    "dash": "bash",
-    "deno": "deno",
-    "elixir": "elixir",
-    "escript": "erlang",
-    "gawk": "awk",
-    "gforth": "forth",
-    "groovy": "groovy",
-    "guile": "scheme",
-    "julia": "julia",
-    "lua": "lua",
-    "luajit": "lua",
-    "mawk": "awk",
-    "node": "javascript",
-    "nodejs": "javascript",
-    "ocaml": "ocaml",
-    "perl": "perl",
-    "perl6": "raku",
-    "php": "php",
-    "pwsh": "powershell",
-    "pypy": "python",
-    "python": "python",
-    "racket": "racket",
-    "raku": "raku",
-    "rscript": "r",
-    "ruby": "ruby",
-    "runghc": "haskell",
-    "runhaskell": "haskell",
-    "sbcl": "commonlisp",
-    "scala": "scala",
-    "scheme": "scheme",
-    "sh": "bash",
-    "swift": "swift",
-    "swipl": "prolog",
-    "tclsh": "tcl",
-    "ts-node": "typescript",
-    "tsx": "typescript",
-    "wish": "tcl",
-    "zsh": "bash",
-}
+
+def _column(number: int) -> dict[str, str]:
+    rows = (line.split("|") for line in _ROWS.strip().splitlines())
+    return {word: row[0].strip() for row in rows for word in row[number].split()}
+
+
+EXTENSIONS: dict[str, str] = _column(1)
+"""File extension (lower case, no dot) to language: the union of what all clients know, and more."""
+
+INTERPRETERS: dict[str, str] = _column(2)
 """Last path component of a `#!` line (lower case, version stripped) to language."""
 
 _VERSION = re.compile(r"-?[0-9]+(\.[0-9]+)*\Z")

@@ -71,6 +71,9 @@ class Language:
     repl: Sequence[str] | None = None
     pypi: Sequence[str] = ()
     npm: Sequence[str] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    prepare: Sequence[str] | None = None
+    size_mib: int = 0
     elsewhere: str = ""
     memory_mib: int = 2048
     time_s: int = 60
@@ -131,7 +134,7 @@ class Language:
         files = [SandboxFile(names["src"], _encode(code)), *_inputs(input_files or {})]
         binary = [names["bin"]] if return_artifacts and self.artifact else []
         return SandboxSpec(
-            run=[*_fill(run, names), *args],
+            run=_with_arguments(_fill(run, names), args),
             compile=None if compile_step is None else _fill(compile_step, names),
             files=files,
             env=dict(self.env) | dict(env or {}),
@@ -269,6 +272,12 @@ def _inputs(files: Mapping[str, bytes]) -> list[SandboxFile]:
             )
         by_name[name] = SandboxFile(f"{INPUT_FOLDER}/{name}", data)
     return list(by_name.values())
+
+
+def _with_arguments(command: Sequence[str], args: Sequence[str]) -> list[str]:
+    """Put the arguments where the command has `{args}`, else at its end."""
+    place = command.index("{args}") if "{args}" in command else len(command)
+    return [*command[:place], *args, *command[place + 1 :]]
 
 
 def _fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:

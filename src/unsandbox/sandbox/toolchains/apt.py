@@ -1,0 +1,180 @@
+"""Debian packages for a folder of our own: apt with private state, which never touches the host's packages."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from unsandbox.errors import EngineError
+
+ESSENTIAL: Final = ("?essential", "usr-is-merged", "ca-certificates", "tzdata")
+"""What every system needs, and what programs in many languages expect of it."""
+
+_STEP = re.compile(r"(Inst|Conf) (\S+) .*?\[([a-z0-9]+)\]\)", re.MULTILINE)
+_FILE = re.compile(r"^'[^']*' (\S+) (\d+)", re.MULTILINE)
+_UNKNOWN = re.compile(r"(?:Unable to locate package|Package '?)\s*([a-z0-9][a-z0-9.+-]+)")
+_GROWTH = re.compile(r"After this operation, ([\d.,]+) ([kMG]?B) of additional")
+_UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
+_FETCHING = re.compile(r"dlstatus:\d+:([\d.]+):")
+
+Percent = Callable[[float], None]
+
+
+class UnknownPackagesError(EngineError):
+    """The registry has no such packages.
+
+    Attributes:
+        packages: Their names.
+    """
+
+    def __init__(self, packages: Sequence[str]) -> None:
+        super().__init__(f"apt knows no package {', '.join(packages)}")
+        self.packages = tuple(packages)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do with a package: unpack it, or configure it."""
+
+    action: str
+    package: str
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an installation takes. Sizes in bytes.
+
+    Attributes:
+        steps: In the order in which dpkg would take them.
+        files: Names of the archives.
+        download_bytes: Still to be fetched.
+        disk_bytes: How much the folder grows, about.
+    """
+
+    steps: Sequence[Step]
+    files: Sequence[str]
+    download_bytes: int
+    disk_bytes: int
+
+
+class PrivateApt:
+    """The host's sources and keys, with lists, archives and a package database of our own.
+
+    Args:
+        work: Where lists and archives are kept.
+        status: The package database of the folder that is filled.
+    """
+
+    def __init__(self, work: Path, status: Path) -> None:
+        for program in ("apt-get", "dpkg-deb", "tar"):
+            if shutil.which(program) is None:
+                raise EngineError(
+                    f"{program} is missing: toolchains are installed from Debian packages, by apt. Elsewhere "
+                    "install them with the system's own means; they are used from /usr (--host)"
+                )
+        self._status = status
+        self.archives = work / "archives"
+        self._lists = work / "state" / "lists"
+        for folder in (self._lists / "partial", work / "cache", self.archives / "partial"):
+            folder.mkdir(parents=True, exist_ok=True)
+        configuration = work / "apt.conf"
+        configuration.write_text(
+            f'Dir::State "{work}/state";\nDir::State::status "{status}";\n'
+            f'Dir::Cache "{work}/cache";\nDir::Cache::archives "{self.archives}";\n'
+            'APT::Install-Recommends "false";\nAPT::Sandbox::User "root";\n'
+            'DPkg::Post-Invoke "";\nAPT::Update::Post-Invoke "";\nAPT::Update::Post-Invoke-Success "";\n'
+        )
+        self._environment = os.environ | {"APT_CONFIG": str(configuration), "LC_ALL": "C"}
+
+    def has_lists(self) -> bool:
+        """Whether the lists of packages have been fetched at some time."""
+        return any(self._lists.glob("*_Packages*"))
+
+    def update(self, percent: Percent) -> None:
+        """Fetch the lists of packages.
+
+        Raises:
+            EngineError: Apt failed; the message holds what it said.
+        """
+        self._fetch(["update"], percent)
+
+    def plan(self, packages: Sequence[str]) -> Plan:
+        """Work out what must be done to have `packages`.
+
+        Raises:
+            UnknownPackagesError: Some of them do not exist in the sources.
+            EngineError: They cannot be installed together.
+        """
+        wanted = [*ESSENTIAL, *packages]
+        simulated = self._ask(["--yes", "--simulate", "install", *wanted])
+        steps = [Step(*match) for match in _STEP.findall(simulated)]
+        listed = _FILE.findall(self._ask(["--yes", "--print-uris", "install", *wanted]))
+        files = {name: int(size) for name, size in listed}
+        growth = _GROWTH.search(self._ask(["--assume-no", "install", *wanted], fine=(0, 1)))
+        disk = float(growth[1].replace(",", "")) * _UNITS[growth[2]] if growth else 0.0
+        return Plan(steps, sorted(files), sum(files.values()), int(disk))
+
+    def fetch(self, packages: Sequence[str], percent: Percent) -> None:
+        """Download the archives that a plan for `packages` needs; half a file is continued.
+
+        Raises:
+            EngineError: Apt failed; the message holds what it said.
+        """
+        self._fetch(["--download-only", "install", *ESSENTIAL, *packages], percent)
+
+    def archive(self, step: Step) -> Path:
+        """Return the archive of a package that has been fetched.
+
+        Raises:
+            EngineError: It is not there.
+        """
+        for architecture in (step.architecture, "all"):
+            found = sorted(self.archives.glob(f"{step.package.partition(':')[0]}_*_{architecture}.deb"))
+            if found:
+                # Of several versions apt has fetched the wanted one last.
+                return max(found, key=lambda path: path.stat().st_mtime)
+        raise EngineError(f"the archive of {step.package} was not fetched; run the same command again")
+
+    def _ask(self, arguments: Sequence[str], fine: Sequence[int] = (0,)) -> str:
+        result = subprocess.run(
+            ["apt-get", *arguments],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode not in fine:
+            if unknown := _UNKNOWN.findall(result.stderr):
+                raise UnknownPackagesError(unknown)
+            raise EngineError(f"apt-get failed: {(result.stderr or result.stdout).strip()[-2000:]}")
+        return result.stdout
+
+    def _fetch(self, arguments: Sequence[str], percent: Percent) -> None:
+        read, write = os.pipe()
+        command = ["apt-get", "-qq", "--yes", "-o", f"APT::Status-Fd={write}", *arguments]
+        with os.fdopen(read) as status:
+            process = subprocess.Popen(
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                pass_fds=[write],
+            )
+            os.close(write)
+            for line in status:
+                if match := _FETCHING.match(line):
+                    percent(float(match[1]))
+            _, said = process.communicate()
+        if process.returncode:
+            raise EngineError(f"apt-get could not fetch: {said.strip()[-2000:]}")
+        percent(100.0)

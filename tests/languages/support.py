@@ -1,0 +1,64 @@
+"""The programs of every language, and what they must do."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unsandbox.sandbox import find_system, load_languages
+
+HERE = Path(__file__).parent
+SYSTEM = find_system(os.environ.get("UNSANDBOX_TOOLCHAINS") or "host")
+TABLE = load_languages(system=SYSTEM)
+PROGRAMS = sorted(path.stem for path in HERE.glob("*.toml"))
+AVAILABLE = [language.name for language in TABLE.available() if language.name in PROGRAMS]
+
+STDIN = "first line\n"
+GREETING = "a value"
+INPUT = "content"
+EXPECTED = {
+    "unicode": "unicode: žluťoučký ✓ 日本",
+    "stdin": "stdin: first line",
+    "env": "env: a value",
+    "input": "input: content",
+    "fib": "fib: 75025",
+}
+"""The lines of the program `features`, by what each proves."""
+FEATURES = (*EXPECTED, "artifact", "exit")
+KINDS = ("features", "fails", "broken", "endless")
+
+
+@dataclass
+class Row:
+    """One line of the language table."""
+
+    version: str = ""
+    hello_ms: float = 0.0
+    passed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What stands in `<name>.toml`: programs by kind, and what the language cannot do, with the reason."""
+
+    programs: dict[str, str]
+    without: dict[str, str]
+    broken_line: int
+
+    def can(self, what: str) -> bool:
+        """Whether there is something to test."""
+        return what not in self.without and not (what in FEATURES and "features" in self.without)
+
+
+def programs_of(name: str) -> Programs:
+    text: dict[str, Any] = tomllib.loads((HERE / f"{name}.toml").read_text())
+    return Programs(text["programs"], text.get("without", {}), text.get("broken_line", 3))
+
+
+def pairs(*whats: str) -> list[tuple[str, str]]:
+    """Return every installed language with each of `whats` that it can do."""
+    return [(name, what) for name in AVAILABLE for what in whats if programs_of(name).can(what)]
