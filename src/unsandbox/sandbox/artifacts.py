@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import stat
 import struct
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,23 @@ def open_beneath(root_fd: int, path: str, flags: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
     return result
+
+
+def open_root(pid: int, pidfd: int) -> int:
+    """Return a descriptor of the root folder of the sandbox whose first process is `pid`, and is `pidfd`.
+
+    Raises:
+        OSError: The process is gone.
+    """
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    # The number was still this process's when it was opened, if the process is still alive now.
+    # By poll: select takes no descriptor above 1023, and a busy server has them.
+    ending = select.poll()
+    ending.register(pidfd, select.POLLIN)
+    if ending.poll(0):
+        os.close(root)
+        raise ProcessLookupError(errno.ESRCH, "the sandbox ended first")
+    return root
 
 
 class Selection:

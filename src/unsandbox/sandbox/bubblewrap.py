@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from unsandbox.sandbox import probe, seccomp, skeleton
+from unsandbox.sandbox import init, probe, seccomp, skeleton
 from unsandbox.sandbox.command import CONTROL_FD, SCRIPT_FD, job_script, sandbox_arguments, validate
 from unsandbox.sandbox.control import CgroupReport, LauncherControl
+from unsandbox.sandbox.descriptors import input_file, memory_file, pipe
 from unsandbox.sandbox.janitor import remove_runtime
 from unsandbox.sandbox.job import SandboxJob
 from unsandbox.sandbox.launcher import INFO_FD
+from unsandbox.sandbox.live import BubblewrapSandbox, Parts, validate_live
+from unsandbox.sandbox.live_spec import LiveSpec
 from unsandbox.sandbox.spec import (
     NetworkMode,
     OutputSink,
@@ -54,6 +57,7 @@ class BubblewrapBackend:
     """
 
     name = "bubblewrap"
+    hot = False
 
     def __init__(
         self, runtime_dir: Path | None = None, *, first_uid: int | None = None, system: System = HOST
@@ -74,12 +78,14 @@ class BubblewrapBackend:
         self._runtime: Path | None = None
         self._root: Path | None = None
         self._program: Path | None = None
+        self._init: Path | None = None
         self._filter = b""
         self._discard = -1
         self._control = LauncherControl()
         self._reviving = asyncio.Lock()
         self._cgroup = CgroupReport(0, [])
         self._jobs: dict[SandboxJob, int] = {}
+        self._live: dict[BubblewrapSandbox, int] = {}
         self._free_slots: list[int] = []
         self._next_slot = 0
         self._open = False
@@ -122,6 +128,7 @@ class BubblewrapBackend:
         runtime, token = skeleton.make_runtime(self._parent)
         self._runtime = runtime
         self._program = skeleton.install_program(runtime)
+        self._init = skeleton.install_init(runtime, init.build())
         self._root = skeleton.build_root(runtime, self._system)
         return runtime, token
 
@@ -134,15 +141,7 @@ class BubblewrapBackend:
             SandboxError: The backend is closed or its launcher is gone.
         """
         validate(spec)
-        if spec.network is not NetworkMode.ZEROTRUST:
-            raise SandboxUnavailable(
-                f"network mode {spec.network} is not available yet: this backend cannot let a program out "
-                "without letting it reach this machine and its neighbours; use zerotrust"
-            )
-        if self._control.lost or (self._reviving.locked() and not self._open):
-            await self._revive()
-        if not self._open:
-            raise SandboxError("the backend is not open")
+        await self._must_serve(spec.network)
         slot = self._take_slot()
         uid = None if self._users is None else self._users[slot]
         # Closed when the request is sent: the launcher has its own copies then.
@@ -164,6 +163,54 @@ class BubblewrapBackend:
                 job.abandon()
                 raise
             return job
+
+    async def _must_serve(self, network: NetworkMode) -> None:
+        """Refuse a network mode that is not there; see to it that there is a launcher."""
+        if network is not NetworkMode.ZEROTRUST:
+            raise SandboxUnavailable(
+                f"network mode {network} is not available yet: this backend cannot let a program out "
+                "without letting it reach this machine and its neighbours; use zerotrust"
+            )
+        if self._control.lost or (self._reviving.locked() and not self._open):
+            await self._revive()
+        if not self._open:
+            raise SandboxError("the backend is not open")
+
+    async def open_live(self, spec: LiveSpec) -> BubblewrapSandbox:
+        """Make a sandbox that stays until it is closed; see `LiveBackend.open_live`.
+
+        Raises:
+            InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
+            SandboxUnavailable: It asks for isolation that this backend does not have.
+            SandboxError: The backend is closed, or the sandbox could not be set up.
+        """
+        validate_live(spec)
+        await self._must_serve(spec.network)
+        slot = self._take_slot()
+        sandbox = BubblewrapSandbox(spec, self._parts(slot), on_over=self._live_over)
+        self._live[sandbox] = slot
+        try:
+            await sandbox.open()
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    def _parts(self, slot: int) -> Parts:
+        if self._program is None or self._init is None:
+            raise SandboxError("the backend is not open")
+        return Parts(
+            control=self._control,
+            cgroup=self._cgroup,
+            program=self._program,
+            init=self._init,
+            root=self._existing_root(),
+            system=self._system,
+            mountable=self._mountable,
+            filter=self._filter,
+            discard_fd=self._discard,
+            uid=None if self._users is None else self._users[slot],
+        )
 
     async def _revive(self) -> None:
         """Start a new launcher in place of one that was killed; its sandboxes died with it."""
@@ -194,19 +241,19 @@ class BubblewrapBackend:
             sent.enter_context(there)
             ends = []
             for _ in range(2):
-                read, write = _pipe(uid)
+                read, write = pipe(uid)
                 kept.callback(os.close, read)
                 ends.append((read, send(write)))
             (out_read, out_write), (err_read, err_write) = ends
-            files = [send(_memory_file(file.data)) for file in spec.files]
+            files = [send(memory_file(file.data)) for file in spec.files]
             descriptors = {
-                0: send(_input(spec.stdin)),
+                0: send(input_file(spec.stdin)),
                 1: out_write,
                 2: err_write,
                 CONTROL_FD: there.fileno(),
-                _ARGS_FD: send(_memory_file(self._arguments(spec))),
-                _SECCOMP_FD: send(_memory_file(self._filter)),
-                SCRIPT_FD: send(_memory_file(self._script(spec))),
+                _ARGS_FD: send(memory_file(self._arguments(spec))),
+                _SECCOMP_FD: send(memory_file(self._filter)),
+                SCRIPT_FD: send(memory_file(self._script(spec))),
                 **dict(enumerate(files, _FIRST_FILE_FD)),
             }
             job = SandboxJob(
@@ -280,6 +327,7 @@ class BubblewrapBackend:
     async def close(self) -> None:
         """Kill what runs; remove every process, folder and cgroup of this backend. Harmless when repeated."""
         self._open = False
+        await asyncio.gather(*(sandbox.close() for sandbox in list(self._live)))
         jobs = list(self._jobs)
         for job in jobs:
             job.cancel()
@@ -310,6 +358,10 @@ class BubblewrapBackend:
         if (slot := self._jobs.pop(job, None)) is not None:
             heapq.heappush(self._free_slots, slot)
 
+    def _live_over(self, sandbox: BubblewrapSandbox) -> None:
+        if (slot := self._live.pop(sandbox, None)) is not None:
+            heapq.heappush(self._free_slots, slot)
+
     # The root folder
 
     def _existing_root(self) -> Path:
@@ -322,36 +374,3 @@ class BubblewrapBackend:
         for path in found:
             skeleton.add_mount_point(self._existing_root(), path, self._system)
         return found
-
-
-def _memory_file(data: bytes) -> int:
-    """Return a descriptor of an anonymous file that holds `data`, at its beginning."""
-    fd = os.memfd_create("unsandbox", os.MFD_CLOEXEC)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _input(data: bytes) -> int:
-    """Return a descriptor to read `data` from; nobody has to feed it."""
-    if not data:
-        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    fd = _memory_file(data)
-    try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(fd)
-
-
-def _pipe(uid: int | None) -> tuple[int, int]:
-    """Return a pipe that the sandbox's user may also open by name (`/dev/stdout`)."""
-    read, write = os.pipe2(os.O_CLOEXEC)
-    if uid is not None:
-        os.fchown(write, uid, uid)
-    return read, write

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.skeleton import HOSTNAME, SANDBOX_UID
-from unsandbox.sandbox.spec import SandboxSpec
+from unsandbox.sandbox.spec import SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import System
 
 WORK = "/work"
@@ -63,33 +63,58 @@ def validate(spec: SandboxSpec) -> None:
             folders, a limit that is not positive.
     """
     for field, command in (("run", spec.run), ("compile", spec.compile)):
-        if command is not None and (not command or not command[0]):
-            raise InvalidSpecError(f"{field}: the command is empty")
-        for word in command or ():
-            _no_nul(field, word)
-    for name, value in spec.env.items():
-        if not name or "=" in name:
-            raise InvalidSpecError(f"env: {name!r} is not a name for a variable")
-        _no_nul(f"env {name!r}", name + value)
-    for file in spec.files:
-        _check_path("files", file.path)
-        if not 0 <= file.mode <= 0o7777:
-            raise InvalidSpecError(f"files: {file.mode:o} is not a mode for {file.path!r}")
+        if command is not None:
+            check_command(field, command)
+    check_env(spec.env)
+    check_files(spec.files, spec.folders)
     for place in _WRITABLE[:2]:
         if sum(len(file.data) for file in spec.files if file.path.startswith(place)) > spec.limits.tmpfs_bytes:
             raise InvalidSpecError(f"files: more than fits into {place} ({spec.limits.tmpfs_bytes} bytes)")
-    for folder in spec.folders:
-        _check_path("folders", folder)
     if len(spec.files) > MAX_FILES:
         raise InvalidSpecError(f"files: more than {MAX_FILES}")
-    _no_clashes([file.path for file in spec.files], spec.folders)
     for path in spec.artifact_paths:
         _no_nul("artifact_paths", path)
-    for name in spec.system_paths:
+    check_system_paths(spec.system_paths)
+    check_limits(spec.limits, ("wall_s", "vcpu", "memory_bytes", "processes", "open_files", "tmpfs_bytes"))
+
+
+def check_command(field: str, command: Sequence[str]) -> None:
+    """Refuse a command that is empty or holds a NUL byte."""
+    if not command or not command[0]:
+        raise InvalidSpecError(f"{field}: the command is empty")
+    for word in command:
+        _no_nul(field, word)
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Refuse variables without a usable name, and NUL bytes."""
+    for name, value in env.items():
+        if not name or "=" in name:
+            raise InvalidSpecError(f"env: {name!r} is not a name for a variable")
+        _no_nul(f"env {name!r}", name + value)
+
+
+def check_files(files: Sequence[SandboxFile], folders: Sequence[str] = ()) -> None:
+    """Refuse paths outside the writable folders, and such as exclude each other."""
+    for file in files:
+        _check_path("files", file.path)
+        if not 0 <= file.mode <= 0o7777:
+            raise InvalidSpecError(f"files: {file.mode:o} is not a mode for {file.path!r}")
+    for folder in folders:
+        _check_path("folders", folder)
+    _no_clashes([file.path for file in files], folders)
+
+
+def check_system_paths(paths: Sequence[str]) -> None:
+    """Refuse what is not a plain path below /etc or /var/lib."""
+    for name in paths:
         if not name.startswith(SYSTEM_PLACES) or ".." in PurePosixPath(name).parts or "\0" in name:
             raise InvalidSpecError(f"system_paths: {name!r} is not below {' or '.join(SYSTEM_PLACES)}")
-    limits = spec.limits
-    for name in ("wall_s", "vcpu", "memory_bytes", "processes", "open_files", "tmpfs_bytes"):
+
+
+def check_limits(limits: object, names: Sequence[str]) -> None:
+    """Refuse limits that are not positive."""
+    for name in names:
         if not getattr(limits, name) > 0:
             raise InvalidSpecError(f"limits: {name} must be more than 0")
 
@@ -157,25 +182,33 @@ def sandbox_arguments(
         info_fd: Number of the descriptor that it reports on.
         file_fds: One number for each of `spec.files`.
     """
-    limits = spec.limits
-    size = str(limits.tmpfs_bytes)
-    shm_size = str(max(1 << 16, limits.tmpfs_bytes // 4))
+    size = spec.limits.tmpfs_bytes
+    words = base_words(root, system, system_paths, size)
+    words += ["--perms", "0755", "--size", str(size), "--tmpfs", WORK, "--chdir", WORK]
+    words += _file_arguments(spec, file_fds)
+    for name, value in (DEFAULT_ENV | dict(spec.env)).items():
+        if not _must_wait(name):
+            words += ["--setenv", name, value]
+    words += ["--seccomp", str(seccomp_fd), "--info-fd", str(info_fd)]
+    return null_separated(words)
+
+
+def base_words(root: Path, system: System, system_paths: Iterable[str], tmpfs_bytes: int) -> list[str]:
+    """Return the options that jobs and live sandboxes share: namespaces, and all mounts but the work folder."""
     words = [*_ALWAYS]
     words += ["--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID), "--hostname", HOSTNAME]
     words += ["--ro-bind", str(root), "/", "--ro-bind", str(system.usr), "/usr"]
     for path in system_paths:
         words += ["--ro-bind", str(system.path(path)), path]
     words += ["--proc", "/proc", "--dev", "/dev"]
-    words += ["--perms", "1777", "--size", shm_size, "--tmpfs", SHM]
+    words += ["--perms", "1777", "--size", str(max(1 << 16, tmpfs_bytes // 4)), "--tmpfs", SHM]
     # /dev is a tmpfs without a bound of its own.
     words += ["--remount-ro", "/dev"]
-    words += ["--perms", "1777", "--size", size, "--tmpfs", TMP]
-    words += ["--perms", "0755", "--size", size, "--tmpfs", WORK, "--chdir", WORK]
-    words += _file_arguments(spec, file_fds)
-    for name, value in (DEFAULT_ENV | dict(spec.env)).items():
-        if not _must_wait(name):
-            words += ["--setenv", name, value]
-    words += ["--seccomp", str(seccomp_fd), "--info-fd", str(info_fd)]
+    return [*words, "--perms", "1777", "--size", str(tmpfs_bytes), "--tmpfs", TMP]
+
+
+def null_separated(words: Iterable[str]) -> bytes:
+    """Return options in the form in which bubblewrap reads them from a descriptor."""
     return b"".join(os.fsencode(word) + b"\0" for word in words)
 
 

@@ -35,10 +35,14 @@ main()
 
 @dataclass(frozen=True, slots=True)
 class CgroupReport:
-    """Which control groups the launcher can use: version 0 means none."""
+    """Which control groups the launcher can use: version 0 means none.
+
+    `freezer` is how it freezes a live sandbox: `v2`, `v1`, or by `stop` signals.
+    """
 
     version: int
     controllers: Sequence[str]
+    freezer: str = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +76,12 @@ class LauncherControl:
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._jobs: dict[int, JobEvents] = {}
+        self._asks: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ready: asyncio.Future[CgroupReport] | None = None
         self.lost = False
         """Whether the launcher has died by itself: a new one is needed."""
         self._sending = asyncio.Lock()
-        self._last = 0
+        self._last = self._last_ask = 0
 
     async def open(self, runtime: Path, token: str) -> CgroupReport:
         """Start the launcher and return which control groups it can use.
@@ -123,6 +128,40 @@ class LauncherControl:
             self._jobs.pop(number, None)
             raise
         return number
+
+    async def ask(
+        self, job: int, do: str, fds: Sequence[int] = (), **fields: Any
+    ) -> asyncio.Future[dict[str, Any]]:
+        """Send a request that concerns a live sandbox; return the future of its answer.
+
+        The future fails with `SandboxError` when the launcher cannot carry it out or is lost.
+
+        Raises:
+            SandboxError: The launcher is gone.
+        """
+        self._last_ask += 1
+        number = self._last_ask
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        # Who asked may have stopped to wait.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._asks[number] = future
+        message = json.dumps({"op": "live", "job": job, "ask": number, "do": do, **fields}).encode()
+        try:
+            async with self._sending:
+                await self._send(message, fds)
+        except BaseException:
+            del self._asks[number]
+            raise
+        return future
+
+    async def kill(self, job: int) -> None:
+        """Have the launcher kill a sandbox, frozen or not; its `ended` follows.
+
+        Raises:
+            SandboxError: The launcher is gone.
+        """
+        async with self._sending:
+            await self._send(json.dumps({"op": "kill", "job": job}).encode(), ())
 
     async def close(self) -> None:
         """Let the launcher kill what runs and clean up; returns when it has ended."""
@@ -180,6 +219,8 @@ class LauncherControl:
             else:
                 # The kernel drops a descriptor for which this process has no room.
                 self._give_up(answer["job"], "too many open files in this process")
+        elif "ask" in answer:
+            self._answered(answer)
         elif "exit" in answer and (job := self._jobs.pop(answer["job"], None)):
             job.ended(
                 Ending(
@@ -192,6 +233,15 @@ class LauncherControl:
             )
         for fd in fds:
             os.close(fd)
+
+    def _answered(self, answer: dict[str, Any]) -> None:
+        future = self._asks.pop(answer["ask"], None)
+        if future is None or future.done():
+            return
+        if "error" in answer:
+            future.set_exception(SandboxError(answer["error"]))
+        else:
+            future.set_result(answer)
 
     def _give_up(self, number: int, why: str) -> None:
         """Have the launcher kill a sandbox that cannot be held, and tell its job."""
@@ -206,6 +256,10 @@ class LauncherControl:
         if self._ready and not self._ready.done():
             self._ready.set_exception(SandboxError(why))
             self._ready.exception()
+        asks, self._asks = self._asks, {}
+        for future in asks.values():
+            if not future.done():
+                future.set_exception(SandboxError(why))
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             job.ended(Ending(None, error=why))

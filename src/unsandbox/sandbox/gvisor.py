@@ -17,14 +17,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Never
 
 from unsandbox.sandbox import gvisor_probe, runsc, skeleton
+from unsandbox.sandbox.archive import write_archive
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
-from unsandbox.sandbox.bubblewrap import BubblewrapBackend, _input, _memory_file, _pipe
+from unsandbox.sandbox.bubblewrap import BubblewrapBackend
 from unsandbox.sandbox.command import CONTROL_FD, EXTRA_FD, SCRIPT_FD, job_script
+from unsandbox.sandbox.descriptors import input_file, memory_file, pipe
 from unsandbox.sandbox.gvisor_bundle import configuration
-from unsandbox.sandbox.gvisor_files import fetch, hand_over_lines, unpack_lines, write_archive
+from unsandbox.sandbox.gvisor_files import fetch, hand_over_lines, unpack_lines
 from unsandbox.sandbox.job import SandboxJob
+from unsandbox.sandbox.live_spec import LiveSpec
 from unsandbox.sandbox.spec import (
     MIB,
     NetworkMode,
@@ -110,6 +114,14 @@ class GvisorBackend(BubblewrapBackend):
             raise SandboxUnavailable(NO_NETWORK)
         return await super().start(spec, sink)
 
+    async def open_live(self, spec: LiveSpec) -> Never:  # noqa: ARG002 - the interface of the others
+        """Refuse: live sandboxes of this backend are not built yet.
+
+        Raises:
+            SandboxUnavailable: Always.
+        """
+        raise SandboxUnavailable("gVisor sandboxes that stay are not available yet; use isolation bubblewrap")
+
     # One job
 
     def _open_job(
@@ -130,17 +142,17 @@ class GvisorBackend(BubblewrapBackend):
             sent.enter_context(far)
             ends = []
             for _ in range(2):
-                read, write = _pipe(uid)
+                read, write = pipe(uid)
                 kept.callback(os.close, read)
                 ends.append((read, send(write)))
             (out_read, out_write), (err_read, err_write) = ends
             descriptors = {
-                0: send(_input(spec.stdin)),
+                0: send(input_file(spec.stdin)),
                 1: out_write,
                 2: err_write,
                 CONTROL_FD: there.fileno(),
                 EXTRA_FD: far.fileno(),
-                SCRIPT_FD: send(_memory_file(self._script(spec))),
+                SCRIPT_FD: send(memory_file(self._script(spec))),
                 _ARCHIVE_FD: send(_archive(spec)),
             }
             bundle = self._make_bundle(spec, uid)

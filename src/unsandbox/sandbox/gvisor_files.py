@@ -8,21 +8,17 @@ names and sizes are only ever labels.
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import socket
 import stat
-import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import IO
 
 from unsandbox.sandbox.artifacts import FOLDER, MAX_ENTRIES_SEEN, Selection
 from unsandbox.sandbox.command import EXTRA_FD
-from unsandbox.sandbox.spec import MIB, Artifact, SandboxFile, SandboxSpec
+from unsandbox.sandbox.spec import MIB, Artifact, SandboxSpec
 
 _READ_TIMEOUT_S = 60.0
 _MAX_LISTING = 64 * MIB
@@ -30,29 +26,6 @@ _CHUNK = 1 << 20
 _TYPES = {
     "f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "p": stat.S_IFIFO, "s": stat.S_IFSOCK,
 }  # fmt: skip
-
-
-def write_archive(files: Sequence[SandboxFile], folders: Sequence[str], target: IO[bytes]) -> None:
-    """Write files and folders, given by absolute paths, as a tar archive relative to `/`."""
-    with tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        now = int(time.time())
-        made = {"/", "/work", "/tmp", "/dev", "/dev/shm"}  # noqa: S108 - inside the sandbox
-
-        def make(folder: PurePosixPath) -> None:
-            for step in (*reversed(folder.parents), folder):
-                if str(step) not in made:
-                    made.add(str(step))
-                    member = tarfile.TarInfo(str(step).lstrip("/"))
-                    member.type, member.mode, member.mtime = tarfile.DIRTYPE, 0o755, now
-                    archive.addfile(member)
-
-        for folder in folders:
-            make(PurePosixPath(folder))
-        for file in files:
-            make(PurePosixPath(file.path).parent)
-            member = tarfile.TarInfo(file.path.lstrip("/"))
-            member.size, member.mode, member.mtime = len(file.data), file.mode, now
-            archive.addfile(member, io.BytesIO(file.data))
 
 
 def unpack_lines(archive_fd: int) -> list[str]:

@@ -49,7 +49,7 @@ def _remove_tree_of_groups(folder: Path) -> bool:
     with contextlib.suppress(OSError):
         for child in list(folder.iterdir()):
             if child.is_dir():
-                remove_folder(child)
+                _remove_tree_of_groups(child)
     return remove_folder(folder)
 
 

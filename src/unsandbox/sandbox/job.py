@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 
-from unsandbox.sandbox.artifacts import FOLDER, Collector
+from unsandbox.sandbox.artifacts import FOLDER, Collector, open_root
 from unsandbox.sandbox.capture import StreamCapture
 from unsandbox.sandbox.command import MARK_COMPILE_FAILED, MARK_END, MARK_START
 from unsandbox.sandbox.control import Ending
@@ -287,16 +286,10 @@ def read_through_proc(job: SandboxJob, spec: SandboxSpec) -> Collected:
     """Read artifacts while the first process waits, below its root; runs in a worker thread."""
     pid, pidfd = job.process
     try:
-        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = open_root(pid, pidfd)
     except OSError as error:
         return [], [f"all: {error.strerror}"]
     try:
-        # The number was still this process's when it was opened, if the process is still alive now.
-        # By poll: select takes no descriptor above 1023, and a busy server has them.
-        ending = select.poll()
-        ending.register(pidfd, select.POLLIN)
-        if ending.poll(0):
-            return [], ["all: the sandbox ended first"]
         collector = Collector(root, spec.limits)
         collector.collect(FOLDER if spec.collect_artifacts else None, spec.artifact_paths)
         return collector.artifacts, collector.skipped

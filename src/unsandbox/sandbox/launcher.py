@@ -32,8 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox import janitor
+from unsandbox.sandbox import freezer, janitor
 from unsandbox.sandbox.limits import Bounds, Group, Hierarchy, Usage, children, held_memory, open_hierarchy
+from unsandbox.sandbox.live_launcher import Live, LiveSandboxes
 
 MAX_MESSAGE = 1 << 16
 FDS_PER_MESSAGE = 200
@@ -105,9 +106,11 @@ class Launcher:
         self._by_info: dict[int, Job] = {}
         self._pending_fds: list[int] = []
         self._pending_job = 0
-        self._busy_groups: list[Group] = []
+        self._busy_groups: list[Group | freezer.Freezer] = []
         self._poll = select.poll()
         self._hierarchy: Hierarchy | None = None
+        self._freezer_base: tuple[str, Path] | None = None
+        self._live = LiveSandboxes(self._send, self._poll)
         self._open = True
         self._lock = -1
 
@@ -137,8 +140,11 @@ class Launcher:
                     self._open = False
                 elif fd in self._by_info:
                     self._read_info(self._by_info[fd])
+                elif self._live.watches(fd):
+                    self._live.readable(fd)
             self._reap()
             self._watch()
+            self._live.look()
             self._busy_groups = [group for group in self._busy_groups if not group.remove()]
 
     def _watch_server(self) -> int:
@@ -166,11 +172,15 @@ class Launcher:
         if self._hierarchy:
             janitor.sweep({folder.parent for folder in self._hierarchy.folders()}, remove_as_group=True)
             cgroup = {"version": self._hierarchy.version, "controllers": self._hierarchy.controllers()}
+        self._freezer_base = freezer.find_base(self._name, self._hierarchy)
+        if self._freezer_base:
+            janitor.sweep([self._freezer_base[1].parent], remove_as_group=True)
+        cgroup["freezer"] = self._freezer_base[0] if self._freezer_base else "stop"
         self._send({"ready": cgroup})
 
     def _poll_timeout_ms(self) -> float | None:
-        if self._busy_groups:
-            return 10
+        if self._busy_groups or self._live.waiting:
+            return 10 if self._busy_groups else 1
         return _WATCH_INTERVAL_S * 1000 if self._jobs and not self._counts_memory() else None
 
     def _counts_memory(self) -> bool:
@@ -195,6 +205,9 @@ class Launcher:
         elif request["op"] == "kill" and (job := self._jobs.get(request["job"])):
             job.killed = True
             self._kill(job)
+        elif request["op"] == "live":
+            attached, self._pending_fds = self._pending_fds, []
+            self._live.handle(request, attached)
 
     def _keep_fds(self, job: int, ancillary: list[tuple[int, int, bytes]]) -> None:
         """Take the descriptors of a message; a job with many sends them in several, the request last."""
@@ -223,18 +236,25 @@ class Launcher:
         group: Group | None = None
         info_read, info_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            group = self._make_group(f"job-{number}", Bounds(**request["bounds"]))
+            bounds = Bounds(**request["bounds"])
+            group = self._make_group(f"job-{number}", bounds)
             launcher = os.getpid()
-            monitor = os.fork()
+            place = self._make_freezer(number, group) if "live" in request else None
+            if place:
+                self._live.add(number, Live(request["uid"], place, group, bounds))
+            monitor = place.fork() if place else os.fork()
         except OSError as error:
             for fd in (*fds, info_read, info_write):
                 os.close(fd)
+            if (left := self._live.finish(number)) and not left.remove():
+                self._busy_groups.append(left)
             if group and not group.remove():
                 self._busy_groups.append(group)
             self._send({"job": number, "exit": None, "error": f"cannot start a process: {error}"})
             return
         if monitor == 0:
-            _become_sandbox(request, fds, info_write, group, launcher)
+            born_there = place is not None and place.nested
+            _become_sandbox(request, fds, info_write, None if born_there else group, launcher)
         for fd in (*fds, info_write):
             os.close(fd)
         memory_bytes = request["bounds"]["memory_bytes"]
@@ -256,6 +276,15 @@ class Launcher:
             group = Group(self._hierarchy, name)
             group.create(bounds)
         return group
+
+    def _make_freezer(self, number: int, group: Group | None) -> freezer.Freezer:
+        nested = group is not None and self._hierarchy is not None and self._hierarchy.version == 2
+        try:
+            return freezer.Freezer(self._freezer_base, f"job-{number}", nested=nested)
+        except FileNotFoundError:
+            # Tidied up by somebody, as above.
+            self._freezer_base = freezer.find_base(self._name, self._hierarchy)
+            return freezer.Freezer(self._freezer_base, f"job-{number}", nested=nested)
 
     def _read_info(self, job: Job) -> None:
         try:
@@ -294,6 +323,8 @@ class Launcher:
             # The monitor is not reaped yet, so while this holds the number is still its child's.
             if _parent_of(pid) == (os.getpid() if job.alone else job.monitor):
                 job.first = pid
+                # The sandbox's namespaces, that of the network too, exist from here on.
+                self._live.found_first(job.number, pid, pidfd)
                 self._send({"job": job.number, "first": pid}, (pidfd,))
         finally:
             os.close(pidfd)
@@ -309,6 +340,7 @@ class Launcher:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(job.first or job.monitor, signal.SIGKILL)
+        self._live.kill(job.number)
 
     def _watch(self) -> None:
         """Where no group counts memory, add it up and kill a sandbox that holds too much."""
@@ -317,7 +349,7 @@ class Launcher:
         for job in self._jobs.values():
             if job.first is None:
                 continue
-            held = held_memory(job.first)
+            held = held_memory(job.first) + self._live.held_memory(job.number)
             job.peak = max(job.peak, held)
             if held > job.memory_bytes and not job.out_of_memory:
                 job.out_of_memory = True
@@ -332,6 +364,8 @@ class Launcher:
             if pid == 0:
                 break
             job = self._by_monitor.pop(pid, None)
+            if job is None and self._live.reaped(pid, status):
+                continue
             if job is None:
                 # A sandbox whose monitor died before it.
                 for other in self._jobs.values():
@@ -352,7 +386,7 @@ class Launcher:
         that, its child waits for it for ever; as an orphan it has become a child of this process.
         """
         for pid in children(os.getpid()):
-            if pid not in self._by_monitor:
+            if pid not in self._by_monitor and not self._live.owns(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -376,14 +410,17 @@ class Launcher:
                 "error": job.error,
             }
         )
-        if job.group and not job.group.remove():
-            self._busy_groups.append(job.group)
+        # The freezer's group first: it may lie in the other.
+        for group in (self._live.finish(job.number), job.group):
+            if group and not group.remove():
+                self._busy_groups.append(group)
 
     # The end
 
     def _clean_up(self) -> None:
         # From here on every child is an orphan.
         self._by_monitor.clear()
+        self._live.close()
         give_up = time.monotonic() + 5
         while time.monotonic() < give_up:
             try:
@@ -394,8 +431,8 @@ class Launcher:
                 # Each round anew: the end of a monitor makes its child one of this process.
                 self._kill_orphans()
                 time.sleep(0.002)
-        if self._hierarchy:
-            janitor.remove_groups(self._hierarchy.folders())
+        folders = set(self._hierarchy.folders()) if self._hierarchy else set()
+        janitor.remove_groups(sorted(folders | ({self._freezer_base[1]} if self._freezer_base else set())))
         janitor.remove_runtime(self._runtime)
 
 

@@ -118,11 +118,22 @@ def open_hierarchy(name: str, mountinfo: str | None = None, own: str | None = No
                 _delegate(base, controller)
             folder.mkdir(exist_ok=True)
             if version == 2:
-                _write(folder / "cgroup.subtree_control", f"+{controller}")
+                write(folder / "cgroup.subtree_control", f"+{controller}")
         except OSError:
             continue
         parents[controller] = folder
     return Hierarchy(version, parents) if parents else None
+
+
+def freezer_bases() -> Iterable[tuple[str, Path]]:
+    """Yield the kind (`v2`, `v1`) and the directory of this process's own group where it might be frozen."""
+    own, found = _read(Path("/proc/self/cgroup")), []
+    for kind, root, mount, options in _mounts(_read(Path("/proc/self/mountinfo"))):
+        if kind == "cgroup2":
+            found.append(("v2", _below_mount(mount, root, _own_path(own, ""))))
+        elif "freezer" in options:
+            found.append(("v1", _below_mount(mount, root, _own_path(own, "freezer"))))
+    return sorted(found, reverse=True)
 
 
 def _delegate(base: Path, controller: str) -> None:
@@ -135,7 +146,7 @@ def _delegate(base: Path, controller: str) -> None:
     if controller in _read(control).split():
         return
     try:
-        _write(control, f"+{controller}")
+        write(control, f"+{controller}")
     except OSError:
         leaf = base / "unsandbox-server"
         leaf.mkdir(exist_ok=True)
@@ -145,8 +156,8 @@ def _delegate(base: Path, controller: str) -> None:
             leaf.rmdir()
             raise
         for pid in members:
-            _write(leaf / "cgroup.procs", str(pid))
-        _write(control, f"+{controller}")
+            write(leaf / "cgroup.procs", str(pid))
+        write(control, f"+{controller}")
 
 
 class Group:
@@ -171,15 +182,28 @@ class Group:
     def _create(self, bounds: Bounds) -> None:
         for folder in set(self._folders.values()):
             folder.mkdir()
+        self.change(bounds)
+
+    def change(self, bounds: Bounds) -> None:
+        """Set the bounds of the group.
+
+        Raises:
+            OSError: The kernel refused a value: more memory is in use than it could take back.
+        """
         settings = self._settings_v2(bounds) if self._version == 2 else self._settings_v1(bounds)
+        # Memory together with swap may at no time be bounded lower than memory: going up, it is raised first.
+        self._bound_swap(bounds)
         for controller, file, value in settings:
             if controller in self._folders:
-                _write(self._folders[controller] / file, value)
+                write(self._folders[controller] / file, value)
+        self._bound_swap(bounds)
+
+    def _bound_swap(self, bounds: Bounds) -> None:
         for controller, file, value in self._swap_settings(bounds):
             # Absent where the kernel does not account swap.
             with contextlib.suppress(OSError):
                 if controller in self._folders:
-                    _write(self._folders[controller] / file, value)
+                    write(self._folders[controller] / file, value)
 
     @staticmethod
     def _settings_v1(bounds: Bounds) -> list[tuple[str, str, str]]:
@@ -211,24 +235,24 @@ class Group:
         """
         file = "cgroup.procs" if self._version == 2 else "tasks"
         for folder in set(self._folders.values()):
-            _write(folder / file, "0")
+            write(folder / file, "0")
 
     def usage(self) -> Usage:
         """Return what the group has used so far."""
         cpu_s = peak = None
         oom_kills = 0
         if self._version == 2:
-            if (folder := self._folders.get("cpu")) and (used := _field(folder / "cpu.stat", "usage_usec")):
+            if (folder := self._folders.get("cpu")) and (used := field(folder / "cpu.stat", "usage_usec")):
                 cpu_s = used / 1e6
             if folder := self._folders.get("memory"):
                 peak = _number(folder / "memory.peak")
-                oom_kills = _field(folder / "memory.events", "oom_kill") or 0
+                oom_kills = field(folder / "memory.events", "oom_kill") or 0
         else:
             if (folder := self._folders.get("cpuacct")) and (nanoseconds := _number(folder / "cpuacct.usage")):
                 cpu_s = nanoseconds / 1e9
             if folder := self._folders.get("memory"):
                 peak = _number(folder / "memory.max_usage_in_bytes")
-                oom_kills = _field(folder / "memory.oom_control", "oom_kill") or 0
+                oom_kills = field(folder / "memory.oom_control", "oom_kill") or 0
         return Usage(cpu_s, peak, oom_kills)
 
     def remove(self) -> bool:
@@ -287,7 +311,12 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write a setting of a control group.
+
+    Raises:
+        OSError: The kernel refuses it.
+    """
     # One write call and no truncation: these are not ordinary files.
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -301,7 +330,8 @@ def _number(path: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _field(path: Path, name: str) -> int | None:
+def field(path: Path, name: str) -> int | None:
+    """Return the number that follows `name` in a file of a control group, None when it is not there."""
     for line in _read(path).splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.isdigit():

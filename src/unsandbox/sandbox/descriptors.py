@@ -1,0 +1,38 @@
+"""Descriptors that are handed to a sandbox: anonymous files, input, pipes."""
+
+from __future__ import annotations
+
+import os
+
+
+def memory_file(data: bytes) -> int:
+    """Return a descriptor of an anonymous file that holds `data`, at its beginning."""
+    fd = os.memfd_create("unsandbox", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def input_file(data: bytes) -> int:
+    """Return a descriptor to read `data` from; nobody has to feed it."""
+    if not data:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    fd = memory_file(data)
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+
+
+def pipe(uid: int | None) -> tuple[int, int]:
+    """Return a pipe that the sandbox's user may also open by name (`/dev/stdout`)."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    if uid is not None:
+        os.fchown(write, uid, uid)
+    return read, write

@@ -1,0 +1,110 @@
+"""The first process of a live sandbox: a program of a hundred bytes, assembled here.
+
+It says that it is there, lets go of every descriptor and sleeps. Orphans come to it and the kernel reaps them
+at once, because it ignores SIGCHLD. Nothing inside can end it (a first process takes no signal from its own
+namespace) or look into it (it is not dumpable), and there is nothing in it to take over. A shell or an
+interpreter in its place would cost megabytes for each sandbox, and could be attached to by a debugger.
+"""
+
+from __future__ import annotations
+
+import platform
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unsandbox.sandbox.spec import SandboxUnavailable
+
+READY_FD = 3
+READY = b"init"
+"""What it writes to `READY_FD` when the sandbox stands."""
+
+_BASE = 0x400000
+_HEADERS = 64 + 56
+_NAME = READY + b"\0" * 4
+_IGNORE = struct.pack("<4Q", 1, 0, 0, 0)  # struct sigaction with SIG_IGN
+_PR_SET_DUMPABLE, _PR_SET_NAME, _SIGCHLD = 4, 15, 17
+
+_Argument = int | str
+"""A number, or the name of a piece of data whose address is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    elf: int
+    prctl: int
+    rt_sigaction: int
+    write: int
+    ppoll: int
+    close_range: int = 436
+
+
+_MACHINES = {"x86_64": _Machine(62, 157, 13, 1, 271), "aarch64": _Machine(183, 167, 134, 64, 73)}
+
+
+def _calls(machine: _Machine) -> list[tuple[int, Sequence[_Argument]]]:
+    return [
+        (machine.prctl, (_PR_SET_DUMPABLE, 0, 0, 0)),
+        (machine.prctl, (_PR_SET_NAME, "name", 0, 0)),
+        (machine.rt_sigaction, (_SIGCHLD, "ignore", 0, 8)),
+        (machine.write, (READY_FD, "name", len(READY), 0)),
+        (machine.close_range, (0, 0xFFFFFFFF, 0, 0)),
+        # For ever: what ends it is only a signal from outside.
+        (machine.ppoll, (0, 0, 0, 0)),
+    ]
+
+
+def build(name: str | None = None) -> bytes:
+    """Return the program as an executable file, by default for this machine.
+
+    Raises:
+        SandboxUnavailable: It cannot be assembled for this machine.
+    """
+    name = name or platform.machine()
+    machine = _MACHINES.get(name)
+    if machine is None:
+        raise SandboxUnavailable(f"no first process for {name}; known: {', '.join(_MACHINES)}")
+    assemble = _x86_64 if name == "x86_64" else _aarch64
+    # The code's length does not depend on addresses: assemble once for the length, then in earnest.
+    start = len(assemble(_calls(machine), {"name": 0, "ignore": 0}))
+    data = _BASE + _HEADERS + start
+    code = assemble(_calls(machine), {"name": data, "ignore": data + len(_NAME)}) + _NAME + _IGNORE
+    size = _HEADERS + len(code)
+    header = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 2, machine.elf, 1, _BASE + _HEADERS, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x10000)
+    return header + segment + code
+
+
+def _x86_64(calls: Sequence[tuple[int, Sequence[_Argument]]], places: dict[str, int]) -> bytes:
+    # mov r32, imm32 for eax, edi, esi, edx, r10d; everything lies below 4 GiB.
+    registers = (b"\xbf", b"\xbe", b"\xba", b"\x41\xba")
+    code = last = b""
+    for number, arguments in calls:
+        last = b"\xb8" + struct.pack("<I", number)
+        for register, argument in zip(registers, arguments, strict=True):
+            value = places[argument] if isinstance(argument, str) else argument
+            last += register + struct.pack("<I", value)
+        last += b"\x0f\x05"  # syscall
+        code += last
+    return code + b"\xeb" + struct.pack("<b", -len(last) - 2)  # jmp to the last call
+
+
+def _aarch64(calls: Sequence[tuple[int, Sequence[_Argument]]], places: dict[str, int]) -> bytes:
+    def load(register: int, value: int) -> list[int]:
+        # movz, movk with the upper half
+        return [
+            0xD2800000 | (value & 0xFFFF) << 5 | register,
+            0xF2A00000 | (value >> 16 & 0xFFFF) << 5 | register,
+        ]
+
+    words: list[int] = []
+    last: list[int] = []
+    for number, arguments in calls:
+        last = load(8, number)
+        for register, argument in enumerate(arguments):
+            last += load(register, places[argument] if isinstance(argument, str) else argument)
+        last.append(0xD4000001)  # svc 0
+        words += last
+    words.append(0x14000000 | (-len(last) & 0x3FFFFFF))  # b to the last call
+    return struct.pack(f"<{len(words)}I", *words)

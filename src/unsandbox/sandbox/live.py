@@ -1,0 +1,432 @@
+"""Sandboxes that stay, on bubblewrap: made by the launcher like a job's, entered for each program."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import functools
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unsandbox.sandbox import artifacts, init, skeleton
+from unsandbox.sandbox.archive import archive_of
+from unsandbox.sandbox.command import (
+    DEFAULT_ENV,
+    WORK,
+    InvalidSpecError,
+    base_words,
+    check_command,
+    check_env,
+    check_files,
+    check_limits,
+    check_system_paths,
+    null_separated,
+)
+from unsandbox.sandbox.control import CgroupReport, Ending, LauncherControl
+from unsandbox.sandbox.descriptors import memory_file, pipe
+from unsandbox.sandbox.launcher import INFO_FD
+from unsandbox.sandbox.live_process import SandboxProcess, communicate, reports
+from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSpec
+from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox.system import System
+
+_ARGS_FD = 4
+_SECCOMP_FD = 5
+_INIT_FD = 8
+_SETUP_TIMEOUT_S = 60.0
+_CLOSE_TIMEOUT_S = 10.0
+_MAX_TERMINAL = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a backend lends its live sandboxes."""
+
+    control: LauncherControl
+    cgroup: CgroupReport
+    program: Path
+    init: Path
+    root: Path
+    system: System
+    mountable: Callable[[Sequence[str]], list[str]]
+    filter: bytes
+    discard_fd: int
+    uid: int | None
+    """The user of the host that the sandbox runs as; None for this process's own."""
+
+
+def validate_live(spec: LiveSpec) -> None:
+    """Check a specification.
+
+    Raises:
+        InvalidSpecError: As `command.validate`.
+        SandboxUnavailable: It asks for memory and processes from a checkpoint.
+    """
+    check_env(spec.env)
+    check_files(spec.files)
+    check_system_paths(spec.system_paths)
+    names = ("vcpu", "memory_bytes", "processes", "open_files", "tmpfs_bytes", "work_bytes")
+    check_limits(spec.limits, names)
+    if spec.hot_image is not None:
+        raise SandboxUnavailable("bubblewrap sandboxes cannot start from a checkpoint; gVisor's can")
+
+
+class BubblewrapSandbox:
+    """One live sandbox; implements `LiveSandbox` and the launcher's `JobEvents`."""
+
+    backend = "bubblewrap"
+
+    def __init__(self, spec: LiveSpec, parts: Parts, *, on_over: Callable[[BubblewrapSandbox], None]) -> None:
+        """Make nothing yet; `open` does. `on_over` is called when nothing of it is left."""
+        self.frozen = False
+        self._spec = spec
+        self._parts = parts
+        self._on_over = on_over
+        self._loop = asyncio.get_running_loop()
+        self._number = 0
+        self._first: asyncio.Future[None] = self._loop.create_future()
+        self._pid = self._pidfd = -1
+        self._ending: Ending | None = None
+        self._ended = asyncio.Event()
+        self._ready = False
+        self._closed = False
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Its beginning
+
+    async def open(self) -> None:
+        """Have it made; returns when programs can be started in it.
+
+        Raises:
+            SandboxError: It could not be set up.
+        """
+        said = memory_file(b"")
+        try:
+            await self._make(said)
+        finally:
+            os.close(said)
+        if self._spec.files:
+            await self.put_files(self._spec.files)
+
+    async def _make(self, said: int) -> None:
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        with contextlib.ExitStack() as sent, here:
+            sent.enter_context(there)
+
+            def send(fd: int) -> int:
+                sent.callback(os.close, fd)
+                return fd
+
+            descriptors = {
+                0: send(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)),
+                1: said,
+                2: said,
+                init.READY_FD: there.fileno(),
+                _ARGS_FD: send(memory_file(self._arguments())),
+                _SECCOMP_FD: send(memory_file(self._parts.filter)),
+                _INIT_FD: send(os.open(self._parts.init, os.O_RDONLY | os.O_CLOEXEC)),
+            }
+            request = self._request(list(descriptors))
+            self._number = await self._parts.control.start(self, request, list(descriptors.values()))
+            sent.close()
+            try:
+                async with asyncio.timeout(_SETUP_TIMEOUT_S):
+                    self._ready = await self._loop.sock_recv(here, 16) == init.READY
+                    if self._ready:
+                        await self._first
+            except TimeoutError:
+                raise SandboxError(f"the sandbox was not ready within {_SETUP_TIMEOUT_S:g} s") from None
+        if not self._ready:
+            await self._ended.wait()
+            raise SandboxError(f"the sandbox could not be set up: {self._setup_error(said)}")
+
+    def _arguments(self) -> bytes:
+        spec, parts = self._spec, self._parts
+        paths = parts.mountable([*skeleton.ALWAYS_MOUNTED, *spec.system_paths])
+        words = base_words(parts.root, parts.system, paths, spec.limits.tmpfs_bytes)
+        words += ["--perms", "0755", "--size", str(spec.limits.work_bytes), "--tmpfs", WORK]
+        words += ["--chdir", WORK, "--seccomp", str(_SECCOMP_FD), "--info-fd", str(INFO_FD)]
+        return null_separated(words)
+
+    def _request(self, fds: Sequence[int]) -> dict[str, object]:
+        limits = self._spec.limits
+        return {
+            "fds": fds,
+            "uid": self._parts.uid,
+            "program": str(self._parts.program),
+            "argv": ["bwrap", "--args", str(_ARGS_FD), "--", f"/proc/self/fd/{_INIT_FD}"],
+            "bounds": {
+                "memory_bytes": limits.memory_bytes,
+                "processes": limits.processes,
+                "vcpu": limits.vcpu,
+            },
+            "live": {},
+        }
+
+    def _setup_error(self, said: int) -> str:
+        text = os.pread(said, 4096, 0).decode("utf-8", "replace").strip()
+        ending = self._ending or Ending(None)
+        return ending.error or text or f"exit status {ending.exit_code}"
+
+    # What the launcher says
+
+    def started(self, pid: int, pidfd: int) -> None:
+        """The first process exists; `pidfd` is ours now."""
+        self._pid, self._pidfd = pid, pidfd
+        if not self._first.done():
+            self._first.set_result(None)
+
+    def ended(self, ending: Ending) -> None:
+        """No process of the sandbox is left."""
+        if self._ending is not None:
+            return
+        self._ending = ending
+        if not self._first.done():
+            self._first.set_exception(SandboxError("the sandbox has ended"))
+            self._first.exception()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._ended.set()
+        self._on_over(self)
+
+    # Programs
+
+    async def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORK,
+        terminal: tuple[int, int] | None = None,
+    ) -> LiveProcess:
+        """Start a program; see `LiveSandbox.spawn`."""
+        return await self._spawn(argv, env=env, cwd=cwd, terminal=terminal)
+
+    async def _spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORK,
+        terminal: tuple[int, int] | None = None,
+        helper: int | None = None,
+    ) -> SandboxProcess:
+        check_command("argv", argv)
+        check_env(env or {})
+        if not cwd.startswith("/") or "\0" in cwd:
+            raise InvalidSpecError(f"cwd: {cwd!r} is not an absolute path")
+        if terminal is not None and not all(0 < number <= _MAX_TERMINAL for number in terminal):
+            raise InvalidSpecError(f"terminal: {terminal!r} is no size")
+        details = self._details(argv, env, cwd, terminal, helper)
+        async with contextlib.AsyncExitStack() as stack:
+            if helper is None:
+                # What is being started when all is frozen would never report.
+                await stack.enter_async_context(self._changing)
+                self._must_go_on()
+            self._must_live()
+            return await self._enter(details, with_pipes=terminal is None, helper=helper is not None)
+
+    def _details(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        cwd: str,
+        terminal: tuple[int, int] | None,
+        helper: int | None,
+    ) -> bytes:
+        spec = self._spec
+        own = {} if helper is not None else dict(spec.env)
+        term = {"TERM": "xterm-256color"} if terminal is not None else {}
+        details = {
+            "argv": list(argv),
+            "env": DEFAULT_ENV | term | own | dict(env or {}),
+            "cwd": cwd,
+            "terminal": terminal,
+            "helper": helper,
+            "filter": base64.b64encode(self._parts.filter).decode(),
+            "limits": {
+                "open_files": spec.limits.open_files,
+                # Counts the processes of this user in this sandbox.
+                "processes": spec.limits.processes,
+                "data_bytes": None if "memory" in self._parts.cgroup.controllers else spec.limits.memory_bytes,
+            },
+        }
+        return json.dumps(details).encode()
+
+    async def _enter(self, details: bytes, *, with_pipes: bool, helper: bool) -> SandboxProcess:
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.ExitStack() as kept, here:
+            with contextlib.ExitStack() as sent:
+                fds = [memory_file(details), there.fileno()]
+                sent.callback(os.close, fds[0])
+                sent.enter_context(there)
+                ends: dict[str, int] = {}
+                for name, ours in (("stdin", 1), ("stdout", 0), ("stderr", 0)) if with_pipes else ():
+                    both = pipe(self._parts.uid)
+                    kept.callback(os.close, both[ours])
+                    sent.callback(os.close, both[1 - ours])
+                    os.set_blocking(both[ours], False)
+                    ends[f"{name}_fd"] = both[ours]
+                    fds.append(both[1 - ours])
+                do = "helper" if helper else "spawn"
+                exited = await self._parts.control.ask(self._number, do, fds)
+            pid = 0
+            async for message, received in reports(here):
+                for fd in received:
+                    kept.callback(os.close, fd)
+                    ends["terminal_fd"] = fd
+                if "error" in message:
+                    raise SandboxError(f"the program cannot be started: {message['error']}")
+                pid = message.get("pid", pid)
+            if not pid or not (with_pipes or "terminal_fd" in ends):
+                await exited
+                raise SandboxError("the program ended while it was being started")
+            kept.pop_all()
+            return SandboxProcess(exited, functools.partial(self._send_signal, pid, exited), **ends)
+
+    def _send_signal(
+        self, pid: int, exited: asyncio.Future[dict[str, Any]], number: int, session: bool
+    ) -> None:
+        async def send() -> None:
+            with contextlib.suppress(SandboxError):
+                await (await self._parts.control.ask(
+                    self._number, "signal", pid=pid, signal=number, session=session
+                ))  # fmt: skip
+
+        if not self._ended.is_set() and (session or not exited.done()):
+            task = self._loop.create_task(send())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORK,
+        stdin: bytes = b"",
+        timeout_s: float | None = None,
+        output_bytes: int = 10 * MIB,
+    ) -> CommandOutcome:
+        """Run a program to its end; see `LiveSandbox.run`.
+
+        What it left running in the background goes on, but what that writes later is lost.
+        """
+        process = await self._spawn(argv, env=env, cwd=cwd)
+        return await communicate(
+            process,
+            stdin,
+            timeout_s=timeout_s,
+            output_bytes=output_bytes,
+            discard_fd=self._parts.discard_fd,
+        )
+
+    # Files
+
+    async def put_files(self, files: Sequence[SandboxFile]) -> None:
+        """Write files as the sandbox's user; see `LiveSandbox.put_files`.
+
+        Raises:
+            InvalidSpecError: A path is not below /work, /tmp or /dev/shm.
+            SandboxError: A file could not be written.
+        """
+        check_files(files)
+        # By tar, inside: whatever a link leads to, it leads to a place in the sandbox.
+        words = ["tar", "--extract", "--no-overwrite-dir", "--keep-directory-symlink", "--no-same-permissions"]
+        archive = await asyncio.to_thread(archive_of, files)
+        outcome = await self._run_helper(words, archive)
+        if outcome.exit_code != 0:
+            said = outcome.stderr.data.decode("utf-8", "replace").strip()
+            raise SandboxError(f"the files could not be written: {said}")
+
+    async def _run_helper(self, argv: Sequence[str], stdin: bytes, capabilities: int = 0) -> CommandOutcome:
+        process = await self._spawn(argv, cwd="/", helper=capabilities)
+        return await communicate(
+            process, stdin, timeout_s=None, output_bytes=MIB, discard_fd=self._parts.discard_fd
+        )
+
+    async def collect(self, folder: str = artifacts.FOLDER) -> tuple[list[Artifact], list[str]]:
+        """Return the regular files in a folder; see `LiveSandbox.collect`."""
+        self._must_live()
+        root = artifacts.open_root(self._pid, self._pidfd)
+        try:
+            collector = artifacts.Collector(root, Limits())
+            await asyncio.to_thread(collector.collect, folder, ())
+        finally:
+            os.close(root)
+        return collector.artifacts, collector.skipped
+
+    # Freezing and limits
+
+    async def freeze(self) -> None:
+        """Stop every process where it is; see `LiveSandbox.freeze`."""
+        async with self._changing:
+            self._must_live()
+            await (await self._parts.control.ask(self._number, "freeze"))
+            self.frozen = True
+
+    async def unfreeze(self) -> None:
+        """Let every process go on; see `LiveSandbox.unfreeze`."""
+        async with self._changing:
+            self._must_live()
+            await (await self._parts.control.ask(self._number, "unfreeze"))
+            self.frozen = False
+
+    async def set_limits(self, *, vcpu: float | None = None, memory_bytes: int | None = None) -> None:
+        """Change limits of the living sandbox; see `LiveSandbox.set_limits`.
+
+        Raises:
+            InvalidSpecError: A limit is not positive.
+            SandboxError: The kernel refuses, as when more memory is in use already.
+        """
+        for name, value in (("vcpu", vcpu), ("memory_bytes", memory_bytes)):
+            if value is not None and not value > 0:
+                raise InvalidSpecError(f"limits: {name} must be more than 0")
+        self._must_live()
+        answer = await (
+            await self._parts.control.ask(self._number, "limits", vcpu=vcpu, memory_bytes=memory_bytes)
+        )
+        if answer.get("unavailable"):
+            raise SandboxUnavailable(
+                "limits of a living sandbox cannot be changed here: no control groups can be written; run as "
+                "root, or have one delegated to this user"
+            )
+
+    # Its end
+
+    async def wait_ended(self) -> None:
+        """Return when the sandbox has ended by itself or was closed."""
+        await self._ended.wait()
+
+    async def close(self) -> None:
+        """Kill everything in it and release what it held; see `LiveSandbox.close`."""
+        self._closed = True
+        if not self._number:
+            # Never asked for.
+            self.ended(Ending(None, error="the sandbox was never started"))
+            return
+        if not self._ended.is_set():
+            with contextlib.suppress(SandboxError):
+                await self._parts.control.kill(self._number)
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._ended.wait()
+        except TimeoutError:
+            raise SandboxError(f"the sandbox was not gone within {_CLOSE_TIMEOUT_S:g} s") from None
+
+    def _must_live(self) -> None:
+        if not self._ready or self._closed or self._ended.is_set():
+            raise SandboxError("the sandbox has ended")
+
+    def _must_go_on(self) -> None:
+        if self.frozen:
+            raise SandboxError("the sandbox is frozen; unfreeze it first")
