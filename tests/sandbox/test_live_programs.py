@@ -169,8 +169,7 @@ async def test_files_through_links_stay_inside(live, tmp_path):
     for path in ("/work/link", "/work/in", "/work/fifo"):
         await live.put_files([SandboxFile(path, b"in")])
         assert (await live.run(["sh", "-c", f"[ -L {path} ] || cat {path}"])).stdout.data == b"in"
-    with pytest.raises(SandboxError, match="could not be written"):
-        await live.put_files([SandboxFile("/work/way/canary", b"out")])
+    await live.put_files([SandboxFile("/work/way/canary", b"out")])
     assert canary.read_text() == "untouched"
     with pytest.raises(InvalidSpecError):
         await live.put_files([SandboxFile("/etc/passwd", b"")])
@@ -224,8 +223,10 @@ async def test_a_frozen_sandbox_can_be_closed_at_once(backend):
 
 
 async def test_everything_goes_with_the_sandbox(backend):
+    before = {child for launcher in launchers() for child in children_of(launcher)}
     sandbox = await backend.open_live(LiveSpec())
-    family = {child for launcher in launchers() for child in children_of(launcher)}
+    family = {child for launcher in launchers() for child in children_of(launcher)} - before
+    assert family
     await sandbox.run(
         [
             "sh",

@@ -231,8 +231,9 @@ class BubblewrapSandbox:
             if helper is None:
                 # What is being started when all is frozen would never report.
                 await stack.enter_async_context(self._changing)
-                self._must_go_on()
             self._must_live()
+            if helper is None and self.frozen:
+                raise SandboxError("the sandbox is frozen; unfreeze it first")
             return await self._enter(details, with_pipes=terminal is None, helper=helper is not None)
 
     def _details(
@@ -426,7 +427,3 @@ class BubblewrapSandbox:
     def _must_live(self) -> None:
         if not self._ready or self._closed or self._ended.is_set():
             raise SandboxError("the sandbox has ended")
-
-    def _must_go_on(self) -> None:
-        if self.frozen:
-            raise SandboxError("the sandbox is frozen; unfreeze it first")

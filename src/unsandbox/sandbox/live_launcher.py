@@ -274,6 +274,8 @@ class LiveSandboxes:
         if self._pipes.pop(program.pipe, None):
             self._poll.unregister(program.pipe)
             os.close(program.pipe)
+            # The number may come back, as another's.
+            program.pipe = -1
 
     def _answer(self, ask: int, **answer: Any) -> None:
         self._send({"ask": ask, **answer})
