@@ -26,6 +26,7 @@ from unsandbox.sandbox import (
     janitor,
 )
 from unsandbox.sandbox.janitor import remove_groups
+from unsandbox.sandbox.live_spec import LiveSpec
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -391,6 +392,9 @@ async def test_groups_that_somebody_tidied_away_are_made_again():
             group.rmdir()
         outcome = await (await backend.start(SandboxSpec(run=["echo", "ok"]))).wait()
         assert outcome.stdout.data == b"ok\n"
+        sandbox = await backend.open_live(LiveSpec())
+        assert (await sandbox.run(["echo", "live"])).stdout.data == b"live\n"
+        await sandbox.close()
         assert sorted(groups_of(backend._runtime.name)) == sorted(groups)
 
 

@@ -178,7 +178,7 @@ def test_no_control_groups(tmp_path):
 
 def test_a_group_of_v2(tmp_path, monkeypatch):
     base, mountinfo, own = v2_tree(tmp_path)
-    monkeypatch.setattr(limits, "_write", lambda path, text: path.write_text(text))
+    monkeypatch.setattr(limits, "write", lambda path, text: path.write_text(text))
     hierarchy = limits.open_hierarchy("unsandbox-1-a", mountinfo, own)
     assert (hierarchy.version, hierarchy.controllers()) == (2, ["cpu", "memory", "pids"])
     group = limits.Group(hierarchy, "job-1")
@@ -211,7 +211,7 @@ def test_a_v2_group_with_foreign_processes_is_not_taken_over(tmp_path, monkeypat
             raise OSError(16, "busy")
         path.write_text(text)
 
-    monkeypatch.setattr(limits, "_write", write)
+    monkeypatch.setattr(limits, "write", write)
     assert limits.open_hierarchy("unsandbox-1-a", mountinfo, own) is None
     assert not (base / "unsandbox-server").exists()
 
@@ -228,7 +228,7 @@ def test_a_v2_group_of_our_own_makes_room_for_children(tmp_path, monkeypatch):
             moved.append(int(text))
         path.write_text(text)
 
-    monkeypatch.setattr(limits, "_write", write)
+    monkeypatch.setattr(limits, "write", write)
     hierarchy = limits.open_hierarchy("unsandbox-1-a", mountinfo, own)
     assert hierarchy.controllers() == ["cpu", "memory", "pids"]
     assert moved == [os.getpid()]

@@ -375,6 +375,8 @@ class Launcher:
                 self._read_info(job)
             job.exit_status, job.rusage = status, rusage
             if not os.WIFEXITED(status):
+                # What it had not reaped has become a child of this process.
+                job.first_gone = job.first_gone or job.first not in children(os.getpid())
                 self._kill_orphans()
         for job in [job for job in self._jobs.values() if job.over()]:
             self._finish(job)

@@ -123,7 +123,7 @@ def install_program(runtime: Path) -> Path:
 
 def install_init(runtime: Path, code: bytes) -> Path:
     """Write the first process of live sandboxes into the runtime folder; return its path."""
-    path = runtime / "program" / "init"
+    path = runtime / "init"
     path.write_bytes(code)
     path.chmod(0o755)
     return path
