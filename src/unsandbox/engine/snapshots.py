@@ -233,4 +233,4 @@ def _named_source(request: SnapshotRequest) -> tuple[str, str]:
 def _cloned(made: Session | Service) -> Cloned:
     if isinstance(made, Session):
         return Cloned(id=made.session_id, session_id=made.session_id, name=made.name, type="session")
-    return Cloned(id=made.service_id, service_id=made.service_id, name=made.name, url=made.url, type="service")
+    return Cloned(id=made.service_id, service_id=made.service_id, name=made.name, type="service")

@@ -56,7 +56,8 @@ async def unlock_snapshot(call: Call) -> Snapshot:
 async def clone_snapshot(call: Call) -> Cloned:
     """Make a new session or service."""
     request = read_body(call, CloneRequest)
-    return await call.engine.snapshots.clone(call.owner, call.params["id"], request)
+    made = await call.engine.snapshots.clone(call.owner, call.params["id"], request)
+    return made.replace(url=call.service_url(made.name or "")) if made.service_id else made
 
 
 async def _create(call: Call, request: SnapshotRequest) -> Snapshot:
