@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unsandbox._transports.common import USER_AGENT, RawResponse, tls_context
+from unsandbox._transports.common import GOOD_CLOSES, USER_AGENT, RawResponse, tls_context
 from unsandbox.errors import ConnectionFailedError, RequestTimeoutError, with_base
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class RequestsSocket:
                 f"{self._where}: nothing came within {timeout:g} s"
             ) from error
         except ConnectionClosed as error:
-            if error.rcvd is not None:
+            if error.rcvd is not None and error.rcvd.code in GOOD_CLOSES:
                 return None
             raise self.failure from error
         except (WebSocketException, OSError, EOFError) as error:
