@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -29,3 +29,9 @@ class answering:  # noqa: N801 - used as a function
 
     async def __call__(self, challenge_id: str) -> Any:
         return self._codes.pop(0)
+
+
+async def pieces(*items: Any) -> AsyncIterator[Any]:
+    """Yield items."""
+    for item in items:
+        yield item

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,3 +34,8 @@ class answering:  # noqa: N801 - used as a function
 
     def __call__(self, challenge_id: str) -> Any:
         return self._codes.pop(0)
+
+
+def pieces(*items: Any) -> Iterator[Any]:
+    """Yield items."""
+    yield from items
