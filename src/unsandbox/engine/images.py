@@ -166,11 +166,20 @@ class Images:
         document = await self._change(owner, name, give)
         return describe(document, receiver).replace(access=access_of(document, owner), trusted_keys=None)
 
-    async def spawn(self, owner: str, name: str, request: SpawnRequest) -> Service:
-        """Start a service from an image."""
+    async def spawn(self, owner: str, name: str, request: SpawnRequest, limit: int | None = None) -> Service:
+        """Start a service from an image.
+
+        Args:
+            owner: The key that asks.
+            name: Which image.
+            request: What shall be different from what the image is of.
+            limit: Services that the key may have; by default the engine's bound.
+        """
         document = self._usable(owner, name)
         async with opened(self._blobs, document) as state:
-            made: Service = await self._services.make_from(owner, spawn_request(document, request), state)
+            made: Service = await self._services.make_from(
+                owner, spawn_request(document, request), state, limit=limit
+            )
             return made
 
     async def clone(self, owner: str, name: str, request: ImageCloneRequest) -> Image:
