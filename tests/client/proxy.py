@@ -114,6 +114,9 @@ class Proxy:
                 client.sendall(data)
                 left = None if left is None else left - len(data)
             self._open.discard(server)
+            # Another thread may still read from it: closing alone would tell nobody.
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
 
 def _request(client: socket.socket) -> tuple[bytes, bytes]:

@@ -23,6 +23,7 @@ from unsandbox.errors import (
     ClientStateError,
     ConnectionFailedError,
     InvalidRequestError,
+    InvalidResponseError,
     SudoRequiredError,
 )
 from unsandbox.protocol.answers import api_error, read_object
@@ -254,6 +255,7 @@ class Link:
         Raises:
             APIError: The server answered with an error status.
             ConnectionFailedError: There was no answer.
+            InvalidResponseError: It answered, but opened no WebSocket.
         """
         self.enter()
         server, transport = await self._open()
@@ -261,9 +263,11 @@ class Link:
         made = await transport.open_socket(
             target, self._signed(server.keys or keys, "GET", target), subprotocol, self.timeout
         )
-        if isinstance(made, RawResponse):
-            raise self._error(made)
-        return made
+        if not isinstance(made, RawResponse):
+            return made
+        if made.status < 300:
+            raise InvalidResponseError(f"what answers at {path} does not speak {subprotocol}")
+        raise self._error(made)
 
     async def _pause(
         self,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LIBRARY = "requests"
 """What the errors of this transport also are."""
 _CHUNK = 1 << 16
+_CLOSE_S = 2.0
+"""Seconds that a server has to say goodbye, too."""
 
 
 class RequestsStream:
@@ -143,6 +145,7 @@ def connect_socket(
             additional_headers=dict(headers),
             user_agent_header=USER_AGENT,
             open_timeout=timeout,
+            close_timeout=_CLOSE_S,
             max_size=None,
             **options,
         )
