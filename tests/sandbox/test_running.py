@@ -14,11 +14,9 @@ from unsandbox.sandbox import (
     EndReason,
     InvalidSpecError,
     Limits,
-    NetworkMode,
     SandboxError,
     SandboxFile,
     SandboxSpec,
-    SandboxUnavailable,
 )
 
 MIB = 1 << 20
@@ -338,11 +336,6 @@ async def test_specifications_that_are_refused(backend, fields, message):
     with pytest.raises(InvalidSpecError, match=message):
         await backend.start(SandboxSpec(**fields))
     assert issubclass(InvalidSpecError, ValueError)
-
-
-async def test_network_modes_fail_closed(backend):
-    with pytest.raises(SandboxUnavailable, match="semitrusted"):
-        await backend.start(SandboxSpec(run=["true"], network=NetworkMode.SEMITRUSTED))
 
 
 async def test_a_closed_backend_refuses():

@@ -180,11 +180,6 @@ async def test_run_async_and_run_without_shebang(wire):
         ({"language": "python", "code": "1", "ttl": 901}, "invalid_request", "ttl"),
         ({"language": "python", "code": "1", "ttl": "soon"}, "invalid_request", "ttl"),
         ({"language": "python", "code": "1", "network_mode": "open"}, "invalid_request", "network_mode"),
-        (
-            {"language": "python", "code": "1", "network_mode": "semitrusted"},
-            "network_mode_unavailable",
-            "zerotrust",
-        ),
         ({"language": "python", "code": "1", "env": {"A=B": "c"}}, "invalid_request", "env"),
         ({"language": "python", "code": "1", "env": {"A": "\0"}}, "invalid_request", "env"),
         (

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from unsandbox._transports.common import GOOD_CLOSES
 from unsandbox.errors import ConnectionFailedError, RequestTimeoutError, with_base
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class AiohttpSocket:
         if message.type is aiohttp.WSMsgType.BINARY or message.type is aiohttp.WSMsgType.TEXT:
             data: bytes | str = message.data
             return data
-        if message.type is aiohttp.WSMsgType.CLOSE and message.data in GOOD_CLOSES:
+        if message.type is aiohttp.WSMsgType.CLOSE:
             return None
         raise self.failure
 

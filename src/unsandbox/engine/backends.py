@@ -11,6 +11,7 @@ from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, runsc
 from unsandbox.sandbox.live_spec import LiveBackend, LiveSandbox, LiveSpec
 from unsandbox.sandbox.spec import (
     Backend,
+    NetworkMode,
     OutputSink,
     ProbeReport,
     RunningJob,
@@ -144,6 +145,10 @@ class _OnDemand:
         await self.open()
         live: LiveBackend = self._backend  # type: ignore[assignment]
         return await live.open_live(spec)
+
+    def network_refusal(self, mode: NetworkMode) -> str | None:
+        """See `Backend`."""
+        return self._backend.network_refusal(mode)
 
     def scratch(self) -> Path:
         """See `Backend`."""

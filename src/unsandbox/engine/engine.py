@@ -417,17 +417,13 @@ class Engine:
             language = self.languages.resolve(request.language)
         except UnknownLanguageError as error:
             raise InvalidJob(str(error), code="unknown_language") from error
-        if NetworkMode(request.network_mode) is not NetworkMode.ZEROTRUST:
-            raise InvalidJob(
-                "network_mode 'semitrusted' cannot be enforced by this server yet, so it is refused; "
-                "use 'zerotrust' (no network)",
-                code="network_mode_unavailable",
-            )
         check_request(request, self.config)
         try:
-            self.backends.for_job(request.isolation)
+            backend = self.backends.for_job(request.isolation)
         except SandboxUnavailable as error:
             raise InvalidJob(str(error), code="isolation_unavailable") from error
+        if (why := backend.network_refusal(NetworkMode(request.network_mode))) is not None:
+            raise InvalidJob(f"{why} (or use 'zerotrust': no network)", code="network_mode_unavailable")
         limits = Limits(
             wall_s=float(request.ttl),
             vcpu=float(request.vcpu),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import heapq
 import logging
 import os
@@ -21,6 +22,8 @@ from unsandbox.sandbox.job import SandboxJob
 from unsandbox.sandbox.launcher import INFO_FD
 from unsandbox.sandbox.live import BubblewrapSandbox, Parts, validate_live
 from unsandbox.sandbox.live_spec import LiveSpec
+from unsandbox.sandbox.netgate import BLOCK_FD
+from unsandbox.sandbox.outbound import Outbound, find_outbound, network_request
 from unsandbox.sandbox.spec import (
     NetworkMode,
     OutputSink,
@@ -36,7 +39,7 @@ logger = logging.getLogger("unsandbox.sandbox")
 
 _ARGS_FD = 4
 _SECCOMP_FD = 5
-_FIRST_FILE_FD = SCRIPT_FD + 1
+_FIRST_FILE_FD = BLOCK_FD + 1
 _CLOSE_TIMEOUT_S = 5.0
 
 
@@ -79,6 +82,8 @@ class BubblewrapBackend:
         self._root: Path | None = None
         self._program: Path | None = None
         self._init: Path | None = None
+        self._outbound: Outbound | None = None
+        self._no_network = "the backend is not open"
         self._filter = b""
         self._discard = -1
         self._control = LauncherControl()
@@ -122,7 +127,20 @@ class BubblewrapBackend:
             raise
 
     async def _prove(self) -> ProbeReport:
-        return await probe.examine(self, self._cgroup, separate_users=self._users is not None)
+        report = await probe.examine(self, self._cgroup, separate_users=self._users is not None)
+        network = await probe.examine_network(self)
+        if not network.ok and self._outbound is not None:
+            self._outbound, self._no_network = None, network.detail
+        return dataclasses.replace(report, checks=[*report.checks, network])
+
+    def network_refusal(self, mode: NetworkMode) -> str | None:
+        """Say why sandboxes cannot have this network here; see `Backend.network_refusal`."""
+        if mode is NetworkMode.ZEROTRUST or self._outbound is not None:
+            return None
+        return f"network mode {mode} is not available on this machine: {self._no_network}"
+
+    def _network(self, mode: NetworkMode) -> Outbound | None:
+        return self._outbound if mode is NetworkMode.SEMITRUSTED else None
 
     def _prepare_files(self) -> tuple[Path, str]:
         runtime, token = skeleton.make_runtime(self._parent)
@@ -130,6 +148,11 @@ class BubblewrapBackend:
         self._program = skeleton.install_program(runtime)
         self._init = skeleton.install_init(runtime, init.build())
         self._root = skeleton.build_root(runtime, self._system)
+        self._outbound = None
+        try:
+            self._outbound = find_outbound(runtime)
+        except SandboxUnavailable as error:
+            self._no_network = str(error)
         return runtime, token
 
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> SandboxJob:
@@ -166,15 +189,12 @@ class BubblewrapBackend:
 
     async def _must_serve(self, network: NetworkMode) -> None:
         """Refuse a network mode that is not there; see to it that there is a launcher."""
-        if network is not NetworkMode.ZEROTRUST:
-            raise SandboxUnavailable(
-                f"network mode {network} is not available yet: this backend cannot let a program out "
-                "without letting it reach this machine and its neighbours; use zerotrust"
-            )
         if self._control.lost or (self._reviving.locked() and not self._open):
             await self._revive()
         if not self._open:
             raise SandboxError("the backend is not open")
+        if (why := self.network_refusal(network)) is not None:
+            raise SandboxUnavailable(why)
 
     async def open_live(self, spec: LiveSpec) -> BubblewrapSandbox:
         """Make a sandbox that stays until it is closed; see `LiveBackend.open_live`.
@@ -187,7 +207,7 @@ class BubblewrapBackend:
         validate_live(spec)
         await self._must_serve(spec.network)
         slot = self._take_slot()
-        sandbox = BubblewrapSandbox(spec, self._parts(slot), on_over=self._live_over)
+        sandbox = BubblewrapSandbox(spec, self._parts(slot, spec.network), on_over=self._live_over)
         self._live[sandbox] = slot
         try:
             await sandbox.open()
@@ -196,7 +216,7 @@ class BubblewrapBackend:
             raise
         return sandbox
 
-    def _parts(self, slot: int) -> Parts:
+    def _parts(self, slot: int, network: NetworkMode) -> Parts:
         if self._program is None or self._init is None:
             raise SandboxError("the backend is not open")
         return Parts(
@@ -210,6 +230,7 @@ class BubblewrapBackend:
             filter=self._filter,
             discard_fd=self._discard,
             uid=None if self._users is None else self._users[slot],
+            network=self._network(network),
         )
 
     async def _revive(self) -> None:
@@ -278,6 +299,7 @@ class BubblewrapBackend:
             seccomp_fd=_SECCOMP_FD,
             info_fd=INFO_FD,
             file_fds=range(_FIRST_FILE_FD, _FIRST_FILE_FD + len(spec.files)),
+            network=self._network(spec.network),
         )
 
     def _script(self, spec: SandboxSpec) -> bytes:
@@ -295,6 +317,7 @@ class BubblewrapBackend:
         return {
             "fds": list(descriptors),
             "uid": uid,
+            "network": network_request(self._network(spec.network)),
             "program": str(self._program),
             "argv": [
                 "bwrap",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
+from unsandbox.sandbox.outbound import Outbound
 from unsandbox.sandbox.skeleton import HOSTNAME, SANDBOX_UID
 from unsandbox.sandbox.spec import SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import System
@@ -170,6 +171,7 @@ def sandbox_arguments(
     seccomp_fd: int,
     info_fd: int,
     file_fds: Sequence[int],
+    network: Outbound | None = None,
 ) -> bytes:
     """Return bubblewrap's options, NUL-separated for `--args`; nothing of it appears on a command line.
 
@@ -181,9 +183,10 @@ def sandbox_arguments(
         seccomp_fd: Number of the descriptor with the filter, in the sandbox program.
         info_fd: Number of the descriptor that it reports on.
         file_fds: One number for each of `spec.files`.
+        network: How it gets out, when it does.
     """
     size = spec.limits.tmpfs_bytes
-    words = base_words(root, system, system_paths, size)
+    words = base_words(root, system, system_paths, size, network)
     words += ["--perms", "0755", "--size", str(size), "--tmpfs", WORK, "--chdir", WORK]
     words += _file_arguments(spec, file_fds)
     for name, value in (DEFAULT_ENV | dict(spec.env)).items():
@@ -193,13 +196,17 @@ def sandbox_arguments(
     return null_separated(words)
 
 
-def base_words(root: Path, system: System, system_paths: Iterable[str], tmpfs_bytes: int) -> list[str]:
+def base_words(
+    root: Path, system: System, system_paths: Iterable[str], tmpfs_bytes: int, network: Outbound | None
+) -> list[str]:
     """Return the options that jobs and live sandboxes share: namespaces, and all mounts but the work folder."""
     words = [*_ALWAYS]
     words += ["--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID), "--hostname", HOSTNAME]
     words += ["--ro-bind", str(root), "/", "--ro-bind", str(system.usr), "/usr"]
     for path in system_paths:
         words += ["--ro-bind", str(system.path(path)), path]
+    if network is not None:
+        words += network.words()
     words += ["--proc", "/proc", "--dev", "/dev"]
     words += ["--perms", "1777", "--size", str(max(1 << 16, tmpfs_bytes // 4)), "--tmpfs", SHM]
     # /dev is a tmpfs without a bound of its own.

@@ -110,9 +110,11 @@ class GvisorBackend(BubblewrapBackend):
             InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
             SandboxError: The backend is closed or its launcher is gone.
         """
-        if spec.network is not NetworkMode.ZEROTRUST:
-            raise SandboxUnavailable(NO_NETWORK)
         return await super().start(spec, sink)
+
+    def network_refusal(self, mode: NetworkMode) -> str | None:
+        """Say why sandboxes cannot have this network here; see `Backend.network_refusal`."""
+        return None if mode is NetworkMode.ZEROTRUST else NO_NETWORK
 
     async def open_live(self, spec: LiveSpec) -> Never:  # noqa: ARG002 - the interface of the others
         """Refuse: live sandboxes of this backend are not built yet.

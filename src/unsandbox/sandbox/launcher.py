@@ -35,6 +35,8 @@ from typing import Any
 from unsandbox.sandbox import freezer, janitor
 from unsandbox.sandbox.limits import Bounds, Group, Hierarchy, Usage, children, held_memory, open_hierarchy
 from unsandbox.sandbox.live_launcher import Live, LiveSandboxes
+from unsandbox.sandbox.netgate import BLOCK_FD, Gates
+from unsandbox.sandbox.netsetup import Way
 
 MAX_MESSAGE = 1 << 16
 FDS_PER_MESSAGE = 200
@@ -108,6 +110,7 @@ class Launcher:
         self._pending_job = 0
         self._busy_groups: list[Group | freezer.Freezer] = []
         self._poll = select.poll()
+        self._gates = Gates(self._poll, self._no_network)
         self._hierarchy: Hierarchy | None = None
         self._freezer_base: tuple[str, Path] | None = None
         self._live = LiveSandboxes(self._send, self._poll)
@@ -142,6 +145,8 @@ class Launcher:
                     self._read_info(self._by_info[fd])
                 elif self._live.watches(fd):
                     self._live.readable(fd)
+                else:
+                    self._gates.handle(fd)
             self._reap()
             self._watch()
             self._live.look()
@@ -238,12 +243,16 @@ class Launcher:
         try:
             bounds = Bounds(**request["bounds"])
             group = self._make_group(f"job-{number}", bounds)
+            own = {INFO_FD: info_write}
+            if network := request.get("network"):
+                own[BLOCK_FD] = self._gates.prepare(number, Way(uid=request["uid"], group=group, **network))
             launcher = os.getpid()
             place = self._make_freezer(number, group) if "live" in request else None
             if place:
                 self._live.add(number, Live(request["uid"], place, group, bounds))
             monitor = place.fork() if place else os.fork()
         except OSError as error:
+            self._gates.close(number)
             for fd in (*fds, info_read, info_write):
                 os.close(fd)
             if (left := self._live.finish(number)) and not left.remove():
@@ -254,7 +263,8 @@ class Launcher:
             return
         if monitor == 0:
             born_there = place is not None and place.nested
-            _become_sandbox(request, fds, info_write, None if born_there else group, launcher)
+            _become_sandbox(request, fds, own, None if born_there else group, launcher)
+        self._gates.forked(number)
         for fd in (*fds, info_write):
             os.close(fd)
         memory_bytes = request["bounds"]["memory_bytes"]
@@ -326,9 +336,15 @@ class Launcher:
                 # The sandbox's namespaces, that of the network too, exist from here on.
                 self._live.found_first(job.number, pid, pidfd)
                 self._send({"job": job.number, "first": pid}, (pidfd,))
+                self._gates.attach(job.number, pid)
         finally:
             os.close(pidfd)
         if job.killed:
+            self._kill(job)
+
+    def _no_network(self, number: int, why: str) -> None:
+        if (job := self._jobs.get(number)) is not None:
+            job.error = job.error or why
             self._kill(job)
 
     def _kill(self, job: Job) -> None:
@@ -363,6 +379,8 @@ class Launcher:
                 break
             if pid == 0:
                 break
+            if self._gates.reaped(pid, status):
+                continue
             job = self._by_monitor.pop(pid, None)
             if job is None and self._live.reaped(pid, status):
                 continue
@@ -388,13 +406,14 @@ class Launcher:
         that, its child waits for it for ever; as an orphan it has become a child of this process.
         """
         for pid in children(os.getpid()):
-            if pid not in self._by_monitor and not self._live.owns(pid):
+            if pid not in self._by_monitor and not self._live.owns(pid) and not self._gates.owns(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def _finish(self, job: Job) -> None:
         del self._jobs[job.number]
         self._close_info(job)
+        self._gates.close(job.number)
         usage = job.group.usage() if job.group else Usage()
         status, rusage = job.exit_status or 0, job.rusage
         cpu_s, peak = usage.cpu_s, usage.peak_memory_bytes
@@ -423,6 +442,7 @@ class Launcher:
         # From here on every child is an orphan.
         self._by_monitor.clear()
         self._live.close()
+        self._gates.close_all()
         give_up = time.monotonic() + 5
         while time.monotonic() < give_up:
             try:
@@ -447,27 +467,29 @@ def _parent_of(pid: int) -> int | None:
 
 
 def _become_sandbox(
-    request: dict[str, Any], fds: list[int], info_write: int, group: Group | None, launcher: int
+    request: dict[str, Any], fds: list[int], own: dict[int, int], group: Group | None, launcher: int
 ) -> None:
     """In the forked child: take on the job's group, user, limits and descriptors, and become its program.
 
     Never returns. The order matters: the group needs root, descriptors need room, and nothing of the launcher
     may stay open.
     """
-    report = info_write
+    report = own[INFO_FD]
     try:
         if group:
             group.enter()
         # When the whole machine runs out of memory, a sandbox goes before the server or anything else.
         Path("/proc/self/oom_score_adj").write_text("1000")
         # First above every target number, so that no copy overwrites one that is still needed.
-        floor = INFO_FD + 1 + len(fds)
-        sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor) for fd in (*fds, info_write)]
-        report = sources[-1]
-        targets = [*request["fds"], INFO_FD]
+        targets = [*request["fds"], *own]
+        floor = max(targets) + 1
+        sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor) for fd in (*fds, *own.values())]
+        report = sources[targets.index(INFO_FD)]
         for source, target in zip(sources, targets, strict=True):
             os.dup2(source, target, inheritable=target != INFO_FD or not request.get("alone"))
-        os.closerange(max(targets) + 1, report)
+        for number in set(range(floor)) - set(targets):
+            os.closerange(number, number + 1)
+        os.closerange(floor, report)
         os.closerange(report + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         os.chdir("/")
         os.umask(0o022)

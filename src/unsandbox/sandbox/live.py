@@ -33,6 +33,7 @@ from unsandbox.sandbox.descriptors import memory_file, pipe
 from unsandbox.sandbox.launcher import INFO_FD
 from unsandbox.sandbox.live_process import SandboxProcess, communicate, reports
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSpec
+from unsandbox.sandbox.outbound import Outbound, network_request
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
 from unsandbox.sandbox.system import System
 
@@ -59,6 +60,8 @@ class Parts:
     discard_fd: int
     uid: int | None
     """The user of the host that the sandbox runs as; None for this process's own."""
+    network: Outbound | None = None
+    """How it gets out, when it does."""
 
 
 def validate_live(spec: LiveSpec) -> None:
@@ -151,7 +154,7 @@ class BubblewrapSandbox:
     def _arguments(self) -> bytes:
         spec, parts = self._spec, self._parts
         paths = parts.mountable([*skeleton.ALWAYS_MOUNTED, *spec.system_paths])
-        words = base_words(parts.root, parts.system, paths, spec.limits.tmpfs_bytes)
+        words = base_words(parts.root, parts.system, paths, spec.limits.tmpfs_bytes, parts.network)
         words += ["--perms", "0755", "--size", str(spec.limits.work_bytes), "--tmpfs", WORK]
         words += ["--chdir", WORK, "--seccomp", str(_SECCOMP_FD), "--info-fd", str(INFO_FD)]
         return null_separated(words)
@@ -161,6 +164,7 @@ class BubblewrapSandbox:
         return {
             "fds": fds,
             "uid": self._parts.uid,
+            "network": network_request(self._parts.network),
             "program": str(self._parts.program),
             "argv": ["bwrap", "--args", str(_ARGS_FD), "--", f"/proc/self/fd/{_INIT_FD}"],
             "bounds": {

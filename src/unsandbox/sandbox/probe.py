@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from unsandbox.sandbox.control import CgroupReport
+from unsandbox.sandbox.netsetup import INTERFACE
 from unsandbox.sandbox.spec import (
     MIB,
     Check,
     EndReason,
     Limits,
+    NetworkMode,
     OutputSink,
     ProbeReport,
     RunningJob,
@@ -35,6 +37,9 @@ for process in /proc/[0-9]*; do echo "process ${process#/proc/}"; done
 (: >> /proc/sys/kernel/core_pattern) 2>/dev/null && echo "writable core_pattern"
 (: > /work/probe) && (: > /tmp/probe) && echo "private ok"
 """
+_LOOK_AT_NETWORK = (
+    'while IFS= read -r line; do case $line in *:*) echo "${line%%:*}";; esac; done < /proc/net/dev'
+)
 LIMITS = Limits(wall_s=10, memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB)
 
 
@@ -81,6 +86,30 @@ def report(backend: str, checks: Sequence[Check]) -> ProbeReport:
             "isolation is incomplete: " + "; ".join(f"{check.name}: {check.detail}" for check in broken)
         )
     return ProbeReport(backend, usable=True, checks=checks)
+
+
+class Networked(Starts, Protocol):
+    """What a backend must be asked besides."""
+
+    def network_refusal(self, mode: NetworkMode) -> str | None:
+        """See `Backend`."""
+
+
+async def examine_network(backend: Networked) -> Check:
+    """Say whether sandboxes can have outbound network here, by running one that has it."""
+    name = "network: semitrusted"
+    mode = NetworkMode.SEMITRUSTED
+    if (why := backend.network_refusal(mode)) is not None:
+        return Check(name, False, "refused", why)
+    spec = SandboxSpec(run=["sh", "-c", _LOOK_AT_NETWORK], network=mode, limits=LIMITS)
+    try:
+        outcome = await (await backend.start(spec)).wait()
+    except SandboxError as error:
+        return Check(name, False, "refused", str(error))
+    seen = outcome.stdout.data.decode("utf-8", "replace").split()
+    if seen != ["lo", INTERFACE]:
+        return Check(name, False, "refused", f"a sandbox with network has the interfaces {seen}")
+    return Check(name, True, "slirp4netns, policy rules and packet filter")
 
 
 def judge(said: str) -> list[Check]:

@@ -185,6 +185,9 @@ class Backend(Protocol):
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
         """Start one job in a fresh sandbox that no other job ever uses."""
 
+    def network_refusal(self, mode: NetworkMode) -> str | None:
+        """Return why sandboxes cannot have a kind of network here and what to do; None when they can."""
+
     def scratch(self) -> Path:
         """Return a private folder on the host that goes with the backend, also when the server is killed."""
 
