@@ -34,7 +34,7 @@ from unsandbox.errors import CredentialsError
 from unsandbox.protocol.languages import detect_language
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from unsandbox._shared.options import InputFiles
     from unsandbox._shared.results import (
@@ -125,7 +125,7 @@ if TYPE_CHECKING:
         session_snapshot,
         unlock_snapshot,
     )
-    from unsandbox.protocol.models import NetworkModeName
+    from unsandbox.protocol.models import IsolationName, NetworkModeName
 
 __all__ = [
     "API_BASE",
@@ -248,6 +248,8 @@ def execute_code(
     ttl: int | None = None,
     return_artifacts: bool = False,
     stdin: str | bytes | None = None,
+    args: Sequence[str] | None = None,
+    isolation: IsolationName | None = None,
     timeout: float | None = None,
     account: int | str | None = None,
     account_index: int | str | None = None,
@@ -269,6 +271,8 @@ def execute_code(
         ttl: Seconds that the program may run, 1 to 900; beyond them it ends in status `timeout`.
         return_artifacts: Whether to return what the program leaves in `/tmp/artifacts`, or its binary.
         stdin: Standard input, on servers that take one.
+        args: Command-line arguments, on servers that take them.
+        isolation: On servers of this project: `bubblewrap`, `gvisor`, or `hardened` for gVisor or nothing.
         timeout: Your deadline in seconds, for all of it. When it passes, the job is cancelled.
         account: Row of the accounts file, from 0.
         account_index: Another name for `account`.
@@ -286,7 +290,19 @@ def execute_code(
         ```
     """
     caller = connect(public_key, secret_key, account, account_index)
-    options = _options(language, code, env, input_files, network_mode, vcpu, ttl, return_artifacts, stdin)
+    options = {
+        "language": language,
+        "code": code,
+        "env": env,
+        "input_files": input_files,
+        "network_mode": network_mode,
+        "vcpu": vcpu,
+        "ttl": ttl,
+        "return_artifacts": return_artifacts,
+        "stdin": stdin,
+        "args": args,
+        "isolation": isolation,
+    }
     return cast("JobResult", caller.execute(timeout, options))
 
 
@@ -303,6 +319,8 @@ def execute_async(
     ttl: int | None = None,
     return_artifacts: bool = False,
     stdin: str | bytes | None = None,
+    args: Sequence[str] | None = None,
+    isolation: IsolationName | None = None,
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> str:
@@ -320,6 +338,8 @@ def execute_async(
         ttl: As for `execute_code`.
         return_artifacts: As for `execute_code`.
         stdin: As for `execute_code`.
+        args: As for `execute_code`.
+        isolation: As for `execute_code`.
         account: As for `execute_code`.
         account_index: As for `execute_code`.
 
@@ -336,9 +356,20 @@ def execute_async(
         ```
     """
     caller = connect(public_key, secret_key, account, account_index)
-    return caller.submit(
-        _options(language, code, env, input_files, network_mode, vcpu, ttl, return_artifacts, stdin)
-    )
+    options = {
+        "language": language,
+        "code": code,
+        "env": env,
+        "input_files": input_files,
+        "network_mode": network_mode,
+        "vcpu": vcpu,
+        "ttl": ttl,
+        "return_artifacts": return_artifacts,
+        "stdin": stdin,
+        "args": args,
+        "isolation": isolation,
+    }
+    return caller.submit(options)
 
 
 def run_code(
@@ -556,30 +587,6 @@ def _api_base() -> str:
 
 
 tell_base_url(_api_base)
-
-
-def _options(
-    language: str,
-    code: str,
-    env: Mapping[str, str] | None,
-    input_files: InputFiles | None,
-    network_mode: NetworkModeName | None,
-    vcpu: int | None,
-    ttl: int | None,
-    return_artifacts: bool,
-    stdin: str | bytes | None,
-) -> dict[str, Any]:
-    return {
-        "language": language,
-        "code": code,
-        "env": env,
-        "input_files": input_files,
-        "network_mode": network_mode,
-        "vcpu": vcpu,
-        "ttl": ttl,
-        "return_artifacts": return_artifacts,
-        "stdin": stdin,
-    }
 
 
 def __getattr__(name: str) -> Any:

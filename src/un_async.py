@@ -36,7 +36,7 @@ from unsandbox.errors import CredentialsError
 from unsandbox.protocol.languages import detect_language
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from unsandbox._async.calls.images import (
         clone_image,
@@ -127,7 +127,7 @@ if TYPE_CHECKING:
         VaultExportResult,
         VaultResult,
     )
-    from unsandbox.protocol.models import NetworkModeName
+    from unsandbox.protocol.models import IsolationName, NetworkModeName
 
 __all__ = [
     "API_BASE",
@@ -250,6 +250,8 @@ async def execute_code(
     ttl: int | None = None,
     return_artifacts: bool = False,
     stdin: str | bytes | None = None,
+    args: Sequence[str] | None = None,
+    isolation: IsolationName | None = None,
     timeout: float | None = None,
     account: int | str | None = None,
     account_index: int | str | None = None,
@@ -271,6 +273,8 @@ async def execute_code(
         ttl: Seconds that the program may run, 1 to 900; beyond them it ends in status `timeout`.
         return_artifacts: Whether to return what the program leaves in `/tmp/artifacts`, or its binary.
         stdin: Standard input, on servers that take one.
+        args: Command-line arguments, on servers that take them.
+        isolation: On servers of this project: `bubblewrap`, `gvisor`, or `hardened` for gVisor or nothing.
         timeout: Your deadline in seconds, for all of it. When it passes, the job is cancelled.
         account: Row of the accounts file, from 0.
         account_index: Another name for `account`.
@@ -288,7 +292,19 @@ async def execute_code(
         ```
     """
     caller = await connect(public_key, secret_key, account, account_index)
-    options = _options(language, code, env, input_files, network_mode, vcpu, ttl, return_artifacts, stdin)
+    options = {
+        "language": language,
+        "code": code,
+        "env": env,
+        "input_files": input_files,
+        "network_mode": network_mode,
+        "vcpu": vcpu,
+        "ttl": ttl,
+        "return_artifacts": return_artifacts,
+        "stdin": stdin,
+        "args": args,
+        "isolation": isolation,
+    }
     return cast("JobResult", await caller.execute(timeout, options))
 
 
@@ -305,6 +321,8 @@ async def execute_async(
     ttl: int | None = None,
     return_artifacts: bool = False,
     stdin: str | bytes | None = None,
+    args: Sequence[str] | None = None,
+    isolation: IsolationName | None = None,
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> str:
@@ -322,6 +340,8 @@ async def execute_async(
         ttl: As for `execute_code`.
         return_artifacts: As for `execute_code`.
         stdin: As for `execute_code`.
+        args: As for `execute_code`.
+        isolation: As for `execute_code`.
         account: As for `execute_code`.
         account_index: As for `execute_code`.
 
@@ -338,9 +358,20 @@ async def execute_async(
         ```
     """
     caller = await connect(public_key, secret_key, account, account_index)
-    return await caller.submit(
-        _options(language, code, env, input_files, network_mode, vcpu, ttl, return_artifacts, stdin)
-    )
+    options = {
+        "language": language,
+        "code": code,
+        "env": env,
+        "input_files": input_files,
+        "network_mode": network_mode,
+        "vcpu": vcpu,
+        "ttl": ttl,
+        "return_artifacts": return_artifacts,
+        "stdin": stdin,
+        "args": args,
+        "isolation": isolation,
+    }
+    return await caller.submit(options)
 
 
 async def run_code(
@@ -558,30 +589,6 @@ def _api_base() -> str:
 
 
 tell_base_url(_api_base)
-
-
-def _options(
-    language: str,
-    code: str,
-    env: Mapping[str, str] | None,
-    input_files: InputFiles | None,
-    network_mode: NetworkModeName | None,
-    vcpu: int | None,
-    ttl: int | None,
-    return_artifacts: bool,
-    stdin: str | bytes | None,
-) -> dict[str, Any]:
-    return {
-        "language": language,
-        "code": code,
-        "env": env,
-        "input_files": input_files,
-        "network_mode": network_mode,
-        "vcpu": vcpu,
-        "ttl": ttl,
-        "return_artifacts": return_artifacts,
-        "stdin": stdin,
-    }
 
 
 def __getattr__(name: str) -> Any:

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from unsandbox._async.client import AsyncClient
     from unsandbox._async.service import AsyncLiveService
     from unsandbox._async.session import AsyncLiveSession
+    from unsandbox._async.streaming import AsyncJobStream
     from unsandbox._async.terminal import AsyncTerminal
+    from unsandbox._shared.events import OutputEvent, ResultEvent
     from unsandbox._sync.client import Client
     from unsandbox._sync.service import LiveService
     from unsandbox._sync.session import LiveSession
+    from unsandbox._sync.streaming import JobStream
     from unsandbox._sync.terminal import Terminal
     from unsandbox._version import __version__
     from unsandbox.credentials import Credentials, explain_credentials, resolve_credentials
@@ -72,6 +75,7 @@ __all__ = [
     "APIError",
     "Artifact",
     "AsyncClient",
+    "AsyncJobStream",
     "AsyncLiveService",
     "AsyncLiveSession",
     "AsyncTerminal",
@@ -96,6 +100,7 @@ __all__ = [
     "Job",
     "JobList",
     "JobStatus",
+    "JobStream",
     "KeyInfo",
     "Languages",
     "LiveService",
@@ -103,12 +108,14 @@ __all__ = [
     "LogLine",
     "LogPage",
     "NotFoundError",
+    "OutputEvent",
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "Pictures",
     "RateLimitError",
     "RequestTimeoutError",
     "Restored",
+    "ResultEvent",
     "RetryPolicy",
     "ServerError",
     "Service",
@@ -136,6 +143,10 @@ __all__ = [
 ]
 
 _HOME = {
+    "AsyncJobStream": "_async.streaming",
+    "JobStream": "_sync.streaming",
+    "OutputEvent": "_shared.events",
+    "ResultEvent": "_shared.events",
     "AsyncLiveSession": "_async.session",
     "AsyncLiveService": "_async.service",
     "AsyncTerminal": "_async.terminal",

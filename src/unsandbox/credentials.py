@@ -25,7 +25,14 @@ from pathlib import Path
 
 from unsandbox.errors import CredentialsError, UnsandboxWarning
 
-__all__ = ["Credentials", "CredentialsReport", "explain_credentials", "resolve_credentials"]
+__all__ = [
+    "Account",
+    "Credentials",
+    "CredentialsReport",
+    "explain_credentials",
+    "list_accounts",
+    "resolve_credentials",
+]
 
 _PUBLIC = "UNSANDBOX_PUBLIC_KEY"
 _SECRET = "UNSANDBOX_SECRET_KEY"  # noqa: S105 - the name of a variable
@@ -121,6 +128,28 @@ def explain_credentials(
     except CredentialsError as error:
         return CredentialsReport(source=None, tried=tuple(tried), error=str(error))
     return CredentialsReport(source=found.source, tried=tuple(tried), error=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A row of an accounts file, without its secret."""
+
+    file: Path
+    row: int
+    public_key: str
+
+
+def list_accounts() -> list[Account]:
+    """Return the rows of all accounts files, in the order in which they are looked at.
+
+    Raises:
+        CredentialsError: A file is there and cannot be read as accounts.
+    """
+    return [
+        Account(path, row, public_key)
+        for path in _files(None, None)
+        for row, (public_key, _) in enumerate(_read(path) or ())
+    ]
 
 
 def _search(

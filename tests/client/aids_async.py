@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -15,3 +15,23 @@ in_thread = asyncio.to_thread
 async def gather(*calls: Callable[[], Awaitable[Any]]) -> list[Any]:
     """Make all calls at once and return their results."""
     return list(await asyncio.gather(*(call() for call in calls)))
+
+
+class answering:  # noqa: N801 - used as a function
+    """Something to ask for one-time codes: gives those it was made with, one after another."""
+
+    def __init__(self, *codes: str | None) -> None:
+        self._codes = list(codes)
+
+    @property
+    def left(self) -> int:
+        return len(self._codes)
+
+    async def __call__(self, challenge_id: str) -> Any:
+        return self._codes.pop(0)
+
+
+async def pieces(*items: Any) -> AsyncIterator[Any]:
+    """Yield items."""
+    for item in items:
+        yield item

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,3 +20,22 @@ def gather(*calls: Callable[[], Any]) -> list[Any]:
     """Make all calls at once and return their results."""
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(lambda call: call(), calls))
+
+
+class answering:  # noqa: N801 - used as a function
+    """Something to ask for one-time codes: gives those it was made with, one after another."""
+
+    def __init__(self, *codes: str | None) -> None:
+        self._codes = list(codes)
+
+    @property
+    def left(self) -> int:
+        return len(self._codes)
+
+    def __call__(self, challenge_id: str) -> Any:
+        return self._codes.pop(0)
+
+
+def pieces(*items: Any) -> Iterator[Any]:
+    """Yield items."""
+    yield from items

@@ -198,3 +198,25 @@ def test_ctrl_c_cancels_the_job_of_the_sync_client(fake: FakeServer) -> None:
         _, errors = process.communicate(timeout=20)
     assert "KeyboardInterrupt" in errors
     assert fake.seen()[-1] == "DELETE /jobs/j1"
+
+
+async def test_a_session_whose_making_is_cancelled_at_any_moment_leaves_none_behind() -> None:
+    async def block(client: AsyncClient) -> None:
+        async with client.session(shell="bash") as session:
+            await session.run("true")
+
+    async with AsyncClient.local() as client:
+        began = time.monotonic()
+        await block(client)
+        whole = time.monotonic() - began
+        for step in range(24):
+            work = block(client) if step % 2 else client.create_session()
+            task = asyncio.create_task(work)
+            await asyncio.sleep(whole * step / 24)
+            if not task.cancel():
+                if step % 2 == 0:
+                    await client.delete_session((await task).session_id)
+                continue
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert (await client.list_sessions()).sessions == []

@@ -17,6 +17,7 @@ from unsandbox.engine.backends import Backends
 from unsandbox.engine.blobs import Blobs
 from unsandbox.engine.context import Context
 from unsandbox.engine.images import Images
+from unsandbox.engine.live_objects import check_room
 from unsandbox.engine.logbook import LogBook
 from unsandbox.engine.objects import new_id
 from unsandbox.engine.refusals import Conflict, UnknownObject
@@ -105,8 +106,16 @@ class FolderSource:
         return self.made[object_id][2]
 
     async def make_from(
-        self, owner: str, request: Any, state: SavedState, object_id: str | None = None
+        self,
+        owner: str,
+        request: Any,
+        state: SavedState,
+        object_id: str | None = None,
+        limit: int | None = None,
     ) -> Session | Service:
+        check_room(
+            self.kind, sum(made[0] == owner for made in self.made.values()), 100 if limit is None else limit
+        )
         if any(
             getattr(other, "name", None) == request.name and request.name for _, other, _ in self.made.values()
         ):

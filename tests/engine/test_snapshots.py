@@ -78,6 +78,19 @@ async def test_a_session_becomes_a_service_and_back(world):
     assert world.sessions.made[back.id][1].shell == "sh"
 
 
+async def test_clones_and_restores_count_among_the_others(world):
+    session = world.sessions.add("me")
+    name = (await world.snapshot(session)).snapshot_id
+    limits = {"session": 1, "service": 0}
+    for kind in ("session", "service"):
+        with pytest.raises(LimitReached):
+            await world.snapshots.clone("me", name, CloneRequest(type=kind), limits)
+    world.sessions.drop(session)
+    world.sessions.add("me")
+    with pytest.raises(LimitReached):
+        await world.snapshots.restore("me", name, limits)
+
+
 async def test_a_cloned_service_gets_a_name_of_its_own_and_no_domains(world):
     service = world.services.add("me", request=ServiceRequest(name="web", custom_domains=["example.org"]))
     snapshot = await world.snapshots.create("me", SnapshotRequest(service_id=service))

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from unsandbox._async.link import Link
-from unsandbox._compat.aio import Interrupted, finish, sleep
+from unsandbox._compat.aio import Interrupted, closing, finish, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.order import Order
 from unsandbox.credentials import Credentials
 from unsandbox.errors import (
     ConnectionFailedError,
-    InvalidRequestError,
     InvalidResponseError,
     UnsandboxError,
     WaitTimeoutError,
@@ -27,7 +26,21 @@ from unsandbox.errors import (
 from unsandbox.protocol.models import TERMINAL_STATUSES
 from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
 
-__all__ = ["EXECUTE", "RUN", "cancel", "execute", "job_id_of", "look", "submit", "wait"]
+__all__ = [
+    "CLEAN_UP_S",
+    "EXECUTE",
+    "RUN",
+    "cancel",
+    "end",
+    "ended",
+    "execute",
+    "job_id_of",
+    "look",
+    "looks",
+    "submit",
+    "too_late",
+    "wait",
+]
 
 CLEAN_UP_S = 5.0
 """How long a caller who leaves early is held up at most, so that the job can be cancelled."""
@@ -50,7 +63,6 @@ async def execute(
     deadline: Deadline,
     operation: tuple[str, str] = EXECUTE,
     query: Mapping[str, object] | None = None,
-    needs_stdin: bool = False,
 ) -> dict[str, Any]:
     """Run code and return the job as it ended.
 
@@ -61,18 +73,16 @@ async def execute(
         deadline: When to give up.
         operation: `EXECUTE` or `RUN`.
         query: Members of the query.
-        needs_stdin: Whether the server must be one that gives programs a standard input.
 
     Raises:
         WaitTimeoutError: The deadline passed; the job was cancelled.
     """
-    if needs_stdin:
-        await _require_stdin(link, deadline)
+    await link.require(order, deadline)
     answer: dict[str, Any] = {}
     at_once = operation[1]
     try:
         answer = await link.call(keys, operation[0], query=query, order=order, deadline=deadline)
-        if _ended(answer):
+        if ended(answer):
             return answer
         return await _watch(link, keys, job_id_of(answer), deadline, answer)
     except Interrupted:
@@ -83,7 +93,7 @@ async def execute(
             raise
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
         partial = await finish(lambda: _abandon(link, keys, at_once, query, order, known), CLEAN_UP_S)
-        raise _too_late(deadline, partial or known, cancelled=partial is not None) from error
+        raise too_late(deadline, partial or known, cancelled=partial is not None) from error
 
 
 async def submit(
@@ -91,23 +101,28 @@ async def submit(
     keys: Credentials | None,
     order: Order,
     *,
+    deadline: Deadline = NEVER,
     operation: tuple[str, str] = EXECUTE,
     query: Mapping[str, object] | None = None,
-    needs_stdin: bool = False,
 ) -> dict[str, Any]:
     """Start a job and return the server's answer, which holds its id; the arguments are those of `execute`.
 
     Raises:
         InvalidResponseError: The answer holds no id.
+        WaitTimeoutError: The deadline passed.
     """
-    if needs_stdin:
-        await _require_stdin(link, NEVER)
+    await link.require(order, deadline)
     at_once = operation[1]
     try:
-        answer = await link.call(keys, at_once, query=query, order=order)
+        answer = await link.call(keys, at_once, query=query, order=order, deadline=deadline)
     except Interrupted:
         await finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
         raise
+    except ConnectionFailedError as error:
+        if not deadline.passed:
+            raise
+        partial = await finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        raise too_late(deadline, partial or {}, cancelled=partial is not None) from error
     job_id_of(answer)
     return answer
 
@@ -130,11 +145,11 @@ async def wait(
     last: dict[str, Any] = {"job_id": job_id}
     try:
         if deadline.passed:
-            raise _too_late(deadline, last, cancelled=False)
+            raise too_late(deadline, last, cancelled=False)
         if link.features is None:
             # Nothing is known of the server yet: the first look finds out what it can do.
             last = await look(link, keys, job_id, deadline=deadline)
-            if _ended(last, looked=True):
+            if ended(last, looked=True):
                 return last
         return await _watch(link, keys, job_id, deadline, last)
     except Interrupted:
@@ -147,8 +162,8 @@ async def wait(
         known = error.partial if isinstance(error, WaitTimeoutError) else last
         partial = None
         if not keep:
-            partial = await finish(lambda: _end(link, keys, job_id), CLEAN_UP_S)
-        raise _too_late(deadline, partial or known, cancelled=partial is not None) from error
+            partial = await finish(lambda: end(link, keys, job_id), CLEAN_UP_S)
+        raise too_late(deadline, partial or known, cancelled=partial is not None) from error
 
 
 async def look(
@@ -191,15 +206,19 @@ def job_id_of(answer: dict[str, Any]) -> str:
     return job_id
 
 
-async def _watch(
+async def looks(
     link: Link, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
-) -> dict[str, Any]:
-    """Look at a job until it has ended: by long-polling where the server can, else on the usual schedule."""
+) -> AsyncGenerator[dict[str, Any]]:
+    """Yield a job again and again until it has ended: by long-polling where the server can, else on schedule.
+
+    Raises:
+        WaitTimeoutError: The deadline passed; it holds what was seen last.
+    """
     pauses = poll_delays()
     while True:
         remaining = deadline.remaining()
         if remaining == 0:
-            raise _too_late(deadline, last, cancelled=False)
+            raise too_late(deadline, last, cancelled=False)
         hold = None
         if "wait" in (link.features or ()):
             hold = LONG_POLL_S if remaining is None else min(LONG_POLL_S, remaining)
@@ -210,14 +229,24 @@ async def _watch(
                 continue
         began = time.monotonic()
         last = await look(link, keys, job_id, hold=hold, deadline=deadline)
-        if _ended(last, looked=True):
-            return last
+        yield last
+        if ended(last, looked=True):
+            return
         if hold is not None and time.monotonic() - began < hold / 2:
             # A server that promised to hold and does not must not be asked in a tight loop.
             await sleep(next(pauses))
 
 
-def _ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
+async def _watch(
+    link: Link, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
+) -> dict[str, Any]:
+    async with closing(looks(link, keys, job_id, deadline, last)) as seen:
+        async for answer in seen:
+            last = answer
+    return last
+
+
+def ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
     """Tell whether an answer is a result.
 
     Without a status, an answer to a look is final, and one to an execution is when it holds any outcome.
@@ -228,7 +257,7 @@ def _ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
     return status in TERMINAL_STATUSES
 
 
-async def _end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
+async def end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
     """Cancel a job and return what there is of it; servers that answer only "cancelled" are asked once more."""
     deadline = Deadline(CLEAN_UP_S)
     answer = await cancel(link, keys, job_id, deadline=deadline)
@@ -250,7 +279,7 @@ async def _abandon(
     """Cancel the job of an execution that is being left, also when its id never arrived."""
     job_id = answer.get("job_id") or answer.get("id")
     if isinstance(job_id, str):
-        return await _end(link, keys, job_id)
+        return await end(link, keys, job_id)
     if not order.sent:
         return None
     deadline = Deadline(CLEAN_UP_S)
@@ -260,19 +289,10 @@ async def _abandon(
         return None
     # The same request with the same key is the same job; this path answers at once.
     found = await link.call(keys, at_once, query=query, order=order, deadline=deadline, urgent=True)
-    return await _end(link, keys, job_id_of(found))
+    return await end(link, keys, job_id_of(found))
 
 
-async def _require_stdin(link: Link, deadline: Deadline) -> None:
-    if link.features is None:
-        await link.call(None, "health", deadline=deadline)
-    if "stdin" not in (link.features or ()):
-        raise InvalidRequestError(
-            "this server gives programs no standard input; send the data as an input file instead"
-        )
-
-
-def _too_late(deadline: Deadline, known: dict[str, Any], *, cancelled: bool) -> WaitTimeoutError:
+def too_late(deadline: Deadline, known: dict[str, Any], *, cancelled: bool) -> WaitTimeoutError:
     job_id = known.get("job_id") or known.get("id")
     what = f"job {job_id}" if job_id else "the job"
     fate = "; it was cancelled" if cancelled else ""

@@ -43,17 +43,12 @@ class Caller:
         """Run code to its end."""
         deadline = Deadline(timeout)
         order = await _encode(timeout=timeout, **options)
-        return await execution.execute(
-            self._link, self._keys, order, deadline=deadline, needs_stdin=options["stdin"] is not None
-        )
+        return await execution.execute(self._link, self._keys, order, deadline=deadline)
 
     async def submit(self, options: dict[str, Any]) -> str:
         """Start a job and return its id."""
         order = await _encode(**options)
-        needs_stdin = options["stdin"] is not None
-        return execution.job_id_of(
-            await execution.submit(self._link, self._keys, order, needs_stdin=needs_stdin)
-        )
+        return execution.job_id_of(await execution.submit(self._link, self._keys, order))
 
     async def run(self, source: str | bytes, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:  # noqa: ASYNC109
         """Run a script to its end."""
@@ -206,5 +201,5 @@ async def _link(base_url: str) -> Link:
 
 async def _encode(**options: Any) -> Order:
     if reads_files(options["input_files"]):
-        return Order(await in_thread(encode_execution, **options))
-    return Order(encode_execution(**options))
+        return await in_thread(encode_execution, **options)
+    return encode_execution(**options)

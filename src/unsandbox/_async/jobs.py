@@ -4,17 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from unsandbox._async import execution
 from unsandbox._async.base import Connected, typed
-from unsandbox._compat.aio import in_thread
+from unsandbox._async.streaming import AsyncJobStream
+from unsandbox._compat.aio import Stdin, collected, in_thread, whether_awaited
 from unsandbox._shared.deadline import Deadline
+from unsandbox._shared.events import ResultEvent
 from unsandbox._shared.options import InputFiles, encode_execution, encode_script, reads_files
 from unsandbox._shared.order import Order
-from unsandbox.errors import WaitTimeoutError
-from unsandbox.protocol.models import Cancelled, Job, JobList, NetworkModeName
+from unsandbox.errors import InvalidResponseError, WaitTimeoutError
+from unsandbox.protocol.models import Cancelled, IsolationName, Job, JobList, NetworkModeName
 
 
 class JobMethods(Connected):
@@ -31,8 +33,12 @@ class JobMethods(Connected):
         vcpu: int | None = None,
         ttl: int | None = None,
         return_artifacts: bool = False,
-        stdin: str | bytes | None = None,
+        stdin: Stdin | None = None,
+        args: Iterable[str] | None = None,
+        isolation: IsolationName | None = None,
         timeout: float | None = None,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
     ) -> Job:
         """Run code and return the job when it has ended.
 
@@ -49,8 +55,12 @@ class JobMethods(Connected):
             vcpu: Processors, 1 to 8; memory goes with them.
             ttl: Seconds that the program may run, 1 to 900.
             return_artifacts: Whether to return what the program leaves in `/tmp/artifacts`, or its binary.
-            stdin: Standard input, on servers that take one.
+            stdin: Standard input, on servers that take one: text, bytes, a file object, or what yields pieces.
+            args: Command-line arguments, on servers that take them.
+            isolation: On servers of this project: `bubblewrap`, `gvisor`, or `hardened` for gVisor or nothing.
             timeout: Your deadline in seconds, for all of it. When it passes, the job is cancelled.
+            on_stdout: Called with each piece of standard output as it is written, as text.
+            on_stderr: Called with each piece of standard error.
 
         Returns:
             The job, with its output.
@@ -69,29 +79,106 @@ class JobMethods(Connected):
             assert job.ok and job.stdout.strip() == "hello"
             ```
         """
+        options = {
+            "language": language,
+            "code": code,
+            "env": env,
+            "input_files": input_files,
+            "network_mode": network_mode,
+            "vcpu": vcpu,
+            "ttl": ttl,
+            "return_artifacts": return_artifacts,
+            "stdin": stdin,
+            "args": args,
+            "isolation": isolation,
+        }
+        if on_stdout is not None or on_stderr is not None:
+            events = AsyncJobStream(self, options=options, timeout=timeout)
+            return await _heard(events, {"stdout": on_stdout, "stderr": on_stderr})
         deadline = Deadline(timeout)
-        order = await self._encode(
-            input_files,
-            language=language,
-            code=code,
-            env=env,
-            network_mode=network_mode,
-            vcpu=vcpu,
-            ttl=ttl,
-            return_artifacts=return_artifacts,
-            stdin=stdin,
-            timeout=timeout,
-        )
+        order = await self._encode(options, timeout)
         try:
-            return typed(
-                await execution.execute(
-                    self._link, self._signer(), order, deadline=deadline, needs_stdin=stdin is not None
-                ),
-                Job,
-            )
+            return typed(await execution.execute(self._link, self._signer(), order, deadline=deadline), Job)
         except WaitTimeoutError as error:
             _type_partial(error)
             raise
+
+    def stream(
+        self,
+        language: str,
+        code: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        input_files: InputFiles | None = None,
+        network_mode: NetworkModeName | None = None,
+        vcpu: int | None = None,
+        ttl: int | None = None,
+        return_artifacts: bool = False,
+        stdin: Stdin | None = None,
+        args: Iterable[str] | None = None,
+        isolation: IsolationName | None = None,
+        timeout: float | None = None,
+    ) -> AsyncJobStream:
+        """Run code and yield its output as it is written, then its result: exactly one, and the last event.
+
+        A connection that breaks is made again where it broke, to the byte. Servers that cannot send output
+        while the program runs are asked again and again instead. Leaving the loop early cancels the job: at
+        once in an `async with` block, otherwise when the stream is thrown away.
+
+        Args:
+            language: As for `execute`.
+            code: As for `execute`.
+            env: As for `execute`.
+            input_files: As for `execute`.
+            network_mode: As for `execute`.
+            vcpu: As for `execute`.
+            ttl: As for `execute`.
+            return_artifacts: As for `execute`.
+            stdin: As for `execute`.
+            args: As for `execute`.
+            isolation: As for `execute`.
+            timeout: As for `execute`.
+
+        Example:
+            ```python
+            async for event in client.stream("bash", "for i in 1 2 3; do echo $i; sleep 1; done"):
+                if isinstance(event, OutputEvent):
+                    print(event.stream, event.text)
+                else:
+                    print("exit code", event.job.exit_code)
+            ```
+        """
+        options = {
+            "language": language,
+            "code": code,
+            "env": env,
+            "input_files": input_files,
+            "network_mode": network_mode,
+            "vcpu": vcpu,
+            "ttl": ttl,
+            "return_artifacts": return_artifacts,
+            "stdin": stdin,
+            "args": args,
+            "isolation": isolation,
+        }
+        return AsyncJobStream(self, options=options, timeout=timeout)
+
+    def follow(self, job_id: str, *, timeout: float | None = None, keep: bool = True) -> AsyncJobStream:
+        """Yield the output of a job that was started before, from its first byte on, then its result.
+
+        Args:
+            job_id: Which job.
+            timeout: Seconds to wait at most; None waits as long as it takes.
+            keep: Whether the job goes on when the loop is left early; otherwise it is cancelled.
+
+        Example:
+            ```python
+            job = await client.submit("python", "print(1)")
+            async for event in client.follow(job.job_id):
+                print(event)
+            ```
+        """
+        return AsyncJobStream(self, job_id=job_id, timeout=timeout, keep=keep)
 
     async def submit(
         self,
@@ -104,7 +191,9 @@ class JobMethods(Connected):
         vcpu: int | None = None,
         ttl: int | None = None,
         return_artifacts: bool = False,
-        stdin: str | bytes | None = None,
+        stdin: Stdin | None = None,
+        args: Iterable[str] | None = None,
+        isolation: IsolationName | None = None,
     ) -> Job:
         """Start a job and return at once; `wait` for it, look at it with `get_job`, end it with `cancel`.
 
@@ -118,6 +207,8 @@ class JobMethods(Connected):
             ttl: As for `execute`.
             return_artifacts: As for `execute`.
             stdin: As for `execute`.
+            args: As for `execute`.
+            isolation: As for `execute`.
 
         Returns:
             The job with its `job_id`, most often still `pending` or `running`.
@@ -131,18 +222,21 @@ class JobMethods(Connected):
             job = await client.wait(job.job_id)
             ```
         """
-        order = await self._encode(
-            input_files,
-            language=language,
-            code=code,
-            env=env,
-            network_mode=network_mode,
-            vcpu=vcpu,
-            ttl=ttl,
-            return_artifacts=return_artifacts,
-            stdin=stdin,
-        )
-        answer = await execution.submit(self._link, self._signer(), order, needs_stdin=stdin is not None)
+        options = {
+            "input_files": input_files,
+            "language": language,
+            "code": code,
+            "env": env,
+            "network_mode": network_mode,
+            "vcpu": vcpu,
+            "ttl": ttl,
+            "return_artifacts": return_artifacts,
+            "stdin": stdin,
+            "args": args,
+            "isolation": isolation,
+        }
+        order = await self._encode(options)
+        answer = await execution.submit(self._link, self._signer(), order)
         return typed(answer, Job)
 
     async def run(
@@ -261,10 +355,28 @@ class JobMethods(Connected):
         """
         return typed(await self._link.call(self._signer(), "list_jobs", query={"limit": limit}), JobList)
 
-    async def _encode(self, input_files: InputFiles | None, **options: Any) -> Order:
-        if reads_files(input_files):
-            return Order(await in_thread(encode_execution, input_files=input_files, **options))
-        return Order(encode_execution(input_files=input_files, **options))
+    async def _encode(self, options: dict[str, Any], timeout: float | None = None) -> Order:
+        """Return the request of an execution; the options are those of `execute`."""
+        options = options | {"stdin": await collected(options["stdin"])}
+        if reads_files(options["input_files"]):
+            return await in_thread(encode_execution, timeout=timeout, **options)
+        return encode_execution(timeout=timeout, **options)
+
+
+OnOutput = Callable[[str], object]
+"""What takes a piece of output; what it returns is awaited if it can be."""
+
+
+async def _heard(stream: AsyncJobStream, listeners: dict[str, OnOutput | None]) -> Job:
+    """Return the job of a stream at its end, after telling its output to who wants to hear it."""
+    async with stream as events:
+        async for event in events:
+            if isinstance(event, ResultEvent):
+                return event.job
+            listener = listeners[event.stream]
+            if listener is not None and event.text:
+                await whether_awaited(listener(event.text))
+    raise InvalidResponseError("the events of the job end without its result")
 
 
 def _type_partial(error: WaitTimeoutError) -> None:

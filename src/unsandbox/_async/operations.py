@@ -72,7 +72,9 @@ async def perform(
             body = await in_thread(encode_members, endpoint, given)
         else:
             body = encode_members(endpoint, given)
-        order = Order(body, creates=endpoint.creates)
+        needs = ("isolation",) if given.get("isolation") not in (None, "auto") else ()
+        order = Order(body, creates=endpoint.creates, needs=needs)
+        await link.require(order)
     params = None if object_id is None else {"id": object_id}
     try:
         return await link.call(keys, name, params=params, query=query, order=order, timeout=timeout, otp=otp)

@@ -14,11 +14,11 @@ from unsandbox._compat.aio import sleep
 from unsandbox._transports.aiohttp_live import AiohttpSocket
 from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError, RequestTimeoutError
 from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
+from unsandbox.protocol.sessions import SHELL_SUBPROTOCOL
 
 if TYPE_CHECKING:
     from unsandbox._async.base import Connected
 
-SUBPROTOCOL = "unsandbox-shell"
 _PATIENCE = RetryPolicy(max_retries=6, base_s=0.25, cap_s=4.0)
 
 
@@ -136,7 +136,7 @@ class AsyncTerminal:
     async def _open(self) -> None:
         client = self._client
         self._socket = await client._link.open_socket(
-            client._signer(), "/sessions/{id}/shell", {"id": self._session_id}, SUBPROTOCOL
+            client._signer(), "/sessions/{id}/shell", {"id": self._session_id}, SHELL_SUBPROTOCOL
         )
         await self._send_size(self._socket)
         while self._unsent:

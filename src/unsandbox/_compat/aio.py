@@ -6,15 +6,19 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from typing import IO, Any, Protocol, TypeVar
+
+from unsandbox._compat.common import joined
 
 __all__ = [
     "Closeable",
     "Interrupted",
     "Lock",
     "OneTimeCode",
+    "Stdin",
     "closing",
+    "collected",
     "finish",
     "in_thread",
     "owner",
@@ -37,6 +41,9 @@ in_thread = asyncio.to_thread
 owner = asyncio.get_running_loop
 """What a client belongs to: the running event loop."""
 
+Stdin = str | bytes | IO[str] | IO[bytes] | Iterable[str | bytes] | AsyncIterable[str | bytes]
+"""Standard input for a program: text, bytes, a file object, or what yields pieces."""
+
 _finishing: set[asyncio.Task[Any]] = set()
 
 
@@ -45,6 +52,20 @@ class Closeable(Protocol):
 
     async def close(self) -> None:
         """Release what it holds."""
+
+
+async def collected(data: Stdin | None) -> str | bytes | None:
+    """Return standard input in one piece."""
+    if data is None or isinstance(data, str | bytes):
+        return data
+    if isinstance(data, bytearray | memoryview):
+        return bytes(data)
+    if hasattr(data, "read"):
+        content: str | bytes = await asyncio.to_thread(data.read)
+        return content
+    if isinstance(data, AsyncIterable):
+        return joined([piece async for piece in data])
+    return joined(data)
 
 
 async def whether_awaited(value: T | Awaitable[T]) -> T:

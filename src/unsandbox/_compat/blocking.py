@@ -5,15 +5,19 @@ from __future__ import annotations
 import atexit
 import contextlib
 import time
-from collections.abc import Callable
-from typing import Any, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import IO, Any, ParamSpec, Protocol, TypeVar
+
+from unsandbox._compat.common import joined
 
 __all__ = [
     "Closeable",
     "Interrupted",
     "Lock",
     "OneTimeCode",
+    "Stdin",
     "closing",
+    "collected",
     "finish",
     "in_thread",
     "owner",
@@ -36,6 +40,9 @@ Lock = contextlib.nullcontext[None]
 
 sleep = time.sleep
 
+Stdin = str | bytes | IO[str] | IO[bytes] | Iterable[str | bytes]
+"""Standard input for a program: text, bytes, a file object, or what yields pieces."""
+
 _kept: dict[Any, Closeable] = {}
 
 
@@ -49,6 +56,18 @@ class Closeable(Protocol):
 def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that blocks: here, just call it."""
     return work(*args, **kwargs)
+
+
+def collected(data: Stdin | None) -> str | bytes | None:
+    """Return standard input in one piece."""
+    if data is None or isinstance(data, str | bytes):
+        return data
+    if isinstance(data, bytearray | memoryview):
+        return bytes(data)
+    if hasattr(data, "read"):
+        content: str | bytes = data.read()
+        return content
+    return joined(data)
 
 
 def whether_awaited(value: T) -> T:

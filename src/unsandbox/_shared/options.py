@@ -36,9 +36,11 @@ def encode_execution(
     ttl: int | None = None,
     return_artifacts: bool = False,
     stdin: str | bytes | None = None,
+    args: Iterable[str] | None = None,
+    isolation: str | None = None,
     timeout: float | None = None,
-) -> bytes:
-    """Return the body of an execution. What is not given is left out, so the server's defaults hold.
+) -> Order:
+    """Return the request of an execution. What is not given is left out, so the server's defaults hold.
 
     Paths in `input_files` are read here.
 
@@ -59,7 +61,12 @@ def encode_execution(
         body["stdin_base64"] = base64.b64encode(stdin).decode("ascii")
     elif stdin is not None:
         body["stdin"] = _text("stdin", stdin)
-    return codec.encode(body)
+    if args is not None:
+        body["args"] = _words(args)
+    if isolation not in (None, "auto"):
+        body["isolation"] = isolation
+    wanted = {"stdin": stdin is not None, "args": bool(body.get("args")), "isolation": "isolation" in body}
+    return Order(codec.encode(body), needs=tuple(name for name, given in wanted.items() if given))
 
 
 def encode_script(
@@ -120,6 +127,16 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, str):
         return value
     raise InvalidRequestError(f"{name} must be text (str), not {type(value).__name__}")
+
+
+def _words(args: Iterable[str]) -> list[str]:
+    if isinstance(args, str | bytes):
+        raise InvalidRequestError("args must be a list of texts, not one text")
+    words = list(args)
+    for word in words:
+        if "\0" in _text("an item of args", word):
+            raise InvalidRequestError("args holds a NUL character, which no argument can")
+    return words
 
 
 def _whole(name: str, value: object, most: int) -> int:

@@ -18,16 +18,23 @@ class Order:
         body: The bytes to send, the same in every attempt.
         key: The same in every attempt, so that a server that honours it acts once; None for none.
         content_type: Of the body.
+        needs: Features without which a server would drop a part of it in silence.
         sent: Whether any attempt may have reached the server.
     """
 
-    __slots__ = ("body", "content_type", "key", "sent")
+    __slots__ = ("body", "content_type", "key", "needs", "sent")
 
     def __init__(
-        self, body: bytes = b"", content_type: str = "application/json", *, creates: bool = True
+        self,
+        body: bytes = b"",
+        content_type: str = "application/json",
+        *,
+        creates: bool = True,
+        needs: tuple[str, ...] = (),
     ) -> None:
         self.body = body
         self.content_type = content_type
+        self.needs = needs
         self.key: str | None = os.urandom(16).hex() if creates else None
         self.sent = False
 

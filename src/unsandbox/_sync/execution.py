@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from unsandbox._compat.blocking import Interrupted, finish, sleep
+from unsandbox._compat.blocking import Interrupted, closing, finish, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.order import Order
 from unsandbox._sync.link import Link
 from unsandbox.credentials import Credentials
 from unsandbox.errors import (
     ConnectionFailedError,
-    InvalidRequestError,
     InvalidResponseError,
     UnsandboxError,
     WaitTimeoutError,
@@ -28,7 +27,21 @@ from unsandbox.errors import (
 from unsandbox.protocol.models import TERMINAL_STATUSES
 from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
 
-__all__ = ["EXECUTE", "RUN", "cancel", "execute", "job_id_of", "look", "submit", "wait"]
+__all__ = [
+    "CLEAN_UP_S",
+    "EXECUTE",
+    "RUN",
+    "cancel",
+    "end",
+    "ended",
+    "execute",
+    "job_id_of",
+    "look",
+    "looks",
+    "submit",
+    "too_late",
+    "wait",
+]
 
 CLEAN_UP_S = 5.0
 """How long a caller who leaves early is held up at most, so that the job can be cancelled."""
@@ -51,7 +64,6 @@ def execute(
     deadline: Deadline,
     operation: tuple[str, str] = EXECUTE,
     query: Mapping[str, object] | None = None,
-    needs_stdin: bool = False,
 ) -> dict[str, Any]:
     """Run code and return the job as it ended.
 
@@ -62,18 +74,16 @@ def execute(
         deadline: When to give up.
         operation: `EXECUTE` or `RUN`.
         query: Members of the query.
-        needs_stdin: Whether the server must be one that gives programs a standard input.
 
     Raises:
         WaitTimeoutError: The deadline passed; the job was cancelled.
     """
-    if needs_stdin:
-        _require_stdin(link, deadline)
+    link.require(order, deadline)
     answer: dict[str, Any] = {}
     at_once = operation[1]
     try:
         answer = link.call(keys, operation[0], query=query, order=order, deadline=deadline)
-        if _ended(answer):
+        if ended(answer):
             return answer
         return _watch(link, keys, job_id_of(answer), deadline, answer)
     except Interrupted:
@@ -84,7 +94,7 @@ def execute(
             raise
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
         partial = finish(lambda: _abandon(link, keys, at_once, query, order, known), CLEAN_UP_S)
-        raise _too_late(deadline, partial or known, cancelled=partial is not None) from error
+        raise too_late(deadline, partial or known, cancelled=partial is not None) from error
 
 
 def submit(
@@ -92,23 +102,28 @@ def submit(
     keys: Credentials | None,
     order: Order,
     *,
+    deadline: Deadline = NEVER,
     operation: tuple[str, str] = EXECUTE,
     query: Mapping[str, object] | None = None,
-    needs_stdin: bool = False,
 ) -> dict[str, Any]:
     """Start a job and return the server's answer, which holds its id; the arguments are those of `execute`.
 
     Raises:
         InvalidResponseError: The answer holds no id.
+        WaitTimeoutError: The deadline passed.
     """
-    if needs_stdin:
-        _require_stdin(link, NEVER)
+    link.require(order, deadline)
     at_once = operation[1]
     try:
-        answer = link.call(keys, at_once, query=query, order=order)
+        answer = link.call(keys, at_once, query=query, order=order, deadline=deadline)
     except Interrupted:
         finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
         raise
+    except ConnectionFailedError as error:
+        if not deadline.passed:
+            raise
+        partial = finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        raise too_late(deadline, partial or {}, cancelled=partial is not None) from error
     job_id_of(answer)
     return answer
 
@@ -131,11 +146,11 @@ def wait(
     last: dict[str, Any] = {"job_id": job_id}
     try:
         if deadline.passed:
-            raise _too_late(deadline, last, cancelled=False)
+            raise too_late(deadline, last, cancelled=False)
         if link.features is None:
             # Nothing is known of the server yet: the first look finds out what it can do.
             last = look(link, keys, job_id, deadline=deadline)
-            if _ended(last, looked=True):
+            if ended(last, looked=True):
                 return last
         return _watch(link, keys, job_id, deadline, last)
     except Interrupted:
@@ -148,8 +163,8 @@ def wait(
         known = error.partial if isinstance(error, WaitTimeoutError) else last
         partial = None
         if not keep:
-            partial = finish(lambda: _end(link, keys, job_id), CLEAN_UP_S)
-        raise _too_late(deadline, partial or known, cancelled=partial is not None) from error
+            partial = finish(lambda: end(link, keys, job_id), CLEAN_UP_S)
+        raise too_late(deadline, partial or known, cancelled=partial is not None) from error
 
 
 def look(
@@ -190,15 +205,19 @@ def job_id_of(answer: dict[str, Any]) -> str:
     return job_id
 
 
-def _watch(
+def looks(
     link: Link, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
-) -> dict[str, Any]:
-    """Look at a job until it has ended: by long-polling where the server can, else on the usual schedule."""
+) -> Generator[dict[str, Any]]:
+    """Yield a job again and again until it has ended: by long-polling where the server can, else on schedule.
+
+    Raises:
+        WaitTimeoutError: The deadline passed; it holds what was seen last.
+    """
     pauses = poll_delays()
     while True:
         remaining = deadline.remaining()
         if remaining == 0:
-            raise _too_late(deadline, last, cancelled=False)
+            raise too_late(deadline, last, cancelled=False)
         hold = None
         if "wait" in (link.features or ()):
             hold = LONG_POLL_S if remaining is None else min(LONG_POLL_S, remaining)
@@ -209,14 +228,24 @@ def _watch(
                 continue
         began = time.monotonic()
         last = look(link, keys, job_id, hold=hold, deadline=deadline)
-        if _ended(last, looked=True):
-            return last
+        yield last
+        if ended(last, looked=True):
+            return
         if hold is not None and time.monotonic() - began < hold / 2:
             # A server that promised to hold and does not must not be asked in a tight loop.
             sleep(next(pauses))
 
 
-def _ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
+def _watch(
+    link: Link, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
+) -> dict[str, Any]:
+    with closing(looks(link, keys, job_id, deadline, last)) as seen:
+        for answer in seen:
+            last = answer
+    return last
+
+
+def ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
     """Tell whether an answer is a result.
 
     Without a status, an answer to a look is final, and one to an execution is when it holds any outcome.
@@ -227,7 +256,7 @@ def _ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
     return status in TERMINAL_STATUSES
 
 
-def _end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
+def end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
     """Cancel a job and return what there is of it; servers that answer only "cancelled" are asked once more."""
     deadline = Deadline(CLEAN_UP_S)
     answer = cancel(link, keys, job_id, deadline=deadline)
@@ -249,7 +278,7 @@ def _abandon(
     """Cancel the job of an execution that is being left, also when its id never arrived."""
     job_id = answer.get("job_id") or answer.get("id")
     if isinstance(job_id, str):
-        return _end(link, keys, job_id)
+        return end(link, keys, job_id)
     if not order.sent:
         return None
     deadline = Deadline(CLEAN_UP_S)
@@ -259,19 +288,10 @@ def _abandon(
         return None
     # The same request with the same key is the same job; this path answers at once.
     found = link.call(keys, at_once, query=query, order=order, deadline=deadline, urgent=True)
-    return _end(link, keys, job_id_of(found))
+    return end(link, keys, job_id_of(found))
 
 
-def _require_stdin(link: Link, deadline: Deadline) -> None:
-    if link.features is None:
-        link.call(None, "health", deadline=deadline)
-    if "stdin" not in (link.features or ()):
-        raise InvalidRequestError(
-            "this server gives programs no standard input; send the data as an input file instead"
-        )
-
-
-def _too_late(deadline: Deadline, known: dict[str, Any], *, cancelled: bool) -> WaitTimeoutError:
+def too_late(deadline: Deadline, known: dict[str, Any], *, cancelled: bool) -> WaitTimeoutError:
     job_id = known.get("job_id") or known.get("id")
     what = f"job {job_id}" if job_id else "the job"
     fate = "; it was cancelled" if cancelled else ""

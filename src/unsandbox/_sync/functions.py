@@ -44,15 +44,12 @@ class Caller:
         """Run code to its end."""
         deadline = Deadline(timeout)
         order = _encode(timeout=timeout, **options)
-        return execution.execute(
-            self._link, self._keys, order, deadline=deadline, needs_stdin=options["stdin"] is not None
-        )
+        return execution.execute(self._link, self._keys, order, deadline=deadline)
 
     def submit(self, options: dict[str, Any]) -> str:
         """Start a job and return its id."""
         order = _encode(**options)
-        needs_stdin = options["stdin"] is not None
-        return execution.job_id_of(execution.submit(self._link, self._keys, order, needs_stdin=needs_stdin))
+        return execution.job_id_of(execution.submit(self._link, self._keys, order))
 
     def run(self, source: str | bytes, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:
         """Run a script to its end."""
@@ -203,5 +200,5 @@ def _link(base_url: str) -> Link:
 
 def _encode(**options: Any) -> Order:
     if reads_files(options["input_files"]):
-        return Order(in_thread(encode_execution, **options))
-    return Order(encode_execution(**options))
+        return in_thread(encode_execution, **options)
+    return encode_execution(**options)

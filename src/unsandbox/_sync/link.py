@@ -22,6 +22,7 @@ from unsandbox.errors import (
     ClientStateError,
     ConnectionFailedError,
     InvalidRequestError,
+    InvalidResponseError,
     SudoRequiredError,
 )
 from unsandbox.protocol.answers import api_error, read_object
@@ -45,6 +46,12 @@ DEFAULT_TIMEOUT_S = 120.0
 
 STREAM_IDLE_S = 60.0
 """Seconds without a byte, keep-alives included, after which a stream counts as broken."""
+
+_MISSING = {
+    "stdin": "this server gives programs no standard input; send the data as an input file instead",
+    "args": "this server gives programs no arguments; send them as an input file or in env instead",
+    "isolation": "this server does not let the isolation be chosen, and it could be weaker than you ask for",
+}
 
 _CODES_ASKED = 3
 """How often somebody who types a one-time code may get it wrong."""
@@ -170,6 +177,20 @@ class Link:
             except (ConnectionFailedError, APIError) as error:
                 self._pause(endpoint.method, number, error, retry or self.retry, order, deadline)
 
+    def require(self, order: Order, deadline: Deadline = NEVER) -> None:
+        """Refuse an order of which the server would drop a part in silence.
+
+        Raises:
+            InvalidRequestError: The server does not announce what the order needs.
+        """
+        if not order.needs:
+            return
+        if self.features is None:
+            self.call(None, "health", deadline=deadline)
+        for feature in order.needs:
+            if feature not in (self.features or ()):
+                raise InvalidRequestError(_MISSING[feature])
+
     def open_stream(
         self,
         keys: Credentials | None,
@@ -179,7 +200,7 @@ class Link:
         headers: Mapping[str, str] | None = None,
         *,
         deadline: Deadline = NEVER,
-        retry: RetryPolicy | None = None,
+        idle_s: float = STREAM_IDLE_S,
     ) -> RequestsStream:
         """Open an answer that comes piece by piece; whoever gets it closes it.
 
@@ -192,7 +213,7 @@ class Link:
             query: Members of the query.
             headers: Further headers.
             deadline: The caller's deadline.
-            retry: Policy instead of the link's own.
+            idle_s: Seconds without a byte after which it counts as broken.
 
         Raises:
             APIError: The server answered with an error status.
@@ -210,14 +231,14 @@ class Link:
                     target,
                     self._signed(server.keys or keys, "GET", target) | dict(headers or {}),
                     self._time_for(deadline),
-                    STREAM_IDLE_S,
+                    idle_s,
                 )
                 if 200 <= stream.status < 300:
                     self._note_features(stream.headers, stream.status)
                     return stream
                 raise self._refusal(stream)
             except (ConnectionFailedError, APIError) as error:
-                self._pause("GET", number, error, retry or self.retry, None, deadline)
+                self._pause("GET", number, error, self.retry, None, deadline)
 
     def open_socket(
         self, keys: Credentials | None, path: str, params: Mapping[str, str], subprotocol: str
@@ -233,6 +254,7 @@ class Link:
         Raises:
             APIError: The server answered with an error status.
             ConnectionFailedError: There was no answer.
+            InvalidResponseError: It answered, but opened no WebSocket.
         """
         self.enter()
         server, transport = self._open()
@@ -240,9 +262,11 @@ class Link:
         made = transport.open_socket(
             target, self._signed(server.keys or keys, "GET", target), subprotocol, self.timeout
         )
-        if isinstance(made, RawResponse):
-            raise self._error(made)
-        return made
+        if not isinstance(made, RawResponse):
+            return made
+        if made.status < 300:
+            raise InvalidResponseError(f"what answers at {path} does not speak {subprotocol}")
+        raise self._error(made)
 
     def _pause(
         self,

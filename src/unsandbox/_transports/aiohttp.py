@@ -44,6 +44,9 @@ _LARGE_BODY = 1 << 20
 _HEARTBEAT_S = 20.0
 """Seconds between two looks whether the other end of a WebSocket is still there."""
 
+_CLOSE_S = 2.0
+"""Seconds that a server has to say goodbye to a WebSocket, too."""
+
 _CEIL_S = 60.0
 """Above this many seconds aiohttp may round a time limit up to whole ones, which saves timers."""
 
@@ -197,6 +200,7 @@ class AiohttpTransport:
                     headers=headers,
                     proxy=opened.proxy,
                     heartbeat=_HEARTBEAT_S,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
                     max_msg_size=0,
                 )
         except TimeoutError as error:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from unsandbox._transports.common import GOOD_CLOSES
 from unsandbox.errors import ConnectionFailedError, RequestTimeoutError, with_base
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class AiohttpSocket:
         if message.type is aiohttp.WSMsgType.BINARY or message.type is aiohttp.WSMsgType.TEXT:
             data: bytes | str = message.data
             return data
-        if message.type is aiohttp.WSMsgType.CLOSE:
+        if message.type is aiohttp.WSMsgType.CLOSE and message.data in GOOD_CLOSES:
             return None
         raise self.failure
 

@@ -17,6 +17,9 @@ USER_AGENT = f"unsandbox-python/{__version__}"
 MAX_CONNECTIONS = 100
 """Connections of one client at a time; further requests wait for one of them to be free."""
 
+GOOD_CLOSES = frozenset({1000, 1001})
+"""Codes with which a WebSocket is closed because all is done (RFC 6455, 7.4.1); any other is a failure."""
+
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 

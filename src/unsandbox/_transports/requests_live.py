@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unsandbox._transports.common import USER_AGENT, RawResponse, tls_context
+from unsandbox._transports.common import GOOD_CLOSES, USER_AGENT, RawResponse, tls_context
 from unsandbox.errors import ConnectionFailedError, RequestTimeoutError, with_base
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LIBRARY = "requests"
 """What the errors of this transport also are."""
 _CHUNK = 1 << 16
+_CLOSE_S = 2.0
+"""Seconds that a server has to say goodbye, too."""
 
 
 class RequestsStream:
@@ -103,7 +105,7 @@ class RequestsSocket:
                 f"{self._where}: nothing came within {timeout:g} s"
             ) from error
         except ConnectionClosed as error:
-            if error.rcvd is not None:
+            if error.rcvd is not None and error.rcvd.code in GOOD_CLOSES:
                 return None
             raise self.failure from error
         except (WebSocketException, OSError, EOFError) as error:
@@ -143,6 +145,7 @@ def connect_socket(
             additional_headers=dict(headers),
             user_agent_header=USER_AGENT,
             open_timeout=timeout,
+            close_timeout=_CLOSE_S,
             max_size=None,
             **options,
         )

@@ -1,58 +1,166 @@
-"""The command `un` and its subcommands; each is imported when it is used."""
+"""The command `un`: runs a file, or a subcommand. Each subcommand is imported when it is used."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from unsandbox._version import __version__
-from unsandbox.errors import CredentialsError, UnsandboxError
 
 EXIT_ERROR = 1
+EXIT_ARGUMENTS = 2
 EXIT_AUTHENTICATION = 3
+EXIT_API = 4
+EXIT_TIMEOUT = 5
+EXIT_INTERRUPTED = 130
 
-_COMMANDS = {
+RUN = "run"
+COMMANDS = {
+    "accounts": ("unsandbox.cli.accounts", "accounts", "List the accounts files and their rows."),
     "audit": ("unsandbox.cli.audit", "audit", "Check or show the audit log of a server."),
+    "completion": ("unsandbox.cli.completion", "completion", "Print what completes `un` in your shell."),
     "doctor": ("unsandbox.cli.doctor", "doctor", "Tell what this machine can enforce and run."),
+    "image": ("unsandbox.cli.image", "image", "Publish, share and spawn images."),
+    "jobs": ("unsandbox.cli.jobs", "jobs", "List, read, wait for and cancel jobs."),
+    "key": ("unsandbox.cli.accounts", "key", "Tell whether your key is valid, and its limits."),
     "keys": ("unsandbox.cli.keys", "keys", "Make, list and revoke the keys of a server."),
+    RUN: ("unsandbox.cli.run", "run", "Run a file; the word may be left out."),
     "serve": ("unsandbox.cli.serve", "serve", "Serve the API from this machine."),
+    "service": ("unsandbox.cli.service", "service", "Long-running programs with a name."),
+    "session": ("unsandbox.cli.session", "session", "Sandboxes with a terminal."),
+    "snapshot": ("unsandbox.cli.snapshot", "snapshot", "Saved states of sessions and services."),
 }
+
+WITH_VALUE = frozenset(
+    {
+        *("-s", "--shell", "-e", "--env", "--env-file", "-f", "--file", "-F", "--file-path", "-o", "--output"),
+        *("-p", "--public-key", "-k", "--secret-key", "--account", "--api-base", "--otp", "-n", "--network"),
+        *("-v", "--vcpu", "-t", "--ttl", "--timeout", "--isolation", "--stdin"),
+    }
+)
+"""Options that take the next word: tells a file's name from an option's value without importing more."""
+
+_HELP = """Run code in many languages, safely: on this machine or on a server.
+
+\b
+  un script.py                   run a file; its language by extension or #! line
+  un script.py -- one two        with arguments
+  un -s bash 'echo hello'        inline code
+  echo 'print(1)' | un -s python -
+                                 standard input as code
+  un --local script.py           on this machine, without account or network
+  un session                     a terminal in a sandbox
+"""
 
 
 class _LazyGroup(click.Group):
     """Imports a subcommand only when it is called: `un --help` stays quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return sorted(_COMMANDS)
+        return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        module, name, _ = _COMMANDS[cmd_name]
+        module, name, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        formatter.write_usage("un", "[OPTIONS] FILE | -s LANG CODE | - | COMMAND ...")
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, _, summary) in sorted(_COMMANDS.items())])
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in sorted(COMMANDS.items())])
+        formatter.write_paragraph()
+        formatter.write_text(
+            "`un run --help` lists the options of a run; every command has a --help of its own."
+        )
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="un")
 def cli() -> None:
-    """Run code in many languages, safely: on this machine or on a server."""
+    """Hold the subcommands; the words of a run are brought into form by `with_command`."""
+
+
+def with_command(words: Sequence[str]) -> list[str]:
+    """Return the words with the subcommand first: what names none is a run.
+
+    Options that stand before a subcommand go behind it, where they mean the same.
+
+    Example:
+        >>> with_command(["-n", "zerotrust", "a.py"]), with_command(["--local", "session", "list"])
+        (['run', '-n', 'zerotrust', 'a.py'], ['session', 'list', '--local'])
+    """
+    before: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--" or word == "-":
+            return [RUN, *words]
+        if not word.startswith("-"):
+            # With inline code the first bare word is code, whatever it says.
+            inline = any(option in before for option in ("-s", "--shell"))
+            after = list(rest)
+            return [word, *_behind(after, before)] if word in COMMANDS and not inline else [RUN, *words]
+        before.append(word)
+        if word in WITH_VALUE:
+            before.extend(value for value in [next(rest, None)] if value is not None)
+    alone = not words or any(word in words for word in ("-h", "--help", "--version"))
+    return list(words) if alone else [RUN, *words]
+
+
+def _behind(after: list[str], before: list[str]) -> list[str]:
+    """Put options behind the words of a subcommand, but not among the arguments of a program."""
+    at = after.index("--") if "--" in after else len(after)
+    return [*after[:at], *before, *after[at:]]
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; exit codes: 0 ok, 1 error, 2 wrong arguments, 3 authentication."""
+    """Run the command line.
+
+    Exit codes: 0 ok, 1 error, 2 wrong arguments, 3 authentication, 4 the API refused or could not be reached,
+    5 a deadline passed; that of the program when it ran and failed.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        return cli.main(args=arguments, prog_name="un")
-    except CredentialsError as error:
-        click.echo(f"un: {error}", err=True)
-        sys.exit(EXIT_AUTHENTICATION)
-    except UnsandboxError as error:
-        click.echo(f"un: {error}", err=True)
+        sys.exit(cli.main(args=with_command(words), prog_name="un", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("un: interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not complain about that at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_ERROR)
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        click.echo(f"un: {error}", err=True)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """Return the exit code for one of our errors, None for any other."""
+    from unsandbox import errors
+
+    by_class: tuple[tuple[type[Exception], int], ...] = (
+        (errors.CredentialsError, EXIT_AUTHENTICATION),
+        (errors.AuthenticationError, EXIT_AUTHENTICATION),
+        (errors.SudoRequiredError, EXIT_AUTHENTICATION),
+        (errors.InvalidRequestError, EXIT_ARGUMENTS),
+        (errors.WaitTimeoutError, EXIT_TIMEOUT),
+        (errors.APIError, EXIT_API),
+        (errors.ConnectionFailedError, EXIT_API),
+        (errors.InvalidResponseError, EXIT_API),
+        (errors.UnsandboxError, EXIT_ERROR),
+    )
+    return next((code for kind, code in by_class if isinstance(error, kind)), None)

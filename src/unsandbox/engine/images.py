@@ -8,12 +8,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn
 
-import msgspec
-
 from unsandbox.engine.blobs import Blobs
 from unsandbox.engine.context import Context
 from unsandbox.engine.copies import spawn_request
-from unsandbox.engine.objects import Document, epoch
+from unsandbox.engine.image_access import FILTERS, ImageDocument, access_of, describe, groups_of, trusted_of
+from unsandbox.engine.objects import Document
 from unsandbox.engine.refusals import Forbidden, InvalidJob, LimitReached, NotImplementedHere
 from unsandbox.engine.saved import Kept, SavedDocument, capture, opened, saved_id, settings_of, whole
 from unsandbox.engine.snapshots import Snapshots
@@ -27,27 +26,8 @@ from unsandbox.protocol.images import (
 )
 from unsandbox.protocol.services import Service
 
-FILTERS = ("owned", "shared", "public")
 _TRUSTED_KEYS = 1000
 _PUBLIC_KEY = re.compile(r"unsb-pk-[a-z0-9]{4}(-[a-z0-9]{4}){3}\Z")
-
-
-class ImageDocument(SavedDocument, kw_only=True):
-    """What is stored of an image.
-
-    Attributes:
-        description: For people.
-        visibility: `private`: its owner and trusted keys; `unlisted`: who knows its id; `public`: all.
-        source_type: `service` or `snapshot`: what it was published from.
-        source_id: Id of that.
-        trusted: Public keys that may use it.
-    """
-
-    source_type: str
-    source_id: str
-    description: str | None = None
-    visibility: str = "private"
-    trusted: list[str] = msgspec.field(default_factory=list)
 
 
 class Images:
@@ -107,9 +87,9 @@ class Images:
         if which not in (None, "", "all", *FILTERS):
             raise InvalidJob(f"filter must be all, {', '.join(FILTERS)}")
         wanted = FILTERS if which in (None, "", "all") else (which,)
-        found = [document for document in self._kept.shelf if not _groups(document, owner).isdisjoint(wanted)]
+        found = [document for document in self._kept.shelf if not groups_of(document, owner).isdisjoint(wanted)]
         found.sort(key=lambda document: document.created_at, reverse=True)
-        return [_describe(document, owner, listed=True) for document in found]
+        return [describe(document, owner, listed=True) for document in found]
 
     def get(self, owner: str, name: str) -> Image:
         """Return an image.
@@ -117,7 +97,7 @@ class Images:
         Raises:
             UnknownObject: No such image that this key may see.
         """
-        return _describe(self._usable(owner, name), owner)
+        return describe(self._usable(owner, name), owner)
 
     async def delete(self, owner: str, name: str) -> Image:
         """Delete an image.
@@ -128,15 +108,15 @@ class Images:
         """
         document = self._own(owner, name)
         await self._kept.remove(document)
-        return _describe(document, owner)
+        return describe(document, owner)
 
     async def set_locked(self, owner: str, name: str, locked: bool) -> Image:
         """Protect an image from deletion, or no longer."""
-        return _describe(await self._change(owner, name, lambda _: {"locked": locked}), owner)
+        return describe(await self._change(owner, name, lambda _: {"locked": locked}), owner)
 
     async def set_visibility(self, owner: str, name: str, visibility: str) -> Image:
         """Say who may see an image: `private`, `unlisted` or `public`."""
-        return _describe(await self._change(owner, name, lambda _: {"visibility": visibility}), owner)
+        return describe(await self._change(owner, name, lambda _: {"visibility": visibility}), owner)
 
     async def grant(self, owner: str, name: str, key: str | None) -> Trusted:
         """Let another key use an image.
@@ -153,12 +133,12 @@ class Images:
                 raise LimitReached(f"an image may trust {_TRUSTED_KEYS} keys; revoke one, or make it unlisted")
             return {"trusted": [*document.trusted, wanted]}
 
-        return _trusted(await self._change(owner, name, trust))
+        return trusted_of(await self._change(owner, name, trust))
 
     async def revoke(self, owner: str, name: str, key: str | None) -> Trusted:
         """Let another key no longer use an image; one that it does not trust is no error."""
         unwanted = _public_key(key)
-        return _trusted(
+        return trusted_of(
             await self._change(
                 owner, name, lambda document: {"trusted": [k for k in document.trusted if k != unwanted]}
             )
@@ -166,7 +146,7 @@ class Images:
 
     def trusted(self, owner: str, name: str) -> Trusted:
         """Return the keys that an image trusts, to its owner."""
-        return _trusted(self._own(owner, name))
+        return trusted_of(self._own(owner, name))
 
     async def transfer(self, owner: str, name: str, to: str) -> Image:
         """Give an image to another key.
@@ -184,13 +164,22 @@ class Images:
             return {"owner": receiver, "trusted": [key for key in document.trusted if key != receiver]}
 
         document = await self._change(owner, name, give)
-        return _describe(document, receiver).replace(access=_access(document, owner), trusted_keys=None)
+        return describe(document, receiver).replace(access=access_of(document, owner), trusted_keys=None)
 
-    async def spawn(self, owner: str, name: str, request: SpawnRequest) -> Service:
-        """Start a service from an image."""
+    async def spawn(self, owner: str, name: str, request: SpawnRequest, limit: int | None = None) -> Service:
+        """Start a service from an image.
+
+        Args:
+            owner: The key that asks.
+            name: Which image.
+            request: What shall be different from what the image is of.
+            limit: Services that the key may have; by default the engine's bound.
+        """
         document = self._usable(owner, name)
         async with opened(self._blobs, document) as state:
-            made: Service = await self._services.make_from(owner, spawn_request(document, request), state)
+            made: Service = await self._services.make_from(
+                owner, spawn_request(document, request), state, limit=limit
+            )
             return made
 
     async def clone(self, owner: str, name: str, request: ImageCloneRequest) -> Image:
@@ -209,7 +198,7 @@ class Images:
             **_state_of(original),
         )
         await self._kept.add(document)
-        return _describe(document, owner)
+        return describe(document, owner)
 
     @contextlib.asynccontextmanager
     async def golden(self, owner: str, name: str) -> AsyncIterator[SavedState]:
@@ -244,7 +233,7 @@ class Images:
         else:
             document = await self._of_service(owner, request)
         await self._kept.add(document)
-        return _describe(document, owner)
+        return describe(document, owner)
 
     def _of_snapshot(self, owner: str, request: ImageRequest) -> ImageDocument:
         snapshot = self._snapshots.document(owner, request.source_id)
@@ -291,7 +280,7 @@ class Images:
     def _usable(self, owner: str, name: str) -> ImageDocument:
         """Return an image that a key may use, by id, or by name when it is the key's own."""
         document = self._kept.shelf.find(name)
-        if document is not None and _access(document, owner) is not None:
+        if document is not None and access_of(document, owner) is not None:
             return document
         # A name of somebody else's image is never taken: anybody could publish under it.
         return self._kept.shelf.get(owner, name)
@@ -307,45 +296,6 @@ class Images:
         self, owner: str, name: str, changes: Callable[[ImageDocument], dict[str, Any]]
     ) -> ImageDocument:
         return await self._kept.change(self._own(owner, name), changes)
-
-
-def _access(document: ImageDocument, key: str) -> str | None:
-    """Return by what right a key may use an image, None when it may not know of it."""
-    if document.owner == key:
-        return "owner"
-    if key in document.trusted:
-        return "trusted"
-    return None if document.visibility == "private" else "public"
-
-
-def _groups(document: ImageDocument, key: str) -> set[str]:
-    """Return in which lists of a key an image stands; an unlisted one of others is in none."""
-    access = _access(document, key)
-    groups = {"owner": {"owned"}, "trusted": {"shared"}}.get(access or "", set())
-    return groups | ({"public"} if document.visibility == "public" else set())
-
-
-def _describe(document: ImageDocument, key: str, listed: bool = False) -> Image:
-    access = _access(document, key)
-    return Image(
-        image_id=document.object_id,
-        name=document.name,
-        description=document.description,
-        fingerprint=document.sha256,
-        visibility=document.visibility,
-        source_type=document.source_type,
-        source_id=document.source_id,
-        owner_api_key=document.owner,
-        size_bytes=document.size,
-        locked=document.locked,
-        access=access,
-        created_at=epoch(document.created_at),
-        trusted_keys=document.trusted if access == "owner" and not listed else None,
-    )
-
-
-def _trusted(document: ImageDocument) -> Trusted:
-    return Trusted(trusted_keys=document.trusted, count=len(document.trusted))
 
 
 def _public_key(text: str | None) -> str:

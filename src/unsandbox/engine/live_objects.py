@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -97,6 +98,28 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+class Making:
+    """Counts what is being made for each key, so that two at once do not pass a limit."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def of(self, owner: str) -> int:
+        """Return how many are being made for a key."""
+        return self._counts.get(owner, 0)
+
+    @contextlib.contextmanager
+    def one_more(self, owner: str) -> Iterator[None]:
+        """Count one while it is being made."""
+        self._counts[owner] = self.of(owner) + 1
+        try:
+            yield
+        finally:
+            self._counts[owner] -= 1
+            if not self._counts[owner]:
+                del self._counts[owner]
 
 
 class Background:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from unsandbox.engine.bootstrap import (
@@ -248,25 +248,3 @@ class ServiceHost:
                     remove_tree(path)
                 else:
                     remove_deployments(path, document.deployment)
-
-
-class Making:
-    """Counts what is being made for each key, so that two at once do not pass a limit."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def of(self, owner: str) -> int:
-        """Return how many are being made for a key."""
-        return self._counts.get(owner, 0)
-
-    @contextlib.contextmanager
-    def one_more(self, owner: str) -> Iterator[None]:
-        """Count one while it is being made."""
-        self._counts[owner] = self.of(owner) + 1
-        try:
-            yield
-        finally:
-            self._counts[owner] -= 1
-            if not self._counts[owner]:
-                del self._counts[owner]

@@ -12,7 +12,7 @@ from unsandbox.engine.bootstrap import Bootstrap, read_bootstrap
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.jobs import input_files
-from unsandbox.engine.live_objects import check_room, sandbox_files, set_vcpu
+from unsandbox.engine.live_objects import Making, check_room, sandbox_files, set_vcpu
 from unsandbox.engine.objects import container_name, new_id
 from unsandbox.engine.refusals import Conflict, InvalidJob, UnknownObject
 from unsandbox.engine.service_document import (
@@ -25,7 +25,7 @@ from unsandbox.engine.service_document import (
     describe,
 )
 from unsandbox.engine.service_door import ServiceDoor
-from unsandbox.engine.service_host import Making, ServiceHost
+from unsandbox.engine.service_host import ServiceHost
 from unsandbox.engine.service_log import ServiceLog
 from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.engine.vault import Vaults
@@ -102,10 +102,15 @@ class Services:
             return await self._make(owner, request, state, limit=limit)
 
     async def make_from(
-        self, owner: str, request: ServiceRequest, state: SavedState, object_id: str | None = None
+        self,
+        owner: str,
+        request: ServiceRequest,
+        state: SavedState,
+        object_id: str | None = None,
+        limit: int | None = None,
     ) -> Service:
         """Make a service out of a saved state; see `Source.make_from`."""
-        return await self._make(owner, request, state, object_id)
+        return await self._make(owner, request, state, object_id, limit)
 
     async def _make(
         self,

@@ -15,8 +15,9 @@ from typing import Any
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.jobs import input_files
+from unsandbox.engine.live_objects import Making, check_room
 from unsandbox.engine.objects import Document, Shelf, container_name, epoch, new_id
-from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, UnknownObject
+from unsandbox.engine.refusals import Conflict, InvalidJob, UnknownObject
 from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.engine.terminal import DEFAULT_SIZE, Terminal
 from unsandbox.protocol.sessions import Session, SessionRequest
@@ -80,6 +81,7 @@ class Sessions:
         self._opening: dict[str, asyncio.Lock] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._making = Making()
         self._saved_activity: dict[str, float] = {}
 
     @property
@@ -118,25 +120,36 @@ class Sessions:
             InvalidJob: An unknown shell, or isolation that cannot be had here.
             LimitReached: The key has as many sessions as it may have.
         """
-        mine = len(self._shelf.of(owner))
-        most = self._config.sessions_per_key if limit is None else limit
-        if mine >= most:
-            raise LimitReached(
-                f"this key already has {mine} sessions; delete one",
-                active_executions=mine,
-                concurrency_limit=most,
-            )
-        return await self._make(owner, request, None, None)
+        return await self._make(owner, request, None, None, limit)
 
     async def make_from(
-        self, owner: str, request: SessionRequest, state: SavedState, object_id: str | None = None
+        self,
+        owner: str,
+        request: SessionRequest,
+        state: SavedState,
+        object_id: str | None = None,
+        limit: int | None = None,
     ) -> Session:
         """Make a session out of a saved state; see `Source.make_from`."""
-        if len(self._shelf.of(owner)) >= self._config.sessions_per_key:
-            raise LimitReached("this key has as many sessions as it may have; delete one")
-        return await self._make(owner, request, state, object_id)
+        return await self._make(owner, request, state, object_id, limit)
 
     async def _make(
+        self,
+        owner: str,
+        request: SessionRequest,
+        state: SavedState | None,
+        object_id: str | None,
+        limit: int | None,
+    ) -> Session:
+        check_room(
+            "session",
+            len(self._shelf.of(owner)) + self._making.of(owner),
+            self._config.sessions_per_key if limit is None else limit,
+        )
+        with self._making.one_more(owner):
+            return await self._make_one(owner, request, state, object_id)
+
+    async def _make_one(
         self, owner: str, request: SessionRequest, state: SavedState | None, object_id: str | None
     ) -> Session:
         multiplexer = request.multiplexer or ("tmux" if request.tmux else "screen" if request.screen else None)
@@ -195,8 +208,8 @@ class Sessions:
         """Replace the state of a session by a saved one; see `Source.put_back`."""
         document = self._known(object_id)
         if state.hot_image is not None:
-            await self._end_live(object_id)
             async with self._opening_of(object_id):
+                await self._end_live(object_id)
                 await self._open(document, {}, state)
         elif state.work_archive is not None:
             live = await self._ensure_live(document)

@@ -18,6 +18,8 @@ from unsandbox.protocol.services import Service
 from unsandbox.protocol.sessions import Session
 from unsandbox.protocol.snapshots import Cloned, CloneRequest, Restored, Snapshot, SnapshotRequest
 
+NO_LIMITS: Mapping[str, int | None] = {}
+
 
 class SnapshotDocument(SavedDocument, kw_only=True):
     """What is stored of a snapshot.
@@ -105,8 +107,13 @@ class Snapshots:
         await self._kept.remove(document)
         return describe(document)
 
-    async def restore(self, owner: str, name: str) -> Restored:
+    async def restore(self, owner: str, name: str, limits: Mapping[str, int | None] = NO_LIMITS) -> Restored:
         """Put the saved state back into its source, or make the source again when it was deleted.
+
+        Args:
+            owner: The key that asks.
+            name: Which snapshot.
+            limits: How many of each kind the key may have; the engine's bound where there is none.
 
         Raises:
             Damaged: The saved bytes are not what was saved; the source is as it was.
@@ -118,7 +125,7 @@ class Snapshots:
                 source.source(owner, document.source_id)
             except UnknownObject:
                 request = same_request(document)
-                await source.make_from(owner, request, state, document.source_id)
+                await source.make_from(owner, request, state, document.source_id, limits.get(document.kind))
                 message = f"{document.kind} made again from the snapshot"
                 if document.env_names:
                     message += "; its vault went with it, set it again: " + ", ".join(document.env_names)
@@ -133,8 +140,20 @@ class Snapshots:
             message=message,
         )
 
-    async def clone(self, owner: str, name: str, request: CloneRequest) -> Cloned:
+    async def clone(
+        self,
+        owner: str,
+        name: str,
+        request: CloneRequest,
+        limits: Mapping[str, int | None] = NO_LIMITS,
+    ) -> Cloned:
         """Make a new session or service of the saved state.
+
+        Args:
+            owner: The key that asks.
+            name: Which snapshot.
+            request: What shall be different.
+            limits: As of `restore`.
 
         Raises:
             InvalidJob: A hot snapshot can only become what it was.
@@ -146,7 +165,7 @@ class Snapshots:
             raise InvalidJob(f"a hot snapshot of a {document.kind} can only be cloned to a {document.kind}")
         wanted = clone_request(document, kind, request)
         async with opened(self._blobs, document) as state:
-            made = await self._sources[kind].make_from(owner, wanted, state)
+            made = await self._sources[kind].make_from(owner, wanted, state, None, limits.get(kind))
         return _cloned(made)
 
     async def _create(self, owner: str, request: SnapshotRequest) -> Snapshot:
@@ -233,4 +252,4 @@ def _named_source(request: SnapshotRequest) -> tuple[str, str]:
 def _cloned(made: Session | Service) -> Cloned:
     if isinstance(made, Session):
         return Cloned(id=made.session_id, session_id=made.session_id, name=made.name, type="session")
-    return Cloned(id=made.service_id, service_id=made.service_id, name=made.name, url=made.url, type="service")
+    return Cloned(id=made.service_id, service_id=made.service_id, name=made.name, type="service")

@@ -62,7 +62,14 @@ class Source(Protocol):
     async def source_sandbox(self, object_id: str) -> LiveSandbox:
         """Return its sandbox, opened if need be; that counts as activity. A frozen one stays frozen."""
 
-    async def make_from(self, owner: str, request: Any, state: SavedState, object_id: str | None = None) -> Any:
+    async def make_from(
+        self,
+        owner: str,
+        request: Any,
+        state: SavedState,
+        object_id: str | None = None,
+        limit: int | None = None,
+    ) -> Any:
         """Make one out of a saved state, as `create` would, with the same limits, conflicts and refusals.
 
         With a hot image no bootstrap is run: what it began runs already. Nothing stays when it raises.
@@ -72,6 +79,7 @@ class Source(Protocol):
             request: As of `SourceInfo`.
             state: What it starts from.
             object_id: The id that it shall have: that of a deleted one that is restored.
+            limit: How many the key may have; by default the engine's bound.
         """
 
     async def put_back(self, object_id: str, state: SavedState) -> None:

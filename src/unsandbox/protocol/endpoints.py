@@ -8,9 +8,9 @@ from unsandbox.protocol.endpoints_state import IMAGES, LOGS, SERVICES, SESSIONS,
 
 FEATURES_HEADER = "Unsandbox-Features"
 """Response header with which a server announces what it can do beyond the historical API."""
-FEATURES = ("wait", "idempotency", "stdin", "events", "args")
+FEATURES = ("wait", "idempotency", "stdin", "events", "args", "isolation")
 """`wait`: `GET /jobs/{id}?wait=S` holds; `idempotency`: `Idempotency-Key` is honoured; `stdin`: is taken;
-`events`: `GET /jobs/{id}/events` streams; `args`: the program gets arguments."""
+`events`: `GET /jobs/{id}/events` streams; `args`: the program gets arguments; `isolation`: may be chosen."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 REQUEST_ID_HEADER = "X-Request-Id"
 OTP_HEADER = "X-Sudo-OTP"

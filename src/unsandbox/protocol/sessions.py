@@ -10,6 +10,8 @@ from unsandbox.protocol.models import Artifact, InputFile, IsolationName, Networ
 
 SessionTtl = Annotated[int, msgspec.Meta(ge=1, le=30 * 86400)]
 
+SHELL_SUBPROTOCOL = "unsandbox-shell"
+"""What a terminal's WebSocket speaks (wire document, 8.6)."""
 DEFAULT_TTL_S = 3600
 BOOST_VCPU = 2
 

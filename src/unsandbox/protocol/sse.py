@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_MAX_LINE_BYTES = 64 << 20
+_MAX_LINE_BYTES = 512 << 20
 
 
 class ServerEvent(NamedTuple):
@@ -29,17 +29,23 @@ class EventReader:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
         self._data: list[str] = []
         self._event = ""
         self.last_id: str | None = None
 
     def feed(self, piece: bytes) -> Iterator[ServerEvent]:
         """Take a piece of the body and yield the events that end in it."""
-        lines = (self._rest + piece).split(b"\n")
-        self._rest = lines.pop()
-        if len(self._rest) > _MAX_LINE_BYTES:
-            raise ValueError("a line of the event stream has no end")
+        self._rest_bytes += len(piece)
+        self._rest.append(piece)
+        if b"\n" not in piece:
+            # Joined only when a line is whole: a result may hold files, and its line come in a thousand pieces.
+            if self._rest_bytes > _MAX_LINE_BYTES:
+                raise ValueError("a line of the event stream has no end")
+            return
+        *lines, rest = b"".join(self._rest).split(b"\n")
+        self._rest, self._rest_bytes = [rest], len(rest)
         for line in lines:
             event = self._take(line.removesuffix(b"\r").decode("utf-8", "replace"))
             if event is not None:

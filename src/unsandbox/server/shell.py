@@ -11,10 +11,10 @@ from aiohttp import WSMsgType, web
 from unsandbox.engine import Engine
 from unsandbox.engine.terminal import Terminal, Viewer
 from unsandbox.protocol import codec
+from unsandbox.protocol.sessions import SHELL_SUBPROTOCOL
 
 logger = logging.getLogger("unsandbox.server.shell")
 
-SUBPROTOCOL = "unsandbox-shell"
 _MAX_FRAME = 1 << 20
 _HEARTBEAT_S = 30.0
 
@@ -38,7 +38,7 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
         raise web.HTTPNotFound(reason="No such session") from None
     try:
         socket = web.WebSocketResponse(
-            protocols=(SUBPROTOCOL,), max_msg_size=_MAX_FRAME, heartbeat=_HEARTBEAT_S
+            protocols=(SHELL_SUBPROTOCOL,), max_msg_size=_MAX_FRAME, heartbeat=_HEARTBEAT_S
         )
         await socket.prepare(request)
         viewer = terminal.attach(replay=lasting or terminal.viewers > 0)

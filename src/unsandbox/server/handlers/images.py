@@ -98,7 +98,9 @@ async def transfer_image(call: Call) -> Image:
 
 async def spawn_image(call: Call) -> Service:
     """Start a service from it."""
-    return await call.engine.images.spawn(call.owner, call.params["id"], read_body(call, SpawnRequest))
+    request, limit = read_body(call, SpawnRequest), call.settings.services
+    service = await call.engine.images.spawn(call.owner, call.params["id"], request, limit)
+    return service.replace(url=call.service_url(service.name or ""))
 
 
 async def clone_image(call: Call) -> Image:

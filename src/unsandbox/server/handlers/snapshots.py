@@ -40,7 +40,7 @@ async def delete_snapshot(call: Call) -> Snapshot:
 
 async def restore_snapshot(call: Call) -> Restored:
     """Put the saved state back."""
-    return await call.engine.snapshots.restore(call.owner, call.params["id"])
+    return await call.engine.snapshots.restore(call.owner, call.params["id"], _limits(call))
 
 
 async def lock_snapshot(call: Call) -> Snapshot:
@@ -56,12 +56,17 @@ async def unlock_snapshot(call: Call) -> Snapshot:
 async def clone_snapshot(call: Call) -> Cloned:
     """Make a new session or service."""
     request = read_body(call, CloneRequest)
-    return await call.engine.snapshots.clone(call.owner, call.params["id"], request)
+    made = await call.engine.snapshots.clone(call.owner, call.params["id"], request, _limits(call))
+    return made.replace(url=call.service_url(made.name or "")) if made.service_id else made
 
 
 async def _create(call: Call, request: SnapshotRequest) -> Snapshot:
     snapshot = await call.engine.snapshots.create(call.owner, request)
     return snapshot.replace(message="snapshot created")
+
+
+def _limits(call: Call) -> dict[str, int | None]:
+    return {"session": call.settings.sessions, "service": call.settings.services}
 
 
 def _without_source(call: Call) -> SnapshotRequest:

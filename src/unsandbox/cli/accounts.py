@@ -1,0 +1,47 @@
+"""`un key` and `un accounts`: which keys are used, and what the server knows of them."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from unsandbox.cli.connection import connection_options, open_client
+from unsandbox.cli.main import EXIT_AUTHENTICATION
+from unsandbox.cli.output import JSON_OPTION, show, table
+
+
+@click.command()
+@click.option("--extend", is_flag=True, help="Print the page of the hosted service where a key is extended.")
+@JSON_OPTION
+@connection_options
+def key(extend: bool, as_json: bool) -> None:
+    """Tell whether your key is valid, and its limits."""
+    with open_client() as client:
+        info = client.validate_keys()
+    if extend:
+        click.echo(f"https://unsandbox.com/keys/extend?pk={info.public_key}")
+        return
+    show(info, as_json)
+    if not info.valid:
+        raise click.exceptions.Exit(EXIT_AUTHENTICATION)
+
+
+@click.command()
+@JSON_OPTION
+def accounts(as_json: bool) -> None:
+    """List the rows of the accounts files, and say which keys a command would use; never a secret."""
+    from unsandbox.credentials import explain_credentials, list_accounts
+
+    rows = [
+        {"file": str(account.file), "account": account.row, "public_key": account.public_key}
+        for account in list_accounts()
+    ]
+    report = explain_credentials()
+    used = f"commands use the keys of {report.source}" if report.source else str(report.error)
+    if as_json:
+        click.echo(json.dumps({"accounts": rows, "count": len(rows), "used": used}))
+        return
+    if rows:
+        table([[str(value) for value in row.values()] for row in rows], ("file", "account", "public_key"))
+    click.echo(used, err=True)

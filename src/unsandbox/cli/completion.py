@@ -1,0 +1,24 @@
+"""`un completion`: what makes a shell complete the words of `un`."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    r"""Print what completes `un` in a shell.
+
+    \b
+    bash: un completion bash >> ~/.bashrc
+    zsh:  un completion zsh >> ~/.zshrc
+    fish: un completion fish > ~/.config/fish/completions/un.fish
+    """
+    from unsandbox.cli.main import cli
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.ClickException(f"no completion for {shell}")
+    click.echo(kind(cli, {}, "un", "_UN_COMPLETE").source())

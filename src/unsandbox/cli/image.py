@@ -1,0 +1,160 @@
+"""`un image`: published copies of services and snapshots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from unsandbox.cli.connection import connection_options, one_time_code, open_client
+from unsandbox.cli.historical import verbs
+from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, said, show_list
+from unsandbox.cli.service import PORTS
+from unsandbox.cli.verbs import add_get, add_protected, add_verb
+
+_COLUMNS = ("image_id", "name", "visibility", "access", "size_bytes", "locked")
+_HISTORICAL = {
+    "--list": "list",
+    "-l": "list",
+    "--info": "get",
+    "--delete": "delete",
+    "--publish": "publish",
+    "--spawn": "spawn",
+    "--clone": "clone",
+    "--lock": "lock",
+    "--unlock": "unlock",
+    "--visibility": "visibility",
+    "--grant": "grant",
+    "--revoke": "revoke",
+    "--trusted": "trusted",
+    "--transfer": "transfer",
+}
+
+
+@click.group(cls=verbs(_HISTORICAL), invoke_without_command=True)
+@click.pass_context
+def image(ctx: click.Context) -> None:
+    """Published copies of services and snapshots; without a verb, list them."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_images)
+
+
+@image.command("list")
+@click.argument("which", required=False, type=click.Choice(["owned", "shared", "public"]))
+@JSON_OPTION
+@connection_options
+def list_images(which: Any = None, as_json: bool = False) -> None:
+    """List images: those you own, those shared with you, public ones, or all that you may use."""
+    with open_client() as client:
+        show_list(client.list_images(which).images, as_json, _COLUMNS, "images")
+
+
+@image.command()
+@click.argument("source_type", type=click.Choice(["service", "snapshot"]))
+@click.argument("source_id")
+@click.option("--name", help="Name of the image.")
+@click.option("--description", help="What is in it.")
+@JSON_OPTION
+@connection_options
+def publish(source_type: Any, source_id: str, name: str | None, description: str | None, as_json: bool) -> None:
+    """Make an image of a service or snapshot, private at first; prints its id."""
+    with open_client() as client:
+        made = client.publish_image(source_type, source_id, name=name, description=description)
+    said(made, as_json, str(made.image_id))
+
+
+add_get(image, "get_image", "image")
+add_verb(image, "lock", "lock_image", "Protect an image from deletion.", "locked")
+add_protected(image, "unlock", "unlock_image", "Take the protection off images.", "unlocked")
+add_protected(image, "delete", "delete_image", "Delete images.", "deleted", "Delete them for good?")
+
+
+@image.command()
+@click.argument("image_id")
+@click.argument("who", type=click.Choice(["private", "unlisted", "public"]))
+@JSON_OPTION
+@connection_options
+def visibility(image_id: str, who: Any, as_json: bool) -> None:
+    """Say who may see an image."""
+    with open_client() as client:
+        said(client.set_image_visibility(image_id, who), as_json, f"{image_id} is {who}")
+
+
+def _access(name: str, method: str, summary: str) -> None:
+    @image.command(name, help=summary)
+    @click.argument("image_id")
+    @click.argument("public_key")
+    @JSON_OPTION
+    @connection_options
+    def verb(image_id: str, public_key: str, as_json: bool) -> None:
+        with open_client() as client:
+            trusted = getattr(client, method)(image_id, public_key)
+        said(trusted, as_json, "\n".join(trusted.trusted_keys))
+
+
+_access("grant", "grant_image_access", "Let another key use an image.")
+_access("revoke", "revoke_image_access", "Take that right back.")
+
+
+@image.command()
+@click.argument("image_id")
+@JSON_OPTION
+@connection_options
+def trusted(image_id: str, as_json: bool) -> None:
+    """List the keys that may use an image."""
+    with open_client() as client:
+        keys = client.list_image_trusted(image_id)
+    said(keys, as_json, "\n".join(keys.trusted_keys))
+
+
+@image.command()
+@click.argument("image_id")
+@click.argument("public_key")
+@YES_OPTION
+@JSON_OPTION
+@connection_options
+def transfer(image_id: str, public_key: str, yes: bool, as_json: bool) -> None:
+    """Give an image to another key."""
+    confirm(yes, "You will not own it any more. Go on?")
+    with open_client() as client:
+        given = client.transfer_image(image_id, public_key, otp=one_time_code())
+    said(given, as_json, f"{image_id} belongs to {public_key}")
+
+
+@image.command()
+@click.argument("image_id")
+@click.option("--name", help="Name of the service.")
+@click.option("--ports", type=PORTS, help="Its ports.")
+@click.option("--bootstrap", help="Command that starts it; that of the image when not given.")
+@click.option("-n", "--network", type=click.Choice(["semitrusted", "zerotrust"]), help="What it may reach.")
+@click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors; memory goes with them.")
+@JSON_OPTION
+@connection_options
+def spawn(
+    image_id: str,
+    name: str | None,
+    ports: list[int] | None,
+    bootstrap: str | None,
+    network: Any,
+    vcpu: int | None,
+    as_json: bool,
+) -> None:
+    """Start a service from an image; prints its id."""
+    with open_client() as client:
+        made = client.spawn_image(
+            image_id, name=name, ports=ports, bootstrap=bootstrap, network_mode=network, vcpu=vcpu
+        )
+    said(made, as_json, f"{made.service_id}  {made.url or made.name}")
+
+
+@image.command()
+@click.argument("image_id")
+@click.option("--name", help="Name of the copy.")
+@click.option("--description", help="What is in it.")
+@JSON_OPTION
+@connection_options
+def clone(image_id: str, name: str | None, description: str | None, as_json: bool) -> None:
+    """Copy an image; the copy is yours and private. Prints its id."""
+    with open_client() as client:
+        made = client.clone_image(image_id, name=name, description=description)
+    said(made, as_json, str(made.image_id))

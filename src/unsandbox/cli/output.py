@@ -1,0 +1,158 @@
+"""What commands print: JSON for scripts, a table on a terminal, plain columns in a pipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from unsandbox import Job, OutputEvent, ResultEvent
+    from unsandbox.protocol.models import Artifact, WireModel
+
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+YES_OPTION = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def show(model: WireModel, as_json: bool, columns: Sequence[str] = ()) -> None:
+    """Print one object: as JSON, or a line for each of its members.
+
+    Args:
+        model: The object.
+        as_json: Whether as JSON.
+        columns: The members to show, in this order; all of them when not given.
+    """
+    from unsandbox.protocol.codec import to_wire
+
+    members = to_wire(model)
+    if as_json:
+        click.echo(json.dumps(members, ensure_ascii=False))
+        return
+    twins = {twin for names in model.TWINS.values() for twin in names}
+    shown = [name for name in (columns or members) if name in members and name not in twins]
+    width = max((len(name) for name in shown), default=0)
+    for name in shown:
+        click.echo(f"{name:{width}}  {_cell(members[name])}")
+
+
+def show_list(
+    models: Sequence[WireModel], as_json: bool, columns: Sequence[str], kind: str, nothing: str = ""
+) -> None:
+    """Print a list: as JSON, as a table on a terminal, else a line each with tabs between the columns.
+
+    Args:
+        models: The objects.
+        as_json: Whether as JSON.
+        columns: The members to show.
+        kind: What they are, in the plural, as the JSON names them.
+        nothing: What to say on standard error when there are none.
+    """
+    from unsandbox.protocol.codec import to_wire
+
+    rows = [to_wire(model) for model in models]
+    if as_json:
+        click.echo(json.dumps({kind: rows, "count": len(rows)}, ensure_ascii=False))
+    elif not rows:
+        click.echo(nothing or f"no {kind}", err=True)
+    else:
+        table([[_cell(row.get(name)) for name in columns] for row in rows], columns)
+
+
+def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
+    """Print rows under their column names on a terminal; in a pipe without names, tabs between the cells."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            click.echo("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        drawn.add_column(name, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    Console().print(drawn)
+
+
+def said(model: WireModel, as_json: bool, text: str) -> None:
+    """Print what was done: the server's answer as JSON, or a sentence."""
+    if as_json:
+        show(model, as_json)
+    else:
+        click.echo(text)
+
+
+def confirm(yes: bool, question: str) -> None:
+    """Ask before something is lost; without a terminal `--yes` is needed.
+
+    Raises:
+        click.UsageError: Nobody can be asked.
+        click.Abort: The answer was no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Nobody can be asked here: say --yes.")
+    click.confirm(question, abort=True, err=True)
+
+
+def parse_env(pairs: Sequence[str], env_file: Path | None) -> dict[str, str]:
+    """Return variables from `K=V` words and a file of such lines; words win over the file.
+
+    Raises:
+        click.BadParameter: A word or line has no `=` or no name.
+    """
+    found: dict[str, str] = {}
+    lines = env_file.read_text().splitlines() if env_file else []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            name, equals, value = line.strip().removeprefix("export ").partition("=")
+            if not (equals and name.strip()):
+                raise click.BadParameter(f"line {number} of {env_file} is not NAME=VALUE")
+            found[name.strip()] = value
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (equals and name):
+            raise click.BadParameter("--env takes NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def pass_through(events: Iterable[OutputEvent | ResultEvent]) -> Job:
+    """Write a program's output to ours as it comes, byte for byte; return the job at its end."""
+    from unsandbox import InvalidResponseError, OutputEvent
+
+    for event in events:
+        if not isinstance(event, OutputEvent):
+            return event.job
+        stream = sys.stdout if event.stream == "stdout" else sys.stderr
+        stream.buffer.write(event.data)
+        stream.buffer.flush()
+    raise InvalidResponseError("the stream of the job ended without its result")
+
+
+def save_artifacts(artifacts: Sequence[Artifact], folder: Path) -> None:
+    """Write artifacts into a folder, each under its base name; what exists is overwritten. Says where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for artifact in artifacts:
+        path = folder / Path(artifact.filename.replace("\\", "/")).name
+        path.write_bytes(artifact.data)
+        if artifact.data[:4] == b"\x7fELF" or artifact.data[:2] == b"#!":
+            path.chmod(0o755)
+        click.echo(f"wrote {path}", err=True)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(map(_cell, value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)

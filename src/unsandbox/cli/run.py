@@ -1,0 +1,168 @@
+"""`un FILE`, `un -s LANG CODE`, `un -`: run a program and be it: its output, its exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unsandbox.cli.connection import connection_options, open_client
+from unsandbox.cli.main import EXIT_API, EXIT_TIMEOUT
+from unsandbox.cli.output import JSON_OPTION, parse_env, pass_through, save_artifacts
+
+if TYPE_CHECKING:
+    from unsandbox import Client, Job
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="What comes after -- are the arguments of the program.",
+)
+@click.argument("source", metavar="FILE|CODE|-")
+@click.argument("arguments", nargs=-1, metavar="[-- ARGS...]")
+@click.option("-s", "--shell", "language", metavar="LANG", help="The language; the first word is then code.")
+@click.option(
+    "-e", "--env", "pairs", multiple=True, metavar="K=V", help="Environment variable; again for more."
+)
+@click.option("--env-file", type=_FILE, help="File of K=V lines.")
+@click.option("-f", "--file", "files", multiple=True, type=_FILE, help="File for the program, in /tmp/input.")
+@click.option(
+    "-F",
+    "--file-path",
+    "paths",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="File or folder that keeps its path below /tmp/input.",
+)
+@click.option("-a", "--artifacts", is_flag=True, help="Save what the program leaves in /tmp/artifacts.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the artifacts (.); implies -a.",
+)
+@click.option(
+    "-n",
+    "--network",
+    type=click.Choice(["zerotrust", "semitrusted"]),
+    help="zerotrust: no network; semitrusted: outbound only.",
+)
+@click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors; memory goes with them.")
+@click.option("-t", "--ttl", type=click.IntRange(1, 900), help="Seconds that the program may run (60).")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that you wait; exit code 5."
+)
+@click.option(
+    "--isolation",
+    type=click.Choice(["auto", "bubblewrap", "gvisor", "hardened"]),
+    help="What at least keeps the program in.",
+)
+@click.option("--stdin", "stdin_file", type=click.File("rb"), help="File that the program reads; - is ours.")
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 also when the program failed.")
+@JSON_OPTION
+@connection_options
+def run(
+    source: str,
+    arguments: tuple[str, ...],
+    language: str | None,
+    pairs: tuple[str, ...],
+    env_file: Path | None,
+    files: tuple[Path, ...],
+    paths: tuple[Path, ...],
+    artifacts: bool,
+    output: Path | None,
+    network: str | None,
+    vcpu: int | None,
+    ttl: int | None,
+    timeout: float | None,
+    isolation: str | None,
+    stdin_file: Any,
+    exit_zero: bool,
+    as_json: bool,
+) -> None:
+    """Run a program and be it: its output as it comes, its exit code.
+
+    FILE is run in the language of its extension or #! line. With -s LANG the word is the code itself. A
+    single - reads the code from standard input.
+    """
+    language, code = _program(source, language)
+    stdin = None if stdin_file is None else stdin_file.read()
+    options = {
+        "env": parse_env(pairs, env_file) or None,
+        "input_files": [*files, *paths] or None,
+        "network_mode": network,
+        "vcpu": vcpu,
+        "ttl": ttl,
+        "return_artifacts": artifacts or output is not None,
+        "stdin": stdin,
+        "args": list(arguments) or None,
+        "isolation": isolation,
+        "timeout": timeout,
+    }
+    with open_client() as client:
+        job = _execute(
+            client, language, code, as_json, {name: value for name, value in options.items() if value}
+        )
+    if as_json:
+        from unsandbox.protocol.codec import to_wire
+
+        click.echo(json.dumps(to_wire(job), ensure_ascii=False))
+    if artifacts or output is not None:
+        save_artifacts(job.artifacts or (), output or Path())
+        for skipped in job.artifacts_skipped or ():
+            click.echo(f"un: left out {skipped}", err=True)
+    sys.exit(0 if exit_zero else _exit_code(job, as_json))
+
+
+def _execute(client: Client, language: str, code: str, quiet: bool, options: dict[str, Any]) -> Job:
+    if quiet:
+        return client.execute(language, code, **options)
+    with client.stream(language, code, **options) as events:
+        job = pass_through(events)
+    for stream in ("stdout", "stderr"):
+        if dropped := getattr(job, f"{stream}_dropped_bytes"):
+            click.echo(f"un: {dropped} bytes of {stream} beyond the limit were dropped", err=True)
+    return job
+
+
+def _exit_code(job: Job, quiet: bool) -> int:
+    if job.error and not quiet:
+        click.echo(f"un: {job.error}", err=True)
+    if job.status == "timeout":
+        return EXIT_TIMEOUT
+    if job.status == "completed" or not job.error:
+        return (job.exit_code or 0) & 0xFF
+    return EXIT_API
+
+
+def _program(source: str, language: str | None) -> tuple[str, str]:
+    """Return the language and the code that the words mean."""
+    if source == "-":
+        code = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+        return language or _by_shebang(code, "standard input"), code
+    if language is not None:
+        return language, source
+    path = Path(source)
+    try:
+        code = path.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise click.UsageError(
+            f"{source!r} cannot be read: {error.strerror}. Inline code is run by: un -s LANG CODE"
+        ) from error
+    from unsandbox.protocol.languages import detect_language
+
+    return detect_language(path.name) or _by_shebang(code, source), code
+
+
+def _by_shebang(code: str, what: str) -> str:
+    from unsandbox.protocol.languages import detect_shebang
+
+    language = detect_shebang(code)
+    if language is None:
+        raise click.UsageError(f"nothing tells the language of {what}; name it: un -s LANG -")
+    return language

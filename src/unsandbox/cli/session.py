@@ -1,0 +1,210 @@
+"""`un session`: a terminal in a sandbox, and sessions that stay."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unsandbox.cli.connection import connection_options, one_time_code, open_async_client, open_client
+from unsandbox.cli.historical import verbs
+from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, said, save_artifacts, show, show_list
+from unsandbox.cli.verbs import add_get, add_verb
+from unsandbox.errors import NotFoundError
+
+_COLUMNS = ("session_id", "container_name", "shell", "status", "remaining_ttl", "vcpu")
+_HISTORICAL = {
+    "--list": "list",
+    "-l": "list",
+    "--attach": "attach",
+    "--kill": "delete",
+    "--info": "get",
+    "--freeze": "freeze",
+    "--unfreeze": "unfreeze",
+    "--boost": "boost",
+    "--unboost": "unboost",
+    "--snapshot": "snapshot",
+}
+_FILE = click.Path(exists=True, path_type=Path)
+
+
+@click.group(cls=verbs(_HISTORICAL), invoke_without_command=True)
+@click.option("-s", "--shell", metavar="NAME", help="Shell or REPL (bash).")
+@click.option(
+    "--tmux", is_flag=True, help="The shell survives a disconnect; `un session attach ID` comes back."
+)
+@click.option("--screen", is_flag=True, help="As --tmux.")
+@click.option("-n", "--network", type=click.Choice(["zerotrust", "semitrusted"]), help="What it may reach.")
+@click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors; memory goes with them.")
+@click.option(
+    "-t", "--ttl", type=click.IntRange(min=1), help="Seconds without traffic until it is deleted (3600)."
+)
+@click.option("-f", "--file", "files", multiple=True, type=_FILE, help="File for it, in /tmp/input.")
+@click.option("-a", "--audit", is_flag=True, help="Save the shell history at the end.")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for what is saved."
+)
+@click.option(
+    "--isolation", type=click.Choice(["auto", "bubblewrap", "gvisor", "hardened"]), help="At least this."
+)
+@click.option("--name", help="A name for people.")
+@click.option("-d", "--detach", is_flag=True, help="Make it, print its id, open no terminal.")
+@JSON_OPTION
+@connection_options
+@click.pass_context
+def session(
+    ctx: click.Context,
+    shell: str | None,
+    tmux: bool,
+    screen: bool,
+    network: str | None,
+    vcpu: int | None,
+    ttl: int | None,
+    files: tuple[Path, ...],
+    audit: bool,
+    output: Path | None,
+    isolation: str | None,
+    name: str | None,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Open a terminal in a new sandbox; with a verb, work with sessions that stay.
+
+    The session is deleted when its shell ends. After a disconnect it stays: `un session attach ID`.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    wanted: dict[str, Any] = {
+        "shell": shell,
+        "multiplexer": "tmux" if tmux else "screen" if screen else None,
+        "network_mode": network,
+        "vcpu": vcpu,
+        "ttl": ttl,
+        "input_files": list(files) or None,
+        "audit": audit or None,
+        "name": name,
+        "isolation": isolation,
+    }
+    if detach:
+        with open_client() as client:
+            made = client.create_session(**wanted)
+        said(made, as_json, str(made.session_id))
+        return
+    asyncio.run(_new(wanted, audit, output))
+
+
+async def _new(wanted: dict[str, Any], audit: bool, output: Path | None) -> None:
+    from unsandbox.cli.terminal import show_terminal
+
+    async with open_async_client() as client:
+        made = await client.create_session(**wanted)
+        session_id = str(made.session_id)
+        ended = True
+        try:
+            ended = await show_terminal(client, session_id)
+        finally:
+            if ended:
+                with contextlib.suppress(NotFoundError):
+                    gone = await client.delete_session(session_id, audit=audit or None, otp=one_time_code())
+                    save_artifacts(gone.artifacts or (), output or Path())
+            else:
+                click.echo(f"the session stays; come back with: un session attach {session_id}", err=True)
+
+
+@session.command("list")
+@JSON_OPTION
+@connection_options
+def list_sessions(as_json: bool) -> None:
+    """List your sessions."""
+    with open_client() as client:
+        show_list(client.list_sessions().sessions, as_json, _COLUMNS, "sessions")
+
+
+@session.command()
+@click.argument("session_id")
+@connection_options
+def attach(session_id: str) -> None:
+    """Open the terminal of a session; it stays when the terminal closes."""
+    from unsandbox.cli.terminal import show_terminal
+
+    async def join() -> None:
+        async with open_async_client() as client:
+            await show_terminal(client, session_id)
+
+    asyncio.run(join())
+
+
+@session.command("run")
+@click.argument("session_id")
+@click.argument("command")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds that it may take."
+)
+@JSON_OPTION
+@connection_options
+def run_command(session_id: str, command: str, timeout: float, as_json: bool) -> None:
+    """Run one command in the live shell of a session; exit with its code."""
+    with open_client() as client:
+        result = client.session_command(session_id, command, timeout=timeout)
+    if as_json:
+        show(result, as_json)
+    else:
+        sys.stdout.write(result.stdout or "")
+        sys.stdout.flush()
+        sys.stderr.write(result.stderr or "")
+    sys.exit((result.exit_code or 0) & 0xFF)
+
+
+@session.command()
+@click.argument("session_ids", nargs=-1, required=True)
+@click.option("-a", "--audit", is_flag=True, help="Save the shell history.")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for what is saved."
+)
+@YES_OPTION
+@JSON_OPTION
+@connection_options
+def delete(session_ids: tuple[str, ...], audit: bool, output: Path | None, yes: bool, as_json: bool) -> None:
+    """End sessions; what lies in their /tmp/artifacts is saved with --output."""
+    confirm(yes, f"Delete {len(session_ids)} session(s) with all files?")
+    with open_client() as client:
+        for session_id in session_ids:
+            gone = client.delete_session(session_id, audit=audit or None, otp=one_time_code())
+            if audit or output is not None:
+                save_artifacts(gone.artifacts or (), output or Path())
+            said(gone, as_json, f"deleted {gone.session_id}")
+
+
+add_get(session, "get_session", "session, by id or container name")
+add_verb(session, "freeze", "freeze_session", "Stop all processes of a session where they are.", "frozen")
+add_verb(session, "unfreeze", "unfreeze_session", "Let the processes of a session go on.", "running")
+add_verb(session, "unboost", "unboost_session", "Return a session to what it began with.", "unboosted")
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors (2).")
+@JSON_OPTION
+@connection_options
+def boost(session_id: str, vcpu: int | None, as_json: bool) -> None:
+    """Give a session more processors and memory."""
+    with open_client() as client:
+        boosted = client.boost_session(session_id, vcpu=vcpu)
+        said(boosted, as_json, f"{session_id} has {boosted.vcpu} vCPU, {boosted.memory_mb} MB")
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("--name", help="Name of the snapshot.")
+@click.option("--hot", is_flag=True, help="With memory and running processes.")
+@JSON_OPTION
+@connection_options
+def snapshot(session_id: str, name: str | None, hot: bool, as_json: bool) -> None:
+    """Save the state of a session; prints the snapshot's id."""
+    with open_client() as client:
+        saved = client.session_snapshot(session_id, name=name, hot=hot or None)
+    said(saved, as_json, str(saved.snapshot_id))

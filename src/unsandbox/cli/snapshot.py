@@ -1,0 +1,66 @@
+"""`un snapshot`: saved states of sessions and services."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from unsandbox.cli.connection import connection_options, open_client
+from unsandbox.cli.historical import verbs
+from unsandbox.cli.output import JSON_OPTION, said, show_list
+from unsandbox.cli.service import PORTS
+from unsandbox.cli.verbs import add_get, add_protected, add_verb
+
+_COLUMNS = ("snapshot_id", "name", "source_type", "source_id", "size_bytes", "hot", "locked")
+_HISTORICAL = {
+    "--list": "list",
+    "-l": "list",
+    "--info": "get",
+    "--delete": "delete",
+    "--restore": "restore",
+    "--clone": "clone",
+    "--lock": "lock",
+    "--unlock": "unlock",
+}
+
+
+@click.group(cls=verbs(_HISTORICAL), invoke_without_command=True)
+@click.pass_context
+def snapshot(ctx: click.Context) -> None:
+    """Saved states of sessions and services; without a verb, list them."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_snapshots)
+
+
+@snapshot.command("list")
+@JSON_OPTION
+@connection_options
+def list_snapshots(as_json: bool = False) -> None:
+    """List your snapshots."""
+    with open_client() as client:
+        show_list(client.list_snapshots().snapshots, as_json, _COLUMNS, "snapshots")
+
+
+add_get(snapshot, "get_snapshot", "snapshot")
+add_verb(snapshot, "restore", "restore_snapshot", "Put a saved state back where it is from.", "restored")
+add_verb(snapshot, "lock", "lock_snapshot", "Protect a snapshot from deletion.", "locked")
+add_protected(snapshot, "unlock", "unlock_snapshot", "Take the protection off snapshots.", "unlocked")
+add_protected(snapshot, "delete", "delete_snapshot", "Delete snapshots.", "deleted", "Delete them for good?")
+
+
+@snapshot.command()
+@click.argument("snapshot_id")
+@click.option("--type", "kind", type=click.Choice(["session", "service"]), help="What to make (as it was).")
+@click.option("--name", help="Name of the new one.")
+@click.option("-s", "--shell", help="Shell of a new session.")
+@click.option("--ports", type=PORTS, help="Ports of a new service.")
+@JSON_OPTION
+@connection_options
+def clone(
+    snapshot_id: str, kind: Any, name: str | None, shell: str | None, ports: list[int] | None, as_json: bool
+) -> None:
+    """Make a new session or service of a saved state; prints its id."""
+    with open_client() as client:
+        made = client.clone_snapshot(snapshot_id, kind, name=name, shell=shell, ports=ports)
+    said(made, as_json, str(made.session_id or made.service_id or made.id))

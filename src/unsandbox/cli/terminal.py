@@ -1,0 +1,106 @@
+"""A session's terminal in this one: raw mode, resizing, and everything as it was at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from unsandbox.errors import ConnectionFailedError
+
+if TYPE_CHECKING:
+    from unsandbox import AsyncClient
+    from unsandbox._async.terminal import AsyncTerminal
+
+_READ_BYTES = 4096
+
+
+async def show_terminal(client: AsyncClient, session_id: str) -> bool:
+    """Join this terminal and a session's until the shell there ends or the connection does.
+
+    Without a terminal on our side the session's still is one: what is piped in is typed.
+
+    Returns:
+        Whether the shell ended (and not just the connection).
+    """
+    columns, rows = shutil.get_terminal_size()
+    async with client.terminal(session_id, columns=columns, rows=rows) as terminal:
+        with _raw_mode(), _on_resize(terminal):
+            typing = asyncio.create_task(_type(terminal))
+            try:
+                async for data in terminal:
+                    sys.stdout.buffer.write(data)
+                    sys.stdout.buffer.flush()
+            finally:
+                typing.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ConnectionFailedError):
+                    await typing
+        return terminal.exited
+
+
+async def _type(terminal: AsyncTerminal) -> None:
+    """Pass on what is typed; at the end of piped input the shell is told so (Ctrl-D)."""
+    loop, keys = asyncio.get_running_loop(), asyncio.Queue[bytes]()
+    fd = sys.stdin.fileno()
+
+    def read() -> None:
+        try:
+            data = os.read(fd, _READ_BYTES)
+        except OSError:
+            data = b""
+        keys.put_nowait(data)
+        if not data:
+            loop.remove_reader(fd)
+
+    try:
+        loop.add_reader(fd, read)
+    except PermissionError:
+        # A regular file cannot be waited for, and need not be.
+        data = await asyncio.to_thread(sys.stdin.buffer.read)
+        keys.put_nowait(data)
+        keys.put_nowait(b"")
+    try:
+        while data := await keys.get():
+            await terminal.write(data)
+        await terminal.write(b"\x04")
+    finally:
+        loop.remove_reader(fd)
+
+
+@contextlib.contextmanager
+def _raw_mode() -> Iterator[None]:
+    if not sys.stdin.isatty():
+        yield
+        return
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    try:
+        # Not the default, which would throw away what was typed ahead.
+        tty.setraw(fd, termios.TCSADRAIN)
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def _on_resize(terminal: AsyncTerminal) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def resized() -> None:
+        task = loop.create_task(terminal.resize(*shutil.get_terminal_size()))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGWINCH, resized)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGWINCH)

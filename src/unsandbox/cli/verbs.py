@@ -1,0 +1,58 @@
+"""Verbs that only call one method of a client with an id: one line each."""
+
+from __future__ import annotations
+
+import click
+
+from unsandbox.cli.connection import connection_options, one_time_code, open_client
+from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, said, show
+
+
+def add_verb(group: click.Group, name: str, method: str, summary: str, done: str) -> None:
+    """Add a verb that calls `method` with an id.
+
+    Args:
+        group: Where to add it.
+        name: The verb.
+        method: Name of the client's method.
+        summary: Its help.
+        done: What is said before the id when it is done.
+    """
+
+    @group.command(name, help=summary)
+    @click.argument("id_", metavar="ID")
+    @JSON_OPTION
+    @connection_options
+    def verb(id_: str, as_json: bool) -> None:
+        with open_client() as client:
+            said(getattr(client, method)(id_), as_json, f"{done} {id_}")
+
+
+def add_get(group: click.Group, method: str, what: str) -> None:
+    """Add the verb `get`, which shows one object."""
+
+    @group.command("get", help=f"Show one {what}.")
+    @click.argument("id_", metavar="ID")
+    @JSON_OPTION
+    @connection_options
+    def verb(id_: str, as_json: bool) -> None:
+        with open_client() as client:
+            show(getattr(client, method)(id_), as_json)
+
+
+def add_protected(
+    group: click.Group, name: str, method: str, summary: str, done: str, question: str | None = None
+) -> None:
+    """Add a verb for which the server may want a one-time code; with a question it asks before it acts."""
+
+    @group.command(name, help=summary)
+    @click.argument("ids", nargs=-1, required=True, metavar="ID...")
+    @YES_OPTION
+    @JSON_OPTION
+    @connection_options
+    def verb(ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
+        if question is not None:
+            confirm(yes, question)
+        with open_client() as client:
+            for id_ in ids:
+                said(getattr(client, method)(id_, otp=one_time_code()), as_json, f"{done} {id_}")

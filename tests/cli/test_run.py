@@ -1,0 +1,178 @@
+"""`un FILE`: the program's output, its exit code, and every option with its effect."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+from tests.support import UN, eventually
+
+from unsandbox.cli import main as module
+from unsandbox.cli.main import with_command
+from unsandbox.cli.run import run as run_command
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(name, text):
+        (tmp_path / name).write_text(text)
+        return name
+
+    return write
+
+
+def test_a_file_is_run_in_the_language_of_its_extension_with_arguments(run_un, file):
+    name = file("a.py", "import sys; print(sys.argv[1:]); print('err', file=sys.stderr); sys.exit(7)")
+    done = run_un(name, "--", "x", "-y", check=False)
+    assert (done.stdout, done.stderr, done.returncode) == (b"['x', '-y']\n", b"err\n", 7)
+    assert run_un("--exit-zero", name, check=False).returncode == 0
+
+
+def test_a_shebang_names_the_language(run_un, file):
+    assert run_un.text(file("script", "#!/usr/bin/env perl\nprint 'perl'")) == "perl"
+    done = run_un(file("nothing", "text"), check=False)
+    assert (done.returncode, b"-s LANG" in done.stderr) == (2, True)
+
+
+def test_inline_code_and_code_on_standard_input(run_un):
+    assert run_un.text("-s", "bash", "echo inline") == "inline\n"
+    assert run_un.text("-s", "python", "-", stdin=b"print(6 * 7)") == "42\n"
+    assert run_un.text("-", stdin=b"#!/bin/sh\necho piped") == "piped\n"
+
+
+@pytest.mark.parametrize(("option", "code", "wanted"), [
+    (["-e", "A=1", "-e", "B=x=y"], "echo $A $B", "1 x=y\n"),
+    (["--env-file", "env"], "echo $FROM_FILE", "yes\n"),
+    (["-f", "data.txt"], "cat /tmp/input/data.txt", "content"),
+    (["--stdin", "data.txt"], "cat", "content"),
+    (["-n", "zerotrust"], "cat /sys/class/net/*/operstate | wc -l", None),
+    (["-v", "2"], "echo 2", "2\n"),
+    (["--isolation", "bubblewrap"], "echo 1", "1\n"),
+])  # fmt: skip
+def test_every_option_has_its_effect(run_un, file, option, code, wanted):
+    file("env", "# comment\n\nexport FROM_FILE=yes\n")
+    file("data.txt", "content")
+    assert wanted in {None, run_un.text(*option, "-s", "bash", code)}
+
+
+def test_artifacts_are_saved(run_un, tmp_path):
+    code = "mkdir -p /tmp/artifacts; echo made >/tmp/artifacts/out.txt"
+    done = run_un("-o", "results", "-s", "bash", code)
+    assert (tmp_path / "results" / "out.txt").read_text() == "made\n"
+    assert b"wrote results/out.txt" in done.stderr
+
+
+def test_limits_have_exit_codes_of_their_own(run_un):
+    late = run_un("-t", "1", "-s", "bash", "echo begun; sleep 9", check=False)
+    assert (late.returncode, late.stdout, b"time limit" in late.stderr) == (5, b"begun\n", True)
+    gave_up = run_un("--timeout", "0.5", "-s", "bash", "sleep 9", check=False)
+    assert (gave_up.returncode, b"cancelled" in gave_up.stderr) == (5, True)
+
+
+def test_errors_have_exit_codes_of_their_own(run_un, clean_environment):
+    assert run_un("-s", "nosuchlanguage", "x", check=False).returncode == 4
+    assert run_un("-s", "bash", "-e", "novalue", "x", check=False).returncode == 2
+    assert run_un("missing.py", check=False).returncode == 2
+    assert run_un("-k", "unsb-sk-wrong", "-p", "unsb-pk-wrong", "-s", "bash", "x", check=False).returncode == 3
+    unreachable = run_un("--api-base", "http://127.0.0.1:9", "-s", "bash", "x", check=False)
+    assert unreachable.returncode == 4
+    without = subprocess.run(
+        [*UN, "-s", "bash", "echo 1"], env=clean_environment, capture_output=True, timeout=60
+    )
+    assert (without.returncode, b"credentials" in without.stderr) == (3, True)
+
+
+def test_json_is_one_object(run_un):
+    done = run_un("--json", "-s", "bash", "echo 1; exit 4", check=False)
+    job = json.loads(done.stdout)
+    assert (done.returncode, job["exit_code"], job["stdout"]) == (4, 4, "1\n")
+
+
+def test_output_comes_while_the_program_runs_and_ctrl_c_cancels_it(run_un):
+    with subprocess.Popen(
+        [*UN, "-s", "bash", "echo begun; sleep 60"], env=run_un.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 130
+    newest = json.loads(run_un.text("jobs", "list", "--json", "-n", "1"))["jobs"][0]
+    eventually(lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled")
+
+
+def test_bytes_pass_unchanged(run_un):
+    assert run_un("-s", "bash", r"printf '\377\0\r\n'").stdout == b"\xff\0\r\n"
+
+
+def test_without_an_account_on_this_machine(clean_environment):
+    done = subprocess.run(
+        [*UN, "--local", "-s", "bash", "echo here"], env=clean_environment, capture_output=True
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (b"here\n", b"", 0)
+
+
+def test_jobs_are_listed_read_waited_for_and_cancelled(run_un):
+    run_un("-s", "bash", "echo listed")
+    job = json.loads(run_un.text("jobs", "list", "--json"))["jobs"][0]
+    plain = run_un.text("jobs").splitlines()[0].split("\t")
+    assert plain[:3] == [job["id"], "bash", "completed"]
+    assert "listed" in run_un.text("jobs", "get", job["id"])
+    assert run_un.text("jobs", "wait", job["id"]) == "listed\n"
+    assert run_un.text("jobs", "cancel", job["id"]) == f"{job['id']} completed\n"
+    assert run_un("jobs", "get", "job_none", check=False).returncode == 4
+
+
+def test_key_and_accounts(run_un, clean_environment, served, tmp_path):
+    assert json.loads(run_un.text("key", "--json"))["valid"] is True
+    public_key, secret_key = served.keys()
+    (tmp_path / "accounts.csv").write_text(f"{public_key},{secret_key}\n")
+    (tmp_path / "accounts.csv").chmod(0o600)
+    done = subprocess.run(
+        [*UN, "accounts"], env=clean_environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == f"accounts.csv\t0\t{public_key}\n"
+    assert secret_key not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("words", "wanted"), [
+    ([], []),
+    (["--help"], ["--help"]),
+    (["a.py", "--", "session"], ["run", "a.py", "--", "session"]),
+    (["-s", "bash", "session"], ["run", "-s", "bash", "session"]),
+    (["-n", "session", "a.py"], ["run", "-n", "session", "a.py"]),
+    (["--local", "session", "list"], ["session", "list", "--local"]),
+    (["--api-base", "http://x", "jobs", "--", "y"], ["jobs", "--api-base", "http://x", "--", "y"]),
+    (["-"], ["run", "-"]),
+    (["session", "--help"], ["session", "--help"]),
+])  # fmt: skip
+def test_what_names_no_command_is_a_run(words, wanted):
+    assert with_command(words) == wanted
+
+
+def test_the_options_with_values_are_those_of_the_commands():
+    taking = {
+        name
+        for option in run_command.params
+        if getattr(option, "is_flag", None) is False
+        for name in option.opts
+    }
+    assert {name for name in taking if name.startswith("-")} == module.WITH_VALUE
+
+
+def test_help_is_quick_and_names_every_command(run_un):
+    text = run_un.text("--help")
+    assert all(f"  {name} " in text for name in module.COMMANDS)
+    for name in module.COMMANDS:
+        assert "Usage: un" in run_un.text(name, "--help")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(run_un, shell):
+    assert "_UN_COMPLETE" in run_un.text("completion", shell)
+    answer = subprocess.run(
+        [*UN], env=run_un.environment | {"_UN_COMPLETE": "bash_complete", "COMP_WORDS": "un ses", "COMP_CWORD": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "session" in answer.stdout

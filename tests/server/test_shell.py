@@ -1,0 +1,184 @@
+"""The terminal of a session over a WebSocket, as the C client opens it (wire document, 8.6)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+
+import aiohttp
+import pytest
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+class Screen:
+    """One viewer: keeps everything that came."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.seen = b""
+        self.said: list[dict] = []
+
+    async def type(self, text: str) -> None:
+        await self.socket.send_bytes(text.encode())
+
+    async def resize(self, columns: int, rows: int) -> None:
+        await self.socket.send_str(json.dumps({"type": "resize", "cols": columns, "rows": rows}))
+
+    async def until(self, text: bytes, seconds: float = 15.0) -> bytes:
+        """Read on until a text is seen, and forget everything up to its end."""
+        async with asyncio.timeout(seconds):
+            while text not in self.seen:
+                await self._next()
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    async def until_closed(self) -> None:
+        async with asyncio.timeout(15):
+            while not self.socket.closed:
+                await self._next()
+
+    async def _next(self) -> None:
+        message = await self.socket.receive()
+        if message.type is aiohttp.WSMsgType.BINARY:
+            self.seen += message.data
+        elif message.type is aiohttp.WSMsgType.TEXT:
+            self.said.append(json.loads(message.data))
+        elif message.type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING}:
+            assert self.said, f"closed without a word; seen: {self.seen!r}"
+
+
+@contextlib.asynccontextmanager
+async def session(wire, **options):
+    made = (await wire.call("POST", "/sessions", options)).json
+    try:
+        yield made["session_id"]
+    finally:
+        await wire.call("DELETE", f"/sessions/{made['session_id']}")
+
+
+@contextlib.asynccontextmanager
+async def screen(wire, session_id, columns=80, rows=24):
+    url = f"{wire.url}/sessions/{session_id}/shell"
+    # No Authorization: the C client sends none.
+    async with wire.session.ws_connect(url, protocols=("unsandbox-shell",)) as socket:
+        assert socket.protocol == "unsandbox-shell"
+        opened = Screen(socket)
+        await opened.resize(columns, rows)
+        yield opened
+
+
+async def test_a_program_sees_a_terminal_of_the_size_that_was_asked_for_also_later(wire):
+    async with session(wire) as name, screen(wire, name, 100, 30) as one:
+        await one.type("stty size; tty; echo $TERM\n")
+        await one.until(b"30 100\r\n")
+        await one.until(b"/dev/pts/")
+        await one.until(b"xterm-256color")
+        await one.resize(120, 40)
+        await one.type("stty size\n")
+        await one.until(b"40 120\r\n")
+        await one.resize(0, 0)
+        await one.type("stty size\n")
+        await one.until(b"24 80\r\n")
+
+
+async def test_bytes_pass_both_ways_unchanged(wire):
+    async with session(wire) as name, screen(wire, name) as one:
+        await one.type(
+            "stty raw -echo; printf rea%s dy; head -c 256 | od -An -v -tu1 | tr -d ' \\n'; stty sane\n"
+        )
+        await one.until(b"ready")
+        await one.socket.send_bytes(bytes(range(256)))
+        await one.until("".join(map(str, range(256))).encode())
+
+
+async def test_the_end_of_the_shell_is_told(wire):
+    async with session(wire) as name, screen(wire, name) as one:
+        await one.type("exit\n")
+        await one.until_closed()
+        assert one.said == [{"type": "exit"}]
+        assert (await wire.call("GET", f"/sessions/{name}")).status == 200
+
+
+async def test_with_a_multiplexer_the_shell_survives_and_shows_what_was_written(wire):
+    async with session(wire, multiplexer="tmux") as name:
+        async with screen(wire, name) as one:
+            await one.type("x=kept; echo on-screen-$x\n")
+            await one.until(b"on-screen-kept")
+        async with screen(wire, name) as again:
+            await again.until(b"on-screen-kept")
+            await again.type("\necho back-$x\n")
+            await again.until(b"back-kept")
+
+
+async def test_without_a_multiplexer_the_shell_goes_with_its_last_viewer(wire):
+    async with session(wire) as name:
+        async with screen(wire, name) as one:
+            await one.type("x=gone; echo set-$x\n")
+            await one.until(b"set-gone")
+        async with screen(wire, name) as again:
+            await again.type("echo [$x]\n")
+            await again.until(b"[]")
+
+
+async def test_two_viewers_share_one_shell(wire):
+    async with session(wire) as name, screen(wire, name) as one, screen(wire, name) as two:
+        await one.type("echo from-$((40 + 2))\n")
+        await one.until(b"from-42")
+        await two.until(b"from-42")
+        await two.type("echo again-$((40 + 3))\n")
+        await one.until(b"again-43")
+
+
+async def test_what_makes_no_sense_is_ignored(wire):
+    async with session(wire) as name, screen(wire, name) as one:
+        for text in (
+            "{}",
+            "[]",
+            "no json",
+            '{"type":"resize"}',
+            '{"type":"resize","cols":"a","rows":-1}',
+            "\ud800",
+        ):
+            with contextlib.suppress(UnicodeEncodeError):
+                await one.socket.send_str(text)
+        await one.type("echo still-$((1 + 1))\n")
+        await one.until(b"still-2")
+
+
+async def test_a_full_screen_editor_is_opened_resized_and_quit(wire):
+    if shutil.which("vim", path="/usr/bin") is None:
+        pytest.fail("vim is missing: scripts/bootstrap --full installs it")
+    async with session(wire) as name, screen(wire, name) as one:
+        await one.type("seq 1 200 >/tmp/n; vim -u NONE -N /tmp/n; echo left-$?\n")
+        await one.until(b"24")  # line 23 and the next: a full page
+        await one.resize(60, 50)
+        await one.type(":echo 'size' &lines 'x' &columns\r")
+        await one.until(b"size 50 x 60")
+        await one.type("\x1b:1\rOhello from vim\x1b:wq\r")
+        await one.until(b"left-0")
+        await one.type("head -n 1 /tmp/n\n")
+        await one.until(b"hello from vim\r\n")
+
+
+async def test_without_an_upgrade_the_path_says_so(wire):
+    async with session(wire) as name, wire.session.get(f"{wire.url}/sessions/{name}/shell") as answer:
+        assert answer.status == 426
+
+
+async def test_an_unknown_session_has_no_terminal(wire):
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with wire.session.ws_connect(f"{wire.url}/sessions/session_none/shell"):
+            pass
+    assert refused.value.status == 404
+
+
+async def test_a_frozen_session_opens_no_terminal(wire):
+    async with session(wire) as name:
+        await wire.call("POST", f"/sessions/{name}/freeze")
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            async with wire.session.ws_connect(f"{wire.url}/sessions/{name}/shell"):
+                pass
+        assert refused.value.status == 409
