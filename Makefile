@@ -2,11 +2,11 @@
 # programs run as `python -m`, so that the folder may be anywhere and its name may hold spaces.
 
 PY := .venv/bin/python
-EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_execution async_job_polling \
-            sync_blocking_usage
+EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_execution concurrent_execution_sync \
+            async_job_polling job_polling sync_blocking_usage grader llm_tool fastapi_app
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev-install demo examples test test-verbose test-coverage lint format docs bench unasync lock \
+.PHONY: help install dev-install demo examples test test-verbose test-coverage lint format docs site bench unasync lock \
         clean
 
 help: ## Show this list
@@ -47,8 +47,11 @@ format: install ## Rewrite the sources in the project's style
 	@$(PY) -m ruff check --fix --exit-zero .
 	@$(PY) -m ruff format .
 
-docs: dev-install ## Check the documentation: links resolve, every block runs (the pages are read as Markdown)
+docs: dev-install ## Check the documents: links resolve, every block runs
 	@$(PY) -m pytest -q tests/repo
+
+site: install ## Build the documents as a site into site/; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
 bench: ## Measure client overhead, latency and throughput against bare baselines in the same run
 	@scripts/bootstrap --minimal

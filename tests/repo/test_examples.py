@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 REPO = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((REPO / "examples").glob("*.py"))
@@ -25,6 +27,21 @@ def test_example(example, tmp_path):
     assert result.stderr == ""
     assert result.stdout
     assert "\033" not in result.stdout, "colours only where a person looks"
+
+
+def test_the_notebook(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("UNSANDBOX_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("UNSANDBOX_API_BASE", "local")
+    notebook = nbformat.read(REPO / "examples" / "notebook.ipynb", as_version=4)
+    assert all(cell.get("outputs", []) == [] for cell in notebook.cells), (
+        "outputs are not kept in the repository"
+    )
+    NotebookClient(
+        notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    written = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert written == "all is well\n"
 
 
 def test_the_makefile_runs_all_of_them():
