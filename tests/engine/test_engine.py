@@ -35,7 +35,7 @@ def queue_steps(draw):
 
 @given(queue_steps())
 def test_the_queue_loses_nothing_and_takes_turns(steps):
-    queue, waiting = FairQueue(), []
+    queue, waiting = FairQueue(1), []
     for step in steps:
         if step == "pop":
             taken = queue.pop()
@@ -56,29 +56,40 @@ def test_the_queue_loses_nothing_and_takes_turns(steps):
 
 
 def test_a_flood_of_one_key_delays_another_by_one_job():
-    queue = FairQueue()
+    queue = FairQueue(1)
     for _ in range(1000):
         queue.put(record("flood"))
     queue.put(record("small"))
     assert [queue.pop().owner for _ in range(2)].count("small") == 1
 
 
-async def test_waiting_consumers_each_get_one_and_a_cancelled_one_takes_nothing():
-    queue = FairQueue()
-    takers = [asyncio.create_task(queue.get()) for _ in range(3)]
-    await asyncio.sleep(0)
-    first, second = record("a"), record("a")
-    queue.put(first)
-    takers[0].cancel()
-    queue.put(second)
-    done, pending = await asyncio.wait(takers, timeout=5, return_when=asyncio.ALL_COMPLETED)
-    taken = [task.result() for task in done if not task.cancelled()]
-    left = queue.pop()
-    got = taken + ([left] if left else [])
-    assert {id(one) for one in got} == {id(first), id(second)}
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(["a", "b", "c", "d"]), st.just("take"), st.just("give back")), max_size=80
+    )
+)
+def test_places_are_never_exceeded_and_a_newcomer_is_never_shut_out(steps):
+    queue, working, waiting = FairQueue(2, extra=2), [], []
+    for step in steps:
+        if step == "take":
+            taken = queue.take()
+            if taken is None:
+                idle = {one.owner for one in waiting} - {one.owner for one in working}
+                assert not waiting or len(working) >= 2
+                assert not idle or len(working) == 4
+                continue
+            waiting.remove(taken)
+            if len(working) >= 2:
+                assert taken.owner not in {one.owner for one in working}
+            working.append(taken)
+            assert len(working) <= 4
+        elif step == "give back":
+            if working:
+                queue.give_back(working.pop())
+        else:
+            waiting.append(record(step))
+            queue.put(waiting[-1])
+        assert queue.working == len(working)
 
 
 @given(st.text(st.characters(codec="utf-8")), st.integers(0, 40))

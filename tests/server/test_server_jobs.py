@@ -58,6 +58,14 @@ async def test_jobs_that_wait_can_be_cancelled(wire, engine):
         assert (await wire.call("DELETE", f"/jobs/{job_id}")).json["status"] == "cancelled"
 
 
+async def test_a_key_does_not_wait_for_the_end_of_anothers_long_jobs(wire, stranger, engine):
+    running = [await start(wire) for _ in range(engine.config.running_slots)]
+    answer = await stranger.execute("bash", "echo at once")
+    assert answer.json["stdout"] == "at once\n"
+    for job_id in running:
+        await wire.call("DELETE", f"/jobs/{job_id}")
+
+
 async def test_wait_parameters_are_checked_and_bounded(wire):
     job_id = await start(wire)
     early = await wire.call("GET", f"/jobs/{job_id}?wait=0.05")

@@ -23,6 +23,8 @@ class EngineConfig:
 
     Attributes:
         max_running: Sandboxes at work at the same time; 0 means two per CPU, at least four.
+        extra_slots: Sandboxes beyond those, one for each key that has none at work, so that no key waits
+            for the end of another's long jobs.
         concurrency_per_key: Jobs of one key that wait or run; one more is refused with 429.
         code_bytes: Largest program text.
         input_bytes: All input files of one job together.
@@ -73,6 +75,8 @@ class EngineConfig:
     reserved_domains: tuple[str, ...] = ()
     isolation: str = field(default_factory=lambda: os.environ.get(ISOLATION_VARIABLE) or "auto")
     toolchains: str | None = None
+
+    extra_slots: int = 16
 
     @property
     def running_slots(self) -> int:

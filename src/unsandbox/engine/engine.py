@@ -118,13 +118,14 @@ class Engine:
         self.images: Images
         self.services: Services
         self._parts: list[Part] = []
-        self._queue = FairQueue()
+        self._queue = FairQueue(self.config.running_slots, self.config.extra_slots)
         self._jobs: dict[str, JobRecord] = {}
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._ended_bytes = 0
         self._by_idempotency: dict[tuple[str, str], JobRecord] = {}
         self._active: dict[str, int] = {}
-        self._workers: list[asyncio.Task[None]] = []
+        self._at_work: set[asyncio.Task[None]] = set()
+        self._tidying: asyncio.Task[None] | None = None
         self._stopping = False
         self.ended_by_status: Counter[str] = Counter()
         self._unsaved: list[JobRow] = []
@@ -144,8 +145,7 @@ class Engine:
         except BaseException:
             await self._stop_parts()
             raise
-        self._workers = [asyncio.create_task(self._work()) for _ in range(self.config.running_slots)]
-        self._workers.append(asyncio.create_task(self._tidy()))
+        self._tidying = asyncio.create_task(self._tidy())
         return self.probe
 
     async def _start_parts(self) -> None:
@@ -203,9 +203,11 @@ class Engine:
                     record.running.cancel()
             if pending:
                 await asyncio.wait(pending, timeout=_CANCEL_WAIT_S)
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, *self._beside, return_exceptions=True)
+        if self._tidying is not None:
+            self._tidying.cancel()
+        for task in self._at_work:
+            task.cancel()
+        await asyncio.gather(*self._at_work, *self._beside, return_exceptions=True)
         await self._save_again()
         await self._stop_parts()
 
@@ -462,6 +464,7 @@ class Engine:
         self._jobs[record.job_id] = record
         self._audit_accepted(record)
         self._queue.put(record)
+        self._start_waiting()
         return record
 
     async def _store_new(self, record: JobRecord) -> JobRecord | None:
@@ -511,20 +514,27 @@ class Engine:
             raise UnknownJob(f"no job {job_id[:80]!r} of this key; ended jobs are kept for a limited time")
         return _revived(row)
 
-    async def _work(self) -> None:
-        while True:
-            record = await self._queue.get()
-            try:
-                result = await self._run(record)
-            except asyncio.CancelledError:
-                raise
-            except SandboxError as error:
-                logger.exception("job %s: the sandbox failed", record.job_id)
-                result = failed_result(record, JobStatus.FAILED, f"the sandbox failed: {error}")
-            except Exception:
-                logger.exception("job %s: the engine failed", record.job_id)
-                result = failed_result(record, JobStatus.FAILED, "the engine failed; its log says why")
-            await self._finish(record, result)
+    def _start_waiting(self) -> None:
+        """Start the jobs for which there is a place."""
+        while (record := self._queue.take()) is not None:
+            task = asyncio.create_task(self._work(record))
+            self._at_work.add(task)
+            task.add_done_callback(self._at_work.discard)
+
+    async def _work(self, record: JobRecord) -> None:
+        try:
+            result = await self._run(record)
+        except SandboxError as error:
+            logger.exception("job %s: the sandbox failed", record.job_id)
+            result = failed_result(record, JobStatus.FAILED, f"the sandbox failed: {error}")
+        except Exception:
+            logger.exception("job %s: the engine failed", record.job_id)
+            result = failed_result(record, JobStatus.FAILED, "the engine failed; its log says why")
+        finally:
+            # Before the result is stored: the next program need not wait for a disk.
+            self._queue.give_back(record)
+            self._start_waiting()
+        await self._finish(record, result)
 
     async def _tidy(self) -> None:
         """Now and then forget what has been kept long enough."""

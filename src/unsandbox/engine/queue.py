@@ -1,23 +1,34 @@
-"""The queue of waiting jobs: first come first served within a key, turn by turn between keys."""
+"""Which job is next: first come first served within a key, turn by turn between keys, nobody shut out."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
+from collections import Counter, deque
 
 from unsandbox.engine.jobs import JobRecord
 
 
 class FairQueue:
-    """A queue in which one key's thousand jobs do not delay another key's first.
+    """Waiting jobs, and how many of them may work at once.
 
-    Bound to the event loop it is used on.
+    One key's thousand jobs do not delay another key's first: keys take turns, and when all places are taken, a
+    key that has nothing at work may still start one job beyond them, as long as there are such extra places.
+
+    Args:
+        places: Jobs at work at once.
+        extra: Further places, one at a time for keys that have none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, places: int, extra: int = 0) -> None:
+        self._places = places
+        self._extra = extra
         self._by_owner: dict[str, deque[JobRecord]] = {}
         self._turns: deque[str] = deque()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._working: Counter[str] = Counter()
+
+    @property
+    def working(self) -> int:
+        """How many jobs were taken and not yet given back."""
+        return self._working.total()
 
     def put(self, record: JobRecord) -> None:
         """Add a job at the end of its key's line."""
@@ -26,11 +37,6 @@ class FairQueue:
             line = self._by_owner[record.owner] = deque()
             self._turns.append(record.owner)
         line.append(record)
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                break
 
     def remove(self, record: JobRecord) -> bool:
         """Take a job out before its turn; return False when it is not waiting here."""
@@ -41,11 +47,37 @@ class FairQueue:
             return False
         return True
 
-    def pop(self) -> JobRecord | None:
-        """Return the next job, or None when there is none."""
-        while self._turns:
+    def take(self) -> JobRecord | None:
+        """Return the next job that may work now, or None; `give_back` its place when its work is done."""
+        working = self.working
+        if working < self._places:
+            record = self.pop()
+        elif working < self._places + self._extra:
+            record = self.pop(newcomers_only=True)
+        else:
+            record = None
+        if record is not None:
+            self._working[record.owner] += 1
+        return record
+
+    def give_back(self, record: JobRecord) -> None:
+        """Make room for another job."""
+        self._working[record.owner] -= 1
+        if not self._working[record.owner]:
+            del self._working[record.owner]
+
+    def pop(self, *, newcomers_only: bool = False) -> JobRecord | None:
+        """Take the next job out, whether or not there is a place for it.
+
+        Args:
+            newcomers_only: Only of keys that have nothing at work.
+        """
+        for _ in range(len(self._turns)):
             owner = self._turns.popleft()
             line = self._by_owner[owner]
+            if newcomers_only and self._working[owner]:
+                self._turns.append(owner)
+                continue
             record = line.popleft() if line else None
             if line:
                 self._turns.append(owner)
@@ -54,17 +86,3 @@ class FairQueue:
             if record is not None:
                 return record
         return None
-
-    async def get(self) -> JobRecord:
-        """Return the next job; wait for one when there is none."""
-        while (record := self.pop()) is None:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                # A wake-up that was meant for us must not be lost on the others.
-                if waiter.done() and not waiter.cancelled() and self._waiting:
-                    self._waiting.popleft().set_result(None)
-                raise
-        return record
