@@ -17,6 +17,7 @@ from unsandbox.sandbox import init, probe, seccomp, skeleton
 from unsandbox.sandbox.command import CONTROL_FD, SCRIPT_FD, job_script, sandbox_arguments, validate
 from unsandbox.sandbox.control import CgroupReport, LauncherControl
 from unsandbox.sandbox.descriptors import input_file, memory_file, pipe
+from unsandbox.sandbox.disk import DiskImages, images_usable
 from unsandbox.sandbox.janitor import remove_runtime
 from unsandbox.sandbox.job import SandboxJob
 from unsandbox.sandbox.launcher import INFO_FD
@@ -63,7 +64,12 @@ class BubblewrapBackend:
     hot = False
 
     def __init__(
-        self, runtime_dir: Path | None = None, *, first_uid: int | None = None, system: System = HOST
+        self,
+        runtime_dir: Path | None = None,
+        *,
+        first_uid: int | None = None,
+        system: System = HOST,
+        disk_dir: Path | None = None,
     ) -> None:
         """Prepare nothing yet; `open` does.
 
@@ -72,6 +78,8 @@ class BubblewrapBackend:
                 temporary files where programs may be executed.
             first_uid: With root, sandboxes run as users from this number on; by default a range per server.
             system: Where the sandboxes' `/usr` comes from.
+            disk_dir: Folder on a disk for the work folders of live sandboxes that name none; by default
+                `/var/tmp`.
         """
         self._parent = runtime_dir
         self._system = system
@@ -91,6 +99,8 @@ class BubblewrapBackend:
         self._cgroup = CgroupReport(0, [])
         self._jobs: dict[SandboxJob, int] = {}
         self._live: dict[BubblewrapSandbox, int] = {}
+        self._disk_dir = disk_dir
+        self._images: DiskImages | None = None
         self._free_slots: list[int] = []
         self._next_slot = 0
         self._open = False
@@ -217,7 +227,7 @@ class BubblewrapBackend:
         return sandbox
 
     def _parts(self, slot: int, network: NetworkMode) -> Parts:
-        if self._program is None or self._init is None:
+        if self._program is None or self._init is None or self._runtime is None:
             raise SandboxError("the backend is not open")
         return Parts(
             control=self._control,
@@ -228,10 +238,17 @@ class BubblewrapBackend:
             system=self._system,
             mountable=self._mountable,
             filter=self._filter,
+            runtime=self._runtime,
+            images=self._disk_images(),
             discard_fd=self._discard,
             uid=None if self._users is None else self._users[slot],
             network=self._network(network),
         )
+
+    def _disk_images(self) -> DiskImages | None:
+        if self._images is None and not images_usable():
+            self._images = DiskImages(self._disk_dir or Path("/var/tmp"))  # noqa: S108 - files without a name
+        return self._images
 
     async def _revive(self) -> None:
         """Start a new launcher in place of one that was killed; its sandboxes died with it."""
@@ -362,6 +379,9 @@ class BubblewrapBackend:
         if self._discard >= 0:
             os.close(self._discard)
             self._discard = -1
+        if self._images is not None:
+            self._images.close()
+            self._images = None
         if self._runtime is not None:
             # The launcher has done it, unless it was killed.
             remove_runtime(self._runtime)

@@ -56,7 +56,17 @@ def _remove_tree_of_groups(folder: Path) -> bool:
 def remove_runtime(folder: Path) -> None:
     """Remove a runtime folder made by this package; any other is left alone."""
     if owner_of(folder.name) is not None:
+        remove_tree(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and everything in it, also what tenants left: closed folders, and very deep ones."""
+    with contextlib.suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        for command in (["chmod", "-R", "u+rwX", "--", str(folder)], ["rm", "-rf", "--", str(folder)]):
+            with contextlib.suppress(OSError):
+                os.waitpid(os.posix_spawnp(command[0], command, {"PATH": "/usr/bin:/bin"}), 0)
 
 
 def sweep(places: Iterable[Path], remove_as_group: bool) -> None:

@@ -32,9 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox import freezer, janitor
+from unsandbox.sandbox import freezer, janitor, live_launcher
 from unsandbox.sandbox.limits import Bounds, Group, Hierarchy, Usage, children, held_memory, open_hierarchy
-from unsandbox.sandbox.live_launcher import Live, LiveSandboxes
 from unsandbox.sandbox.netgate import BLOCK_FD, Gates
 from unsandbox.sandbox.netsetup import Way
 
@@ -113,7 +112,7 @@ class Launcher:
         self._gates = Gates(self._poll, self._no_network)
         self._hierarchy: Hierarchy | None = None
         self._freezer_base: tuple[str, Path] | None = None
-        self._live = LiveSandboxes(self._send, self._poll)
+        self._live = live_launcher.LiveSandboxes(self._send, self._poll)
         self._open = True
         self._lock = -1
 
@@ -249,7 +248,7 @@ class Launcher:
             launcher = os.getpid()
             place = self._make_freezer(number, group) if "live" in request else None
             if place:
-                self._live.add(number, Live(request["uid"], place, group, bounds))
+                self._live.add(number, live_launcher.Live(request["uid"], place, group, bounds))
             monitor = place.fork() if place else os.fork()
         except OSError as error:
             self._gates.close(number)
@@ -497,7 +496,10 @@ def _become_sandbox(
         for number in _DEFAULT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (_CORE_LIMIT, _CORE_LIMIT))
-        if (uid := request["uid"]) is not None:
+        uid = request["uid"]
+        if "live" in request:
+            live_launcher.mount_work_folder(request["live"], uid)
+        if uid is not None:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)

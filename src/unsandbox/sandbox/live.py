@@ -8,13 +8,14 @@ import contextlib
 import functools
 import json
 import os
+import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox import artifacts, init, skeleton
+from unsandbox.sandbox import artifacts, enter, init, skeleton
 from unsandbox.sandbox.archive import archive_of
 from unsandbox.sandbox.command import (
     DEFAULT_ENV,
@@ -30,6 +31,7 @@ from unsandbox.sandbox.command import (
 )
 from unsandbox.sandbox.control import CgroupReport, Ending, LauncherControl
 from unsandbox.sandbox.descriptors import memory_file, pipe
+from unsandbox.sandbox.disk import DiskImages, FolderDisk, ImageDisk, WorkDisk
 from unsandbox.sandbox.launcher import INFO_FD
 from unsandbox.sandbox.live_process import SandboxProcess, communicate, reports
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSpec
@@ -40,9 +42,13 @@ from unsandbox.sandbox.system import System
 _ARGS_FD = 4
 _SECCOMP_FD = 5
 _INIT_FD = 8
+_IMAGE_FD = 9
 _SETUP_TIMEOUT_S = 60.0
 _CLOSE_TIMEOUT_S = 10.0
 _MAX_TERMINAL = 0xFFFF
+_WATCH_MIN_S = 1.0
+_WATCH_SHARE = 20
+"""Looking at a work folder may take a twentieth of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,9 @@ class Parts:
     mountable: Callable[[Sequence[str]], list[str]]
     filter: bytes
     discard_fd: int
+    runtime: Path
+    images: DiskImages | None
+    """Where work folders are images; None where they are folders."""
     uid: int | None
     """The user of the host that the sandbox runs as; None for this process's own."""
     network: Outbound | None = None
@@ -93,6 +102,12 @@ class BubblewrapSandbox:
         self._on_over = on_over
         self._loop = asyncio.get_running_loop()
         self._number = 0
+        self._disk = self._work_disk()
+        self._work = -1
+        self._used = 0
+        self._watching: asyncio.Task[None] | None = None
+        self.end_reason = ""
+        """Why it ended when that was our doing."""
         self._first: asyncio.Future[None] = self._loop.create_future()
         self._pid = self._pidfd = -1
         self._ending: Ending | None = None
@@ -102,6 +117,13 @@ class BubblewrapSandbox:
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def _work_disk(self) -> WorkDisk:
+        parts, path = self._parts, self._spec.work_disk
+        mount_point = parts.runtime / f"work-{secrets.token_hex(6)}"
+        if parts.images is None:
+            return FolderDisk(path, mount_point, parts.uid)
+        return ImageDisk(parts.images, path, self._spec.limits.work_bytes, mount_point)
+
     # Its beginning
 
     async def open(self) -> None:
@@ -110,11 +132,16 @@ class BubblewrapSandbox:
         Raises:
             SandboxError: It could not be set up.
         """
+        await asyncio.to_thread(self._disk.open)
         said = memory_file(b"")
         try:
             await self._make(said)
         finally:
             os.close(said)
+            self._disk.handed_over()
+        self._work = await asyncio.to_thread(self._open_work)
+        if self._disk.image is None and self._parts.images is None:
+            self._watching = self._loop.create_task(self._watch_disk())
         if self._spec.files:
             await self.put_files(self._spec.files)
 
@@ -137,6 +164,8 @@ class BubblewrapSandbox:
                 _SECCOMP_FD: send(memory_file(self._parts.filter)),
                 _INIT_FD: send(os.open(self._parts.init, os.O_RDONLY | os.O_CLOEXEC)),
             }
+            if self._disk.image is not None:
+                descriptors[_IMAGE_FD] = self._disk.image
             request = self._request(list(descriptors))
             self._number = await self._parts.control.start(self, request, list(descriptors.values()))
             sent.close()
@@ -155,7 +184,7 @@ class BubblewrapSandbox:
         spec, parts = self._spec, self._parts
         paths = parts.mountable([*skeleton.ALWAYS_MOUNTED, *spec.system_paths])
         words = base_words(parts.root, parts.system, paths, spec.limits.tmpfs_bytes, parts.network)
-        words += ["--perms", "0755", "--size", str(spec.limits.work_bytes), "--tmpfs", WORK]
+        words += ["--bind", str(self._disk.mount_point), WORK]
         words += ["--chdir", WORK, "--seccomp", str(_SECCOMP_FD), "--info-fd", str(INFO_FD)]
         return null_separated(words)
 
@@ -172,7 +201,11 @@ class BubblewrapSandbox:
                 "processes": limits.processes,
                 "vcpu": limits.vcpu,
             },
-            "live": {},
+            "live": {
+                "image": None if self._disk.image is None else _IMAGE_FD,
+                "source": None if self._disk.source is None else str(self._disk.source),
+                "target": str(self._disk.mount_point),
+            },
         }
 
     def _setup_error(self, said: int) -> str:
@@ -196,9 +229,12 @@ class BubblewrapSandbox:
         if not self._first.done():
             self._first.set_exception(SandboxError("the sandbox has ended"))
             self._first.exception()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        for fd in (self._pidfd, self._work):
+            if fd >= 0:
+                os.close(fd)
+        self._pidfd = self._work = -1
+        if self._watching is not None:
+            self._watching.cancel()
         self._ended.set()
         self._on_over(self)
 
@@ -262,6 +298,8 @@ class BubblewrapSandbox:
                 "open_files": spec.limits.open_files,
                 # Counts the processes of this user in this sandbox.
                 "processes": spec.limits.processes,
+                # One file alone cannot fill what is only looked at from time to time.
+                "file_bytes": spec.limits.work_bytes if self._parts.images is None and helper is None else None,
                 "data_bytes": None if "memory" in self._parts.cgroup.controllers else spec.limits.memory_bytes,
             },
         }
@@ -370,6 +408,79 @@ class BubblewrapSandbox:
             os.close(root)
         return collector.artifacts, collector.skipped
 
+    # The work folder
+
+    def _open_work(self) -> int:
+        root = artifacts.open_root(self._pid, self._pidfd)
+        try:
+            return artifacts.open_beneath(root, WORK, os.O_PATH | os.O_DIRECTORY)
+        finally:
+            os.close(root)
+
+    def disk_used(self) -> int:
+        """Return the bytes that the work folder takes; see `LiveSandbox.disk_used`.
+
+        Where it is a folder, as it was when it was looked at last.
+        """
+        if self._parts.images is None or self._work < 0:
+            return self._used
+        status = os.fstatvfs(self._work)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+    async def _watch_disk(self) -> None:
+        """Where the work folder has no quota: look at its size, and end a sandbox whose folder is too large."""
+        words = ["du", "-skx", WORK]
+        with contextlib.suppress(SandboxError):
+            while True:
+                started = self._loop.time()
+                outcome = await self._run_helper(words, b"", enter.CAPABILITY_TO_READ_ALL)
+                *_, last = outcome.stdout.data.splitlines() or [b""]
+                size = last.partition(b"\t")[0]
+                self._used = int(size) * 1024 if size.isdigit() else self._used
+                if self._used > self._spec.limits.work_bytes:
+                    self.end_reason = f"its work folder grew beyond {self._spec.limits.work_bytes} bytes"
+                    await self._parts.control.kill(self._number)
+                    return
+                await asyncio.sleep(max(_WATCH_MIN_S, _WATCH_SHARE * (self._loop.time() - started)))
+
+    # Connections
+
+    async def connect(self, port: int) -> int:
+        """Return a connected socket to a port inside; see `LiveSandbox.connect`."""
+        if not 0 < port < 1 << 16:
+            raise InvalidSpecError(f"port: {port} is not between 1 and 65535")
+        self._must_live()
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with here:
+            with there:
+                asked = await self._parts.control.ask(self._number, "connect", [there.fileno()], port=port)
+            received: list[int] = []
+            try:
+                async for message, fds in reports(here):
+                    received += fds
+                    if "error" in message:
+                        raise ConnectionError(
+                            f"nothing answers on port {port} of the sandbox: {message['error']}"
+                        )
+                await asked
+                if not received:
+                    raise ConnectionError(f"the connection to port {port} of the sandbox was lost")
+                return received.pop()
+            finally:
+                for fd in received:
+                    os.close(fd)
+
+    async def checkpoint(self, folder: Path) -> int:
+        """Refuse: memory and processes cannot be saved here.
+
+        Raises:
+            SandboxUnavailable: Always.
+        """
+        raise SandboxUnavailable(
+            f"{folder.name}: bubblewrap sandboxes cannot be checkpointed with memory and processes; make the "
+            "session or service with isolation gvisor"
+        )
+
     # Freezing and limits
 
     async def freeze(self) -> None:
@@ -418,7 +529,6 @@ class BubblewrapSandbox:
         if not self._number:
             # Never asked for.
             self.ended(Ending(None, error="the sandbox was never started"))
-            return
         if not self._ended.is_set():
             with contextlib.suppress(SandboxError):
                 await self._parts.control.kill(self._number)
@@ -427,6 +537,7 @@ class BubblewrapSandbox:
                 await self._ended.wait()
         except TimeoutError:
             raise SandboxError(f"the sandbox was not gone within {_CLOSE_TIMEOUT_S:g} s") from None
+        await asyncio.to_thread(self._disk.release)
 
     def _must_live(self) -> None:
         if not self._ready or self._closed or self._ended.is_set():

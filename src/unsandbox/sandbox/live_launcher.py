@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox import enter
+from unsandbox.sandbox import disk_mount, enter
 from unsandbox.sandbox.freezer import Freezer
 from unsandbox.sandbox.limits import Bounds, Group, held_memory, members
 
@@ -279,6 +279,19 @@ class LiveSandboxes:
 
     def _answer(self, ask: int, **answer: Any) -> None:
         self._send({"ask": ask, **answer})
+
+
+def mount_work_folder(wanted: dict[str, Any], uid: int | None) -> None:
+    """In the forked child that becomes a live sandbox: mount its work disk, as root.
+
+    Raises:
+        OSError: It cannot be mounted.
+    """
+    if (image := wanted.get("image")) is not None:
+        disk_mount.mount_image(image, wanted["target"], os.geteuid() if uid is None else uid)
+        os.close(image)
+    elif (source := wanted.get("source")) is not None:
+        disk_mount.mount_folder(source, wanted["target"])
 
 
 def _groups(pid: int) -> tuple[int, int] | tuple[()]:

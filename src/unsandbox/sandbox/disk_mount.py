@@ -1,0 +1,206 @@
+"""Mounts a work disk for the sandbox that the calling process is about to become.
+
+Done by root in a mount namespace of that process alone, so that nothing has to be unmounted, ever, by anybody:
+the mount ends with the sandbox's last process. Standard library only; the launcher uses this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import stat
+import struct
+from pathlib import Path
+
+INSIDE_UID = 1000
+"""Owner of the files on a disk, whichever user of the host the sandbox runs as."""
+
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
+_MS_NOSUID, _MS_NODEV, _MS_NOATIME, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 1024, 0x1000, 0x4000, 0x80000
+_MNT_DETACH = 2
+_LOOP_CONTROL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
+_LOOP_AUTOCLEAR, _LOOP_DIRECT_IO = 4, 16
+_LOOP_MAJOR = 7
+_LOOP_ROUNDS = 50
+# Numbers that all architectures share.
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+_OPEN_TREE_CLONE, _CLOEXEC, _AT_EMPTY_PATH = 1, 0x80000, 0x1000
+_MOVE_MOUNT_FROM_EMPTY_PATH = 4
+_MOUNT_ATTR_IDMAP = 0x00100000
+# Inode tables need no zeroing: a sparse file reads as zeros. What is deleted is given back to the host's disk.
+_OPTIONS = b"errors=remount-ro,noinit_itable,discard"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount_image(image: int, target: str, uid: int) -> None:
+    """Mount an ext4 image, in a mount namespace of this process's own, so that its files belong to `uid`.
+
+    Args:
+        image: Descriptor of the image; its lock stays while it is mounted.
+        target: Folder to mount it on.
+        uid: User and group of the host who shall own what belongs to user 1000 on the disk.
+
+    Raises:
+        OSError: It cannot be mounted.
+    """
+    _leave_the_mounts_of_the_host()
+    device, path = _attach(image, Path(target).parent)
+    try:
+        flags = _MS_NOSUID | _MS_NODEV | _MS_NOATIME
+        _check(_libc.mount(os.fsencode(path), os.fsencode(target), b"ext4", flags, _OPTIONS))
+    finally:
+        os.close(device)
+    with contextlib.suppress(OSError):
+        # Ours to remove when mkfs made it, not when the tenant did.
+        found = Path(target, "lost+found")
+        if found.lstat().st_uid == 0:
+            found.rmdir()
+    if uid != INSIDE_UID:
+        _show_as(target, uid)
+
+
+def mount_folder(source: str, target: str) -> None:
+    """Mount a folder that its user cannot reach, in a mount namespace of this process's own.
+
+    Raises:
+        OSError: It cannot be mounted.
+    """
+    _leave_the_mounts_of_the_host()
+    _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND, None))
+
+
+def _leave_the_mounts_of_the_host() -> None:
+    _check(_libc.unshare(_CLONE_NEWNS))
+    _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None))
+
+
+def _attach(image: int, folder: Path) -> tuple[int, str]:
+    """Attach an image to a free loop device that frees itself; return the device's descriptor and path."""
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for _ in range(_LOOP_ROUNDS):
+            number = fcntl.ioctl(control, _LOOP_CONTROL_GET_FREE)
+            device, path = _open_device(number, folder)
+            # struct loop_config: the file, block size, then struct loop_info64 with its flags, then reserved.
+            for options in (_LOOP_AUTOCLEAR | _LOOP_DIRECT_IO, _LOOP_AUTOCLEAR):
+                config = struct.pack("=II5Q4I", image, 0, 0, 0, 0, 0, 0, 0, 0, 0, options)
+                try:
+                    fcntl.ioctl(device, _LOOP_CONFIGURE, config.ljust(304, b"\0"))
+                except OSError as error:
+                    if error.errno == errno.EINVAL:
+                        # Not every file system can do without the page cache.
+                        continue
+                    os.close(device)
+                    if error.errno == errno.EBUSY:
+                        # Somebody was faster.
+                        break
+                    raise
+                return device, path
+    finally:
+        os.close(control)
+    raise OSError(errno.EBUSY, "no loop device is free")
+
+
+def _open_device(number: int, folder: Path) -> tuple[int, str]:
+    usual = f"/dev/loop{number}"
+    try:
+        return os.open(usual, os.O_RDWR | os.O_CLOEXEC), usual
+    except FileNotFoundError:
+        # A /dev that the kernel does not look after, as in containers.
+        path = folder / f"loop{number}-{os.getpid()}"
+        os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(_LOOP_MAJOR, number))
+        try:
+            device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        finally:
+            path.unlink()
+        # The name is gone, the device is not.
+        return device, f"/proc/self/fd/{device}"
+
+
+def _show_as(target: str, uid: int) -> None:
+    """Have the files of user 1000 on a mount belong to `uid`: by an id-mapped mount, or else in earnest."""
+    mapped = _mapped_copy(target, uid)
+    owner = INSIDE_UID if mapped is not None else uid
+    if Path(target).stat().st_uid != owner:
+        # Written when the kernel was another one.
+        give_to(owner, target)
+    if mapped is not None:
+        try:
+            _check(_libc.umount2(os.fsencode(target), _MNT_DETACH))
+            _syscall(_SYS_MOVE_MOUNT, mapped, b"", -100, os.fsencode(target), _MOVE_MOUNT_FROM_EMPTY_PATH)
+        finally:
+            os.close(mapped)
+
+
+def _mapped_copy(target: str, uid: int) -> int | None:
+    """Return a descriptor of a copy of a mount that shows user 1000 as `uid`; None where the kernel cannot."""
+    tree = -1
+    try:
+        tree = _syscall(_SYS_OPEN_TREE, -100, os.fsencode(target), _OPEN_TREE_CLONE | _CLOEXEC)
+        namespace = _user_namespace(uid)
+        try:
+            attributes = struct.pack("=4Q", _MOUNT_ATTR_IDMAP, 0, 0, namespace)
+            _syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
+        finally:
+            os.close(namespace)
+    except OSError as error:
+        if tree >= 0:
+            os.close(tree)
+        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.EPERM):
+            raise
+        return None
+    return tree
+
+
+def _user_namespace(uid: int) -> int:
+    """Return a descriptor of a user namespace that maps 1000 to `uid`."""
+    ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _check(_libc.unshare(_CLONE_NEWUSER))
+            os.write(ready_write, b"+")
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.close(ready_write)
+        if os.read(ready_read, 1) != b"+":
+            raise OSError(errno.EPERM, "no user namespace for the work disk")
+        for kind in ("uid", "gid"):
+            Path(f"/proc/{pid}/{kind}_map").write_text(f"{INSIDE_UID} {uid} 1")
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready_read)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def give_to(uid: int, folder: str) -> None:
+    """Give a folder, which no program can reach now, and everything in it to a user; the folder itself last.
+
+    Raises:
+        OSError: It did not succeed.
+    """
+    # With the slash, what a link leads to; everything below is not followed.
+    command = ["chown", "-hR", "--", f"{uid}:{uid}", f"{folder}/."]
+    pid = os.posix_spawnp(command[0], command, {"PATH": "/usr/bin:/bin"})
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
+        raise OSError(errno.EIO, "the work folder could not be given to its user", folder)
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    result = int(_libc.syscall(number, *arguments))
+    _check(result)
+    return result
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
