@@ -1,15 +1,35 @@
-"""Files as tar archives: what is put into a sandbox, and its work folder as a whole."""
+"""Files as tar archives: what is put into a sandbox, and its work folder as a whole.
+
+A work folder is read and replaced by `tar` run *inside* the sandbox, as its user, while the tenant's programs
+stand still: whatever an archive holds, it can reach no more than the tenant can, and the quota holds. The
+server only compresses, and looks an archive through first (`archive_check`). Nothing depends on the backend.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
 import io
+import os
+import secrets
+import shutil
 import tarfile
 import time
-from collections.abc import Sequence
-from pathlib import PurePosixPath
-from typing import IO
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, ParamSpec, Self, TypeVar
 
-from unsandbox.sandbox.spec import SandboxFile
+from unsandbox.sandbox.archive_check import opened
+from unsandbox.sandbox.capture import StreamCapture
+from unsandbox.sandbox.live_spec import LiveProcess
+from unsandbox.sandbox.spec import MIB, SandboxError, SandboxFile
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_LEVEL = 3
+_MAX_SHOWN = 200
 
 
 def write_archive(files: Sequence[SandboxFile], folders: Sequence[str], target: IO[bytes]) -> None:
@@ -40,3 +60,143 @@ def archive_of(files: Sequence[SandboxFile]) -> bytes:
     buffer = io.BytesIO()
     write_archive(files, (), buffer)
     return buffer.getvalue()
+
+
+PACK = [
+    *["tar", "--create", "--format=pax", "--sort=name", "--sparse", "--one-file-system", "--numeric-owner"],
+    *["--owner=sandbox:1000", "--group=sandbox:1000", "--mode=u-s,g-s"],
+    *["--pax-option=delete=atime,delete=ctime", "--directory=/work", "."],
+]
+"""Run inside, by the sandbox's user with the right to read all of its files: its work folder goes to stdout."""
+
+# Not -p: set-user-id bits are dropped; and no umask that takes others.
+_UNPACK_SCRIPT = """
+umask 0
+find /work -xdev -mindepth 1 -delete || exit
+exec tar --extract --no-same-owner --no-same-permissions --delay-directory-restore --directory=/work
+"""
+UNPACK = ["sh", "-c", _UNPACK_SCRIPT]
+"""Run inside, likewise: the archive on stdin replaces the content of the work folder."""
+
+
+async def save(tar: LiveProcess, destination: Path) -> int:
+    """Write the output of a started `PACK` as a compressed archive; return its bytes.
+
+    Written to a temporary name beside `destination`, fsynced and renamed: never half there.
+
+    Raises:
+        SandboxError: The work folder could not be read.
+        OSError: The disk is full or failed.
+    """
+    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        async with _Running(tar) as running:
+            size = await running.in_thread(_compress, running.take("stdout_fd"), temporary)
+            await running.must_succeed("the work folder could not be read")
+            await running.in_thread(_publish, temporary, destination)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return size
+
+
+async def load(tar: LiveProcess, archive: Path) -> None:
+    """Feed an archive, compressed or not, to a started `UNPACK`.
+
+    Raises:
+        SandboxError: It could not be unpacked.
+        OSError: It does not fit into the work folder (`EDQUOT`), or cannot be read.
+    """
+    async with _Running(tar) as running:
+        await running.in_thread(_decompress, archive, running.take("stdin_fd"))
+        await running.must_succeed("the archive could not be unpacked")
+
+
+class _Running:
+    """A started tar: reads what it complains of, and sees to it that it ends."""
+
+    def __init__(self, tar: LiveProcess) -> None:
+        self._tar = tar
+        self._null = -1
+        self._complaints: StreamCapture | None = None
+
+    async def __aenter__(self) -> Self:
+        self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        fd, self._tar.stderr_fd = self._tar.stderr_fd, None
+        if fd is not None:
+            self._complaints = StreamCapture(
+                "stderr",
+                fd,
+                keep_bytes=4096,
+                flood_bytes=1 << 62,
+                discard_fd=self._null,
+                sink=None,
+                on_flood=lambda: None,
+                on_end=lambda: None,
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._tar.kill()
+        self._tar.close()
+        if self._complaints is not None:
+            self._complaints.close()
+        os.close(self._null)
+
+    def take(self, name: str) -> int:
+        """Take over a pipe, for blocking use in a thread."""
+        fd: int = getattr(self._tar, name)
+        setattr(self._tar, name, None)
+        os.set_blocking(fd, True)
+        return fd
+
+    async def in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do something that blocks; it has ended when this returns or raises, also when it is cancelled."""
+        task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Ends the pipe, and with it the thread.
+            self._tar.kill()
+            with contextlib.suppress(Exception):
+                await task
+            raise
+
+    async def must_succeed(self, otherwise: str) -> None:
+        """Wait for its end; raise unless it went well."""
+        code = await self._tar.wait()
+        if code == 0:
+            return
+        said = self._complaints.result().data.decode("utf-8", "replace").strip() if self._complaints else ""
+        if os.strerror(errno.ENOSPC) in said or os.strerror(errno.EDQUOT) in said:
+            raise OSError(errno.EDQUOT, f"{otherwise}: the quota of the work folder is exceeded")
+        raise SandboxError(f"{otherwise}: {said[:_MAX_SHOWN] or f'exit status {code}'}")
+
+
+def _compress(source: int, temporary: Path) -> int:
+    """Compress what comes from a descriptor into a new file, to its end; return the size of the file."""
+    from zstandard import ZstdCompressor
+
+    with open(source, "rb", buffering=0) as stream, temporary.open("xb") as file:
+        ZstdCompressor(level=_LEVEL).copy_stream(stream, file, read_size=MIB)
+        file.flush()
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
+
+
+def _publish(temporary: Path, destination: Path) -> None:
+    temporary.replace(destination)
+    folder = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _decompress(archive: Path, target: int) -> None:
+    with (
+        open(target, "wb", buffering=0) as pipe,
+        opened(archive) as stream,
+        # Who stops to read says why when asked.
+        contextlib.suppress(BrokenPipeError),
+    ):
+        shutil.copyfileobj(stream, pipe, MIB)

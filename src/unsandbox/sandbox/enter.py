@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from unsandbox.sandbox.limits import write
+
 INSIDE_UID = 1000
 """The user of every sandbox, seen from inside."""
 
@@ -47,6 +49,16 @@ _TIOCSPTLCK = 0x40045431
 _CORE_LIMIT = 1
 """A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
 _TIMEOUT_CONNECT_S = 5.0
+
+CHANGED_SIGNALS = (
+    signal.SIGCHLD,
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+)
+"""What the launcher or its interpreter changed; a program must find the defaults."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -163,7 +175,7 @@ def _in_words(error: BaseException) -> str:
 def _leave_the_launcher(keep: Sequence[int]) -> None:
     """Let go of everything of the launcher but the descriptors in `keep`."""
     # When the whole machine runs out of memory, a sandbox goes before the server or anything else.
-    Path("/proc/self/oom_score_adj").write_text("1000")
+    write("/proc/self/oom_score_adj", "1000")
     start = 0
     for fd in sorted(keep):
         os.closerange(start, fd)
@@ -174,20 +186,22 @@ def _leave_the_launcher(keep: Sequence[int]) -> None:
     for fd in range(3):
         os.dup2(null, fd)
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        with contextlib.suppress(OSError, ValueError):
-            signal.signal(number, signal.SIG_DFL)
+    for number in CHANGED_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
-    _blank_command_line()
+    # The launcher's command line, in this copy of it: /proc shows it to everybody.
+    start, end = _COMMAND_LINE
+    ctypes.memset(start, 0, end - start)
 
 
-def _blank_command_line() -> None:
-    """Overwrite the launcher's command line in this copy of it: /proc shows it to everybody."""
+def _find_command_line() -> tuple[int, int]:
+    """Return where in memory this process's command line lies; it is there in every copy that is forked."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     # arg_start and arg_end are the fields 48 and 49 of the whole line, whose third comes first here.
-    start, end = int(fields[45]), int(fields[46])
-    if 0 < start < end:
-        ctypes.memset(start, 0, end - start)
+    return int(fields[45]), int(fields[46])
+
+
+_COMMAND_LINE = _find_command_line()
 
 
 def _become_user(uid: int | None) -> None:

@@ -20,6 +20,7 @@ import array
 import contextlib
 import ctypes
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox import freezer, janitor, live_launcher
+from unsandbox.sandbox import enter, freezer, janitor, live_launcher
 from unsandbox.sandbox.limits import Bounds, Group, Hierarchy, Usage, children, held_memory, open_hierarchy
 from unsandbox.sandbox.netgate import BLOCK_FD, Gates
 from unsandbox.sandbox.netsetup import Way
@@ -54,16 +55,6 @@ _WATCH_INTERVAL_S = 0.05
 _CORE_LIMIT = 1
 """A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
 _libc = ctypes.CDLL(None, use_errno=True)
-
-_DEFAULT_SIGNALS = (
-    signal.SIGCHLD,
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-)
-"""What this process or its interpreter changed; a program must find the defaults."""
 
 
 @dataclass(slots=True)
@@ -180,6 +171,9 @@ class Launcher:
         if self._freezer_base:
             janitor.sweep([self._freezer_base[1].parent], remove_as_group=True)
         cgroup["freezer"] = self._freezer_base[0] if self._freezer_base else "stop"
+        # What is here now stays: children need no copies of pages that only a collection would touch.
+        gc.collect()
+        gc.freeze()
         self._send({"ready": cgroup})
 
     def _poll_timeout_ms(self) -> float | None:
@@ -493,7 +487,7 @@ def _become_sandbox(
         os.chdir("/")
         os.umask(0o022)
         signal.set_wakeup_fd(-1)
-        for number in _DEFAULT_SIGNALS:
+        for number in enter.CHANGED_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (_CORE_LIMIT, _CORE_LIMIT))
         uid = request["uid"]

@@ -311,7 +311,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path | str, text: str) -> None:
     """Write a setting of a control group.
 
     Raises:

@@ -10,13 +10,13 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox import artifacts, enter, init, skeleton
-from unsandbox.sandbox.archive import archive_of
+from unsandbox.sandbox import archive, artifacts, enter, init, skeleton
+from unsandbox.sandbox.archive_check import examine
 from unsandbox.sandbox.command import (
     DEFAULT_ENV,
     WORK,
@@ -142,6 +142,8 @@ class BubblewrapSandbox:
         self._work = await asyncio.to_thread(self._open_work)
         if self._disk.image is None and self._parts.images is None:
             self._watching = self._loop.create_task(self._watch_disk())
+        if self._spec.work_archive is not None:
+            await self.replace_work(self._spec.work_archive)
         if self._spec.files:
             await self.put_files(self._spec.files)
 
@@ -385,8 +387,8 @@ class BubblewrapSandbox:
         check_files(files)
         # By tar, inside: whatever a link leads to, it leads to a place in the sandbox.
         words = ["tar", "--extract", "--no-overwrite-dir", "--keep-directory-symlink", "--no-same-permissions"]
-        archive = await asyncio.to_thread(archive_of, files)
-        outcome = await self._run_helper(words, archive)
+        packed = await asyncio.to_thread(archive.archive_of, files)
+        outcome = await self._run_helper(words, packed)
         if outcome.exit_code != 0:
             said = outcome.stderr.data.decode("utf-8", "replace").strip()
             raise SandboxError(f"the files could not be written: {said}")
@@ -442,6 +444,44 @@ class BubblewrapSandbox:
                     await self._parts.control.kill(self._number)
                     return
                 await asyncio.sleep(max(_WATCH_MIN_S, _WATCH_SHARE * (self._loop.time() - started)))
+
+    async def archive_work(self, destination: Path) -> int:
+        """Write the work folder as an archive; see `LiveSandbox.archive_work`.
+
+        Raises:
+            SandboxError: It could not be read.
+            OSError: The disk is full or failed.
+        """
+        async with self._standing_still():
+            return await archive.save(await self._start_tar(archive.PACK), destination)
+
+    async def replace_work(self, source: Path) -> None:
+        """Replace the content of the work folder; see `LiveSandbox.replace_work`.
+
+        Raises:
+            InvalidArchiveError: The archive is damaged or holds what no work folder may; nothing has changed.
+            SandboxError: It could not be unpacked; the work folder is incomplete.
+            OSError: It does not fit (`EDQUOT`; the work folder is incomplete), or could not be read.
+        """
+        await asyncio.to_thread(examine, source, self._spec.limits.work_bytes)
+        async with self._standing_still():
+            await archive.load(await self._start_tar(archive.UNPACK), source)
+
+    async def _start_tar(self, words: Sequence[str]) -> LiveProcess:
+        return await self._spawn(words, cwd="/", helper=enter.CAPABILITY_TO_READ_ALL)
+
+    @contextlib.asynccontextmanager
+    async def _standing_still(self) -> AsyncIterator[None]:
+        """For a while no program of the tenant runs, and none is started."""
+        async with self._changing:
+            self._must_live()
+            if not self.frozen:
+                await (await self._parts.control.ask(self._number, "freeze"))
+            try:
+                yield
+            finally:
+                if not self.frozen and not self._ended.is_set():
+                    await (await self._parts.control.ask(self._number, "unfreeze"))
 
     # Connections
 

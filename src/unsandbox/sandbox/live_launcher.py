@@ -48,8 +48,8 @@ class Live:
     """The request to freeze that still waits for its answer."""
 
     def held(self) -> Iterable[int]:
-        """Return the numbers of all processes in it."""
-        roots = [self.first, *(program.pid for program in self.programs)]
+        """Return the numbers of all processes of the tenant."""
+        roots = [self.first, *(program.pid for program in self.programs if program.entering != program.pid)]
         return [member for root in roots if root is not None for member in members(root)]
 
 
