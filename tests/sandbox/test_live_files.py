@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
 import os
@@ -16,6 +17,8 @@ import zstandard
 from tests.sandbox.support import eventually
 
 from unsandbox.sandbox import InvalidSpecError, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox import archive as archive_module
+from unsandbox.sandbox import disk as disk_module
 from unsandbox.sandbox.archive_check import InvalidArchiveError
 from unsandbox.sandbox.live_spec import LiveLimits, LiveSandbox, LiveSpec
 
@@ -53,7 +56,7 @@ async def test_the_quota_ends_in_enospc_and_what_is_deleted_comes_back(fresh):
     many = await fresh.run(
         ["sh", "-c", "mkdir m; cd m; for i in $(seq 20000); do : > $i || exit 1; done 2>/dev/null"]
     )
-    assert many.exit_code == 1
+    assert many.exit_code != 0
 
 
 @needs_images
@@ -66,7 +69,8 @@ async def test_the_disk_takes_neither_devices_nor_set_user_id(fresh):
     assert "lost+found" not in said
 
 
-async def test_a_named_disk_is_kept_and_used_again(backend, tmp_path):
+async def test_a_named_disk_is_kept_and_used_again(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(disk_module, "LOCK_TIMEOUT_S", 0.2)
     disk = tmp_path / "disk"
     first = await backend.open_live(LiveSpec(limits=SMALL, work_disk=disk))
     await output(first, "mkdir -p a/b; echo kept > a/b/note; chmod 700 a; ln -s /etc/passwd link")
@@ -146,14 +150,23 @@ stat -c '%s %b' sparse; date -r old +%F; ls -A; cat 'odd name'/*
     assert lines[2].startswith("closed 500 directory sandbox")
     assert lines[5].startswith("setuid 755")
     assert lines[6].startswith("pipe 644 fifo")
-    assert lines[7:14] == ["one", "hidden", "ran2", "/usr/bin/env", "../../etc", "1073741824 0", "2001-02-03"]
+    assert lines[7:15] == [
+        "one",
+        "hidden",
+        "ran",
+        "2",
+        "/usr/bin/env",
+        "../../etc",
+        "1073741824 0",
+        "2001-02-03",
+    ]
     assert "stale" not in said
     assert lines[-1] == "x"
     await other.close()
     started = await backend.open_live(
         LiveSpec(limits=SMALL, work_archive=archive, files=[SandboxFile("/work/new", b"n")])
     )
-    assert await output(started, "cat new; ./hard") == "nran"
+    assert await output(started, "cat new; ./hard") == "nran\n"
     await started.close()
 
 
@@ -200,7 +213,6 @@ async def test_a_frozen_sandbox_is_archived_and_stays_frozen(fresh, tmp_path):
 async def test_an_archive_that_cannot_be_written_leaves_nothing(fresh, tmp_path):
     with pytest.raises(FileNotFoundError):
         await fresh.archive_work(tmp_path / "no" / "folder")
-    # The disk of /dev/full is full.
     await output(fresh, "head -c 3000000 /dev/urandom > x")
     task = asyncio.create_task(fresh.archive_work(tmp_path / "cancelled"))
     await asyncio.sleep(0.03)
@@ -254,10 +266,12 @@ async def test_archives_that_lead_out_are_refused_before_anything_changes(fresh,
 async def test_archives_that_are_none_are_refused(fresh, tmp_path):
     good = tar_file(tmp_path / "good", member("x", data=b"x" * 10_000)).read_bytes()
     packed = zstandard.ZstdCompressor().compress(good)
-    bomb = zstandard.ZstdCompressor().compress(bytes(1024 * MIB))
+    huge = tar_file(tmp_path / "huge", member("x", data=bytes(330 * MIB))).read_bytes()
+    bomb = zstandard.ZstdCompressor().compress(huge)
+    del huge
     broken = bytearray(good)
     broken[100] ^= 1
-    for data in (b"", b"text", good[:5000], packed[:-10], bytes(broken), bomb, packed[:8] + b"\0" * 100):
+    for data in (b"", b"text" * 500, good[:5000], packed[:-3], bytes(broken), bomb, packed[:8] + b"\0" * 100):
         (tmp_path / "bad").write_bytes(data)
         with pytest.raises(InvalidArchiveError):
             await fresh.replace_work(tmp_path / "bad")
@@ -281,8 +295,6 @@ async def test_an_archive_beyond_the_quota_is_told_as_such(backend, fresh, tmp_p
 
 async def test_tar_itself_would_not_lead_out_either(fresh, tmp_path):
     """The second line of defence: what the check lets through meets tar inside, as the sandbox's user."""
-    from unsandbox.sandbox import archive
-
     canary = tmp_path / "canary"
     canary.write_text("untouched")
     tmp_path.chmod(0o777)
@@ -295,15 +307,9 @@ async def test_tar_itself_would_not_lead_out_either(fresh, tmp_path):
         member(str(canary), data=b"written"),
     )
     async with fresh._standing_still():
-        with contextlib_suppress():
-            await archive.load(await fresh._start_tar(archive.UNPACK), evil)
+        with contextlib.suppress(SandboxError):
+            await archive_module.load(await fresh._start_tar(archive_module.UNPACK), evil)
     assert canary.read_text() == "untouched"
-
-
-def contextlib_suppress():
-    import contextlib
-
-    return contextlib.suppress(SandboxError)
 
 
 # Connections
@@ -327,7 +333,8 @@ async def test_connect_reaches_the_loopback_inside(fresh, version):
     await eventually(lambda: readable(server.stdout_fd), 10)
     for _ in range(3):
         with socket.socket(fileno=await fresh.connect(8000)) as sock:
-            assert sock.gettimeout() == 0
+            assert not os.get_blocking(sock.fileno())
+            sock.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.sock_sendall(sock, b"hello")
             assert await loop.sock_recv(sock, 100) == b"got hello"

@@ -30,6 +30,8 @@ _T = TypeVar("_T")
 
 _LEVEL = 3
 _MAX_SHOWN = 200
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "Wrote only")
+"""How tar says that there is no room."""
 
 
 def write_archive(files: Sequence[SandboxFile], folders: Sequence[str], target: IO[bytes]) -> None:
@@ -167,7 +169,7 @@ class _Running:
         if code == 0:
             return
         said = self._complaints.result().data.decode("utf-8", "replace").strip() if self._complaints else ""
-        if os.strerror(errno.ENOSPC) in said or os.strerror(errno.EDQUOT) in said:
+        if any(words in said for words in _FULL):
             raise OSError(errno.EDQUOT, f"{otherwise}: the quota of the work folder is exceeded")
         raise SandboxError(f"{otherwise}: {said[:_MAX_SHOWN] or f'exit status {code}'}")
 

@@ -26,7 +26,9 @@ from unsandbox.sandbox.disk_mount import INSIDE_UID, give_to
 from unsandbox.sandbox.janitor import remove_tree
 from unsandbox.sandbox.spec import MIB, SandboxError, SandboxUnavailable
 
-_LOCK_TIMEOUT_S = 10.0
+LOCK_TIMEOUT_S = 5.0
+_RELEASE_TIMEOUT_S = 60.0
+"""What a sandbox wrote last may still have to reach the disk."""
 _JOURNAL_MIB = 8
 _BYTES_PER_INODE = 8192
 _TOOL_FOLDERS = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
@@ -88,7 +90,8 @@ class DiskImages:
             if path is not None:
                 os.fsync(fd)
                 # Only now has it a name: an image that is there is complete.
-                os.link(f"/proc/self/fd/{fd}", path, follow_symlinks=True)
+                # The folder's descriptor is not used; with one, Python follows the link to the file.
+                os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
         except BaseException:
             os.close(fd)
             raise
@@ -113,13 +116,13 @@ class DiskImages:
         return fd
 
 
-def lock(fd: int, path: Path | None, timeout_s: float = _LOCK_TIMEOUT_S) -> None:
+def lock(fd: int, path: Path | None, timeout_s: float | None = None) -> None:
     """Lock a disk; blocks for a while, as the kernel takes its time to unmount.
 
     Raises:
         SandboxError: Another sandbox uses it.
     """
-    give_up = time.monotonic() + timeout_s
+    give_up = time.monotonic() + (LOCK_TIMEOUT_S if timeout_s is None else timeout_s)
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,7 +134,7 @@ def lock(fd: int, path: Path | None, timeout_s: float = _LOCK_TIMEOUT_S) -> None
             return
 
 
-def wait_released(path: Path, timeout_s: float = _LOCK_TIMEOUT_S) -> None:
+def wait_released(path: Path) -> None:
     """Wait until no sandbox uses the disk at `path` any more; blocks.
 
     Raises:
@@ -140,7 +143,7 @@ def wait_released(path: Path, timeout_s: float = _LOCK_TIMEOUT_S) -> None:
     with contextlib.suppress(FileNotFoundError):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            lock(fd, path, timeout_s)
+            lock(fd, path, _RELEASE_TIMEOUT_S)
         finally:
             os.close(fd)
 
@@ -245,6 +248,7 @@ class ImageDisk:
         self._images = images
         self._path = path
         self._bytes = work_bytes
+        self._held = False
 
     def open(self) -> None:
         """See `WorkDisk.open`."""
@@ -254,6 +258,7 @@ class ImageDisk:
             )
         self.mount_point.mkdir(mode=0o711)
         self.image = self._images.open(self._path, self._bytes)
+        self._held = True
 
     def handed_over(self) -> None:
         """Close our descriptor: the lock is the loop device's alone now."""
@@ -266,8 +271,9 @@ class ImageDisk:
         self.handed_over()
         with contextlib.suppress(OSError):
             self.mount_point.rmdir()
-        if self._path is not None:
+        if self._held and self._path is not None:
             wait_released(self._path)
+        self._held = False
 
 
 class FolderDisk:

@@ -44,6 +44,7 @@ _CLONE_NEWPID = 0x20000000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _SECCOMP_MODE_FILTER = 38, 47, 2, 2
 _CAPABILITY_VERSION_3 = 0x20080522
+_CAP_SETPCAP = 1 << 8
 _TIOCGPTPEER = 0x5441
 _TIOCSPTLCK = 0x40045431
 _CORE_LIMIT = 1
@@ -301,15 +302,23 @@ def _set_limits(limits: dict[str, int | None]) -> None:
 
 def _give_up_capabilities(keep: int) -> None:
     """Hold no capability any more but those in the mask `keep`, which a helper takes along when it executes."""
+    if keep:
+        # What is to be inherited must still be in the bounding set, which takes a capability to empty.
+        _set_capabilities(keep | _CAP_SETPCAP, keep)
     for number in range(64):
         if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
             break
-    low, high = keep & 0xFFFFFFFF, keep >> 32
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    _check(_libc.capset(header, struct.pack("6I", low, low, low, high, high, high)))
-    for number in range(64):
+    _set_capabilities(keep, keep)
+    for number in range(keep.bit_length()):
         if keep >> number & 1:
             _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
+
+
+def _set_capabilities(held: int, inheritable: int) -> None:
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    sets = (held, held, inheritable)
+    words = [*(one & 0xFFFFFFFF for one in sets), *(one >> 32 for one in sets)]
+    _check(_libc.capset(header, struct.pack("6I", *words)))
 
 
 class _Filter(ctypes.Structure):
