@@ -35,6 +35,7 @@ from unsandbox.sandbox.disk import DiskImages, FolderDisk, ImageDisk, WorkDisk
 from unsandbox.sandbox.launcher import INFO_FD
 from unsandbox.sandbox.live_process import SandboxProcess, communicate, reports
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSpec
+from unsandbox.sandbox.netgate import BLOCK_FD
 from unsandbox.sandbox.outbound import Outbound, network_request
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
 from unsandbox.sandbox.system import System
@@ -42,7 +43,7 @@ from unsandbox.sandbox.system import System
 _ARGS_FD = 4
 _SECCOMP_FD = 5
 _INIT_FD = 8
-_IMAGE_FD = 9
+_IMAGE_FD = BLOCK_FD + 1
 _SETUP_TIMEOUT_S = 60.0
 _CLOSE_TIMEOUT_S = 10.0
 _MAX_TERMINAL = 0xFFFF
