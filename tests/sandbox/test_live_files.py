@@ -16,7 +16,7 @@ import pytest_asyncio
 import zstandard
 from tests.sandbox.support import eventually
 
-from unsandbox.sandbox import InvalidSpecError, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox import InvalidSpecError, SandboxError, SandboxFile, SandboxUnavailable, enter
 from unsandbox.sandbox import archive as archive_module
 from unsandbox.sandbox import disk as disk_module
 from unsandbox.sandbox.archive_check import InvalidArchiveError
@@ -308,7 +308,9 @@ async def test_tar_itself_would_not_lead_out_either(fresh, tmp_path):
     )
     async with fresh._standing_still():
         with contextlib.suppress(SandboxError):
-            await archive_module.load(await fresh._start_tar(archive_module.UNPACK), evil)
+            await archive_module.load(
+                await fresh._start_helper(archive_module.UNPACK, enter.CAPABILITY_TO_READ_ALL), evil
+            )
     assert canary.read_text() == "untouched"
 
 

@@ -21,8 +21,9 @@ from unsandbox.sandbox.disk import DiskImages, images_usable
 from unsandbox.sandbox.janitor import remove_runtime
 from unsandbox.sandbox.job import SandboxJob
 from unsandbox.sandbox.launcher import INFO_FD
-from unsandbox.sandbox.live import BubblewrapSandbox, Parts, validate_live
-from unsandbox.sandbox.live_spec import LiveSpec
+from unsandbox.sandbox.live import BubblewrapSandbox
+from unsandbox.sandbox.live_setup import Parts, validate_live
+from unsandbox.sandbox.live_spec import LiveSandbox, LiveSpec
 from unsandbox.sandbox.netgate import BLOCK_FD
 from unsandbox.sandbox.outbound import Outbound, find_outbound, network_request
 from unsandbox.sandbox.spec import (
@@ -206,7 +207,7 @@ class BubblewrapBackend:
         if (why := self.network_refusal(network)) is not None:
             raise SandboxUnavailable(why)
 
-    async def open_live(self, spec: LiveSpec) -> BubblewrapSandbox:
+    async def open_live(self, spec: LiveSpec) -> LiveSandbox:
         """Make a sandbox that stays until it is closed; see `LiveBackend.open_live`.
 
         Raises:
@@ -367,7 +368,7 @@ class BubblewrapBackend:
     async def close(self) -> None:
         """Kill what runs; remove every process, folder and cgroup of this backend. Harmless when repeated."""
         self._open = False
-        await asyncio.gather(*(sandbox.close() for sandbox in list(self._live)))
+        await asyncio.gather(*(sandbox.close() for sandbox in list(self._live)), return_exceptions=True)
         jobs = list(self._jobs)
         for job in jobs:
             job.cancel()

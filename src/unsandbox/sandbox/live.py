@@ -3,91 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import functools
-import json
 import os
-import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox import archive, artifacts, enter, init, skeleton
+from unsandbox.sandbox import artifacts, enter, init
+from unsandbox.sandbox.archive import PACK, UNPACK, archive_of, load, save
 from unsandbox.sandbox.archive_check import examine
-from unsandbox.sandbox.command import (
-    DEFAULT_ENV,
-    WORK,
-    InvalidSpecError,
-    base_words,
-    check_command,
-    check_env,
-    check_files,
-    check_limits,
-    check_system_paths,
-    null_separated,
-)
-from unsandbox.sandbox.control import CgroupReport, Ending, LauncherControl
+from unsandbox.sandbox.command import WORK, InvalidSpecError, check_files
+from unsandbox.sandbox.control import Ending
 from unsandbox.sandbox.descriptors import memory_file, pipe
-from unsandbox.sandbox.disk import DiskImages, FolderDisk, ImageDisk, WorkDisk
-from unsandbox.sandbox.launcher import INFO_FD
 from unsandbox.sandbox.live_process import SandboxProcess, communicate, reports
+from unsandbox.sandbox.live_setup import (
+    ARGS_FD,
+    IMAGE_FD,
+    INIT_FD,
+    SECCOMP_FD,
+    Parts,
+    Program,
+    live_arguments,
+    live_request,
+    make_disk,
+    program_details,
+)
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSpec
-from unsandbox.sandbox.netgate import BLOCK_FD
-from unsandbox.sandbox.outbound import Outbound, network_request
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
-from unsandbox.sandbox.system import System
 
-_ARGS_FD = 4
-_SECCOMP_FD = 5
-_INIT_FD = 8
-_IMAGE_FD = BLOCK_FD + 1
 _SETUP_TIMEOUT_S = 60.0
 _CLOSE_TIMEOUT_S = 10.0
-_MAX_TERMINAL = 0xFFFF
 _WATCH_MIN_S = 1.0
 _WATCH_SHARE = 20
 """Looking at a work folder may take a twentieth of the time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a backend lends its live sandboxes."""
-
-    control: LauncherControl
-    cgroup: CgroupReport
-    program: Path
-    init: Path
-    root: Path
-    system: System
-    mountable: Callable[[Sequence[str]], list[str]]
-    filter: bytes
-    discard_fd: int
-    runtime: Path
-    images: DiskImages | None
-    """Where work folders are images; None where they are folders."""
-    uid: int | None
-    """The user of the host that the sandbox runs as; None for this process's own."""
-    network: Outbound | None = None
-    """How it gets out, when it does."""
-
-
-def validate_live(spec: LiveSpec) -> None:
-    """Check a specification.
-
-    Raises:
-        InvalidSpecError: As `command.validate`.
-        SandboxUnavailable: It asks for memory and processes from a checkpoint.
-    """
-    check_env(spec.env)
-    check_files(spec.files)
-    check_system_paths(spec.system_paths)
-    names = ("vcpu", "memory_bytes", "processes", "open_files", "tmpfs_bytes", "work_bytes")
-    check_limits(spec.limits, names)
-    if spec.hot_image is not None:
-        raise SandboxUnavailable("bubblewrap sandboxes cannot start from a checkpoint; gVisor's can")
 
 
 class BubblewrapSandbox:
@@ -103,7 +53,7 @@ class BubblewrapSandbox:
         self._on_over = on_over
         self._loop = asyncio.get_running_loop()
         self._number = 0
-        self._disk = self._work_disk()
+        self._disk = make_disk(spec, parts)
         self._work = -1
         self._used = 0
         self._watching: asyncio.Task[None] | None = None
@@ -113,17 +63,11 @@ class BubblewrapSandbox:
         self._pid = self._pidfd = -1
         self._ending: Ending | None = None
         self._ended = asyncio.Event()
+        self._release: asyncio.Task[None] | None = None
         self._ready = False
         self._closed = False
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def _work_disk(self) -> WorkDisk:
-        parts, path = self._parts, self._spec.work_disk
-        mount_point = parts.runtime / f"work-{secrets.token_hex(6)}"
-        if parts.images is None:
-            return FolderDisk(path, mount_point, parts.uid)
-        return ImageDisk(parts.images, path, self._spec.limits.work_bytes, mount_point)
 
     # Its beginning
 
@@ -163,13 +107,13 @@ class BubblewrapSandbox:
                 1: said,
                 2: said,
                 init.READY_FD: there.fileno(),
-                _ARGS_FD: send(memory_file(self._arguments())),
-                _SECCOMP_FD: send(memory_file(self._parts.filter)),
-                _INIT_FD: send(os.open(self._parts.init, os.O_RDONLY | os.O_CLOEXEC)),
+                ARGS_FD: send(memory_file(live_arguments(self._spec, self._parts, self._disk))),
+                SECCOMP_FD: send(memory_file(self._parts.filter)),
+                INIT_FD: send(os.open(self._parts.init, os.O_RDONLY | os.O_CLOEXEC)),
             }
             if self._disk.image is not None:
-                descriptors[_IMAGE_FD] = self._disk.image
-            request = self._request(list(descriptors))
+                descriptors[IMAGE_FD] = self._disk.image
+            request = live_request(self._spec, self._parts, self._disk, list(descriptors))
             self._number = await self._parts.control.start(self, request, list(descriptors.values()))
             sent.close()
             try:
@@ -182,34 +126,6 @@ class BubblewrapSandbox:
         if not self._ready:
             await self._ended.wait()
             raise SandboxError(f"the sandbox could not be set up: {self._setup_error(said)}")
-
-    def _arguments(self) -> bytes:
-        spec, parts = self._spec, self._parts
-        paths = parts.mountable([*skeleton.ALWAYS_MOUNTED, *spec.system_paths])
-        words = base_words(parts.root, parts.system, paths, spec.limits.tmpfs_bytes, parts.network)
-        words += ["--bind", str(self._disk.mount_point), WORK]
-        words += ["--chdir", WORK, "--seccomp", str(_SECCOMP_FD), "--info-fd", str(INFO_FD)]
-        return null_separated(words)
-
-    def _request(self, fds: Sequence[int]) -> dict[str, object]:
-        limits = self._spec.limits
-        return {
-            "fds": fds,
-            "uid": self._parts.uid,
-            "network": network_request(self._parts.network),
-            "program": str(self._parts.program),
-            "argv": ["bwrap", "--args", str(_ARGS_FD), "--", f"/proc/self/fd/{_INIT_FD}"],
-            "bounds": {
-                "memory_bytes": limits.memory_bytes,
-                "processes": limits.processes,
-                "vcpu": limits.vcpu,
-            },
-            "live": {
-                "image": None if self._disk.image is None else _IMAGE_FD,
-                "source": None if self._disk.source is None else str(self._disk.source),
-                "target": str(self._disk.mount_point),
-            },
-        }
 
     def _setup_error(self, said: int) -> str:
         text = os.pread(said, 4096, 0).decode("utf-8", "replace").strip()
@@ -238,8 +154,17 @@ class BubblewrapSandbox:
         self._pidfd = self._work = -1
         if self._watching is not None:
             self._watching.cancel()
+        if ending.out_of_memory and not self.end_reason:
+            self.end_reason = "it used more memory than its limit"
         self._ended.set()
-        self._on_over(self)
+        self._release = self._loop.create_task(self._wind_up())
+        self._release.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _wind_up(self) -> None:
+        try:
+            await asyncio.to_thread(self._disk.release)
+        finally:
+            self._on_over(self)
 
     # Programs
 
@@ -252,63 +177,26 @@ class BubblewrapSandbox:
         terminal: tuple[int, int] | None = None,
     ) -> LiveProcess:
         """Start a program; see `LiveSandbox.spawn`."""
-        return await self._spawn(argv, env=env, cwd=cwd, terminal=terminal)
+        return await self._spawn(Program(argv, env or {}, cwd, terminal))
 
-    async def _spawn(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: str = WORK,
-        terminal: tuple[int, int] | None = None,
-        helper: int | None = None,
-    ) -> SandboxProcess:
-        check_command("argv", argv)
-        check_env(env or {})
-        if not cwd.startswith("/") or "\0" in cwd:
-            raise InvalidSpecError(f"cwd: {cwd!r} is not an absolute path")
-        if terminal is not None and not all(0 < number <= _MAX_TERMINAL for number in terminal):
-            raise InvalidSpecError(f"terminal: {terminal!r} is no size")
-        details = self._details(argv, env, cwd, terminal, helper)
-        async with contextlib.AsyncExitStack() as stack:
-            if helper is None:
-                # What is being started when all is frozen would never report.
-                await stack.enter_async_context(self._changing)
+    async def _spawn(self, program: Program) -> SandboxProcess:
+        program.check()
+        self._must_live()
+        # What is being started when all is frozen would never report.
+        async with self._changing:
             self._must_live()
-            if helper is None and self.frozen:
+            if self.frozen:
                 raise SandboxError("the sandbox is frozen; unfreeze it first")
-            return await self._enter(details, with_pipes=terminal is None, helper=helper is not None)
+            return await self._enter("spawn", program)
 
-    def _details(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None,
-        cwd: str,
-        terminal: tuple[int, int] | None,
-        helper: int | None,
-    ) -> bytes:
-        spec = self._spec
-        own = {} if helper is not None else dict(spec.env)
-        term = {"TERM": "xterm-256color"} if terminal is not None else {}
-        details = {
-            "argv": list(argv),
-            "env": DEFAULT_ENV | term | own | dict(env or {}),
-            "cwd": cwd,
-            "terminal": terminal,
-            "helper": helper,
-            "filter": base64.b64encode(self._parts.filter).decode(),
-            "limits": {
-                "open_files": spec.limits.open_files,
-                # Counts the processes of this user in this sandbox.
-                "processes": spec.limits.processes,
-                # One file alone cannot fill what is only looked at from time to time.
-                "file_bytes": spec.limits.work_bytes if self._parts.images is None and helper is None else None,
-                "data_bytes": None if "memory" in self._parts.cgroup.controllers else spec.limits.memory_bytes,
-            },
-        }
-        return json.dumps(details).encode()
+    async def _start_helper(self, argv: Sequence[str], capabilities: int = 0) -> SandboxProcess:
+        """Start a program of ours, out of the tenant's sight, which also runs while all else is frozen."""
+        self._must_live()
+        return await self._enter("helper", Program(argv, {}, "/", helper=capabilities))
 
-    async def _enter(self, details: bytes, *, with_pipes: bool, helper: bool) -> SandboxProcess:
+    async def _enter(self, do: str, program: Program) -> SandboxProcess:
+        details = program_details(program, self._spec, self._parts)
+        with_pipes = program.terminal is None
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.ExitStack() as kept, here:
             with contextlib.ExitStack() as sent:
@@ -323,7 +211,6 @@ class BubblewrapSandbox:
                     os.set_blocking(both[ours], False)
                     ends[f"{name}_fd"] = both[ours]
                     fds.append(both[1 - ours])
-                do = "helper" if helper else "spawn"
                 exited = await self._parts.control.ask(self._number, do, fds)
             pid = 0
             async for message, received in reports(here):
@@ -367,7 +254,7 @@ class BubblewrapSandbox:
 
         What it left running in the background goes on, but what that writes later is lost.
         """
-        process = await self._spawn(argv, env=env, cwd=cwd)
+        process = await self._spawn(Program(argv, env or {}, cwd))
         return await communicate(
             process,
             stdin,
@@ -388,14 +275,14 @@ class BubblewrapSandbox:
         check_files(files)
         # By tar, inside: whatever a link leads to, it leads to a place in the sandbox.
         words = ["tar", "--extract", "--no-overwrite-dir", "--keep-directory-symlink", "--no-same-permissions"]
-        packed = await asyncio.to_thread(archive.archive_of, files)
+        packed = await asyncio.to_thread(archive_of, files)
         outcome = await self._run_helper(words, packed)
         if outcome.exit_code != 0:
             said = outcome.stderr.data.decode("utf-8", "replace").strip()
             raise SandboxError(f"the files could not be written: {said}")
 
     async def _run_helper(self, argv: Sequence[str], stdin: bytes, capabilities: int = 0) -> CommandOutcome:
-        process = await self._spawn(argv, cwd="/", helper=capabilities)
+        process = await self._start_helper(argv, capabilities)
         return await communicate(
             process, stdin, timeout_s=None, output_bytes=MIB, discard_fd=self._parts.discard_fd
         )
@@ -454,9 +341,9 @@ class BubblewrapSandbox:
             OSError: The disk is full or failed.
         """
         async with self._standing_still():
-            return await archive.save(await self._start_tar(archive.PACK), destination)
+            return await save(await self._start_helper(PACK, enter.CAPABILITY_TO_READ_ALL), destination)
 
-    async def replace_work(self, source: Path) -> None:
+    async def replace_work(self, archive: Path) -> None:
         """Replace the content of the work folder; see `LiveSandbox.replace_work`.
 
         Raises:
@@ -464,12 +351,9 @@ class BubblewrapSandbox:
             SandboxError: It could not be unpacked; the work folder is incomplete.
             OSError: It does not fit (`EDQUOT`; the work folder is incomplete), or could not be read.
         """
-        await asyncio.to_thread(examine, source, self._spec.limits.work_bytes)
+        await asyncio.to_thread(examine, archive, self._spec.limits.work_bytes)
         async with self._standing_still():
-            await archive.load(await self._start_tar(archive.UNPACK), source)
-
-    async def _start_tar(self, words: Sequence[str]) -> LiveProcess:
-        return await self._spawn(words, cwd="/", helper=enter.CAPABILITY_TO_READ_ALL)
+            await load(await self._start_helper(UNPACK, enter.CAPABILITY_TO_READ_ALL), archive)
 
     @contextlib.asynccontextmanager
     async def _standing_still(self) -> AsyncIterator[None]:
@@ -578,8 +462,9 @@ class BubblewrapSandbox:
                 await self._ended.wait()
         except TimeoutError:
             raise SandboxError(f"the sandbox was not gone within {_CLOSE_TIMEOUT_S:g} s") from None
-        await asyncio.to_thread(self._disk.release)
+        if self._release is not None:
+            await asyncio.shield(self._release)
 
     def _must_live(self) -> None:
         if not self._ready or self._closed or self._ended.is_set():
-            raise SandboxError("the sandbox has ended")
+            raise SandboxError(f"the sandbox has ended{self.end_reason and ': '}{self.end_reason}")

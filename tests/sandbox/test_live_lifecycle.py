@@ -1,0 +1,431 @@
+"""Live sandboxes whose server or launcher is killed, at any moment, frozen or not: what stays is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.sandbox.support import children_of, eventually, groups_of, launchers
+from tests.sandbox.test_lifecycle import SOURCE, alive, readable_copy, system_python  # noqa: F401 - a fixture
+
+from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailable
+from unsandbox.sandbox.control import CgroupReport
+from unsandbox.sandbox.limits import children
+from unsandbox.sandbox.live_spec import LiveLimits, LiveSpec
+
+MIB = 1 << 20
+
+HOLDER = """
+import asyncio, json, os, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from unsandbox.sandbox import BubblewrapBackend
+from unsandbox.sandbox.live_spec import LiveSpec, LiveLimits
+LIMITS = LiveLimits(work_bytes=32 << 20)
+async def main():
+    backend = BubblewrapBackend()
+    await backend.open()
+    sandboxes = [await backend.open_live(LiveSpec(limits=LIMITS, work_disk=disk)) for disk in (None, Path({disk!r}))]
+    for sandbox in sandboxes:
+        await sandbox.run(["sh", "-c", "echo kept > note; sync; setsid sleep 1000 >/dev/null 2>&1 &"])
+        await sandbox.spawn(["sh", "-c", "trap '' TERM HUP INT; while :; do echo x >> grows; done"])
+        await sandbox.spawn(["bash", "-i"], terminal=(80, 24))
+    if {frozen!r}:
+        for sandbox in sandboxes:
+            await sandbox.freeze()
+    print(json.dumps(dict(runtime=str(backend._runtime))), flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def family_of(pid: int) -> list[int]:
+    found = children_of(pid)
+    for child in found:
+        found += children_of(child)
+    return found
+
+
+def loops_of(folder: Path) -> list[str]:
+    """Loop devices whose image lies in `folder`, or has no name any more."""
+    found = []
+    for device in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            name = device.read_text()
+        except OSError:
+            continue
+        if name.startswith(str(folder)):
+            found.append(name)
+    return found
+
+
+async def holder(folder: Path, *, frozen: bool) -> tuple[asyncio.subprocess.Process, Path, list[int]]:
+    code = HOLDER.format(paths=[str(SOURCE)], disk=str(folder / "disk"), frozen=frozen)
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    runtime = Path(json.loads(await server.stdout.readline())["runtime"])
+    family = family_of(server.pid)
+    assert len(family) >= 11
+    return server, runtime, family
+
+
+async def nothing_left(folder: Path, runtime: Path, family: list[int]) -> None:
+    await eventually(lambda: not any(alive(pid) for pid in family))
+    await eventually(lambda: loops_of(folder) == [], 10)
+    assert str(runtime) not in Path("/proc/mounts").read_text()
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["running", "frozen"])
+async def test_kill_minus_9_of_the_server(backend, tmp_path, frozen):
+    server, runtime, family = await holder(tmp_path, frozen=frozen)
+    server.kill()
+    await server.wait()
+    await nothing_left(tmp_path, runtime, family)
+    await eventually(lambda: not runtime.exists())
+    await eventually(lambda: groups_of(runtime.name) == [])
+    # The disk that had a name is found again, although nobody had time to unmount it.
+    again = await backend.open_live(
+        LiveSpec(limits=LiveLimits(work_bytes=32 * MIB), work_disk=tmp_path / "disk")
+    )
+    assert (await again.run(["cat", "note"])).stdout.data == b"kept\n"
+    await again.close()
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["running", "frozen"])
+async def test_kill_minus_9_of_launcher_and_server(tmp_path, frozen):
+    server, runtime, family = await holder(tmp_path, frozen=frozen)
+    (launcher,) = launchers(server.pid)
+    os.kill(launcher, signal.SIGKILL)
+    server.kill()
+    await server.wait()
+    await nothing_left(tmp_path, runtime, family)
+    # Nobody is left to remove these; the next server's launcher does.
+    os.utime(runtime, (0, 0))
+    async with BubblewrapBackend():
+        await eventually(lambda: not runtime.exists())
+        await eventually(lambda: groups_of(runtime.name) == [])
+
+
+async def test_a_killed_launcher_ends_its_sandboxes_and_a_new_one_makes_others(tmp_path):
+    backend = BubblewrapBackend()
+    await backend.open()
+    spec = LiveSpec(limits=LiveLimits(work_bytes=32 * MIB), work_disk=tmp_path / "disk")
+    sandbox = await backend.open_live(spec)
+    process = await sandbox.spawn(["sleep", "1000"])
+    os.kill(backend._control._process.pid, signal.SIGKILL)
+    await asyncio.wait_for(sandbox.wait_ended(), 5)
+    with pytest.raises(SandboxError, match="launcher"):
+        await process.wait()
+    process.close()
+    for call in (sandbox.freeze, sandbox.unfreeze, lambda: sandbox.run(["true"]), lambda: sandbox.connect(80)):
+        with pytest.raises(SandboxError, match="ended"):
+            await call()
+    await sandbox.close()
+    other = await backend.open_live(spec)
+    assert (await other.run(["echo", "on"])).stdout.data == b"on\n"
+    await backend.close()
+    await asyncio.wait_for(other.wait_ended(), 1)
+    assert loops_of(tmp_path) == []
+
+
+async def test_closing_a_backend_closes_its_sandboxes_in_the_midst_of_everything(tmp_path):
+    backend = BubblewrapBackend()
+    await backend.open()
+    runtime = backend._runtime
+    sandbox = await backend.open_live(
+        LiveSpec(limits=LiveLimits(work_bytes=64 * MIB), work_disk=tmp_path / "disk")
+    )
+    (tmp_path / "saved").mkdir()
+    await sandbox.run(["sh", "-c", "head -c 40000000 /dev/urandom > x"])
+    works = [
+        asyncio.create_task(work)
+        for work in (
+            sandbox.run(["sleep", "1000"]),
+            sandbox.archive_work(tmp_path / "saved" / "archive"),
+            sandbox.run(["sleep", "1000"]),
+            backend.open_live(LiveSpec()),
+        )
+    ]
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(backend.close(), 20)
+    results = await asyncio.gather(*works, return_exceptions=True)
+    assert not [
+        result for result in results if isinstance(result, Exception) and not isinstance(result, SandboxError)
+    ]
+    assert not runtime.exists()
+    assert groups_of(runtime.name) == []
+    assert loops_of(tmp_path) == []
+    # Finished or not there, but never half.
+    assert {path.name for path in (tmp_path / "saved").iterdir()} <= {"archive"}
+
+
+async def test_a_sandbox_whose_first_process_dies_has_ended(backend):
+    sandbox = await backend.open_live(LiveSpec())
+    process = await sandbox.spawn(["sleep", "1000"])
+    os.kill(sandbox._pid, signal.SIGKILL)
+    await asyncio.wait_for(sandbox.wait_ended(), 3)
+    assert await process.wait() == 137
+    process.close()
+    with pytest.raises(SandboxError, match="ended"):
+        await sandbox.put_files([])
+    await sandbox.close()
+
+
+async def test_many_open_and_close_at_once(backend):
+    """Also those whose opening is given up."""
+    limits = LiveLimits(work_bytes=16 * MIB)
+
+    async def one(number: int) -> bytes:
+        sandbox = await backend.open_live(LiveSpec(limits=limits))
+        outcome = await sandbox.run(["echo", str(number)])
+        await sandbox.close()
+        return outcome.stdout.data
+
+    tasks = [asyncio.create_task(one(number)) for number in range(12)]
+    given_up = [asyncio.create_task(backend.open_live(LiveSpec(limits=limits))) for _ in range(4)]
+    for number, task in enumerate(given_up):
+        await asyncio.sleep(0.01 * number)
+        task.cancel()
+    assert [int(data) for data in await asyncio.gather(*tasks)] == list(range(12))
+    results = await asyncio.gather(*given_up, return_exceptions=True)
+    for sandbox in results:
+        if not isinstance(sandbox, BaseException):
+            await sandbox.close()
+    await eventually(lambda: not backend._live)
+
+
+# Limits of the living
+
+
+async def test_limits_change_while_it_lives(backend):
+    if "memory" not in backend._cgroup.controllers:
+        pytest.skip("no control groups")
+    sandbox = await backend.open_live(LiveSpec(limits=LiveLimits(memory_bytes=128 * MIB, vcpu=1)))
+    want = ["/usr/bin/python3", "-c", "x = b'x' * (200 << 20); print('fits')"]
+    assert (await sandbox.run(want)).exit_code in (1, 137)
+    await sandbox.set_limits(memory_bytes=512 * MIB)
+    assert (await sandbox.run(want)).stdout.data == b"fits\n"
+    await sandbox.set_limits(memory_bytes=64 * MIB)
+    assert (await sandbox.run(want)).exit_code in (1, 137)
+    busy = "import time\nend = time.monotonic() + 0.5\nwhile time.monotonic() < end: pass\nprint(time.process_time())"
+    await sandbox.set_limits(vcpu=0.2, memory_bytes=256 * MIB)
+    used = float((await sandbox.run(["/usr/bin/python3", "-c", busy])).stdout.data)
+    assert used < 0.25
+    for name in ("vcpu", "memory_bytes"):
+        with pytest.raises(ValueError, match=name):
+            await sandbox.set_limits(**{name: 0})
+    await sandbox.close()
+
+
+# Where there is less: an ordinary user, no control groups, other freezers
+
+ORDINARY = """
+import asyncio, json, os, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from unsandbox.sandbox import BubblewrapBackend, SandboxUnavailable, SandboxError, SandboxFile
+from unsandbox.sandbox.live_spec import LiveSpec, LiveLimits
+folder = Path({folder!r})
+async def main():
+    results = {{}}
+    async with BubblewrapBackend() as backend:
+        limits = LiveLimits(work_bytes=8 << 20, processes=40, memory_bytes=256 << 20)
+        sandbox = await backend.open_live(LiveSpec(limits=limits, work_disk=folder / "disk"))
+        async def sh(script):
+            outcome = await sandbox.run(["sh", "-c", script], timeout_s=20)
+            return [outcome.exit_code, outcome.stdout.data.decode(), outcome.stderr.data.decode()]
+        results["id"] = await sh("id -u; pwd; touch x; stat -c %U x; grep Cap /proc/self/status | sort -u -k2")
+        results["hidden"] = await sh("cat /proc/1/environ; ls /proc/1/fd; kill -9 1; echo $?")
+        terminal = await sandbox.spawn(["tty"], terminal=(80, 24))
+        await terminal.wait()
+        results["tty"] = os.read(terminal.terminal_fd, 100).decode()
+        terminal.close()
+        await sandbox.put_files([SandboxFile("/work/a/f", b"data")])
+        counter = await sandbox.spawn(["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i > /tmp/count; done"])
+        while not (await sh("cat /tmp/count"))[1].strip(): pass
+        await sandbox.freeze()
+        await asyncio.sleep(0.05)
+        await sandbox.archive_work(folder / "archive")
+        await sandbox.unfreeze()
+        before = (await sh("cat /tmp/count"))[1]
+        for _ in range(100):
+            after = (await sh("cat /tmp/count"))[1]
+            if after.strip() and after != before: break
+        results["goes on"] = [before, after]
+        counter.kill()
+        await sh("mkdir closed; echo x > closed/x; chmod 0 closed; rm -r a")
+        await sandbox.replace_work(folder / "archive")
+        results["replaced"] = await sh("ls; cat a/f")
+        results["file too large"] = await sh("head -c 20000000 /dev/zero > big; stat -c %s big; rm big")
+        try:
+            await sandbox.set_limits(vcpu=1)
+        except SandboxUnavailable as error:
+            results["limits"] = str(error)
+        server = await sandbox.spawn(["/usr/bin/python3", "-m", "http.server", "-b", "127.0.0.1", "8000"])
+        for _ in range(200):
+            try:
+                os.close(await sandbox.connect(8000))
+                results["connected"] = True
+                break
+            except ConnectionError:
+                await asyncio.sleep(0.02)
+        await sh("for i in 1 2 3; do head -c 4000000 /dev/zero > part$i; done")
+        await asyncio.wait_for(sandbox.wait_ended(), 20)
+        try:
+            await sandbox.run(["true"])
+        except SandboxError as error:
+            results["too much"] = str(error) + repr(sandbox._ending)
+        await sandbox.close()
+        results["kept"] = sorted(os.listdir(folder / "disk"))
+        nameless = await backend.open_live(LiveSpec())
+        await nameless.run(["sh", "-c", "mkdir -p a/b; touch a/b/c; chmod 500 a/b; chmod 0 a"])
+        runtime = backend._runtime
+        frozen = await backend.open_live(LiveSpec())
+        await frozen.spawn(["sh", "-c", "while :; do :; done"])
+        await frozen.freeze()
+    results["gone"] = not runtime.exists()
+    print(json.dumps(results))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
+async def test_as_an_ordinary_user(readable_copy, tmp_path):  # noqa: F811
+    folder = Path("/tmp") / f"live-test-{os.getpid()}"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    try:
+        code = ORDINARY.format(paths=library_paths(readable_copy), folder=str(folder))
+        process = await asyncio.create_subprocess_exec(
+            system_python(), "-W", "ignore", "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            user=65534, group=65534, extra_groups=[], env={"PATH": "/usr/bin", "HOME": "/nonexistent"}, cwd="/",
+        )  # fmt: skip
+        out, err = await process.communicate()
+    finally:
+        subprocess.run(["rm", "-rf", folder], check=True)
+    assert process.returncode == 0, err.decode()
+    results = json.loads(out)
+    assert results["id"][1].splitlines()[:3] == ["1000", "/work", "sandbox"]
+    assert "0000000000000000" in results["id"][1]
+    assert results["hidden"][1] == "0\n"
+    assert results["hidden"][2].count("Permission denied") == 2
+    assert results["tty"].startswith("/dev/pts/")
+    assert results["goes on"][0] != results["goes on"][1]
+    assert results["replaced"][1] == "a\nx\ndata"
+    assert int(results["file too large"][1]) <= 8 * MIB
+    assert "control group" in results["limits"]
+    assert results["connected"]
+    assert "grew beyond" in results["too much"]
+    assert "part3" in results["kept"]
+    assert results["gone"]
+
+
+def library_paths(copy: Path) -> list[str]:
+    """Where an ordinary user finds the libraries of archives: beside the copy of the package."""
+    import shutil
+
+    import zstandard
+
+    source = Path(zstandard.__file__).parent
+    if not (copy / source.name).exists():
+        shutil.copytree(source, copy / source.name)
+        for path in (copy / source.name).rglob("*"):
+            path.chmod(0o755)
+        (copy / source.name).chmod(0o755)
+    return [str(copy)]
+
+
+@pytest.mark.parametrize("kind", ["v1", "stop"])
+async def test_other_freezers(monkeypatch, tmp_path, kind):
+    """As on machines without a v2 hierarchy, and without any."""
+    from unsandbox.sandbox import control, limits
+
+    if kind == "v1" and not [base for name, base in limits.freezer_bases() if name == "v1"]:
+        pytest.skip("no v1 freezer")
+    patch = (
+        "from unsandbox.sandbox import limits\\n"
+        f"bases = [base for base in limits.freezer_bases() if base[0] == {kind!r}]\\n"
+        "limits.freezer_bases = lambda: bases\\n"
+    )
+    monkeypatch.setattr(
+        control,
+        "_BOOTSTRAP",
+        control._BOOTSTRAP.replace("from unsandbox", f"exec({patch!r})\nfrom unsandbox").replace(
+            "\\\\n", "\\n"
+        ),
+    )
+    async with BubblewrapBackend() as backend:
+        if isinstance(backend._cgroup, CgroupReport) and backend._cgroup.version == 2:
+            pytest.skip("a v2 hierarchy has its freezer")
+        assert backend._cgroup.freezer == kind
+        sandbox = await backend.open_live(LiveSpec())
+        process = await sandbox.spawn(
+            ["sh", "-c", "trap '' TERM; i=0; while :; do i=$((i+1)); echo $i > /tmp/n; done"]
+        )
+        stopped = await sandbox.spawn(["sh", "-c", "kill -STOP $$; sleep 1000"])
+        for _ in range(100):
+            if (await sandbox.run(["cat", "/tmp/n"])).stdout.data.strip():
+                break
+        await sandbox.freeze()
+        (launcher,) = [pid for pid in launchers() if pid == backend._control._process.pid]
+        programs = [pid for pid in children(launcher) if b"trap" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+        def ticks() -> list[list[str]]:
+            return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in programs]
+
+        assert len(programs) == 1
+        before = ticks()
+        await sandbox.archive_work(tmp_path / "archive")
+        await asyncio.sleep(0.05)
+        assert ticks() == before
+        await sandbox.unfreeze()
+        await eventually(lambda: ticks() != before)
+        # What the tenant had stopped himself stays so.
+        said = await sandbox.run(["ps", "-eo", "stat,args"])
+        assert any(
+            line.split()[0].startswith(b"T") for line in said.stdout.data.splitlines() if b"STOP" in line
+        )
+        await sandbox.freeze()
+        await asyncio.wait_for(sandbox.close(), 3)
+        assert await process.wait() == 137
+        process.close()
+        stopped.close()
+
+
+async def test_no_image_where_none_can_be_mounted(monkeypatch, tmp_path):
+    """Root in a container without loop devices: a folder, looked at from time to time."""
+    from unsandbox.sandbox import bubblewrap
+
+    if os.geteuid() != 0:
+        pytest.skip("tested as it is")
+    monkeypatch.setattr(bubblewrap, "images_usable", lambda: "no loop devices")
+    # Only root gets to it.
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    async with BubblewrapBackend() as backend:
+        spec = LiveSpec(limits=LiveLimits(work_bytes=8 * MIB), work_disk=closed / "disk")
+        for round_ in range(2):
+            sandbox = await backend.open_live(spec)
+            other = await backend.open_live(LiveSpec())
+            outcome = await sandbox.run(["sh", "-c", "echo x >> x; stat -c %U x; wc -l < x"])
+            assert outcome.stdout.data == f"sandbox\n{round_ + 1}\n".encode()
+            await eventually(lambda live=sandbox: live.disk_used() > 0)
+            if round_:
+                await sandbox.run(["sh", "-c", "for i in 1 2 3; do head -c 4000000 /dev/zero > part$i; done"])
+                await asyncio.wait_for(sandbox.wait_ended(), 10)
+                assert "grew beyond" in sandbox.end_reason
+            await other.close()
+            await sandbox.close()
+            # The next one has another user.
+            await backend.open_live(LiveSpec())
+    image = BubblewrapBackend()
+    monkeypatch.undo()
+    async with image:
+        with pytest.raises(SandboxUnavailable, match="folder"):
+            await image.open_live(spec)
