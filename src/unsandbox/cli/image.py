@@ -83,12 +83,12 @@ def visibility(image_id: str, who: Any, as_json: bool) -> None:
 def _access(name: str, method: str, summary: str) -> None:
     @image.command(name, help=summary)
     @click.argument("image_id")
-    @click.argument("public_key")
+    @click.argument("other_key", metavar="PUBLIC_KEY")
     @JSON_OPTION
     @connection_options
-    def verb(image_id: str, public_key: str, as_json: bool) -> None:
+    def verb(image_id: str, other_key: str, as_json: bool) -> None:
         with open_client() as client:
-            trusted = getattr(client, method)(image_id, public_key)
+            trusted = getattr(client, method)(image_id, other_key)
         said(trusted, as_json, "\n".join(trusted.trusted_keys))
 
 
@@ -109,16 +109,16 @@ def trusted(image_id: str, as_json: bool) -> None:
 
 @image.command()
 @click.argument("image_id")
-@click.argument("public_key")
+@click.argument("other_key", metavar="PUBLIC_KEY")
 @YES_OPTION
 @JSON_OPTION
 @connection_options
-def transfer(image_id: str, public_key: str, yes: bool, as_json: bool) -> None:
+def transfer(image_id: str, other_key: str, yes: bool, as_json: bool) -> None:
     """Give an image to another key."""
     confirm(yes, "You will not own it any more. Go on?")
     with open_client() as client:
-        given = client.transfer_image(image_id, public_key, otp=one_time_code())
-    said(given, as_json, f"{image_id} belongs to {public_key}")
+        given = client.transfer_image(image_id, other_key, otp=one_time_code())
+    said(given, as_json, f"{image_id} belongs to {other_key}")
 
 
 @image.command()

@@ -94,6 +94,7 @@ class Sessions:
             document.frozen = False
             self._set_timer(document)
         if self._context.lasting:
+            (self._context.folder / "sessions").mkdir(mode=0o700, exist_ok=True)
             await asyncio.to_thread(self._sweep)
 
     async def stop(self) -> None:
@@ -447,10 +448,9 @@ class Sessions:
 
     def _sweep(self) -> None:
         """Remove the disks of sessions that were being made or deleted when an earlier process died."""
-        with contextlib.suppress(FileNotFoundError):
-            for path in (self._context.folder / "sessions").iterdir():
-                if self._shelf.find(path.name.partition(".")[0]) is None:
-                    remove_tree(path)
+        for path in (self._context.folder / "sessions").iterdir():
+            if self._shelf.find(path.name.partition(".")[0]) is None:
+                remove_tree(path)
 
     async def _watch(self, object_id: str, sandbox: LiveSandbox) -> None:
         """Forget a sandbox that ended by itself; the next use of the session opens a new one."""

@@ -1,0 +1,223 @@
+"""A server killed at any moment loses nothing that it acknowledged and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import aiohttp
+import pytest
+from tests.server.conftest import Wire
+from tests.support import Serve, eventually
+
+ROUNDS = 20
+TERMINAL = {"completed", "failed", "timeout", "cancelled"}
+LOST = (aiohttp.ClientError, ConnectionError, TimeoutError)
+
+
+class Load:
+    """A mixed load on one server; remembers what the server acknowledged, over all its lives."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.counts: Counter[str] = Counter()
+        self.finished: dict[str, str] = {}
+        self.accepted: set[str] = set()
+        self.sessions: dict[str, str] = {}
+        self.snapshots: dict[str, str] = {}
+        self.deleted_snapshots: set[str] = set()
+        self.vault: set[str] = set()
+        """Values of which one must be the vault's: the last acknowledged one, and those under way since."""
+        self.service: str | None = None
+        self.frozen: bool | None = None
+
+    async def run(self, wire: Wire, seconds: float) -> None:
+        """Keep several workers busy until the server is killed under them."""
+        workers = [self._jobs, self._jobs, self._background, self._session_life, self._vault, self._freezing]
+        tasks = [asyncio.create_task(self._forever(worker, wire)) for worker in workers]
+        await asyncio.sleep(seconds)
+        self._tasks = tasks
+
+    async def end(self) -> None:
+        """Let every worker notice that the server is gone."""
+        for task in self._tasks:
+            task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, LOST):
+                raise result
+
+    async def _forever(self, worker, wire: Wire) -> None:
+        with contextlib.suppress(*LOST):
+            while True:
+                await worker(wire)
+
+    async def _jobs(self, wire: Wire) -> None:
+        number = self.random.randrange(1 << 30)
+        answer = await wire.execute("bash", f"echo {number}; sleep 0.0{self.random.randrange(9)}")
+        assert (answer.status, answer.json["stdout"]) == (200, f"{number}\n")
+        self.finished[answer.json["job_id"]] = answer.json["stdout"]
+        self.counts["jobs finished"] += 1
+
+    async def _background(self, wire: Wire) -> None:
+        code = {"language": "bash", "code": f"sleep {self.random.random()}; echo done"}
+        answer = await wire.call("POST", "/execute/async", code)
+        assert answer.status == 200, answer.json
+        self.accepted.add(answer.json["job_id"])
+        self.counts["jobs accepted"] += 1
+        await asyncio.sleep(0.05)
+
+    async def _session_life(self, wire: Wire) -> None:
+        text = f"text {self.random.randrange(1 << 30)}"
+        made = await wire.call("POST", "/sessions", {"ttl": 3600})
+        assert made.status == 200, made.json
+        name = made.json["id"]
+        written = await wire.call("POST", f"/sessions/{name}/shell", {"command": f"echo {text} >/work/f; sync"})
+        assert written.json["exit_code"] == 0
+        self.sessions[name] = text
+        self.counts["sessions"] += 1
+        saved = await wire.call("POST", f"/sessions/{name}/snapshot", {"name": "crash"})
+        assert saved.status in {200, 201}, saved.json
+        self.snapshots[saved.json["id"]] = text
+        self.counts["snapshots"] += 1
+        if self.random.random() < 0.3:
+            victim = self.random.choice(sorted(self.snapshots))
+            expected = self.snapshots.pop(victim)
+            self.deleted_snapshots.add(victim)
+            gone = await wire.call("DELETE", f"/snapshots/{victim}")
+            assert gone.status == 200, (gone.json, expected)
+        if len(self.sessions) > 6:
+            oldest = next(iter(self.sessions))
+            self.sessions.pop(oldest)
+            assert (await wire.call("DELETE", f"/sessions/{oldest}")).status == 200
+
+    async def _vault(self, wire: Wire) -> None:
+        value = f"SECRET={self.random.randrange(1 << 60)}"
+        self.vault.add(value)
+        answer = await wire.call("PUT", f"/services/{self.service}/env", value.encode())
+        assert answer.status == 200, answer.json
+        self.vault = {value}
+        self.counts["vault writes"] += 1
+        await asyncio.sleep(0.1)
+
+    async def _freezing(self, wire: Wire) -> None:
+        self.frozen = None
+        wanted = self.random.random() < 0.5
+        call = "freeze" if wanted else "unfreeze"
+        answer = await wire.call("POST", f"/services/still/{call}")
+        assert answer.status == 200, answer.json
+        self.frozen = wanted
+        self.counts["freezes"] += 1
+        await asyncio.sleep(0.2)
+
+    async def check(self, wire: Wire) -> None:
+        """Compare what a new server knows with what its predecessors acknowledged."""
+        for job_id, stdout in self.random.sample(sorted(self.finished.items()), min(40, len(self.finished))):
+            job = (await wire.call("GET", f"/jobs/{job_id}")).json
+            assert (job["status"], job["stdout"]) == ("completed", stdout)
+        for job_id in sorted(self.accepted):
+            job = (await wire.call("GET", f"/jobs/{job_id}")).json
+            assert job["status"] in TERMINAL, job
+            self.counts[f"accepted jobs {job['status']}"] += 1
+            if job["status"] == "failed":
+                assert "restarted" in job["error"]
+        self.accepted.clear()
+        listed = {item["id"] for item in (await wire.call("GET", "/snapshots")).json["snapshots"]}
+        assert set(self.snapshots) <= listed
+        for name, text in self.random.sample(sorted(self.snapshots.items()), min(2, len(self.snapshots))):
+            clone = await wire.call("POST", f"/snapshots/{name}/clone", {"type": "session"})
+            assert clone.status in {200, 201}, clone.json
+            await self._holds(wire, clone.json["session_id"], text)
+            await wire.call("DELETE", f"/sessions/{clone.json['session_id']}")
+            self.counts["snapshots cloned"] += 1
+        known = {item["id"] for item in (await wire.call("GET", "/sessions")).json["sessions"]}
+        assert set(self.sessions) <= known
+        for name, text in self.random.sample(sorted(self.sessions.items()), min(2, len(self.sessions))):
+            await self._holds(wire, name, text)
+        for name in known - set(self.sessions):  # Made, and the answer lost.
+            await wire.call("DELETE", f"/sessions/{name}")
+        exported = (await wire.call("POST", f"/services/{self.service}/env/export")).json["env"].strip()
+        assert exported in self.vault, "the vault is neither the old nor the new one"
+        self.vault = {exported}
+        state = (await wire.call("GET", "/services/still")).json["state"]
+        assert self.frozen is None or state == ("frozen" if self.frozen else "running")
+
+    async def _holds(self, wire: Wire, session: str, text: str) -> None:
+        answer = await wire.call("POST", f"/sessions/{session}/shell", {"command": "cat /work/f"})
+        assert answer.json["stdout"] == f"{text}\n"
+
+
+def traces(pid: int) -> list[str]:
+    """Return what a dead server left: processes, control groups, mounts, loop devices, folders, interfaces."""
+    mark = f"unsandbox-{pid}-"
+    places = [
+        Path("/run"),
+        Path("/tmp"),
+        Path("/var/tmp"),
+        Path("/dev/shm"),
+        *Path("/sys/fs/cgroup").glob("*/"),
+    ]
+    found = [str(path) for place in places for path in place.glob(f"{mark}*")]
+    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if mark in line]
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (process / "cmdline").read_bytes() + (process / "cgroup").read_bytes():
+                found.append(f"process {process.name}")
+    return found
+
+
+def loop_devices(data: Path) -> list[str]:
+    """Return the loop devices that are backed by a file of the data folder."""
+    found = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            if str(data) in backing.read_text():
+                found.append(str(backing))
+    return found
+
+
+@pytest.mark.timeout(600)
+async def test_kill_9_at_any_moment(tmp_path):
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    load, data = Load(seed), tmp_path / "data"
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)) as session:
+        for number in range(ROUNDS + 1):
+            started = time.monotonic()
+            server = await asyncio.to_thread(Serve, data)
+            with server:
+                wire = Wire(server.url, *server.keys(), session)
+                if number == 0:
+                    for name in ("vault", "still"):
+                        made = await wire.call(
+                            "POST",
+                            "/services",
+                            {"name": name, "bootstrap": "exec sleep 100000", "network_mode": "zerotrust"},
+                        )
+                        assert made.status in {200, 201}, made.json
+                        if name == "vault":
+                            load.service = made.json["id"]
+                    first = await wire.call("PUT", f"/services/{load.service}/env", b"SECRET=first")
+                    assert first.status == 200
+                    load.vault = {"SECRET=first"}
+                else:
+                    await load.check(wire)
+                load.counts["restart ms, all"] += round((time.monotonic() - started) * 1000)
+                if number == ROUNDS:
+                    assert await asyncio.to_thread(server.stop) == 0
+                else:
+                    await load.run(wire, 0.2 + load.random.random())
+                    await asyncio.to_thread(server.kill)
+                    await load.end()
+                    load.counts["kills"] += 1
+            pid = server.process.pid
+            await asyncio.to_thread(eventually, lambda pid=pid: not traces(pid))
+            await asyncio.to_thread(eventually, lambda: not loop_devices(data))
+    print(dict(load.counts))  # noqa: T201 - the figures, shown by -s
+    assert load.counts["kills"] == ROUNDS
+    for what in ("jobs finished", "jobs accepted", "sessions", "snapshots", "vault writes", "freezes"):
+        assert load.counts[what] > 0, what
