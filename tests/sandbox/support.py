@@ -26,6 +26,14 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """Numbers of the children of a process, theirs, and so on."""
+    found = children_of(pid)
+    for child in found:
+        found += children_of(child)
+    return found
+
+
 def launchers(pid: int | None = None) -> list[int]:
     """Numbers of the launcher processes that this process (or `pid`) has started."""
     found = []
@@ -37,8 +45,11 @@ def launchers(pid: int | None = None) -> list[int]:
 
 
 def sandbox_processes() -> list[int]:
-    """Numbers of all processes in sandboxes of this process."""
-    return [child for launcher in launchers() for child in children_of(launcher)]
+    """Numbers of all processes in sandboxes of this process; zygotes and what waits below them left out."""
+    return [
+        child for launcher in launchers() for child in children_of(launcher)
+        if not Path(f"/proc/{child}/cmdline").read_bytes().endswith(b"\0python3\0/work/main.py\0")
+    ]  # fmt: skip
 
 
 def groups_of(name: str) -> list[Path]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from tests.sandbox.support import children_of, eventually, groups_of, launchers
+from tests.sandbox.support import descendants, eventually, groups_of, launchers
 
 from unsandbox.sandbox import (
     BubblewrapBackend,
@@ -43,13 +43,6 @@ async def main():
     await asyncio.sleep(60)
 asyncio.run(main())
 """
-
-
-def descendants(pid: int) -> list[int]:
-    found = children_of(pid)
-    for child in found:
-        found += children_of(child)
-    return found
 
 
 def alive(pid: int) -> bool:

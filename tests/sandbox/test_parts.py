@@ -387,10 +387,13 @@ def test_the_probe_notices_broken_promises(said, broken):
 
 
 def test_the_probe_says_what_is_weaker_without_groups():
-    by_name = {check.name: check for check in probe.limit_checks(CgroupReport(0, []))}
+    by_name = {check.name: check for check in probe.limit_checks(CgroupReport(0, {}))}
     assert by_name["limit: memory"].enforced_by == "RLIMIT_DATA and watchdog"
     assert not by_name["limit: CPU"].ok
-    by_name = {check.name: check for check in probe.limit_checks(CgroupReport(2, ["memory", "pids", "cpu"]))}
+    by_name = {
+        check.name: check
+        for check in probe.limit_checks(CgroupReport(2, dict.fromkeys(["memory", "pids", "cpu"], "/")))
+    }
     assert {by_name[f"limit: {name}"].enforced_by for name in ("memory", "processes", "CPU")} == {"cgroup v2"}
 
 

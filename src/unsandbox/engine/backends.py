@@ -7,7 +7,8 @@ import logging
 import time
 from pathlib import Path
 
-from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, runsc
+from unsandbox.engine.config import EngineConfig
+from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, LanguageTable, Limits, pool_for, runsc
 from unsandbox.sandbox.live_spec import LiveBackend, LiveSandbox, LiveSpec
 from unsandbox.sandbox.spec import (
     Backend,
@@ -29,14 +30,18 @@ _HARDENED_POLICIES = frozenset({"gvisor", "hardened"})
 _TRY_AGAIN_S = 60.0
 
 
-def default_backend(policy: str, system: System) -> Backend:
-    """Return the backend, not yet open, that takes what asks for nothing in particular under a policy.
+def default_backend(config: EngineConfig, languages: LanguageTable) -> Backend:
+    """Return the backend, not yet open, that takes what asks for nothing in particular.
 
     Args:
-        policy: What the server demands at least.
-        system: Where the sandboxes' `/usr` comes from.
+        config: Says what the server demands at least, and how many sandboxes wait for jobs.
+        languages: What the sandboxes shall run.
     """
-    return GvisorBackend(system=system) if policy in _HARDENED_POLICIES else BubblewrapBackend(system=system)
+    if config.isolation in _HARDENED_POLICIES:
+        return GvisorBackend(system=languages.system)
+    limits = Limits(memory_bytes=config.memory_per_vcpu_bytes)
+    pool = pool_for(languages, config.pool, config.pool_most, limits)
+    return BubblewrapBackend(system=languages.system, pool=pool)
 
 
 class Backends:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from unsandbox.errors import EngineError
 from unsandbox.sandbox.spec import GIB, MIB
 
 ISOLATION_VARIABLE = "UNSANDBOX_ISOLATION"
+POOL_VARIABLE = "UNSANDBOX_POOL"
 
 
 def usable_cpus() -> int:
@@ -15,6 +17,13 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+def _number_from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdigit():
+        raise EngineError(f"{name} must be a number, 0 or more; it is {text!r}")
+    return int(text or default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,9 @@ class EngineConfig:
         isolation: What this engine demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`; by default
             what the environment's `UNSANDBOX_ISOLATION` says, else `auto`.
         toolchains: Where sandboxes get their `/usr`: `host`, a folder, or `auto`; see `find_system`.
+        pool: Sandboxes that wait for jobs when there is little to do; 0 turns the pool off. By default what the
+            environment's `UNSANDBOX_POOL` says, else 4.
+        pool_most: Sandboxes that wait at most, when many jobs come.
     """
 
     max_running: int = 0
@@ -75,6 +87,8 @@ class EngineConfig:
     reserved_domains: tuple[str, ...] = ()
     isolation: str = field(default_factory=lambda: os.environ.get(ISOLATION_VARIABLE) or "auto")
     toolchains: str | None = None
+    pool: int = field(default_factory=lambda: _number_from_environment(POOL_VARIABLE, 4))
+    pool_most: int = 32
 
     extra_slots: int = 16
 

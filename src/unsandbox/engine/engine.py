@@ -107,7 +107,7 @@ class Engine:
         self._store: Store = store or MemoryStore()
         self.replies = Replies(self._store)
         self.logbook = LogBook()
-        self._backend = backend or default_backend(self.config.isolation, self.languages.system)
+        self._backend = backend or default_backend(self.config, self.languages)
         self.backends = Backends(self._backend, self.config.isolation, self.languages.system)
         self._folder = folder
         self._box = box or SecretBox.of_this_process()

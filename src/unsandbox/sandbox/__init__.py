@@ -22,6 +22,7 @@ from unsandbox.sandbox.spec import (
     SandboxUnavailable,
 )
 from unsandbox.sandbox.system import System, find_system
+from unsandbox.sandbox.warm import PoolConfig, pool_for
 
 __all__ = [
     "Artifact",
@@ -38,6 +39,7 @@ __all__ = [
     "NetworkMode",
     "Outcome",
     "OutputSink",
+    "PoolConfig",
     "ProbeReport",
     "RunningJob",
     "SandboxError",
@@ -48,4 +50,5 @@ __all__ = [
     "UnknownLanguageError",
     "find_system",
     "load_languages",
+    "pool_for",
 ]

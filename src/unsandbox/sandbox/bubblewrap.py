@@ -26,6 +26,7 @@ from unsandbox.sandbox.live_setup import Parts, validate_live
 from unsandbox.sandbox.live_spec import LiveSandbox, LiveSpec
 from unsandbox.sandbox.netgate import BLOCK_FD
 from unsandbox.sandbox.outbound import Outbound, find_outbound, network_request
+from unsandbox.sandbox.pool import Premises, WarmPool
 from unsandbox.sandbox.spec import (
     NetworkMode,
     OutputSink,
@@ -36,6 +37,7 @@ from unsandbox.sandbox.spec import (
 )
 from unsandbox.sandbox.system import HOST, System
 from unsandbox.sandbox.users import USERS_PER_SERVER, available_users
+from unsandbox.sandbox.warm import PoolConfig, Template, python_version
 
 logger = logging.getLogger("unsandbox.sandbox")
 
@@ -71,6 +73,7 @@ class BubblewrapBackend:
         first_uid: int | None = None,
         system: System = HOST,
         disk_dir: Path | None = None,
+        pool: PoolConfig | None = None,
     ) -> None:
         """Prepare nothing yet; `open` does.
 
@@ -81,6 +84,7 @@ class BubblewrapBackend:
             system: Where the sandboxes' `/usr` comes from.
             disk_dir: Folder on a disk for the work folders of live sandboxes that name none; by default
                 `/var/tmp`.
+            pool: How many sandboxes wait for jobs; none by default.
         """
         self._parent = runtime_dir
         self._system = system
@@ -102,6 +106,9 @@ class BubblewrapBackend:
         self._live: dict[BubblewrapSandbox, int] = {}
         self._disk_dir = disk_dir
         self._images: DiskImages | None = None
+        self._pool_config = pool
+        self._pool: WarmPool | None = None
+        self._warm_jobs: set[SandboxJob] = set()
         self._free_slots: list[int] = []
         self._next_slot = 0
         self._open = False
@@ -116,7 +123,7 @@ class BubblewrapBackend:
     @property
     def running(self) -> int:
         """How many sandboxes live now."""
-        return len(self._jobs)
+        return len(self._jobs) + len(self._warm_jobs)
 
     async def open(self) -> ProbeReport:
         """Set up the runtime folder and the launcher, and prove the isolation by running a sandbox.
@@ -132,10 +139,32 @@ class BubblewrapBackend:
             self._discard = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
             self._cgroup = await self._control.open(runtime, token)
             self._open = True
-            return await self._prove()
+            report = await self._prove()
+            await self._open_pool()
         except BaseException:
             await self.close()
             raise
+        return report
+
+    async def _open_pool(self) -> None:
+        config, python = self._pool_config, python_version(self._system)
+        if config is None or not config.size or python is None or self._program is None:
+            return
+        paths = self._mountable([*skeleton.ALWAYS_MOUNTED, *config.system_paths])
+        premises = Premises(
+            control=self._control,
+            cgroup=self._cgroup,
+            discard_fd=self._discard,
+            users=self._users,
+            program=self._program,
+            bpf=self._filter,
+            template=Template(self._existing_root(), self._system, paths, config.python_env, os.geteuid() == 0),
+            python=python,
+            take_slot=self._take_slot,
+            free_slot=lambda slot: heapq.heappush(self._free_slots, slot),
+        )
+        self._pool = WarmPool(premises, config)
+        await self._pool.open()
 
     async def _prove(self) -> ProbeReport:
         report = await probe.examine(self, self._cgroup, separate_users=self._users is not None)
@@ -176,6 +205,8 @@ class BubblewrapBackend:
         """
         validate(spec)
         await self._must_serve(spec.network)
+        if self._pool is not None and (warm := await self._pool.start(spec, sink, self._warm_jobs)) is not None:
+            return warm
         slot = self._take_slot()
         uid = None if self._users is None else self._users[slot]
         # Closed when the request is sent: the launcher has its own copies then.
@@ -369,7 +400,10 @@ class BubblewrapBackend:
         """Kill what runs; remove every process, folder and cgroup of this backend. Harmless when repeated."""
         self._open = False
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._live)), return_exceptions=True)
-        jobs = list(self._jobs)
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
+        jobs = [*self._jobs, *self._warm_jobs]
         for job in jobs:
             job.cancel()
         if jobs:

@@ -196,6 +196,11 @@ def sandbox_arguments(
     return null_separated(words)
 
 
+def shm_bytes(tmpfs_bytes: int) -> int:
+    """Return the size of /dev/shm."""
+    return max(1 << 16, tmpfs_bytes // 4)
+
+
 def base_words(
     root: Path, system: System, system_paths: Iterable[str], tmpfs_bytes: int, network: Outbound | None
 ) -> list[str]:
@@ -208,7 +213,7 @@ def base_words(
     if network is not None:
         words += network.words()
     words += ["--proc", "/proc", "--dev", "/dev"]
-    words += ["--perms", "1777", "--size", str(max(1 << 16, tmpfs_bytes // 4)), "--tmpfs", SHM]
+    words += ["--perms", "1777", "--size", str(shm_bytes(tmpfs_bytes)), "--tmpfs", SHM]
     # /dev is a tmpfs without a bound of its own.
     words += ["--remount-ro", "/dev"]
     return [*words, "--perms", "1777", "--size", str(tmpfs_bytes), "--tmpfs", TMP]

@@ -10,12 +10,13 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from unsandbox.sandbox.launcher import FDS_PER_MESSAGE, MAX_MESSAGE
+from unsandbox.sandbox.limits import Hierarchy
 from unsandbox.sandbox.spec import SandboxError, SandboxUnavailable
 
 _FOLDER = Path(__file__).resolve().parent
@@ -43,6 +44,13 @@ class CgroupReport:
     version: int
     controllers: Sequence[str]
     freezer: str = "stop"
+    parents: Mapping[str, str] = field(default_factory=dict)
+    """For each controller the folder with the groups of this backend."""
+
+    def hierarchy(self) -> Hierarchy | None:
+        """Return the same for `limits.Group`; None without groups."""
+        parents = {name: Path(folder) for name, folder in self.parents.items()}
+        return Hierarchy(self.version, parents) if parents else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +116,16 @@ class LauncherControl:
                 f"the launcher process did not start: {str(error) or 'no answer'}"
             ) from error
 
-    async def start(self, job: JobEvents, request: dict[str, Any], fds: Sequence[int]) -> int:
+    async def start(
+        self, job: JobEvents, request: dict[str, Any], fds: Sequence[int], *, op: str = "start"
+    ) -> int:
         """Ask for one sandbox and return its number. The descriptors stay the caller's.
+
+        Args:
+            job: Is told what becomes of it.
+            request: What the launcher must know.
+            fds: What it must have.
+            op: `start` for a process of its own, `prepare` for one that a zygote forks.
 
         Raises:
             SandboxError: The launcher is gone.
@@ -117,7 +133,7 @@ class LauncherControl:
         self._last += 1
         number = self._last
         self._jobs[number] = job
-        message = json.dumps({"op": "start", "job": number, **request}).encode()
+        message = json.dumps({"op": op, "job": number, **request}).encode()
         try:
             async with self._sending:
                 batches = [fds[i : i + FDS_PER_MESSAGE] for i in range(0, len(fds), FDS_PER_MESSAGE)] or [()]
@@ -153,6 +169,15 @@ class LauncherControl:
             del self._asks[number]
             raise
         return future
+
+    async def watch(self, job: int) -> None:
+        """Have the launcher look after the memory of a warm sandbox, where no control group does.
+
+        Raises:
+            SandboxError: The launcher is gone.
+        """
+        async with self._sending:
+            await self._send(json.dumps({"op": "watch", "job": job}).encode(), ())
 
     async def kill(self, job: int) -> None:
         """Have the launcher kill a sandbox, frozen or not; its `ended` follows.

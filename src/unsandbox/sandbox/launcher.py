@@ -37,6 +37,7 @@ from unsandbox.sandbox import enter, freezer, janitor, live_launcher
 from unsandbox.sandbox.limits import Bounds, Group, Hierarchy, Usage, children, held_memory, open_hierarchy
 from unsandbox.sandbox.netgate import BLOCK_FD, Gates
 from unsandbox.sandbox.netsetup import Way
+from unsandbox.sandbox.zygotes import ZYGOTE_FD, Zygotes
 
 MAX_MESSAGE = 1 << 16
 FDS_PER_MESSAGE = 200
@@ -75,6 +76,8 @@ class Job:
     out_of_memory: bool = False
     error: str | None = None
     first_gone: bool = False
+    zygote: bool = False
+    """Not a job but what warm sandboxes are forked from: they are counted, not it."""
     alone: bool = False
     """Whether the monitor stands for the whole sandbox: its program reports no child, and takes all along."""
 
@@ -100,6 +103,7 @@ class Launcher:
         self._pending_job = 0
         self._busy_groups: list[Group | freezer.Freezer] = []
         self._poll = select.poll()
+        self._zygotes = Zygotes(self._send, self._make_group, self._remove_group, self._poll)
         self._gates = Gates(self._poll, self._no_network)
         self._hierarchy: Hierarchy | None = None
         self._freezer_base: tuple[str, Path] | None = None
@@ -135,6 +139,8 @@ class Launcher:
                     self._read_info(self._by_info[fd])
                 elif self._live.watches(fd):
                     self._live.readable(fd)
+                elif self._zygotes.handle(fd):
+                    pass
                 else:
                     self._gates.handle(fd)
             self._reap()
@@ -167,6 +173,7 @@ class Launcher:
         if self._hierarchy:
             janitor.sweep({folder.parent for folder in self._hierarchy.folders()}, remove_as_group=True)
             cgroup = {"version": self._hierarchy.version, "controllers": self._hierarchy.controllers()}
+            cgroup["parents"] = {name: str(folder) for name, folder in self._hierarchy.parents.items()}
         self._freezer_base = freezer.find_base(self._name, self._hierarchy)
         if self._freezer_base:
             janitor.sweep([self._freezer_base[1].parent], remove_as_group=True)
@@ -179,7 +186,10 @@ class Launcher:
     def _poll_timeout_ms(self) -> float | None:
         if self._busy_groups or self._live.waiting:
             return 10 if self._busy_groups else 1
-        return _WATCH_INTERVAL_S * 1000 if self._jobs and not self._counts_memory() else None
+        if self._counts_memory():
+            return None
+        watched = self._zygotes.watched() or any(not job.zygote for job in self._jobs.values())
+        return _WATCH_INTERVAL_S * 1000 if watched else None
 
     def _counts_memory(self) -> bool:
         return self._hierarchy is not None and "memory" in self._hierarchy.parents
@@ -196,16 +206,23 @@ class Launcher:
             self._open = False
             return
         request = json.loads(data)
-        self._keep_fds(request["job"], ancillary)
-        if request["op"] == "start":
-            attached, self._pending_fds = self._pending_fds, []
-            self._start(request, attached)
-        elif request["op"] == "kill" and (job := self._jobs.get(request["job"])):
-            job.killed = True
-            self._kill(job)
-        elif request["op"] == "live":
-            attached, self._pending_fds = self._pending_fds, []
-            self._live.handle(request, attached)
+        op, number = request["op"], request["job"]
+        self._keep_fds(number, ancillary)
+        if op == "more":
+            return
+        attached, self._pending_fds = self._pending_fds, []
+        match op:
+            case "start":
+                self._start(request, attached)
+            case "prepare":
+                self._zygotes.prepare(request, attached)
+            case "live":
+                self._live.handle(request, attached)
+            case "watch":
+                self._zygotes.watch(number)
+            case "kill" if not self._zygotes.kill(number) and (job := self._jobs.get(number)):
+                job.killed = True
+                self._kill(job)
 
     def _keep_fds(self, job: int, ancillary: list[tuple[int, int, bytes]]) -> None:
         """Take the descriptors of a message; a job with many sends them in several, the request last."""
@@ -235,8 +252,12 @@ class Launcher:
         info_read, info_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             bounds = Bounds(**request["bounds"])
-            group = self._make_group(f"job-{number}", bounds)
             own = {INFO_FD: info_write}
+            if "nice" in request:
+                fds.append(self._zygotes.add(number))
+                request["fds"].append(ZYGOTE_FD)
+            else:
+                group = self._make_group(f"job-{number}", bounds)
             if network := request.get("network"):
                 own[BLOCK_FD] = self._gates.prepare(number, Way(uid=request["uid"], group=group, **network))
             launcher = os.getpid()
@@ -248,10 +269,8 @@ class Launcher:
             self._gates.close(number)
             for fd in (*fds, info_read, info_write):
                 os.close(fd)
-            if (left := self._live.finish(number)) and not left.remove():
-                self._busy_groups.append(left)
-            if group and not group.remove():
-                self._busy_groups.append(group)
+            self._remove_group(self._live.finish(number))
+            self._remove_group(group)
             self._send({"job": number, "exit": None, "error": f"cannot start a process: {error}"})
             return
         if monitor == 0:
@@ -262,6 +281,7 @@ class Launcher:
             os.close(fd)
         memory_bytes = request["bounds"]["memory_bytes"]
         job = Job(number, monitor, info_read, group, memory_bytes, alone=request.get("alone", False))
+        job.zygote = "nice" in request
         self._jobs[number] = self._by_monitor[monitor] = self._by_info[info_read] = job
         self._poll.register(info_read, select.POLLIN)
 
@@ -279,6 +299,11 @@ class Launcher:
             group = Group(self._hierarchy, name)
             group.create(bounds)
         return group
+
+    def _remove_group(self, group: Group | freezer.Freezer | None) -> None:
+        """Remove a group, later if the kernel still holds it."""
+        if group and not group.remove():
+            self._busy_groups.append(group)
 
     def _make_freezer(self, number: int, group: Group | None) -> freezer.Freezer:
         nested = group is not None and self._hierarchy is not None and self._hierarchy.version == 2
@@ -355,8 +380,9 @@ class Launcher:
         """Where no group counts memory, add it up and kill a sandbox that holds too much."""
         if self._counts_memory():
             return
+        self._zygotes.check_memory()
         for job in self._jobs.values():
-            if job.first is None:
+            if job.first is None or job.zygote:
                 continue
             held = held_memory(job.first) + self._live.held_memory(job.number)
             job.peak = max(job.peak, held)
@@ -405,6 +431,7 @@ class Launcher:
 
     def _finish(self, job: Job) -> None:
         del self._jobs[job.number]
+        self._zygotes.remove(job.number)
         self._close_info(job)
         self._gates.close(job.number)
         usage = job.group.usage() if job.group else Usage()
@@ -426,8 +453,7 @@ class Launcher:
         )
         # The freezer's group first: it may lie in the other.
         for group in (self._live.finish(job.number), job.group):
-            if group and not group.remove():
-                self._busy_groups.append(group)
+            self._remove_group(group)
 
     # The end
 
@@ -490,6 +516,7 @@ def _become_sandbox(
         for number in enter.CHANGED_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (_CORE_LIMIT, _CORE_LIMIT))
+        os.nice(request.get("nice", 0))
         uid = request["uid"]
         if "live" in request:
             live_launcher.mount_work_folder(request["live"], uid)

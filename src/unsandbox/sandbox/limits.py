@@ -237,6 +237,19 @@ class Group:
         for folder in set(self._folders.values()):
             write(folder / file, "0")
 
+    def entrances(self) -> list[int]:
+        """Return descriptors by which a process moves itself in, as `enter` does: it writes `0` to each."""
+        file = "cgroup.procs" if self._version == 2 else "tasks"
+        fds: list[int] = []
+        try:
+            for folder in set(self._folders.values()):
+                fds.append(os.open(folder / file, os.O_WRONLY | os.O_CLOEXEC))  # noqa: PERF401 - closed on failure
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return fds
+
     def usage(self) -> Usage:
         """Return what the group has used so far."""
         cpu_s = peak = None
@@ -305,10 +318,20 @@ def held_memory(pid: int) -> int:
 
 
 def _read(path: Path) -> str:
+    # Not `read_text`, which costs thrice as much: the usage of each job is read before its answer goes out.
     try:
-        return path.read_text()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts).decode()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
 
 
 def write(path: Path | str, text: str) -> None:

@@ -13,6 +13,7 @@ from unsandbox.sandbox.spec import (
     EndReason,
     Limits,
     NetworkMode,
+    Outcome,
     OutputSink,
     ProbeReport,
     RunningJob,
@@ -40,6 +41,8 @@ for process in /proc/[0-9]*; do echo "process ${process#/proc/}"; done
 _LOOK_AT_NETWORK = (
     'while IFS= read -r line; do case $line in *:*) echo "${line%%:*}";; esac; done < /proc/net/dev'
 )
+COMMAND = ("sh", "-c", f"{LOOK_AROUND}exit 0")
+"""The probe, as a command."""
 LIMITS = Limits(wall_s=10, memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB)
 
 
@@ -59,20 +62,27 @@ async def examine(backend: Starts, cgroup: CgroupReport, *, separate_users: bool
         SandboxUnavailable: No sandbox could be run, or one promise of isolation is not kept.
     """
     try:
-        job = await backend.start(SandboxSpec(run=["sh", "-c", f"{LOOK_AROUND}exit 0"], limits=LIMITS))
-        outcome = await job.wait()
+        job = await backend.start(SandboxSpec(run=COMMAND, limits=LIMITS))
+        checks = judge_outcome(await job.wait())
     except SandboxUnavailable:
         raise
     except SandboxError as error:
         raise SandboxUnavailable(f"{error}{hint(str(error))}") from error
-    said = outcome.stdout.data.decode("utf-8", "replace")
+    return report(backend.name, [*checks, *limit_checks(cgroup), users_check(separate_users)])
+
+
+def judge_outcome(outcome: Outcome) -> list[Check]:
+    """Return what a run of `COMMAND` found: one check for each promise of isolation.
+
+    Raises:
+        SandboxUnavailable: It did not finish.
+    """
     if outcome.reason is not EndReason.EXITED or outcome.exit_code != 0:
         detail = outcome.stderr.data.decode("utf-8", "replace").strip()
         raise SandboxUnavailable(
             f"the probe did not finish: {outcome.reason}, exit code {outcome.exit_code}: {detail}"
         )
-    checks = [*judge(said), *limit_checks(cgroup), users_check(separate_users)]
-    return report(backend.name, checks)
+    return judge(outcome.stdout.data.decode("utf-8", "replace"))
 
 
 def report(backend: str, checks: Sequence[Check]) -> ProbeReport:

@@ -1,0 +1,467 @@
+"""The warm pool: sandboxes that are up and wait, one job each, replaced in the background."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unsandbox.sandbox import probe
+from unsandbox.sandbox.command import shm_bytes
+from unsandbox.sandbox.control import CgroupReport, Ending, LauncherControl
+from unsandbox.sandbox.descriptors import input_file, memory_file, pipe
+from unsandbox.sandbox.job import SandboxJob
+from unsandbox.sandbox.limits import Bounds, Group, Hierarchy
+from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, SandboxError, SandboxSpec
+from unsandbox.sandbox.warm import (
+    PYTHON,
+    PoolConfig,
+    Prepared,
+    Template,
+    WarmJob,
+    encode_job,
+    runs_in_process,
+)
+from unsandbox.sandbox.zygotes import ZYGOTE_GONE
+
+logger = logging.getLogger("unsandbox.sandbox")
+
+_NICE = 5
+"""Waiting sandboxes are made when nothing more urgent is to be done."""
+_MAKING_AT_ONCE = 4
+_FAILURES = 3
+"""Sandboxes in a row that could not be made, after which the pool gives up."""
+_CALM_S = 5.0
+"""After so long without a job that had to wait the pool shrinks by one."""
+_ARGS_FD = 4
+_FIRST_FILE_FD = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What the pool uses of its backend.
+
+    Attributes:
+        control: The launcher.
+        cgroup: Its control groups.
+        discard_fd: Where surplus output goes.
+        users: The users that sandboxes run as, by slot; None when all run as the server's.
+        program: Path of bubblewrap.
+        bpf: The system call filter of all sandboxes.
+        template: What zygotes are started in.
+        python: Version of the interpreter in it.
+        take_slot: Returns a free slot, or raises `SandboxError`.
+        free_slot: Takes it back.
+    """
+
+    control: LauncherControl
+    cgroup: CgroupReport
+    discard_fd: int
+    users: range | None
+    program: Path
+    bpf: bytes
+    template: Template
+    python: str
+    take_slot: Callable[[], int]
+    free_slot: Callable[[int], None]
+
+
+@dataclass(eq=False)
+class _Zygote:
+    """One zygote; implements `JobEvents`."""
+
+    pool: WarmPool
+    number: int = 0
+    forks: int = 0
+    alive: set[Prepared] = field(default_factory=set)
+    gone: bool = False
+
+    def started(self, pid: int, pidfd: int) -> None:
+        """It exists."""
+        del pid
+        os.close(pidfd)
+
+    def ended(self, ending: Ending) -> None:
+        """It is gone, and everything that it forked."""
+        self.gone = True
+        self.pool.zygote_ended(self, ending.error)
+
+
+class WarmPool:
+    """Hands out sandboxes that wait; belongs to one open backend.
+
+    Args:
+        host: The backend's part in it.
+        config: How many wait.
+    """
+
+    def __init__(self, host: Premises, config: PoolConfig) -> None:
+        self._host = host
+        self._config = config
+        self._limits = config.limits
+        self._hierarchy: Hierarchy | None = host.cgroup.hierarchy()
+        self._files = host.template.files(host.bpf, host.python)
+        self._mounted = frozenset(config.system_paths)
+        self._bounds = _bounds(config.limits)
+        self._counts_memory, self._counts_processes = (
+            name in host.cgroup.parents for name in ("memory", "pids")
+        )
+        self._target = config.size
+        self._zygote: _Zygote | None = None
+        self._next: _Zygote | None = None
+        self._ready: deque[Prepared] = deque()
+        self._making: set[Prepared] = set()
+        self._dismissed: set[Prepared] = set()
+        self._waiting: deque[asyncio.Future[Prepared | None]] = deque()
+        self._failures = 0
+        self._closed = self._proven = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calm: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def waiting(self) -> int:
+        """How many sandboxes wait for a job."""
+        return len(self._ready)
+
+    async def open(self) -> None:
+        """Begin to fill the pool; it serves as soon as a sandbox of it has proved its isolation."""
+        self._zygote = _Zygote(self)
+        await self._start_zygote(self._zygote)
+        self._run(self._prove())
+
+    async def _prove(self) -> None:
+        jobs: set[SandboxJob] = set()
+        spec = SandboxSpec(run=probe.COMMAND, limits=self._limits)
+        try:
+            job = await self._start(spec, None, jobs)
+            if job is not None:
+                probe.report("the pool", probe.judge_outcome(await job.wait()))
+                self._proven = True
+        except SandboxError as error:
+            self._give_up(str(error))
+        finally:
+            for left in jobs:
+                left.cancel()
+
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None, jobs: set[SandboxJob]) -> WarmJob | None:
+        """Start a job in a sandbox that waits; None when it needs one of its own.
+
+        Args:
+            spec: A validated specification.
+            sink: See `Backend.start`.
+            jobs: Holds the job while it runs.
+        """
+        if not self._proven or not self._suits(spec):
+            return None
+        return await self._start(spec, sink, jobs)
+
+    async def _start(self, spec: SandboxSpec, sink: OutputSink | None, jobs: set[SandboxJob]) -> WarmJob | None:
+        message, attached = encode_job(spec, in_process=runs_in_process(spec, self._config.python_env))
+        while (prepared := await self._take()) is not None:
+            job = WarmJob(prepared, spec, discard_fd=self._host.discard_fd, sink=sink, on_over=jobs.discard)
+            jobs.add(job)
+            try:
+                self._prepare_for(prepared, spec.limits)
+                _send(prepared.control, message, attached, spec.stdin)
+            except OSError as error:
+                # It died while it waited.
+                job.abandon()
+                logger.debug("a waiting sandbox was lost: %s", error)
+                continue
+            job.begin()
+            return job
+        return None
+
+    async def close(self) -> None:
+        """Let go of everything that waits."""
+        self._closed = True
+        if self._calm is not None:
+            self._calm.cancel()
+        self._answer_waiters()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # What a sandbox that waits can be used for
+
+    def _suits(self, spec: SandboxSpec) -> bool:
+        if self._closed or self._zygote is None:
+            return False
+        ours, wanted = self._limits, spec.limits
+        if any(
+            getattr(ours, name) != getattr(wanted, name) for name in ("processes", "open_files", "tmpfs_bytes")
+        ):
+            return False
+        if not self._counts_memory and ours.memory_bytes != wanted.memory_bytes:
+            # Without a group it was limited when it was made.
+            return False
+        return spec.network is NetworkMode.ZEROTRUST and self._mounted.issuperset(spec.system_paths)
+
+    def _prepare_for(self, prepared: Prepared, limits: Limits) -> None:
+        if prepared.group is None:
+            self._run(self._tell(self._host.control.watch, prepared.number))
+        elif (bounds := _bounds(limits)) != self._bounds:
+            prepared.group.change(bounds)
+
+    # Taking and making
+
+    async def _take(self) -> Prepared | None:
+        while self._ready:
+            first = self._ready.popleft()
+            if first.ready:
+                self._refill()
+                return first
+        self._target = min(self._config.most, self._target + 1)
+        waiter: asyncio.Future[Prepared | None] = self._loop.create_future()
+        self._waiting.append(waiter)
+        self._refill()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and (prepared := waiter.result()) is not None:
+                self._on_ready(prepared)
+            raise
+
+    def _refill(self) -> None:
+        """Make as many as are missing, a few at a time."""
+        if self._closed:
+            return
+        if self._calm is None:
+            self._calm = self._loop.call_later(_CALM_S, self._calm_down)
+        waiting = sum(not waiter.done() for waiter in self._waiting)
+        missing = self._target + waiting - len(self._ready) - len(self._making)
+        for _ in range(min(missing, _MAKING_AT_ONCE - len(self._making))):
+            if (zygote := self._pick_zygote()) is None or not self._make(zygote, urgent=waiting > 0):
+                return
+
+    def _make(self, zygote: _Zygote, *, urgent: bool) -> bool:
+        """Begin to make one; False when there is no room for it."""
+        limits = self._limits
+        with contextlib.ExitStack() as sent:
+            try:
+                slot = self._host.take_slot()
+            except SandboxError:
+                # As many live as may; whoever waits gets the same words on the way without a pool.
+                self._answer_waiters()
+                return False
+            try:
+                uid = None if self._host.users is None else self._host.users[slot]
+                here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                sent.enter_context(there)
+                with contextlib.ExitStack() as kept:
+                    kept.enter_context(here)
+                    out_read, out_write = pipe(uid)
+                    sent.callback(os.close, out_write)
+                    kept.callback(os.close, out_read)
+                    err_read, err_write = pipe(uid)
+                    sent.callback(os.close, err_write)
+                    kept.pop_all()
+            except OSError as error:
+                self._host.free_slot(slot)
+                self._failed(str(error))
+                return False
+            prepared = Prepared(
+                control=here,
+                stdout_fd=out_read,
+                stderr_fd=err_read,
+                slot=slot,
+                on_ready=self._on_ready,
+                on_over=lambda one, error: self._on_over(zygote, one, error),
+            )
+            self._making.add(prepared)
+            zygote.forks += 1
+            zygote.alive.add(prepared)
+            settings = (
+                -1 if uid is None else uid,
+                int(urgent),
+                limits.tmpfs_bytes,
+                shm_bytes(limits.tmpfs_bytes),
+                limits.open_files,
+                limits.processes,
+                0 if self._counts_memory else limits.memory_bytes,
+            )
+            request = {"zygote": zygote.number, "bounds": asdict(self._bounds), "settings": settings}
+            fds = [there.fileno(), out_write, err_write]
+            self._run(self._ask(prepared, request, fds, sent.pop_all()))
+        return True
+
+    async def _ask(
+        self, prepared: Prepared, request: dict[str, Any], fds: list[int], sent: contextlib.ExitStack
+    ) -> None:
+        with sent:
+            try:
+                prepared.number = await self._host.control.start(prepared, request, fds, op="prepare")
+            except SandboxError as error:
+                prepared.ended(Ending(None, error=str(error)))
+                return
+            if self._hierarchy is not None:
+                prepared.group = Group(self._hierarchy, f"job-{prepared.number}")
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @staticmethod
+    async def _tell(word: Callable[[int], Coroutine[Any, Any, None]], number: int) -> None:
+        with contextlib.suppress(SandboxError):
+            await word(number)
+
+    # What becomes of them
+
+    def _on_ready(self, prepared: Prepared) -> None:
+        self._failures = 0
+        self._making.discard(prepared)
+        if self._next is not None and prepared in self._next.alive:
+            # It serves: from now on it is the one, and the old one ends with its last sandbox.
+            old, self._zygote, self._next = self._zygote, self._next, None
+            if old:
+                self._retire(old)
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(prepared)
+                self._refill()
+                return
+        self._ready.append(prepared)
+        self._refill()
+
+    def _on_over(self, zygote: _Zygote, prepared: Prepared, error: str | None) -> None:
+        self._host.free_slot(prepared.slot)
+        was_made = prepared not in self._making
+        self._making.discard(prepared)
+        with contextlib.suppress(ValueError):
+            self._ready.remove(prepared)
+        zygote.alive.discard(prepared)
+        if zygote is not self._zygote and zygote is not self._next:
+            self._retire(zygote)
+        if prepared in self._dismissed:
+            self._dismissed.discard(prepared)
+        elif prepared.job is None and not self._closed:
+            if not was_made and error != ZYGOTE_GONE:
+                self._failed(error or "it ended before it was ready")
+            self._refill()
+
+    def _failed(self, why: str) -> None:
+        logger.warning("a sandbox for the pool could not be made: %s", why)
+        self._failures += 1
+        if self._failures >= _FAILURES:
+            self._give_up(why)
+
+    def _give_up(self, why: str) -> None:
+        """From now on every job gets a sandbox of its own making, which is slower and no less isolated."""
+        logger.error("the pool of warm sandboxes is off: %s", why)
+        self._closed = True
+        self._answer_waiters()
+
+    def _answer_waiters(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # Zygotes
+
+    def _pick_zygote(self) -> _Zygote | None:
+        zygote = self._zygote
+        if zygote is not None and zygote.forks >= self._config.forks_per_zygote and self._next is None:
+            self._next = _Zygote(self)
+            self._run(self._start_zygote(self._next))
+        if self._next is not None and self._next.number and not self._next.forks:
+            # One sandbox, to find out whether it serves.
+            return self._next
+        return zygote
+
+    async def _start_zygote(self, zygote: _Zygote) -> None:
+        try:
+            with contextlib.ExitStack() as sent:
+                fds = self._zygote_descriptors(sent)
+                request = {
+                    "fds": list(fds),
+                    "uid": None,
+                    "program": str(self._host.program),
+                    "argv": ["bwrap", "--args", str(_ARGS_FD), "--", *PYTHON],
+                    "bounds": asdict(self._bounds),
+                    "nice": _NICE if self._host.users is not None else 0,
+                }
+                zygote.number = await self._host.control.start(zygote, request, list(fds.values()))
+        except (OSError, SandboxError) as error:
+            zygote.ended(Ending(None, error=str(error)))
+            return
+        self._refill()
+
+    def _zygote_descriptors(self, sent: contextlib.ExitStack) -> dict[int, int]:
+        def send(fd: int) -> int:
+            sent.callback(os.close, fd)
+            return fd
+
+        # The kind of files that programs will find there; nothing is ever written to them.
+        ends = [pipe(None) for _ in range(2)]
+        for read, _ in ends:
+            send(read)
+        numbers = {path: fd for fd, path in enumerate(self._files, _FIRST_FILE_FD)}
+        return {
+            0: send(input_file(b"")),
+            1: send(ends[0][1]),
+            2: send(ends[1][1]),
+            _ARGS_FD: send(memory_file(self._host.template.arguments(numbers))),
+            **{numbers[path]: send(memory_file(data)) for path, data in self._files.items()},
+        }
+
+    def zygote_ended(self, zygote: _Zygote, why: str | None) -> None:
+        """Start another one in place of one that is gone."""
+        if self._closed or zygote not in (self._zygote, self._next):
+            return
+        self._failed(f"the zygote has ended: {why or 'killed'}")
+        if zygote is self._next:
+            self._next = None
+        else:
+            self._zygote = None
+            self._replace_zygote()
+
+    def _replace_zygote(self) -> None:
+        if not self._closed:
+            self._zygote = _Zygote(self)
+            self._run(self._start_zygote(self._zygote))
+
+    def _retire(self, zygote: _Zygote) -> None:
+        if not zygote.alive and not zygote.gone:
+            self._run(self._tell(self._host.control.kill, zygote.number))
+
+    def _calm_down(self) -> None:
+        """Let the pool shrink again, one at a time, when no job had to wait lately."""
+        self._calm = None
+        if self._target > self._config.size and not self._closed:
+            self._target -= 1
+            if len(self._ready) > self._target:
+                self._dismissed.add(prepared := self._ready.popleft())
+                prepared.discard()
+            self._calm = self._loop.call_later(_CALM_S, self._calm_down)
+
+
+def _bounds(limits: Limits) -> Bounds:
+    return Bounds(limits.memory_bytes, limits.processes, limits.vcpu)
+
+
+def _send(control: socket.socket, message: bytes, attached: bytes | None, stdin: bytes) -> None:
+    """Send a job to the sandbox that waits for it."""
+    fds = []
+    try:
+        if attached is not None:
+            fds.append(memory_file(attached))
+        if stdin:
+            fds.append(input_file(stdin))
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        control.sendmsg([message], ancillary)
+    finally:
+        for fd in fds:
+            os.close(fd)

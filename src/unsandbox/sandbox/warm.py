@@ -1,0 +1,324 @@
+"""Warm sandboxes, seen from the server: the template they are forked in, one that waits, its one job."""
+
+from __future__ import annotations
+
+import asyncio
+import marshal
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
+from unsandbox.sandbox.command import DEFAULT_ENV, MARK_START, SHM, TMP, WORK
+from unsandbox.sandbox.control import Ending
+from unsandbox.sandbox.job import SandboxJob
+from unsandbox.sandbox.languages import LanguageTable
+from unsandbox.sandbox.launcher import INFO_FD
+from unsandbox.sandbox.limits import Group
+from unsandbox.sandbox.skeleton import HOSTNAME
+from unsandbox.sandbox.spec import Limits, OutputSink, SandboxSpec
+from unsandbox.sandbox.system import System
+from unsandbox.sandbox.warm_python import PROGRAM
+
+PYTHON = ("python3", PROGRAM)
+"""The command of programs that the waiting interpreter runs itself; any other is executed by it."""
+_CAPABILITIES = ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "NET_ADMIN", "SYS_NICE")
+"""What a zygote needs to make sandboxes; they themselves have none."""
+_READS_AT_START = re.compile(r"PYTHON|LD_|LC_|MALLOC_|GLIBC_|GCONV_|(LANG|LANGUAGE|HOME|PATH|TZ)\Z")
+"""Variables that an interpreter, its loader or its C library looks at once, when it starts."""
+_INLINE_BYTES = 1 << 16
+_TOO_MANY_REPORTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What a zygote is started in.
+
+    Attributes:
+        root: The read-only root folder.
+        system: Where `/usr` comes from.
+        system_paths: What else of it all sandboxes see; each has a mount point in `root`.
+        env: Variables of Python programs beyond the defaults.
+        as_root: Whether the server is root, and needs no user namespace to make others.
+    """
+
+    root: Path
+    system: System
+    system_paths: Iterable[str]
+    env: Mapping[str, str]
+    as_root: bool
+
+    def arguments(self, files: Mapping[str, int]) -> bytes:
+        """Return bubblewrap's options, NUL-separated.
+
+        Args:
+            files: Descriptor numbers of the files to be present, by path.
+        """
+        words = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--unshare-net"]
+        if not self.as_root:
+            words += ["--unshare-user", "--uid", "0", "--gid", "0"]
+        words += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
+        for name in _CAPABILITIES:
+            words += ["--cap-add", f"CAP_{name}"]
+        words += [
+            "--hostname",
+            HOSTNAME,
+            "--ro-bind",
+            str(self.root),
+            "/",
+            "--ro-bind",
+            str(self.system.usr),
+            "/usr",
+        ]
+        for path in self.system_paths:
+            words += ["--ro-bind", str(self.system.path(path)), path]
+        words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]
+        words += ["--perms", "1777", "--tmpfs", TMP, "--perms", "0755", "--tmpfs", WORK, "--chdir", WORK]
+        words += ["--info-fd", str(INFO_FD)]
+        for path, fd in files.items():
+            words += ["--perms", "0444", "--file", str(fd), path]
+        for name, value in (DEFAULT_ENV | dict(self.env) | {"PWD": WORK}).items():
+            words += ["--setenv", name, value]
+        return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+    def files(self, bpf: bytes, version: str) -> dict[str, bytes]:
+        """Return what brings the zygote's code into the interpreter, by path.
+
+        Args:
+            bpf: The system call filter of the sandboxes.
+            version: The interpreter's, as in the name of its folders: `3.11`.
+        """
+        source = (resources.files("unsandbox.sandbox") / "warm_python.py").read_text(encoding="utf-8")
+        code = f"{source}\ninstall(bytes.fromhex({bpf.hex()!r}))\n"
+        load = f"import sys; exec(open('{WORK}/.zygote').read(), {{'__name__': 'zygote'}})"
+        site = f"{WORK}/.local/lib/python{version}/site-packages"
+        return {f"{WORK}/.zygote": code.encode(), f"{site}/zygote.pth": load.encode()}
+
+
+def python_version(system: System) -> str | None:
+    """Return the version of the `python3` that a sandbox finds, by its file name; None if that says none."""
+    for folder in ("local/bin", "bin"):
+        path = system.usr / folder / "python3"
+        for _ in range(10):
+            if not path.is_symlink():
+                break
+            path = path.parent / path.readlink()
+            if found := re.fullmatch(r"python(3\.\d+)", path.name):
+                return found[1]
+    return None
+
+
+def runs_in_process(spec: SandboxSpec, template_env: Mapping[str, str]) -> bool:
+    """Whether the waiting interpreter is in the state in which a fresh one would begin this program."""
+    if tuple(spec.run[:2]) != PYTHON or spec.compile is not None:
+        return False
+    changed = {
+        name for name in spec.env.keys() | template_env.keys() if spec.env.get(name) != template_env.get(name)
+    }
+    return not any(_READS_AT_START.match(name) for name in changed)
+
+
+def encode_job(spec: SandboxSpec, *, in_process: bool) -> tuple[bytes, bytes | None]:
+    """Return the message that a waiting sandbox takes, and what goes into a file because it is too long."""
+    env = dict(spec.env) if in_process else {**DEFAULT_ENV, "PWD": WORK, **spec.env}
+    content = {
+        "attached": False,
+        "run": None if in_process else list(spec.run),
+        "args": list(spec.run[2:]),
+        "compile": None if spec.compile is None else list(spec.compile),
+        "env": env,
+        "folders": [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])],
+        "files": [(file.path, file.mode, file.data) for file in spec.files],
+    }
+    # The oldest version that has all of these types: the other side may be any Python 3.
+    size = sum(len(file.data) for file in spec.files)
+    if size < _INLINE_BYTES:
+        message = marshal.dumps(content, 2)
+        if len(message) < _INLINE_BYTES:
+            return message, None
+    return marshal.dumps({"attached": True}, 2), marshal.dumps(content, 2)
+
+
+class Prepared:
+    """A sandbox on its way to be ready, ready, or in use; implements `JobEvents`."""
+
+    def __init__(
+        self,
+        *,
+        control: socket.socket,
+        stdout_fd: int,
+        stderr_fd: int,
+        slot: int,
+        on_ready: Callable[[Prepared], None],
+        on_over: Callable[[Prepared, str | None], None],
+    ) -> None:
+        self.control = control
+        self.stdout_fd, self.stderr_fd = stdout_fd, stderr_fd
+        self.slot = slot
+        self.number = 0
+        self.pid = self.pidfd = -1
+        self.group: Group | None = None
+        self.cpu_s = 0.0
+        """What the preparation has used of the processors; no job pays for it."""
+        self.job: WarmJob | None = None
+        self._said_ready = False
+        self._watching = True
+        self._error: str | None = None
+        self._on_ready, self._on_over = on_ready, on_over
+        self._loop = asyncio.get_running_loop()
+        control.setblocking(False)
+        self._loop.add_reader(control.fileno(), self._read)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a job can be sent."""
+        return self._said_ready and self.pidfd >= 0
+
+    def started(self, pid: int, pidfd: int) -> None:
+        """The sandbox's first process exists."""
+        self.pid, self.pidfd = pid, pidfd
+        self._check()
+
+    def ended(self, ending: Ending) -> None:
+        """No process of the sandbox is left, or it could not be made."""
+        if self.job is not None:
+            self.job.ended(ending)
+        else:
+            self.discard()
+        self._on_over(self, ending.error or self._error)
+
+    def hand_over(self) -> None:
+        """Stop looking at the socket: a job takes the descriptors."""
+        if self._watching:
+            self._loop.remove_reader(self.control.fileno())
+            self._watching = False
+
+    def discard(self) -> None:
+        """Close the descriptors: a sandbox that waits for a job ends by that."""
+        self.hand_over()
+        self._said_ready = False
+        self.control.close()
+        for fd in (self.stdout_fd, self.stderr_fd, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.stdout_fd = self.stderr_fd = self.pidfd = -1
+
+    def _read(self) -> None:
+        try:
+            data = self.control.recv(_TOO_MANY_REPORTS)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data == b"ready\n":
+            self._said_ready = True
+            if self.group is not None:
+                self.cpu_s = self.group.usage().cpu_s or 0.0
+            self._check()
+            return
+        if data:
+            self._error = data.decode("utf-8", "replace").strip()
+        # It ends, and the launcher will say so. Until then nothing more is to be read.
+        self._said_ready = False
+        self.hand_over()
+
+    def _check(self) -> None:
+        if self.ready:
+            self._on_ready(self)
+
+
+class WarmJob(SandboxJob):
+    """A job in a sandbox that was waiting: it ends when the first process says so, not when it is torn down."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        spec: SandboxSpec,
+        *,
+        discard_fd: int,
+        sink: OutputSink | None,
+        on_over: Callable[[SandboxJob], None],
+    ) -> None:
+        self._prepared = prepared
+        prepared.hand_over()
+        super().__init__(
+            spec,
+            control=prepared.control,
+            stdout_fd=prepared.stdout_fd,
+            stderr_fd=prepared.stderr_fd,
+            discard_fd=discard_fd,
+            sink=sink,
+            on_over=on_over,
+        )
+        pid, pidfd = prepared.pid, prepared.pidfd
+        prepared.stdout_fd = prepared.stderr_fd = prepared.pidfd = -1
+        prepared.job = self
+        self.started(pid, pidfd)
+
+    def ended(self, ending: Ending) -> None:
+        """No process of the sandbox is left; see `SandboxJob.ended`."""
+        if ending.cpu_s is not None:
+            ending = Ending(
+                ending.exit_code,
+                max(0.0, ending.cpu_s - self._prepared.cpu_s),
+                ending.peak_memory_bytes,
+                ending.out_of_memory,
+                ending.error,
+            )
+        super().ended(ending)
+
+    def begin(self) -> None:
+        """The job was sent: its time runs."""
+        self._take_report(MARK_START + b" ")
+
+    def _wind_up(self) -> None:
+        super()._wind_up()
+        group = self._prepared.group
+        if self._wound_up and self._exit_code is not None and self._ending is None and group is not None:
+            # All its processes but the first are gone, and that one is being killed: the count is complete.
+            usage = group.usage()
+            self.ended(Ending(0, usage.cpu_s, usage.peak_memory_bytes, usage.oom_kills > 0))
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """How many sandboxes wait for jobs.
+
+    Attributes:
+        size: How many wait when there is little to do.
+        most: How many wait at most, when there is much.
+        system_paths: What the toolchains of all languages need outside /usr.
+        python_env: Variables of Python programs.
+        limits: What a waiting sandbox is bounded by; memory, processors and time of its job may differ.
+        forks_per_zygote: After so many a new one takes over: its forks share hash seed and memory layout.
+    """
+
+    size: int = 4
+    most: int = 32
+    system_paths: tuple[str, ...] = ()
+    python_env: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    forks_per_zygote: int = 500
+
+
+def pool_for(table: LanguageTable, size: int, most: int, limits: Limits) -> PoolConfig:
+    """Return the pool that serves every language of a table.
+
+    Args:
+        table: The languages.
+        size: How many sandboxes wait when there is little to do.
+        most: How many wait at most.
+        limits: Those of most jobs.
+    """
+    paths = {pattern: None for language in table.available() for pattern in language.system_paths}
+    return PoolConfig(
+        size=size,
+        most=max(size, most),
+        system_paths=tuple(paths),
+        python_env=dict(table["python"].env),
+        limits=limits,
+    )

@@ -1,0 +1,416 @@
+"""The zygote: a Python interpreter that stopped just before its program and forks one warm sandbox per request.
+
+This file runs as the *system's* `python3`, started as `python3 /work/main.py` in a sandbox template: the file
+system of every sandbox, but with the rights to make namespaces. A line in a `.pth` file of the user's site
+folder loads it, and it puts a path hook in place. The interpreter asks that hook about its program, as it asks
+any path hook, after all of its start-up and before it opens the file: from there the zygote serves.
+
+For each request it forks. The child takes on a control group, namespaces, file systems, limits and a user of
+its own, gives up every right, and forks the process that will be the program; that one says that it is ready
+and waits. When its job comes it writes the files, and the hook returns: what follows is the interpreter's own
+code, the same as in a cold run, with no frame of ours below the program. For other languages it executes their
+command instead. The zygote itself never sees a byte of a job.
+
+Standard library only, and only what leaves no trace in the program: every module that a cold run would not
+have is forgotten again. For any `python3` from 3.9 on; hence the imports within functions.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+CONTROL_FD = 3
+"""In the zygote the launcher's socket, in its children the server's."""
+PROGRAM = "/work/main.py"
+HOME = "/work/"
+MAX_REQUEST = 1024
+MAX_JOB = 1 << 17
+MAX_GROUPS = 8
+SANDBOX_UID = 1000
+
+_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
+_NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
+_NOSUID, _NODEV, _NOEXEC = 2, 4, 8
+_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 22, 24, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+_CAPABILITY_VERSION_3 = 0x20080522
+_SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
+_DEATH_BY = 128
+
+
+def install(bpf: bytes) -> None:
+    """Have the interpreter serve instead of opening its program.
+
+    Args:
+        bpf: The system call filter, as an array of `struct sock_filter`.
+    """
+    original = sys.path_hooks[0]
+
+    def hook(path: str) -> Any:
+        if path != PROGRAM:
+            return original(path)
+        # In place, and of the same length: the interpreter is going through this list.
+        sys.path_hooks[0] = original
+        _leave_no_trace(lambda: _serve(bpf))
+        try:
+            return original(path)
+        except ImportError:
+            # No archive, as nearly always: the interpreter will read it as a file.
+            _end_quickly()
+            raise
+
+    sys.path_hooks[0] = hook
+
+
+def _leave_no_trace(work: Callable[[], None]) -> None:
+    """Call `work`, then forget the modules that it loaded and the folder that brought this code here."""
+    seen: list[dict[str, Any]] = [sys.modules, sys.path_importer_cache]
+    before = [set(names) for names in seen]
+    work()
+    for names, known in zip(seen, before):  # noqa: B905 - Python 3.9 has no `strict`
+        for name in set(names) - known:
+            del names[name]
+    sys.modules.pop("__future__", None)
+    for path in [path for path in sys.path if path.startswith(HOME)]:
+        sys.path.remove(path)
+        sys.path_importer_cache.pop(path, None)
+
+
+def _serve(bpf: bytes) -> None:
+    """Fork for each request; returns in a process that is to become the program."""
+    import _signal  # type: ignore[import-not-found]
+    import _socket
+    import gc
+    import os
+    import resource  # noqa: F401 - loaded once here, not in each child
+
+    kernel = _Kernel(bpf)
+    # What is there now lives as long as the interpreter. A collector that goes through it at a program's end
+    # would copy every page of it, which takes longer than most programs.
+    gc.collect()
+    gc.freeze()
+    requests = _socket.socket(fileno=CONTROL_FD)
+    own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    # Nobody waits for the children here; the launcher watches them by descriptor.
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
+    requests.send(b"up")
+    while True:
+        request, ancillary, _, _ = requests.recvmsg(MAX_REQUEST, _socket.CMSG_SPACE(4 * (3 + MAX_GROUPS)))
+        if not request:
+            os._exit(0)
+        fds = _descriptors(ancillary)
+        number, *settings = request.split()
+        kernel.unshare(_NEWPID)
+        child = os.fork()
+        if child == 0:
+            requests.detach()
+            _become_sandbox(kernel, [int(setting) for setting in settings], fds)
+            return
+        kernel.setns(own_pids, _NEWPID)
+        pidfd = os.pidfd_open(child)
+        attached = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pidfd.to_bytes(4, sys.byteorder))]
+        requests.sendmsg([number], attached)
+        for fd in (*fds, pidfd):
+            os.close(fd)
+
+
+def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    content = b"".join(data for _, _, data in ancillary)
+    return [int.from_bytes(content[at : at + 4], sys.byteorder) for at in range(0, len(content) - 3, 4)]
+
+
+def _become_sandbox(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]) -> None:
+    """Turn this forked child into a sandbox of its own; returns in the process that becomes the program."""
+    import os
+
+    # From here on nothing of the launcher is in reach, whatever fails.
+    os.dup2(fds[0], CONTROL_FD, inheritable=False)
+    try:
+        program = _set_up(kernel, settings, fds[1:])
+    except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
+        os.write(CONTROL_FD, f"error {error!r:.200}\n".encode("utf-8", "replace"))
+        os._exit(1)
+    if program:
+        _look_after(program)
+    _await_job()
+
+
+def _set_up(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]) -> int:
+    """Do everything that isolates, then fork; return the program's number, or 0 in the program itself."""
+    import _signal
+    import os
+    import resource
+
+    uid, urgent, tmpfs, shm, open_files, processes, data = settings
+    stdout, stderr, *groups = fds
+    if urgent:
+        _normal_priority()
+    for group in groups:
+        os.write(group, b"0")
+    kernel.unshare(_NEWNS | _NEWUTS | _NEWIPC | _NEWNET | _NEWCGROUP)
+    owner = max(0, uid)
+    for place, size, mode in (("/dev/shm", shm, "1777"), ("/tmp", tmpfs, "1777"), ("/work", tmpfs, "755")):  # noqa: S108
+        kernel.mount("tmpfs", place, _NOSUID | _NODEV, f"size={size},mode={mode},uid={owner},gid={owner}")
+    kernel.mount("proc", "/proc", _NOSUID | _NODEV | _NOEXEC, "")
+    kernel.mount("devpts", "/dev/pts", _NOSUID | _NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+    kernel.loopback_up()
+    _normal_priority()
+    os.chdir(HOME)
+    os.umask(0o022)
+    os.setsid()
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    os.closerange(CONTROL_FD + 1, max(fds) + 1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+    resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
+    if data:
+        resource.setrlimit(resource.RLIMIT_DATA, (data, data))
+    if uid >= 0:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    kernel.unshare(_NEWUSER)
+    # The change of user has hidden this process's files in /proc from itself.
+    kernel.prctl(_PR_SET_DUMPABLE, 1)
+    mapping = f"{SANDBOX_UID} {owner} 1"
+    for name, text in (("setgroups", "deny"), ("uid_map", mapping), ("gid_map", mapping)):
+        fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
+        os.write(fd, text.encode())
+        os.close(fd)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    kernel.give_up_all()
+    return os.fork()
+
+
+def _normal_priority() -> None:
+    """End the low priority of the zygote: it was for preparing, not for the program."""
+    import os
+
+    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
+def _look_after(program: int) -> None:
+    """Be the sandbox's first process: collect orphans, report the program's end, wait to be killed."""
+    import _signal
+    import os
+
+    # With a handler in place even a tenant's signal would reach the first process.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    while True:
+        pid, status = os.wait()
+        if pid == program:
+            break
+    try:
+        # When all the others are gone, every end of the output is closed.
+        os.kill(-1, _signal.SIGKILL)
+        while True:
+            os.wait()
+    except OSError:
+        os.write(CONTROL_FD, b"end %d\n" % _exit_code(status))
+    os.read(CONTROL_FD, 1)
+    os._exit(0)
+
+
+def _exit_code(status: int) -> int:
+    import os
+
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else _DEATH_BY - code
+
+
+def _await_job() -> None:
+    """Say that all is ready, wait for the one job, put its files in place and start it."""
+    import _socket
+    import marshal
+    import os
+
+    control = _socket.socket(fileno=CONTROL_FD)
+    control.send(b"ready\n")
+    data, ancillary, _, _ = control.recvmsg(MAX_JOB, _socket.CMSG_SPACE(8), _socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        os._exit(0)
+    fds = _descriptors(ancillary)
+    job: Mapping[str, Any] = marshal.loads(data)  # noqa: S302 - from the server
+    if job["attached"]:
+        with open(fds.pop(0), "rb") as content:  # noqa: PTH123 - a descriptor
+            job = marshal.load(content)  # noqa: S302
+    if fds:
+        os.dup2(fds[0], 0)
+        os.close(fds[0])
+    for folder in job["folders"]:
+        os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - pathlib would have to be loaded
+    for path, mode, content in job["files"]:
+        _write_file(path, mode, content)
+    if job["run"] is None:
+        os.environ.update(job["env"])
+        sys.argv += job["args"]
+        getattr(sys, "orig_argv", []).extend(job["args"])
+        control.close()
+    else:
+        _execute(job)
+
+
+def _end_quickly() -> None:
+    """At the interpreter's end spare it the parts that no program can observe.
+
+    To take down what was there before the program means to copy nearly all memory that this process shares with
+    the zygote. So the modules of the start are kept out of it, unless the program has added something to one,
+    and the process ends when the interpreter has taken down the program's own modules: none of its code can run
+    any more then.
+    """
+    import atexit
+    import os
+
+    class Last:
+        """Is destroyed when the interpreter clears `sys`, the last module but one."""
+
+        def __del__(self, end: Callable[[int], None] = os._exit) -> None:
+            end(0)
+
+    main = sys.modules["__main__"]
+    fresh = type(sys)("__main__")
+    # The collector does not look at what is frozen, and this one belongs to the program.
+    vars(fresh).update(vars(main))
+    sys.modules["__main__"] = fresh
+    keep: dict[str, Any] = {
+        name: (module, len(vars(module)))
+        for name, module in sys.modules.items()
+        if name not in {"__main__", "sys", "builtins"}
+    }
+
+    def at_end() -> None:
+        try:
+            sys._getframe(1)
+        except ValueError:
+            pass
+        else:
+            # Called by a program, which goes on.
+            return
+        for name, (module, size) in keep.items():
+            if sys.modules.get(name) is module and len(vars(module)) == size:
+                del sys.modules[name]
+        # Never freed: it refers to itself.
+        keep[""] = keep
+        left = getattr(sys.modules.get("__main__"), "__dict__", {})
+        if not ({"__file__", "__cached__"} & left.keys() or hasattr(sys, "last_type")) and "__name__" in left:
+            # The interpreter takes these two away after a program that neither failed nor called `sys.exit`.
+            vars(sys)["unsandbox"] = Last()
+
+    # Registered first, called last.
+    atexit.register(at_end)
+    del sys.modules["atexit"]
+
+
+def _write_file(path: str, mode: int, content: bytes) -> None:
+    import os
+
+    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.fchmod(fd, mode & 0o777)
+    os.close(fd)
+
+
+def _execute(job: Mapping[str, Any]) -> None:
+    """Run the compile step, if there is one, and become the program. Never returns."""
+    import _signal
+    import os
+
+    # What this interpreter ignores, a program must find at its default.
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+    try:
+        if job["compile"] is not None:
+            child = os.fork()
+            if child == 0:
+                os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+                os.dup2(2, 1)
+                _become(job["compile"], job["env"])
+            code = _exit_code(os.waitpid(child, 0)[1])
+            if code:
+                os.write(CONTROL_FD, b"compile %d\n" % code)
+                os._exit(code)
+        _become(job["run"], job["env"])
+    finally:
+        os._exit(127)
+
+
+def _become(command: list[str], env: Mapping[str, str]) -> None:
+    """Execute a program; a failure is told as a shell does."""
+    import os
+
+    try:
+        os.execvpe(command[0], command, env)  # noqa: S606 - that is the job
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = "not found" if missing else error.strerror
+        os.write(2, f"sh: exec: {command[0]}: {reason}\n".encode("utf-8", "surrogateescape"))
+        os._exit(127 if missing else 126)
+
+
+class _Kernel:
+    """System calls for which Python has no function."""
+
+    def __init__(self, bpf: bytes) -> None:
+        import ctypes
+        import fcntl  # noqa: F401 - loaded once here
+        import struct
+
+        self._ctypes = ctypes
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._filter = ctypes.create_string_buffer(bpf, len(bpf))
+        self._program = struct.pack("HxxxxxxP", len(bpf) // 8, ctypes.addressof(self._filter))
+        self._capability_header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+        self._loopback = struct.pack("16sh22x", b"lo", _IFF_UP_RUNNING)
+
+    def _check(self, result: int, what: str) -> None:
+        if result != 0:
+            raise OSError(self._ctypes.get_errno(), what)
+
+    def unshare(self, flags: int) -> None:
+        self._check(self._libc.unshare(flags), "unshare")
+
+    def setns(self, fd: int, kind: int) -> None:
+        self._check(self._libc.setns(fd, kind), "setns")
+
+    def prctl(self, option: int, *arguments: int | bytes) -> int:
+        # All five, as wide as the kernel takes them: some options refuse garbage where they expect nothing.
+        wide = [a if isinstance(a, bytes) else self._ctypes.c_ulong(a) for a in (*arguments, 0, 0, 0)]
+        return int(self._libc.prctl(option, *wide[:4]))
+
+    def mount(self, kind: str, place: str, flags: int, options: str) -> None:
+        words = (kind.encode(), place.encode(), kind.encode())
+        self._check(self._libc.mount(*words, self._ctypes.c_ulong(flags), options.encode()), f"mount {place}")
+
+    def loopback_up(self) -> None:
+        import _socket
+        import fcntl
+
+        any_socket = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+        try:
+            fcntl.ioctl(any_socket.fileno(), _SIOCSIFFLAGS, self._loopback)
+        finally:
+            any_socket.close()
+
+    def give_up_all(self) -> None:
+        """Drop every capability for good, and let the filter judge every further system call."""
+        capability = 0
+        while self.prctl(_PR_CAPBSET_DROP, capability) == 0:
+            capability += 1
+        self._check(self._libc.capset(self._capability_header, bytes(24)), "capset")
+        self._check(self.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL), "ambient capabilities")
+        self._check(self.prctl(_PR_SET_NO_NEW_PRIVS, 1), "no new privileges")
+        self._check(self.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self._program), "seccomp")

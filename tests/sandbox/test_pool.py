@@ -1,0 +1,524 @@
+"""The warm pool: programs see what they see in a cold run, each sandbox is used once, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.sandbox.support import children_of, descendants, eventually, groups_of, launchers
+
+from unsandbox.sandbox import (
+    BubblewrapBackend,
+    EndReason,
+    Limits,
+    Outcome,
+    PoolConfig,
+    SandboxError,
+    SandboxFile,
+    SandboxSpec,
+    load_languages,
+    pool_for,
+)
+from unsandbox.sandbox.warm import WarmJob
+
+MIB = 1 << 20
+TABLE = load_languages()
+CONFIG = pool_for(TABLE, 2, 8, Limits())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def warm() -> AsyncIterator[BubblewrapBackend]:
+    async with pooled(CONFIG) as opened:
+        yield opened
+
+
+@contextlib.asynccontextmanager
+async def pooled(config: PoolConfig) -> AsyncIterator[BubblewrapBackend]:
+    async with BubblewrapBackend(pool=config) as opened:
+        await eventually(lambda: opened._pool._proven)
+        yield opened
+
+
+async def run_in(backend: BubblewrapBackend, spec: SandboxSpec, *, expect_warm: bool) -> Outcome:
+    job = await backend.start(spec)
+    assert isinstance(job, WarmJob) == expect_warm
+    return await job.wait()
+
+
+PYTHON = {
+    "nothing": "",
+    "hello": "print('hello')",
+    "module": """
+import sys
+print(sys.argv, sys.orig_argv, sys.path, sys.executable, sys.prefix, __name__, __file__, __doc__, __package__, __spec__)
+print(sorted(vars()), type(__loader__).__name__, __builtins__, __annotations__, __cached__)
+print(sys.flags, sys.warnoptions, sys._xoptions, sys.dont_write_bytecode, sys.getrecursionlimit(), sys.stdin.encoding)
+""",
+    "loaded modules": "import sys; print(sorted(sys.modules)); print(sys.path_importer_cache, sys.meta_path, sys.path_hooks)",
+    "frames": "import sys\ntry: sys._getframe(1)\nexcept ValueError as e: print(e)\nimport traceback; traceback.print_stack()",
+    "stack of a function": "import inspect\ndef f(): print([(s.function, s.lineno, s.filename) for s in inspect.stack()])\nf()",
+    "recursion": "def f(n):\n    try: return f(n + 1)\n    except RecursionError: return n\nprint(f(0))",
+    "traceback": "def f(x):\n    return 1 / x\n\n\nfor i in (1, 0):\n    f(i)",
+    "chained": "try:\n    {}['a']\nexcept KeyError as error:\n    raise ValueError('ä€😀') from error",
+    "exception group": "raise ExceptionGroup('g', [ValueError(1), TypeError(2)])",
+    "syntax error": "print('no')\nif True print('x')",
+    "indentation": "if True:\n  x = 1\n x = 2",
+    "NUL in source": "print(1)\0print(2)",
+    "sys.exit": "import sys; sys.exit()",
+    "sys.exit 7": "import sys; print('x'); sys.exit(7)",
+    "sys.exit text": "import sys; sys.exit('gone wrong')",
+    "sys.exit None": "raise SystemExit(None)",
+    "sys.exit big": "raise SystemExit(256 + 3)",
+    "sys.exit True": "raise SystemExit(True)",
+    "sys.exit tuple": "raise SystemExit((1, 2))",
+    "sys.exit without a file": "import sys\nglobals().clear()\nimport sys\nsys.exit(5)",
+    "exit()": "exit(4)",
+    "os._exit": "import os; print('x'); os._exit(9)",
+    "abort": "import os; os.abort()",
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "terminated": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+    "interrupt": "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(5)",
+    "interrupt raised": "raise KeyboardInterrupt",
+    "segmentation fault": "import ctypes; ctypes.string_at(0)",
+    "signals": """
+import signal
+print({s.name: str(signal.getsignal(s)).split(' at ')[0] for s in signal.valid_signals() if s in signal.Signals.__members__.values()})
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+signal.signal(signal.SIGALRM, lambda *a: print('alarm')); signal.setitimer(signal.ITIMER_REAL, 0.01); signal.pause()
+""",
+    "limits": "import resource\nprint([resource.getrlimit(i) for i in range(16)])",
+    "processes": """
+import os
+print(os.getpid(), os.getppid(), os.getpgid(0), os.getsid(0), os.nice(0), os.getcwd(), os.umask(0), os.getuid(), os.geteuid(),
+      os.getgid(), os.getgroups(), sorted(os.listdir('/proc/self/fd')), sorted(p for p in os.listdir('/proc') if p.isdigit()))
+print(open('/proc/self/cmdline').read().split(chr(0)), open('/proc/self/comm').read(), open('/proc/self/oom_score_adj').read())
+""",
+    "environment": "import os; print(sorted(os.environ.items())); print(os.environb[b'HOME'], os.getenv('EXTRA'))",
+    "environment of a child": "import subprocess; print(sorted(subprocess.check_output(['env'], text=True).splitlines()))",
+    "status": """
+for line in open('/proc/self/status'):
+    if line.split(':')[0] in {'Name', 'Umask', 'Uid', 'Gid', 'Groups', 'NSpid', 'SigQ', 'SigBlk', 'SigIgn', 'SigCgt', 'CapInh', 'CapPrm',
+                              'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp', 'Seccomp_filters', 'Threads'}: print(line.split())
+print(open('/proc/self/uid_map').read().split()[::2], open('/proc/self/setgroups').read())
+print(sorted({(l.split()[4], l.split()[5], l.split(' - ')[1].split()[0]) for l in open('/proc/self/mountinfo') if l.split()[4][:5] not in ('/proc', '/etc/')}))
+""",
+    "folders": "import os\nfor d in '/', '/work', '/tmp', '/dev', '/dev/pts', '/dev/shm', '/home', '/root', '/run', '/var':\n"
+    "    print(d, [(n, oct(s.st_mode), s.st_uid * ('dev' not in d + n)) for n in sorted(os.listdir(d)) for s in [os.lstat(os.path.join(d, n))]])",
+    "mounts that can be written": "import os\nfor d in '/work', '/tmp', '/dev/shm':\n    s = os.statvfs(d); print(d, s.f_blocks * s.f_frsize, oct(os.stat(d).st_mode))",
+    "names": "import os, socket, pwd, grp; print(os.uname().nodename, pwd.getpwuid(os.getuid()), grp.getgrgid(os.getgid()), [n for _, n in socket.if_nameindex()])",
+    "terminal": "import pty, os; m, s = pty.openpty(); print(os.ttyname(s), oct(os.stat(os.ttyname(s)).st_mode))",
+    "input": "print(input('? ')); print(input()); input()",
+    "stdin": "import sys; print(repr(sys.stdin.read()), sys.stdin.buffer.raw.fileno(), sys.stdin.isatty(), sys.stdin.seekable(), sys.stdin.name, sys.stdin)",
+    "stdin by lines": "import sys, os; print([l for l in sys.stdin]); os.lseek(0, 0, 0); print(os.read(0, 3))",
+    "streams": """
+import sys, os
+for s in sys.stdout, sys.stderr:
+    print(s, s.buffer, s.line_buffering, s.write_through, s.seekable(), s.isatty(), s.errors, s.fileno(), os.fstat(s.fileno()).st_mode)
+sys.stderr.write('err\\n'); sys.stdout.buffer.write(b'\\xff\\x00raw\\n'); os.write(1, b'direct\\n'); print('\\udcff')
+""",
+    "stdout by name": "open('/dev/stdout', 'w').write('named\\n'); open('/dev/stderr', 'w').write('err\\n')",
+    "stdout closed": "import sys, os; sys.stdout.close(); os.write(1, b'still\\n')",
+    "descriptor closed": "import os; os.close(1); print('into nothing')",
+    "unflushed file": "f = open('/dev/fd/1', 'w'); f.write('flushed at the end')",
+    "print buffered": "import sys, io; sys.stdout = io.TextIOWrapper(open(1, 'wb', closefd=False)); print('late')",
+    "warnings": "import warnings; warnings.warn('w1'); warnings.warn('w2', DeprecationWarning)\ndef f(): '\\d'\nassert f() is None",
+    "invalid escape": "print('\\d')\nx = 1 is 1",
+    "atexit": "import atexit\natexit.register(print, 'first')\natexit.register(print, 'second')\natexit.register(lambda: 1 / 0)\nprint('main')",
+    "atexit and exit": "import atexit, sys\natexit.register(print, 'bye')\nsys.exit(6)",
+    "atexit run by hand": "import atexit, sys\natexit.register(print, 'bye')\natexit._run_exitfuncs()\nimport os\nprint(os is sys.modules['os'])",
+    "del at the end": "class D:\n    def __init__(self, n): self.n = n\n    def __del__(self): print('del', self.n)\na = D(1); b = D(2); c = D(3); c.me = c\ndef f(x=D(4)): pass",
+    "del uses modules": "import os\nclass D:\n    def __del__(self): print('del', os.getpid(), len('abc'))\nd = D()",
+    "del of a class attribute": "import collections\nclass D:\n    def __del__(self): print('del')\nclass C:\n    d = D()\ncollections.x = D()",
+    "del of what was added to a module of the start": "import os, codecs\nclass D:\n    def __del__(self): print('del')\nos.mine = D()\ncodecs.Codec.mine = D()",
+    "del in a module of one's own": "import sys, types\nclass D:\n    def __del__(self): print('del')\nm = types.ModuleType('m'); m.d = D(); sys.modules['m'] = m",
+    "del of replaced streams": "import sys\nclass S:\n    def write(self, t): sys.__stdout__.write(t.upper())\n    def flush(self): pass\n    def __del__(self): sys.__stdout__.write('gone')\nsys.stdout = S(); print('x')",
+    "main taken away": "import sys\ndel sys.modules['__main__']\nprint('x')",
+    "modules taken away": "import sys\nsys.modules.clear()\nprint('x')",
+    "del after failure": "class D:\n    def __del__(self): print('del')\nd = D()\n1 / 0",
+    "del after exit": "import sys\nclass D:\n    def __del__(self): print('del')\nd = D()\nsys.exit(2)",
+    "weakref": "import weakref\nclass C: pass\nc = C(); weakref.finalize(c, print, 'finalized'); r = weakref.ref(c, lambda r: print('ref'))",
+    "generator at the end": "def g():\n    try: yield 1\n    finally: print('closed')\nx = g(); next(x)",
+    "excepthook": "import sys\nsys.excepthook = lambda *a: print('hook', a[1])\n1 / 0",
+    "unraisable": "class D:\n    def __del__(self): raise ValueError('in del')\nd = D()\ndel d\nprint('on')",
+    "thread": "import threading\nt = threading.Thread(target=lambda: print('thread', threading.current_thread().name))\nt.start(); t.join(); print(threading.main_thread(), threading.active_count())",
+    "thread outlives main": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.05), print('later'))).start()\nprint('main')",
+    "daemon thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\nprint('main')",
+    "thread fails": "import threading\ndef fail(): 1 / 0\nthreading.Thread(target=fail, name='t').start()",
+    "fork": "import os\nif os.fork() == 0:\n    print('child', os.getppid()); raise SystemExit(3)\nprint(os.waitstatus_to_exitcode(os.wait()[1]))",
+    "fork falls off": "import os, atexit\natexit.register(print, 'end')\npid = os.fork()\nif pid: os.wait()\nprint(bool(pid))",
+    "orphan": "import os, time\nif os.fork() == 0:\n    time.sleep(60)\nprint('gone')",
+    "multiprocessing": """
+import multiprocessing as m, sys
+def f(x): return x * x
+if __name__ == '__main__':
+    for how in 'fork', 'spawn', 'forkserver':
+        with m.get_context(how).Pool(2) as pool: print(how, pool.map(f, range(4)))
+    q = m.Queue(); p = m.Process(target=q.put, args=('hi',)); p.start(); print(q.get()); p.join(); print(p.exitcode)
+    p = m.Process(target=sys.exit, args=(5,)); p.start(); p.join(); print(p.exitcode)
+""",
+    "process pool": "from concurrent.futures import ProcessPoolExecutor\nif __name__ == '__main__':\n    with ProcessPoolExecutor(2) as p: print(list(p.map(abs, [-1, 2])))",
+    "subprocess": "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'import sys; print(sys.argv); sys.exit(3)'], capture_output=True))",
+    "asyncio": "import asyncio\nasync def main():\n    p = await asyncio.create_subprocess_exec('echo', 'sub'); await p.wait(); print(p.returncode)\nasyncio.run(main())",
+    "ctypes": "import ctypes, struct, sys; print(ctypes.CDLL(None).getpid(), ctypes.sizeof(ctypes.c_long))\nclass P(ctypes.Structure): _fields_ = [('x', ctypes.c_int)]\n"
+    "print(P(3).x, ctypes.cast(ctypes.pointer(P(4)), ctypes.POINTER(ctypes.c_int))[0])\nf = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda x: x + 1); print(f(1))",
+    "modules that the zygote used": "import resource, _socket, socket, struct, fcntl, types, _ctypes, marshal, gc; print(socket.socketpair()[0].family, struct.calcsize('P'), types.GenericAlias)\n"
+    "s = socket.create_server(('127.0.0.1', 0)); print(socket.create_connection(s.getsockname()).family)",
+    "imports": "import json, re, random, decimal, sqlite3, hashlib, datetime, pathlib, dataclasses, typing, logging, unittest, http.client, ssl, zoneinfo; print(json.dumps({'a': 1}))",
+    "module beside": "import helper; print(helper.x, helper.__file__, helper.__cached__)",
+    "own package named like ours": "import zygote",
+    "source of itself": "import inspect, linecache, __main__\ndef f():\n    return 1\nprint(inspect.getsource(f), linecache.getline(__file__, 2), open(__file__).read()[:6])",
+    "encoding declared": b"# -*- coding: latin-1 -*-\nprint('\xe4')",
+    "bad encoding": b"# coding: nonsense\nprint(1)",
+    "byte order mark": b"\xef\xbb\xbfprint('bom')",
+    "not UTF-8": b"print('\xff')",
+    "carriage returns": b"print(1)\r\nif True:\r\n    print(2)\r\n",
+    "zip file": b"PK\x05\x06" + bytes(18),
+    "pickle main": "import pickle\nclass C: pass\nprint(pickle.loads(pickle.dumps(C)) is C, C.__module__)",
+    "doctest": "def f():\n    '''\n    >>> f()\n    2\n    '''\n    return 1\nimport doctest; print(doctest.testmod().failed)",
+    "unittest": "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertTrue(True)\nunittest.main(verbosity=0)",
+    "runpy": "import runpy; print(runpy.run_path('/work/helper.py')['x'])",
+    "faulthandler": "import faulthandler, sys; faulthandler.dump_traceback(all_threads=True)",
+    "gc": "import gc; print(gc.isenabled(), gc.get_threshold(), gc.garbage, gc.callbacks)\nclass C:\n    def __del__(self): print('cycle')\nc = C(); c.c = c; del c; print(gc.collect() >= 1)",
+    "site": "import site; print(site.ENABLE_USER_SITE, site.USER_SITE, site.USER_BASE, site.getsitepackages())",
+    "big output": "print('x' * 3_000_000)",
+    "open files": "import os\nn = 0\ntry:\n    while True: os.open('/dev/null', 0); n += 1\nexcept OSError as e: print(n, e.errno)",
+    "display hook": "1 + 1\nimport sys; sys.displayhook(3)",
+    "locale": "import locale, sys, time; print(locale.getlocale(), sys.getfilesystemencoding(), sys.getdefaultencoding(), time.tzname)",
+    "hash seed differs": "print(len({hash('a')}))",
+    "sys attributes": "import sys; print(sorted(n for n in dir(sys)))",
+    "builtins": "import builtins; print(sorted(dir(builtins)))",
+}  # fmt: skip
+
+
+def python_spec(code: str | bytes, **fields: object) -> SandboxSpec:
+    spec = TABLE["python"].build_spec(
+        code, stdin=b"one\ntwo\n", input_files={"in.txt": b"data"}, env={"EXTRA": "ä"}, **fields
+    )
+    helper = SandboxFile("/work/helper.py", b"x = 5\n")
+    return SandboxSpec(
+        **{name: getattr(spec, name) for name in spec.__slots__} | {"files": [*spec.files, helper]}
+    )
+
+
+@pytest.mark.parametrize("name", PYTHON)
+async def test_a_python_program_sees_no_difference(backend, warm, name):
+    spec = python_spec(PYTHON[name])
+    cold, hot = await asyncio.gather(
+        run_in(backend, spec, expect_warm=False), run_in(warm, spec, expect_warm=True)
+    )
+    assert without_addresses(hot) == without_addresses(cold)
+
+
+def without_addresses(outcome: Outcome) -> list[object]:
+    texts = [stream.data.decode("utf-8", "replace") for stream in (outcome.stdout, outcome.stderr)]
+    texts = [re.sub(r"(?<=sh: )\d+: ", "", re.sub(r"0x[0-9a-f]+|\d{15}", "ADDRESS", text)) for text in texts]
+    return [*texts, outcome.exit_code, outcome.reason]
+
+
+@pytest.mark.parametrize("name", ["javascript", "bash", "perl", "c", "php", "java"])
+async def test_other_languages_are_executed_in_a_waiting_sandbox(backend, warm, name):
+    language = TABLE[name]
+    if not language.installed():
+        pytest.skip(f"{name} is not installed")
+    spec = language.build_spec(language.hello, return_artifacts=True)
+    cold = await run_in(backend, spec, expect_warm=False)
+    hot = await run_in(warm, spec, expect_warm=True)
+    assert without_addresses(hot) == without_addresses(cold)
+    assert [a.filename for a in hot.artifacts] == [a.filename for a in cold.artifacts]
+    assert hot.stdout.data == b"hello\n"
+
+
+COMMANDS = {
+    "environment": (["env"], {}),
+    "odd variables": (["env"], {"env": {"A B": "x", "PYTHONHASHSEED": "3", "LD_BIND_NOW": "1", "PATH": "/usr/bin", "X": "\udcff", "IFS": "x"}}),
+    "arguments": (["sh", "-c", 'printf "<%s>" "$0" "$@"', "a b", "", "'", "\udcff"], {}),
+    "descriptors": (["sh", "-c", "ls -l /proc/self/fd | wc -l; ulimit -n -u; umask; cat; echo end; exec >&2; echo err; exit 3"], {"stdin": b"in"}),
+    "signals": (["grep", "^Sig", "/proc/self/status"], {}),
+    "missing": (["no-such-program"], {}),
+    "not executable": (["/etc/passwd"], {}),
+    "killed": (["sh", "-c", "kill -9 $$"], {}),
+    "compile": (["cat", "/work/out"], {"compile": ["sh", "-c", "echo to stdout; echo to stderr >&2; cat; echo ok > /work/out"], "stdin": b"x"}),
+    "compile fails": (["echo", "no"], {"compile": ["sh", "-c", "echo why; exit 3"]}),
+    "compile is killed": (["echo", "no"], {"compile": ["sh", "-c", "kill -9 $$"]}),
+    "compile is missing": (["echo", "no"], {"compile": ["no-such-compiler"]}),
+    "python with its own environment": (["python3", "/work/main.py"], {"env": {"PYTHONUTF8": "0", "PYTHONHASHSEED": "0"},
+        "files": [SandboxFile("/work/main.py", b"import sys; print(sys.flags, hash('a'))")]}),
+    "background": (["sh", "-c", "sleep 100 & setsid sleep 100 & echo done"], {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_a_command_sees_no_difference(backend, warm, name):
+    command, fields = COMMANDS[name]
+    spec = SandboxSpec(run=command, **fields)
+    cold = await run_in(backend, spec, expect_warm=False)
+    hot = await run_in(warm, spec, expect_warm=True)
+    if name in {"environment", "odd variables"}:
+        assert sorted(hot.stdout.data.splitlines()) == sorted(cold.stdout.data.splitlines())
+    else:
+        assert without_addresses(hot) == without_addresses(cold)
+    assert hot.compile_failed == cold.compile_failed
+
+
+async def test_arguments_of_a_python_program(backend, warm):
+    spec = TABLE["python"].build_spec("import sys; print(sys.argv, sys.orig_argv)", args=["a b", "", "\udcff"])
+    spec = replace(spec, env={**spec.env, "PYTHONIOENCODING": "utf-8"})
+    cold, hot = [await run_in(one, spec, expect_warm=one is warm) for one in (backend, warm)]
+    assert without_addresses(hot) == without_addresses(cold)
+    assert b"'a b', ''" in hot.stdout.data
+
+
+async def test_files_folders_and_artifacts(backend, warm):
+    files = [
+        SandboxFile("/work/a/b/c", b"deep", 0o640),
+        SandboxFile("/tmp/big", os.urandom(3 * MIB)),
+        SandboxFile("/dev/shm/x", b"shm", 0o4755),
+    ]
+    script = "cd /; stat -c '%n %a %s %U' work/a work/a/b/c tmp/big dev/shm/x tmp/f; sha1sum tmp/big; echo a > tmp/artifacts/a"
+    spec = SandboxSpec(run=["sh", "-c", script], files=files, folders=["/tmp/f"], collect_artifacts=True)
+    cold = await run_in(backend, spec, expect_warm=False)
+    hot = await run_in(warm, spec, expect_warm=True)
+    assert without_addresses(hot) == without_addresses(cold)
+    assert [(a.filename, a.data, a.mode) for a in hot.artifacts] == [("a", b"a\n", 0o644)]
+    assert cold.artifacts == hot.artifacts
+
+
+async def test_what_a_waiting_sandbox_cannot_be_goes_the_slow_way(warm):
+    await run_in(warm, SandboxSpec(run=["true"], limits=Limits(processes=300)), expect_warm=False)
+    await run_in(warm, SandboxSpec(run=["true"], limits=Limits(tmpfs_bytes=MIB)), expect_warm=False)
+    await run_in(warm, SandboxSpec(run=["true"], system_paths=["/etc/os-release"]), expect_warm=False)
+
+
+async def test_memory_and_processors_are_those_of_the_job(warm):
+    limits = Limits(memory_bytes=64 * MIB)
+    outcome = await run_in(
+        warm, python_spec("x = bytearray(200 << 20)\nprint('no')", limits=limits), expect_warm=True
+    )
+    assert (outcome.reason, outcome.stdout.data) == (EndReason.MEMORY, b"")
+    outcome = await run_in(
+        warm, python_spec("x = bytearray(200 << 20)\nprint('ok')", limits=Limits()), expect_warm=True
+    )
+    assert outcome.stdout.data == b"ok\n"
+    assert 200 * MIB < outcome.peak_memory_bytes < 240 * MIB
+    busy = "import time\nt = time.process_time()\nb = time.monotonic()\nwhile time.monotonic() - b < 0.5: pass\nprint(time.process_time() - t)"
+    outcome = await run_in(warm, python_spec(busy, limits=Limits(vcpu=0.2)), expect_warm=True)
+    assert float(outcome.stdout.data) < 0.3
+    assert 0.05 < outcome.cpu_s < 0.4
+
+
+async def test_the_job_pays_for_its_own_time_only(warm):
+    outcome = await run_in(warm, python_spec("pass"), expect_warm=True)
+    assert 0 < outcome.cpu_s < 0.05
+    assert 0 < outcome.wall_s < 1
+
+
+async def test_each_sandbox_serves_once_and_is_separate(warm):
+    code = "import os; open('/tmp/mark', 'x'); open('/work/mark', 'x'); print(os.readlink('/proc/self/ns/net'), os.readlink('/proc/self/ns/user'))"
+    outcomes = [await run_in(warm, python_spec(code), expect_warm=True) for _ in range(6)]
+    assert len({outcome.stdout.data for outcome in outcomes}) == 6
+
+
+async def test_users_of_waiting_and_running_sandboxes_differ(warm):
+    if os.geteuid() != 0:
+        pytest.skip("only root can take on other users")
+    jobs = [await warm.start(SandboxSpec(run=["sleep", "60"])) for _ in range(4)]
+    await eventually(lambda: warm._pool.waiting >= 2)
+    pids = [job._pid for job in jobs] + [prepared.pid for prepared in warm._pool._ready]
+    uids = [Path(f"/proc/{pid}").stat().st_uid for pid in pids]
+    assert len(set(uids)) == len(uids)
+    assert min(uids) >= 10_000
+    for job in jobs:
+        job.cancel()
+        await job.wait()
+
+
+async def test_a_waiting_sandbox_holds_nothing(warm, monkeypatch):
+    await eventually(lambda: warm._pool.waiting >= 2)
+    for prepared in warm._pool._ready:
+        for pid in (prepared.pid, *children_of(prepared.pid)):
+            names = {os.readlink(f"/proc/{pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{pid}/fd")}
+            assert names <= {"/dev/null", "socket", "pipe"}, names
+            status = dict(
+                line.split(":\t", 1)
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+                if ":\t" in line
+            )
+            assert status["CapEff"] == status["CapPrm"] == status["CapBnd"] == "0" * 16
+            assert (status["Seccomp"], status["NoNewPrivs"], status["NSpid"].split()[-1]) == (
+                "2",
+                "1",
+                str(1 + (pid != prepared.pid)),
+            )
+            assert b"UNSANDBOX" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+async def test_output_is_streamed_and_cancellation_ends_it(warm):
+    seen: list[tuple[str, bytes]] = []
+    job = await warm.start(
+        python_spec("import time, sys\nprint('a'); print('b', file=sys.stderr); time.sleep(60)"),
+        lambda stream, data: seen.append((stream, data)),
+    )
+    texts = {"stdout": b"a\n", "stderr": b"b\n"}
+    await eventually(
+        lambda: all(b"".join(d for s, d in seen if s == name) == text for name, text in texts.items())
+    )
+    job.cancel()
+    outcome = await job.wait()
+    assert (outcome.reason, outcome.exit_code, outcome.stdout.data) == (EndReason.CANCELLED, None, b"a\n")
+
+
+async def test_the_time_limit_ends_it(warm):
+    outcome = await run_in(warm, python_spec("while True: pass", limits=Limits(wall_s=0.3)), expect_warm=True)
+    assert outcome.reason is EndReason.TIMEOUT
+    assert outcome.wall_s < 1
+
+
+async def test_a_burst_is_served_and_the_pool_keeps_its_bounds(warm):
+    spec = python_spec("print('ok')")
+    outcomes = await asyncio.gather(*(run_in(warm, spec, expect_warm=True) for _ in range(40)))
+    assert {outcome.stdout.data for outcome in outcomes} == {b"ok\n"}
+    await eventually(lambda: warm._pool.waiting >= CONFIG.size)
+    assert warm._pool.waiting <= CONFIG.most
+
+
+async def test_the_pool_can_be_off():
+    async with BubblewrapBackend(pool=pool_for(TABLE, 0, 8, Limits())) as backend:
+        await run_in(backend, python_spec("pass"), expect_warm=False)
+        assert backend._pool is None
+
+
+# What is left
+
+
+def zygotes(pool: BubblewrapBackend) -> list[int]:
+    """Numbers of the zygote processes below a backend's launcher."""
+    (launcher,) = [
+        pid for pid in launchers() if str(pool._runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return [
+        pid
+        for monitor in children_of(launcher)
+        for pid in children_of(monitor)
+        if Path(f"/proc/{pid}/cmdline").read_bytes() == b"python3\0/work/main.py\0"
+    ]
+
+
+async def test_nothing_grows_with_the_number_of_jobs():
+    async with pooled(pool_for(TABLE, 2, 2, Limits())) as backend:
+        spec = python_spec("print('ok')")
+
+        async def some(count: int) -> None:
+            for _ in range(count):
+                await run_in(backend, spec, expect_warm=True)
+            await eventually(lambda: backend._pool.waiting == 2 and not backend._pool._making)
+
+        def left() -> list[object]:
+            (launcher,) = [
+                pid
+                for pid in launchers()
+                if str(backend._runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+            ]
+            (zygote,) = zygotes(backend)
+            return [
+                len(descendants(launcher)),
+                len([group for folder in groups_of(backend._runtime.name) for group in folder.glob("job-*")]),
+                [len(os.listdir(f"/proc/{pid}/fd")) for pid in (launcher, zygote)],
+                [len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines()) for pid in (launcher, zygote)],
+            ]
+
+        await some(5)
+        await eventually(lambda: len(descendants_of(backend)) == 7)
+        before, own = left(), len(os.listdir("/proc/self/fd"))
+        await some(300)
+        await eventually(lambda: left() == before)
+        # Other pools of this process may have shrunk meanwhile.
+        assert len(os.listdir("/proc/self/fd")) <= own
+
+
+def descendants_of(pool: BubblewrapBackend) -> list[int]:
+    return [
+        pid
+        for launcher in launchers()
+        if str(pool._runtime).encode() in Path(f"/proc/{launcher}/cmdline").read_bytes()
+        for pid in (launcher, *descendants(launcher))
+    ]
+
+
+async def test_a_killed_zygote_gets_a_successor():
+    async with pooled(pool_for(TABLE, 2, 4, Limits())) as backend:
+        await eventually(lambda: backend._pool.waiting >= 2)
+        job = await backend.start(SandboxSpec(run=["sleep", "1000"]))
+        family = descendants(zygotes(backend)[0])
+        os.kill(zygotes(backend)[0], signal.SIGKILL)
+        outcome = await asyncio.wait_for(job.wait(), 5)
+        assert outcome.exit_code == 137
+        await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family))
+        await run_in(backend, python_spec("pass"), expect_warm=True)
+
+
+async def test_a_killed_launcher_takes_waiting_sandboxes_along():
+    backend = BubblewrapBackend(pool=pool_for(TABLE, 2, 4, Limits()))
+    await backend.open()
+    await eventually(lambda: backend._pool._proven and backend._pool.waiting >= 2)
+    job = await backend.start(SandboxSpec(run=["sleep", "1000"]))
+    launcher, *family = descendants_of(backend)
+    os.kill(launcher, signal.SIGKILL)
+    with pytest.raises(SandboxError, match="launcher"):
+        await asyncio.wait_for(job.wait(), 5)
+    await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family))
+    outcome = await (await backend.start(python_spec("print('on')"))).wait()
+    assert outcome.stdout.data == b"on\n"
+    await backend.close()
+
+
+async def test_zygotes_are_replaced_in_time():
+    config = replace(pool_for(TABLE, 2, 4, Limits()), forks_per_zygote=5)
+    async with pooled(config) as backend:
+        long = await backend.start(SandboxSpec(run=["sleep", "1000"]))
+        first = zygotes(backend)
+        for _ in range(12):
+            await run_in(backend, python_spec("pass"), expect_warm=True)
+        # The old one stays as long as its last job.
+        await eventually(lambda: first[0] in zygotes(backend) and len(zygotes(backend)) >= 2)
+        long.cancel()
+        await long.wait()
+        for _ in range(CONFIG.most):
+            await run_in(backend, python_spec("pass"), expect_warm=True)
+        await eventually(lambda: first[0] not in zygotes(backend))
+
+
+async def test_a_template_that_does_not_serve_is_given_up(monkeypatch):
+    from unsandbox.sandbox import warm as module
+
+    monkeypatch.setattr(module.Template, "files", lambda *_: {"/work/main.py": b"print('no zygote')"})
+    async with BubblewrapBackend(pool=CONFIG) as backend:
+        outcome = await asyncio.wait_for((await backend.start(python_spec("print('cold')"))).wait(), 20)
+        assert outcome.stdout.data == b"cold\n"
+
+
+async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
+    """What the zygote's sandboxes promise is looked at before the first job, not believed."""
+    from unsandbox.sandbox.warm import Template
+
+    files = Template.files
+
+    def without_dropping(self, bpf, version):
+        found = files(self, bpf, version)
+        code = found["/work/.zygote"].replace(b"kernel.give_up_all()", b"pass")
+        return {**found, "/work/.zygote": code}
+
+    monkeypatch.setattr(Template, "files", without_dropping)
+    async with BubblewrapBackend(pool=CONFIG) as backend:
+        await eventually(lambda: backend._pool._closed)
+        outcome = await run_in(
+            backend, python_spec("print(open('/proc/self/status').read())"), expect_warm=False
+        )
+        assert b"CapEff:\t0000000000000000" in outcome.stdout.data
