@@ -1,0 +1,207 @@
+"""Services in the engine: what happens when programs end, when the engine ends, and what stays on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from unsandbox.engine import Conflict, Engine, EngineConfig, LimitReached, UnknownObject
+from unsandbox.engine.secretbox import SecretBox
+from unsandbox.engine.store import SqlStore, open_database
+from unsandbox.protocol.services import Redeploy, Service, ServiceRequest
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ME = "unsb-pk-me"
+BOX = SecretBox.of_this_process()
+CONFIG = EngineConfig(stop_grace_s=2.0, restart_delay_s=0.02, service_grace_s=2.0, services_per_key=3)
+
+
+async def eventually(condition: Callable[[], object], seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def open_engine(folder: Path) -> tuple[Engine, SqlStore]:
+    store = SqlStore(open_database(folder))
+    engine = Engine(CONFIG, store=store, folder=folder, box=BOX)
+    await engine.start()
+    return engine, store
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def engine() -> AsyncIterator[Engine]:
+    """An engine that keeps nothing."""
+    engine = Engine(CONFIG)
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+async def make(engine: Engine, name: str, script: str | None, **options) -> Service:
+    request = ServiceRequest(name=name, bootstrap_content=script, network_mode="zerotrust", **options)
+    return await engine.services.create(ME, request)
+
+
+def shown(engine: Engine, name: str) -> Service:
+    return engine.services.get(ME, name)
+
+
+def log(engine: Engine, name: str) -> str:
+    return engine.services.log(ME, name).tail(None)[0].decode()
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "state"),
+    [
+        ("never", 0, "stopped"),
+        ("never", 1, "failed"),
+        ("on-failure", 0, "stopped"),
+        ("on-failure", 7, "running"),
+        ("always", 0, "running"),
+        ("always", 1, "running"),
+    ],
+)
+async def test_what_follows_the_end_of_a_program(engine, policy, code, state):
+    await make(engine, "ends", f"echo run; exit {code}", restart=policy)
+    try:
+        if state == "running":
+            await eventually(lambda: log(engine, "ends").count("run\n") >= 3)
+            assert shown(engine, "ends").restarts >= 2
+        else:
+            await eventually(lambda: shown(engine, "ends").state == state)
+            assert log(engine, "ends") == "run\n"
+        assert f"exit code {code}" in shown(engine, "ends").message
+    finally:
+        await engine.services.delete(ME, "ends")
+
+
+async def test_the_wait_between_starts_doubles(engine):
+    await make(engine, "backs-off", "date +%s%N; exit 1")
+    await eventually(lambda: log(engine, "backs-off").count("\n") >= 6)
+    times = [int(line) / 1e9 for line in log(engine, "backs-off").split()[:6]]
+    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    assert gaps[4] >= 0.32
+    assert gaps[4] > gaps[2] > gaps[0] >= 0.02
+    await engine.services.delete(ME, "backs-off")
+
+
+async def test_a_killed_program_is_said_to_be(engine):
+    await make(engine, "killed", "kill -9 $$", restart="never")
+    await eventually(lambda: shown(engine, "killed").state == "failed")
+    assert "signal 9" in shown(engine, "killed").message
+    await engine.services.delete(ME, "killed")
+
+
+async def test_each_start_is_clean_but_the_work_folder_stays(engine):
+    script = (
+        "echo x >> /work/kept; echo x >> /tmp/lost; wc -l /work/kept /tmp/lost | head -2; sleep 1000 & exit 1"
+    )
+    await make(engine, "clean", script)
+    await eventually(lambda: "3 /work/kept" in log(engine, "clean"))
+    assert "2 /tmp/lost" not in log(engine, "clean")
+    await engine.services.delete(ME, "clean")
+
+
+async def test_a_script_may_leave_its_server_in_the_background(engine):
+    server = "import socket; s = socket.create_server(('127.0.0.1', 8000)); print('up', flush=True)\nwhile True: s.accept()"
+    for name, how in [("holds", ""), ("lets-go", ">/dev/null 2>&1 </dev/null")]:
+        script = f'echo run; setsid /usr/bin/python3 -c "{server}" {how} &\nsleep 0.5; exit 0'
+        await make(engine, name, script, ports=[8000])
+        target = engine.services.door.named(name)
+        assert target is not None
+        os.close(await engine.services.door.connect(target))
+        await asyncio.sleep(1.2)  # Longer than the engine looks for what was left.
+        assert shown(engine, name).restarts == 0
+        assert log(engine, name).count("run\n") == 1
+        await engine.services.delete(ME, name)
+
+
+async def test_names_limits_and_locks(engine):
+    first = await make(engine, "first", None)
+    with pytest.raises(Conflict, match="taken"):
+        await engine.services.create("unsb-pk-other", ServiceRequest(name="first", network_mode="zerotrust"))
+    made = await asyncio.gather(*(make(engine, f"more-{n}", None) for n in range(4)), return_exceptions=True)
+    assert sum(isinstance(one, Service) for one in made) == 2
+    assert sum(isinstance(one, LimitReached) for one in made) == 2
+    await engine.services.set_lock(ME, "first", locked=True)
+    with pytest.raises(Conflict, match="unlock"):
+        await engine.services.delete(ME, first.service_id)
+    await engine.services.set_lock(ME, "first", locked=False)
+    for service in engine.services.list_of(ME):
+        await engine.services.delete(ME, service.name)
+
+
+async def test_calls_at_once_end_in_one_clear_state(engine):
+    await make(engine, "busy", "sleep 1000")
+    calls = [
+        *(engine.services.freeze(ME, "busy") for _ in range(3)),
+        *(engine.services.unfreeze(ME, "busy") for _ in range(3)),
+        *(engine.services.redeploy(ME, "busy", Redeploy()) for _ in range(2)),
+        engine.services.vaults.set(ME, "busy", {"A": "1"}),
+        engine.services.delete(ME, "busy"),
+        engine.services.unfreeze(ME, "busy"),
+    ]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(not isinstance(result, Exception) or isinstance(result, UnknownObject) for result in results)
+    assert engine.services.list_of(ME) == []
+    assert engine.backends.live("auto").running == 0
+
+
+async def test_a_full_stop_and_a_new_start(tmp_path):
+    engine, store = await open_engine(tmp_path)
+    script = "trap 'echo ended >> /work/runs; exit' TERM; echo begun $A >> /work/runs; cat /work/runs; sleep 1000 & wait"
+    await make(engine, "runs", script, ports=[80], custom_domains=["runs.test"])
+    await engine.services.vaults.set(ME, "runs", {"A": "very-private"})
+    await make(engine, "ice", "echo begun $A; while :; do sleep 0.1; done")
+    await engine.services.freeze(ME, "ice")
+    await make(engine, "done", "exit 0", restart="never")
+    await eventually(lambda: "begun very-private" in log(engine, "runs"))
+    await eventually(lambda: shown(engine, "done").state == "stopped")
+    before = {service.name: service for service in engine.services.list_of(ME)}
+    await engine.stop()
+    await store.close()
+
+    (tmp_path / "services" / "service_left-behind" / "disk").mkdir(parents=True)
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("unsandbox.sqlite3*"))
+    assert b"very-private" not in stored
+
+    engine, store = await open_engine(tmp_path)
+    try:
+        assert not (tmp_path / "services" / "service_left-behind").exists()
+        after = {service.name: service for service in engine.services.list_of(ME)}
+        for name, service in before.items():
+            same = ("service_id", "state", "ports", "custom_domains", "container_name", "vcpu", "created_at")
+            for field in same:
+                assert getattr(after[name], field) == getattr(service, field), (name, field)
+        await eventually(lambda: log(engine, "runs").endswith("ended\nbegun very-private\n"))
+        assert engine.services.door.with_domain("runs.test") is not None
+        # Not started until it is asked for.
+        assert log(engine, "ice") == "begun\n"
+        await engine.services.unfreeze(ME, "ice")
+        await eventually(lambda: log(engine, "ice") == "begun\nbegun\n")
+        for name in before:
+            await engine.services.delete(ME, name)
+        assert list((tmp_path / "services").iterdir()) == []
+    finally:
+        await engine.stop()
+        await store.close()
+
+
+async def test_an_idle_engine_with_services_does_nothing(engine):
+    await make(engine, "idle", "sleep 1000")
+    await make(engine, "cold", "while :; do :; done")
+    await engine.services.freeze(ME, "cold")
+    await asyncio.sleep(0.3)
+    used = os.times()
+    await asyncio.sleep(1.0)
+    after = os.times()
+    assert (after.user + after.system) - (used.user + used.system) < 0.05
+    for name in ("idle", "cold"):
+        await engine.services.delete(ME, name)

@@ -1,0 +1,380 @@
+"""Services over the wire: every call of section 9, with the bodies that clients really send."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from tests.server.conftest import Wire
+from yarl import URL
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+SLEEPER = 'echo "begun $SECRET"; exec sleep 1000'
+
+
+async def eventually(probe, seconds: float = 15.0):
+    """Return the first true value of `await probe()`."""
+    async with asyncio.timeout(seconds):
+        while not (value := await probe()):
+            await asyncio.sleep(0.02)
+        return value
+
+
+async def create(wire: Wire, name: str, bootstrap: str | None = SLEEPER, **options):
+    body = {"name": name, "network_mode": "zerotrust", **options}
+    if bootstrap is not None:
+        body["bootstrap"] = bootstrap
+    answer = await wire.call("POST", "/services", body)
+    assert answer.status == 200, answer.json
+    return answer.json
+
+
+async def log_of(wire: Wire, name: str, query: str = "") -> str:
+    return (await wire.call("GET", f"/services/{name}/logs{query}")).json["log"]
+
+
+async def log_has(wire: Wire, name: str, text: str) -> str:
+    async def probe():
+        log = await log_of(wire, name)
+        return log if text in log else None
+
+    return await eventually(probe)
+
+
+async def state_is(wire: Wire, name: str, state: str):
+    async def probe():
+        shown = (await wire.call("GET", f"/services/{name}")).json
+        return shown if shown["state"] == state else None
+
+    return await eventually(probe)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def sleeper(wires: list[Wire]) -> AsyncIterator[str]:
+    """A service that does nothing, for tests that leave it as it is."""
+    yield (await create(wires[0], "sleeper", ports=[8080], service_type="tcp"))["service_id"]
+    await wires[0].call("DELETE", "/services/sleeper")
+
+
+async def test_a_service_is_listed_and_found_by_all_its_names(wire, stranger, sleeper):
+    shown = (await wire.call("GET", f"/services/{sleeper}")).json
+    assert shown["id"] == shown["service_id"] == sleeper
+    assert (shown["state"], shown["status"], shown["name"]) == ("running", "running", "sleeper")
+    assert shown["url"] == f"http://sleeper.localhost:{URL(wire.url).port}"
+    assert (shown["vcpu"], shown["ports"], shown["network_mode"]) == (1, [8080], "zerotrust")
+    assert (shown["locked"], shown["unfreeze_on_demand"], shown["show_freeze_page"]) == (False, False, True)
+    assert (shown["restarts"], shown["service_type"]) == (0, "tcp")
+    assert shown["created_at"].isdigit()
+    for name in ("sleeper", shown["container_name"]):
+        assert (await wire.call("GET", f"/services/{name}")).json["id"] == sleeper
+    listed = (await wire.call("GET", "/services")).json
+    assert listed["count"] == len(listed["services"])
+    assert sleeper in {service["id"] for service in listed["services"]}
+    assert (await stranger.call("GET", "/services")).json == {"services": [], "count": 0}
+    for method, path in [
+        ("GET", ""), ("DELETE", ""), ("POST", "/freeze"), ("GET", "/env"), ("POST", "/env/export"), ("GET", "/logs"),
+        ("POST", "/redeploy"), ("GET", "/logs/stream"), ("GET", "/logs?follow=1"),
+    ]:  # fmt: skip
+        answer = await stranger.call(method, f"/services/{sleeper}{path}")
+        assert (answer.status, answer.json["error"]) == (404, "service_not_found")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "error"),
+    [
+        ({"name": "Sleeper"}, 400, None),
+        ({"name": "a.b"}, 400, None),
+        ({"name": "80-a"}, 400, None),
+        ({"name": "sleeper"}, 409, "name_taken"),
+        ({"ports": [0]}, 400, None),
+        ({"ports": "80,x"}, 400, None),
+        ({"domains": ["x.localhost"]}, 403, "domain_not_allowed"),
+        ({"domains": ["no domain"]}, 400, None),
+        ({"vcpu": 9}, 400, None),
+        ({"restart": "sometimes"}, 400, None),
+        ({"shell": "nosuchshell"}, 400, "unknown_shell"),
+        ({"golden_image": "nothing"}, 404, None),
+        ({"bootstrap": "http://127.0.0.1:1/x"}, 400, "bootstrap_unavailable"),
+        ({"bootstrap_url": "ftp://example.com/x"}, 400, "bootstrap_unavailable"),
+        ({"bootstrap": "a", "bootstrap_content": "b"}, 400, None),
+        ({"network": "open"}, 400, None),
+        ({"input_files": [{"filename": "..", "content": ""}]}, 400, None),
+    ],
+)
+async def test_what_cannot_be_is_refused_and_leaves_nothing(wire, sleeper, change, status, error):
+    count = (await wire.call("GET", "/services")).json["count"]
+    answer = await wire.call("POST", "/services", {"name": "refused", "network": "zerotrust"} | change)
+    assert answer.status == status, answer.json
+    if error:
+        assert answer.json["error"] == error
+    assert (await wire.call("GET", "/services")).json["count"] == count
+
+
+async def test_create_with_an_idempotency_key_makes_one(wire):
+    body = {"name": "once", "network": "zerotrust", "bootstrap": SLEEPER}
+    headers = {"Idempotency-Key": "create-once"}
+    answers = await asyncio.gather(*(wire.call("POST", "/services", body, headers=headers) for _ in range(3)))
+    assert len({answer.json["id"] for answer in answers}) == 1
+    assert (await wire.call("DELETE", "/services/once")).json["state"] == "deleted"
+    assert (await wire.call("GET", "/services/once")).status == 404
+
+
+async def test_bootstrap_input_files_and_environment(wire):
+    script = "#!/usr/bin/env python3\nimport sys\nprint(open('/tmp/input/data.txt').read(), sys.argv[0], flush=True)\n"
+    files = [{"filename": "x/data.txt\n", "content_base64": base64.b64encode(b"given").decode() + "\n"}]
+    body = {"input_files": files, "bootstrap_content": script, "restart": "never"}
+    await create(wire, "script", None, **body)
+    assert await log_has(wire, "script", "given") == "given /tmp/bootstrap.sh\n"
+    shown = await state_is(wire, "script", "stopped")
+    assert "exit code 0" in shown["message"]
+    # Again, with one more file: those that were there stay.
+    body = {
+        "bootstrap": "ls /tmp/input; cat /tmp/bootstrap.sh; exit 4",
+        "input_files": [{"filename": "b", "content": ""}],
+    }
+    assert (await wire.call("POST", "/services/script/redeploy", body)).status == 200
+    assert (await log_has(wire, "script", "exit 4")).endswith(
+        "b\ndata.txt\nls /tmp/input; cat /tmp/bootstrap.sh; exit 4\n"
+    )
+    assert "exit code 4" in (await state_is(wire, "script", "failed"))["message"]
+    for path, code in [("/freeze", "service_failed"), ("/unfreeze", "service_failed")]:
+        answer = await wire.call("POST", f"/services/script{path}")
+        assert (answer.status, answer.json["error"]) == (409, code)
+    answer = await wire.call("POST", "/services/script/execute", {"command": "true"})
+    assert (answer.status, answer.json["error"]) == (409, "service_failed")
+    await wire.call("DELETE", "/services/script")
+
+
+async def test_redeploy_keeps_the_work_folder_and_needs_a_bootstrap(wire):
+    await create(wire, "deploys", "echo run >> /work/runs; cat /work/runs; exec sleep 1000")
+    await log_has(wire, "deploys", "run")
+    assert (await wire.call("POST", "/services/deploys/redeploy", {})).json["state"] == "running"
+    assert (await log_has(wire, "deploys", "run\nrun\nrun\n")) == "run\nrun\nrun\n"
+    answer = await wire.call("POST", "/services/deploys/redeploy", {"bootstrap": "http://10.0.0.1/x"})
+    assert (answer.status, answer.json["error"]) == (400, "bootstrap_unavailable")
+    await wire.call("DELETE", "/services/deploys")
+    await create(wire, "bare", None)
+    answer = await wire.call("POST", "/services/bare/redeploy")
+    assert (answer.status, answer.json["error"]) == (400, "no_bootstrap")
+    job = await wire.call("POST", "/services/bare/execute", {"command": "echo here\n"})
+    assert job.json["stdout"] == "here\n"
+    await wire.call("DELETE", "/services/bare")
+
+
+async def test_a_command_is_a_job_that_has_ended(wire, stranger, sleeper):
+    body = {
+        "command": "cat /tmp/input/a; echo err >&2; exit 3",
+        "input_files": [{"filename": "a", "content": "aGk="}],
+    }
+    answer = await wire.call("POST", "/services/sleeper/execute", body)
+    assert answer.status == 202
+    job = answer.json
+    assert (job["status"], job["stdout"], job["stderr"], job["exit_code"]) == ("completed", "hi", "err\n", 3)
+    assert job["success"] is False
+    assert job["id"] == job["job_id"]
+    again = await wire.call("GET", f"/jobs/{job['job_id']}")
+    assert {name: again.json[name] for name in job} == job
+    assert (await stranger.call("GET", f"/jobs/{job['job_id']}")).status == 404
+    assert job["job_id"] in {listed["job_id"] for listed in (await wire.call("GET", "/jobs")).json["jobs"]}
+    for bad in [{}, {"command": "a\0b"}, {"command": "x", "timeout": -1}]:
+        assert (await wire.call("POST", "/services/sleeper/execute", bad)).status in {400, 202}
+
+
+async def test_commands_have_a_time_limit_and_can_be_cancelled(wire, sleeper, serve):
+    late = await wire.call("POST", "/services/sleeper/execute", {"command": "echo a; sleep 60", "timeout": 300})
+    assert (late.status, late.json["status"], late.json["exit_code"]) == (202, "timeout", 124)
+    assert late.json["stdout"] == "a\n"
+    async with serve(hold_s=0.2) as (quick,):
+        await create(quick, "held")
+        held = await quick.call("POST", "/services/held/execute", {"command": "sleep 1; echo b", "timeout": 0})
+        assert (held.status, held.json["status"]) == (202, "running")
+        ended = await quick.call("GET", f"/jobs/{held.json['job_id']}?wait=20")
+        assert (ended.json["status"], ended.json["stdout"]) == ("completed", "b\n")
+        held = await quick.call("POST", "/services/held/execute", {"command": "sleep 60", "timeout": 0})
+        ended = await quick.call("DELETE", f"/jobs/{held.json['job_id']}")
+        assert ended.json["status"] == "cancelled"
+        await quick.call("DELETE", "/services/held")
+
+
+async def test_logs_all_tail_and_bytes_that_are_no_text(wire):
+    await create(
+        wire,
+        "talker",
+        r"i=0; while [ $i -lt 9500 ]; do echo line $i; i=$((i+1)); done; printf '\377end\n'; exec sleep 1000",
+    )
+    await log_has(wire, "talker", "end")
+    page = (await wire.call("GET", "/services/talker/logs")).json
+    assert page["log"] == page["logs"]
+    assert page["log"].startswith("line 501\n")
+    assert page["log"].endswith("line 9499\n\ufffdend\n")
+    assert page["lines"] == 9000
+    assert (await log_of(wire, "talker", "?all=true")).startswith("line 0\n")
+    assert await log_of(wire, "talker", "?lines=2") == "line 9499\n\ufffdend\n"
+    assert (await wire.call("GET", "/services/talker/logs?lines=x")).status == 400
+    await wire.call("DELETE", "/services/talker")
+
+
+@pytest.mark.parametrize(
+    "path", ["/services/ticker/logs/stream?lines=1", "/services/ticker/logs?follow=true&lines=1"]
+)
+async def test_following_a_log_and_going_on_where_it_was_left(wire, path):
+    await create(
+        wire,
+        "ticker",
+        "echo one; echo two; while read line < /work/pipe; do echo $line; done; mkfifo /work/pipe; exec sh /tmp/bootstrap.sh 2>/dev/null",
+    )
+
+    async def say(text: str) -> None:
+        await wire.call("POST", "/services/ticker/execute", {"command": f"echo {text} > /work/pipe"})
+
+    async def events(response, count: int):
+        found = []
+        while len(found) < count:
+            line = await response.content.readline()
+            if line.startswith(b"id: "):
+                data = await response.content.readline()
+                found.append((line[4:].strip().decode(), json.loads(data.removeprefix(b"data: "))))
+        return found
+
+    await log_has(wire, "ticker", "one\ntwo\none\ntwo\n")
+    headers = wire.headers("GET", path, b"")
+    async with asyncio.timeout(20):
+        async with wire.session.get(URL(wire.url + path, encoded=True), headers=headers) as response:
+            assert response.content_type == "text/event-stream"
+            ((_, first),) = await events(response, 1)
+            assert first == {"source": "ticker", "line": "two"}
+            await say("three")
+            ((position, third),) = await events(response, 1)
+            assert third["line"] == "three"
+        await say("four")
+        headers = wire.headers("GET", path, b"") | {"Last-Event-ID": position}
+        async with wire.session.get(URL(wire.url + path, encoded=True), headers=headers) as response:
+            ((_, fourth),) = await events(response, 1)
+            assert fourth["line"] == "four"
+            await wire.call("DELETE", "/services/ticker")
+            # The stream ends with the service.
+            assert b"data" not in await response.content.read()
+
+
+VAULT_FORMS = [
+    ("PUT", "text/plain", "SECRET=s1\n# comment\n\nOTHER=x=y\n"),
+    ("PUT", "application/json", '{"content":"SECRET=s1\\nOTHER=x=y"}'),
+    ("POST", "application/json", '{"env": "SECRET=s1\\nOTHER=x=y\\n"}'),
+    ("POST", "application/json", '{"SECRET":"s1","OTHER":"x=y"}'),
+]
+
+
+async def test_the_vault_in_every_form_that_clients_send(wire, engine):
+    await create(wire, "vaulted", restart="never")
+    empty = (await wire.call("GET", "/services/vaulted/env")).json
+    assert (empty["has_vault"], empty["count"], empty["env_count"]) == (False, 0, 0)
+    for number, (method, kind, body) in enumerate(VAULT_FORMS, 1):
+        answer = await wire.call(method, "/services/vaulted/env", body.encode(), headers={"Content-Type": kind})
+        assert (answer.status, answer.json["count"]) == (200, 2), answer.json
+        info = await wire.call("GET", "/services/vaulted/env")
+        assert (info.json["has_vault"], info.json["count"]) == (True, 2)
+        assert isinstance(info.json["updated_at"], int)
+        assert b"s1" not in info.raw + answer.raw
+        for export in [("POST", "/env/export"), ("GET", "/env?format=export")]:
+            exported = (await wire.call(export[0], f"/services/vaulted{export[1]}")).json
+            assert exported["env"] == exported["content"] == "SECRET=s1\nOTHER=x=y\n"
+        # The program sees it, and so does a command; it is started again only when something changed.
+        log = await log_has(wire, "vaulted", "begun s1")
+        assert log.count("begun s1") == 1, number
+        job = (await wire.call("POST", "/services/vaulted/execute", {"command": "echo $OTHER"})).json
+        assert job["stdout"] == "x=y\n"
+    answer = await wire.call("DELETE", "/services/vaulted/env", {"keys": ["SECRET"]})
+    assert (answer.json["count"], answer.json["has_vault"]) == (1, True)
+    assert (await wire.call("POST", "/services/vaulted/env/export")).json["env"] == "OTHER=x=y\n"
+    assert (await wire.call("DELETE", "/services/vaulted/env", {"keys": ["SECRET"]})).status == 400
+    for body in [b"", b"{}"]:
+        answer = await wire.call("DELETE", "/services/vaulted/env", body)
+        assert (answer.status, answer.json["has_vault"]) == (200, False)
+    for body in [b"SECRET", b"very-private-1=x", b'{"A":["very-private"]}', b"A=" + b"very-private" * 6000]:
+        answer = await wire.call("PUT", "/services/vaulted/env", body)
+        assert answer.status in {400, 413}
+        assert b"very-private" not in answer.raw
+    lines = json.dumps((await wire.call("GET", "/logs?lines=10000&since=1h")).json)
+    assert "s1" not in lines.replace("unsandbox1", "")
+    await wire.call("DELETE", "/services/vaulted")
+
+
+async def test_freezing_and_what_a_frozen_service_refuses(wire):
+    await create(wire, "ice", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done")
+    await log_has(wire, "ice", "3\n")
+    assert (await wire.call("POST", "/services/ice/freeze")).json["state"] == "frozen"
+    assert (await wire.call("POST", "/services/ice/freeze")).json["state"] == "frozen"
+    frozen = await log_of(wire, "ice")
+    answer = await wire.call("POST", "/services/ice/execute", {"command": "true"})
+    assert (answer.status, answer.json["error"]) == (409, "service_frozen")
+    assert "unfreeze it first" in answer.json["message"]
+    await asyncio.sleep(0.1)  # Time in which a program that is not frozen would write.
+    assert await log_of(wire, "ice") == frozen
+    assert (await wire.call("POST", "/services/ice/unfreeze", b"[]")).json["state"] == "running"
+    last = int(frozen.split()[-1])
+    await log_has(wire, "ice", f"{last}\n{last + 1}\n{last + 2}\n")
+    await wire.call("DELETE", "/services/ice")
+
+
+async def test_lock_protects_from_deletion(wire):
+    await create(wire, "locked", None)
+    assert (await wire.call("POST", "/services/locked/lock", b"null")).json["locked"] is True
+    answer = await wire.call("DELETE", "/services/locked")
+    assert (answer.status, answer.json["error"]) == (409, "service_locked")
+    assert "unlock" in answer.json["message"]
+    assert (await wire.call("POST", "/services/locked/unlock")).json["locked"] is False
+    assert (await wire.call("DELETE", "/services/locked")).status == 200
+
+
+async def test_resize_changes_what_the_sandbox_may_use(wire):
+    await create(wire, "grows", None)
+    command = {"command": "cat /sys/fs/cgroup/memory.max 2>/dev/null || true"}
+    await wire.call("POST", "/services/grows/execute", command)
+    for method, path, vcpu in [("POST", "/resize", 2), ("PATCH", "", 3)]:
+        answer = await wire.call(method, f"/services/grows{path}", {"vcpu": vcpu})
+        assert (answer.status, answer.json["vcpu"]) == (200, vcpu), answer.json
+        assert answer.json["memory_mb"] == 2048 * vcpu
+    assert (await wire.call("PATCH", "/services/grows", {"vcpu": 0})).status == 400
+    assert (await wire.call("POST", "/services/grows/resize", {})).status == 400
+    await wire.call("DELETE", "/services/grows")
+
+
+async def test_patch_changes_name_ports_and_flags(wire, sleeper):
+    await create(wire, "before", None)
+    change = {
+        "name": "after",
+        "ports": "80,443",
+        "unfreeze_on_demand": 1,
+        "show_freeze_page": False,
+        "domains": ["a.test"],
+    }
+    assert (await wire.call("PATCH", "/services/before", change)).status == 400
+    change["unfreeze_on_demand"] = True
+    changed = (await wire.call("PATCH", "/services/before", change)).json
+    assert (changed["name"], changed["ports"], changed["custom_domains"]) == ("after", [80, 443], ["a.test"])
+    assert (changed["unfreeze_on_demand"], changed["show_freeze_page"]) == (True, False)
+    assert (await wire.call("GET", "/services/before")).status == 404
+    assert (await wire.call("PATCH", "/services/after", {"name": "sleeper"})).json["error"] == "name_taken"
+    assert (await wire.call("PATCH", "/services/after", {})).json["name"] == "after"
+    await wire.call("DELETE", "/services/after")
+
+
+async def test_domains_are_replaced_added_and_removed(wire):
+    await create(wire, "homes", None)
+    for body, wanted in [
+        ({"custom_domains": ["b.test", "A.test"]}, ["b.test", "a.test"]),
+        ({"add": ["c.test", "a.test"]}, ["b.test", "a.test", "c.test"]),
+        ({"remove": ["A.TEST", "gone.test"]}, ["b.test", "c.test"]),
+        ({"custom_domains": []}, []),
+    ]:
+        answer = await wire.call("PUT", "/services/homes/domains", body)
+        assert (answer.status, answer.json["custom_domains"]) == (200, wanted)
+    for body in [{}, {"add": ["a.test"], "remove": []}, {"add": ["http://a"]}]:
+        assert (await wire.call("PUT", "/services/homes/domains", body)).status == 400
+    assert (await wire.call("PUT", "/services/homes/domains", {"add": ["localhost.localhost"]})).status == 403
+    await wire.call("DELETE", "/services/homes")
