@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ async def test_the_wait_between_starts_doubles(engine):
     await make(engine, "backs-off", "date +%s%N; exit 1")
     await eventually(lambda: log(engine, "backs-off").count("\n") >= 6)
     times = [int(line) / 1e9 for line in log(engine, "backs-off").split()[:6]]
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
     assert gaps[4] >= 0.32
     assert gaps[4] > gaps[2] > gaps[0] >= 0.02
     await engine.services.delete(ME, "backs-off")

@@ -29,6 +29,7 @@ from unsandbox.engine.store import SqlStore, open_database
 from unsandbox.errors import EngineError
 from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.server import Server, ServerConfig
+from unsandbox.server.call import SERVICE_DOMAIN
 
 logger = logging.getLogger("unsandbox.serve")
 
@@ -66,6 +67,19 @@ logger = logging.getLogger("unsandbox.serve")
     "from the environment. Without it: in the data folder.",
 )
 @click.option(
+    "--service-domain",
+    default=SERVICE_DOMAIN,
+    show_default=True,
+    help="Services are reached at NAME.DOMAIN; the names below it must lead to this server.",
+)
+@click.option(
+    "--api-host",
+    "api_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A host name of this API, which no service may take for its own, nor any below it; several may be given.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -90,6 +104,8 @@ def serve(
     toolchains: str | None,
     max_body: int,
     blobs: str | None,
+    service_domain: str,
+    api_hosts: tuple[str, ...],
     log_level: str,
     log_format: str,
 ) -> None:
@@ -104,10 +120,18 @@ def serve(
     # Migrations announce themselves at every start; nobody needs that.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     server_config = ServerConfig(
-        host=host, port=port, ssl_context=_ssl_context(tls_cert, tls_key), body_bytes=max_body << 20
+        host=host,
+        port=port,
+        ssl_context=_ssl_context(tls_cert, tls_key),
+        body_bytes=max_body << 20,
+        service_domain=service_domain,
     )
     engine_config = EngineConfig(
-        max_running=max_running, concurrency_per_key=concurrency, isolation=isolation, toolchains=toolchains
+        max_running=max_running,
+        concurrency_per_key=concurrency,
+        isolation=isolation,
+        toolchains=toolchains,
+        reserved_domains=(host, service_domain, *api_hosts),
     )
     folder = data.expanduser()
     _allow_many_files()

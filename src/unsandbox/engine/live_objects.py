@@ -16,7 +16,7 @@ from unsandbox.engine.objects import Document, Shelf
 from unsandbox.engine.refusals import InvalidJob, LimitReached
 from unsandbox.sandbox.languages import INPUT_FOLDER
 from unsandbox.sandbox.live_spec import LiveLimits, LiveSandbox, LiveSpec
-from unsandbox.sandbox.spec import SandboxFile, SandboxUnavailable
+from unsandbox.sandbox.spec import SandboxError, SandboxFile, SandboxUnavailable
 
 _SAVE_ACTIVITY_EVERY_S = 30.0
 
@@ -83,12 +83,12 @@ async def set_vcpu(config: EngineConfig, sandbox: LiveSandbox, vcpu: int) -> Non
     """Give a living sandbox so many CPUs and the memory that belongs to them.
 
     Raises:
-        InvalidJob: This machine cannot enforce it.
+        InvalidJob: This machine cannot enforce it, or the kernel refuses.
     """
     limits = live_limits(config, vcpu)
     try:
         await sandbox.set_limits(vcpu=limits.vcpu, memory_bytes=limits.memory_bytes)
-    except SandboxUnavailable as error:
+    except SandboxError as error:
         raise InvalidJob(str(error), code="limits_unavailable") from error
 
 

@@ -27,7 +27,7 @@ class ServiceNames:
 
     def __init__(self, shelf: Shelf[ServiceDocument], reserved: Iterable[str]) -> None:
         self._shelf = shelf
-        self._reserved = frozenset(reserved) | {"localhost", _own_name()}
+        self._reserved = {name.lower() for name in reserved} | {"localhost", _own_name()}
         self._by_name: dict[str, ServiceDocument] = {}
         self._by_domain: dict[str, ServiceDocument] = {}
         self._claims: set[str] = set()

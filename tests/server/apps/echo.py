@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# ruff: noqa: T201, N815
 """A web app as people write them: tells what it was asked, streams, counts uploads, and misbehaves when told to."""
 
 import json
