@@ -45,6 +45,15 @@ async def engine() -> AsyncIterator[Engine]:
     await engine.stop()
 
 
+@pytest_asyncio.fixture(autouse=True, loop_scope="session")
+async def nothing_stays(engine: Engine) -> AsyncIterator[None]:
+    """A test that fails must not take the next ones with it."""
+    yield
+    for service in engine.services.list_of(ME):
+        await engine.services.set_lock(ME, service.name, locked=False)
+        await engine.services.delete(ME, service.name)
+
+
 async def make(engine: Engine, name: str, script: str | None, **options) -> Service:
     request = ServiceRequest(name=name, bootstrap_content=script, network_mode="zerotrust", **options)
     return await engine.services.create(ME, request)
@@ -71,16 +80,13 @@ def log(engine: Engine, name: str) -> str:
 )
 async def test_what_follows_the_end_of_a_program(engine, policy, code, state):
     await make(engine, "ends", f"echo run; exit {code}", restart=policy)
-    try:
-        if state == "running":
-            await eventually(lambda: log(engine, "ends").count("run\n") >= 3)
-            assert shown(engine, "ends").restarts >= 2
-        else:
-            await eventually(lambda: shown(engine, "ends").state == state)
-            assert log(engine, "ends") == "run\n"
-        assert f"exit code {code}" in shown(engine, "ends").message
-    finally:
-        await engine.services.delete(ME, "ends")
+    if state == "running":
+        await eventually(lambda: log(engine, "ends").count("run\n") >= 3)
+        assert shown(engine, "ends").restarts >= 2
+    else:
+        await eventually(lambda: shown(engine, "ends").state == state)
+        assert log(engine, "ends") == "run\n"
+    assert f"exit code {code}" in shown(engine, "ends").message
 
 
 async def test_the_wait_between_starts_doubles(engine):
@@ -90,14 +96,12 @@ async def test_the_wait_between_starts_doubles(engine):
     gaps = [after - before for before, after in itertools.pairwise(times)]
     assert gaps[4] >= 0.32
     assert gaps[4] > gaps[2] > gaps[0] >= 0.02
-    await engine.services.delete(ME, "backs-off")
 
 
 async def test_a_killed_program_is_said_to_be(engine):
     await make(engine, "killed", "kill -9 $$", restart="never")
     await eventually(lambda: shown(engine, "killed").state == "failed")
     assert "signal 9" in shown(engine, "killed").message
-    await engine.services.delete(ME, "killed")
 
 
 async def test_each_start_is_clean_but_the_work_folder_stays(engine):
@@ -107,7 +111,6 @@ async def test_each_start_is_clean_but_the_work_folder_stays(engine):
     await make(engine, "clean", script)
     await eventually(lambda: "3 /work/kept" in log(engine, "clean"))
     assert "2 /tmp/lost" not in log(engine, "clean")
-    await engine.services.delete(ME, "clean")
 
 
 async def test_a_script_may_leave_its_server_in_the_background(engine):
@@ -135,8 +138,7 @@ async def test_names_limits_and_locks(engine):
     with pytest.raises(Conflict, match="unlock"):
         await engine.services.delete(ME, first.service_id)
     await engine.services.set_lock(ME, "first", locked=False)
-    for service in engine.services.list_of(ME):
-        await engine.services.delete(ME, service.name)
+    await engine.services.delete(ME, first.service_id)
 
 
 async def test_calls_at_once_end_in_one_clear_state(engine):
@@ -204,5 +206,3 @@ async def test_an_idle_engine_with_services_does_nothing(engine):
     await asyncio.sleep(1.0)
     after = os.times()
     assert (after.user + after.system) - (used.user + used.system) < 0.05
-    for name in ("idle", "cold"):
-        await engine.services.delete(ME, name)
