@@ -19,7 +19,7 @@ _PORT_AND_NAME = re.compile(r"([1-9][0-9]{0,4})-(.+)\Z")
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.25
 _SETTLED_WAIT_S = 1.0
-"""How long a request waits for a port of a service that runs for long already."""
+"""How long a request waits for a port of a service that runs for long already, or listens on another one."""
 
 
 class Unreachable(Refused):
@@ -99,12 +99,14 @@ class ServiceDoor:
                 )
             with contextlib.suppress(ConnectionError, SandboxError):
                 if run.sandbox is not None:
-                    return await run.sandbox.connect(target.port)
-            # A service that starts over and over again is no reason to wait for ever.
-            patience = max(
-                arrived + _SETTLED_WAIT_S,
-                min(run.started_at, arrived) + self._config.service_start_s,
-            )
+                    descriptor = await run.sandbox.connect(target.port)
+                    run.listened = True
+                    return descriptor
+            patience = arrived + _SETTLED_WAIT_S
+            if not run.listened:
+                # A service that starts over and over again is no reason to wait for ever.
+                starting = min(run.started_at, arrived) + self._config.service_start_s
+                patience = max(patience, starting)
             if time.monotonic() >= patience:
                 raise Unreachable(
                     f"nothing listens on port {target.port} of the service {document.name!r}",

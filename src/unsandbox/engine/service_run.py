@@ -79,6 +79,8 @@ class ServiceRun:
         self.lock = asyncio.Lock()
         self.sandbox: LiveSandbox | None = None
         self.started_at = time.monotonic()
+        self.listened = False
+        """Whether anybody could connect since it was started last."""
         self._ports: Sequence[int] = ()
         self._process: LiveProcess | None = None
         self._copying: asyncio.Task[None] | None = None
@@ -189,6 +191,7 @@ class ServiceRun:
                 raise
         self.sandbox, self._process, self._ports = sandbox, process, launch.ports
         self.started_at = time.monotonic()
+        self.listened = False
         if process is not None:
             if process.stdin_fd is not None:
                 os.close(process.stdin_fd)
