@@ -105,7 +105,7 @@ class ServiceDoor:
             patience = arrived + _SETTLED_WAIT_S
             if not run.listened:
                 # A service that starts over and over again is no reason to wait for ever.
-                starting = min(run.started_at, arrived) + self._config.service_start_s
+                starting = min(run.starting_since, arrived) + self._config.service_start_s
                 patience = max(patience, starting)
             if time.monotonic() >= patience:
                 raise Unreachable(

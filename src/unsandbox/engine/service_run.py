@@ -78,9 +78,10 @@ class ServiceRun:
         self._gate = gate
         self.lock = asyncio.Lock()
         self.sandbox: LiveSandbox | None = None
-        self.started_at = time.monotonic()
+        self.starting_since = time.monotonic()
+        """When it was started last, or ended, or was thawed."""
         self.listened = False
-        """Whether anybody could connect since it was started last."""
+        """Whether anybody could connect since then."""
         self._ports: Sequence[int] = ()
         self._process: LiveProcess | None = None
         self._copying: asyncio.Task[None] | None = None
@@ -132,7 +133,7 @@ class ServiceRun:
         """Let every process go on."""
         if self.sandbox is not None:
             await self.sandbox.unfreeze()
-        self.started_at = time.monotonic()
+        self.starting_since = time.monotonic()
         self._thawed.set()
 
     async def any_sandbox(self, *, frozen: bool) -> LiveSandbox:
@@ -162,6 +163,7 @@ class ServiceRun:
                         logger.warning("a service cannot be started: %s", error)
                         end = End(None, f"it cannot be started: {error}", 0.0)
             end = end or await self._wait_for_end()
+            self.starting_since, self.listened = time.monotonic(), False
             if not self._thawed.is_set():
                 # Whoever thaws it must not find a dead sandbox.
                 async with self.lock:
@@ -190,7 +192,7 @@ class ServiceRun:
                 await sandbox.close()
                 raise
         self.sandbox, self._process, self._ports = sandbox, process, launch.ports
-        self.started_at = time.monotonic()
+        self.starting_since = time.monotonic()
         self.listened = False
         if process is not None:
             if process.stdin_fd is not None:
@@ -202,7 +204,7 @@ class ServiceRun:
         sandbox = self.sandbox
         if sandbox is None:
             return End(None, "its sandbox ended", 0.0)
-        started = self.started_at
+        started = self.starting_since
         sandbox_end = asyncio.create_task(sandbox.wait_ended())
         waits: set[asyncio.Task[object]] = {sandbox_end}
         program_end = None
