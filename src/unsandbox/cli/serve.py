@@ -77,7 +77,7 @@ logger = logging.getLogger("unsandbox.serve")
     "api_hosts",
     multiple=True,
     metavar="NAME",
-    help="A host name of this API, which no service may take for its own, nor any below it; several may be given.",
+    help="A host name of this API, which no service may take, nor any below it; several may be given.",
 )
 @click.option(
     "--log-level",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from unsandbox.engine.vault import VaultSealer
 from unsandbox.sandbox.live_spec import LiveSpec
 from unsandbox.sandbox.shells import find_shell
 from unsandbox.sandbox.spec import NetworkMode
+
+logger = logging.getLogger("unsandbox.engine.services")
 
 _LONGEST_DELAY_S = 60.0
 _STEADY_S = 60.0
@@ -221,8 +224,11 @@ class ServiceHost:
         else:
             document.state = STOPPED if end.exit_code == 0 else FAILED
         self._context.logbook.note("engine", document.owner, f"service {name}: {end.words}")
-        with contextlib.suppress(OSError):
+        try:
             await self.save(document)
+        except Exception:
+            # A full disk is no reason to leave the program dead.
+            logger.exception("the end of the program of %s could not be stored", name)
         return delay
 
     async def _forget(self, document: ServiceDocument, run: ServiceRun) -> None:

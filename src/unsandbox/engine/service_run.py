@@ -157,11 +157,10 @@ class ServiceRun:
                 await asyncio.sleep(delay)
                 await self._thawed.wait()
                 async with self.lock:
-                    try:
-                        await self._launch(None)
-                    except _FAILURES as error:
-                        logger.warning("a service cannot be started: %s", error)
-                        end = End(None, f"it cannot be started: {error}", 0.0)
+                    if not self._thawed.is_set():
+                        # It was frozen while we waited for our turn.
+                        continue
+                    end = await self._try_to_launch()
             end = end or await self._wait_for_end()
             self.starting_since, self.listened = time.monotonic(), False
             if not self._thawed.is_set():
@@ -173,6 +172,18 @@ class ServiceRun:
                 async with self.lock:
                     await self._close()
                 return
+
+    async def _try_to_launch(self) -> End | None:
+        """Launch; return how it went when it did not go well."""
+        try:
+            await self._launch(None)
+        except _FAILURES as error:
+            logger.warning("a service cannot be started: %s", error)
+            return End(None, f"it cannot be started: {error}", 0.0)
+        except Exception:
+            logger.exception("a service cannot be started")
+            return End(None, "it cannot be started: the engine failed", 0.0)
+        return None
 
     async def _launch(self, state: SavedState | None) -> None:
         async with self._gate:
