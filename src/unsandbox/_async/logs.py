@@ -6,7 +6,8 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from types import MappingProxyType
 
 from unsandbox._async.base import Connected
 from unsandbox._async.link import Link
@@ -77,7 +78,11 @@ class LogMethods(Connected):
 
 
 async def follow_logs(
-    link: Link, keys: Credentials | None, query: dict[str, str | None]
+    link: Link,
+    keys: Credentials | None,
+    query: dict[str, str | None],
+    path: str = "/logs/stream",
+    params: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncGenerator[LogLine]:
     """Yield lines as they are written; reconnects with patience, and raises when that is used up."""
     last_id: str | None = None
@@ -90,7 +95,7 @@ async def follow_logs(
             headers["Last-Event-ID"] = last_id
         error: ConnectionFailedError | APIError | None = None
         try:
-            stream = await link.open_stream(keys, "/logs/stream", {}, asked, headers)
+            stream = await link.open_stream(keys, path, params, asked, headers)
             try:
                 reader = EventReader()
                 while piece := await stream.read():

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from unsandbox._compat.aio import OneTimeCode
+from unsandbox._compat.aio import OneTimeCode, closing
 from unsandbox._shared.options import InputFiles
+from unsandbox.protocol.logs import LogLine
 from unsandbox.protocol.services import Domains, Service, ServiceJob, ServiceLog, VaultExport, VaultInfo
 from unsandbox.protocol.snapshots import Snapshot
 
@@ -56,6 +57,16 @@ class AsyncLiveService:
             lines: The last so many lines.
         """
         return await self._client.service_logs(self.id, all_logs=all_logs, lines=lines)
+
+    async def follow(self, *, lines: int | None = None) -> AsyncGenerator[LogLine]:
+        """Yield its last lines, then further ones as its program writes them, until the loop is left.
+
+        Args:
+            lines: The last so many lines first; 9000 when not given.
+        """
+        async with closing(self._client.stream_service_logs(self.id, lines=lines)) as entries:
+            async for entry in entries:
+                yield entry
 
     async def freeze(self) -> Service:
         """Stop all its processes where they are; their memory stays."""

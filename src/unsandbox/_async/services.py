@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from unsandbox._async import execution
 from unsandbox._async.base import LONG_S, typed
+from unsandbox._async.logs import follow_logs
 from unsandbox._async.service import AsyncLiveService
 from unsandbox._async.vault import VaultMethods
-from unsandbox._compat.aio import OneTimeCode
+from unsandbox._compat.aio import OneTimeCode, closing
 from unsandbox._shared.deadline import NEVER
 from unsandbox._shared.options import InputFiles, command_members, command_patience, some
+from unsandbox.protocol.logs import LogLine
 from unsandbox.protocol.models import IsolationName, NetworkModeName
 from unsandbox.protocol.services import Domains, Service, ServiceJob, ServiceList, ServiceLog
 from unsandbox.protocol.snapshots import Snapshot
@@ -248,6 +250,32 @@ class ServiceMethods(VaultMethods):
         return await self._do(
             "service_logs", ServiceLog, service_id, query={"all": all_logs or None, "lines": lines}
         )
+
+    async def stream_service_logs(
+        self, service_id: str, *, lines: int | None = None
+    ) -> AsyncGenerator[LogLine]:
+        """Yield the last lines of a service's program, then further ones as they come, until the loop is left.
+
+        A connection that breaks is made again and goes on where it broke. On servers of this project.
+
+        Args:
+            service_id: Which service.
+            lines: The last so many lines first; 9000 when not given.
+
+        Raises:
+            NotFoundError: There is no such service, or no longer.
+
+        Example:
+            ```python
+            async for entry in client.stream_service_logs("web", lines=10):
+                print(entry.line)
+            ```
+        """
+        query = {"lines": None if lines is None else str(lines)}
+        path, params = "/services/{id}/logs/stream", {"id": service_id}
+        async with closing(follow_logs(self._link, self._signer(), query, path, params)) as entries:
+            async for entry in entries:
+                yield entry
 
     async def service_command(
         self,

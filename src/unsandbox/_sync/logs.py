@@ -7,7 +7,8 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from types import MappingProxyType
 
 from unsandbox._compat.blocking import closing, sleep
 from unsandbox._sync.base import Connected
@@ -77,7 +78,13 @@ class LogMethods(Connected):
                 yield line
 
 
-def follow_logs(link: Link, keys: Credentials | None, query: dict[str, str | None]) -> Generator[LogLine]:
+def follow_logs(
+    link: Link,
+    keys: Credentials | None,
+    query: dict[str, str | None],
+    path: str = "/logs/stream",
+    params: Mapping[str, str] = MappingProxyType({}),
+) -> Generator[LogLine]:
     """Yield lines as they are written; reconnects with patience, and raises when that is used up."""
     last_id: str | None = None
     failures = 0
@@ -89,7 +96,7 @@ def follow_logs(link: Link, keys: Credentials | None, query: dict[str, str | Non
             headers["Last-Event-ID"] = last_id
         error: ConnectionFailedError | APIError | None = None
         try:
-            stream = link.open_stream(keys, "/logs/stream", {}, asked, headers)
+            stream = link.open_stream(keys, path, params, asked, headers)
             try:
                 reader = EventReader()
                 while piece := stream.read():

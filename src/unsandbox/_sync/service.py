@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from unsandbox._compat.blocking import OneTimeCode
+from unsandbox._compat.blocking import OneTimeCode, closing
 from unsandbox._shared.options import InputFiles
+from unsandbox.protocol.logs import LogLine
 from unsandbox.protocol.services import Domains, Service, ServiceJob, ServiceLog, VaultExport, VaultInfo
 from unsandbox.protocol.snapshots import Snapshot
 
@@ -55,6 +56,16 @@ class LiveService:
             lines: The last so many lines.
         """
         return self._client.service_logs(self.id, all_logs=all_logs, lines=lines)
+
+    def follow(self, *, lines: int | None = None) -> Generator[LogLine]:
+        """Yield its last lines, then further ones as its program writes them, until the loop is left.
+
+        Args:
+            lines: The last so many lines first; 9000 when not given.
+        """
+        with closing(self._client.stream_service_logs(self.id, lines=lines)) as entries:
+            for entry in entries:
+                yield entry
 
     def freeze(self) -> Service:
         """Stop all its processes where they are; their memory stays."""

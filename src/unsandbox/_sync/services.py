@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
-from unsandbox._compat.blocking import OneTimeCode
+from unsandbox._compat.blocking import OneTimeCode, closing
 from unsandbox._shared.deadline import NEVER
 from unsandbox._shared.options import InputFiles, command_members, command_patience, some
 from unsandbox._sync import execution
 from unsandbox._sync.base import LONG_S, typed
+from unsandbox._sync.logs import follow_logs
 from unsandbox._sync.service import LiveService
 from unsandbox._sync.vault import VaultMethods
+from unsandbox.protocol.logs import LogLine
 from unsandbox.protocol.models import IsolationName, NetworkModeName
 from unsandbox.protocol.services import Domains, Service, ServiceJob, ServiceList, ServiceLog
 from unsandbox.protocol.snapshots import Snapshot
@@ -245,6 +247,30 @@ class ServiceMethods(VaultMethods):
             lines: The last so many lines.
         """
         return self._do("service_logs", ServiceLog, service_id, query={"all": all_logs or None, "lines": lines})
+
+    def stream_service_logs(self, service_id: str, *, lines: int | None = None) -> Generator[LogLine]:
+        """Yield the last lines of a service's program, then further ones as they come, until the loop is left.
+
+        A connection that breaks is made again and goes on where it broke. On servers of this project.
+
+        Args:
+            service_id: Which service.
+            lines: The last so many lines first; 9000 when not given.
+
+        Raises:
+            NotFoundError: There is no such service, or no longer.
+
+        Example:
+            ```python
+            for entry in client.stream_service_logs("web", lines=10):
+                print(entry.line)
+            ```
+        """
+        query = {"lines": None if lines is None else str(lines)}
+        path, params = "/services/{id}/logs/stream", {"id": service_id}
+        with closing(follow_logs(self._link, self._signer(), query, path, params)) as entries:
+            for entry in entries:
+                yield entry
 
     def service_command(
         self,
