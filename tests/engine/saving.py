@@ -84,6 +84,12 @@ class FolderSource:
         self.made[object_id] = (owner, request, FolderSandbox(folder, self._backend))
         return object_id
 
+    def adopt(self, owner: str, object_id: str) -> None:
+        """Take up a session whose folder an earlier process left, or make it."""
+        folder = self._root / object_id
+        folder.mkdir(parents=True, exist_ok=True)
+        self.made[object_id] = (owner, SessionRequest(), FolderSandbox(folder, self._backend))
+
     def drop(self, object_id: str) -> None:
         shutil.rmtree(self._root / object_id)
         del self.made[object_id]

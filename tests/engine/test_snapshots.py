@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -263,3 +265,63 @@ async def test_what_a_store_cannot_keep_leaves_no_bytes(world, monkeypatch):
         await world.snapshot(session)
     assert world.snapshots.list_of("me") == []
     assert world.stored() == []
+
+
+STORM = """
+import asyncio, os, sys
+from pathlib import Path
+from tests.engine.saving import World
+from unsandbox.protocol.images import ImageRequest
+
+async def worker(world, number):
+    session = f"session_{number}"
+    world.sessions.adopt("me", session)
+    while True:
+        world.sessions.write(session, noise=os.urandom(300_000), same=bytes(1000))
+        snapshot = await world.snapshot(session, name=session)
+        print(snapshot.snapshot_id, snapshot.sha256, flush=True)
+        request = ImageRequest(source_type="snapshot", source_id=snapshot.snapshot_id)
+        image = await world.images.publish("me", request)
+        mine = [item for item in world.snapshots.list_of("me") if item.name == session]
+        for old in mine[2:]:
+            await world.snapshots.delete("me", old.snapshot_id)
+        for old in world.images.list_of("me")[8:]:
+            if old.image_id != image.image_id:
+                try:
+                    await world.images.delete("me", old.image_id)
+                except Exception as error:
+                    assert "no image" in str(error)
+
+async def main():
+    world = World(Path(sys.argv[1]), "bubblewrap")
+    await world.restart()
+    await asyncio.gather(*(worker(world, number) for number in range(4)))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_server_that_is_killed_leaves_whole_snapshots_and_no_bytes_without_one(open_world, tmp_path):
+    survived = 0
+    for lines in (1, 6, 3, 11):
+        process = subprocess.Popen(
+            [sys.executable, "-c", STORM, str(tmp_path / "data")], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(lines):
+            assert process.stdout.readline()
+        process.kill()
+        process.communicate()
+        world = open_world()
+        await world.restart()
+        snapshots, images = world.snapshots.list_of("me"), world.images.list_of("me")
+        for number in range(4):
+            world.sessions.adopt("me", f"session_{number}")
+        for snapshot in snapshots:
+            await world.snapshots.restore("me", snapshot.snapshot_id)
+        for image in images:
+            async with world.images.golden("me", image.image_id):
+                pass
+        named = {item.sha256 for item in snapshots} | {item.fingerprint for item in images}
+        assert {path.name for path in world.stored()} == named
+        survived += len(snapshots)
+    assert survived
