@@ -64,11 +64,12 @@ def free_name(base: str | None) -> str:
     """Return a name for a service made of another one, which nobody else has.
 
     Example:
-        >>> free_name("My web-1a2b3c").rpartition("-")[0]
+        >>> free_name("2 My web-1a2b3c").rpartition("-")[0]
         'my-web'
     """
     stem = re.sub(r"-[0-9a-f]{6}\Z", "", base or "")
-    stem = re.sub(r"[^a-z0-9]+", "-", stem.lower())[:50].strip("-")
+    # `80-web` would mean port 80 of `web`.
+    stem = re.sub(r"[^a-z0-9]+", "-", stem.lower()).lstrip("0123456789-")[:50].strip("-")
     return f"{stem or 'copy'}-{secrets.token_hex(3)}"
 
 
