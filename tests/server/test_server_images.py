@@ -9,14 +9,7 @@ import pytest
 import pytest_asyncio
 from tests.server.conftest import Wire
 
-from unsandbox.sandbox.live import BubblewrapSandbox
-
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(
-        not hasattr(BubblewrapSandbox, "archive_work"), reason="work folders cannot be archived yet"
-    ),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def ok(wire: Wire, method: str, target: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -10,14 +10,7 @@ import pytest_asyncio
 from tests.server.conftest import Wire
 from yarl import URL
 
-from unsandbox.sandbox.live import BubblewrapSandbox
-
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(
-        not hasattr(BubblewrapSandbox, "archive_work"), reason="work folders cannot be archived yet"
-    ),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SERVE = "exec python3 -m http.server 8000 --bind 127.0.0.1"
 

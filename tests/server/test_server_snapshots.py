@@ -23,15 +23,9 @@ from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.keys import KeyPair
 from unsandbox.engine.secretbox import SecretBox
 from unsandbox.engine.store import SqlStore, open_database
-from unsandbox.sandbox.live import BubblewrapSandbox
 from unsandbox.server import ServerConfig
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(
-        not hasattr(BubblewrapSandbox, "archive_work"), reason="work folders cannot be archived yet"
-    ),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PAIR = KeyPair.generate()
 BOX = SecretBox.of_this_process()

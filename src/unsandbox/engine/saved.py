@@ -18,11 +18,12 @@ from unsandbox.engine.blobs import Blob, Blobs
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.objects import Document, Shelf
-from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, TooLarge
+from unsandbox.engine.refusals import Conflict, Damaged, InvalidJob, LimitReached, TooLarge
 from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.protocol import codec
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
+from unsandbox.sandbox.archive_check import InvalidArchiveError
 from unsandbox.sandbox.live_spec import LiveSandbox
 from unsandbox.sandbox.spec import MIB, SandboxUnavailable
 
@@ -133,7 +134,10 @@ async def opened(blobs: Blobs, document: SavedDocument) -> AsyncIterator[SavedSt
     """
     async with blobs.file(document.sha256) as archive:
         if not document.hot:
-            yield SavedState(document.object_id, work_archive=archive)
+            try:
+                yield SavedState(document.object_id, work_archive=archive)
+            except InvalidArchiveError as error:
+                raise Damaged(f"its data cannot be used: {error}; nothing was changed") from error
             return
         async with blobs.scratch() as scratch:
             image = scratch / "image"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -15,16 +14,25 @@ from typing import Any
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.jobs import input_files
-from unsandbox.engine.live_objects import Making, check_room
+from unsandbox.engine.live_objects import (
+    Making,
+    check_room,
+    live_limits,
+    memory_mb,
+    open_live,
+    remove_tree,
+    sandbox_files,
+    set_vcpu,
+)
 from unsandbox.engine.objects import Document, Shelf, container_name, epoch, new_id
 from unsandbox.engine.refusals import Conflict, InvalidJob, UnknownObject
 from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.engine.terminal import DEFAULT_SIZE, Terminal
 from unsandbox.protocol.sessions import Session, SessionRequest
-from unsandbox.sandbox.languages import INPUT_FOLDER, UnknownLanguageError
-from unsandbox.sandbox.live_spec import CommandOutcome, LiveLimits, LiveSandbox, LiveSpec
+from unsandbox.sandbox.languages import UnknownLanguageError
+from unsandbox.sandbox.live_spec import CommandOutcome, LiveSandbox, LiveSpec
 from unsandbox.sandbox.shells import Shell, ShellDriver, find_shell
-from unsandbox.sandbox.spec import Artifact, NetworkMode, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox.spec import Artifact, NetworkMode, SandboxError
 
 logger = logging.getLogger("unsandbox.engine.sessions")
 
@@ -278,12 +286,7 @@ class Sessions:
         document = self._shelf.get(owner, name)
         live = await self._ensure_live(document)
         wanted = document.base_vcpu if vcpu is None else vcpu
-        try:
-            await live.sandbox.set_limits(
-                vcpu=float(wanted), memory_bytes=self._config.memory_per_vcpu_bytes * wanted
-            )
-        except SandboxUnavailable as error:
-            raise InvalidJob(str(error), code="limits_unavailable") from error
+        await set_vcpu(self._config, live.sandbox, wanted)
         document.vcpu = wanted
         self._touch(document)
         await self._shelf.put(document)
@@ -315,7 +318,7 @@ class Sessions:
         live.busy += 1
         try:
             if files:
-                await live.sandbox.put_files(_sandbox_files(files))
+                await live.sandbox.put_files(sandbox_files(files))
             async with live.lock:
                 if live.driver is None or not live.driver.alive:
                     live.driver = await _shell(document.shell).open_driver(live.sandbox)
@@ -384,7 +387,7 @@ class Sessions:
             remaining_ttl=max(0, int(document.ttl - idle)),
             network_mode=document.network_mode,
             vcpu=document.vcpu,
-            memory_mb=(self._config.memory_per_vcpu_bytes * document.vcpu) >> 20,
+            memory_mb=memory_mb(self._config, document.vcpu),
             boosted=document.vcpu > document.base_vcpu,
             created_at=epoch(document.created_at),
             last_activity=epoch(document.last_activity),
@@ -419,23 +422,14 @@ class Sessions:
         self, document: SessionDocument, files: dict[str, bytes], state: SavedState | None
     ) -> _Live:
         spec = LiveSpec(
-            limits=LiveLimits(
-                vcpu=float(document.vcpu),
-                memory_bytes=self._config.memory_per_vcpu_bytes * document.vcpu,
-                work_bytes=self._config.work_bytes,
-            ),
+            limits=live_limits(self._config, document.vcpu),
             network=NetworkMode(document.network_mode),
-            files=_sandbox_files(files),
+            files=sandbox_files(files),
             work_disk=self._disk(document) if self._context.lasting else None,
             work_archive=state.work_archive if state else None,
             hot_image=state.hot_image if state else None,
         )
-        try:
-            sandbox = await self._context.backends.live(document.isolation).open_live(spec)
-        except SandboxUnavailable as error:
-            raise InvalidJob(str(error), code="isolation_unavailable") from error
-        except ValueError as error:
-            raise InvalidJob(str(error)) from error
+        sandbox = await open_live(self._context, document.isolation, spec)
         document.isolation = sandbox.backend
         live = self._live[document.object_id] = _Live(sandbox)
         watch = asyncio.create_task(self._watch(document.object_id, sandbox))
@@ -519,15 +513,3 @@ def _shell(name: str) -> Shell:
         return find_shell(name)
     except LookupError as error:
         raise InvalidJob(str(error), code="unknown_shell") from error
-
-
-def _sandbox_files(files: dict[str, bytes]) -> list[SandboxFile]:
-    return [SandboxFile(f"{INPUT_FOLDER}/{name}", data) for name, data in files.items()]
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a file or a folder with all that is in it; what is not there is no error."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
