@@ -97,7 +97,9 @@ def _examine_member(member: tarfile.TarInfo, links: set[str]) -> None:
     ways = [*name.parents, *(target.parents if member.islnk() else ())]
     if any(str(way) in links for way in ways):
         raise InvalidArchiveError(f"the archive leads through a link: {_shown(member.name)}")
-    links.discard(str(name))
+    if str(name) in links:
+        # tar would fail on it halfway.
+        raise InvalidArchiveError(f"the archive names a link twice: {_shown(member.name)}")
     if member.issym():
         links.add(str(name))
 
