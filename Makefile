@@ -6,7 +6,7 @@ EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_e
             async_job_polling job_polling sync_blocking_usage grader llm_tool fastapi_app
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev-install demo examples test test-verbose test-coverage lint format docs site bench unasync lock \
+.PHONY: help install dev-install demo examples test test-verbose test-coverage lint format docs site bench bench-fair unasync lock \
         clean
 
 help: ## Show this list
@@ -56,6 +56,10 @@ site: install ## Build the documents as a site into site/; warnings are errors
 bench: ## Measure client overhead, latency and throughput against bare baselines in the same run
 	@scripts/bootstrap --minimal
 	@$(PY) benchmarks/first_light.py
+
+bench-fair: ## Measure how much one key's flood slows another key's hello world
+	@scripts/bootstrap --minimal
+	@$(PY) benchmarks/fair_sharing.py
 
 unasync: install ## Generate the sync tree from the async one
 	@$(PY) scripts/unasync.py
