@@ -394,6 +394,8 @@ class Engine:
             "jobs_running": running,
             "sessions": len(self.sessions),
             "services": len(self.services),
+            "snapshots": len(self.snapshots),
+            "images": len(self.images),
         }
 
     def active_jobs(self, owner: str) -> int:

@@ -64,6 +64,10 @@ class Images:
         """Wait for what is being stored."""
         await self._kept.stop()
 
+    def __len__(self) -> int:
+        """How many there are, of all keys."""
+        return len(self._kept.shelf)
+
     async def publish(self, owner: str, request: ImageRequest) -> Image:
         """Make an image of a service or snapshot; nobody else sees it yet.
 

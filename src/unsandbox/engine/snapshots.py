@@ -57,6 +57,10 @@ class Snapshots:
         """Wait for what is being stored."""
         await self._kept.stop()
 
+    def __len__(self) -> int:
+        """How many there are, of all keys."""
+        return len(self._kept.shelf)
+
     async def create(self, owner: str, request: SnapshotRequest) -> Snapshot:
         """Save the state of a session or service; it is durable when this returns.
 

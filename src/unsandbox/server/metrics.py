@@ -60,6 +60,7 @@ class _EngineNumbers(Collector):
             ("sessions", "Sessions that exist."),
             ("services", "Services that exist."),
             ("snapshots", "Snapshots that are kept."),
+            ("images", "Images that are kept."),
         ):
             if name in numbers:
                 yield GaugeMetricFamily(f"unsandbox_{name}", help_text, value=numbers[name])
