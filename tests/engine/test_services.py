@@ -14,13 +14,20 @@ import pytest_asyncio
 from unsandbox.engine import Conflict, Engine, EngineConfig, LimitReached, UnknownObject
 from unsandbox.engine.secretbox import SecretBox
 from unsandbox.engine.store import SqlStore, open_database
-from unsandbox.protocol.services import Redeploy, Service, ServiceRequest
+from unsandbox.protocol.services import Redeploy, Service, ServiceRequest, ServiceUpdate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ME = "unsb-pk-me"
 BOX = SecretBox.of_this_process()
-CONFIG = EngineConfig(stop_grace_s=2.0, restart_delay_s=0.02, service_grace_s=2.0, services_per_key=3)
+CONFIG = EngineConfig(
+    stop_grace_s=2.0,
+    restart_delay_s=0.02,
+    service_grace_s=2.0,
+    services_per_key=3,
+    memory_per_vcpu_bytes=128 << 20,
+    work_bytes=64 << 20,
+)
 
 
 async def eventually(condition: Callable[[], object], seconds: float = 15.0) -> None:
@@ -124,6 +131,29 @@ async def test_a_script_may_leave_its_server_in_the_background(engine):
         assert shown(engine, name).restarts == 0
         assert log(engine, name).count("run\n") == 1
         await engine.services.delete(ME, name)
+
+
+async def test_ports_below_1024_are_like_others(engine):
+    server = "import socket; s = socket.create_server(('127.0.0.1', 80))\nwhile True: s.accept()"
+    await make(engine, "low", f"#!/usr/bin/python3\n{server}", ports=[80])
+    target = engine.services.door.named("low")
+    assert target is not None
+    os.close(await engine.services.door.connect(target))
+    assert Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text().strip() != "0"
+
+
+async def test_resize_changes_what_its_programs_may_use(engine):
+    await make(engine, "grows", None)
+    document = engine.services.check_runs(ME, "grows")
+    command = "exec /usr/bin/python3 -c 'print(len(bytearray(200 << 20)))'"
+    too_little = await engine.services.command(document, command, 20.0, {})
+    assert too_little.exit_code != 0
+    assert (await engine.services.update(ME, "grows", ServiceUpdate(vcpu=3))).memory_mb == 384
+    assert (await engine.services.command(document, command, 20.0, {})).stdout.data == b"209715200\n"
+    # It is not only the sandbox that lives now.
+    await engine.services.freeze(ME, "grows")
+    await engine.services.unfreeze(ME, "grows")
+    assert (await engine.services.command(document, command, 20.0, {})).exit_code == 0
 
 
 async def test_names_limits_and_locks(engine):

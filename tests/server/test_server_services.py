@@ -12,6 +12,8 @@ import pytest_asyncio
 from tests.server.conftest import Wire
 from yarl import URL
 
+from unsandbox import AsyncClient, Client
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SLEEPER = 'echo "begun $SECRET"; exec sleep 1000'
@@ -376,3 +378,96 @@ async def test_domains_are_replaced_added_and_removed(wire):
     for body in [{}, {"add": ["a.test"], "remove": []}, {"add": ["http://a"]}]:
         assert (await wire.call("PUT", "/services/homes/domains", body)).status == 400
     assert (await wire.call("PUT", "/services/homes/domains", {"add": ["localhost.localhost"]})).status == 403
+
+
+async def test_saved_states_become_services_again(wire):
+    script = "echo run $(cat /work/data 2>/dev/null); exec sleep 1000"
+    await create(wire, "saved", script, ports=[8000])
+    await wire.call("PUT", "/services/saved/env", b"SECRET=s1")
+
+    async def note(name: str, text: str) -> None:
+        command = {"command": f"echo {text} > /work/data"}
+        assert (await wire.call("POST", f"/services/{name}/execute", command)).json["exit_code"] == 0
+
+    await note("saved", "first")
+    snapshot = (await wire.call("POST", "/services/saved/snapshot", {"name": "s"})).json["id"]
+    await note("saved", "second")
+    assert (await wire.call("POST", f"/snapshots/{snapshot}/restore")).json["status"] == "restored"
+    await log_has(wire, "saved", "run first\n")
+    assert (await wire.call("GET", "/services/saved/env")).json["count"] == 1
+
+    clone = {"type": "service", "name": "cloned"}
+    cloned = (await wire.call("POST", f"/snapshots/{snapshot}/clone", clone)).json
+    assert cloned["url"] == f"http://cloned.localhost:{URL(wire.url).port}"
+    assert await log_has(wire, "cloned", "run") == "run first\n"
+    shown = (await wire.call("GET", "/services/cloned")).json
+    assert (shown["ports"], shown["network_mode"]) == ([8000], "zerotrust")
+    # Values of a vault go nowhere by themselves.
+    assert (await wire.call("GET", "/services/cloned/env")).json["has_vault"] is False
+    assert (await wire.call("POST", f"/snapshots/{snapshot}/clone", clone)).json["error"] == "name_taken"
+
+    source = {"source_type": "service", "source_id": "cloned", "name": "golden"}
+    image = (await wire.call("POST", "/images", source)).json["id"]
+    await create(wire, "golden", "cat /work/data; exec sleep 1000", golden_image="golden")
+    assert await log_has(wire, "golden", "first") == "first\n"
+    assert (await wire.call("GET", "/services/golden")).json["source_image"] == image
+
+    # What was deleted comes back under its old id; what stopped or is frozen can be saved too.
+    before = (await wire.call("GET", "/services/saved")).json
+    await wire.call("DELETE", "/services/saved")
+    assert (await wire.call("POST", f"/snapshots/{snapshot}/restore")).status == 200
+    assert (await wire.call("GET", "/services/saved")).json["id"] == before["id"]
+    await wire.call("POST", "/services/saved/freeze")
+    frozen = await wire.call("POST", "/services/saved/snapshot", {})
+    assert frozen.status == 200
+    assert (await wire.call("GET", "/services/saved")).json["state"] == "frozen"
+    await wire.call("POST", "/services/golden/redeploy", {"bootstrap": "exit 1"})
+    await create(wire, "stopped", "echo kept > /work/x; exit 0", restart="never")
+    await state_is(wire, "stopped", "stopped")
+    stopped = (await wire.call("POST", "/services/stopped/snapshot", {})).json["id"]
+    assert (await wire.call("GET", "/services/stopped")).json["state"] == "stopped"
+    for name in [snapshot, stopped, frozen.json["id"]]:
+        await wire.call("DELETE", f"/snapshots/{name}")
+    await wire.call("DELETE", f"/images/{image}")
+
+
+async def test_services_have_a_network_unless_told_otherwise(wire):
+    answer = await wire.call("POST", "/services", {"name": "outside", "bootstrap": SLEEPER})
+    if answer.status == 400:
+        assert "zerotrust" in answer.json["message"]
+    else:
+        assert answer.json["network_mode"] == "semitrusted"
+
+
+async def test_a_domain_of_the_operators(serve):
+    async with serve(service_domain="on.example.test") as (own,):
+        made = await create(own, "ours", None)
+        assert made["url"] == f"http://ours.on.example.test:{URL(own.url).port}"
+        for host, error in [
+            ("ours.on.example.test", "service_not_found"),
+            ("x.localhost", "service_not_found"),
+        ]:
+            async with own.session.get(own.url + "/health", headers={"Host": host}) as response:
+                assert (response.status, (await response.json())["error"]) == (404, error)
+        async with own.session.get(own.url + "/health", headers={"Host": "on.example.test"}) as response:
+            assert response.status == 200
+        await own.call("DELETE", "/services/ours")
+
+
+async def test_clients_follow_a_log(wire):
+    await create(wire, "followed", "for i in 1 2 3; do echo line $i; done; exec sleep 1000")
+    await log_has(wire, "followed", "line 3")
+    async with AsyncClient(wire.public_key, wire.secret_key, base_url=wire.url) as client:
+        service = client.service("followed")
+        seen = []
+        async for entry in service.follow(lines=2):
+            seen.append((entry.source, entry.line))
+            if len(seen) == 2:
+                break
+        assert seen == [("followed", "line 2"), ("followed", "line 3")]
+
+    def blocking():
+        with Client(wire.public_key, wire.secret_key, base_url=wire.url) as client:
+            return next(iter(client.stream_service_logs("followed", lines=1))).line
+
+    assert await asyncio.to_thread(blocking) == "line 3"

@@ -33,6 +33,7 @@ from unsandbox.sandbox.spec import NetworkMode
 
 logger = logging.getLogger("unsandbox.engine.services")
 
+_FIRST_HIGH_PORT = 1024
 _LONGEST_DELAY_S = 60.0
 _STEADY_S = 60.0
 
@@ -205,6 +206,7 @@ class ServiceHost:
             network=NetworkMode(document.network_mode),
             env=port | self.sealer.open(document.vault),
             files=deployment_files(script, files),
+            low_ports=any(number < _FIRST_HIGH_PORT for number in document.ports),
             work_disk=self._folder(document) / "disk",
         )
         argv = None if script is None else script_argv(script, shell)

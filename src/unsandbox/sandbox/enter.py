@@ -148,6 +148,23 @@ def become_connection(doors: Doors, uid: int | None, port: int, report: int) -> 
         os._exit(0)
 
 
+def open_low_ports(doors: Doors, uid: int | None, report: int) -> NoReturn:
+    """In the forked child: let the sandbox's programs listen on ports below 1024 of its own network."""
+    try:
+        _leave_the_launcher((report, doors.first, doors.owner))
+        _become_user(uid)
+        _enter_namespace(doors.owner, _CLONE_NEWUSER)
+        _enter_namespace(doors.first, _CLONE_NEWNET)
+        # What lies here is of the network namespace of whoever opens it.
+        write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+        tell(report, done=True)
+    except BaseException as error:  # noqa: BLE001 - as above
+        with contextlib.suppress(OSError):
+            tell(report, error=_in_words(error))
+    finally:
+        os._exit(0)
+
+
 def _connected(port: int) -> socket.socket:
     problem: OSError | None = None
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):

@@ -89,6 +89,8 @@ class BubblewrapSandbox:
             self._watching = self._loop.create_task(self._watch_disk())
         if self._spec.work_archive is not None:
             await self.replace_work(self._spec.work_archive)
+        if self._spec.low_ports:
+            await self._open_low_ports()
         if self._spec.files:
             await self.put_files(self._spec.files)
 
@@ -369,6 +371,18 @@ class BubblewrapSandbox:
                     await (await self._parts.control.ask(self._number, "unfreeze"))
 
     # Connections
+
+    async def _open_low_ports(self) -> None:
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with here:
+            with there:
+                asked = await self._parts.control.ask(self._number, "low_ports", [there.fileno()])
+            async for message, _ in reports(here):
+                if "error" in message:
+                    raise SandboxUnavailable(
+                        f"ports below 1024 cannot be opened here ({message['error']}); use higher ones"
+                    )
+            await asked
 
     async def connect(self, port: int) -> int:
         """Return a connected socket to a port inside; see `LiveSandbox.connect`."""

@@ -37,6 +37,8 @@ class LiveSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment of every program started in it."""
     files: Sequence[SandboxFile] = ()
+    low_ports: bool = False
+    """Let its programs listen on ports below 1024, which elsewhere takes root."""
     system_paths: Sequence[str] = ()
     """As in `SandboxSpec`."""
     work_disk: Path | None = None

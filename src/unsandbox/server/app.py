@@ -209,7 +209,8 @@ class Server:
                     endpoint.name,
                     owner=call.owner,
                     **call.params,
-                    body_sha256=code_hash(call.body),
+                    # Of a short secret, a hash tells as much as the secret to whoever can guess.
+                    body_sha256=None if endpoint.name == "set_vault" else code_hash(call.body),
                     status=status,
                 )
 
