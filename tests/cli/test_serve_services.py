@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.support import Serve, eventually
+from tests.support import UN, Serve, eventually
 
 APP = (Path(__file__).parents[1] / "server" / "apps" / "echo.py").read_text()
 
@@ -60,3 +62,30 @@ def test_services_come_back(tmp_path, end):
             assert server.call(keys, "DELETE", f"/services/{name}")[0] == 200
         assert eventually(lambda: not list((tmp_path / "services").iterdir()))
         assert server.stop() == 0
+
+
+def test_the_command_line_follows_a_log(tmp_path):
+    with Serve(tmp_path) as server:
+        public, secret = server.keys()
+        environment = os.environ | {
+            "UNSANDBOX_API_BASE": server.url, "UNSANDBOX_PUBLIC_KEY": public, "UNSANDBOX_SECRET_KEY": secret,
+        }  # fmt: skip
+        script = "mkfifo /work/pipe; echo one; echo two; exec 3<>/work/pipe; while read l <&3; do echo $l; done"
+        body = {"name": "talks", "bootstrap": script, "network": "zerotrust"}
+        assert server.call((public, secret), "POST", "/services", body)[0] == 200
+        eventually(
+            lambda: "two" in server.call((public, secret), "GET", "/services/talks/logs")[1]["log"],
+        )
+        command = [*UN, "service", "logs", "talks", "--follow", "--lines", "1"]
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as un:
+            assert un.stdout is not None
+            assert un.stdout.readline() == "two\n"
+            say = {"command": "echo three > /work/pipe"}
+            assert server.call((public, secret), "POST", "/services/talks/execute", say)[0] == 202
+            assert un.stdout.readline() == "three\n"
+            assert server.call((public, secret), "DELETE", "/services/talks")[0] == 200
+            _, said = un.communicate(timeout=60)
+        assert un.returncode != 0
+        assert "talks" in said

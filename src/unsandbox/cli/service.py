@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -13,8 +14,10 @@ from unsandbox.cli.connection import connection_options, open_client
 from unsandbox.cli.historical import verbs
 from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, parse_env, said, show, show_list
 from unsandbox.cli.verbs import add_get, add_protected, add_verb
+from unsandbox.errors import NotFoundError
 
 _COLUMNS = ("service_id", "name", "state", "ports", "url", "vcpu", "locked")
+_ALL_LINES = 10_000_000
 _HISTORICAL = {
     "--list": "list",
     "-l": "list",
@@ -162,6 +165,12 @@ add_protected(
 def logs(service_id: str, all_logs: bool, lines: int | None, follow: bool, as_json: bool) -> None:
     """Print what the program of a service wrote."""
     with open_client() as client:
+        if follow:
+            # A server that cannot stream has no such path; the rest below serves it too.
+            with contextlib.suppress(NotFoundError):
+                for entry in client.stream_service_logs(service_id, lines=_ALL_LINES if all_logs else lines):
+                    click.echo(entry.line)
+                    sys.stdout.flush()
         log = client.service_logs(service_id, all_logs=all_logs, lines=lines)
         if as_json and not follow:
             show(log, as_json)
