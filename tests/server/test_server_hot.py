@@ -1,0 +1,85 @@
+"""Hot snapshots over the wire: memory and running processes, on the backend that can save them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.sandbox.gvisor import needs_gvisor
+from tests.server.conftest import Wire
+from tests.server.test_server_snapshots import lasting, new_session, new_snapshot, restore, run
+
+from unsandbox.sandbox.gvisor import GvisorBackend
+
+pytestmark = [
+    needs_gvisor,
+    pytest.mark.skipif(not getattr(GvisorBackend, "hot", False), reason="gVisor keeps no sandboxes yet"),
+]
+
+# Counts in memory; what it counted is only shown in a file.
+COUNTER = """
+import os, time
+n = 0
+while True:
+    n += 1
+    with open("count.new", "w") as file:
+        file.write(str(n))
+    os.replace("count.new", "count")
+    time.sleep(0.02)
+"""
+
+
+async def count(wire: Wire, session: str, beyond: int = -1) -> int:
+    """Return the count, once it is above a number."""
+    async with asyncio.timeout(30):
+        while (now := int(await run(wire, session, "cat count"))) <= beyond:
+            await asyncio.sleep(0.05)
+    return now
+
+
+async def test_a_program_goes_on_from_the_saved_number(tmp_path):
+    async with lasting(tmp_path) as wire:
+        session = await new_session(wire, isolation="gvisor")
+        await run(wire, session, f"cat > counter.py << 'END'\n{COUNTER}\nEND\necho kept > /tmp/beside")
+        await run(
+            wire,
+            session,
+            "(python3 counter.py > /dev/null 2>&1 < /dev/null &) ; until test -s count; do :; done",
+        )
+        before = await count(wire, session, 10)
+        snapshot = await new_snapshot(wire, session, hot=True)
+        assert (snapshot["hot"], snapshot["isolation"]) == (True, "gvisor")
+        # The source itself goes on.
+        after = await count(wire, session, before)
+        await count(wire, session, after + 50)
+        # In place: back at the saved number, and on from there; also what lay in memory.
+        await restore(wire, snapshot["id"])
+        now = await count(wire, session)
+        assert before <= now < after + 50
+        await count(wire, session, now)
+        assert await run(wire, session, "cat /tmp/beside") == "kept\n"
+        assert (await wire.call("DELETE", f"/sessions/{session}")).status == 200
+    async with lasting(tmp_path) as wire:
+        # Of a deleted session, by another server process.
+        assert (await restore(wire, snapshot["id"]))["restored_id"] == session
+        now = await count(wire, session)
+        assert before <= now < after + 50
+        await count(wire, session, now)
+        clone = (await wire.call("POST", f"/snapshots/{snapshot['id']}/clone")).json["session_id"]
+        assert before <= await count(wire, clone) < after + 50
+        # Memory never becomes something that others may use, nor another kind of thing.
+        body = {"source_type": "snapshot", "source_id": snapshot["id"]}
+        answer = await wire.call("POST", "/images", body)
+        assert (answer.status, answer.json["error"]) == (400, "hot_not_publishable")
+        answer = await wire.call("POST", f"/snapshots/{snapshot['id']}/clone", {"type": "service"})
+        assert answer.status == 400
+
+
+async def test_a_cold_one_is_cloned_to_the_same_isolation(tmp_path):
+    async with lasting(tmp_path) as wire:
+        session = await new_session(wire, isolation="gvisor")
+        await run(wire, session, "echo kept > file")
+        snapshot = await new_snapshot(wire, session)
+        clone = (await wire.call("POST", f"/snapshots/{snapshot['id']}/clone")).json["session_id"]
+        assert (await wire.call("GET", f"/sessions/{clone}")).json["isolation"] == "gvisor"
+        assert await run(wire, clone, "cat file") == "kept\n"
