@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -341,6 +342,11 @@ def library_paths(copy: Path) -> list[str]:
     return [str(copy)]
 
 
+def patched(bootstrap: str, patch: str) -> str:
+    """Have the launcher run some lines before it begins."""
+    return bootstrap.replace("from unsandbox", f"exec({patch!r})\nfrom unsandbox")
+
+
 @pytest.mark.parametrize("kind", ["v1", "stop"])
 async def test_other_freezers(monkeypatch, tmp_path, kind):
     """As on machines without a v2 hierarchy, and without any."""
@@ -349,17 +355,11 @@ async def test_other_freezers(monkeypatch, tmp_path, kind):
     if kind == "v1" and not [base for name, base in limits.freezer_bases() if name == "v1"]:
         pytest.skip("no v1 freezer")
     patch = (
-        "from unsandbox.sandbox import limits\\n"
-        f"bases = [base for base in limits.freezer_bases() if base[0] == {kind!r}]\\n"
-        "limits.freezer_bases = lambda: bases\\n"
+        "from unsandbox.sandbox import limits\n"
+        f"bases = [base for base in limits.freezer_bases() if base[0] == {kind!r}]\n"
+        "limits.freezer_bases = lambda: bases\n"
     )
-    monkeypatch.setattr(
-        control,
-        "_BOOTSTRAP",
-        control._BOOTSTRAP.replace("from unsandbox", f"exec({patch!r})\nfrom unsandbox").replace(
-            "\\\\n", "\\n"
-        ),
-    )
+    monkeypatch.setattr(control, "_BOOTSTRAP", patched(control._BOOTSTRAP, patch))
     async with BubblewrapBackend() as backend:
         if isinstance(backend._cgroup, CgroupReport) and backend._cgroup.version == 2:
             pytest.skip("a v2 hierarchy has its freezer")
@@ -429,3 +429,54 @@ async def test_no_image_where_none_can_be_mounted(monkeypatch, tmp_path):
     async with image:
         with pytest.raises(SandboxUnavailable, match="folder"):
             await image.open_live(spec)
+
+
+async def test_a_container_that_shows_devices_which_it_cannot_use(monkeypatch, caplog):
+    """Images are tried, found out not to work, and done without; said, not in silence."""
+    from unsandbox.sandbox import control
+
+    if os.geteuid() != 0:
+        pytest.skip("tested as it is")
+    patch = (
+        "from unsandbox.sandbox import disk_mount\n"
+        "def broken(*_): raise OSError(1, 'Operation not permitted')\n"
+        "disk_mount._attach = broken\n"
+    )
+    monkeypatch.setattr(control, "_BOOTSTRAP", patched(control._BOOTSTRAP, patch))
+    async with BubblewrapBackend() as backend:
+        checks = {check.name: check for check in await backend.prove_live()}
+        assert checks["lasting: sandboxes"].ok
+        assert not checks["lasting: disk quota"].ok
+        assert "cannot be mounted: Operation not permitted" in checks["lasting: disk quota"].detail
+        sandbox = await backend.open_live(LiveSpec())
+        assert (await sandbox.run(["stat", "-c", "%U", "/work"])).stdout.data == b"sandbox\n"
+        await sandbox.close()
+    assert "no quota" in caplog.text
+
+
+async def test_what_a_machine_has_for_live_sandboxes_is_told(backend):
+    checks = {check.name: check for check in await backend.prove_live()}
+    assert list(checks) == ["lasting: sandboxes", "lasting: freeze", "lasting: disk quota", "lasting: archives"]
+    assert checks["lasting: sandboxes"].ok
+    assert checks["lasting: archives"].ok
+    assert checks["lasting: disk quota"].ok is (os.geteuid() == 0)
+
+
+async def test_live_sandboxes_that_cannot_be_had_are_refused(monkeypatch):
+    """Something is visible inside that must not be: none is made until that is mended."""
+    from unsandbox.sandbox import live_probe
+
+    real = live_probe.probe.judge
+
+    def leaky(said: str):
+        return [
+            check if "files" not in check.name else replace(check, ok=False, detail="a leak")
+            for check in real(said)
+        ]
+
+    async with BubblewrapBackend() as backend:
+        with monkeypatch.context() as patch:
+            patch.setattr(live_probe.probe, "judge", leaky)
+            with pytest.raises(SandboxUnavailable, match="a leak"):
+                await backend.open_live(LiveSpec())
+        await (await backend.open_live(LiveSpec())).close()

@@ -124,9 +124,12 @@ async def test_a_terminal_is_one_of_the_sandbox(live):
     assert b"31 101" in said
     assert b"xterm-256color" in said
     ioctl(process.terminal_fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    os.write(process.terminal_fd, b"stty size; sleep 1000\n")
-    await read_until(process.terminal_fd, b"40 120")
-    os.write(process.terminal_fd, b"\x03echo aft''er\n")
+    os.write(process.terminal_fd, b"stty size; sh -c 'echo slee''ps; exec sleep 1000'\n")
+    assert b"40 120" in await read_until(process.terminal_fd, b"sleeps")
+    # At an interrupt the shell throws away what was typed; so wait for its prompt.
+    os.write(process.terminal_fd, b"\x03")
+    await read_until(process.terminal_fd, b"> ")
+    os.write(process.terminal_fd, b"echo aft''er\n")
     await read_until(process.terminal_fd, b"after")
     os.write(process.terminal_fd, b"exit 7\n")
     assert await process.wait() == 7

@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import click
 
 from unsandbox.cli.keys import JSON_OPTION
 from unsandbox.engine import Engine
 from unsandbox.errors import EngineError
-from unsandbox.sandbox import GvisorBackend, ProbeReport, SandboxUnavailable, find_system, runsc_install
+from unsandbox.sandbox import (
+    BubblewrapBackend,
+    Check,
+    GvisorBackend,
+    ProbeReport,
+    SandboxUnavailable,
+    find_system,
+    runsc_install,
+)
 
 
 @click.command()
@@ -50,6 +59,7 @@ async def _examine() -> tuple[ProbeReport, list[str], dict[str, str]]:
         report = ProbeReport(backend="bubblewrap", usable=False, checks=(), reason=str(error))
     else:
         await engine.stop()
+        report = dataclasses.replace(report, checks=[*report.checks, *await _examine_lasting()])
     available = {language.name for language in engine.languages.available()}
     missing = {
         language.name: language.how_to_get()
@@ -57,6 +67,12 @@ async def _examine() -> tuple[ProbeReport, list[str], dict[str, str]]:
         if language.name not in available
     }
     return report, sorted(available), missing
+
+
+async def _examine_lasting() -> Sequence[Check]:
+    """Return what sessions and services have here."""
+    async with BubblewrapBackend(system=find_system()) as backend:
+        return await backend.prove_live()
 
 
 async def _examine_gvisor() -> ProbeReport:

@@ -18,16 +18,19 @@ from unsandbox.sandbox.command import CONTROL_FD, SCRIPT_FD, job_script, sandbox
 from unsandbox.sandbox.control import CgroupReport, LauncherControl
 from unsandbox.sandbox.descriptors import input_file, memory_file, pipe
 from unsandbox.sandbox.disk import DiskImages, images_usable
+from unsandbox.sandbox.disk_mount import CANNOT_MOUNT
 from unsandbox.sandbox.janitor import remove_runtime
 from unsandbox.sandbox.job import SandboxJob
 from unsandbox.sandbox.launcher import INFO_FD
 from unsandbox.sandbox.live import BubblewrapSandbox
+from unsandbox.sandbox.live_probe import LASTING, examine_live, lasting_checks
 from unsandbox.sandbox.live_setup import Parts, validate_live
 from unsandbox.sandbox.live_spec import LiveSandbox, LiveSpec
 from unsandbox.sandbox.netgate import BLOCK_FD
 from unsandbox.sandbox.outbound import Outbound, find_outbound, network_request
 from unsandbox.sandbox.pool import Premises, WarmPool
 from unsandbox.sandbox.spec import (
+    Check,
     NetworkMode,
     OutputSink,
     ProbeReport,
@@ -106,6 +109,10 @@ class BubblewrapBackend:
         self._live: dict[BubblewrapSandbox, int] = {}
         self._disk_dir = disk_dir
         self._images: DiskImages | None = None
+        self._no_images = ""
+        """Why work folders cannot be images here."""
+        self._proving = asyncio.Lock()
+        self._live_checks: Sequence[Check] = ()
         self._pool_config = pool
         self._pool: WarmPool | None = None
         self._warm_jobs: set[SandboxJob] = set()
@@ -248,6 +255,35 @@ class BubblewrapBackend:
         """
         validate_live(spec)
         await self._must_serve(spec.network)
+        refused = [check.detail for check in await self.prove_live() if check.name == LASTING and not check.ok]
+        if refused:
+            raise SandboxUnavailable(f"sandboxes that stay cannot be had on this machine: {refused[0]}")
+        return await self._open_live(spec)
+
+    async def prove_live(self) -> Sequence[Check]:
+        """Return what sandboxes that stay have here, found out the first time by making one.
+
+        Raises:
+            SandboxError: The backend is closed.
+        """
+        await self._must_serve(NetworkMode.ZEROTRUST)
+        async with self._proving:
+            if not self._live_checks:
+                self._no_images = images_usable()
+                problem = await examine_live(self._open_live)
+                if CANNOT_MOUNT in problem:
+                    # A container may show devices that it cannot use.
+                    logger.warning("work folders have no quota of their own: %s", problem)
+                    self._no_images = problem
+                    problem = await examine_live(self._open_live)
+                checks = lasting_checks(problem, self._cgroup.freezer, self._no_images, self._system)
+                if problem:
+                    # It may pass.
+                    return checks
+                self._live_checks = checks
+            return self._live_checks
+
+    async def _open_live(self, spec: LiveSpec) -> LiveSandbox:
         slot = self._take_slot()
         sandbox = BubblewrapSandbox(spec, self._parts(slot, spec.network), on_over=self._live_over)
         self._live[sandbox] = slot
@@ -278,7 +314,9 @@ class BubblewrapBackend:
         )
 
     def _disk_images(self) -> DiskImages | None:
-        if self._images is None and not images_usable():
+        if self._no_images:
+            return None
+        if self._images is None:
             self._images = DiskImages(self._disk_dir or Path("/var/tmp"))  # noqa: S108 - files without a name
         return self._images
 

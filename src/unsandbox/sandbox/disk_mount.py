@@ -19,6 +19,8 @@ from pathlib import Path
 INSIDE_UID = 1000
 """Owner of the files on a disk, whichever user of the host the sandbox runs as."""
 
+CANNOT_MOUNT = "the work disk cannot be mounted"
+
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_NOSUID, _MS_NODEV, _MS_NOATIME, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 1024, 0x1000, 0x4000, 0x80000
 _MNT_DETACH = 2

@@ -293,11 +293,14 @@ def mount_work_folder(wanted: dict[str, Any], uid: int | None) -> None:
     Raises:
         OSError: It cannot be mounted.
     """
-    if (image := wanted.get("image")) is not None:
-        disk_mount.mount_image(image, wanted["target"], os.geteuid() if uid is None else uid)
-        os.close(image)
-    elif (source := wanted.get("source")) is not None:
-        disk_mount.mount_folder(source, wanted["target"])
+    try:
+        if (image := wanted.get("image")) is not None:
+            disk_mount.mount_image(image, wanted["target"], os.geteuid() if uid is None else uid)
+            os.close(image)
+        elif (source := wanted.get("source")) is not None:
+            disk_mount.mount_folder(source, wanted["target"])
+    except OSError as error:
+        raise OSError(error.errno, f"{disk_mount.CANNOT_MOUNT}: {error.strerror}") from error
 
 
 def _groups(pid: int) -> tuple[int, int] | tuple[()]:
