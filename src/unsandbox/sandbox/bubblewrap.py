@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from unsandbox.sandbox import init, probe, seccomp, skeleton
 from unsandbox.sandbox.command import CONTROL_FD, SCRIPT_FD, job_script, sandbox_arguments, validate
@@ -48,6 +48,10 @@ _ARGS_FD = 4
 _SECCOMP_FD = 5
 _FIRST_FILE_FD = BLOCK_FD + 1
 _CLOSE_TIMEOUT_S = 5.0
+
+
+class _Stays(Protocol):
+    async def close(self) -> None: ...
 
 
 class BubblewrapBackend:
@@ -106,7 +110,7 @@ class BubblewrapBackend:
         self._reviving = asyncio.Lock()
         self._cgroup = CgroupReport(0, [])
         self._jobs: dict[SandboxJob, int] = {}
-        self._live: dict[BubblewrapSandbox, int] = {}
+        self._live: dict[_Stays, int] = {}
         self._disk_dir = disk_dir
         self._images: DiskImages | None = None
         self._no_images = ""
@@ -474,7 +478,7 @@ class BubblewrapBackend:
         if (slot := self._jobs.pop(job, None)) is not None:
             heapq.heappush(self._free_slots, slot)
 
-    def _live_over(self, sandbox: BubblewrapSandbox) -> None:
+    def _live_over(self, sandbox: _Stays) -> None:
         if (slot := self._live.pop(sandbox, None)) is not None:
             heapq.heappush(self._free_slots, slot)
 

@@ -8,44 +8,44 @@ control group of its own. The price is its start (a fifth to a third of a second
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import socket
 import stat
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Never
 
-from unsandbox.sandbox import gvisor_probe, runsc, skeleton
+from unsandbox.sandbox import gvisor_agent, gvisor_probe, runsc, skeleton
 from unsandbox.sandbox.archive import write_archive
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.bubblewrap import BubblewrapBackend
 from unsandbox.sandbox.command import CONTROL_FD, EXTRA_FD, SCRIPT_FD, job_script
 from unsandbox.sandbox.descriptors import input_file, memory_file, pipe
-from unsandbox.sandbox.gvisor_bundle import configuration
+from unsandbox.sandbox.gvisor_bundle import (
+    FirstProcess,
+    bounds,
+    configuration,
+    make_bundle,
+    runsc_words,
+    write_configuration,
+)
 from unsandbox.sandbox.gvisor_files import fetch, hand_over_lines, unpack_lines
+from unsandbox.sandbox.gvisor_live import AGENT, PYTHON, GvisorSandbox, Parts
 from unsandbox.sandbox.job import SandboxJob
+from unsandbox.sandbox.live_setup import validate_live
 from unsandbox.sandbox.live_spec import LiveSpec
 from unsandbox.sandbox.spec import (
-    MIB,
     NetworkMode,
     OutputSink,
     ProbeReport,
+    SandboxError,
     SandboxSpec,
     SandboxUnavailable,
 )
 from unsandbox.sandbox.system import HOST, System
 
 _ARCHIVE_FD = 8
-SENTRY_BYTES = 64 * MIB
-"""What gVisor needs for itself, on top of the memory that a tenant may use."""
-SENTRY_PROCESSES = 512
-"""Threads and helper processes of gVisor's kernel. A fork bomb meets the limit inside long before this one."""
-PROCESSES_EACH = 4
-"""Host threads for one process of the tenant."""
 NO_NETWORK = (
     "network mode semitrusted is not available in gVisor sandboxes: they have no network but their own "
     "loopback; use zerotrust, or isolation bubblewrap"
@@ -78,6 +78,7 @@ class GvisorBackend(BubblewrapBackend):
     """
 
     name = "gvisor"
+    hot = True
 
     def __init__(
         self, runtime_dir: Path | None = None, *, first_uid: int | None = None, system: System = HOST
@@ -95,6 +96,7 @@ class GvisorBackend(BubblewrapBackend):
         self._runtime = runtime
         self._program = _reachable_copy(found.path, runtime)
         self._root = skeleton.build_root(runtime, self._system)
+        _put_agent(self._root)
         return runtime, token
 
     async def _prove(self) -> ProbeReport:
@@ -102,27 +104,9 @@ class GvisorBackend(BubblewrapBackend):
             self, self._cgroup, version=self.version, separate_users=self._users is not None
         )
 
-    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> SandboxJob:
-        """Start one job; see `Backend.start`.
-
-        Raises:
-            SandboxUnavailable: It asks for a network, which gVisor sandboxes do not have here.
-            InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
-            SandboxError: The backend is closed or its launcher is gone.
-        """
-        return await super().start(spec, sink)
-
     def network_refusal(self, mode: NetworkMode) -> str | None:
         """Say why sandboxes cannot have this network here; see `Backend.network_refusal`."""
         return None if mode is NetworkMode.ZEROTRUST else NO_NETWORK
-
-    async def open_live(self, spec: LiveSpec) -> Never:  # noqa: ARG002 - the interface of the others
-        """Refuse: live sandboxes of this backend are not built yet.
-
-        Raises:
-            SandboxUnavailable: Always.
-        """
-        raise SandboxUnavailable("gVisor sandboxes that stay are not available yet; use isolation bubblewrap")
 
     # One job
 
@@ -174,18 +158,68 @@ class GvisorBackend(BubblewrapBackend):
             self._belongings[job] = _Job(bundle, channel)
             return descriptors, job
 
+    async def open_live(self, spec: LiveSpec) -> GvisorSandbox:
+        """Make a sandbox that stays until it is closed, or restore one; see `LiveBackend.open_live`.
+
+        Raises:
+            InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
+            SandboxUnavailable: It asks for a network, or for an image that cannot be restored here.
+            SandboxError: The backend is closed, or the sandbox could not be set up.
+        """
+        if spec.network is not NetworkMode.ZEROTRUST:
+            raise SandboxUnavailable(NO_NETWORK)
+        validate_live(replace(spec, hot_image=None))
+        if not self._system.has_program(PYTHON.rpartition("/")[2]):
+            raise SandboxUnavailable(
+                f"gVisor sandboxes that stay need {PYTHON} among what sandboxes see; install python3, or "
+                "un languages install python"
+            )
+        await self._must_serve(spec.network)
+        slot = self._take_slot()
+        sandbox = GvisorSandbox(spec, self._gvisor_parts(slot), on_over=self._live_over)
+        self._live[sandbox] = slot
+        try:
+            await sandbox.open()
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    def _gvisor_parts(self, slot: int) -> Parts:
+        if self._program is None:
+            raise SandboxError("the backend is not open")
+        return Parts(
+            control=self._control,
+            cgroup=self._cgroup,
+            program=self._program,
+            version=self.version,
+            runtime=self._existing_runtime(),
+            root=self._existing_root(),
+            mounts=self._mounts,
+            discard_fd=self._discard,
+            uid=None if self._users is None else self._users[slot],
+        )
+
     def _make_bundle(self, spec: SandboxSpec, uid: int | None) -> Path:
         """Make the folder that describes one sandbox to `runsc`, with room for what that keeps of it."""
-        mounted = self._mountable([*skeleton.ALWAYS_MOUNTED, *spec.system_paths])
+        bundle = make_bundle(self._existing_runtime(), uid)
+        first = FirstProcess(
+            command=["/bin/sh", "-c", f". /proc/self/fd/{SCRIPT_FD}", "sh"],
+            open_files=max(spec.limits.open_files, SCRIPT_FD + 8),
+        )
         content = configuration(
+            first,
             root=self._existing_root(),
-            mounts=[(self._system.usr, "/usr"), *((self._system.path(name), name) for name in mounted)],
+            mounts=self._mounts(spec.system_paths),
             tmpfs_bytes=spec.limits.tmpfs_bytes,
             work_bytes=spec.limits.tmpfs_bytes,
-            open_files=max(spec.limits.open_files, SCRIPT_FD + 8),
-            command=["/bin/sh", "-c", f". /proc/self/fd/{SCRIPT_FD}", "sh"],
         )
-        return make_bundle(self._existing_runtime(), content, uid)
+        write_configuration(bundle, content)
+        return bundle
+
+    def _mounts(self, system_paths: Sequence[str]) -> list[tuple[Path, str]]:
+        names = self._mountable([*skeleton.ALWAYS_MOUNTED, *system_paths])
+        return [(self._system.usr, "/usr"), *((self._system.path(name), name) for name in names)]
 
     def _script(self, spec: SandboxSpec) -> bytes:
         counted = "memory" in self._cgroup.controllers
@@ -210,11 +244,7 @@ class GvisorBackend(BubblewrapBackend):
             "uid": uid,
             "program": str(self._program),
             "argv": [*runsc_words(bundle), "run", "--bundle", str(bundle), *passed, bundle.name],
-            "bounds": {
-                "memory_bytes": limits.memory_bytes + SENTRY_BYTES,
-                "processes": SENTRY_PROCESSES + PROCESSES_EACH * limits.processes,
-                "vcpu": limits.vcpu,
-            },
+            "bounds": bounds(limits.memory_bytes, limits.processes, limits.vcpu),
         }
 
     def _over(self, job: SandboxJob) -> None:
@@ -223,35 +253,12 @@ class GvisorBackend(BubblewrapBackend):
             belongings.close()
 
 
-def runsc_words(bundle: Path) -> list[str]:
-    """Return how every command line for the sandbox of `bundle` begins."""
-    return [
-        "runsc",
-        "--root",
-        str(bundle / "state"),
-        "--platform=systrap",
-        "--network=none",
-        # The launcher has put it into a group of its own.
-        "--ignore-cgroups",
-        # What is not a tmpfs is read-only.
-        "--overlay2=none",
-        # Nobody but the package manager changes what is mounted.
-        "--file-access-mounts=exclusive",
-    ]
-
-
-def make_bundle(runtime: Path, content: Mapping[str, object], uid: int | None) -> Path:
-    """Make a folder with a configuration and room for the state that `runsc` keeps, as user `uid`."""
-    bundle = Path(tempfile.mkdtemp(prefix="gvisor-", dir=runtime))
-    bundle.chmod(0o711)
-    state = bundle / "state"
-    state.mkdir(mode=0o700)
-    if uid is not None:
-        os.chown(state, uid, uid)
-    file = bundle / "config.json"
-    file.write_text(json.dumps(content))
-    file.chmod(0o644)
-    return bundle
+def _put_agent(root: Path) -> None:
+    """Put the first process of sandboxes that stay into their root folder."""
+    target = root / AGENT.lstrip("/")
+    target.parent.mkdir(mode=0o755)
+    shutil.copyfile(gvisor_agent.__file__, target)
+    target.chmod(0o444)
 
 
 def _places(spec: SandboxSpec) -> list[str]:

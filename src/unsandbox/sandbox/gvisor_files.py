@@ -8,20 +8,30 @@ names and sizes are only ever labels.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shlex
 import socket
 import stat
+import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from unsandbox.sandbox.artifacts import FOLDER, MAX_ENTRIES_SEEN, Selection
 from unsandbox.sandbox.command import EXTRA_FD
 from unsandbox.sandbox.spec import MIB, Artifact, SandboxSpec
 
+UNPACK = ["tar", "--extract", "--file=-", "--directory=/", "--no-same-owner", "--preserve-permissions"]
+"""Unpacks what `write_archive` wrote, from standard input."""
+PACK = [
+    "tar", "--create", "--file=-", "--format=gnu", "--absolute-names", "--no-recursion", "--hard-dereference",
+    "--ignore-failed-read", "--null", "--files-from=-",
+]  # fmt: skip
+"""Writes the files whose names come on standard input, each with a NUL byte."""
+MAX_LISTING = 64 * MIB
 _READ_TIMEOUT_S = 60.0
-_MAX_LISTING = 64 * MIB
 _CHUNK = 1 << 20
 _TYPES = {
     "f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "p": stat.S_IFIFO, "s": stat.S_IFSOCK,
@@ -30,23 +40,29 @@ _TYPES = {
 
 def unpack_lines(archive_fd: int) -> list[str]:
     """Return the lines that unpack an archive from a descriptor and close it."""
-    unpack = f"tar --extract --file=- --directory=/ --no-same-owner --preserve-permissions <&{archive_fd}"
-    return [f"{unpack} || exit 1", f"exec {archive_fd}<&-"]
+    return [f"{shlex.join(UNPACK)} <&{archive_fd} || exit 1", f"exec {archive_fd}<&-"]
+
+
+def list_words(*places: str) -> list[str]:
+    """Return the command that lists files, and what lies directly in folders, for `select`."""
+    readable = ["(", "-readable", "-printf", "r", "-o", "-printf", "-", ")"]
+    return ["find", "-P", *places, "-maxdepth", "1", *readable, "-printf", r"%y %s %m %p\0"]
 
 
 def hand_over_lines(spec: SandboxSpec) -> list[str]:
     """Return the lines that list what artifacts there are, and then write those whose names come back."""
     places = [*spec.artifact_paths, *([FOLDER] if spec.collect_artifacts else [])]
-    form = r"\( -readable -printf r -o -printf - \) -printf '%y %s %m %p\0'"
     return [
-        f"find -P {shlex.join(places)} -maxdepth 1 {form} >&{EXTRA_FD}",
+        f"{shlex.join(list_words(*places))} >&{EXTRA_FD}",
         rf"printf '\0' >&{EXTRA_FD}",
         f"xargs -0 -r cat -- <&{EXTRA_FD} >&{EXTRA_FD}",
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """A file as the sandbox tells of it."""
+
     path: str
     mode: int
     size: int
@@ -62,8 +78,8 @@ def fetch(channel: socket.socket, spec: SandboxSpec) -> tuple[list[Artifact], li
     selection = Selection(spec.limits)
     give_up = time.monotonic() + _READ_TIMEOUT_S
     try:
-        listed = _parse(_read_listing(channel, give_up))
-        wanted = [entry for entry in _in_order(listed, spec, selection) if _admit(entry, selection)]
+        folder = FOLDER if spec.collect_artifacts else None
+        wanted = select(_read_listing(channel, give_up), folder, spec.artifact_paths, selection)
         channel.sendall(b"".join(os.fsencode(entry.path) + b"\0" for entry in wanted))
         channel.shutdown(socket.SHUT_WR)
         for entry in wanted:
@@ -71,6 +87,30 @@ def fetch(channel: socket.socket, spec: SandboxSpec) -> tuple[list[Artifact], li
     except (OSError, EOFError) as error:
         selection.skip("all", str(error) or "not handed over")
     return selection.artifacts, selection.skipped
+
+
+def select(listing: bytes, folder: str | None, paths: Sequence[str], selection: Selection) -> list[Entry]:
+    """Return which files of a listing to take: single paths first, then what lies directly in a folder."""
+    listed = _parse(listing)
+    return [entry for entry in _in_order(listed, folder, paths, selection) if _admit(entry, selection)]
+
+
+def take_archive(packed: bytes, wanted: Sequence[Entry], selection: Selection) -> None:
+    """Take what `PACK` wrote of the files that were selected, as far as it is what was said."""
+    missing = {entry.path: entry for entry in wanted}
+    # A tenant whose programs run on can make of it what he likes.
+    with (
+        contextlib.suppress(tarfile.TarError, OSError, ValueError, EOFError),
+        tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive,
+    ):
+        for member in archive:
+            entry = missing.get(member.name)
+            if entry is not None and member.isreg() and member.size <= entry.size:
+                content = archive.extractfile(member)
+                selection.add(entry.path, content.read() if content else b"", member.mode)
+                del missing[member.name]
+    for path in missing:
+        selection.skip(path, "changed while it was read")
 
 
 def _read_some(channel: socket.socket, most: int, give_up: float) -> bytes:
@@ -85,7 +125,7 @@ def _read_listing(channel: socket.socket, give_up: float) -> bytes:
     listing = bytearray()
     while not (listing.endswith(b"\0\0") or listing == b"\0"):
         listing += _read_some(channel, _CHUNK, give_up)
-        if len(listing) > _MAX_LISTING:
+        if len(listing) > MAX_LISTING:
             raise EOFError("too many entries")
     return bytes(listing)
 
@@ -98,35 +138,37 @@ def _read_exactly(channel: socket.socket, size: int, give_up: float) -> bytes:
     return b"".join(parts)
 
 
-def _parse(listing: bytes) -> dict[str, _Entry]:
+def _parse(listing: bytes) -> dict[str, Entry]:
     entries = {}
     for line in listing.split(b"\0"):
         words = line.split(b" ", 3)
         if len(words) == 4 and len(words[0]) == 2 and words[1].isdigit() and words[2].isdigit():
             kind = _TYPES.get(words[0][1:].decode("latin-1"), 0)
             path = os.fsdecode(words[3])
-            permissions = int(words[2], 8) & 0o777
-            entries[path] = _Entry(path, kind | permissions, int(words[1]), words[0][:1] == b"r")
+            with contextlib.suppress(ValueError):
+                permissions = int(words[2], 8) & 0o777
+                entries[path] = Entry(path, kind | permissions, int(words[1]), words[0][:1] == b"r")
     return entries
 
 
-def _in_order(listed: dict[str, _Entry], spec: SandboxSpec, selection: Selection) -> Iterator[_Entry]:
-    """Yield what was asked for: single paths first, then what lies directly in the folder."""
-    for path in spec.artifact_paths:
+def _in_order(
+    listed: dict[str, Entry], folder: str | None, paths: Sequence[str], selection: Selection
+) -> Iterator[Entry]:
+    for path in paths:
         if path in listed:
             yield listed[path]
-    if not spec.collect_artifacts or FOLDER not in listed:
+    if folder is None or folder not in listed:
         return
-    if not stat.S_ISDIR(listed[FOLDER].mode):
-        selection.skip(FOLDER, "not a directory")
+    if not stat.S_ISDIR(listed[folder].mode):
+        selection.skip(folder, "not a directory")
         return
-    inside = [entry for path, entry in listed.items() if path.rpartition("/")[0] == FOLDER]
+    inside = [entry for path, entry in listed.items() if path.rpartition("/")[0] == folder]
     yield from inside[:MAX_ENTRIES_SEEN]
     if len(inside) > MAX_ENTRIES_SEEN:
-        selection.skip(FOLDER, f"only the first {MAX_ENTRIES_SEEN} entries were looked at")
+        selection.skip(folder, f"only the first {MAX_ENTRIES_SEEN} entries were looked at")
 
 
-def _admit(entry: _Entry, selection: Selection) -> bool:
+def _admit(entry: Entry, selection: Selection) -> bool:
     if stat.S_ISREG(entry.mode) and not entry.readable:
         selection.skip(entry.path, "permission denied")
         return False

@@ -1,0 +1,493 @@
+"""The first process of a gVisor sandbox that stays: starts programs in it and carries their bytes outside.
+
+A program that `runsc exec` starts holds descriptors of the host, with which a sandbox cannot be checkpointed.
+Programs started here hold pipes and terminals of the sandbox's own kernel; only this process speaks to the
+server, over descriptors 0 and 1, which a restored sandbox gets anew. It runs as root *of the sandbox*, so that
+no program of the tenant can kill or read it, and has few of root's powers there.
+The server believes nothing it says that could do harm.
+
+The other end is `gvisor_channel`. This file runs in the sandbox's own interpreter, any Python from 3.7 on, with
+the standard library alone; the server imports it for the shape of the messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import stat
+import struct
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+HEADER = struct.Struct(">cII")
+"""Kind, stream, and number of bytes that follow."""
+CHUNK = 1 << 16
+"""Most bytes in one message."""
+WINDOW = 1 << 18
+"""Bytes of one stream that may be on their way in one direction."""
+
+# From the server. A program and a connection are named by an even number; it is also the stream of their
+# bytes in both directions. The odd number after it is the stream of a program's errors.
+SPAWN = b"S"
+"""JSON: argv, env, cwd, terminal (columns and rows, or null), limits (as in `resource`), root (or tenant)."""
+CONNECT = b"C"
+"""A port of the loopback, as text."""
+SIGNAL = b"K"
+"""JSON: number, session (whether to the whole session, else the process group)."""
+RESIZE = b"R"
+"""JSON: columns and rows."""
+HALT = b"H"
+"""`1`: stop all programs of the tenant where they are; `0`: let them go on. Answered by DONE."""
+DISK = b"T"
+"""Answered by DISK: bytes used in the work folder, as text."""
+QUIET = b"Q"
+"""Say DONE, then nothing more, and read nothing but the next message."""
+RESET = b"Z"
+"""A new server, after a restore: keep the programs, drain what they write, forget their streams, say READY."""
+GO = b"G"
+"""After QUIET: go on."""
+
+# In both directions.
+DATA = b"D"
+END = b"E"
+"""No more DATA in this direction."""
+CREDIT = b"W"
+"""So many bytes more may be sent, as text."""
+DROP = b"X"
+"""Nobody reads this stream any more."""
+
+# From the agent.
+READY = b"Y"
+STARTED = b"P"
+"""Empty, or why the program or connection could not be started."""
+EXIT = b"O"
+"""A program's exit code, as text."""
+DONE = b"A"
+
+WORK = "/work"
+_TENANT = 1000
+_MAX_ROUNDS = 50
+
+
+class Pump:
+    """One direction of one stream: from a descriptor to the server (`out`), or the other way."""
+
+    def __init__(self, agent: Agent, stream: int, fd: int, out: bool) -> None:
+        self.agent = agent
+        self.stream = stream
+        self.fd = fd
+        self.out = out
+        self.credit = WINDOW
+        self.waiting = b""
+        self.ending = False
+        self.draining = False
+        self.closed = False
+        os.set_blocking(fd, False)
+        self.watch()
+
+    def watch(self) -> None:
+        """Tell the loop what is awaited of the descriptor."""
+        wanted = self.credit > 0 or self.draining if self.out else bool(self.waiting)
+        self.agent.watch(self.fd, self, wanted, self.out)
+
+    def ready(self) -> None:
+        """The descriptor can be read, or written."""
+        try:
+            if self.out:
+                self._read()
+            else:
+                self._write()
+        except BlockingIOError:
+            self.watch()
+        except OSError:
+            # A terminal without programs, a reader that is gone.
+            self.close()
+
+    def drain(self) -> None:
+        """Send on what can be read now."""
+        with contextlib.suppress(OSError):
+            while self.credit > 0 and not self.closed:
+                self._read()
+
+    def _read(self) -> None:
+        data = os.read(self.fd, CHUNK if self.draining else min(CHUNK, self.credit))
+        if not data:
+            self.close()
+        elif not self.draining:
+            self.credit -= len(data)
+            self.agent.send(DATA, self.stream, data)
+            self.watch()
+
+    def _write(self) -> None:
+        count = os.write(self.fd, self.waiting)
+        self.waiting = self.waiting[count:]
+        self.agent.send(CREDIT, self.stream, b"%d" % count)
+        if self.ending and not self.waiting:
+            self.close()
+        else:
+            self.watch()
+
+    def end(self) -> None:
+        """Close as soon as everything is written."""
+        self.ending = True
+        if not self.waiting:
+            self.close()
+
+    def close(self) -> None:
+        """Close now, and tell the server."""
+        self.closed = True
+        self.agent.forget(self)
+        if self.out and not self.draining:
+            self.agent.send(END, self.stream)
+        elif not self.out and not self.ending:
+            self.agent.send(DROP, self.stream)
+
+
+class Agent:
+    """The loop: messages from the server, descriptors of programs, ends of programs."""
+
+    def __init__(self) -> None:
+        self.poll = select.poll()
+        self.watched: dict[int, dict[bool, Pump]] = {}
+        self.masks: dict[int, int] = {}
+        self.inward: dict[int, Pump] = {}
+        self.outward: dict[int, Pump] = {}
+        self.programs: dict[int, int] = {}
+        self.terminals: dict[int, int] = {}
+        self.halted: list[int] = []
+        self.received = b""
+        self.wakeup, write = os.pipe()
+        for fd in (self.wakeup, write):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        for fd in (0, self.wakeup):
+            self.poll.register(fd, select.POLLIN)
+
+    def run(self) -> None:
+        """Serve until the server's end of descriptor 0 is closed."""
+        self.send(READY, 0)
+        while True:
+            for fd, _ in self.poll.poll():
+                if fd == 0:
+                    if not self.receive():
+                        return
+                elif fd == self.wakeup:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(fd, 4096)
+                else:
+                    for pump in list(self.watched.get(fd, {}).values()):
+                        pump.ready()
+            self.reap()
+
+    # Descriptors
+
+    def watch(self, fd: int, pump: Pump, wanted: bool, out: bool) -> None:
+        """Await a descriptor for a pump, or no longer. Two pumps may share one: a terminal, a connection."""
+        pumps = self.watched.setdefault(fd, {})
+        if wanted:
+            pumps[out] = pump
+        else:
+            pumps.pop(out, None)
+        mask = (select.POLLIN if True in pumps else 0) | (select.POLLOUT if False in pumps else 0)
+        if mask != self.masks.get(fd, 0):
+            if mask:
+                self.poll.register(fd, mask)
+            else:
+                self.poll.unregister(fd)
+            self.masks[fd] = mask
+
+    def forget(self, pump: Pump) -> None:
+        """A pump has ended; its descriptor is closed when no other uses it."""
+        self.watch(pump.fd, pump, False, pump.out)
+        table = self.outward if pump.out else self.inward
+        if table.get(pump.stream) is pump:
+            del table[pump.stream]
+        others = [*self.outward.values(), *self.inward.values()]
+        if any(other.fd == pump.fd for other in others):
+            if not pump.out and stat.S_ISSOCK(os.fstat(pump.fd).st_mode):
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pump.fd)) as half:
+                    half.shutdown(socket.SHUT_WR)
+            return
+        self.watched.pop(pump.fd, None)
+        self.masks.pop(pump.fd, None)
+        self.terminals.pop(pump.stream, None)
+        os.close(pump.fd)
+
+    def send(self, kind: bytes, stream: int, data: bytes = b"") -> None:
+        """Send a message; waits for room."""
+        view = memoryview(HEADER.pack(kind, stream, len(data)) + data)
+        while view:
+            view = view[os.write(1, view) :]
+
+    def receive(self) -> bool:
+        """Take messages; False when there will be no more."""
+        data = os.read(0, 1 << 18)
+        self.received += data
+        while True:
+            message = self.next_message()
+            if message is None:
+                return bool(data)
+            self.handle(*message)
+
+    def next_message(self) -> tuple[bytes, int, bytes] | None:
+        """Return the next whole message, or None."""
+        if len(self.received) < HEADER.size:
+            return None
+        kind, stream, size = HEADER.unpack_from(self.received)
+        if len(self.received) < HEADER.size + size:
+            return None
+        data = self.received[HEADER.size : HEADER.size + size]
+        self.received = self.received[HEADER.size + size :]
+        return kind, stream, data
+
+    def handle(self, kind: bytes, stream: int, data: bytes) -> None:
+        """Carry out one message."""
+        if kind == DATA and stream in self.inward:
+            pump = self.inward[stream]
+            pump.waiting += data
+            pump.ready()
+        elif kind == END and stream in self.inward:
+            self.inward[stream].end()
+        elif kind == CREDIT and stream in self.outward:
+            self.outward[stream].credit += int(data)
+            self.outward[stream].watch()
+        elif kind == DROP and stream in self.outward:
+            if stream in self.terminals:
+                # gVisor does not hang up by itself.
+                self.signal(stream, signal.SIGHUP, session=True)
+            self.outward[stream].draining = True
+            self.outward[stream].close()
+        elif kind == SPAWN:
+            self.spawn(stream, json.loads(data.decode()))
+        elif kind == CONNECT:
+            self.connect(stream, int(data))
+        elif kind == SIGNAL:
+            self.signal(stream, **json.loads(data.decode()))
+        elif kind == RESIZE and stream in self.terminals:
+            columns, rows = json.loads(data.decode())
+            set_size(self.terminals[stream], columns, rows)
+        elif kind == HALT:
+            self.halt() if data == b"1" else self.let_go()
+            self.send(DONE, stream)
+        elif kind == DISK:
+            found = os.statvfs(WORK)
+            self.send(DISK, stream, b"%d" % ((found.f_blocks - found.f_bfree) * found.f_frsize))
+        elif kind == QUIET:
+            self.send(DONE, stream)
+            self.be_quiet()
+        elif kind == RESET:
+            self.reset()
+
+    def be_quiet(self) -> None:
+        """Wait for the next message and carry it out, doing nothing else. A checkpoint is taken meanwhile."""
+        while True:
+            message = self.next_message()
+            if message is not None:
+                self.handle(*message)
+                return
+            self.received += os.read(0, 1 << 18)
+
+    def reset(self) -> None:
+        """Forget all streams: what programs write is read and dropped, what they read does not end."""
+        for pump in [*self.outward.values()]:
+            pump.draining = True
+            pump.watch()
+        for pump in [*self.inward.values()]:
+            pump.waiting = b""
+            pump.watch()
+        self.outward, self.inward, self.programs, self.terminals = {}, {}, {}, {}
+        self.let_go()
+        self.send(READY, 0)
+
+    # Programs
+
+    def spawn(self, stream: int, details: dict[str, Any]) -> None:
+        """Start a program and say whether it runs."""
+        terminal = details["terminal"]
+        try:
+            ours, theirs = open_terminal(*terminal) if terminal else open_pipes()
+            report, reporting = os.pipe()
+            pid = os.fork()
+        except OSError as error:
+            self.send(STARTED, stream, (error.strerror or str(error)).encode())
+            return
+        if pid == 0:
+            try:
+                become(details, theirs)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
+                said = getattr(error, "strerror", None) or str(error) or "unknown"
+                os.write(reporting, said.encode("utf-8", "replace")[:2000])
+            finally:
+                os._exit(127)
+        for fd in {*theirs, reporting}:
+            os.close(fd)
+        said = read_all(report)
+        if said:
+            for fd in set(ours):
+                os.close(fd)
+            os.waitpid(pid, 0)
+            self.send(STARTED, stream, said)
+            return
+        self.programs[stream] = pid
+        self.send(STARTED, stream)
+        self.inward[stream] = Pump(self, stream, ours[0], out=False)
+        self.outward[stream] = Pump(self, stream, ours[1], out=True)
+        if terminal:
+            self.terminals[stream] = ours[0]
+        else:
+            self.outward[stream + 1] = Pump(self, stream + 1, ours[2], out=True)
+
+    def connect(self, stream: int, port: int) -> None:
+        """Connect to a port inside and say whether somebody listens there."""
+        sock = None
+        for host in ("127.0.0.1", "::1"):
+            try:
+                sock = socket.create_connection((host, port), timeout=10)
+                break
+            except OSError as error:
+                said = error.strerror or str(error)
+        if sock is None:
+            self.send(STARTED, stream, said.encode())
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.send(STARTED, stream)
+        fd = sock.detach()
+        self.inward[stream] = Pump(self, stream, fd, out=False)
+        self.outward[stream] = Pump(self, stream, fd, out=True)
+
+    def reap(self) -> None:
+        """Tell the ends of programs; orphans come here too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+            for stream, known in list(self.programs.items()):
+                if known == pid:
+                    del self.programs[stream]
+                    # What it wrote comes before its end.
+                    for number in (stream, stream + 1):
+                        if number in self.outward:
+                            self.outward[number].drain()
+                    self.send(EXIT, stream, b"%d" % code)
+
+    def signal(self, stream: int, number: int, session: bool) -> None:
+        """Send a signal to the group, or all of the session, that a program leads; also when it has ended."""
+        leader = self.programs.get(stream)
+        if session:
+            for pid, fields in processes():
+                if leader is not None and int(fields[3]) == leader:
+                    send_signal(pid, number)
+        elif leader is not None:
+            with contextlib.suppress(OSError):
+                os.killpg(leader, number)
+
+    def halt(self) -> None:
+        """Stop every process of the tenant, the youngest too; those he stopped himself stay out of it."""
+        for _ in range(_MAX_ROUNDS):
+            running = [pid for pid, fields in processes() if fields[0] not in "TtZX"]
+            if not running:
+                return
+            for pid in running:
+                send_signal(pid, signal.SIGSTOP)
+                if pid not in self.halted:
+                    self.halted.append(pid)
+
+    def let_go(self) -> None:
+        """Let go on what `halt` stopped; children first, that no parent sees a stopped one."""
+        for pid in reversed(self.halted):
+            send_signal(pid, signal.SIGCONT)
+        self.halted = []
+
+
+def become(details: dict[str, Any], fds: tuple[int, ...]) -> None:
+    """In the forked child: become the program."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    for target, fd in enumerate(fds):
+        os.dup2(fd, target)
+    if details["terminal"]:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for name, value in details["limits"].items():
+        resource.setrlimit(getattr(resource, name), (value, value))
+    if not details["root"]:
+        os.setgroups([])
+        os.setresgid(_TENANT, _TENANT, _TENANT)
+        os.setresuid(_TENANT, _TENANT, _TENANT)
+    os.umask(0o022)
+    os.chdir(details["cwd"])
+    argv = details["argv"]
+    os.execvpe(argv[0], argv, details["env"])  # noqa: S606 - starting programs is what this is for
+
+
+def open_pipes() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return our three ends and the program's, of its standard input, output and error."""
+    (in_read, in_write), (out_read, out_write), (err_read, err_write) = os.pipe(), os.pipe(), os.pipe()
+    return (in_write, out_read, err_read), (in_read, out_write, err_write)
+
+
+def open_terminal(columns: int, rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return a new terminal's two ends, in the shape of `open_pipes`."""
+    # A terminal belongs to whoever opens it.
+    os.setegid(_TENANT)
+    os.seteuid(_TENANT)
+    try:
+        master, slave = os.openpty()
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    set_size(master, columns, rows)
+    return (master, master), (slave, slave, slave)
+
+
+def set_size(fd: int, columns: int, rows: int) -> None:
+    """Set a terminal's size."""
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def read_all(fd: int) -> bytes:
+    """Read a descriptor to its end and close it."""
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def processes() -> list[tuple[int, list[str]]]:
+    """Return number and fields of `stat`, from the state on, of every process of the tenant."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if folder.stat().st_uid == _TENANT:
+                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                    found.append((int(folder.name), fields))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESRCH):
+                    raise
+    return found
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to a process that may be gone."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, number)
+
+
+if __name__ == "__main__":
+    Agent().run()
+    sys.exit(0)
