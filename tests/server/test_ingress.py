@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
+import random
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -235,6 +237,51 @@ async def test_http_1_0_and_bytes_that_are_no_text(python_app):
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.0 200")
     assert "X-Old" in dict(json.loads(body)["headers"])
+
+
+async def test_any_request_arrives_byte_for_byte(python_app):
+    """Odd targets, repeated headers, every framing, cut into packets anywhere: what is read is what was sent."""
+    chance = random.Random(20)
+    visible = [chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"#<>\\\\^`{|}']
+    for number in range(60):
+        path = "/x" + "".join(chance.choices(visible, k=chance.randrange(30)))
+        names = [f"X-{chance.randrange(3)}" for _ in range(chance.randrange(5))]
+        headers = [(name, "".join(chance.choices(visible, k=5)) + " \u00e9\t,") for name in names]
+        body = chance.randbytes(chance.choice([0, 1, 10, 70_000]))
+        lines = [f"POST {path} HTTP/1.1", f"Host: {python_app.host}", "Connection: close"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        if number % 2:
+            lines.append("Transfer-Encoding: chunked")
+            cuts = sorted(chance.sample(range(1, len(body)), 3)) if len(body) > 5 else []
+            pieces = [body[a:b] for a, b in itertools.pairwise([0, *cuts, len(body)]) if a < b]
+            sent = (
+                b"".join(b"%X;x=1\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+                + b"0\r\nTrail: er\r\n\r\n"
+            )
+        else:
+            lines.append(f"Content-Length: {len(body)}")
+            sent = body
+        data = "\r\n".join(lines).encode() + b"\r\n\r\n" + sent
+        reader, writer = await asyncio.open_connection(*python_app.raw)
+        cut = chance.randrange(len(data))
+        writer.write(data[:cut])
+        await writer.drain()
+        await asyncio.sleep(0)
+        writer.write(data[cut:])
+        async with asyncio.timeout(20):
+            answer = await reader.read()
+        writer.close()
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), (data[:500], answer[:500])
+        seen = json.loads(rest)
+        assert (seen["method"], seen["path"]) == ("POST", path)
+        assert seen["body"].encode("latin-1") == body
+        arrived = [
+            (name, value.encode("latin-1").decode())
+            for name, value in seen["headers"]
+            if name[:3] in {"X-0", "X-1", "X-2"}
+        ]
+        assert arrived == [(name, value.strip()) for name, value in headers]
 
 
 async def test_a_visitor_who_leaves_does_not_keep_the_program(wire, node_app):
