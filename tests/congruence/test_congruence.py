@@ -1,0 +1,88 @@
+"""One API: whoever says it, and wherever the engine is, the answers are the same."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.congruence import scenarios
+from tests.congruence.voices import FUNCTIONS, METHODS, Voice, as_text, plain, voices
+from tests.support import Serve
+
+import un
+import un_async
+from unsandbox import AsyncClient, Client, local
+from unsandbox.protocol.endpoints import BY_NAME
+
+_said: set[str] = set()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty home: no list of languages is kept in it."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        patch.delenv("UNSANDBOX_API_BASE", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def embedded(home: Path) -> Iterator[dict[str, Voice]]:
+    """The engine inside this process."""
+    engine = local.ensure_started()
+    with voices(engine.url, engine.public_key, engine.secret_key, "local") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def served(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Voice]]:
+    """A server in a process of its own."""
+    with Serve(tmp_path_factory.mktemp("data")) as server, voices(server.url, *server.keys()) as made:
+        yield made
+
+
+def transcript(voice: Voice, scenario: Any) -> list[Any]:
+    """Have a conversation and return what was answered."""
+    noted: list[Any] = []
+
+    def note(answer: dict[str, Any]) -> dict[str, Any]:
+        noted.append(plain(answer))
+        return answer
+
+    scenario(voice, note)
+    _said.update(voice.said)
+    return noted
+
+
+@pytest.mark.parametrize("scenario", scenarios.ALL, ids=lambda scenario: scenario.__name__)
+def test_all_voices_get_the_same_answers_everywhere(
+    embedded: dict[str, Voice], served: dict[str, Voice], scenario: Any
+) -> None:
+    answers = {
+        (place, name): as_text(transcript(voice, scenario))
+        for place, voices_of_place in (("embedded", embedded), ("served", served))
+        for name, voice in voices_of_place.items()
+    }
+    first = answers["embedded", "AsyncClient"]
+    assert first.count("\n") > 5
+    for who, answer in answers.items():
+        assert answer == first, who
+
+
+def test_the_conversations_use_every_operation() -> None:
+    assert set(BY_NAME) - _said == set()
+
+
+@pytest.mark.parametrize("operation", BY_NAME)
+def test_every_operation_has_a_function_and_a_method(operation: str) -> None:
+    for owner, names in ((AsyncClient, METHODS), (Client, METHODS), (un_async, FUNCTIONS), (un, FUNCTIONS)):
+        name = names.get(operation, operation)
+        call = getattr(owner, name, None)
+        assert call is not None, f"{owner.__name__} has no {name}"
+        asynchronous = owner in (AsyncClient, un_async)
+        assert inspect.iscoroutinefunction(call) is asynchronous
+        assert inspect.getdoc(call)
