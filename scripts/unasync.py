@@ -31,6 +31,7 @@ NAMES = {
     "AsyncJobStream": "JobStream",
     "AsyncLiveService": "LiveService",
     "AsyncLiveSession": "LiveSession",
+    "AsyncMap": "Map",
     "AsyncTerminal": "Terminal",
     "StopAsyncIteration": "StopIteration",
     "__aenter__": "__enter__",

@@ -216,6 +216,7 @@ __all__ = [
     "update_service",
     "validate_keys",
     "wait_for_job",
+    "wait_jobs",
 ]
 
 _PARTS = (
@@ -485,6 +486,29 @@ def wait_for_job(
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("JobResult", caller.wait(job_id, timeout, keep=keep))
+
+
+def wait_jobs(
+    job_ids: Sequence[str],
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    timeout: float = 20.0,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> list[JobResult]:
+    """Return those of several jobs that have ended, as soon as there is one; then ask for the others again.
+
+    Args:
+        job_ids: Which jobs, at most 1000.
+        public_key: Public key.
+        secret_key: Secret key.
+        timeout: Seconds to wait while none has ended.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("list[JobResult]", caller.wait_jobs(job_ids, timeout))
 
 
 def cancel_job(

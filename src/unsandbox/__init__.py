@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unsandbox._async.client import AsyncClient
+    from unsandbox._async.mapping import AsyncMap
     from unsandbox._async.service import AsyncLiveService
     from unsandbox._async.session import AsyncLiveSession
     from unsandbox._async.streaming import AsyncJobStream
     from unsandbox._async.terminal import AsyncTerminal
     from unsandbox._shared.events import OutputEvent, ResultEvent
+    from unsandbox._shared.mapping import Mapped, Progress
     from unsandbox._sync.client import Client
+    from unsandbox._sync.mapping import Map
     from unsandbox._sync.service import LiveService
     from unsandbox._sync.session import LiveSession
     from unsandbox._sync.streaming import JobStream
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from unsandbox.protocol.logs import LogLine, LogPage
     from unsandbox.protocol.models import (
         Artifact,
+        EndedJobs,
         Health,
         InputFile,
         Job,
@@ -78,6 +82,7 @@ __all__ = [
     "AsyncJobStream",
     "AsyncLiveService",
     "AsyncLiveSession",
+    "AsyncMap",
     "AsyncTerminal",
     "AuthenticationError",
     "BadRequestError",
@@ -90,6 +95,7 @@ __all__ = [
     "Credentials",
     "CredentialsError",
     "Domains",
+    "EndedJobs",
     "EngineError",
     "Health",
     "Image",
@@ -107,11 +113,14 @@ __all__ = [
     "LiveSession",
     "LogLine",
     "LogPage",
+    "Map",
+    "Mapped",
     "NotFoundError",
     "OutputEvent",
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "Pictures",
+    "Progress",
     "RateLimitError",
     "RequestTimeoutError",
     "Restored",
@@ -143,6 +152,11 @@ __all__ = [
 ]
 
 _HOME = {
+    "AsyncMap": "_async.mapping",
+    "Map": "_sync.mapping",
+    "Mapped": "_shared.mapping",
+    "Progress": "_shared.mapping",
+    "EndedJobs": "protocol.models",
     "AsyncJobStream": "_async.streaming",
     "JobStream": "_sync.streaming",
     "OutputEvent": "_shared.events",

@@ -20,6 +20,7 @@ def jobs(say: Say, note: Say) -> None:
     started = note(say("execute_async", "bash", "sleep 0.2; echo later"))
     note(say("wait_job", started["job_id"]))
     note(say("get_job", started["job_id"]))
+    note(say("wait_jobs", [started["job_id"]], timeout=5))
     by_name = note(say("run_async", "#!/bin/sh\nsleep 60"))
     note(say("cancel_job", by_name["job_id"]))
     note(say("list_jobs", limit=2))

@@ -55,6 +55,7 @@ IMPLIED = {f"list_{which}_images": which for which in ("owned", "shared", "publi
 
 IN_LISTS = {
     "list_jobs": "jobs",
+    "wait_jobs": "jobs",
     "list_sessions": "sessions",
     "list_services": "services",
     "list_snapshots": "snapshots",
@@ -124,6 +125,8 @@ def common(operation: str, result: Any) -> dict[str, Any]:
         result = {IDS[operation]: result[IDS[operation]]}
     elif operation == "health":
         result = {"status": result["status"]}
+    elif operation == "wait_jobs":
+        result = {"jobs": result["jobs"], "count": result["count"]}
     elif operation == "languages":
         result = {"languages": result["languages"], "count": result["count"]}
     return codec.to_wire(codec.from_wire(result, model))

@@ -25,6 +25,7 @@ from unsandbox.errors import (
 )
 from unsandbox.protocol.models import TERMINAL_STATUSES
 from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
+from unsandbox.protocol.retry import RetryPolicy
 
 __all__ = [
     "CLEAN_UP_S",
@@ -37,6 +38,7 @@ __all__ = [
     "job_id_of",
     "look",
     "looks",
+    "patience",
     "submit",
     "too_late",
     "wait",
@@ -104,6 +106,7 @@ async def submit(
     deadline: Deadline = NEVER,
     operation: tuple[str, str] = EXECUTE,
     query: Mapping[str, object] | None = None,
+    retry: RetryPolicy | None = None,
 ) -> dict[str, Any]:
     """Start a job and return the server's answer, which holds its id; the arguments are those of `execute`.
 
@@ -114,7 +117,7 @@ async def submit(
     await link.require(order, deadline)
     at_once = operation[1]
     try:
-        answer = await link.call(keys, at_once, query=query, order=order, deadline=deadline)
+        answer = await link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
     except Interrupted:
         await finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
         raise
@@ -169,13 +172,7 @@ async def wait(
 async def look(
     link: Link, keys: Credentials | None, job_id: str, *, hold: float | None = None, deadline: Deadline = NEVER
 ) -> dict[str, Any]:
-    """Return a job as it is now, or, with `hold`, as soon as it ends within so many seconds.
-
-    A wait may be long, so it is patient with a server that is away for a while.
-    """
-    retry = link.retry
-    if retry.max_retries > 0:
-        retry = replace(retry, max_retries=max(_PATIENCE, retry.max_retries))
+    """Return a job as it is now, or, with `hold`, as soon as it ends within so many seconds."""
     return await link.call(
         keys,
         "get_job",
@@ -183,8 +180,14 @@ async def look(
         query=None if hold is None else {"wait": round(hold, 3)},
         deadline=deadline,
         timeout=None if hold is None else hold + min(link.timeout, _HTTP_MARGIN_S),
-        retry=retry,
+        retry=patience(link),
     )
+
+
+def patience(link: Link) -> RetryPolicy:
+    """Return the policy of a wait: it may last long, so a server that is away for a while is waited for."""
+    retry = link.retry
+    return replace(retry, max_retries=max(_PATIENCE, retry.max_retries)) if retry.max_retries > 0 else retry
 
 
 async def cancel(

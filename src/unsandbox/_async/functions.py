@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from unsandbox._async import execution
@@ -68,6 +68,15 @@ class Caller:
     async def wait(self, job_id: str, timeout: float | None, *, keep: bool) -> dict[str, Any]:  # noqa: ASYNC109
         """Return a job when it has ended."""
         return await execution.wait(self._link, self._keys, job_id, deadline=Deadline(timeout), keep=keep)
+
+    async def wait_jobs(self, job_ids: Sequence[str], timeout: float) -> list[dict[str, Any]]:  # noqa: ASYNC109
+        """Return those of several jobs that have ended."""
+        members = {"ids": list(job_ids), "timeout": timeout}
+        answer = await self.call("wait_jobs", members=members, timeout=timeout + self._link.timeout)
+        jobs = answer.get("jobs")
+        if not isinstance(jobs, list):
+            raise InvalidResponseError("the server's answer holds no list of jobs")
+        return jobs
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """End a job."""

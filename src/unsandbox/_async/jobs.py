@@ -9,14 +9,17 @@ from typing import Any
 
 from unsandbox._async import execution
 from unsandbox._async.base import Connected, typed
+from unsandbox._async.mapping import AsyncMap, OnProgress
 from unsandbox._async.streaming import AsyncJobStream
-from unsandbox._compat.aio import Stdin, collected, in_thread, whether_awaited
+from unsandbox._compat.aio import Source, Stdin, collected, in_thread, whether_awaited
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.events import ResultEvent
+from unsandbox._shared.mapping import Request
 from unsandbox._shared.options import InputFiles, encode_execution, encode_script, reads_files
 from unsandbox._shared.order import Order
 from unsandbox.errors import InvalidResponseError, WaitTimeoutError
-from unsandbox.protocol.models import Cancelled, IsolationName, Job, JobList, NetworkModeName
+from unsandbox.protocol.models import Cancelled, EndedJobs, IsolationName, Job, JobList, NetworkModeName
+from unsandbox.protocol.polling import LONG_POLL_S
 
 
 class JobMethods(Connected):
@@ -179,6 +182,47 @@ class JobMethods(Connected):
             ```
         """
         return AsyncJobStream(self, job_id=job_id, timeout=timeout, keep=keep)
+
+    def map(
+        self,
+        requests: Source[Request],
+        *,
+        concurrency: int = 100,
+        ordered: bool = True,
+        on_progress: OnProgress | None = None,
+    ) -> AsyncMap:
+        """Run many programs, so many at a time, and yield what comes of each.
+
+        Requests are taken as there is room for them, and nothing is started while nobody takes the results, so
+        there may be any number of both. What goes wrong with one request is the `error` of its outcome and
+        stops nothing. Leaving early cancels what still runs: at once in an `async with` block, otherwise when
+        the iterator is thrown away. A server that says that it is enough is asked again later.
+
+        Args:
+            requests: Arguments of `execute` by name, or pairs of language and code; any iterable of them.
+            concurrency: Jobs on the server at a time.
+            ordered: Yield in the order of the requests, rather than as they finish.
+            on_progress: Called whenever the numbers have changed.
+
+        Example:
+            ```python
+            programs = [("python", f"print({number} ** 2)") for number in range(1000)]
+            async for outcome in client.map(programs, concurrency=50):
+                print(outcome.index, outcome.result().stdout)
+            ```
+        """
+        return AsyncMap(self, requests, concurrency, ordered, on_progress)
+
+    async def wait_jobs(self, job_ids: Iterable[str], *, timeout: float = LONG_POLL_S) -> EndedJobs:
+        """Return those of several jobs that have ended, as soon as there is one; then ask for the others again.
+
+        Args:
+            job_ids: Which jobs, at most 1000.
+            timeout: Seconds to wait while none has ended.
+        """
+        members = {"ids": list(job_ids), "timeout": timeout}
+        patience = timeout + self._link.timeout
+        return await self._do("wait_jobs", EndedJobs, members=members, timeout=patience)
 
     async def submit(
         self,

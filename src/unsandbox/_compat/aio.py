@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
-from typing import IO, Any, Protocol, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 from unsandbox._compat.common import joined
 
@@ -16,6 +16,8 @@ __all__ = [
     "Interrupted",
     "Lock",
     "OneTimeCode",
+    "Pulled",
+    "Source",
     "Stdin",
     "closing",
     "collected",
@@ -24,6 +26,7 @@ __all__ = [
     "owner",
     "shared",
     "sleep",
+    "together",
     "whether_awaited",
 ]
 
@@ -43,6 +46,9 @@ owner = asyncio.get_running_loop
 
 Stdin = str | bytes | IO[str] | IO[bytes] | Iterable[str | bytes] | AsyncIterable[str | bytes]
 """Standard input for a program: text, bytes, a file object, or what yields pieces."""
+
+Source = Iterable[T] | AsyncIterable[T]
+"""Where items come from."""
 
 _finishing: set[asyncio.Task[Any]] = set()
 
@@ -66,6 +72,67 @@ async def collected(data: Stdin | None) -> str | bytes | None:
     if isinstance(data, AsyncIterable):
         return joined([piece async for piece in data])
     return joined(data)
+
+
+class Pulled(Generic[T]):
+    """Gives the items of an iterable, plain or async, one by one; None when there is none, or none yet.
+
+    Args:
+        items: The iterable.
+    """
+
+    def __init__(self, items: Source[T]) -> None:
+        self._plain = None if isinstance(items, AsyncIterable) else iter(items)
+        self._async = aiter(items) if isinstance(items, AsyncIterable) else None
+        self._coming: asyncio.Task[T] | None = None
+        self.exhausted = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next pull will not have to wait, as far as can be known."""
+        return self._async is None or (self._coming is not None and self._coming.done())
+
+    async def pull(self, *, patient: bool) -> T | None:
+        """Return the next item.
+
+        Args:
+            patient: Whether to wait for it; otherwise None is returned when it is not there yet.
+        """
+        try:
+            if self._plain is not None:
+                return next(self._plain)
+            if self._async is None or self.exhausted:
+                return None
+            if self._coming is None:
+                self._coming = asyncio.ensure_future(anext(self._async))
+            await asyncio.wait({self._coming}, timeout=None if patient else 0)
+            if not self._coming.done():
+                return None
+            coming, self._coming = self._coming, None
+            return coming.result()
+        except (StopIteration, StopAsyncIteration):
+            self.exhausted = True
+            return None
+
+    async def close(self) -> None:
+        """Let go of an item that is still awaited."""
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            coming.cancel()
+            await asyncio.wait({coming})
+
+
+async def together(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Make several calls at once and return their results; when one fails, the others are broken off."""
+    if len(calls) == 1:
+        return [await calls[0]()]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_awaited(call)) for call in calls]
+    return [task.result() for task in tasks]
+
+
+async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
+    return await call()
 
 
 async def whether_awaited(value: T | Awaitable[T]) -> T:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import time
-from collections.abc import Callable, Iterable
-from typing import IO, Any, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from unsandbox._compat.common import joined
 
@@ -15,6 +16,8 @@ __all__ = [
     "Interrupted",
     "Lock",
     "OneTimeCode",
+    "Pulled",
+    "Source",
     "Stdin",
     "closing",
     "collected",
@@ -23,6 +26,7 @@ __all__ = [
     "owner",
     "shared",
     "sleep",
+    "together",
     "whether_awaited",
 ]
 
@@ -42,6 +46,11 @@ sleep = time.sleep
 
 Stdin = str | bytes | IO[str] | IO[bytes] | Iterable[str | bytes]
 """Standard input for a program: text, bytes, a file object, or what yields pieces."""
+
+Source = Iterable[T]
+"""Where items come from."""
+
+_THREADS = 8
 
 _kept: dict[Any, Closeable] = {}
 
@@ -68,6 +77,39 @@ def collected(data: Stdin | None) -> str | bytes | None:
         content: str | bytes = data.read()
         return content
     return joined(data)
+
+
+class Pulled(Generic[T]):
+    """Gives the items of an iterable one by one; None when there are no more.
+
+    Args:
+        items: The iterable.
+    """
+
+    ready = True
+    """An iterable that has no next item yet makes its caller wait: here there is nobody else."""
+
+    def __init__(self, items: Source[T]) -> None:
+        self._items = iter(items)
+        self.exhausted = False
+
+    def pull(self, *, patient: bool) -> T | None:  # noqa: ARG002 - the async twin needs it
+        """Return the next item."""
+        for item in self._items:
+            return item
+        self.exhausted = True
+        return None
+
+    def close(self) -> None:
+        """Do nothing: there is never an item that is still awaited."""
+
+
+def together(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Make several calls at once, in threads, and return their results."""
+    if len(calls) <= 1:
+        return [call() for call in calls]
+    with ThreadPoolExecutor(min(len(calls), _THREADS)) as pool:
+        return list(pool.map(lambda call: call(), calls))
 
 
 def whether_awaited(value: T) -> T:

@@ -26,6 +26,7 @@ from unsandbox.errors import (
 )
 from unsandbox.protocol.models import TERMINAL_STATUSES
 from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
+from unsandbox.protocol.retry import RetryPolicy
 
 __all__ = [
     "CLEAN_UP_S",
@@ -38,6 +39,7 @@ __all__ = [
     "job_id_of",
     "look",
     "looks",
+    "patience",
     "submit",
     "too_late",
     "wait",
@@ -105,6 +107,7 @@ def submit(
     deadline: Deadline = NEVER,
     operation: tuple[str, str] = EXECUTE,
     query: Mapping[str, object] | None = None,
+    retry: RetryPolicy | None = None,
 ) -> dict[str, Any]:
     """Start a job and return the server's answer, which holds its id; the arguments are those of `execute`.
 
@@ -115,7 +118,7 @@ def submit(
     link.require(order, deadline)
     at_once = operation[1]
     try:
-        answer = link.call(keys, at_once, query=query, order=order, deadline=deadline)
+        answer = link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
     except Interrupted:
         finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
         raise
@@ -170,13 +173,7 @@ def wait(
 def look(
     link: Link, keys: Credentials | None, job_id: str, *, hold: float | None = None, deadline: Deadline = NEVER
 ) -> dict[str, Any]:
-    """Return a job as it is now, or, with `hold`, as soon as it ends within so many seconds.
-
-    A wait may be long, so it is patient with a server that is away for a while.
-    """
-    retry = link.retry
-    if retry.max_retries > 0:
-        retry = replace(retry, max_retries=max(_PATIENCE, retry.max_retries))
+    """Return a job as it is now, or, with `hold`, as soon as it ends within so many seconds."""
     return link.call(
         keys,
         "get_job",
@@ -184,8 +181,14 @@ def look(
         query=None if hold is None else {"wait": round(hold, 3)},
         deadline=deadline,
         timeout=None if hold is None else hold + min(link.timeout, _HTTP_MARGIN_S),
-        retry=retry,
+        retry=patience(link),
     )
+
+
+def patience(link: Link) -> RetryPolicy:
+    """Return the policy of a wait: it may last long, so a server that is away for a while is waited for."""
+    retry = link.retry
+    return replace(retry, max_retries=max(_PATIENCE, retry.max_retries)) if retry.max_retries > 0 else retry
 
 
 def cancel(link: Link, keys: Credentials | None, job_id: str, *, deadline: Deadline = NEVER) -> dict[str, Any]:

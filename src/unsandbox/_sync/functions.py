@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from unsandbox._compat.blocking import OneTimeCode, closing, in_thread, shared
@@ -69,6 +69,15 @@ class Caller:
     def wait(self, job_id: str, timeout: float | None, *, keep: bool) -> dict[str, Any]:
         """Return a job when it has ended."""
         return execution.wait(self._link, self._keys, job_id, deadline=Deadline(timeout), keep=keep)
+
+    def wait_jobs(self, job_ids: Sequence[str], timeout: float) -> list[dict[str, Any]]:
+        """Return those of several jobs that have ended."""
+        members = {"ids": list(job_ids), "timeout": timeout}
+        answer = self.call("wait_jobs", members=members, timeout=timeout + self._link.timeout)
+        jobs = answer.get("jobs")
+        if not isinstance(jobs, list):
+            raise InvalidResponseError("the server's answer holds no list of jobs")
+        return jobs
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """End a job."""

@@ -175,7 +175,8 @@ class Link:
                 if not sudo:
                     raise
             except (ConnectionFailedError, APIError) as error:
-                self._pause(endpoint.method, number, error, retry or self.retry, order, deadline)
+                repeatable = endpoint.idempotent or self._honours_key(order)
+                self._pause(endpoint.method, number, error, retry or self.retry, deadline, repeatable)
 
     def require(self, order: Order, deadline: Deadline = NEVER) -> None:
         """Refuse an order of which the server would drop a part in silence.
@@ -238,7 +239,7 @@ class Link:
                     return stream
                 raise self._refusal(stream)
             except (ConnectionFailedError, APIError) as error:
-                self._pause("GET", number, error, self.retry, None, deadline)
+                self._pause("GET", number, error, self.retry, deadline)
 
     def open_socket(
         self, keys: Credentials | None, path: str, params: Mapping[str, str], subprotocol: str
@@ -274,8 +275,8 @@ class Link:
         number: int,
         error: ConnectionFailedError | APIError,
         policy: RetryPolicy,
-        order: Order | None,
         deadline: Deadline,
+        repeatable: bool = False,
     ) -> None:
         """Wait until it is time for the next attempt; raises the error when there is to be none."""
         delay = retry_delay(
@@ -283,7 +284,7 @@ class Link:
                 method,
                 number,
                 status=getattr(error, "status", None),
-                has_idempotency_key=self._honours_key(order),
+                has_idempotency_key=repeatable,
                 sent=getattr(error, "sent", True),
                 retry_after_s=getattr(error, "retry_after", None),
                 remaining_s=deadline.remaining(),

@@ -41,6 +41,7 @@ class EngineConfig:
         output_bytes: Kept of each output stream of a job; the rest is counted and dropped.
         kept_jobs: Ended jobs that can still be looked up in memory.
         kept_bytes: Size of their results together; the oldest leave first.
+        waited_bytes: Results that one answer to a wait for several jobs holds together.
         stop_grace_s: How long a graceful stop waits for running jobs.
         retention_s: How long an ended job stays in the data folder.
         retention_jobs: How many ended jobs stay there; the oldest leave first.
@@ -71,6 +72,7 @@ class EngineConfig:
     output_bytes: int = 10 * MIB
     kept_jobs: int = 10_000
     kept_bytes: int = 256 * MIB
+    waited_bytes: int = 16 * MIB
     stop_grace_s: float = 20.0
     retention_s: float = 7 * 86400.0
     retention_jobs: int = 100_000

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ logger = logging.getLogger("unsandbox.engine")
 
 LIST_LIMIT = 1000
 _CANCEL_WAIT_S = 10.0
+_LINGER_S = 0.005
 _TIDY_EVERY_S = 3600.0
 _SAVE_AGAIN_S = 5.0
 
@@ -126,6 +127,7 @@ class Engine:
         self._active: dict[str, int] = {}
         self._at_work: set[asyncio.Task[None]] = set()
         self._tidying: asyncio.Task[None] | None = None
+        self._some_ended: dict[str, asyncio.Event] = {}
         self._stopping = False
         self.ended_by_status: Counter[str] = Counter()
         self._unsaved: list[JobRow] = []
@@ -317,6 +319,36 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(record.ended.wait(), wait_s)
         return record.as_job()
+
+    async def wait_any(
+        self, owner: str, job_ids: Sequence[str], wait_s: float
+    ) -> tuple[list[models.Job], list[str]]:
+        """Return those of several jobs that have ended, after waiting at most `wait_s` seconds for one.
+
+        Args:
+            owner: Whose jobs.
+            job_ids: Which jobs.
+            wait_s: How long to wait while none has ended.
+
+        Returns:
+            Ended jobs with their results, as many as one answer should hold, and the ids that are unknown.
+        """
+        ends = time.monotonic() + wait_s
+        lingered = False
+        while True:
+            signal = self._some_ended.setdefault(owner, asyncio.Event())
+            records, unknown = await self._find_many(owner, job_ids)
+            ended = [record for record in records if record.result is not None]
+            left_s = ends - time.monotonic()
+            if lingered or unknown or len(ended) == len(records) or left_s <= 0:
+                return _within(ended, self.config.waited_bytes), unknown
+            if ended:
+                # Jobs often end in swarms: one answer for a few of them is cheaper than one for each.
+                lingered = True
+                await asyncio.sleep(_LINGER_S)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(signal.wait(), left_s)
 
     async def follow(
         self, owner: str, job_id: str, cursor: Cursor, idle_s: float
@@ -516,6 +548,15 @@ class Engine:
             raise UnknownJob(f"no job {job_id[:80]!r} of this key; ended jobs are kept for a limited time")
         return _revived(row)
 
+    async def _find_many(self, owner: str, job_ids: Sequence[str]) -> tuple[list[JobRecord], list[str]]:
+        records, unknown = [], []
+        for job_id in job_ids:
+            try:
+                records.append(await self._find(owner, job_id))
+            except UnknownJob:
+                unknown.append(job_id)
+        return records, unknown
+
     def _start_waiting(self) -> None:
         """Start the jobs for which there is a place."""
         while (record := self._queue.take()) is not None:
@@ -597,6 +638,8 @@ class Engine:
         self._release(record.owner)
         record.ended.set()
         record.started.set()
+        if waiting := self._some_ended.pop(record.owner, None):
+            waiting.set()
         if record.tape is not None:
             record.tape.wake()
             record.tape = None
@@ -615,6 +658,18 @@ class Engine:
             old = self._jobs.pop(job_id)
             if old.idempotency_key is not None:
                 self._by_idempotency.pop((old.owner, old.idempotency_key), None)
+
+
+def _within(ended: list[JobRecord], most_bytes: int) -> list[models.Job]:
+    """Return the results of jobs, at least one, as long as they fit."""
+    jobs: list[models.Job] = []
+    size = 0
+    for record in ended:
+        size += record.size
+        if jobs and size > most_bytes:
+            break
+        jobs.append(record.as_job())
+    return jobs
 
 
 def _same_request(record: JobRecord, fingerprint: str | None) -> JobRecord:

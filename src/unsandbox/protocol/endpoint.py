@@ -39,6 +39,7 @@ class Endpoint:
         creates: Whether it makes something; the client then sends an `Idempotency-Key`.
         status: Status of a success.
         protected: Whether a server may ask for a one-time code first (428).
+        idempotent: Whether it may be sent again although its method does not say so (RFC 9110, 9.2.2).
     """
 
     name: str
@@ -54,3 +55,4 @@ class Endpoint:
     creates: bool = False
     status: int = 200
     protected: bool = False
+    idempotent: bool = False

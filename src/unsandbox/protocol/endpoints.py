@@ -8,9 +8,10 @@ from unsandbox.protocol.endpoints_state import IMAGES, LOGS, SERVICES, SESSIONS,
 
 FEATURES_HEADER = "Unsandbox-Features"
 """Response header with which a server announces what it can do beyond the historical API."""
-FEATURES = ("wait", "idempotency", "stdin", "events", "args", "isolation")
+FEATURES = ("wait", "idempotency", "stdin", "events", "args", "isolation", "wait_many")
 """`wait`: `GET /jobs/{id}?wait=S` holds; `idempotency`: `Idempotency-Key` is honoured; `stdin`: is taken;
-`events`: `GET /jobs/{id}/events` streams; `args`: the program gets arguments; `isolation`: may be chosen."""
+`events`: `GET /jobs/{id}/events` streams; `args`: the program gets arguments; `isolation`: may be chosen;
+`wait_many`: `POST /jobs/wait`."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 REQUEST_ID_HEADER = "X-Request-Id"
 OTP_HEADER = "X-Sudo-OTP"
@@ -89,6 +90,16 @@ JOBS: tuple[Endpoint, ...] = (
         summary="Hold the answer until the job has ended.",
     ),
     Endpoint(
+        name="wait_jobs",
+        method="POST",
+        path="/jobs/wait",
+        request=models.WaitRequest,
+        response=models.EndedJobs,
+        body="json",
+        idempotent=True,
+        summary="Hold the answer until any of several jobs has ended; the answer holds all that have.",
+    ),
+    Endpoint(
         name="cancel_job",
         method="DELETE",
         path="/jobs/{id}",
@@ -109,6 +120,7 @@ JOBS: tuple[Endpoint, ...] = (
         method="POST",
         path="/keys/validate",
         response=models.KeyInfo,
+        idempotent=True,
         summary="Tell whether the signing key is valid, and its limits.",
     ),
     Endpoint(

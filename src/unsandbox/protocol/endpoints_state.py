@@ -45,6 +45,7 @@ SESSIONS: tuple[Endpoint, ...] = (
         method="POST",
         path="/sessions/{id}/freeze",
         response=sessions.Session,
+        idempotent=True,
         summary="Stop all processes of a session where they are; memory stays.",
     ),
     Endpoint(
@@ -52,6 +53,7 @@ SESSIONS: tuple[Endpoint, ...] = (
         method="POST",
         path="/sessions/{id}/unfreeze",
         response=sessions.Session,
+        idempotent=True,
         summary="Let the processes of a session go on.",
     ),
     Endpoint(
@@ -61,6 +63,7 @@ SESSIONS: tuple[Endpoint, ...] = (
         request=sessions.BoostRequest,
         response=sessions.Session,
         body="json",
+        idempotent=True,
         summary="Give a session more CPU and memory.",
     ),
     Endpoint(
@@ -68,6 +71,7 @@ SESSIONS: tuple[Endpoint, ...] = (
         method="POST",
         path="/sessions/{id}/unboost",
         response=sessions.Session,
+        idempotent=True,
         summary="Return a session to one CPU.",
     ),
     Endpoint(
@@ -124,6 +128,7 @@ SERVICES: tuple[Endpoint, ...] = (
         request=services.ServiceUpdate,
         response=services.Service,
         body="json",
+        idempotent=True,
         summary="Change a service.",
     ),
     Endpoint(
@@ -133,6 +138,7 @@ SERVICES: tuple[Endpoint, ...] = (
         request=services.ServiceResize,
         response=services.Service,
         body="json",
+        idempotent=True,
         summary="Give a service another number of CPUs.",
     ),
     Endpoint(
@@ -148,6 +154,7 @@ SERVICES: tuple[Endpoint, ...] = (
         method="POST",
         path="/services/{id}/freeze",
         response=services.Service,
+        idempotent=True,
         summary="Stop all processes of a service where they are; memory stays.",
     ),
     Endpoint(
@@ -155,6 +162,7 @@ SERVICES: tuple[Endpoint, ...] = (
         method="POST",
         path="/services/{id}/unfreeze",
         response=services.Service,
+        idempotent=True,
         summary="Let the processes of a service go on.",
     ),
     Endpoint(
@@ -162,6 +170,7 @@ SERVICES: tuple[Endpoint, ...] = (
         method="POST",
         path="/services/{id}/lock",
         response=services.Service,
+        idempotent=True,
         summary="Protect a service from deletion.",
     ),
     Endpoint(
@@ -170,6 +179,7 @@ SERVICES: tuple[Endpoint, ...] = (
         path="/services/{id}/unlock",
         response=services.Service,
         protected=True,
+        idempotent=True,
         summary="Take the protection off a service.",
     ),
     Endpoint(
@@ -254,6 +264,7 @@ SERVICES: tuple[Endpoint, ...] = (
         method="POST",
         path="/services/{id}/env/export",
         response=services.VaultExport,
+        idempotent=True,
         summary="Return the whole vault.",
     ),
 )
@@ -303,6 +314,7 @@ SNAPSHOTS: tuple[Endpoint, ...] = (
         method="POST",
         path="/snapshots/{id}/lock",
         response=snapshots.Snapshot,
+        idempotent=True,
         summary="Protect a snapshot from deletion.",
     ),
     Endpoint(
@@ -311,6 +323,7 @@ SNAPSHOTS: tuple[Endpoint, ...] = (
         path="/snapshots/{id}/unlock",
         response=snapshots.Snapshot,
         protected=True,
+        idempotent=True,
         summary="Take the protection off a snapshot.",
     ),
     Endpoint(
@@ -375,6 +388,7 @@ IMAGES: tuple[Endpoint, ...] = (
         method="POST",
         path="/images/{id}/lock",
         response=images.Image,
+        idempotent=True,
         summary="Protect an image from deletion.",
     ),
     Endpoint(
@@ -383,6 +397,7 @@ IMAGES: tuple[Endpoint, ...] = (
         path="/images/{id}/unlock",
         response=images.Image,
         protected=True,
+        idempotent=True,
         summary="Take the protection off an image.",
     ),
     Endpoint(
@@ -392,6 +407,7 @@ IMAGES: tuple[Endpoint, ...] = (
         request=images.VisibilityRequest,
         response=images.Image,
         body="json",
+        idempotent=True,
         summary="Say who may see an image.",
     ),
     Endpoint(
@@ -406,6 +422,7 @@ IMAGES: tuple[Endpoint, ...] = (
             ("POST", "/images/{id}/access/grant"),
             ("POST", "/images/{id}/access"),
         ),
+        idempotent=True,
         summary="Let another key use an image.",
     ),
     Endpoint(
@@ -421,6 +438,7 @@ IMAGES: tuple[Endpoint, ...] = (
             ("DELETE", "/images/{id}/access/{key}"),
             ("DELETE", "/images/{id}/access"),
         ),
+        idempotent=True,
         summary="Let another key no longer use an image.",
     ),
     Endpoint(

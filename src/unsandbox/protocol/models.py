@@ -25,6 +25,7 @@ Ttl = Annotated[int, msgspec.Meta(ge=1, le=900)]
 
 MAX_ENV_VARS = 256
 MAX_INPUT_FILES = 1000
+MAX_WAITED_JOBS = 1000
 TERMINAL_STATUSES = frozenset({"completed", "failed", "timeout", "cancelled"})
 
 
@@ -209,6 +210,23 @@ class JobList(WireModel, frozen=True, kw_only=True):
 
     jobs: list[Job] = []
     count: int | None = None
+
+
+class WaitRequest(WireModel, frozen=True, kw_only=True):
+    """What `POST /jobs/wait` takes: the jobs that somebody waits for, all at once."""
+
+    ids: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_WAITED_JOBS)]
+    timeout: Annotated[float, msgspec.Meta(ge=0)] = 20.0
+    """Seconds to hold the answer at most."""
+
+
+class EndedJobs(WireModel, frozen=True, kw_only=True):
+    """What `POST /jobs/wait` answers: those that have ended, with their results; ask again for the others."""
+
+    jobs: list[Job] = []
+    count: int | None = None
+    unknown: list[str] = []
+    """Ids of which this key has no job."""
 
 
 class Languages(WireModel, frozen=True, kw_only=True):

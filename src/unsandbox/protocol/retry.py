@@ -21,12 +21,14 @@ class RetryPolicy:
         base_s: Upper bound of the first delay; it doubles with each retry.
         cap_s: Upper bound of every delay that we choose.
         retry_after_cap_s: A `Retry-After` above this is not waited for: the error is raised.
+        statuses: Statuses of answers after which the request is repeated.
     """
 
     max_retries: int = 2
     base_s: float = 0.25
     cap_s: float = 8.0
     retry_after_cap_s: float = 60.0
+    statuses: frozenset[int] = RETRYABLE_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def retry_delay(attempt: Attempt, policy: RetryPolicy, jitter: float) -> float |
     """
     if attempt.number > policy.max_retries:
         return None
-    if attempt.status is not None and attempt.status not in RETRYABLE_STATUSES:
+    if attempt.status is not None and attempt.status not in policy.statuses:
         return None
     repeatable = attempt.method in SAFE_METHODS or attempt.has_idempotency_key or not attempt.sent
     if not repeatable and attempt.status not in {429, 503}:

@@ -63,6 +63,13 @@ async def wait_job(call: Call) -> models.Job:
     return await call.engine.get(call.owner, call.params["id"], wait_s)
 
 
+async def wait_jobs(call: Call) -> models.EndedJobs:
+    """Get those of several jobs that have ended, holding the answer until one has."""
+    request = to_model(read_members(call), models.WaitRequest)
+    jobs, unknown = await call.engine.wait_any(call.owner, request.ids, min(request.timeout, _LONGEST_WAIT_S))
+    return models.EndedJobs(jobs=jobs, count=len(jobs), unknown=unknown)
+
+
 async def cancel_job(call: Call) -> models.Cancelled:
     """End one job."""
     job = await call.engine.cancel(call.owner, call.params["id"])

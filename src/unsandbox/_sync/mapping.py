@@ -1,0 +1,276 @@
+# Generated from src/unsandbox/_async/mapping.py by scripts/unasync.py; change that one.
+"""Many jobs at once: so many in flight, one shared wait for all of them, nothing left behind."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Sized
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from unsandbox._compat.blocking import Pulled, Source, finish, sleep, together, whether_awaited
+from unsandbox._shared.bodies import encode_members
+from unsandbox._shared.mapping import Mapped, Progress, Request, options_of
+from unsandbox._shared.order import Order
+from unsandbox._sync import execution
+from unsandbox.errors import InvalidRequestError, NotFoundError, RateLimitError, UnsandboxError
+from unsandbox.protocol import codec
+from unsandbox.protocol.endpoints import BY_NAME
+from unsandbox.protocol.models import MAX_WAITED_JOBS, Job
+from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
+
+if TYPE_CHECKING:
+    from unsandbox._sync.jobs import JobMethods
+
+_BATCH = 32
+"""Requests that are sent at once."""
+_HELD = 4
+"""Results that may wait for their turn, as a multiple of the jobs in flight."""
+_REFUSED_PAUSE_S = 0.5
+_SHORT_HOLD_S = 0.25
+_HTTP_MARGIN_S = 15.0
+
+OnProgress = Callable[[Progress], object]
+"""Told about progress; what it returns is awaited if it can be."""
+
+
+class Map:
+    """The outcomes of many requests, to be iterated over once. A block around it ends what still runs."""
+
+    def __init__(
+        self,
+        client: JobMethods,
+        requests: Source[Request],
+        concurrency: int,
+        ordered: bool,
+        on_progress: OnProgress | None,
+    ) -> None:
+        if concurrency < 1:
+            raise InvalidRequestError("concurrency must be at least 1")
+        total = len(requests) if isinstance(requests, Sized) else None
+        self._outcomes = _run(_State(client, Pulled(requests), concurrency, ordered, on_progress, total))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Mapped:
+        return self._outcomes.__next__()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop, and cancel the jobs that still run. Closing twice does no harm."""
+        self._outcomes.close()
+
+
+@dataclass
+class _State:
+    client: JobMethods
+    requests: Pulled[Request]
+    concurrency: int
+    ordered: bool
+    on_progress: OnProgress | None
+    total: int | None
+    waiting: deque[tuple[int, Request]] = field(default_factory=deque)
+    """Taken from the requests, and refused by the server for the time being."""
+    in_flight: dict[str, tuple[int, Request]] = field(default_factory=dict)
+    outcomes: dict[int, Mapped] = field(default_factory=dict)
+    """Known, and not yet handed out."""
+    taken: int = 0
+    given: int = 0
+    failed: int = 0
+    told: Progress | None = None
+
+    def __post_init__(self) -> None:
+        self.limit = self.concurrency
+        """Less than `concurrency` while the server wants it so; grows by one with each swarm that ends."""
+        usual = self.client._link.retry
+        self.retry = replace(usual, statuses=usual.statuses - {429})
+
+    @property
+    def room(self) -> int:
+        """How many more may be started now."""
+        held = len(self.in_flight) + len(self.outcomes)
+        return min(self.limit - len(self.in_flight), _HELD * self.concurrency - held, _BATCH)
+
+    def settle(self, index: int, request: Request, job: Job | None, error: UnsandboxError | None) -> None:
+        self.outcomes[index] = Mapped(index, request, job, error)
+        self.failed += error is not None
+
+
+def _run(state: _State) -> Generator[Mapped]:
+    pauses = poll_delays()
+    try:
+        while True:
+            refused = _start_some(state)
+            for mapped in _ready(state):
+                yield mapped
+            _tell(state)
+            if state.in_flight:
+                if _collect(state, _hold_s(state, refused)):
+                    pauses = poll_delays()
+                    state.limit = min(state.concurrency, state.limit + 1)
+                elif "wait_many" not in (state.client._link.features or ()):
+                    sleep(next(pauses))
+                _tell(state)
+                for mapped in _ready(state):
+                    yield mapped
+            elif refused:
+                sleep(_REFUSED_PAUSE_S)
+            elif state.requests.exhausted and not state.waiting:
+                return
+    finally:
+        state.requests.close()
+        if state.in_flight:
+            finish(lambda: _cancel_all(state), execution.CLEAN_UP_S)
+
+
+def _hold_s(state: _State, refused: bool) -> float:
+    """Return how long to wait for a job to end, rather than to look whether more can be started."""
+    if state.requests.exhausted or refused or state.room <= 0:
+        return LONG_POLL_S if len(state.in_flight) <= MAX_WAITED_JOBS else _SHORT_HOLD_S
+    return 0.0 if state.requests.ready else _SHORT_HOLD_S
+
+
+def _ready(state: _State) -> list[Mapped]:
+    """Take out what may be handed out: in order, or as they finished."""
+    if not state.ordered:
+        ready = list(state.outcomes.values())
+        state.outcomes.clear()
+    else:
+        ready = []
+        while state.given + len(ready) in state.outcomes:
+            ready.append(state.outcomes.pop(state.given + len(ready)))
+    state.given += len(ready)
+    return ready
+
+
+def _start_some(state: _State) -> bool:
+    """Start as many as there is room for; tell whether the server wants no more for the time being."""
+    batch: list[tuple[int, Request]] = []
+    while len(batch) < state.room:
+        if state.waiting:
+            batch.append(state.waiting.popleft())
+            continue
+        request = state.requests.pull(patient=not batch and not state.in_flight)
+        if request is None:
+            break
+        batch.append((state.taken, request))
+        state.taken += 1
+    refused = any(together([_starter(state, index, request) for index, request in batch]))
+    if refused:
+        state.limit = max(1, len(state.in_flight))
+    return refused
+
+
+def _starter(state: _State, index: int, request: Request) -> Callable[[], Any]:
+    def start() -> bool:
+        """Start one job; tell whether the server wants no more for the time being."""
+        client = state.client
+        try:
+            order = client._encode(options_of(request))
+            answer = execution.submit(client._link, client._signer(), order, retry=state.retry)
+            # Noted at once: when another one of the batch is broken off, this one must be found.
+            state.in_flight[execution.job_id_of(answer)] = (index, request)
+        except RateLimitError:
+            # No failure: there is room again when others have ended.
+            state.waiting.append((index, request))
+            return True
+        except UnsandboxError as error:
+            state.settle(index, request, None, error)
+        return False
+
+    return start
+
+
+def _collect(state: _State, hold_s: float) -> bool:
+    """Take in jobs that have ended, waiting at most so long for one; tell whether there were any."""
+    before = len(state.in_flight)
+    ids = list(state.in_flight)
+    if "wait_many" in (state.client._link.features or ()):
+        shares = range(0, len(ids), MAX_WAITED_JOBS)
+        together([_waiter(state, ids[start : start + MAX_WAITED_JOBS], hold_s) for start in shares])
+    else:
+        for job_id in ids[:_BATCH]:
+            # The next time it is the turn of others.
+            state.in_flight[job_id] = state.in_flight.pop(job_id)
+        together([_looker(state, job_id) for job_id in ids[:_BATCH]])
+    return len(state.in_flight) < before
+
+
+def _waiter(state: _State, ids: list[str], hold_s: float) -> Callable[[], Any]:
+    def wait() -> None:
+        """Take in those of some jobs that have ended."""
+        link, keys = state.client._link, state.client._signer()
+        order = Order(encode_members(BY_NAME["wait_jobs"], {"ids": ids, "timeout": hold_s}), creates=False)
+        answer = link.call(
+            keys, "wait_jobs", order=order, timeout=hold_s + _HTTP_MARGIN_S, retry=execution.patience(link)
+        )
+        for job in answer.get("jobs") or ():
+            _take(state, job)
+        for unknown in answer.get("unknown") or ():
+            if unknown in state.in_flight:
+                index, request = state.in_flight.pop(unknown)
+                state.settle(index, request, None, _lost(unknown))
+
+    return wait
+
+
+def _take(state: _State, answer: Any) -> None:
+    """Settle a job if it has ended."""
+    job = codec.response_from_wire(answer, Job)
+    if job.done and job.job_id in state.in_flight:
+        index, request = state.in_flight.pop(job.job_id)
+        state.settle(index, request, job, None)
+
+
+def _lost(job_id: str) -> NotFoundError:
+    return NotFoundError(f"the server does not know job {job_id} any more", status=404, code="job_not_found")
+
+
+def _looker(state: _State, job_id: str) -> Callable[[], Any]:
+    def look() -> None:
+        """Take in one job if it has ended."""
+        client = state.client
+        try:
+            answer = execution.look(client._link, client._signer(), job_id)
+        except NotFoundError as error:
+            index, request = state.in_flight.pop(job_id)
+            state.settle(index, request, None, error)
+        else:
+            _take(state, {"job_id": job_id} | answer)
+
+    return look
+
+
+def _tell(state: _State) -> None:
+    if state.on_progress is not None:
+        running, done = len(state.in_flight), state.taken - len(state.in_flight) - len(state.waiting)
+        progress = Progress(state.taken, running, done, state.failed, state.total)
+        if progress != state.told:
+            state.told = progress
+            whether_awaited(state.on_progress(progress))
+
+
+def _cancel_all(state: _State) -> None:
+    client = state.client
+
+    def canceller(job_id: str) -> Callable[[], Any]:
+        def cancel() -> None:
+            try:
+                execution.cancel(client._link, client._signer(), job_id)
+            except UnsandboxError:
+                return  # It has ended, or the server is gone: nothing can be done about it here.
+
+        return cancel
+
+    ids = list(state.in_flight)
+    for start in range(0, len(ids), _BATCH):
+        together([canceller(job_id) for job_id in ids[start : start + _BATCH]])

@@ -1,0 +1,160 @@
+# Generated from tests/_async/test_mapping.py by scripts/unasync.py; change that one.
+"""Many jobs at once, against the real engine: order, errors, bounds, and nothing left behind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests import support
+from tests.client.aids_sync import gather, pieces
+from tests.client.fake import JOB, FakeServer, Request, reply
+
+from unsandbox import (
+    BadRequestError,
+    Client,
+    InvalidRequestError,
+    Mapped,
+    NotFoundError,
+    Progress,
+)
+
+
+def echo(number: int) -> tuple[str, str]:
+    return ("bash", f"echo {number}")
+
+
+def sleeper(seconds: float) -> dict[str, str]:
+    return {"language": "bash", "code": f"sleep {seconds}; echo {seconds}"}
+
+
+def running(client: Client) -> int:
+    return sum(job.status in ("pending", "running") for job in (client.list_jobs(limit=50)).jobs)
+
+
+def test_outcomes_come_in_the_order_of_the_requests(real: Client) -> None:
+    outcomes = [item for item in real.map([sleeper(0.3), *map(echo, range(20))], concurrency=8)]
+    assert [item.index for item in outcomes] == list(range(21))
+    assert [item.result().stdout for item in outcomes[1:]] == [f"{number}\n" for number in range(20)]
+
+
+def test_or_as_they_finish(real: Client) -> None:
+    slow_first = real.map([sleeper(0.6), sleeper(0)], concurrency=2, ordered=False)
+    assert [item.index for item in slow_first] == [1, 0]
+
+
+def test_what_goes_wrong_with_one_stops_nothing(real: Client) -> None:
+    requests: list[Any] = [
+        ("no-such-language", "x"),
+        echo(1),
+        {"language": "bash"},
+        {"language": "bash", "code": "true", "colour": "red"},
+        "bash",
+        {"language": "bash", "code": "exit 3", "ttl": 5, "env": {"A": "1"}},
+    ]
+    outcomes = [item for item in real.map(requests)]
+    kinds = [type(item.error) for item in outcomes]
+    assert issubclass(kinds[0], BadRequestError)
+    assert [issubclass(kind, InvalidRequestError) for kind in kinds] == [False, False, True, True, True, False]
+    assert [item.job.exit_code for item in outcomes if item.job] == [0, 3]
+    with pytest.raises(BadRequestError):
+        outcomes[0].result()
+
+
+def test_requests_are_taken_only_as_fast_as_outcomes_are(real: Client) -> None:
+    taken = 0
+
+    def many() -> Iterator[tuple[str, str]]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield echo(taken)
+
+    got: list[Mapped] = []
+    with real.map(many(), concurrency=4) as outcomes:
+        for item in outcomes:
+            got.append(item)
+            assert taken <= len(got) + 4 * 4
+            if len(got) == 20:
+                break
+    assert [item.result().stdout for item in got] == [f"{number}\n" for number in range(1, 21)]
+    assert running(real) == 0
+
+
+def test_leaving_cancels_what_runs(real: Client) -> None:
+    with real.map([echo(0), *[sleeper(60)] * 10], concurrency=6) as outcomes:
+        for item in outcomes:
+            assert item.index == 0
+            assert running(real) > 0
+            break
+    assert running(real) == 0
+
+
+def test_requests_may_come_from_elsewhere(real: Client) -> None:
+    outcomes = [item for item in real.map(pieces(*map(echo, range(5))), concurrency=2)]
+    assert [item.result().stdout for item in outcomes] == [f"{number}\n" for number in range(5)]
+    assert [item for item in real.map([])] == []
+
+
+def test_progress_is_told(real: Client) -> None:
+    told: list[Progress] = []
+    requests = [echo(0), ("no-such-language", ""), echo(2)]
+    assert len([item for item in real.map(requests, on_progress=told.append)]) == 3
+    assert told[-1] == Progress(started=3, running=0, done=3, failed=1, total=3)
+    assert all(before.done <= after.done for before, after in itertools.pairwise(told))
+
+
+def test_bounds_that_make_no_sense_are_refused(real: Client) -> None:
+    with pytest.raises(InvalidRequestError, match="concurrency"):
+        real.map([echo(1)], concurrency=0)
+
+
+def test_a_key_that_may_have_few_jobs_gets_all_of_them_done(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with support.Serve(tmp_path_factory.mktemp("data")) as server:
+        made = json.loads(
+            support.un("keys", "create", "--data", str(server.data), "--concurrency", "2", "--json").stdout
+        )
+        with Client(made["public_key"], made["secret_key"], base_url=server.url) as client:
+            outcomes = [item for item in client.map([sleeper(0.05)] * 12, concurrency=10)]
+    assert [item.result().exit_code for item in outcomes] == [0] * 12
+
+
+def test_a_wait_for_several(real: Client) -> None:
+    jobs = gather(*[lambda: real.submit("bash", "echo quick"), lambda: real.submit("bash", "sleep 60")])
+    ids = [job.job_id for job in jobs]
+    ended = real.wait_jobs([*ids, "none"], timeout=10)
+    assert ended.unknown == ["none"]
+    seen = real.wait_jobs(ids, timeout=10)
+    assert [job.stdout for job in seen.jobs] == ["quick\n"]
+    assert (real.wait_jobs(ids[1:], timeout=0)).jobs == []
+    real.cancel(ids[1])
+    assert [job.status for job in (real.wait_jobs(ids[1:])).jobs] == ["cancelled"]
+    for bad in ([], ["x"] * 1001):
+        with pytest.raises(InvalidRequestError):
+            real.wait_jobs(bad)
+
+
+def test_a_server_without_a_shared_wait_is_asked_for_each(client: Client, fake: FakeServer) -> None:
+    looks: dict[str, int] = {}
+
+    def look(request: Request) -> Any:
+        job_id = request.target.rpartition("/")[2]
+        looks[job_id] = looks.get(job_id, 0) + 1
+        if job_id == "j2":
+            return reply(404, {"error": "not_found"})
+        status = "completed" if looks[job_id] > 1 else "running"
+        return reply(200, JOB | {"job_id": job_id, "status": status})
+
+    numbers = iter(range(9))
+    fake.routes(
+        POST_execute_async=lambda _: reply(200, {"job_id": f"j{next(numbers)}", "status": "running"}),
+        GET_jobs=look,
+    )
+    outcomes = [item for item in client.map([echo(number) for number in range(4)], concurrency=2)]
+    assert [item.job is not None for item in outcomes].count(False) == 1
+    assert isinstance(next(item.error for item in outcomes if item.error), NotFoundError)
