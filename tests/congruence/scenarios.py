@@ -32,7 +32,7 @@ def account(say: Say, note: Say) -> None:
     note(say("languages"))
     note(say("health"))
     note(say("validate_keys"))
-    note({"lines": len(say("fetch_logs", "api", lines=3)["lines"])})
+    note({"lines": len(say("fetch_logs", "api", lines=1)["lines"])})
     refused(note, ServerError, lambda: say("generate_picture", "a cat", size="256x256"))
 
 

@@ -18,6 +18,7 @@ from unsandbox import AsyncClient, Client, local
 from unsandbox.protocol.endpoints import BY_NAME
 
 _said: set[str] = set()
+_held: set[str] = set()
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def test_all_voices_get_the_same_answers_everywhere(
         for place, voices_of_place in (("embedded", embedded), ("served", served))
         for name, voice in voices_of_place.items()
     }
+    _held.add(scenario.__name__)
     first = answers["embedded", "AsyncClient"]
     assert first.count("\n") > 5
     for who, answer in answers.items():
@@ -74,6 +76,8 @@ def test_all_voices_get_the_same_answers_everywhere(
 
 
 def test_the_conversations_use_every_operation() -> None:
+    if len(_held) < len(scenarios.ALL):
+        pytest.skip("only some conversations were held")
     assert set(BY_NAME) - _said == set()
 
 

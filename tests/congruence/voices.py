@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -154,7 +155,7 @@ def voices(url: str, public_key: str, secret_key: str, base: str | None = None) 
 
 VOLATILE = (
     "_id", "_at", "_ms", "_time", "content_base64", "_bytes", "id", "name", "url", "last_activity", "remaining_ttl", "disk_used", "sha256",
-    "fingerprint", "size", "line", "owner_api_key", "public_key", "trusted_keys", "trusted", "count_used",
+    "fingerprint", "size", "line", "owner_api_key", "public_key", "trusted_keys", "trusted", "source_image",
 )  # fmt: skip
 """Ends of names whose values differ from call to call: only their types are compared."""
 
@@ -167,7 +168,7 @@ def plain(value: Any, name: str = "") -> Any:
         return [plain(item, name) for item in value]
     if any(name == end or name.endswith(end) for end in VOLATILE) and value is not None:
         return type(value).__name__ if not isinstance(value, int | float) else "number"
-    return value
+    return re.sub(r"\b(web|pic)-\d+", r"\1-N", value) if isinstance(value, str) else value
 
 
 def as_text(value: Any) -> str:
