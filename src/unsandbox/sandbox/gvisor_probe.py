@@ -70,6 +70,11 @@ async def examine(backend: _Starts, cgroup: CgroupReport, *, version: str, separ
             f"runsc {version}: the probe did not finish ({outcome.reason}, code {outcome.exit_code}): {detail}"
         )
     limits = [*probe.limit_checks(cgroup), probe.users_check(separate_users)]
+    if "memory" not in cgroup.controllers:
+        detail = "no memory cgroup: what a sandbox holds is added up every 50 ms"
+        limits = [
+            Check(one.name, True, "watchdog", detail) if one.name == "limit: memory" else one for one in limits
+        ]
     return probe.report(backend.name, [*judge_inside(said.decode("utf-8", "replace")), *outside, *limits])
 
 

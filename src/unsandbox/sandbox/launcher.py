@@ -34,7 +34,16 @@ from pathlib import Path
 from typing import Any
 
 from unsandbox.sandbox import enter, freezer, janitor, live_launcher
-from unsandbox.sandbox.limits import Bounds, Group, Hierarchy, Usage, children, held_memory, open_hierarchy
+from unsandbox.sandbox.limits import (
+    Bounds,
+    Group,
+    Hierarchy,
+    Usage,
+    children,
+    held_by_sentry,
+    held_memory,
+    open_hierarchy,
+)
 from unsandbox.sandbox.netgate import BLOCK_FD, Gates
 from unsandbox.sandbox.netsetup import Way
 from unsandbox.sandbox.zygotes import ZYGOTE_FD, Zygotes
@@ -385,6 +394,8 @@ class Launcher:
             if job.first is None or job.zygote:
                 continue
             held = held_memory(job.first) + self._live.held_memory(job.number)
+            if job.alone:
+                held += held_by_sentry(job.first)
             job.peak = max(job.peak, held)
             if held > job.memory_bytes and not job.out_of_memory:
                 job.out_of_memory = True

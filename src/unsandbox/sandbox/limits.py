@@ -17,6 +17,7 @@ from pathlib import Path
 
 WANTED = ("memory", "pids", "cpu")
 _CPU_PERIOD_US = 100_000
+_SENTRY_MEMORY = "/memfd:runsc-memory"
 _EXTRA_PROCESSES = 3
 """The monitor, the job script and the fork between them are not the tenant's."""
 
@@ -315,6 +316,23 @@ def held_memory(pid: int) -> int:
         if len(fields) > 2:
             total += (int(fields[1]) - int(fields[2])) * page
     return total
+
+
+def held_by_sentry(pid: int) -> int:
+    """Return the bytes that a gVisor sandbox holds for its programs and the files in its memory.
+
+    All of it lies in one anonymous file of the kernel that runs as an ordinary process, of which only parts are
+    mapped at a time.
+    """
+    found: dict[int, int] = {}
+    for member in members(pid):
+        with contextlib.suppress(OSError):
+            for entry in Path(f"/proc/{member}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if str(entry.readlink()).startswith(_SENTRY_MEMORY):
+                        status = entry.stat()
+                        found[status.st_ino] = status.st_blocks * 512
+    return sum(found.values())
 
 
 def _read(path: Path) -> str:
