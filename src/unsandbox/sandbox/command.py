@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
@@ -134,14 +134,19 @@ def _check_path(field: str, path: str) -> None:
 def _no_clashes(paths: Sequence[str], wanted_folders: Sequence[str]) -> None:
     """Refuse the same path twice, and a file where another path needs a folder."""
     seen: set[str] = set()
-    folders = {str(folder) for path in wanted_folders for folder in (path, *PurePosixPath(path).parents)}
+    folders = {folder for path in wanted_folders for folder in (path, *_parents(path))}
     for path in paths:
         if path in seen:
             raise InvalidSpecError(f"files: {path!r} is there twice")
         seen.add(path)
-        folders.update(map(str, PurePosixPath(path).parents))
+        folders.update(_parents(path))
     if clash := seen & folders:
         raise InvalidSpecError(f"files: {min(clash)!r} is a file and a folder")
+
+
+def _parents(path: str) -> Iterator[str]:
+    while (path := path.rpartition("/")[0]) != "":
+        yield path
 
 
 _ALWAYS = (

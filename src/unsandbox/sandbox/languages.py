@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from unsandbox.sandbox.system import HOST, System
 INPUT_FOLDER = "/tmp/input"  # noqa: S108 - a path inside the sandbox
 
 _SUGGESTIONS = 3
+_BELIEVED_S = 10.0
 _LONGEST_NAME = 255
 
 
@@ -162,6 +164,7 @@ class LanguageTable(Mapping[str, Language]):
             ValueError: Two languages claim one name.
         """
         self.system = system
+        self._seen: dict[str, float] = {}
         self._languages = {language.name: language for language in languages}
         self._names: dict[str, Language] = {}
         for language in self._languages.values():
@@ -196,9 +199,19 @@ class LanguageTable(Mapping[str, Language]):
         language = self._names.get(wanted)
         if language is None:
             raise UnknownLanguageError(name, self._closest(wanted))
-        if not language.installed(self.system):
+        if not self._installed(language):
             raise UnknownLanguageError(name, self._closest(wanted), missing=language)
         return language
+
+    def _installed(self, language: Language) -> bool:
+        """Whether a language can run here; what was seen a moment ago is believed to be there still."""
+        now = time.monotonic()
+        if now < self._seen.get(language.name, 0.0):
+            return True
+        if not language.installed(self.system):
+            return False
+        self._seen[language.name] = now + _BELIEVED_S
+        return True
 
     def _closest(self, wanted: str) -> list[str]:
         """Return canonical names of runnable languages whose name or alias looks like `wanted`, best first."""

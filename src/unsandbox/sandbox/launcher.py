@@ -62,6 +62,7 @@ _CLONE_NEWUSER = 0x10000000
 _SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _WATCH_INTERVAL_S = 0.05
+_REMOVAL_INTERVAL_S = 0.01
 _CORE_LIMIT = 1
 """A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -111,6 +112,7 @@ class Launcher:
         self._pending_fds: list[int] = []
         self._pending_job = 0
         self._busy_groups: list[Group | freezer.Freezer] = []
+        self._next_removal = 0.0
         self._poll = select.poll()
         self._zygotes = Zygotes(self._send, self._make_group, self._remove_group, self._poll)
         self._gates = Gates(self._poll, self._no_network)
@@ -155,7 +157,7 @@ class Launcher:
             self._reap()
             self._watch()
             self._live.look()
-            self._busy_groups = [group for group in self._busy_groups if not group.remove()]
+            self._remove_busy_groups()
 
     def _watch_server(self) -> int:
         """Return a descriptor that becomes readable when the server's process is gone."""
@@ -313,6 +315,12 @@ class Launcher:
         """Remove a group, later if the kernel still holds it."""
         if group and not group.remove():
             self._busy_groups.append(group)
+
+    def _remove_busy_groups(self) -> None:
+        """Try again to remove what was busy, not more often than every few milliseconds however much happens."""
+        if self._busy_groups and (now := time.monotonic()) >= self._next_removal:
+            self._next_removal = now + _REMOVAL_INTERVAL_S
+            self._busy_groups = [group for group in self._busy_groups if not group.remove()]
 
     def _make_freezer(self, number: int, group: Group | None) -> freezer.Freezer:
         nested = group is not None and self._hierarchy is not None and self._hierarchy.version == 2
