@@ -53,9 +53,9 @@ docs: dev-install ## Check the documents: links resolve, every block runs
 site: install ## Build the documents as a site into site/; warnings are errors
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
-bench: ## Measure client overhead, latency and throughput against bare baselines in the same run
+bench: ## Measure every goal of speed against its baseline in the same run: goal, figure, verdict
 	@scripts/bootstrap --minimal
-	@$(PY) benchmarks/first_light.py
+	@$(PY) benchmarks/goals.py
 
 bench-fair: ## Measure how much one key's flood slows another key's hello world
 	@scripts/bootstrap --minimal

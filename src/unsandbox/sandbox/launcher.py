@@ -317,7 +317,7 @@ class Launcher:
             self._busy_groups.append(group)
 
     def _remove_busy_groups(self) -> None:
-        """Try again to remove what was busy, not more often than every few milliseconds however much happens."""
+        """Try again to remove what was busy, every few milliseconds however much happens."""
         if self._busy_groups and (now := time.monotonic()) >= self._next_removal:
             self._next_removal = now + _REMOVAL_INTERVAL_S
             self._busy_groups = [group for group in self._busy_groups if not group.remove()]
