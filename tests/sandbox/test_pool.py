@@ -525,3 +525,80 @@ async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
             backend, python_spec("print(open('/proc/self/status').read())"), expect_warm=False
         )
         assert b"CapEff:\t0000000000000000" in outcome.stdout.data
+
+
+# Compiled programs are used again
+
+
+def c_spec(code: str, scope: str = "me", **fields: object) -> SandboxSpec:
+    return replace(TABLE["c"].build_spec(code, **fields), cache_scope=scope)
+
+
+WARNING = '#include <stdio.h>\nint main(void) { int x = %d; x = x; printf("hello\\n"); return f(); } int f() { return 3; }\n'
+
+
+async def test_a_program_is_compiled_once_per_key_source_and_compiler(warm):
+    cache = warm._pool._compiled
+    spec = c_spec(WARNING % 1)
+    begin = len(cache._found)
+    first = await run_in(warm, spec, expect_warm=True)
+    assert len(cache._found) == begin + 1
+    again = await run_in(warm, spec, expect_warm=True)
+    # What the compiler said is said again.
+    assert without_addresses(again) == without_addresses(first)
+    assert b"implicit declaration" in first.stderr.data
+    assert first.exit_code == 3
+    assert again.cpu_s < first.cpu_s / 2
+    assert len(cache._found) == begin + 1
+    for other in (
+        c_spec(WARNING % 2),
+        c_spec(WARNING % 1, "another key"),
+        c_spec(WARNING % 1, env={"CPATH": "/tmp"}),
+        replace(spec, compile=[*spec.compile, "-O2"]),
+    ):
+        assert cache.find(cache.key_of(other)) is None
+    assert cache.key_of(replace(spec, cache_scope="")) is None
+
+
+async def test_artifacts_of_a_program_that_was_compiled_before(warm):
+    spec = c_spec(WARNING % 3, return_artifacts=True)
+    outcomes = [await run_in(warm, spec, expect_warm=True) for _ in range(2)]
+    assert outcomes[0].artifacts == outcomes[1].artifacts
+    assert outcomes[0].artifacts[0].data.startswith(b"\x7fELF")
+    assert outcomes[0].artifacts[0].mode == outcomes[1].artifacts[0].mode
+
+
+async def test_a_program_that_changes_itself_is_kept_as_it_was_compiled(warm):
+    code = '#include <stdio.h>\n#include <stdlib.h>\nint main(void) { puts("x"); return system("rm /work/main; echo bad > /work/main"); }'
+    outcomes = [await run_in(warm, c_spec(code), expect_warm=True) for _ in range(3)]
+    assert [outcome.stdout.data for outcome in outcomes] == [b"x\n"] * 3
+
+
+async def test_what_does_not_compile_is_not_kept(warm):
+    cache = warm._pool._compiled
+    begin = len(cache._found)
+    for _ in range(2):
+        outcome = await run_in(warm, c_spec("int main(void) { no }"), expect_warm=True)
+        assert (outcome.compile_failed, outcome.exit_code) == (True, 1)
+    links = replace(c_spec("x"), compile=["ln", "-s", "/etc/passwd", "/work/main"], run=["echo", "ok"])
+    folder = replace(c_spec("y"), compile=["mkdir", "/work/main"], run=["echo", "ok"])
+    pipes = replace(c_spec("z"), compile=["mkfifo", "/work/main"], run=["echo", "ok"])
+    for spec in (links, folder, pipes):
+        assert (await run_in(warm, spec, expect_warm=True)).stdout.data == b"ok\n"
+    assert len(cache._found) == begin
+
+
+def test_the_cache_keeps_its_bounds():
+    from unsandbox.sandbox.compiled import CompileCache, Compiled
+
+    cache = CompileCache(TABLE.system, most_bytes=10_000, most_each=3000, most_per_key=5000)
+    keys = [(owner, bytes([number])) for owner in "ab" for number in range(4)]
+    for key in keys:
+        cache.keep(key, Compiled(bytes(1000), 0o755))
+    assert [key for key in keys if cache.find(key)] == [*keys[1:4], *keys[5:8]]
+    cache.keep(("c", b""), Compiled(bytes(2600), 0o755))
+    assert cache.find(("c", b"")) is None
+    cache.keep(("c", b"1"), Compiled(bytes(2400), 0o755))
+    assert cache.find(("c", b"1"))
+    assert sum(cache._held.values()) <= 10_000
+    assert cache.find(keys[1]) is None

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ class Engine:
         self._check_room(owner, concurrency)
         record = JobRecord(
             owner=owner,
-            spec=self._build_spec(request),
+            spec=replace(self._build_spec(request), cache_scope=owner),
             language=self.languages.resolve(request.language).name,
             network_mode=request.network_mode,
             isolation=request.isolation,

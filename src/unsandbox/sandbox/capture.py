@@ -62,6 +62,11 @@ class StreamCapture:
             os.close(self._fd)
             self._fd = -1
 
+    def read_now(self) -> None:
+        """Read what lies there already."""
+        if self._fd >= 0:
+            self._readable()
+
     def _readable(self) -> None:
         for _ in range(_ROUNDS):
             try:

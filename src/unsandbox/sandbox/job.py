@@ -163,7 +163,7 @@ class SandboxJob:
         if self._control.fileno() < 0:
             return False
         try:
-            data = self._control.recv(_MAX_REPORT)
+            data = self._receive(_MAX_REPORT)
         except BlockingIOError:
             return True
         except OSError:
@@ -174,6 +174,9 @@ class SandboxJob:
         for line in lines:
             self._take_report(line)
         return bool(data) and self._reported < _MAX_REPORT
+
+    def _receive(self, size: int) -> bytes:
+        return self._control.recv(size)
 
     def _take_report(self, line: bytes) -> None:
         mark, _, number = line.partition(b" ")

@@ -145,6 +145,7 @@ class Language:
             limits=limits or self.limits(),
             collect_artifacts=return_artifacts,
             artifact_paths=binary,
+            compiled=names["bin"] if compile_step is not None and self.binary else None,
             folders=[ARTIFACT_FOLDER, INPUT_FOLDER],
             system_paths=self.system_paths,
         )

@@ -11,16 +11,18 @@ import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unsandbox.sandbox import probe
 from unsandbox.sandbox.command import shm_bytes
+from unsandbox.sandbox.compiled import CompileCache, Compiled, read_program, with_program
 from unsandbox.sandbox.control import CgroupReport, Ending, LauncherControl
 from unsandbox.sandbox.descriptors import input_file, memory_file, pipe
 from unsandbox.sandbox.job import SandboxJob
 from unsandbox.sandbox.limits import Bounds, Group, Hierarchy
-from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, SandboxError, SandboxSpec
+from unsandbox.sandbox.spec import Captured, Limits, NetworkMode, OutputSink, SandboxError, SandboxSpec
 from unsandbox.sandbox.warm import (
     PYTHON,
     PoolConfig,
@@ -41,6 +43,8 @@ _FAILURES = 3
 """Sandboxes in a row that could not be made, after which the pool gives up."""
 _CALM_S = 5.0
 """After so long without a job that had to wait the pool shrinks by one."""
+_LONGEST_SAID = 1 << 15
+"""A compiler that said more than this says it again. It must fit into a pipe that nobody reads yet."""
 _ARGS_FD = 4
 _FIRST_FILE_FD = 7
 
@@ -122,6 +126,7 @@ class WarmPool:
         self._dismissed: set[Prepared] = set()
         self._waiting: deque[asyncio.Future[Prepared | None]] = deque()
         self._failures = 0
+        self._compiled = CompileCache(host.template.system)
         self._closed = self._proven = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._calm: asyncio.TimerHandle | None = None
@@ -165,9 +170,20 @@ class WarmPool:
         return await self._start(spec, sink, jobs)
 
     async def _start(self, spec: SandboxSpec, sink: OutputSink | None, jobs: set[SandboxJob]) -> WarmJob | None:
-        message, attached = encode_job(spec, in_process=runs_in_process(spec, self._config.python_env))
+        key, said = self._compiled.key_of(spec), b""
+        if key is not None and (program := self._compiled.find(key)) is not None:
+            spec, said, key = with_program(spec, program), program.said, None
+        in_process = runs_in_process(spec, self._config.python_env)
+        message, attached = encode_job(spec, in_process=in_process, report=key is not None, said=said)
         while (prepared := await self._take()) is not None:
-            job = WarmJob(prepared, spec, discard_fd=self._host.discard_fd, sink=sink, on_over=jobs.discard)
+            job = WarmJob(
+                prepared,
+                spec,
+                discard_fd=self._host.discard_fd,
+                sink=sink,
+                on_over=jobs.discard,
+                on_compiled=None if key is None else partial(self._keep, key),
+            )
             jobs.add(job)
             try:
                 self._prepare_for(prepared, spec.limits)
@@ -180,6 +196,12 @@ class WarmPool:
             job.begin()
             return job
         return None
+
+    def _keep(self, key: tuple[str, bytes], fd: int, said: Captured) -> None:
+        """Keep what a job has compiled, with what the compiler said."""
+        read = read_program(fd, self._compiled.most_each)
+        if read is not None and len(said.data) <= _LONGEST_SAID and not said.dropped_bytes:
+            self._compiled.keep(key, Compiled(*read, said.data))
 
     async def close(self) -> None:
         """Let go of everything that waits."""

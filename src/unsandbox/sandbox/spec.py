@@ -79,6 +79,10 @@ class SandboxSpec:
     """Further absolute paths returned when they exist (a compiled binary)."""
     folders: Sequence[str] = ()
     """Absolute paths of folders to be present, empty but for `files`, before the program starts."""
+    compiled: str | None = None
+    """Absolute path of the one file that `compile` writes and `run` needs, if it is one."""
+    cache_scope: str = ""
+    """Whose job it is: what it compiles is used again for the same owner alone; empty to compile each time."""
     system_paths: Sequence[str] = ()
     """What the toolchain reads outside /usr: shell patterns below /etc or /var/lib (`/etc/java-*-openjdk`)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import marshal
 import os
 import re
@@ -20,7 +21,7 @@ from unsandbox.sandbox.languages import LanguageTable
 from unsandbox.sandbox.launcher import INFO_FD
 from unsandbox.sandbox.limits import Group
 from unsandbox.sandbox.skeleton import HOSTNAME
-from unsandbox.sandbox.spec import Limits, OutputSink, SandboxSpec
+from unsandbox.sandbox.spec import Captured, Limits, OutputSink, SandboxSpec
 from unsandbox.sandbox.system import System
 from unsandbox.sandbox.warm_python import PROGRAM
 
@@ -122,13 +123,24 @@ def runs_in_process(spec: SandboxSpec, template_env: Mapping[str, str]) -> bool:
     return not any(_READS_AT_START.match(name) for name in changed)
 
 
-def encode_job(spec: SandboxSpec, *, in_process: bool) -> tuple[bytes, bytes | None]:
-    """Return the message that a waiting sandbox takes, and what goes into a file because it is too long."""
+def encode_job(
+    spec: SandboxSpec, *, in_process: bool, report: bool = False, said: bytes = b""
+) -> tuple[bytes, bytes | None]:
+    """Return the message that a waiting sandbox takes, and what goes into a file because it is too long.
+
+    Args:
+        spec: The job.
+        in_process: Whether the waiting interpreter runs it.
+        report: Whether the sandbox hands over what it has compiled before it goes on.
+        said: What a compile step of an earlier run wrote to stderr.
+    """
     env = dict(spec.env) if in_process else {**DEFAULT_ENV, "PWD": WORK, **spec.env}
     content = {
         "attached": False,
         "run": None if in_process else list(spec.run),
         "args": list(spec.run[2:]),
+        "report": spec.compiled if report else None,
+        "said": said,
         "compile": None if spec.compile is None else list(spec.compile),
         "env": env,
         "folders": [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])],
@@ -242,7 +254,21 @@ class WarmJob(SandboxJob):
         discard_fd: int,
         sink: OutputSink | None,
         on_over: Callable[[SandboxJob], None],
+        on_compiled: Callable[[int, Captured], None] | None = None,
     ) -> None:
+        """Take a sandbox that waits.
+
+        Args:
+            prepared: The sandbox.
+            spec: What it will be sent.
+            discard_fd: Where output goes that is not kept.
+            sink: Sees output as it comes.
+            on_over: Called when the result is known.
+            on_compiled: Called once with a descriptor of what the compile step made, and what it said; the
+                program does not run before this returns.
+        """
+        self._on_compiled = on_compiled
+        self._handed: list[int] = []
         self._prepared = prepared
         prepared.hand_over()
         super().__init__(
@@ -274,6 +300,23 @@ class WarmJob(SandboxJob):
     def begin(self) -> None:
         """The job was sent: its time runs."""
         self._take_report(MARK_START + b" ")
+
+    def _receive(self, size: int) -> bytes:
+        data, fds, _, _ = socket.recv_fds(self._control, size, 1, socket.MSG_CMSG_CLOEXEC)
+        self._handed += fds
+        return data
+
+    def _take_report(self, line: bytes) -> None:
+        super()._take_report(line)
+        if line == b"compiled" and self._on_compiled is not None and self._handed:
+            tell, self._on_compiled = self._on_compiled, None
+            # Whatever the compiler wrote lies in the pipe by now.
+            self._streams["stderr"].read_now()
+            tell(self._handed[0], self._streams["stderr"].result())
+            with contextlib.suppress(OSError):
+                self._control.send(b"go")
+        while self._handed:
+            os.close(self._handed.pop())
 
     def _wind_up(self) -> None:
         super()._wind_up()

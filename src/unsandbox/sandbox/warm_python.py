@@ -343,9 +343,30 @@ def _execute(job: Mapping[str, Any]) -> None:
             if code:
                 os.write(CONTROL_FD, b"compile %d\n" % code)
                 os._exit(code)
+            if job["report"] is not None:
+                _hand_over(job["report"])
+        if job["said"]:
+            os.write(2, job["said"])
         _become(job["run"], job["env"])
     finally:
         os._exit(127)
+
+
+def _hand_over(path: str) -> None:
+    """Give the server a descriptor of what was compiled, and wait until it has read it."""
+    import _socket
+    import os
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    control = _socket.socket(fileno=CONTROL_FD)
+    attached = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+    control.sendmsg([b"compiled\n"], attached)
+    control.recv(2)
+    control.detach()
+    os.close(fd)
 
 
 def _become(command: list[str], env: Mapping[str, str]) -> None:
