@@ -13,12 +13,12 @@ from unsandbox.sandbox import find_system, load_languages
 HERE = Path(__file__).parent
 SYSTEM = find_system(os.environ.get("UNSANDBOX_TOOLCHAINS") or "host")
 TABLE = load_languages(system=SYSTEM)
-PROGRAMS = sorted(path.stem for path in HERE.glob("*.toml"))
-AVAILABLE = [language.name for language in TABLE.available() if language.name in PROGRAMS]
+AVAILABLE = [language.name for language in TABLE.available()]
 
 STDIN = "first line\n"
 GREETING = "a value"
 INPUT = "content"
+ARGUMENTS = ("one word", "two")
 EXPECTED = {
     "unicode": "unicode: žluťoučký ✓ 日本",
     "stdin": "stdin: first line",
@@ -28,7 +28,7 @@ EXPECTED = {
 }
 """The lines of the program `features`, by what each proves."""
 FEATURES = (*EXPECTED, "artifact", "exit")
-KINDS = ("features", "fails", "broken", "endless")
+KINDS = ("features", "fails", "broken", "endless", "arguments")
 
 
 @dataclass
@@ -51,6 +51,8 @@ class Programs:
 
     def can(self, what: str) -> bool:
         """Whether there is something to test."""
+        if what == "arguments":
+            return what in self.programs
         return what not in self.without and not (what in FEATURES and "features" in self.without)
 
 

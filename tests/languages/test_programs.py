@@ -1,7 +1,4 @@
-"""Every installed language runs the same set of programs: what a caller may rely on, whatever the language.
-
-The wire has no arguments for programs, so none are tested.
-"""
+"""Every installed language runs the same set of programs: what a caller may rely on, whatever the language."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ import time
 
 import pytest
 from tests.languages.support import (
+    ARGUMENTS,
     AVAILABLE,
     EXPECTED,
     FEATURES,
     GREETING,
     INPUT,
     KINDS,
-    PROGRAMS,
     STDIN,
     SYSTEM,
     TABLE,
@@ -53,12 +50,13 @@ async def outcome_of(language_backend, outcomes):
             "input_files": {"data.txt": INPUT.encode()},
             "return_artifacts": True,
         }
+        takes = {"args": ARGUMENTS} if TABLE[name].takes_args else {}
         ending = [kind for kind in KINDS if kind in programs and kind != "endless"]
         done = dict(
             zip(
                 ending,
                 await asyncio.gather(
-                    *(run(language_backend, name, programs[kind], **fields) for kind in ending)
+                    *(run(language_backend, name, programs[kind], **fields, **takes) for kind in ending)
                 ),
                 strict=True,
             )
@@ -112,6 +110,12 @@ async def test_feature(outcome_of, row, name, feature):
         assert EXPECTED[feature] in outcome.stdout.data.decode().splitlines(), said
 
 
+@pytest.mark.parametrize(("name", "kind"), pairs("arguments"))
+async def test_a_program_gets_its_arguments(outcome_of, row, name, kind):
+    outcome = await outcome_of(name, kind)
+    assert outcome.stdout.data.decode() == "|".join(ARGUMENTS) + "\n", outcome.stderr.data
+
+
 @pytest.mark.parametrize(("name", "kind"), pairs("fails"))
 async def test_a_program_that_fails_says_so_on_stderr(outcome_of, row, name, kind):
     outcome = await outcome_of(name, kind)
@@ -136,13 +140,13 @@ async def test_a_program_without_end_is_stopped(outcome_of, row, name, kind):
 
 
 def test_every_language_has_its_programs():
-    assert {name for name, language in TABLE.items() if language.tier != "more"} <= set(PROGRAMS) <= set(TABLE)
-    for name in PROGRAMS:
+    for name in TABLE:
         told = programs_of(name)
         assert set(told.programs) <= set(KINDS), name
         assert set(told.without) <= {*KINDS, *FEATURES}, name
-        for kind in KINDS:
+        for kind in KINDS[:-1]:
             assert (kind in told.programs) != (kind in told.without), (name, kind)
+        assert ("arguments" in told.programs) == TABLE[name].takes_args, name
 
 
 def test_what_ci_must_have():

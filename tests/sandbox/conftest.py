@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.sandbox.small_system import fill
 from tests.sandbox.support import eventually, sandbox_processes
 
-from unsandbox.sandbox import BubblewrapBackend, EndReason, Limits, Outcome, SandboxSpec
+from unsandbox.sandbox import BubblewrapBackend, EndReason, Limits, Outcome, SandboxSpec, System
 
 MIB = 1 << 20
 
@@ -29,6 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def backend() -> AsyncIterator[BubblewrapBackend]:
     async with BubblewrapBackend() as opened:
         yield opened
+
+
+@pytest.fixture
+def small_system() -> Iterator[System]:
+    """A folder of toolchains with a shell and little else, where every user may look."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        fill(folder)
+        yield System(folder)
 
 
 @pytest.fixture

@@ -46,7 +46,6 @@ go           | go                      |
 groovy       | groovy                  | groovy
 haskell      | hs                      | runghc runhaskell
 haxe         | hx                      |
-hy           | hy                      | hy
 icon         | icn                     |
 java         | java                    |
 javascript   | js mjs cjs              | node nodejs
@@ -55,12 +54,9 @@ julia        | jl                      | julia
 kotlin       | kt kts                  | kotlin
 ksh          | ksh                     | ksh ksh93
 livescript   | ls                      | lsc
-logo         | lgo                     | ucblogo
 lua          | lua                     | lua luajit
 luajit       |                         |
 m4           | m4                      | m4
-maxima       | mac                     | maxima
-minizinc     | mzn                     | minizinc
 newlisp      |                         | newlisp
 nickle       | 5c                      | nickle
 nim          | nim                     |

@@ -84,9 +84,14 @@ class Language:
         """Whether every program that this language calls is where a sandbox sees it."""
         return all(system.has_program(name) for name in (self.executable, *self.needs))
 
+    @property
+    def can_be_installed(self) -> bool:
+        """Whether some registry that is used here has its toolchain."""
+        return bool(self.packages or self.pypi or self.npm)
+
     def how_to_get(self) -> str:
         """Say in a few words how its toolchain comes here."""
-        if not (self.packages or self.pypi or self.npm):
+        if not self.can_be_installed:
             return self.elsewhere
         ways = [f"un languages install {self.name}"]
         if self.packages and not self.pypi and not self.npm:
@@ -196,12 +201,20 @@ class LanguageTable(Mapping[str, Language]):
         Raises:
             UnknownLanguageError: There is no such language, or its toolchain is not installed.
         """
-        wanted = name.strip().lower()
-        language = self._names.get(wanted)
-        if language is None:
-            raise UnknownLanguageError(name, self._closest(wanted))
+        language = self.find(name)
         if not self._installed(language):
-            raise UnknownLanguageError(name, self._closest(wanted), missing=language)
+            raise UnknownLanguageError(name, self._closest(name.strip().lower()), missing=language)
+        return language
+
+    def find(self, name: str) -> Language:
+        """Return the language with this name or alias, in any case, whether or not it can run here.
+
+        Raises:
+            UnknownLanguageError: There is no such language.
+        """
+        wanted = name.strip().lower()
+        if (language := self._names.get(wanted)) is None:
+            raise UnknownLanguageError(name, self._closest(wanted))
         return language
 
     def _installed(self, language: Language) -> bool:

@@ -156,7 +156,7 @@ def build_root(runtime: Path, system: System = HOST) -> Path:
     _put(etc / "resolv.conf", b"")
     (etc / "mtab").symlink_to("../proc/mounts")
     for name in _COPIED:
-        _copy_public(system.etc / name, etc / name)
+        _copy_public(system.path(f"/etc/{name}"), etc / name)
     return root
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from unsandbox.errors import EngineError
 
@@ -15,6 +15,7 @@ VARIABLE = "UNSANDBOX_TOOLCHAINS"
 COMPLETE = "unsandbox-toolchains.json"
 """File in the root of a folder with toolchains; it is there when the folder can be used."""
 
+_MOST_LINKS = 40
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -48,25 +49,44 @@ class System:
         return self.root == Path("/")
 
     def path(self, inside: str) -> Path:
-        """Return where an absolute path inside a sandbox lies on the host."""
-        return self.root / inside.lstrip("/")
+        """Return where an absolute path of a sandbox lies on the host; links lead to places below `root`."""
+        if self.is_host:
+            return Path(inside)
+        found, links = self.root, 0
+        parts = list(reversed(PurePosixPath(inside).parts[1:]))
+        while parts:
+            part = parts.pop()
+            if part == "..":
+                found = found.parent if found != self.root else found
+                continue
+            step = found / part
+            if links < _MOST_LINKS and step.is_symlink():
+                links += 1
+                target = PurePosixPath(step.readlink())
+                if target.is_absolute():
+                    found = self.root
+                parts += [name for name in reversed(target.parts) if name != "/"]
+            else:
+                found = step
+        return found
 
     def existing(self, patterns: Iterable[str]) -> list[str]:
         """Return the absolute paths, as sandboxes see them, that the shell patterns match."""
         found = []
         for pattern in patterns:
-            if not _WILDCARD.search(pattern):
-                found += [pattern] if self.path(pattern).exists() else []
-                continue
-            for path in sorted(self.root.glob(pattern.lstrip("/"))):
-                found.append(f"/{path.relative_to(self.root)}")
+            if _WILDCARD.search(pattern):
+                matches = sorted(self.root.glob(pattern.lstrip("/")))
+                names = [f"/{path.relative_to(self.root)}" for path in matches]
+            else:
+                names = [pattern]
+            found += [name for name in names if self.path(name).exists()]
         return found
 
     def has_program(self, name: str) -> bool:
         """Whether sandboxes see this program; a name with a slash is a pattern of any file."""
         if "/" in name:
             return bool(self.existing([name]))
-        return any(_executable(self.usr / folder / name, self.root) for folder in ("local/bin", "bin"))
+        return any(os.access(self.path(f"/usr/{folder}/{name}"), os.X_OK) for folder in ("local/bin", "bin"))
 
 
 HOST = System()
@@ -104,13 +124,3 @@ def find_system(choice: str | None = None) -> System:
             f"{folder} holds no toolchains; install some: un languages install --folder {folder} NAME"
         )
     return System(folder)
-
-
-def _executable(path: Path, root: Path) -> bool:
-    """Whether a program can be executed; an absolute link leads to a place below `root`."""
-    for _ in range(10):
-        if not path.is_symlink():
-            return os.access(path, os.X_OK)
-        target = path.readlink()
-        path = root / target.relative_to("/") if target.is_absolute() else path.parent / target
-    return False

@@ -13,7 +13,7 @@ from typing import Final
 
 from unsandbox.errors import EngineError
 
-ESSENTIAL: Final = ("?essential", "usr-is-merged", "ca-certificates", "tzdata")
+ESSENTIAL: Final = ("?essential", "usr-is-merged", "ca-certificates", "tzdata", "python3")
 """What every system needs, and what programs in many languages expect of it."""
 
 _STEP = re.compile(r"(Inst|Conf) (\S+) .*?\[([a-z0-9]+)\]\)", re.MULTILINE)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -112,26 +113,26 @@ class Installer:
         Raises:
             EngineError: Apt cannot be used.
         """
+        wanted = [language for language in languages if refresh or not self._has(language)]
+        unknown: dict[str, Sequence[str]] = {}
+        if not wanted:
+            return Estimate([], unknown, 0, 0, 0)
         if refresh or not self._apt.has_lists():
             self._apt.update(_part(progress, "package lists"))
-        wanted, unknown = list(languages), dict[str, Sequence[str]]()
+        _tell(progress, "what it takes", 0.0)
         while True:
-            packages = _all(language.packages for language in wanted)
             try:
-                plan = self._apt.plan(packages)
+                plan = self._apt.plan(_all(language.packages for language in wanted))
                 break
             except UnknownPackagesError as error:
                 bad = [language for language in wanted if set(error.packages) & set(language.packages)]
                 if not bad:
                     raise
-                for language in bad:
-                    unknown[language.name] = error.packages
-                    wanted.remove(language)
-        done = self._installed()
-        todo = [language for language in wanted if language.name not in done]
-        extra = sum(language.size_mib for language in todo) * MIB
+                unknown |= {language.name: error.packages for language in bad}
+                wanted = [language for language in wanted if language not in bad]
+        extra = sum(language.size_mib for language in wanted if not self._has(language)) * MIB
         return Estimate(
-            todo if todo or not plan.steps else wanted,
+            wanted,
             unknown,
             sum(step.action == "Inst" for step in plan.steps),
             plan.download_bytes + extra // 3,
@@ -158,6 +159,11 @@ class Installer:
         self._install_extras(languages, report, progress)
         self._finish(languages, report)
         return report
+
+    def drop_downloads(self) -> None:
+        """Remove the archives; what is installed needs them no more."""
+        for name in ("archives", "wheels", "npm"):
+            shutil.rmtree(self._work / name, ignore_errors=True)
 
     def _install_packages(self, plan: Plan, report: Report, progress: Progress | None) -> None:
         # In the base system scripts call programs of packages that come after them in apt's order.
@@ -200,6 +206,9 @@ class Installer:
         marker.write_text(json.dumps({"languages": sorted(names)}) + "\n")
         marker.chmod(0o644)
         marker.rename(self.folder / COMPLETE)
+
+    def _has(self, language: Language) -> bool:
+        return language.name in self._installed() and language.installed(System(self.folder))
 
     def _installed(self) -> list[str]:
         try:

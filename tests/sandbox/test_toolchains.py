@@ -1,0 +1,161 @@
+"""A folder of toolchains: packages unpacked, their scripts run apart from the host, what apt is told."""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from unsandbox.errors import EngineError
+from unsandbox.sandbox import load_languages, skeleton
+from unsandbox.sandbox.toolchains import Installer
+from unsandbox.sandbox.toolchains.apt import PrivateApt, UnknownPackagesError
+from unsandbox.sandbox.toolchains.tree import Tree
+
+SCRIPT = """#!/bin/sh
+set -e
+id -u >/usr/share/tool-user
+echo "$DPKG_MAINTSCRIPT_PACKAGE $1" >/usr/share/tool-said
+cat /proc/net/dev >/usr/share/tool-network
+test ! -e /host-canary
+chown nobody:nogroup /usr/bin/tool
+"""
+
+
+@pytest.fixture
+def tree(small_system, tmp_path):
+    made = Tree(small_system.root, skeleton.install_program(tmp_path))
+    made.prepare()
+    return made
+
+
+def package(tmp_path, script=SCRIPT, name="tool"):
+    source = tmp_path / f"{name}-source"
+    (source / "DEBIAN").mkdir(parents=True)
+    (source / "DEBIAN/control").write_text(
+        f"Package: {name}\nVersion: 1.0\nArchitecture: all\nMaintainer: T <t@example.org>\nDescription: a tool\n"
+    )
+    (source / "DEBIAN/postinst").write_text(script)
+    (source / "DEBIAN/postinst").chmod(0o755)
+    (source / "bin").mkdir()
+    (source / "bin" / name).write_text("#!/bin/sh\necho tool\n")
+    (source / "bin" / name).chmod(0o4755)
+    (source / "usr/share/doc/tool").mkdir(parents=True)
+    (source / "usr/share/doc/tool/long").write_text("read me")
+    archive = tmp_path / f"{name}_1.0_all.deb"
+    subprocess.run(
+        ["dpkg-deb", "--build", "--root-owner-group", source, archive], check=True, capture_output=True
+    )
+    return archive
+
+
+def test_a_package_is_unpacked_and_configured(tree, tmp_path):
+    assert tree.unpack(package(tmp_path)) == "tool"
+    assert "Status: install ok unpacked" in tree.status.read_text()
+    assert tree.configure("tool", "all") is None
+    assert "Status: install ok installed" in tree.status.read_text()
+    share = tree.root / "usr/share"
+    assert (share / "tool-user").read_text() == "0\n"
+    assert (share / "tool-said").read_text() == "tool configure\n"
+    assert [line.split(":")[0].strip() for line in (share / "tool-network").read_text().splitlines()[2:]] == [
+        "lo"
+    ]
+    assert not (share / "doc/tool/long").exists()
+    assert (tree.root / "bin").is_symlink(), "the package brings a folder of that name"
+    assert "/bin/tool" in (tree.root / "var/lib/dpkg/info/tool.list").read_text().splitlines()
+    assert Tree(tree.root, tmp_path).status.read_text().count("Package: tool") == 1
+
+
+def test_no_file_gives_rights_to_users_of_the_host(tree, tmp_path):
+    tree.unpack(package(tmp_path))
+    tool = tree.root / "usr/bin/tool"
+    tool.chmod(0o6755)
+    tree.disarm()
+    assert tool.stat().st_mode & 0o7777 == 0o755
+
+
+def test_a_script_that_fails_is_told_and_not_fatal(tree, tmp_path):
+    tree.unpack(package(tmp_path, "#!/bin/sh\necho no luck\nexit 3\n"))
+    assert tree.configure("tool", "all") == "no luck"
+    assert "Status: install ok installed" in tree.status.read_text()
+
+
+def test_a_broken_archive_is_an_error(tree, tmp_path):
+    (tmp_path / "x_1_all.deb").write_bytes(b"no archive")
+    with pytest.raises(EngineError, match="dpkg-deb"):
+        tree.unpack(tmp_path / "x_1_all.deb")
+
+
+def test_scripts_see_nothing_of_the_host(tree):
+    assert tree.run(["sh", "-c", 'test -z "$(ls -A /home; ls -A /root)" && test ! -e /etc/shadow']) is None
+    assert tree.run(["sh", "-c", "echo $HOME $PATH; false"]).startswith("/tmp /tmp/fakes:")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's sandboxes run as other users")
+def test_a_folder_that_sandboxes_cannot_enter_is_refused(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o700)
+    with pytest.raises(EngineError, match="who cannot enter"):
+        Installer(tmp_path / "closed/toolchains", tmp_path)
+
+
+def local_apt(tmp_path, archive, status):
+    """Apt that knows one package, of a source on this disk, and nothing of the network."""
+    source = tmp_path / "source"
+    source.mkdir()
+    subprocess.run(["cp", archive, source], check=True)
+    fields = subprocess.run(["dpkg-deb", "-f", archive], capture_output=True, text=True, check=True).stdout
+    (source / "Packages").write_text(
+        f"{fields}Filename: ./{archive.name}\nSize: {archive.stat().st_size}\n"
+        f"SHA256: {hashlib.sha256(archive.read_bytes()).hexdigest()}\nInstalled-Size: 100\n\n"
+    )
+    apt = PrivateApt(tmp_path / "work", status)
+    settings = tmp_path / "work/apt.conf"
+    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] file:{source} ./\n")
+    settings.write_text(
+        settings.read_text() + f'Dir::Etc::sourcelist "{tmp_path}/sources.list";\nDir::Etc::sourceparts "-";\n'
+    )
+    return apt
+
+
+@pytest.fixture
+def apt(tmp_path, monkeypatch):
+    monkeypatch.setattr("unsandbox.sandbox.toolchains.apt.ESSENTIAL", ())
+    folder = tmp_path / "apt"
+    folder.mkdir()
+    (folder / "status").touch()
+    made = local_apt(folder, package(tmp_path), folder / "status")
+    made.update(lambda _: None)
+    return made
+
+
+def test_apt_plans_without_touching_the_host(apt):
+    before = Path("/var/lib/dpkg/status").stat().st_mtime_ns
+    assert apt.has_lists()
+    plan = apt.plan(["tool"])
+    assert [(step.action, step.package) for step in plan.steps] == [("Inst", "tool"), ("Conf", "tool")]
+    assert plan.files == ["tool_1.0_all.deb"]
+    with pytest.raises(UnknownPackagesError) as caught:
+        apt.plan(["tool", "no-such-tool"])
+    assert caught.value.packages == ("no-such-tool",)
+    assert Path("/var/lib/dpkg/status").stat().st_mtime_ns == before
+
+
+def test_each_language_says_how_to_get_it():
+    table = load_languages()
+    without = {name for name, language in table.items() if not language.can_be_installed}
+    assert without == {"dart", "dotnet", "fsharp", "julia", "powershell", "swift", "v"}
+    for language in table.values():
+        assert ("un languages install" in language.how_to_get()) == language.can_be_installed
+
+
+def test_one_installer_at_a_time_and_the_lock_is_private():
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name, tempfile.TemporaryDirectory() as scratch:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with Installer(folder / "tools", Path(scratch)).locked() as installer:
+            assert (folder / "tools/.install").stat().st_mode & 0o777 == 0o700
+            second = subprocess.run(["flock", "-n", folder / "tools/.install/lock", "true"], check=False)
+            assert second.returncode == 1
+            assert installer.estimate([]).nothing_to_do
