@@ -4,10 +4,11 @@
 PY := .venv/bin/python
 EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_execution concurrent_execution_sync \
             async_job_polling job_polling sync_blocking_usage grader llm_tool fastapi_app
+TOOLCHAINS ?= /var/tmp/unsandbox-toolchains
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev-install demo examples test test-verbose test-coverage lint format docs site bench bench-fair unasync lock \
-        clean
+.PHONY: help install dev-install demo examples test test-verbose test-coverage test-languages lint format docs site \
+        bench bench-fair unasync lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -35,6 +36,10 @@ test-verbose: dev-install ## Run all tests and name each
 
 test-coverage: dev-install ## Run all tests and show which lines they did not reach
 	@$(PY) -m pytest -q --cov=unsandbox --cov=un --cov=un_async --cov-report=term-missing:skip-covered
+
+test-languages: install ## Install every toolchain into a folder ($(TOOLCHAINS)) and test all languages there
+	@$(PY) -m unsandbox.cli languages install all -y --folder "$(TOOLCHAINS)"
+	@UNSANDBOX_TOOLCHAINS="$(TOOLCHAINS)" UNSANDBOX_LANGUAGE_TABLE=1 $(PY) -m pytest -q tests/languages
 
 lint: install ## Check style, format, types, layers and that the sync tree is generated from the async one
 	@$(PY) -m ruff check .

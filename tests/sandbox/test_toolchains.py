@@ -139,7 +139,15 @@ def test_apt_plans_without_touching_the_host(apt):
     with pytest.raises(UnknownPackagesError) as caught:
         apt.plan(["tool", "no-such-tool"])
     assert caught.value.packages == ("no-such-tool",)
+    assert plan.disk_bytes == 100 << 10
     assert Path("/var/lib/dpkg/status").stat().st_mtime_ns == before
+
+
+def test_this_apt_cannot_install_on_the_host(apt):
+    """Dpkg knows the host alone, whatever apt was told of another database."""
+    with pytest.raises(EngineError, match="this apt installs nothing"):
+        apt._run(["apt-get", "--yes", "install", "tool"])
+    assert subprocess.run(["dpkg", "--status", "tool"], capture_output=True, check=False).returncode == 1
 
 
 def test_each_language_says_how_to_get_it():

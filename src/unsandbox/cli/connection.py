@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -58,6 +59,13 @@ def connection_options(command: F) -> F:
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     ctx.meta.setdefault(_KEY, {})[param.name] = value
     return value
+
+
+def asks_for_server() -> bool:
+    """Whether options or environment name a server, other than the engine of this process."""
+    given = click.get_current_context().meta.get(_KEY, {})
+    base = given.get("api_base") or os.environ.get("UNSANDBOX_API_BASE", "")
+    return bool(base) and base != "local" and not given.get("local")
 
 
 def open_client(**options: Any) -> Client:

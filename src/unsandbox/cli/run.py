@@ -26,6 +26,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("source", metavar="FILE|CODE|-")
 @click.argument("arguments", nargs=-1, metavar="[-- ARGS...]")
 @click.option("-s", "--shell", "language", metavar="LANG", help="The language; the first word is then code.")
+@click.option("--guess", is_flag=True, help="Where neither name nor #! tells the language, guess by content.")
 @click.option(
     "-e", "--env", "pairs", multiple=True, metavar="K=V", help="Environment variable; again for more."
 )
@@ -70,6 +71,7 @@ def run(
     source: str,
     arguments: tuple[str, ...],
     language: str | None,
+    guess: bool,
     pairs: tuple[str, ...],
     env_file: Path | None,
     files: tuple[Path, ...],
@@ -90,7 +92,7 @@ def run(
     FILE is run in the language of its extension or #! line. With -s LANG the word is the code itself. A
     single - reads the code from standard input.
     """
-    language, code = _program(source, language)
+    language, code = _program(source, language, guess)
     stdin = None if stdin_file is None else stdin_file.read()
     options = {
         "env": parse_env(pairs, env_file) or None,
@@ -140,11 +142,11 @@ def _exit_code(job: Job, quiet: bool) -> int:
     return EXIT_API
 
 
-def _program(source: str, language: str | None) -> tuple[str, str]:
+def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:
     """Return the language and the code that the words mean."""
     if source == "-":
         code = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-        return language or _by_shebang(code, "standard input"), code
+        return language or _by_content(code, "standard input", guess), code
     if language is not None:
         return language, source
     path = Path(source)
@@ -156,13 +158,19 @@ def _program(source: str, language: str | None) -> tuple[str, str]:
         ) from error
     from unsandbox.protocol.languages import detect_language
 
-    return detect_language(path.name) or _by_shebang(code, source), code
+    return detect_language(path.name) or _by_content(code, source, guess), code
 
 
-def _by_shebang(code: str, what: str) -> str:
+def _by_content(code: str, what: str, guess: bool) -> str:
     from unsandbox.protocol.languages import detect_shebang
 
     language = detect_shebang(code)
+    if language is None and guess:
+        from unsandbox.protocol.guess import guess_language
+
+        language = guess_language(code)
+        if language is not None:
+            click.echo(f"un: {what} looks like {language}", err=True)
     if language is None:
         raise click.UsageError(f"nothing tells the language of {what}; name it: un -s LANG -")
     return language

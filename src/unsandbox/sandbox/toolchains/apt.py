@@ -19,8 +19,7 @@ ESSENTIAL: Final = ("?essential", "usr-is-merged", "ca-certificates", "tzdata", 
 _STEP = re.compile(r"(Inst|Conf) (\S+) .*?\[([a-z0-9]+)\]\)", re.MULTILINE)
 _FILE = re.compile(r"^'[^']*' (\S+) (\d+)", re.MULTILINE)
 _UNKNOWN = re.compile(r"(?:Unable to locate package|Package '?)\s*([a-z0-9][a-z0-9.+-]+)")
-_GROWTH = re.compile(r"After this operation, ([\d.,]+) ([kMG]?B) of additional")
-_UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
+_INSTALLED_KIB = re.compile(r"^Installed-Size: (\d+)$", re.MULTILINE)
 _FETCHING = re.compile(r"dlstatus:\d+:([\d.]+):")
 
 Percent = Callable[[float], None]
@@ -89,6 +88,8 @@ class PrivateApt:
             f'Dir::State "{work}/state";\nDir::State::status "{status}";\n'
             f'Dir::Cache "{work}/cache";\nDir::Cache::archives "{self.archives}";\n'
             'APT::Install-Recommends "false";\nAPT::Sandbox::User "root";\n'
+            # This apt plans and fetches. Should it ever come to run dpkg, which knows the host alone, it fails.
+            'DPkg::Pre-Invoke { "echo this apt installs nothing >&2; exit 1"; };\n'
             'DPkg::Post-Invoke "";\nAPT::Update::Post-Invoke "";\nAPT::Update::Post-Invoke-Success "";\n'
         )
         self._environment = os.environ | {"APT_CONFIG": str(configuration), "LC_ALL": "C"}
@@ -117,9 +118,9 @@ class PrivateApt:
         steps = [Step(*match) for match in _STEP.findall(simulated)]
         listed = _FILE.findall(self._ask(["--yes", "--print-uris", "install", *wanted]))
         files = {name: int(size) for name, size in listed}
-        growth = _GROWTH.search(self._ask(["--assume-no", "install", *wanted], fine=(0, 1)))
-        disk = float(growth[1].replace(",", "")) * _UNITS[growth[2]] if growth else 0.0
-        return Plan(steps, sorted(files), sum(files.values()), int(disk))
+        new = [step.package for step in steps if step.action == "Inst"]
+        disk = sum(map(int, _INSTALLED_KIB.findall(self._show(new)))) << 10
+        return Plan(steps, sorted(files), sum(files.values()), disk)
 
     def fetch(self, packages: Sequence[str], percent: Percent) -> None:
         """Download the archives that a plan for `packages` needs; half a file is continued.
@@ -142,16 +143,22 @@ class PrivateApt:
                 return max(found, key=lambda path: path.stat().st_mtime)
         raise EngineError(f"the archive of {step.package} was not fetched; run the same command again")
 
-    def _ask(self, arguments: Sequence[str], fine: Sequence[int] = (0,)) -> str:
+    def _show(self, packages: Sequence[str]) -> str:
+        return self._run(["apt-cache", "--no-all-versions", "show", *packages]) if packages else ""
+
+    def _ask(self, arguments: Sequence[str]) -> str:
+        return self._run(["apt-get", *arguments])
+
+    def _run(self, command: Sequence[str]) -> str:
         result = subprocess.run(
-            ["apt-get", *arguments],
+            command,
             env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
         )
-        if result.returncode not in fine:
+        if result.returncode:
             if unknown := _UNKNOWN.findall(result.stderr):
                 raise UnknownPackagesError(unknown)
             raise EngineError(f"apt-get failed: {(result.stderr or result.stdout).strip()[-2000:]}")

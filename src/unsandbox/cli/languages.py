@@ -1,0 +1,182 @@
+"""`un languages`: what can run, here or on a server, and toolchains brought to this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unsandbox.cli.connection import asks_for_server, connection_options, open_client
+from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, table
+
+if TYPE_CHECKING:
+    from unsandbox.sandbox import Language, LanguageTable
+    from unsandbox.sandbox.toolchains import Estimate, Progress, Report
+
+_COLUMNS = ("language", "aliases", "files", "state")
+_MIB = 1 << 20
+
+
+@click.group(invoke_without_command=True)
+@click.option("--host", is_flag=True, help="What this machine's own /usr can run.")
+@click.option("--folder", type=click.Path(path_type=Path), help="What a folder of toolchains can run.")
+@JSON_OPTION
+@connection_options
+@click.pass_context
+def languages(ctx: click.Context, host: bool, folder: Path | None, as_json: bool) -> None:
+    """List languages: of a server where one is named, else of this machine."""
+    if ctx.invoked_subcommand is not None:
+        return
+    if asks_for_server() and not host and folder is None:
+        with open_client() as client:
+            answer = client.languages()
+        rows = [_row(name, [a for a, of in answer.aliases.items() if of == name]) for name in answer.languages]
+    else:
+        known = _table("host" if host else str(folder) if folder else None)
+        here = {language.name for language in known.available()}
+        rows = [
+            _row(language.name, language.aliases, language.name in here, language.how_to_get())
+            for language in known.values()
+        ]
+    if as_json:
+        click.echo(json.dumps({"languages": rows, "count": len(rows)}, ensure_ascii=False))
+        return
+    table(
+        [
+            [row["name"], " ".join(row["aliases"]), " ".join(row["extensions"]), _state(row)]
+            for row in sorted(rows, key=lambda row: not row["installed"])
+        ],
+        _COLUMNS,
+    )
+    if sys.stdout.isatty():
+        click.echo(f"{sum(row['installed'] for row in rows)} of {len(rows)} can run", err=True)
+
+
+@languages.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to; by default where servers look.")
+@click.option("--refresh", is_flag=True, help="Fetch the lists of packages anew, for newer versions.")
+@click.option("--keep-downloads", is_flag=True, help="Keep the archives, for another folder without network.")
+@YES_OPTION
+def install(
+    names: tuple[str, ...], folder: Path | None, refresh: bool, keep_downloads: bool, yes: bool
+) -> None:
+    """Bring toolchains into a folder of their own; sandboxes then see it instead of this machine's /usr.
+
+    Nothing of the machine itself is changed. Stopped halfway, the same command goes on where it was.
+    """
+    from unsandbox.sandbox.system import default_folder
+    from unsandbox.sandbox.toolchains import Installer
+
+    wanted = _wanted(names)
+    target = (folder or default_folder()).expanduser()
+    with tempfile.TemporaryDirectory() as scratch, Installer(target, Path(scratch)).locked() as installer:
+        with _progress() as progress:
+            estimate = installer.estimate(wanted, refresh=refresh, progress=progress)
+        for name, packages in estimate.unknown.items():
+            click.echo(
+                f"un: {name} is left out: the package sources do not have {' '.join(packages)}", err=True
+            )
+        if estimate.nothing_to_do:
+            click.echo(f"nothing to do: {target} has them", err=True)
+            return
+        click.echo(_size(estimate, target), err=True)
+        confirm(yes, "Go on?")
+        with _progress() as progress:
+            report = installer.install(estimate, progress)
+        if not keep_downloads:
+            installer.drop_downloads()
+    _tell(report, target, folder is None)
+    sys.exit(1 if report.missing else 0)
+
+
+def _wanted(names: Sequence[str]) -> list[Language]:
+    known = _table("host")
+    if "all" in names:
+        return [language for language in known.values() if language.can_be_installed]
+    from unsandbox.sandbox import UnknownLanguageError
+
+    found = []
+    for name in names:
+        try:
+            language = known.find(name)
+        except UnknownLanguageError as error:
+            raise click.UsageError(str(error)) from error
+        if not language.can_be_installed:
+            raise click.UsageError(f"{language.name} cannot be installed by this command: {language.elsewhere}")
+        found.append(language)
+    return found
+
+
+def _table(choice: str | None) -> LanguageTable:
+    from unsandbox.sandbox import find_system, load_languages
+
+    return load_languages(system=find_system(choice))
+
+
+def _row(name: str, aliases: Sequence[str], installed: bool = True, how: str = "") -> dict[str, Any]:
+    from unsandbox.protocol.languages import EXTENSIONS, INTERPRETERS
+
+    return {
+        "name": name,
+        "aliases": list(aliases),
+        "extensions": [extension for extension, language in EXTENSIONS.items() if language == name],
+        "interpreters": [word for word, language in INTERPRETERS.items() if language == name],
+        "installed": installed,
+        **({} if installed else {"how_to_get": how}),
+    }
+
+
+def _state(row: dict[str, Any]) -> str:
+    return "ready" if row["installed"] else f"not installed: {row['how_to_get']}"
+
+
+def _size(estimate: Estimate, target: Path) -> str:
+    names = " ".join(language.name for language in estimate.languages)
+    fetch, disk = estimate.download_bytes // _MIB, estimate.disk_bytes // _MIB
+    return f"{names}\n{estimate.packages} Debian packages; about {fetch} MiB to fetch, {disk} MiB in {target}"
+
+
+def _tell(report: Report, target: Path, default: bool) -> None:
+    click.echo(f"installed: {' '.join(report.installed)}")
+    if report.missing:
+        click.echo(f"un: not usable in spite of it: {' '.join(report.missing)}", err=True)
+        for package, said in report.complaints.items():
+            click.echo(f"  {package}: {said}", err=True)
+    if default:
+        lost = {language.name for language in _table("host").available()}
+        lost -= {language.name for language in _table(str(target)).available()}
+        click.echo("Sandboxes now see these toolchains instead of this machine's /usr.", err=True)
+        if lost:
+            click.echo(f"Only on this machine, not among them: {' '.join(sorted(lost))}", err=True)
+        click.echo("UNSANDBOX_TOOLCHAINS=host, or un serve --toolchains host, goes back.", err=True)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Yield what tells progress: a bar on a terminal, else a line whenever something else is being done."""
+    if not sys.stderr.isatty():
+        last = [""]
+
+        def line(what: str, _share: float) -> None:
+            stage = what.partition(" ")[0]
+            if stage != last[0]:
+                last[0] = stage
+                click.echo(what, err=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:<44.44}"), BarColumn(), TaskProgressColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=1.0)
+        yield lambda what, share: bars.update(task, description=what, completed=share)
