@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import zstandard
-from tests.sandbox.support import eventually
+from tests.sandbox.support import eventually, sandbox_processes
 
 from unsandbox.sandbox import InvalidSpecError, SandboxError, SandboxFile, SandboxUnavailable, enter
 from unsandbox.sandbox import archive as archive_module
@@ -349,6 +349,44 @@ def readable(fd: int) -> bool:
         return bool(os.read(fd, 100))
     except BlockingIOError:
         return False
+
+
+async def test_many_connect_at_once_through_a_few_helpers_that_leave_with_the_sandbox(backend):
+    sandbox = await backend.open_live(LiveSpec())
+    server = await sandbox.spawn(["/usr/bin/python3", "-c", SERVER, "8000", "4"])
+    await eventually(lambda: readable(server.stdout_fd), 10)
+    before = set(sandbox_processes())
+
+    async def ask(number: int) -> bytes:
+        if number % 3 == 2:
+            with pytest.raises(ConnectionError):
+                await sandbox.connect(9000 + number)
+            return b""
+        with socket.socket(fileno=await sandbox.connect(8000)) as sock:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(sock, b"%d" % number)
+            return await loop.sock_recv(sock, 100)
+
+    answers = await asyncio.gather(*(ask(number) for number in range(60)))
+    assert answers == [b"" if number % 3 == 2 else b"got %d" % number for number in range(60)]
+    helpers = set(sandbox_processes()) - before
+    assert 1 <= len(helpers) <= 4
+    # One that was killed is replaced.
+    for helper in helpers:
+        os.kill(helper, 9)
+    assert await ask(0) == b"got 0"
+    # A connection that is no longer wanted leaves nothing behind that a later one could be given.
+    waiting = asyncio.create_task(sandbox.connect(8000))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert await ask(1) == b"got 1"
+    server.close()
+    await sandbox.close()
+    with pytest.raises(SandboxError):
+        await sandbox.connect(8000)
+    await eventually(lambda: not any(Path(f"/proc/{helper}/exe").exists() for helper in helpers))
+    await eventually(lambda: not set(sandbox_processes()) - before)
 
 
 async def test_connect_to_nothing_is_a_connection_error(fresh):

@@ -50,6 +50,7 @@ _TIOCSPTLCK = 0x40045431
 _CORE_LIMIT = 1
 """A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
 _TIMEOUT_CONNECT_S = 5.0
+_CONNECTOR_IDLE_S = 10.0
 
 CHANGED_SIGNALS = (
     signal.SIGCHLD,
@@ -132,20 +133,40 @@ def become_program(
         os._exit(127)
 
 
-def become_connection(doors: Doors, uid: int | None, port: int, report: int) -> NoReturn:
-    """In the forked child: connect to a port of the sandbox's own loopback and send the socket back."""
+def become_connector(doors: Doors, uid: int | None, orders: int) -> NoReturn:
+    """In the forked child: connect to ports of the sandbox's loopback as ordered, and send the sockets back.
+
+    It leaves when the other end of `orders` is closed, or when nothing was ordered for a while.
+    """
     try:
-        _leave_the_launcher((report, doors.first, doors.owner))
+        _leave_the_launcher((orders, doors.first, doors.owner))
         _become_user(uid)
         _enter_namespace(doors.owner, _CLONE_NEWUSER)
         _enter_namespace(doors.first, _CLONE_NEWNET)
-        with _connected(port) as sock:
-            tell(report, [sock.fileno()], connected=True)
+        doors.close()
+        _give_up_capabilities(0)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        with socket.socket(fileno=orders) as asked:
+            asked.settimeout(_CONNECTOR_IDLE_S)
+            while port := asked.recv(16):
+                _connect(int(port), orders)
+    except TimeoutError:
+        pass
     except BaseException as error:  # noqa: BLE001 - as above
         with contextlib.suppress(OSError):
-            tell(report, error=_in_words(error))
+            tell(orders, error=_in_words(error))
     finally:
         os._exit(0)
+
+
+def _connect(port: int, report: int) -> None:
+    try:
+        sock = _connected(port)
+    except OSError as error:
+        tell(report, error=_in_words(error))
+    else:
+        with sock:
+            tell(report, [sock.fileno()], connected=True)
 
 
 def open_low_ports(doors: Doors, uid: int | None, report: int) -> NoReturn:

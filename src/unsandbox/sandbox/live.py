@@ -17,6 +17,7 @@ from unsandbox.sandbox.archive_check import examine
 from unsandbox.sandbox.command import WORK, InvalidSpecError, check_files
 from unsandbox.sandbox.control import Ending
 from unsandbox.sandbox.descriptors import memory_file, pipe
+from unsandbox.sandbox.live_connect import Connector
 from unsandbox.sandbox.live_process import SandboxProcess, communicate, reports
 from unsandbox.sandbox.live_setup import (
     ARGS_FD,
@@ -68,6 +69,7 @@ class BubblewrapSandbox:
         self._closed = False
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connector = Connector(self._start_connector)
 
     # Its beginning
 
@@ -147,6 +149,7 @@ class BubblewrapSandbox:
         if self._ending is not None:
             return
         self._ending = ending
+        self._connector.close()
         if not self._first.done():
             self._first.set_exception(SandboxError("the sandbox has ended"))
             self._first.exception()
@@ -389,25 +392,10 @@ class BubblewrapSandbox:
         if not 0 < port < 1 << 16:
             raise InvalidSpecError(f"port: {port} is not between 1 and 65535")
         self._must_live()
-        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with here:
-            with there:
-                asked = await self._parts.control.ask(self._number, "connect", [there.fileno()], port=port)
-            received: list[int] = []
-            try:
-                async for message, fds in reports(here):
-                    received += fds
-                    if "error" in message:
-                        raise ConnectionError(
-                            f"nothing answers on port {port} of the sandbox: {message['error']}"
-                        )
-                await asked
-                if not received:
-                    raise ConnectionError(f"the connection to port {port} of the sandbox was lost")
-                return received.pop()
-            finally:
-                for fd in received:
-                    os.close(fd)
+        return await self._connector.connect(port)
+
+    async def _start_connector(self, orders: int) -> asyncio.Future[dict[str, Any]]:
+        return await self._parts.control.ask(self._number, "connect", [orders])
 
     async def checkpoint(self, folder: Path) -> int:
         """Refuse: memory and processes cannot be saved here.

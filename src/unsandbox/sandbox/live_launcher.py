@@ -193,7 +193,7 @@ class LiveSandboxes:
             case "helper":
                 self._spawn(live, doors, ask, fds, helper=True)
             case "connect":
-                self._connect(live, doors, request["port"], fds[0])
+                self._connect(live, doors, fds[0])
                 self._answer(ask)
             case "low_ports":
                 pid = os.fork()
@@ -240,10 +240,10 @@ class LiveSandboxes:
         self._pipes[read] = live, program
         self._poll.register(read, select.POLLIN)
 
-    def _connect(self, live: Live, doors: enter.Doors, port: int, report: int) -> None:
+    def _connect(self, live: Live, doors: enter.Doors, orders: int) -> None:
         pid = os.fork()
         if pid == 0:
-            enter.become_connection(doors, live.uid, port, report)
+            enter.become_connector(doors, live.uid, orders)
         self._connecting.add(pid)
 
     def _signal(self, live: Live, leader: int, number: int, *, session: bool) -> None:

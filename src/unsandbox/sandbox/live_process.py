@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 from unsandbox.sandbox.capture import StreamCapture
@@ -74,7 +74,7 @@ class SandboxProcess:
                 os.close(self.take(name))
 
 
-async def reports(sock: socket.socket) -> AsyncIterator[tuple[dict[str, Any], list[int]]]:
+async def reports(sock: socket.socket) -> AsyncGenerator[tuple[dict[str, Any], list[int]], None]:
     """Yield the messages of a process that enters a sandbox, with their descriptors, until it is a program."""
     loop = asyncio.get_running_loop()
     sock.setblocking(False)
