@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from unsandbox._compat.aio import Lock, OneTimeCode, in_thread, owner, sleep, whether_awaited
 from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.order import Order, library_error
+from unsandbox._shared.order import Order, clock_offset, library_error
 from unsandbox._shared.server import LOCAL, Server, parse_base
 from unsandbox._transports.aiohttp import AiohttpTransport, load, loaded
 from unsandbox._transports.aiohttp_live import LIBRARY, AiohttpSocket, AiohttpStream
@@ -36,12 +37,14 @@ from unsandbox.protocol.endpoints import (
     OTP_HEADER,
 )
 from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
-from unsandbox.protocol.signing import build_target, signed_headers
+from unsandbox.protocol.signing import CLOCK_TOLERANCE_S, build_target, signed_headers
 
 if TYPE_CHECKING:
     from unsandbox.engine import EngineConfig
 
 __all__ = ["DEFAULT_TIMEOUT_S", "STREAM_IDLE_S", "Link"]
+
+logger = logging.getLogger("unsandbox.client")
 
 DEFAULT_TIMEOUT_S = 120.0
 
@@ -53,6 +56,9 @@ _MISSING = {
     "args": "this server gives programs no arguments; send them as an input file or in env instead",
     "isolation": "this server does not let the isolation be chosen, and it could be weaker than you ask for",
 }
+
+_WORST_CLOCK_S = 86400.0
+"""A `Date` farther away is not believed: a signature for a later day could be kept, and used then."""
 
 _CODES_ASKED = 3
 """How often somebody who types a one-time code may get it wrong."""
@@ -90,6 +96,7 @@ class Link:
         self._transport: AiohttpTransport | None = None
         self._owner: object = None
         self._opening = Lock()
+        self._clock_offset = 0.0
         self._pid = os.getpid()
         self._closed = False
 
@@ -166,6 +173,9 @@ class Link:
                 answer = await self._attempt(
                     transport, signer, endpoint, target, order, sudo, deadline, timeout or self.timeout, urgent
                 )
+                if self._clock_was_wrong(answer.status, answer.headers):
+                    number -= 1
+                    continue
                 return self._read(answer)
             except SudoRequiredError as error:
                 if otp is None or error.challenge_id is None or not codes_left:
@@ -235,6 +245,10 @@ class Link:
                     self._time_for(deadline),
                     idle_s,
                 )
+                if self._clock_was_wrong(stream.status, stream.headers):
+                    await stream.close()
+                    number -= 1
+                    continue
                 if 200 <= stream.status < 300:
                     self._note_features(stream.headers, stream.status)
                     return stream
@@ -266,6 +280,8 @@ class Link:
         )
         if not isinstance(made, RawResponse):
             return made
+        if self._clock_was_wrong(made.status, made.headers):
+            return await self.open_socket(keys, path, params, subprotocol)
         if made.status < 300:
             raise InvalidResponseError(f"what answers at {path} does not speak {subprotocol}")
         raise self._error(made)
@@ -363,7 +379,19 @@ class Link:
     ) -> dict[str, str]:
         if signer is None:
             return {}
-        return signed_headers(signer.public_key, signer.secret_key, int(time.time()), method, target, body)
+        return signed_headers(
+            signer.public_key, signer.secret_key, int(time.time() + self._clock_offset), method, target, body
+        )
+
+    def _clock_was_wrong(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Tell whether a refusal came of our clock; from then on the server's is taken. Happens once."""
+        offset = clock_offset(headers) if status == 401 else 0.0
+        wrong = abs(offset - self._clock_offset) > CLOCK_TOLERANCE_S and abs(offset) < _WORST_CLOCK_S
+        if not wrong or self._clock_offset:
+            return False
+        self._clock_offset = offset
+        logger.warning("this machine's clock is %.0f s off the server's, which is taken instead", -offset)
+        return True
 
     def _time_for(self, deadline: Deadline, timeout: float | None = None) -> float:
         """Return the seconds that one request may take."""

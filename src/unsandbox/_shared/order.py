@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
@@ -57,18 +58,14 @@ def _hint(error: APIError, headers: Mapping[str, str]) -> str:
         parts = urlsplit(headers.get("Location", ""))
         there = f" to {parts.scheme}://{parts.hostname}" if parts.scheme and parts.hostname else ""
         return f": the server redirects{there}, and signed requests follow no redirect; change the API base URL"
-    if isinstance(error, AuthenticationError) and (off := _clock_error(headers)):
-        return f"; this machine's clock is {off:.0f} s off, and {CLOCK_TOLERANCE_S} s are allowed: set it"
+    if isinstance(error, AuthenticationError) and abs(off := clock_offset(headers)) > CLOCK_TOLERANCE_S:
+        return f"; this machine's clock is {abs(off):.0f} s off, and {CLOCK_TOLERANCE_S} s are allowed: set it"
     return ""
 
 
-def _clock_error(headers: Mapping[str, str]) -> float | None:
-    """Return how far our clock is from the server's, in seconds, when that is too far."""
-    import time
-
+def clock_offset(headers: Mapping[str, str]) -> float:
+    """Return the seconds that the server's clock is ahead of ours, by the `Date` of its answer; 0 without."""
     try:
-        theirs = parsedate_to_datetime(headers.get("Date", "")).timestamp()
+        return parsedate_to_datetime(headers.get("Date", "")).timestamp() - time.time()
     except (ValueError, OverflowError):
-        return None
-    off = abs(time.time() - theirs)
-    return off if off > CLOCK_TOLERANCE_S else None
+        return 0.0

@@ -1,0 +1,104 @@
+"""Networks and servers that fail, in front of the real engine: every submission runs once, never twice."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from types import SimpleNamespace
+
+import pytest
+from tests import support
+from tests.client.aids_async import gather
+from tests.client.fake import PUBLIC, SECRET, FakeServer, Request, reply
+from tests.client.proxy import PASS, Fate, Proxy, refusal
+
+from unsandbox import AsyncClient, AuthenticationError, RetryPolicy
+from unsandbox._async import link
+from unsandbox.local import LocalServer
+
+STUBBORN = RetryPolicy(max_retries=30, base_s=0.001, cap_s=0.01)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[support.Serve]:
+    """A server of which nobody else is a customer."""
+    with support.Serve(tmp_path_factory.mktemp("data")) as served:
+        yield served
+
+
+async def test_as_many_runs_as_submissions(server: support.Serve) -> None:
+    chance = random.Random(7)
+    proxy = Proxy(server.url)
+
+    def fate(request: str) -> Fate:
+        kinds = [
+            refusal(502),
+            refusal(503, "Retry-After: 0"),
+            refusal(429, "Retry-After: 0.01"),
+            Fate(cut_before=True),
+            Fate(cut_after=0),
+            Fate(cut_after=chance.randrange(1, 400)),
+            Fate(delay_s=0.02),
+            PASS,
+        ]
+        return chance.choice(kinds)
+
+    try:
+        async with AsyncClient(*server.keys(), base_url=proxy.url, retry=STUBBORN) as client:
+            await client.health()
+            proxy.rule = fate
+            jobs = await gather(*[lambda: client.execute("bash", "echo once")] * 30)
+            started = await gather(*[lambda: client.submit("bash", "echo once")] * 10)
+            proxy.rule = lambda _: PASS
+            ends = await gather(*[lambda job=job: client.wait(job.job_id) for job in started])
+            listed = await client.list_jobs(limit=1000)
+    finally:
+        proxy.close()
+    assert [job.stdout for job in [*jobs, *ends]] == ["once\n"] * 40
+    posts = sum(request.startswith("POST /execute") for request in proxy.passed)
+    assert posts > 40, "nothing was repeated, so nothing is proved"
+    assert listed.count == 40
+
+
+async def test_a_clock_that_is_wrong_is_corrected_once(
+    engine: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = SimpleNamespace(time=lambda: time.time() + 4000, monotonic=time.monotonic)
+    monkeypatch.setattr(link, "time", fast)
+    monkeypatch.setattr("unsandbox._shared.order.time", fast)
+    proxy = Proxy(engine.url)
+    try:
+        async with AsyncClient(engine.public_key, engine.secret_key, base_url=proxy.url) as client:
+            assert (await client.execute("bash", "echo late")).stdout == "late\n"
+            await client.list_jobs(limit=1)
+            assert [event async for event in client.stream("bash", "true")]
+        assert proxy.passed[:3] == ["POST /execute", "POST /execute", "GET /jobs?limit=1"]
+        async with AsyncClient(engine.public_key, engine.secret_key, base_url=proxy.url) as client:
+            job = (await client.list_jobs(limit=1)).jobs[0]
+            assert [event async for event in client.follow(job.job_id)]
+    finally:
+        proxy.close()
+
+
+@pytest.mark.parametrize("date", [formatdate(time.time() + 1e7), "nonsense", formatdate(time.time())])
+async def test_a_refusal_that_is_not_about_the_clock_is_raised(fake: FakeServer, date: str) -> None:
+    fake.script(reply(401, {"error": "invalid_key"}, {"Date": date}))
+    async with AsyncClient(PUBLIC, SECRET, base_url=fake.url) as client:
+        with pytest.raises(AuthenticationError):
+            await client.list_jobs()
+    assert len(fake.requests) == 1
+
+
+async def test_a_server_whose_clock_jumps_about_is_not_followed(fake: FakeServer) -> None:
+    def respond(request: Request) -> object:
+        return reply(401, {"error": "x"}, {"Date": formatdate(time.time() + 1000 * len(fake.requests))})
+
+    fake.respond = respond
+    async with AsyncClient(PUBLIC, SECRET, base_url=fake.url) as client:
+        with pytest.raises(AuthenticationError):
+            await client.list_jobs()
+    assert len(fake.requests) == 2
+    first, second = (int(request.headers["x-timestamp"]) for request in fake.requests)
+    assert 990 < second - first < 1010
