@@ -192,6 +192,7 @@ async def test_a_full_stop_and_a_new_start(tmp_path):
     await make(engine, "runs", script, ports=[80], custom_domains=["runs.test"])
     await engine.services.vaults.set(ME, "runs", {"A": "very-private"})
     await make(engine, "ice", "echo begun $A; while :; do sleep 0.1; done")
+    await eventually(lambda: log(engine, "ice") == "begun\n")
     await engine.services.freeze(ME, "ice")
     await make(engine, "done", "exit 0", restart="never")
     await eventually(lambda: "begun very-private" in log(engine, "runs"))
