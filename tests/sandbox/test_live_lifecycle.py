@@ -284,6 +284,11 @@ async def main():
             results["too much"] = str(error) + repr(sandbox._ending)
         await sandbox.close()
         results["kept"] = sorted(os.listdir(folder / "disk"))
+        many = await backend.open_live(LiveSpec(limits=LiveLimits(memory_bytes=200 << 20)))
+        await many.spawn(["/usr/bin/python3", "-c", "import os, time\\nfor _ in range(10):\\n if os.fork() == 0:\\n  x = bytearray(40 << 20)\\n  time.sleep(30)\\ntime.sleep(30)"])
+        await asyncio.wait_for(many.wait_ended(), 20)
+        results["memory"] = many.end_reason
+        await many.close()
         nameless = await backend.open_live(LiveSpec())
         await nameless.run(["sh", "-c", "mkdir -p a/b; touch a/b/c; chmod 500 a/b; chmod 0 a"])
         runtime = backend._runtime
@@ -324,6 +329,7 @@ async def test_as_an_ordinary_user(readable_copy, tmp_path):  # noqa: F811
     assert results["connected"]
     assert "grew beyond" in results["too much"]
     assert "part3" in results["kept"]
+    assert results["memory"] == "it used more memory than its limit"
     assert results["gone"]
 
 
@@ -480,3 +486,57 @@ async def test_live_sandboxes_that_cannot_be_had_are_refused(monkeypatch):
             with pytest.raises(SandboxUnavailable, match="a leak"):
                 await backend.open_live(LiveSpec())
         await (await backend.open_live(LiveSpec())).close()
+
+
+async def test_a_kernel_without_id_mapped_mounts(monkeypatch, tmp_path):
+    """Files change their owner instead, and back again when the kernel can."""
+    from unsandbox.sandbox import control
+
+    if os.geteuid() != 0:
+        pytest.skip("tested as it is")
+    patch = "from unsandbox.sandbox import disk_mount\ndisk_mount._mapped_copy = lambda *_: None\n"
+    spec = LiveSpec(limits=LiveLimits(work_bytes=16 * MIB), work_disk=tmp_path / "disk")
+    for old in (True, True, False, True):
+        with monkeypatch.context() as context:
+            if old:
+                context.setattr(control, "_BOOTSTRAP", patched(control._BOOTSTRAP, patch))
+            async with BubblewrapBackend() as backend:
+                others = [await backend.open_live(LiveSpec()) for _ in range(2)]
+                sandbox = await backend.open_live(spec)
+                script = "mkdir -p a/b; echo x >> a/b/c; stat -c %U . a a/b a/b/c"
+                assert (await sandbox.run(["sh", "-c", script])).stdout.data == b"sandbox\n" * 4
+                await others[0].close()
+
+
+async def test_a_program_that_tenants_stop_before_it_starts_is_given_up(backend, monkeypatch):
+    from unsandbox.sandbox import live
+
+    monkeypatch.setattr(live, "_START_TIMEOUT_S", 1.0)
+    sandbox = await backend.open_live(LiveSpec())
+    stopper = "while :; do for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = $$ ] || kill -STOP $p 2>/dev/null; done; done"
+    process = await sandbox.spawn(["sh", "-c", stopper])
+    given_up = 0
+    for _ in range(10):
+        try:
+            (await sandbox.spawn(["true"])).close()
+        except SandboxError as error:
+            assert "not started within" in str(error)
+            given_up += 1
+            break
+    assert given_up
+    await asyncio.wait_for(sandbox.freeze(), 3)
+    await sandbox.unfreeze()
+    process.close()
+    await asyncio.wait_for(sandbox.close(), 3)
+
+
+async def test_more_sandboxes_than_the_machine_has_loop_devices_at_first(backend):
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts images")
+    limits = LiveLimits(work_bytes=16 * MIB)
+    sandboxes = await asyncio.gather(*(backend.open_live(LiveSpec(limits=limits)) for _ in range(12)))
+    outcomes = await asyncio.gather(
+        *(sandbox.run(["stat", "-f", "-c", "%T", "/work"]) for sandbox in sandboxes)
+    )
+    assert {outcome.stdout.data for outcome in outcomes} == {b"ext2/ext3\n"}
+    await asyncio.gather(*(sandbox.close() for sandbox in sandboxes))

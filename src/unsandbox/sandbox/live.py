@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSpec
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
 
 _SETUP_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 10.0
 _WATCH_MIN_S = 1.0
 _WATCH_SHARE = 20
@@ -218,13 +220,22 @@ class BubblewrapSandbox:
                     fds.append(both[1 - ours])
                 exited = await self._parts.control.ask(self._number, do, fds)
             pid = 0
-            async for message, received in reports(here):
-                for fd in received:
-                    kept.callback(os.close, fd)
-                    ends["terminal_fd"] = fd
-                if "error" in message:
-                    raise SandboxError(f"the program cannot be started: {message['error']}")
-                pid = message.get("pid", pid)
+            try:
+                async with asyncio.timeout(_START_TIMEOUT_S):
+                    async for message, received in reports(here):
+                        for fd in received:
+                            kept.callback(os.close, fd)
+                            ends["terminal_fd"] = fd
+                        if "error" in message:
+                            raise SandboxError(f"the program cannot be started: {message['error']}")
+                        pid = message.get("pid", pid)
+            except TimeoutError:
+                # Tenants can stop it before it is a program.
+                self._send_signal(pid, exited, signal.SIGKILL, True)
+                raise SandboxError(f"the program was not started within {_START_TIMEOUT_S:g} s") from None
+            except asyncio.CancelledError:
+                self._send_signal(pid, exited, signal.SIGKILL, True)
+                raise
             if not pid or not (with_pipes or "terminal_fd" in ends):
                 await exited
                 raise SandboxError("the program ended while it was being started")
@@ -434,15 +445,15 @@ class BubblewrapSandbox:
         for name, value in (("vcpu", vcpu), ("memory_bytes", memory_bytes)):
             if value is not None and not value > 0:
                 raise InvalidSpecError(f"limits: {name} must be more than 0")
-        self._must_live()
-        answer = await (
-            await self._parts.control.ask(self._number, "limits", vcpu=vcpu, memory_bytes=memory_bytes)
-        )
-        if answer.get("unavailable"):
+        controllers = self._parts.cgroup.controllers
+        asked = [name for name, value in (("cpu", vcpu), ("memory", memory_bytes)) if value is not None]
+        if missing := [name for name in asked if name not in controllers]:
             raise SandboxUnavailable(
-                "limits of a living sandbox cannot be changed here: no control groups can be written; run as "
-                "root, or have one delegated to this user"
+                f"limits of a living sandbox cannot be changed here: no control group for {' or '.join(missing)} "
+                "can be written; run as root, or have one delegated to this user"
             )
+        self._must_live()
+        await (await self._parts.control.ask(self._number, "limits", vcpu=vcpu, memory_bytes=memory_bytes))
 
     # Its end
 

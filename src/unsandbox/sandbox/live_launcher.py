@@ -247,9 +247,11 @@ class LiveSandboxes:
         self._connecting.add(pid)
 
     def _signal(self, live: Live, leader: int, number: int, *, session: bool) -> None:
-        """Send a signal to the process group (or all of the session) that a program leads."""
+        """Send a signal to a program and its process group, or all of the session that it leads."""
         for _ in range(_KILL_ROUNDS):
-            found = [pid for pid in live.held() if leader in _groups(pid)[: 2 if session else 1]]
+            found = [
+                pid for pid in live.held() if pid == leader or leader in _groups(pid)[: 2 if session else 1]
+            ]
             for pid in found:
                 _send_signal(pid, leader, number)
             # A group that forks faster than it is killed.
@@ -257,16 +259,14 @@ class LiveSandboxes:
                 break
 
     def _set_limits(self, live: Live, request: dict[str, Any]) -> None:
-        if live.group is None:
-            self._answer(request["ask"], unavailable=True)
-            return
         vcpu, memory = request["vcpu"], request["memory_bytes"]
         live.bounds = Bounds(
             live.bounds.memory_bytes if memory is None else memory,
             live.bounds.processes,
             live.bounds.vcpu if vcpu is None else vcpu,
         )
-        live.group.change(live.bounds)
+        if live.group is not None:
+            live.group.change(live.bounds)
         self._answer(request["ask"])
 
     # The end of a program
@@ -304,7 +304,7 @@ def mount_work_folder(wanted: dict[str, Any], uid: int | None) -> None:
 
 
 def _groups(pid: int) -> tuple[int, int] | tuple[()]:
-    """Return a living process's group and session, nothing for one that is gone or a zombie."""
+    """Return a living process's group and session, nothing of one that is gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -317,7 +317,7 @@ def _send_signal(pid: int, leader: int, number: int) -> None:
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
-            if leader in _groups(pid):
+            if pid == leader or leader in _groups(pid):
                 signal.pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)
