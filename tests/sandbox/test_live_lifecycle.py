@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.sandbox.support import children_of, eventually, groups_of, launchers
-from tests.sandbox.test_lifecycle import SOURCE, alive, readable_copy, system_python  # noqa: F401 - a fixture
+from tests.sandbox.support import children_of, eventually, groups_of, launchers, system_python
+from tests.sandbox.test_lifecycle import SOURCE, alive
 
 from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailable
 from unsandbox.sandbox.control import CgroupReport
@@ -302,7 +302,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
-async def test_as_an_ordinary_user(readable_copy, tmp_path):  # noqa: F811
+async def test_as_an_ordinary_user(readable_copy, tmp_path):
     folder = Path("/tmp") / f"live-test-{os.getpid()}"
     folder.mkdir()
     os.chown(folder, 65534, 65534)

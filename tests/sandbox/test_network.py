@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.sandbox import internet as internet_module
 from tests.sandbox.internet import PORT, reach
-from tests.sandbox.support import children_of, eventually, launchers
+from tests.sandbox.support import children_of, eventually, launchers, system_python
 
 from unsandbox.sandbox import (
     BubblewrapBackend,
@@ -25,6 +25,7 @@ from unsandbox.sandbox import (
     SandboxSpec,
     SandboxUnavailable,
 )
+from unsandbox.sandbox.live_spec import LiveSpec
 from unsandbox.sandbox.netlink import LOCAL, Netlink
 from unsandbox.sandbox.spec import NetworkMode
 
@@ -561,6 +562,80 @@ async def test_a_killed_server_leaves_nothing(awaited):
     assert {name for name in os.listdir("/sys/class/net") if name.startswith("tap")} <= before
 
 
+# Sandboxes that stay
+
+
+async def test_a_live_sandbox_has_it_too(backend, internet):
+    sandbox = await backend.open_live(LiveSpec(network=SEMITRUSTED))
+    try:
+        await eventually(lambda: len(tools()) == 1)
+        (tool,) = tools()
+        code = f"PORT = {PORT}\n{INSIDE}\nprint(attempt({{'to': sys.argv[1]}}))"
+
+        async def reached(address):
+            outcome = await sandbox.run(["/usr/bin/python3", "-c", code, address])
+            return outcome.stdout.data.decode().strip()
+
+        tcp = f"tcp {internet.public} {internet.near}"
+        assert await reached(internet.public) == tcp
+        assert await reached(internet.private[0]) == "EACCES"
+        assert await reached(internet.near) == "EACCES"
+        await sandbox.freeze()
+        await sandbox.unfreeze()
+        assert await reached(internet.public) == tcp
+        assert tools() == [tool]
+    finally:
+        await sandbox.close()
+    await eventually(lambda: not alive(tool))
+
+
+# A server that is an ordinary user
+
+
+ORDINARY = """
+import asyncio, json, os, sys
+sys.path[:0] = {paths!r}
+from unsandbox.sandbox import BubblewrapBackend, SandboxSpec
+from unsandbox.sandbox.spec import NetworkMode
+code = {code!r}
+async def main():
+    async with BubblewrapBackend() as backend:
+        print(backend.network_refusal(NetworkMode.SEMITRUSTED))
+        if backend.network_refusal(NetworkMode.SEMITRUSTED) is None:
+            spec = SandboxSpec(run=["/usr/bin/python3", "-c", code], network=NetworkMode.SEMITRUSTED)
+            outcome = await (await backend.start(spec)).wait()
+            print(outcome.stdout.data.decode(), outcome.stderr.data.decode())
+asyncio.run(main())
+"""
+OPEN_TUN = "mount -t tmpfs none /dev/net; mknod /dev/net/tun c 10 200; chmod 0666 /dev/net/tun"
+NO_TUN = "mount -t tmpfs none /dev/net"
+
+
+@pytest.mark.parametrize("tun", [OPEN_TUN, "true", NO_TUN])
+async def test_as_an_ordinary_user(internet, readable_copy, tun):
+    """It takes a device node that such a user may open; the tests make one that only they see."""
+    addresses = [internet.public, internet.private[0], internet.near]
+    inside = f"PORT = {PORT}\n{INSIDE}\nfor address in {addresses}: print(attempt({{'to': address}}))"
+    code = ORDINARY.format(paths=[str(readable_copy)], code=inside)
+    drop = 'exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all "$@"'
+    process = await asyncio.create_subprocess_exec(
+        "unshare", "--mount", "sh", "-ec", f"{tun}; {drop}", "sh", system_python(), "-c", code,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"PATH": "/usr/bin:/sbin:/bin"}, cwd="/",
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    refusal, *results = out.decode().split("\n")
+    if tun == OPEN_TUN:
+        assert refusal == "None"
+        assert results[:3] == [f"tcp {internet.public} {internet.near}", "EACCES", "EACCES"]
+    elif tun == NO_TUN:
+        assert "/dev/net/tun cannot be opened (No such file or directory): load the kernel module" in refusal
+    else:
+        if os.stat("/dev/net/tun").st_mode & 0o006 == 0o006:
+            pytest.skip("every user may open the device here")
+        assert "/dev/net/tun cannot be opened (Permission denied): let users open it (chmod 0666" in refusal
+
+
 # Refusals
 
 
@@ -577,8 +652,7 @@ async def test_without_slirp4netns_it_is_refused(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/bin/true", "/nonexistent"])
-async def test_when_the_network_cannot_be_made_the_program_does_not_run(monkeypatch, tmp_path, program):
-    (tmp_path / "slirp4netns").symlink_to("/bin/false")
+async def test_when_the_network_cannot_be_made_the_program_does_not_run(monkeypatch, program):
     monkeypatch.setattr("unsandbox.sandbox.outbound.shutil.which", lambda *_, **__: program)
     async with BubblewrapBackend() as backend:
         why = backend.network_refusal(SEMITRUSTED)

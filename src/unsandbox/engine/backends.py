@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.refusals import InvalidJob
 from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, LanguageTable, Limits, pool_for, runsc
 from unsandbox.sandbox.live_spec import LiveBackend, LiveSandbox, LiveSpec
 from unsandbox.sandbox.spec import (
@@ -97,6 +98,16 @@ class Backends:
         if self._policy in _HARDENED_POLICIES and asked == "bubblewrap":
             raise SandboxUnavailable("this server runs nothing with less isolation than gVisor")
         return {"auto": self._default.name, "hardened": HARDENED}.get(asked, asked)
+
+
+def check_network(backend: Backend | LiveBackend, mode: NetworkMode) -> None:
+    """Refuse a network that sandboxes of a backend cannot have.
+
+    Raises:
+        InvalidJob: With the reason, and what to do.
+    """
+    if (why := backend.network_refusal(mode)) is not None:
+        raise InvalidJob(f"{why} (or use 'zerotrust': no network)", code="network_mode_unavailable")
 
 
 class _OnDemand:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unsandbox.engine.audit import AuditLog, audit_key, code_hash
-from unsandbox.engine.backends import Backends, default_backend
+from unsandbox.engine.backends import Backends, check_network, default_backend
 from unsandbox.engine.blobs import Blobs
 from unsandbox.engine.command_job import SHELL, CommandJob
 from unsandbox.engine.config import EngineConfig
@@ -459,8 +459,7 @@ class Engine:
             backend = self.backends.for_job(request.isolation)
         except SandboxUnavailable as error:
             raise InvalidJob(str(error), code="isolation_unavailable") from error
-        if (why := backend.network_refusal(NetworkMode(request.network_mode))) is not None:
-            raise InvalidJob(f"{why} (or use 'zerotrust': no network)", code="network_mode_unavailable")
+        check_network(backend, NetworkMode(request.network_mode))
         limits = Limits(
             wall_s=float(request.ttl),
             vcpu=float(request.vcpu),

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from unsandbox.engine.backends import check_network
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.objects import Document, Shelf
@@ -72,7 +73,9 @@ async def open_live(context: Context, isolation: str, spec: LiveSpec) -> LiveSan
     if spec.work_disk is not None:
         spec.work_disk.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        return await context.backends.live(isolation).open_live(spec)
+        backend = context.backends.live(isolation)
+        check_network(backend, spec.network)
+        return await backend.open_live(spec)
     except SandboxUnavailable as error:
         raise InvalidJob(str(error), code="isolation_unavailable") from error
     except ValueError as error:

@@ -177,6 +177,9 @@ class LiveBackend(Protocol):
     hot: bool
     """Whether its sandboxes can be checkpointed with memory and running processes."""
 
+    def network_refusal(self, mode: NetworkMode) -> str | None:
+        """See `Backend`."""
+
     async def open_live(self, spec: LiveSpec) -> LiveSandbox:
         """Make a live sandbox.
 

@@ -34,6 +34,7 @@ BLOCK_FD = 9
 """The sandbox program waits for a byte on it before it becomes the tenant's program."""
 
 _NS_GET_USERNS = 0xB701
+_NOT_RENEWED = "a new address of this machine could not be kept from it"
 
 
 @dataclass(slots=True)
@@ -104,7 +105,6 @@ class Gates:
             self._changes = netlink.Netlink(netlink.IPV4_ROUTE_GROUP | netlink.IPV6_ROUTE_GROUP)
             self._host = _present_networks()
             self._poll.register(self._changes.fileno(), select.POLLIN)
-        self.forked(number)
         read, write = os.pipe2(os.O_CLOEXEC)
         self._gates[number] = _Gate(number, way, read, write)
         return read
@@ -192,23 +192,33 @@ class Gates:
         if gate.report == netsetup.READY:
             self._stop_listening(gate)
             gate.ready = True
-            os.write(gate.block_write, b"1")
+            # It may have been killed meanwhile.
+            with contextlib.suppress(OSError):
+                os.write(gate.block_write, b"1")
         elif not data:
             self._fail(gate, gate.report.decode("utf-8", "replace"))
         return True
 
     def _refresh(self) -> None:
         """Forbid what has become this machine's own, in every sandbox. Nothing is allowed again."""
-        new = _present_networks() - self._host
+        try:
+            new = _present_networks() - self._host
+        except OSError as error:
+            for gate in list(self._gates.values()):
+                self._fail(gate, f"the addresses of this machine cannot be read: {error}")
+            return
         if not new:
             return
         self._host |= new
-        for gate in self._gates.values():
+        for gate in list(self._gates.values()):
             if gate.namespaces is not None:
                 # One that is just being set up does not serve an interface yet.
                 tool = gate.tool if gate.ready else -1
                 renew = partial(netsetup.renew, gate.way, tool, list(new), list(self._host))
-                self._fork_helper(gate, [gate.log_write, *gate.namespaces], renew)
+                try:
+                    self._fork_helper(gate, [gate.log_write, *gate.namespaces], renew)
+                except OSError as error:
+                    self._fail(gate, f"{_NOT_RENEWED}: {error}")
 
     def reaped(self, pid: int, status: int) -> bool:
         """Note the end of a child process; False when it is not one of these."""
@@ -219,9 +229,9 @@ class Gates:
             gate.tool = -1
             if not gate.ready:
                 self._fail(gate, "slirp4netns ended")
-        elif status and gate.ready:
+        elif status:
             # A rule that is missing is a promise that is not kept.
-            self._fail(gate, "a new address of this machine could not be kept from it")
+            self._fail(gate, _NOT_RENEWED if gate.ready else "it was not ready in time")
         return True
 
     def owns(self, pid: int) -> bool:

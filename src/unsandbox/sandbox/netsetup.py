@@ -6,6 +6,7 @@ back to the launcher's code, and hold no descriptor but those. Standard library 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -155,7 +156,9 @@ def renew(way: Way, tool: int, new: Sequence[Network], forbidden: Sequence[Netwo
     with netlink.Netlink() as kernel:
         kernel.carry_out(rules(new))
     if tool > 0:
-        tapfilter.attach(tool, _filter(forbidden))
+        # Without a server, the interface leads nowhere.
+        with contextlib.suppress(ProcessLookupError):
+            tapfilter.attach(tool, _filter(forbidden))
 
 
 def _filter(forbidden: Sequence[Network]) -> list[tapfilter.Instruction]:

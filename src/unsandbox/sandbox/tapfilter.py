@@ -50,7 +50,8 @@ def attach(pid: int, program: list[Instruction]) -> None:
         program: As `build` returns it.
 
     Raises:
-        OSError: The process serves none, or is out of reach.
+        ProcessLookupError: The process serves none, or is gone.
+        OSError: It is out of reach.
     """
     with _opened(pid) as tap:
         attach_to(tap.fileno(), program)
@@ -65,7 +66,11 @@ def attach_to(tap: int, program: list[Instruction]) -> None:
 
 def _opened(pid: int) -> IO[bytes]:
     """Return a copy of the descriptor by which a process serves a TAP interface."""
-    for opened in Path(f"/proc/{pid}/fd").iterdir():
+    try:
+        found = list(Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:
+        found = []
+    for opened in found:
         # By number: the process may know the device by another name.
         if _device_of(opened) == TUN_DEVICE:
             pidfd = os.pidfd_open(pid)
@@ -76,7 +81,7 @@ def _opened(pid: int) -> IO[bytes]:
             if copy < 0:
                 raise OSError(ctypes.get_errno(), "the TAP interface cannot be filtered")
             return os.fdopen(copy, "r+b", buffering=0)
-    raise OSError(errno.ENODEV, "there is no TAP interface to filter")
+    raise ProcessLookupError(errno.ESRCH, "nothing serves the TAP interface")
 
 
 def _device_of(path: Path) -> int | None:
