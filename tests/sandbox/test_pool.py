@@ -334,7 +334,7 @@ async def test_users_of_waiting_and_running_sandboxes_differ(warm):
         pytest.skip("only root can take on other users")
     jobs = [await warm.start(SandboxSpec(run=["sleep", "60"])) for _ in range(4)]
     await eventually(lambda: warm._pool.waiting >= 2)
-    pids = [job._pid for job in jobs] + [prepared.pid for prepared in warm._pool._ready]
+    pids = [job._pid for job in jobs] + [prepared.pid for prepared in warm._pool._any.ready]
     uids = [Path(f"/proc/{pid}").stat().st_uid for pid in pids]
     assert len(set(uids)) == len(uids)
     assert min(uids) >= 10_000
@@ -345,7 +345,7 @@ async def test_users_of_waiting_and_running_sandboxes_differ(warm):
 
 async def test_a_waiting_sandbox_holds_nothing(warm, monkeypatch):
     await eventually(lambda: warm._pool.waiting >= 2)
-    for prepared in warm._pool._ready:
+    for prepared in warm._pool._any.ready:
         for pid in (prepared.pid, *children_of(prepared.pid)):
             names = {os.readlink(f"/proc/{pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{pid}/fd")}
             assert names <= {"/dev/null", "socket", "pipe"}, names
@@ -421,7 +421,7 @@ async def test_nothing_grows_with_the_number_of_jobs():
         async def some(count: int) -> None:
             for _ in range(count):
                 await run_in(backend, spec, expect_warm=True)
-            await eventually(lambda: backend._pool.waiting == 2 and not backend._pool._making)
+            await eventually(lambda: backend._pool.waiting == 2 and not backend._pool._any.making)
 
         def left() -> list[object]:
             (launcher,) = [
@@ -602,3 +602,63 @@ def test_the_cache_keeps_its_bounds():
     assert cache.find(("c", b"1"))
     assert sum(cache._held.values()) <= 10_000
     assert cache.find(keys[1]) is None
+
+
+# JavaScript in a node that waits
+
+JAVASCRIPT = {
+    "hello": "console.log('hello')",
+    "module": "console.log(require.main === module, __filename, __dirname, module.id, module.paths, process.argv, process.argv0, process.execArgv, process.title)",
+    "globals": "console.log(Object.keys(globalThis), Object.keys(require.cache), process.versions.node, typeof exports, this === module.exports)",
+    "error": "function f() {\n  throw new TypeError('wrong ä€😀');\n}\n\nf();",
+    "syntax error": "console.log('no');\nlet let = 1;",
+    "rejection": "Promise.reject(new Error('late'))",
+    "exit": "console.log('x'); process.exit(7)",
+    "exit code": "process.exitCode = 3; process.on('exit', c => console.log('exit', c))",
+    "killed": "process.kill(process.pid, 'SIGKILL')",
+    "source of itself": "const fs = require('fs'); console.log(fs.readFileSync(__filename, 'utf8').length, fs.statSync(__filename).isFile(), fs.readdirSync('/work'), fs.statSync(__filename).mode.toString(8))",
+    "environment": "console.log(Object.entries(process.env).sort())",
+    "stdin": "process.stdin.on('data', d => console.log(String(d))).on('end', () => console.log('end')); console.log(process.stdin.isTTY, process.stdout.isTTY)",
+    "descriptors": "console.log(require('fs').readdirSync('/proc/self/fd').filter(f => { try { return !/anon|socket|event/.test(require('fs').readlinkSync('/proc/self/fd/' + f)) } catch { return false } }))",
+    "processes": "const fs = require('fs'); console.log(process.pid, process.ppid, process.cwd(), process.umask(), process.getuid(), fs.readFileSync('/proc/self/cmdline', 'utf8'))",
+    "signals": "console.log(require('fs').readFileSync('/proc/self/status', 'utf8').match(/Sig.*|Cap.*|Seccomp.*|NoNew.*/g))",
+    "child": "console.log(require('child_process').execFileSync('node', ['-p', '1+1'], {encoding: 'utf8'}))",
+    "worker": "const { Worker, isMainThread } = require('worker_threads'); if (isMainThread) new Worker(__filename).on('exit', c => console.log('exit', c)); else console.log('worker')",
+    "cluster": "const c = require('cluster'); if (c.isPrimary) { c.fork().on('exit', n => console.log('exit', n)) } else { console.log('child'); process.exit(4) }",
+    "dynamic import": "import('node:path').then(p => console.log(p.sep, import.meta === undefined))".replace(", import.meta === undefined", ""),
+    "ES module syntax": "import fs from 'node:fs'; console.log(import.meta.url, typeof require)",
+    "timers": "setTimeout(() => console.log('t'), 5); setImmediate(() => console.log('i')); process.nextTick(() => console.log('n'))",
+    "random differs": "console.log(Math.random() === Math.random(), require('crypto').randomBytes(4).length)",
+    "large": "/*" + "x" * 300_000 + "*/ console.log('large')",
+    "shebang": "#!/usr/bin/env node\nconsole.log('x')",
+    "BOM": "\ufeffconsole.log('x')",
+    "empty": "",
+    "JSON beside": "console.log(require('/tmp/input/a.json').b)",
+    "network": "console.log(Object.keys(require('os').networkInterfaces()), require('os').hostname(), require('os').userInfo().username)",
+}  # fmt: skip
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def node(warm) -> AsyncIterator[BubblewrapBackend]:
+    if not TABLE["javascript"].installed():
+        pytest.skip("node is not installed")
+    await run_in(warm, TABLE["javascript"].build_spec(""), expect_warm=True)
+    return warm
+
+
+@pytest.mark.parametrize("name", JAVASCRIPT)
+async def test_a_javascript_program_sees_no_difference(backend, node, name):
+    spec = TABLE["javascript"].build_spec(JAVASCRIPT[name], input_files={"a.json": b'{"b": 5}'})
+    await eventually(lambda: node._pool._node.ready, 10)
+    waits = node._pool._node.ready[0]
+    hot = await run_in(node, spec, expect_warm=True)
+    assert waits.job is not None
+    cold = await run_in(backend, spec, expect_warm=False)
+    hot_view, cold_view = (re.sub(r"(node:\d+)", "node", repr(without_addresses(one))) for one in (hot, cold))
+    assert hot_view == cold_view
+
+
+async def test_a_javascript_program_with_its_own_variables_or_input_gets_them(node):
+    code = "console.log(process.env.X, require('fs').readFileSync(0, 'utf8'))"
+    spec = TABLE["javascript"].build_spec(code, env={"X": "1"}, stdin=b"in")
+    assert (await run_in(node, spec, expect_warm=True)).stdout.data == b"1 in\n"

@@ -31,7 +31,9 @@ from unsandbox.sandbox.warm import (
     WarmJob,
     encode_job,
     runs_in_process,
+    runs_in_waiting_node,
 )
+from unsandbox.sandbox.warm_python import KIND_ANY, KIND_NODE
 from unsandbox.sandbox.zygotes import ZYGOTE_GONE
 
 logger = logging.getLogger("unsandbox.sandbox")
@@ -42,7 +44,7 @@ _MAKING_AT_ONCE = 4
 _FAILURES = 3
 """Sandboxes in a row that could not be made, after which the pool gives up."""
 _CALM_S = 5.0
-"""After so long without a job that had to wait the pool shrinks by one."""
+_NODE_CALM_S = 300.0
 _LONGEST_SAID = 1 << 15
 """A compiler that said more than this says it again. It must fit into a pipe that nobody reads yet."""
 _ARGS_FD = 4
@@ -99,6 +101,44 @@ class _Zygote:
         self.pool.zygote_ended(self, ending.error)
 
 
+@dataclass(eq=False)
+class _Shelf:
+    """Sandboxes of one kind.
+
+    Attributes:
+        kind: What waits in them.
+        least: How many wait when there is little to do.
+        most: How many wait at most.
+        rest_s: After so long without a job that had to wait, one less is kept.
+        target: How many shall wait now.
+    """
+
+    kind: int
+    least: int
+    most: int
+    rest_s: float
+    target: int
+    ready: deque[Prepared] = field(default_factory=deque)
+    making: set[Prepared] = field(default_factory=set)
+    waiting: deque[asyncio.Future[Prepared | None]] = field(default_factory=deque)
+    calm: asyncio.TimerHandle | None = None
+
+    def pop(self) -> Prepared | None:
+        """Return one that is ready, if there is any."""
+        while self.ready:
+            prepared = self.ready.popleft()
+            if prepared.ready:
+                return prepared
+        return None
+
+    def answer_waiters(self) -> None:
+        """Tell whoever waits that nothing comes."""
+        while self.waiting:
+            waiter = self.waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
 class WarmPool:
     """Hands out sandboxes that wait; belongs to one open backend.
 
@@ -118,24 +158,22 @@ class WarmPool:
         self._counts_memory, self._counts_processes = (
             name in host.cgroup.parents for name in ("memory", "pids")
         )
-        self._target = config.size
+        self._any = _Shelf(KIND_ANY, config.size, config.most, _CALM_S, config.size)
+        # Started when the first job of this language comes, and given up when none came for long.
+        self._node = _Shelf(KIND_NODE, 0, max(1, config.most // 8), _NODE_CALM_S, 0)
         self._zygote: _Zygote | None = None
         self._next: _Zygote | None = None
-        self._ready: deque[Prepared] = deque()
-        self._making: set[Prepared] = set()
         self._dismissed: set[Prepared] = set()
-        self._waiting: deque[asyncio.Future[Prepared | None]] = deque()
         self._failures = 0
         self._compiled = CompileCache(host.template.system)
         self._closed = self._proven = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._calm: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     @property
     def waiting(self) -> int:
         """How many sandboxes wait for a job."""
-        return len(self._ready)
+        return len(self._any.ready)
 
     async def open(self) -> None:
         """Begin to fill the pool; it serves as soon as a sandbox of it has proved its isolation."""
@@ -175,7 +213,7 @@ class WarmPool:
             spec, said, key = with_program(spec, program), program.said, None
         in_process = runs_in_process(spec, self._config.python_env)
         message, attached = encode_job(spec, in_process=in_process, report=key is not None, said=said)
-        while (prepared := await self._take()) is not None:
+        while (prepared := self._take_node(spec) or await self._take()) is not None:
             job = WarmJob(
                 prepared,
                 spec,
@@ -206,9 +244,10 @@ class WarmPool:
     async def close(self) -> None:
         """Let go of everything that waits."""
         self._closed = True
-        if self._calm is not None:
-            self._calm.cancel()
-        self._answer_waiters()
+        for shelf in (self._any, self._node):
+            if shelf.calm is not None:
+                shelf.calm.cancel()
+            shelf.answer_waiters()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -219,8 +258,10 @@ class WarmPool:
         if self._closed or self._zygote is None:
             return False
         ours, wanted = self._limits, spec.limits
-        if any(
-            getattr(ours, name) != getattr(wanted, name) for name in ("processes", "open_files", "tmpfs_bytes")
+        if (ours.open_files, ours.tmpfs_bytes) != (wanted.open_files, wanted.tmpfs_bytes):
+            return False
+        if wanted.processes > ours.processes or (
+            wanted.processes < ours.processes and not self._counts_processes
         ):
             return False
         if not self._counts_memory and ours.memory_bytes != wanted.memory_bytes:
@@ -236,36 +277,46 @@ class WarmPool:
 
     # Taking and making
 
+    def _take_node(self, spec: SandboxSpec) -> Prepared | None:
+        """Return a sandbox in which `node` waits for this program; None when none does, or it does not fit."""
+        if not runs_in_waiting_node(spec) or _bounds(spec.limits) != self._bounds:
+            return None
+        shelf = self._node
+        prepared = shelf.pop()
+        if prepared is None or not shelf.ready:
+            shelf.target = min(shelf.most, shelf.target + 1)
+        self._rest_later(shelf, again=True)
+        self._refill(shelf)
+        return prepared
+
     async def _take(self) -> Prepared | None:
-        while self._ready:
-            first = self._ready.popleft()
-            if first.ready:
-                self._refill()
-                return first
-        self._target = min(self._config.most, self._target + 1)
+        shelf = self._any
+        if (prepared := shelf.pop()) is not None:
+            self._refill(shelf)
+            return prepared
+        shelf.target = min(shelf.most, shelf.target + 1)
         waiter: asyncio.Future[Prepared | None] = self._loop.create_future()
-        self._waiting.append(waiter)
-        self._refill()
+        shelf.waiting.append(waiter)
+        self._refill(shelf)
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and (prepared := waiter.result()) is not None:
-                self._on_ready(prepared)
+            if waiter.done() and not waiter.cancelled() and (late := waiter.result()) is not None:
+                self._on_ready(shelf, late)
             raise
 
-    def _refill(self) -> None:
+    def _refill(self, shelf: _Shelf) -> None:
         """Make as many as are missing, a few at a time."""
         if self._closed:
             return
-        if self._calm is None:
-            self._calm = self._loop.call_later(_CALM_S, self._calm_down)
-        waiting = sum(not waiter.done() for waiter in self._waiting)
-        missing = self._target + waiting - len(self._ready) - len(self._making)
-        for _ in range(min(missing, _MAKING_AT_ONCE - len(self._making))):
-            if (zygote := self._pick_zygote()) is None or not self._make(zygote, urgent=waiting > 0):
+        self._rest_later(shelf)
+        waiting = sum(not waiter.done() for waiter in shelf.waiting)
+        missing = shelf.target + waiting - len(shelf.ready) - len(shelf.making)
+        for _ in range(min(missing, _MAKING_AT_ONCE - len(shelf.making))):
+            if (zygote := self._pick_zygote()) is None or not self._make(shelf, zygote, urgent=waiting > 0):
                 return
 
-    def _make(self, zygote: _Zygote, *, urgent: bool) -> bool:
+    def _make(self, shelf: _Shelf, zygote: _Zygote, *, urgent: bool) -> bool:
         """Begin to make one; False when there is no room for it."""
         limits = self._limits
         with contextlib.ExitStack() as sent:
@@ -273,7 +324,7 @@ class WarmPool:
                 slot = self._host.take_slot()
             except SandboxError:
                 # As many live as may; whoever waits gets the same words on the way without a pool.
-                self._answer_waiters()
+                shelf.answer_waiters()
                 return False
             try:
                 uid = None if self._host.users is None else self._host.users[slot]
@@ -296,15 +347,16 @@ class WarmPool:
                 stdout_fd=out_read,
                 stderr_fd=err_read,
                 slot=slot,
-                on_ready=self._on_ready,
-                on_over=lambda one, error: self._on_over(zygote, one, error),
+                on_ready=partial(self._on_ready, shelf),
+                on_over=partial(self._on_over, shelf, zygote),
             )
-            self._making.add(prepared)
+            shelf.making.add(prepared)
             zygote.forks += 1
             zygote.alive.add(prepared)
             settings = (
                 -1 if uid is None else uid,
                 int(urgent),
+                shelf.kind,
                 limits.tmpfs_bytes,
                 shm_bytes(limits.tmpfs_bytes),
                 limits.open_files,
@@ -340,29 +392,29 @@ class WarmPool:
 
     # What becomes of them
 
-    def _on_ready(self, prepared: Prepared) -> None:
+    def _on_ready(self, shelf: _Shelf, prepared: Prepared) -> None:
         self._failures = 0
-        self._making.discard(prepared)
+        shelf.making.discard(prepared)
         if self._next is not None and prepared in self._next.alive:
             # It serves: from now on it is the one, and the old one ends with its last sandbox.
             old, self._zygote, self._next = self._zygote, self._next, None
             if old:
                 self._retire(old)
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        while shelf.waiting:
+            waiter = shelf.waiting.popleft()
             if not waiter.done():
                 waiter.set_result(prepared)
-                self._refill()
-                return
-        self._ready.append(prepared)
-        self._refill()
+                break
+        else:
+            shelf.ready.append(prepared)
+        self._refill(shelf)
 
-    def _on_over(self, zygote: _Zygote, prepared: Prepared, error: str | None) -> None:
+    def _on_over(self, shelf: _Shelf, zygote: _Zygote, prepared: Prepared, error: str | None) -> None:
         self._host.free_slot(prepared.slot)
-        was_made = prepared not in self._making
-        self._making.discard(prepared)
+        was_made = prepared not in shelf.making
+        shelf.making.discard(prepared)
         with contextlib.suppress(ValueError):
-            self._ready.remove(prepared)
+            shelf.ready.remove(prepared)
         zygote.alive.discard(prepared)
         if zygote is not self._zygote and zygote is not self._next:
             self._retire(zygote)
@@ -371,7 +423,7 @@ class WarmPool:
         elif prepared.job is None and not self._closed:
             if not was_made and error != ZYGOTE_GONE:
                 self._failed(error or "it ended before it was ready")
-            self._refill()
+            self._refill(shelf)
 
     def _failed(self, why: str) -> None:
         logger.warning("a sandbox for the pool could not be made: %s", why)
@@ -383,13 +435,7 @@ class WarmPool:
         """From now on every job gets a sandbox of its own making, which is slower and no less isolated."""
         logger.error("the pool of warm sandboxes is off: %s", why)
         self._closed = True
-        self._answer_waiters()
-
-    def _answer_waiters(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+        self._any.answer_waiters()
 
     # Zygotes
 
@@ -419,7 +465,7 @@ class WarmPool:
         except (OSError, SandboxError) as error:
             zygote.ended(Ending(None, error=str(error)))
             return
-        self._refill()
+        self._refill(self._any)
 
     def _zygote_descriptors(self, sent: contextlib.ExitStack) -> dict[int, int]:
         def send(fd: int) -> int:
@@ -459,15 +505,22 @@ class WarmPool:
         if not zygote.alive and not zygote.gone:
             self._run(self._tell(self._host.control.kill, zygote.number))
 
-    def _calm_down(self) -> None:
-        """Let the pool shrink again, one at a time, when no job had to wait lately."""
-        self._calm = None
-        if self._target > self._config.size and not self._closed:
-            self._target -= 1
-            if len(self._ready) > self._target:
-                self._dismissed.add(prepared := self._ready.popleft())
+    def _rest_later(self, shelf: _Shelf, *, again: bool = False) -> None:
+        if again and shelf.calm is not None:
+            shelf.calm.cancel()
+            shelf.calm = None
+        if shelf.calm is None and shelf.target > shelf.least:
+            shelf.calm = self._loop.call_later(shelf.rest_s, self._rest, shelf)
+
+    def _rest(self, shelf: _Shelf) -> None:
+        """Let a shelf shrink again, one at a time, when no job had to wait lately."""
+        shelf.calm = None
+        if shelf.target > shelf.least and not self._closed:
+            shelf.target -= 1
+            if len(shelf.ready) > shelf.target:
+                self._dismissed.add(prepared := shelf.ready.popleft())
                 prepared.discard()
-            self._calm = self._loop.call_later(_CALM_S, self._calm_down)
+            self._rest_later(shelf)
 
 
 def _bounds(limits: Limits) -> Bounds:

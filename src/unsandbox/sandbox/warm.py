@@ -23,7 +23,7 @@ from unsandbox.sandbox.limits import Group
 from unsandbox.sandbox.skeleton import HOSTNAME
 from unsandbox.sandbox.spec import Captured, Limits, OutputSink, SandboxSpec
 from unsandbox.sandbox.system import System
-from unsandbox.sandbox.warm_python import PROGRAM
+from unsandbox.sandbox.warm_python import NODE, PROGRAM
 
 PYTHON = ("python3", PROGRAM)
 """The command of programs that the waiting interpreter runs itself; any other is executed by it."""
@@ -121,6 +121,17 @@ def runs_in_process(spec: SandboxSpec, template_env: Mapping[str, str]) -> bool:
         name for name in spec.env.keys() | template_env.keys() if spec.env.get(name) != template_env.get(name)
     }
     return not any(_READS_AT_START.match(name) for name in changed)
+
+
+def runs_in_waiting_node(spec: SandboxSpec) -> bool:
+    """Whether a `node` that was started without variables and input of a job's own would begin this program."""
+    return (
+        list(spec.run) == list(NODE)
+        and spec.compile is None
+        and not spec.env
+        and not spec.stdin
+        and any(file.path == NODE[1] and file.mode == 0o644 for file in spec.files)
+    )
 
 
 def encode_job(

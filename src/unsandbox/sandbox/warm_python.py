@@ -28,6 +28,9 @@ CONTROL_FD = 3
 """In the zygote the launcher's socket, in its children the server's."""
 PROGRAM = "/work/main.py"
 HOME = "/work/"
+KIND_ANY, KIND_NODE = 0, 1
+"""What waits in a sandbox: this interpreter, or another one that has all but its program."""
+NODE = ("node", "/work/main.js")
 MAX_REQUEST = 1024
 MAX_JOB = 1 << 17
 MAX_GROUPS = 8
@@ -136,8 +139,14 @@ def _become_sandbox(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]
     except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
         os.write(CONTROL_FD, f"error {error!r:.200}\n".encode("utf-8", "replace"))
         os._exit(1)
+    kind = settings[2]
+    if program and kind == KIND_NODE and os.fork() == 0:
+        _feed(NODE[1])
     if program:
         _look_after(program)
+    if kind == KIND_NODE:
+        _default_signals()
+        _become(list(NODE), {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")})
     _await_job()
 
 
@@ -147,7 +156,7 @@ def _set_up(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]) -> int
     import os
     import resource
 
-    uid, urgent, tmpfs, shm, open_files, processes, data = settings
+    uid, urgent, kind, tmpfs, shm, open_files, processes, data = settings
     stdout, stderr, *groups = fds
     if urgent:
         _normal_priority()
@@ -185,6 +194,8 @@ def _set_up(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]) -> int
         os.close(fd)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     kernel.give_up_all()
+    if kind == KIND_NODE:
+        os.mkfifo(NODE[1])
     return os.fork()
 
 
@@ -229,8 +240,47 @@ def _exit_code(status: int) -> int:
     return code if code >= 0 else _DEATH_BY - code
 
 
+def _feed(path: str) -> None:
+    """Give an interpreter that waits to read its program the program. Never returns.
+
+    The interpreter has opened a named pipe in place of the file. When the program runs the file is there.
+    """
+    import os
+
+    pipe = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        job = _receive_job()
+        for file, mode, content in job["files"]:
+            if file != path:
+                _write_file(file, mode, content)
+                continue
+            _write_file(f"{path}.new", mode, content)
+            os.rename(f"{path}.new", path)  # noqa: PTH104 - pathlib would have to be loaded
+            program = memoryview(content)
+        while program:
+            program = program[os.write(pipe, program) :]
+    finally:
+        os._exit(0)
+
+
 def _await_job() -> None:
     """Say that all is ready, wait for the one job, put its files in place and start it."""
+    import os
+
+    job = _receive_job()
+    for path, mode, content in job["files"]:
+        _write_file(path, mode, content)
+    if job["run"] is None:
+        os.environ.update(job["env"])
+        sys.argv += job["args"]
+        getattr(sys, "orig_argv", []).extend(job["args"])
+        os.close(CONTROL_FD)
+    else:
+        _execute(job)
+
+
+def _receive_job() -> Mapping[str, Any]:
+    """Say that all is ready, wait for the one job, make its folders and take its standard input."""
     import _socket
     import marshal
     import os
@@ -250,15 +300,8 @@ def _await_job() -> None:
         os.close(fds[0])
     for folder in job["folders"]:
         os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - pathlib would have to be loaded
-    for path, mode, content in job["files"]:
-        _write_file(path, mode, content)
-    if job["run"] is None:
-        os.environ.update(job["env"])
-        sys.argv += job["args"]
-        getattr(sys, "orig_argv", []).extend(job["args"])
-        control.close()
-    else:
-        _execute(job)
+    control.detach()
+    return job
 
 
 def _end_quickly() -> None:
@@ -326,12 +369,9 @@ def _write_file(path: str, mode: int, content: bytes) -> None:
 
 def _execute(job: Mapping[str, Any]) -> None:
     """Run the compile step, if there is one, and become the program. Never returns."""
-    import _signal
     import os
 
-    # What this interpreter ignores, a program must find at its default.
-    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
-        _signal.signal(number, _signal.SIG_DFL)
+    _default_signals()
     try:
         if job["compile"] is not None:
             child = os.fork()
@@ -367,6 +407,14 @@ def _hand_over(path: str) -> None:
     control.recv(2)
     control.detach()
     os.close(fd)
+
+
+def _default_signals() -> None:
+    """What this interpreter ignores, a program must find at its default."""
+    import _signal
+
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
 
 
 def _become(command: list[str], env: Mapping[str, str]) -> None:
