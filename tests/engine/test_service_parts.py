@@ -32,7 +32,7 @@ from unsandbox.protocol.services import Redeploy, ServiceRequest
 
 async def lines_of(log: ServiceLog, position: int = 0) -> list[tuple[int, bytes]]:
     """Return all lines of a log that is closed."""
-    return [entry async for entry in log.follow(position, 1.0) if entry is not None]
+    return [line async for lines in log.follow(position, 1.0) for line in lines]
 
 
 @pytest.fixture
@@ -108,8 +108,8 @@ async def test_followers_hear_at_once_and_leave_when_the_log_closes(open_log):
     heard: list[bytes] = []
 
     async def listen() -> None:
-        async for entry in log.follow(0, 60.0):
-            heard.append(entry[1] if entry else b"?")  # noqa: PERF401 - as they come
+        async for lines in log.follow(0, 60.0):
+            heard.extend(line for _, line in lines)
 
     listeners = [asyncio.create_task(listen()) for _ in range(3)]
     async with asyncio.timeout(5):
@@ -123,8 +123,8 @@ async def test_followers_hear_at_once_and_leave_when_the_log_closes(open_log):
 
 
 async def test_a_follower_is_told_that_there_is_nothing(open_log):
-    async for entry in open_log().follow(0, 0.01):
-        assert entry is None
+    async for lines in open_log().follow(0, 0.01):
+        assert lines == []
         break
 
 

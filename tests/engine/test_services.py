@@ -227,6 +227,30 @@ async def test_a_full_stop_and_a_new_start(tmp_path):
         await store.close()
 
 
+async def test_a_program_that_writes_without_end_neither_fills_the_disk_nor_stops_the_others(engine):
+    await make(engine, "floods", "yes")
+    kept = engine.services.log(ME, "floods")
+    await eventually(lambda: kept.end > 16 << 20)
+
+    async def follow() -> None:
+        async for _ in kept.follow(0, 60.0):
+            pass
+
+    follower = asyncio.create_task(follow())
+    began, used, begun_at = asyncio.get_running_loop().time(), os.times(), kept.end
+    longest, last = 0.0, began
+    while (now := asyncio.get_running_loop().time()) < began + 2.0:
+        longest, last = max(longest, now - last), now
+        await asyncio.sleep(0.001)
+    follower.cancel()
+    await asyncio.gather(follower, return_exceptions=True)
+    after = os.times()
+    assert kept.end - begun_at < 20 << 20
+    assert longest < 0.5
+    assert len(kept.tail(None)[0]) <= 16 << 20
+    assert (after.user + after.system) - (used.user + used.system) < 2.5
+
+
 async def test_an_idle_engine_with_services_does_nothing(engine):
     await make(engine, "idle", "sleep 1000")
     await make(engine, "cold", "while :; do :; done")

@@ -11,7 +11,8 @@ from typing import BinaryIO
 from unsandbox.sandbox.spec import MIB
 
 _SUFFIX = ".log"
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 16 * 1024
+"""A follower reads so much at a time: the lines in it are told before others have their turn."""
 LONGEST_LINE = 64 * 1024
 """A line longer than this is told to followers in pieces."""
 
@@ -76,8 +77,8 @@ class ServiceLog:
                 break
         return bytes(data[cut + 1 :]) if lines else b"", end
 
-    async def follow(self, position: int, idle_s: float) -> AsyncIterator[tuple[int, bytes] | None]:
-        """Yield whole lines as they come, each with the position after it; None after `idle_s` without any.
+    async def follow(self, position: int, idle_s: float) -> AsyncIterator[list[tuple[int, bytes]]]:
+        """Yield whole lines as they come, each with the position after it; nothing after `idle_s` without.
 
         Lines come without their line feed. What was dropped before it could be read is skipped. Ends when the
         log is closed; what has no line feed by then is the last line.
@@ -94,19 +95,22 @@ class ServiceLog:
             if not data:
                 if self._closed:
                     if rest:
-                        yield position + len(rest), rest
+                        yield [(position + len(rest), rest)]
                     return
                 if not await self._more(position + len(rest), idle_s):
-                    yield None
+                    yield []
                 continue
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
+            *whole, rest = (rest + data).split(b"\n")
+            lines = []
+            for line in whole:
                 position += len(line) + 1
-                yield position, line
+                lines.append((position, line))
             while len(rest) >= LONGEST_LINE:
                 position += LONGEST_LINE
-                yield position, rest[:LONGEST_LINE]
+                lines.append((position, rest[:LONGEST_LINE]))
                 rest = rest[LONGEST_LINE:]
+            if lines:
+                yield lines
 
     def _path(self, start: int) -> Path:
         return self._folder / f"{start:020d}{_SUFFIX}"

@@ -18,11 +18,13 @@ from unsandbox.engine.service_log import ServiceLog
 from unsandbox.engine.sources import SavedState
 from unsandbox.errors import EngineError
 from unsandbox.sandbox.live_spec import LiveProcess, LiveSandbox, LiveSpec
-from unsandbox.sandbox.spec import SandboxError
+from unsandbox.sandbox.spec import MIB, SandboxError
 
 logger = logging.getLogger("unsandbox.engine.services")
 
 _READ_BYTES = 64 * 1024
+_BYTES_PER_S = 4 * MIB
+_BURST_BYTES = 16 * MIB
 _LAST_OUTPUT_S = 2.0
 _LISTEN_TRIES = 5
 _LISTEN_PAUSE_S = 0.1
@@ -259,7 +261,8 @@ class ServiceRun:
         return False
 
     async def _copy_output(self, descriptor: int | None) -> None:
-        """Write what the program says into the log, as fast as the disk takes it and no faster."""
+        """Write what the program says into the log: no faster than the disk takes it, nor than others bear."""
+        pace = _Pace()
         while descriptor is not None:
             try:
                 data = os.read(descriptor, _READ_BYTES)
@@ -276,6 +279,7 @@ class ServiceRun:
                 # The program must not suffer because its words cannot be kept.
                 logger.warning("output of a service is lost: %s", error.strerror)
                 await asyncio.sleep(1.0)
+            await pace.keep(len(data))
 
     async def _close(self) -> None:
         process, sandbox, copying = self._process, self.sandbox, self._copying
@@ -289,6 +293,22 @@ class ServiceRun:
             await asyncio.gather(copying, return_exceptions=True)
         if process is not None:
             process.close()
+
+
+class _Pace:
+    """Holds back who writes without end: its program then waits in its own writing."""
+
+    def __init__(self) -> None:
+        self._allowed = float(_BURST_BYTES)
+        self._since = time.monotonic()
+
+    async def keep(self, written: int) -> None:
+        """Wait as long as what was written is ahead of the pace."""
+        now = time.monotonic()
+        self._allowed = min(_BURST_BYTES, self._allowed + (now - self._since) * _BYTES_PER_S) - written
+        self._since = now
+        if self._allowed < 0:
+            await asyncio.sleep(-self._allowed / _BYTES_PER_S)
 
 
 async def _readable(descriptor: int) -> None:

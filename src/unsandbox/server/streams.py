@@ -102,12 +102,12 @@ async def stream_service_log(request: web.Request, call: Call) -> web.StreamResp
     response = await _open_stream(request)
     with contextlib.suppress(ConnectionError):
         await response.write(b": following\n\n")
-        async for entry in log.follow(position, KEEPALIVE_S):
-            if entry is None:
-                await response.write(b": keepalive\n\n")
-            else:
-                after, text = entry
-                line = codec.encode(LogLine(source=name, line=text.decode("utf-8", "replace")))
-                await response.write(b"id: %d\ndata: %b\n\n" % (after, line))
+        async for lines in log.follow(position, KEEPALIVE_S):
+            await response.write(b"".join(_line_bytes(name, *line) for line in lines) or b": keepalive\n\n")
         await response.write_eof()
     return response
+
+
+def _line_bytes(name: str | None, position: int, text: bytes) -> bytes:
+    line = codec.encode(LogLine(source=name, line=text.decode("utf-8", "replace")))
+    return b"id: %d\ndata: %b\n\n" % (position, line)
