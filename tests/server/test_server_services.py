@@ -195,7 +195,9 @@ async def test_a_command_is_a_job_that_has_ended(wire, stranger, sleeper):
 
 
 async def test_commands_have_a_time_limit_and_can_be_cancelled(wire, sleeper, serve):
-    late = await wire.call("POST", "/services/sleeper/execute", {"command": "echo a; sleep 60", "timeout": 300})
+    late = await wire.call(
+        "POST", "/services/sleeper/execute", {"command": "echo a; sleep 60", "timeout": 1500}
+    )
     assert (late.status, late.json["status"], late.json["exit_code"]) == (202, "timeout", 124)
     assert late.json["stdout"] == "a\n"
     async with serve(hold_s=0.2) as (quick,):
@@ -315,11 +317,16 @@ async def test_freezing_and_what_a_frozen_service_refuses(wire):
     await log_has(wire, "ice", "3\n")
     assert (await wire.call("POST", "/services/ice/freeze")).json["state"] == "frozen"
     assert (await wire.call("POST", "/services/ice/freeze")).json["state"] == "frozen"
-    frozen = await log_of(wire, "ice")
+
+    async def stands_still():
+        log = await log_of(wire, "ice")
+        await asyncio.sleep(0.2)  # Time in which a program that is not frozen would write.
+        return log if await log_of(wire, "ice") == log else None
+
+    frozen = await eventually(stands_still)
     answer = await wire.call("POST", "/services/ice/execute", {"command": "true"})
     assert (answer.status, answer.json["error"]) == (409, "service_frozen")
     assert "unfreeze it first" in answer.json["message"]
-    await asyncio.sleep(0.1)  # Time in which a program that is not frozen would write.
     assert await log_of(wire, "ice") == frozen
     assert (await wire.call("POST", "/services/ice/unfreeze", b"[]")).json["state"] == "running"
     last = int(frozen.split()[-1])
