@@ -32,7 +32,7 @@ while True:
 async def count(wire: Wire, session: str, beyond: int = -1) -> int:
     """Return the count, once it is above a number."""
     async with asyncio.timeout(30):
-        while (now := int(await run(wire, session, "cat count"))) <= beyond:
+        while (now := int(await run(wire, session, "cat /work/count"))) <= beyond:
             await asyncio.sleep(0.05)
     return now
 
@@ -46,18 +46,21 @@ async def test_a_program_goes_on_from_the_saved_number(tmp_path):
             session,
             "(python3 counter.py > /dev/null 2>&1 < /dev/null &) ; until test -s count; do :; done",
         )
-        before = await count(wire, session, 10)
+        await run(wire, session, "shell_state=saved; cd /usr")
+        before = int(await run(wire, session, "cat /work/count"))
         snapshot = await new_snapshot(wire, session, hot=True)
         assert (snapshot["hot"], snapshot["isolation"]) == (True, "gvisor")
         # The source itself goes on.
         after = await count(wire, session, before)
         await count(wire, session, after + 50)
+        await run(wire, session, "shell_state=later; cd /")
         # In place: back at the saved number, and on from there; also what lay in memory.
         await restore(wire, snapshot["id"])
         now = await count(wire, session)
         assert before <= now < after + 50
         await count(wire, session, now)
         assert await run(wire, session, "cat /tmp/beside") == "kept\n"
+        assert await run(wire, session, "echo $shell_state $PWD") == "saved /usr\n"
         assert (await wire.call("DELETE", f"/sessions/{session}")).status == 200
     async with lasting(tmp_path) as wire:
         # Of a deleted session, by another server process.
@@ -65,6 +68,7 @@ async def test_a_program_goes_on_from_the_saved_number(tmp_path):
         now = await count(wire, session)
         assert before <= now < after + 50
         await count(wire, session, now)
+        assert await run(wire, session, "echo $shell_state $PWD") == "saved /usr\n"
         clone = (await wire.call("POST", f"/snapshots/{snapshot['id']}/clone")).json["session_id"]
         assert before <= await count(wire, clone) < after + 50
         # Memory never becomes something that others may use, nor another kind of thing.

@@ -52,7 +52,8 @@ DISK = b"T"
 QUIET = b"Q"
 """Say DONE, then nothing more, and read nothing but the next message."""
 RESET = b"Z"
-"""A new server, after a restore: keep the programs, drain what they write, forget their streams, say READY."""
+"""JSON: numbers of programs. A new server, after a restore: these go on with the streams that they have; of the
+others what they write is drained. Answered by READY with those of the numbers that still run."""
 GO = b"G"
 """After QUIET: go on."""
 
@@ -287,7 +288,7 @@ class Agent:
             self.send(DONE, stream)
             self.be_quiet()
         elif kind == RESET:
-            self.reset()
+            self.reset(json.loads(data.decode()))
 
     def be_quiet(self) -> None:
         """Wait for the next message and carry it out, doing nothing else. A checkpoint is taken meanwhile."""
@@ -298,17 +299,25 @@ class Agent:
                 return
             self.received += os.read(0, 1 << 18)
 
-    def reset(self) -> None:
-        """Forget all streams: what programs write is read and dropped, what they read does not end."""
+    def reset(self, keep: list[int]) -> None:
+        """Forget streams: what programs write is read and dropped, what they read does not end.
+
+        Programs to keep have theirs as if nothing had been sent yet.
+        """
+        self.programs = {stream: pid for stream, pid in self.programs.items() if stream in keep}
+        kept = {number for stream in self.programs for number in (stream, stream + 1)}
         for pump in [*self.outward.values()]:
-            pump.draining = True
+            pump.draining = pump.stream not in kept
+            pump.credit = WINDOW
             pump.watch()
         for pump in [*self.inward.values()]:
             pump.waiting = b""
             pump.watch()
-        self.outward, self.inward, self.programs, self.terminals = {}, {}, {}, {}
+        self.outward = {stream: pump for stream, pump in self.outward.items() if stream in kept}
+        self.inward = {stream: pump for stream, pump in self.inward.items() if stream in kept}
+        self.terminals = {}
         self.let_go()
-        self.send(READY, 0)
+        self.send(READY, 0, json.dumps(list(self.programs)).encode())
 
     # Programs
 

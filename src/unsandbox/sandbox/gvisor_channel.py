@@ -53,6 +53,10 @@ class Channel:
 
     # Messages
 
+    def use_stream(self, stream: int) -> None:
+        """Take a number of an earlier channel."""
+        self._last = max(self._last, stream)
+
     def new_stream(self) -> int:
         """Return an even number that no stream has had; the odd one after it is free too."""
         self._last += 2

@@ -27,12 +27,14 @@ class Shape:
         tmpfs_bytes: Size of /tmp.
         work_bytes: Size of /work.
         mounts: What of the host is mounted, and where.
+        lasting: Number of the program that a restored sandbox takes over with its pipes; None for none.
     """
 
     version: str
     tmpfs_bytes: int
     work_bytes: int
     mounts: Sequence[tuple[Path, str]]
+    lasting: int | None = None
 
 
 def read_shape(image: Path, version: str) -> Shape:
@@ -48,6 +50,7 @@ def read_shape(image: Path, version: str) -> Shape:
             tmpfs_bytes=about["tmpfs_bytes"],
             work_bytes=about["work_bytes"],
             mounts=[(Path(source), target) for source, target in about["mounts"]],
+            lasting=about.get("lasting"),
         )
         known = about["format"] == _FORMAT
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -85,6 +88,7 @@ class NewImage:
             "tmpfs_bytes": shape.tmpfs_bytes,
             "work_bytes": shape.work_bytes,
             "mounts": [(str(source), target) for source, target in shape.mounts],
+            "lasting": shape.lasting,
         }
         (self._partial / _ABOUT).write_text(json.dumps(about))
         total = 0

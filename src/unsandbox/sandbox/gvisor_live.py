@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
+import json
 import logging
 import os
 import shutil
@@ -102,6 +104,8 @@ class GvisorSandbox:
         self._closed = False
         self._changing = asyncio.Lock()
         self._disk_used = 0
+        self._stream_of: dict[LiveProcess, int] = {}
+        self.lasting: LiveProcess | None = None
 
     # Its beginning
 
@@ -149,7 +153,11 @@ class GvisorSandbox:
             if image is not None:
                 fds[_IMAGE_FD] = sent.enter_context(gvisor_image.readable_image(image))
                 words = ["restore", "--image-path", f"/proc/self/fd/{_IMAGE_FD}"]
-                self._channel.send(gvisor_agent.RESET, 0)
+                keep = [] if self._shape.lasting is None else [self._shape.lasting]
+                for stream in keep:
+                    self._channel.use_stream(stream)
+                    self.lasting = self._on_pipes(stream)
+                self._channel.send(gvisor_agent.RESET, 0, json.dumps(keep).encode())
             argv = [*runsc_words(bundle), *words, "--bundle", str(bundle), bundle.name]
             limits = self._spec.limits
             request = gvisor_runsc.request(
@@ -170,6 +178,13 @@ class GvisorSandbox:
                 what = self._ending.error if self._ending else ""
                 what = what or os.pread(said, 2000, 0).decode("utf-8", "replace").strip()
                 raise SandboxError(f"the sandbox could not be set up: {what or 'no reason given'}") from None
+        if self.lasting is not None and self._stream_of[self.lasting] not in json.loads(
+            ready.result() or b"[]"
+        ):
+            # It had ended before the checkpoint.
+            self._channel.abandon(self._stream_of[self.lasting])
+            self.lasting.close()
+            self.lasting = None
         self._ready = True
 
     async def _first_word(self, ready: asyncio.Future[bytes]) -> None:
@@ -261,19 +276,14 @@ class GvisorSandbox:
         """Start a program as the tenant, or as root of the sandbox."""
         self._must_live()
         channel, stream = self._channel, self._channel.new_stream()
-        ends: dict[str, int] = {}
         if terminal is not None:
             local = LocalTerminal(channel, stream, terminal)
-            ends["terminal_fd"] = local.master
+            process = self._process(stream, terminal_fd=local.master)
         else:
-            ends["stdin_fd"] = self._feeds(stream)
-            ends["stdout_fd"] = self._drains(stream)
-            ends["stderr_fd"] = self._drains(stream + 1)
-        exited = self._exit_of(channel.expect(gvisor_agent.EXIT, stream))
+            process = self._on_pipes(stream)
         details = encoded(
             argv=list(argv), env=dict(env), cwd=cwd, terminal=terminal, limits=self._limits(), root=root
         )
-        process = SandboxProcess(exited, functools.partial(self._send_signal, stream), **ends)
         try:
             said = await channel.call(gvisor_agent.SPAWN, stream, details, gvisor_agent.STARTED)
         except BaseException:
@@ -283,6 +293,21 @@ class GvisorSandbox:
             process.close()
             channel.abandon(stream)
             raise SandboxError(f"the program cannot be started: {text(said)}")
+        return process
+
+    def _on_pipes(self, stream: int) -> SandboxProcess:
+        ends = {
+            "stdin_fd": self._feeds(stream),
+            "stdout_fd": self._drains(stream),
+            "stderr_fd": self._drains(stream + 1),
+        }
+        return self._process(stream, **ends)
+
+    def _process(self, stream: int, **ends: int) -> SandboxProcess:
+        exited = self._exit_of(self._channel.expect(gvisor_agent.EXIT, stream))
+        process = SandboxProcess(exited, functools.partial(self._send_signal, stream), **ends)
+        self._stream_of[process] = stream
+        exited.add_done_callback(lambda _: self._stream_of.pop(process, None))
         return process
 
     def _feeds(self, stream: int) -> int:
@@ -510,7 +535,8 @@ class GvisorSandbox:
                 await self._checkpoint(fd)
             finally:
                 os.close(fd)
-            return await asyncio.to_thread(image.complete, self._shape)
+            lasting = None if self.lasting is None else self._stream_of.get(self.lasting)
+            return await asyncio.to_thread(image.complete, dataclasses.replace(self._shape, lasting=lasting))
         finally:
             await asyncio.to_thread(image.discard)
 

@@ -51,6 +51,7 @@ class BubblewrapSandbox:
     def __init__(self, spec: LiveSpec, parts: Parts, *, on_over: Callable[[BubblewrapSandbox], None]) -> None:
         """Make nothing yet; `open` does. `on_over` is called when nothing of it is left."""
         self.frozen = False
+        self.lasting: LiveProcess | None = None
         self._spec = spec
         self._parts = parts
         self._on_over = on_over

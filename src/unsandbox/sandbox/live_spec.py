@@ -89,6 +89,9 @@ class LiveSandbox(Protocol):
     frozen: bool
     backend: str
     """Name of the backend that made it."""
+    lasting: LiveProcess | None
+    """A program on pipes that a restored sandbox shall have again: set before `checkpoint`; after a start from
+    a hot image it is the restored program with pipes of its own, if it still runs."""
 
     async def spawn(
         self,

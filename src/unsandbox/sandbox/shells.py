@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import re
 import secrets
 import shutil
 import time
@@ -23,6 +24,7 @@ _LONGEST_CODE = 12
 OUTPUT_BYTES = 10 * MIB
 _EXIT_TIMEOUT = 124
 _LINGER_S = 2.0
+_ANY_MARKER = re.compile(rb"\x1e[0-9a-f]{24} [0-9]+\x1e")
 # Moves the channel off descriptor 0, which the commands find empty.
 _CHANNEL = 'exec "$@" 3<&0 </dev/null'
 
@@ -64,9 +66,16 @@ class Shell:
         if self.driver == "other":
             argv = ("/bin/sh", "-c", _CHANNEL, "sh", *argv)
         driver = ShellDriver(await sandbox.spawn(argv, cwd=cwd), _FRAMES[self.driver])
+        sandbox.lasting = driver.process
         if self.init:
             await driver.run(self.init, None)
         return driver
+
+    def take_over(self, sandbox: LiveSandbox) -> ShellDriver | None:
+        """Return the driver of the shell that a hot image held, state and all; None when it held none."""
+        if sandbox.lasting is None or self.driver == "none":
+            return None
+        return ShellDriver(sandbox.lasting, _FRAMES[self.driver], stale=True)
 
 
 @functools.cache
@@ -119,13 +128,17 @@ class ShellDriver:
     Args:
         process: The shell, with pipes; this object owns it.
         frame: Wraps a command so that the marker and the exit code follow its output.
+        stale: Whether it may still be at a command that nobody waits for: the marker of that one is no output.
     """
 
-    def __init__(self, process: LiveProcess, frame: Callable[[bytes, bytes], bytes]) -> None:
+    def __init__(
+        self, process: LiveProcess, frame: Callable[[bytes, bytes], bytes], *, stale: bool = False
+    ) -> None:
         if process.stdin_fd is None or process.stdout_fd is None or process.stderr_fd is None:
             raise ValueError("a driver needs a program with pipes")
-        self._process = process
+        self.process = process
         self._frame = frame
+        self._stale = stale
         self._stdin = process.stdin_fd
         self._streams = (_Stream(process.stdout_fd), _Stream(process.stderr_fd))
         self._loop = asyncio.get_running_loop()
@@ -160,12 +173,13 @@ class ShellDriver:
             self.alive = False
             try:
                 async with asyncio.timeout(_LINGER_S):
-                    code = await self._process.wait()
+                    code = await self.process.wait()
             except TimeoutError:
                 # It closed its output and runs on; nothing more can be asked of it.
                 code = 0
             self.close()
-        stdout, stderr = (stream.take() for stream in self._streams)
+        stdout, stderr = (stream.take(self._stale) for stream in self._streams)
+        self._stale = False
         wall_s = time.monotonic() - started
         return CommandOutcome(_EXIT_TIMEOUT if code is None else code, stdout, stderr, wall_s, timed_out)
 
@@ -174,8 +188,8 @@ class ShellDriver:
         self.alive = False
         for stream in self._streams:
             stream.stop()
-        self._process.kill()
-        self._process.close()
+        self.process.kill()
+        self.process.close()
 
     async def _send(self, data: bytes) -> None:
         view = memoryview(data)
@@ -225,10 +239,12 @@ class _Stream:
     async def ended(self) -> None:
         await self._done
 
-    def take(self) -> Captured:
+    def take(self, stale: bool) -> Captured:
         if not self._done.done() or self.code is None:
             self._keep(self._tail)
             self._tail = b""
+        if stale and (kept := _ANY_MARKER.sub(b"", self._kept)) != self._kept:
+            return Captured(kept, len(kept))
         return Captured(bytes(self._kept), self._total)
 
     def stop(self) -> None:
