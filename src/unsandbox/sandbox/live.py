@@ -450,7 +450,7 @@ class BubblewrapSandbox:
         asked = [name for name, value in (("cpu", vcpu), ("memory", memory_bytes)) if value is not None]
         if missing := [name for name in asked if name not in controllers]:
             raise SandboxUnavailable(
-                f"limits of a living sandbox cannot be changed here: no control group for {' or '.join(missing)} "
+                f"limits of a living sandbox cannot be changed: no control group of {' or '.join(missing)} "
                 "can be written; run as root, or have one delegated to this user"
             )
         self._must_live()
