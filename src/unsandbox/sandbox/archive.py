@@ -7,7 +7,6 @@ server only compresses, and looks an archive through first (`archive_check`). No
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import io
@@ -17,15 +16,16 @@ import shutil
 import tarfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, ParamSpec, Self, TypeVar
+from typing import IO, Self, TypeVar
 
 from unsandbox.sandbox.archive_check import opened
 from unsandbox.sandbox.capture import StreamCapture
 from unsandbox.sandbox.live_spec import LiveProcess
 from unsandbox.sandbox.spec import MIB, SandboxError, SandboxFile
+from unsandbox.sandbox.threads import run_to_end
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _LEVEL = 3
@@ -93,9 +93,9 @@ async def save(tar: LiveProcess, destination: Path) -> int:
     temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(6)}.tmp")
     try:
         async with _Running(tar) as running:
-            size = await running.in_thread(_compress, running.take("stdout_fd"), temporary)
+            size = await running.in_thread(partial(_compress, running.take("stdout_fd"), temporary))
             await running.must_succeed("the work folder could not be read")
-            await running.in_thread(_publish, temporary, destination)
+            await run_to_end(partial(_publish, temporary, destination))
     finally:
         temporary.unlink(missing_ok=True)
     return size
@@ -109,7 +109,7 @@ async def load(tar: LiveProcess, archive: Path) -> None:
         OSError: It does not fit into the work folder (`EDQUOT`), or cannot be read.
     """
     async with _Running(tar) as running:
-        await running.in_thread(_decompress, archive, running.take("stdin_fd"))
+        await running.in_thread(partial(_decompress, archive, running.take("stdin_fd")))
         await running.must_succeed("the archive could not be unpacked")
 
 
@@ -151,17 +151,10 @@ class _Running:
         os.set_blocking(fd, True)
         return fd
 
-    async def in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do something that blocks; it has ended when this returns or raises, also when it is cancelled."""
-        task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # Ends the pipe, and with it the thread.
-            self._tar.kill()
-            with contextlib.suppress(Exception):
-                await task
-            raise
+    async def in_thread(self, work: Callable[[], _T]) -> _T:
+        """Do something that blocks on one of its pipes."""
+        # Its death ends the pipe, and with it the thread.
+        return await run_to_end(work, on_cancel=self._tar.kill)
 
     async def must_succeed(self, otherwise: str) -> None:
         """Wait for its end; raise unless it went well."""

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox import artifacts, enter, init
-from unsandbox.sandbox.archive import PACK, UNPACK, archive_of, load, save
+from unsandbox.sandbox import artifacts, init
+from unsandbox.sandbox.archive import archive_of
 from unsandbox.sandbox.archive_check import examine
 from unsandbox.sandbox.command import WORK, InvalidSpecError, check_files
 from unsandbox.sandbox.control import Ending
@@ -29,18 +29,16 @@ from unsandbox.sandbox.live_setup import (
     Program,
     live_arguments,
     live_request,
-    make_disk,
     program_details,
 )
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSpec
+from unsandbox.sandbox.live_work import WorkFolder
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox.threads import run_to_end
 
 _SETUP_TIMEOUT_S = 60.0
 _START_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 10.0
-_WATCH_MIN_S = 1.0
-_WATCH_SHARE = 20
-"""Looking at a work folder may take a twentieth of the time."""
 
 
 class BubblewrapSandbox:
@@ -57,10 +55,7 @@ class BubblewrapSandbox:
         self._on_over = on_over
         self._loop = asyncio.get_running_loop()
         self._number = 0
-        self._disk = make_disk(spec, parts)
-        self._work = -1
-        self._used = 0
-        self._watching: asyncio.Task[None] | None = None
+        self._work = WorkFolder(spec, parts, self._start_helper, self._end)
         self.end_reason = ""
         """Why it ended when that was our doing."""
         self._first: asyncio.Future[None] = self._loop.create_future()
@@ -82,16 +77,14 @@ class BubblewrapSandbox:
         Raises:
             SandboxError: It could not be set up.
         """
-        await asyncio.to_thread(self._disk.open)
+        await self._work.open()
         said = memory_file(b"")
         try:
             await self._make(said)
         finally:
             os.close(said)
-            self._disk.handed_over()
-        self._work = await asyncio.to_thread(self._open_work)
-        if self._disk.image is None and self._parts.images is None:
-            self._watching = self._loop.create_task(self._watch_disk())
+            self._work.disk.handed_over()
+        self._work.entered(self._pid, self._pidfd)
         if self._spec.work_archive is not None:
             await self.replace_work(self._spec.work_archive)
         if self._spec.low_ports:
@@ -102,6 +95,7 @@ class BubblewrapSandbox:
     async def _make(self, said: int) -> None:
         here, there = socket.socketpair()
         here.setblocking(False)
+        disk = self._work.disk
         with contextlib.ExitStack() as sent, here:
             sent.enter_context(there)
 
@@ -114,13 +108,13 @@ class BubblewrapSandbox:
                 1: said,
                 2: said,
                 init.READY_FD: there.fileno(),
-                ARGS_FD: send(memory_file(live_arguments(self._spec, self._parts, self._disk))),
+                ARGS_FD: send(memory_file(live_arguments(self._spec, self._parts, disk))),
                 SECCOMP_FD: send(memory_file(self._parts.filter)),
                 INIT_FD: send(os.open(self._parts.init, os.O_RDONLY | os.O_CLOEXEC)),
             }
-            if self._disk.image is not None:
-                descriptors[IMAGE_FD] = self._disk.image
-            request = live_request(self._spec, self._parts, self._disk, list(descriptors))
+            if disk.image is not None:
+                descriptors[IMAGE_FD] = disk.image
+            request = live_request(self._spec, self._parts, disk, list(descriptors))
             self._number = await self._parts.control.start(self, request, list(descriptors.values()))
             sent.close()
             try:
@@ -156,12 +150,10 @@ class BubblewrapSandbox:
         if not self._first.done():
             self._first.set_exception(SandboxError("the sandbox has ended"))
             self._first.exception()
-        for fd in (self._pidfd, self._work):
-            if fd >= 0:
-                os.close(fd)
-        self._pidfd = self._work = -1
-        if self._watching is not None:
-            self._watching.cancel()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._work.left()
         if ending.out_of_memory and not self.end_reason:
             self.end_reason = "it used more memory than its limit"
         self._ended.set()
@@ -170,7 +162,7 @@ class BubblewrapSandbox:
 
     async def _wind_up(self) -> None:
         try:
-            await asyncio.to_thread(self._disk.release)
+            await run_to_end(self._work.disk.release)
         finally:
             self._on_over(self)
 
@@ -293,16 +285,16 @@ class BubblewrapSandbox:
         # By tar, inside: whatever a link leads to, it leads to a place in the sandbox.
         words = ["tar", "--extract", "--no-overwrite-dir", "--keep-directory-symlink", "--no-same-permissions"]
         packed = await asyncio.to_thread(archive_of, files)
-        outcome = await self._run_helper(words, packed)
+        outcome = await communicate(
+            await self._start_helper(words),
+            packed,
+            timeout_s=None,
+            output_bytes=MIB,
+            discard_fd=self._parts.discard_fd,
+        )
         if outcome.exit_code != 0:
             said = outcome.stderr.data.decode("utf-8", "replace").strip()
             raise SandboxError(f"the files could not be written: {said}")
-
-    async def _run_helper(self, argv: Sequence[str], stdin: bytes, capabilities: int = 0) -> CommandOutcome:
-        process = await self._start_helper(argv, capabilities)
-        return await communicate(
-            process, stdin, timeout_s=None, output_bytes=MIB, discard_fd=self._parts.discard_fd
-        )
 
     async def collect(self, folder: str = artifacts.FOLDER) -> tuple[list[Artifact], list[str]]:
         """Return the regular files in a folder; see `LiveSandbox.collect`."""
@@ -317,38 +309,16 @@ class BubblewrapSandbox:
 
     # The work folder
 
-    def _open_work(self) -> int:
-        root = artifacts.open_root(self._pid, self._pidfd)
-        try:
-            return artifacts.open_beneath(root, WORK, os.O_PATH | os.O_DIRECTORY)
-        finally:
-            os.close(root)
-
     def disk_used(self) -> int:
         """Return the bytes that the work folder takes; see `LiveSandbox.disk_used`.
 
-        Where it is a folder, as it was when it was looked at last.
+        Where it is a folder without a quota of its own, as it was when it was looked at last.
         """
-        if self._parts.images is None or self._work < 0:
-            return self._used
-        status = os.fstatvfs(self._work)
-        return (status.f_blocks - status.f_bfree) * status.f_frsize
+        return self._work.used()
 
-    async def _watch_disk(self) -> None:
-        """Where the work folder has no quota: look at its size, and end a sandbox whose folder is too large."""
-        words = ["du", "-skx", WORK]
-        with contextlib.suppress(SandboxError):
-            while True:
-                started = self._loop.time()
-                outcome = await self._run_helper(words, b"", enter.CAPABILITY_TO_READ_ALL)
-                *_, last = outcome.stdout.data.splitlines() or [b""]
-                size = last.partition(b"\t")[0]
-                self._used = int(size) * 1024 if size.isdigit() else self._used
-                if self._used > self._spec.limits.work_bytes:
-                    self.end_reason = f"its work folder grew beyond {self._spec.limits.work_bytes} bytes"
-                    await self._parts.control.kill(self._number)
-                    return
-                await asyncio.sleep(max(_WATCH_MIN_S, _WATCH_SHARE * (self._loop.time() - started)))
+    async def _end(self, reason: str) -> None:
+        self.end_reason = reason
+        await self._parts.control.kill(self._number)
 
     async def archive_work(self, destination: Path) -> int:
         """Write the work folder as an archive; see `LiveSandbox.archive_work`.
@@ -358,7 +328,7 @@ class BubblewrapSandbox:
             OSError: The disk is full or failed.
         """
         async with self._standing_still():
-            return await save(await self._start_helper(PACK, enter.CAPABILITY_TO_READ_ALL), destination)
+            return await self._work.save(destination)
 
     async def replace_work(self, archive: Path) -> None:
         """Replace the content of the work folder; see `LiveSandbox.replace_work`.
@@ -368,9 +338,9 @@ class BubblewrapSandbox:
             SandboxError: It could not be unpacked; the work folder is incomplete.
             OSError: It does not fit (`EDQUOT`; the work folder is incomplete), or could not be read.
         """
-        await asyncio.to_thread(examine, archive, self._spec.limits.work_bytes)
+        await run_to_end(functools.partial(examine, archive, self._spec.limits.work_bytes))
         async with self._standing_still():
-            await load(await self._start_helper(UNPACK, enter.CAPABILITY_TO_READ_ALL), archive)
+            await self._work.replace(archive)
 
     @contextlib.asynccontextmanager
     async def _standing_still(self) -> AsyncIterator[None]:
