@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         EngineError,
         InvalidRequestError,
         InvalidResponseError,
+        JobFailedError,
         NotFoundError,
         PayloadTooLargeError,
         PermissionDeniedError,
@@ -104,6 +105,7 @@ __all__ = [
     "InvalidRequestError",
     "InvalidResponseError",
     "Job",
+    "JobFailedError",
     "JobList",
     "JobStatus",
     "JobStream",
@@ -152,6 +154,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "JobFailedError": "errors",
     "AsyncMap": "_async.mapping",
     "Map": "_sync.mapping",
     "Mapped": "_shared.mapping",

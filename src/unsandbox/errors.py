@@ -12,6 +12,7 @@
       `ConflictError` 409, `PayloadTooLargeError` 413, `SudoRequiredError` 428, `RateLimitError` 429
     + `ServerError` 5xx
       - `UnavailableError` 502, 503, 504
+  x `JobFailedError` - a program did not end well, and `check()` was asked to say so
   x `EngineError` - the embedded engine cannot run here
   x `ClientStateError` (also `RuntimeError`) - a client used after its end, or from another event loop
 * `UnsandboxWarning` (a `UserWarning`) - it works, but not as it should
@@ -38,6 +39,7 @@ __all__ = [
     "EngineError",
     "InvalidRequestError",
     "InvalidResponseError",
+    "JobFailedError",
     "NotFoundError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
@@ -107,6 +109,18 @@ class WaitTimeoutError(UnsandboxError, TimeoutError):
         super().__init__(message)
         self.job_id = job_id
         self.partial = partial
+
+
+class JobFailedError(UnsandboxError):
+    """`check()` was called on the result of a program that did not end well.
+
+    Attributes:
+        result: The job, or the result of a command. What it wrote is in there, and not in the message.
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class EngineError(UnsandboxError):

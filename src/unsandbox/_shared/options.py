@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from unsandbox._shared.order import Order
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol import codec
 from unsandbox.protocol.models import MAX_ENV_VARS, MAX_INPUT_FILES, InputFile
 
-InputFiles = Mapping[str, str | bytes] | Iterable[InputFile | str | os.PathLike[str]]
-"""Files for the program: a mapping from name to content, or a list of paths and `InputFile`s."""
+FileSource = str | os.PathLike[str] | IO[str] | IO[bytes] | InputFile
+InputFiles = Mapping[str, "str | bytes | os.PathLike[str] | IO[str] | IO[bytes]"] | Iterable[FileSource]
+"""Files for the program: a mapping from name to content, path or open file; or a list of paths, folders (all
+that is in them), open files and `InputFile`s. The program finds them by their base names."""
 
 _MAX_TTL_S = 900
 _MAX_VCPU = 8
@@ -90,8 +93,10 @@ def encode_script(
 
 
 def reads_files(input_files: InputFiles | None) -> bool:
-    """Tell whether making the request will read from the disk."""
-    return bool(input_files) and not isinstance(input_files, Mapping)
+    """Tell whether making the request may read from the disk."""
+    if isinstance(input_files, Mapping):
+        return not all(isinstance(content, str | bytes) for content in input_files.values())
+    return bool(input_files)
 
 
 def _bounds(
@@ -163,33 +168,53 @@ def _environment(env: object) -> dict[str, str]:
 def encode_files(given: object) -> list[dict[str, str]]:
     if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
         raise InvalidRequestError("input_files must be a mapping from name to content, or a list of paths")
-    pairs = given.items() if isinstance(given, Mapping) else [_named(item) for item in given]
+    pairs = given.items() if isinstance(given, Mapping) else itertools.chain.from_iterable(map(_named, given))
     files: dict[str, str] = {}
-    for path, content in pairs:
+    # One after another: of each file only the encoded form stays.
+    for path, source in pairs:
         name = _base_name(path)
         if name in files:
             raise InvalidRequestError(f"two input files have the name {name!r}: only base names are kept")
-        if isinstance(content, str):
-            content = _utf8(name, content)
-        if not isinstance(content, bytes | bytearray | memoryview):
-            raise InvalidRequestError(f"the input file {name!r} must be bytes or text")
-        files[name] = base64.b64encode(content).decode("ascii")
-    if len(files) > MAX_INPUT_FILES:
-        raise InvalidRequestError(f"{len(files)} input files; at most {MAX_INPUT_FILES} can be sent")
+        if len(files) >= MAX_INPUT_FILES:
+            raise InvalidRequestError(f"more than {MAX_INPUT_FILES} input files cannot be sent")
+        files[name] = base64.b64encode(_content(name, source)).decode("ascii")
     return [{"filename": name, "content": content} for name, content in files.items()]
 
 
-def _named(item: object) -> tuple[str, bytes]:
+def _named(item: object) -> Iterator[tuple[str, object]]:
+    """Yield names and sources of an item of a list of input files; a folder has many."""
     if isinstance(item, InputFile):
-        return item.filename, item.data
-    if not isinstance(item, str | os.PathLike):
-        raise InvalidRequestError(f"an input file must be a path or an InputFile, not {type(item).__name__}")
-    path = Path(item)
+        yield item.filename, item.data
+    elif hasattr(item, "read"):
+        # An open file knows its name, unless it was made of a descriptor or lives in memory.
+        yield getattr(item, "name", None) or "", item
+    elif not isinstance(item, str | os.PathLike):
+        raise InvalidRequestError(
+            f"an input file must be a path, an open file or an InputFile, not {type(item).__name__}"
+        )
+    elif (path := Path(item)).is_dir():
+        for inside in sorted(path.rglob("*")):
+            if inside.is_file():
+                yield inside.name, inside
+    else:
+        yield path.name, path
+
+
+def _content(name: str, source: object) -> bytes | bytearray | memoryview:
+    """Return the bytes of an input file."""
     try:
-        return path.name, path.read_bytes()
+        if isinstance(source, os.PathLike):
+            source = Path(source).read_bytes()
+        elif hasattr(source, "read"):
+            source = source.read()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InvalidRequestError(f"the input file {path.name!r} cannot be read: {reason}") from error
+        raise InvalidRequestError(f"the input file {name!r} cannot be read: {reason}") from error
+    if isinstance(source, str):
+        return _utf8(name, source)
+    if not isinstance(source, bytes | bytearray | memoryview):
+        raise InvalidRequestError(f"the input file {name!r} must be bytes or text")
+    return source
 
 
 def _base_name(path: object) -> str:

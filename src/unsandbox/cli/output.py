@@ -139,13 +139,8 @@ def pass_through(events: Iterable[OutputEvent | ResultEvent]) -> Job:
 
 def save_artifacts(artifacts: Sequence[Artifact], folder: Path) -> None:
     """Write artifacts into a folder, each under its base name; what exists is overwritten. Says where."""
-    folder.mkdir(parents=True, exist_ok=True)
     for artifact in artifacts:
-        path = folder / Path(artifact.filename.replace("\\", "/")).name
-        path.write_bytes(artifact.data)
-        if artifact.data[:4] == b"\x7fELF" or artifact.data[:2] == b"#!":
-            path.chmod(0o755)
-        click.echo(f"wrote {path}", err=True)
+        click.echo(f"wrote {artifact.save(folder)}", err=True)
 
 
 def _cell(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from unsandbox.protocol.models import NetworkModeName, Vcpu, WireModel
@@ -47,6 +48,12 @@ class ImageList(WireModel, frozen=True, kw_only=True):
 
     images: list[Image] = []
     count: int | None = None
+
+    def __iter__(self) -> Iterator[Image]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 class VisibilityRequest(WireModel, frozen=True, kw_only=True):

@@ -10,12 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
-from unsandbox.errors import InvalidResponseError
+from unsandbox.errors import InvalidResponseError, JobFailedError
+from unsandbox.protocol.display import job_html
+from unsandbox.protocol.saving import save_file
 
 NetworkModeName = Literal["zerotrust", "semitrusted"]
 IsolationName = Literal["auto", "bubblewrap", "gvisor", "hardened"]
@@ -26,6 +30,8 @@ Ttl = Annotated[int, msgspec.Meta(ge=1, le=900)]
 MAX_ENV_VARS = 256
 MAX_INPUT_FILES = 1000
 MAX_WAITED_JOBS = 1000
+_SHOWN = 80
+"""Characters of a value that `repr` shows."""
 TERMINAL_STATUSES = frozenset({"completed", "failed", "timeout", "cancelled"})
 
 
@@ -56,6 +62,16 @@ class WireModel(msgspec.Struct, frozen=True, kw_only=True):
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""
         return msgspec.structs.replace(self, **changes)
+
+    def __repr__(self) -> str:
+        # What is None says nothing, and a megabyte of output does not help either.
+        shown = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(f'{n}={_short(v)}' for n, v in shown if v is not None)})"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 class InputFile(WireModel, frozen=True, kw_only=True):
@@ -134,6 +150,31 @@ class Artifact(WireModel, frozen=True, kw_only=True):
         """
         return _decoded(self.content_base64)
 
+    @property
+    def text(self) -> str:
+        """The file as text, with bytes that are not UTF-8 replaced."""
+        return self.data.decode("utf-8", "replace")
+
+    def save(self, folder: str | os.PathLike[str] = ".") -> Path:
+        """Write the file into a folder, which is made if need be, and return its path.
+
+        Only the base name counts, a link that has this name is replaced and not followed, and what looks like a
+        program may be executed.
+
+        Args:
+            folder: Where to.
+
+        Raises:
+            InvalidResponseError: The server sent no usable name.
+
+        Example:
+            ```python
+            job = await client.execute("c", code, return_artifacts=True)
+            paths = [artifact.save("out") for artifact in job.artifacts]
+            ```
+        """
+        return save_file(folder, self.filename, self.data)
+
 
 class Job(WireModel, frozen=True, kw_only=True):
     """A job as the server knows it: what `/execute`, `/jobs/{id}` and its variants answer.
@@ -195,6 +236,30 @@ class Job(WireModel, frozen=True, kw_only=True):
         return self.done and self.exit_code == 0 and not self.error
 
     @property
+    def text(self) -> str:
+        """Standard output; empty when there is none."""
+        return self.stdout or ""
+
+    def check(self) -> Self:
+        """Return the job if its program ran to its end and exited with 0.
+
+        Raises:
+            JobFailedError: It did not; the error holds the job.
+
+        Example:
+            ```python
+            job = (await client.execute("python", code)).check()
+            ```
+        """
+        if self.ok:
+            return self
+        ending = f"exit code {self.exit_code}" if self.error is None else self.error
+        raise JobFailedError(f"job {self.job_id or ''} {self.status or 'ended'}: {ending}", self)
+
+    def _repr_html_(self) -> str:
+        return job_html(self)
+
+    @property
     def stdout_bytes(self) -> bytes:
         """Standard output, byte for byte as far as the server kept it."""
         return _exact(self.stdout, self.stdout_base64)
@@ -210,6 +275,12 @@ class JobList(WireModel, frozen=True, kw_only=True):
 
     jobs: list[Job] = []
     count: int | None = None
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self.jobs)
+
+    def __len__(self) -> int:
+        return len(self.jobs)
 
 
 class WaitRequest(WireModel, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -137,6 +137,12 @@ class ServiceList(WireModel, frozen=True, kw_only=True):
     services: list[Service] = []
     count: int | None = None
 
+    def __iter__(self) -> Iterator[Service]:
+        return iter(self.services)
+
+    def __len__(self) -> int:
+        return len(self.services)
+
 
 class ServiceLog(WireModel, frozen=True, kw_only=True):
     """The output of a service's program."""
@@ -177,6 +183,9 @@ class VaultExport(WireModel, frozen=True, kw_only=True):
     TWINS = {"env": ("content",)}
 
     env: str = ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.env)} characters that are not shown)"
 
 
 def vault_from_body(body: bytes) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Self
 
 import msgspec
 
+from unsandbox.errors import JobFailedError
 from unsandbox.protocol.models import Artifact, InputFile, IsolationName, NetworkModeName, Vcpu, WireModel
 
 SessionTtl = Annotated[int, msgspec.Meta(ge=1, le=30 * 86400)]
@@ -74,6 +76,12 @@ class SessionList(WireModel, frozen=True, kw_only=True):
     sessions: list[Session] = []
     count: int | None = None
 
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self.sessions)
+
+    def __len__(self) -> int:
+        return len(self.sessions)
+
 
 class CommandRequest(WireModel, frozen=True, kw_only=True):
     """A one-shot command in a live session or service."""
@@ -98,6 +106,26 @@ class CommandResult(WireModel, frozen=True, kw_only=True):
     stderr_base64: str | None = None
     stdout_truncated: bool | None = None
     stderr_truncated: bool | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command exited with 0."""
+        return self.exit_code == 0 and not self.error
+
+    @property
+    def text(self) -> str:
+        """Standard output; empty when there is none."""
+        return self.stdout or ""
+
+    def check(self) -> Self:
+        """Return the result if the command exited with 0.
+
+        Raises:
+            JobFailedError: It did not; the error holds the result.
+        """
+        if self.ok:
+            return self
+        raise JobFailedError(f"the command ended with {self.error or f'exit code {self.exit_code}'}", self)
 
 
 class BoostRequest(WireModel, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from unsandbox.protocol.models import WireModel
@@ -50,6 +51,12 @@ class SnapshotList(WireModel, frozen=True, kw_only=True):
 
     snapshots: list[Snapshot] = []
     count: int | None = None
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        return iter(self.snapshots)
+
+    def __len__(self) -> int:
+        return len(self.snapshots)
 
 
 class Restored(WireModel, frozen=True, kw_only=True):

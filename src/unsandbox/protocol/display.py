@@ -1,0 +1,47 @@
+"""How notebooks show a job: what it wrote, how it ended, and its pictures."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unsandbox.protocol.models import Job
+
+_PICTURES = {
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "gif": "image/gif",
+    "webp": "image/webp",
+    "svg": "image/svg+xml",
+}
+_MOST_CHARACTERS = 20_000
+_MOST_PICTURE = 10 << 20
+
+
+def job_html(job: Job) -> str:
+    """Return a job as HTML. What the program wrote is text in it and nothing else."""
+    color = "#2a7" if job.ok else "#c33"
+    ending = f"exit code {job.exit_code}" if job.exit_code is not None else ""
+    words = " ".join(_text(word) for word in (job.language or "", ending, job.error or ""))
+    parts = [f'<div><b style="color:{color}">{_text(job.status or "")}</b> {words}</div>']
+    if job.stdout:
+        parts.append(f"<pre>{_text(job.stdout)}</pre>")
+    if job.stderr:
+        parts.append(f'<pre style="color:#c33">{_text(job.stderr)}</pre>')
+    for artifact in job.artifacts or ():
+        kind = _PICTURES.get(artifact.filename.rpartition(".")[2].lower())
+        content = artifact.content_base64
+        if kind and len(content) <= _MOST_PICTURE:
+            # As a picture a file cannot run scripts, SVG included.
+            source = f"data:{kind};base64,{html.escape(content)}"
+            parts.append(f'<img alt="{_text(artifact.filename)}" src="{source}" style="max-width:100%">')
+        else:
+            parts.append(f"<div>{_text(artifact.filename)}</div>")
+    return "".join(parts)
+
+
+def _text(text: str) -> str:
+    shown = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}\n\N{HORIZONTAL ELLIPSIS}"
+    return html.escape(shown.encode("utf-8", "replace").decode())

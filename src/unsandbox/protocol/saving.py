@@ -1,0 +1,39 @@
+"""Files that a server sent, put on the disk of a caller who does not trust their names."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from unsandbox.errors import InvalidResponseError
+
+_PROGRAMS = (b"\x7fELF", b"#!", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+
+
+def save_file(folder: str | os.PathLike[str], name: str, data: bytes) -> Path:
+    """Write a file into a folder; the old one of this name, if any, is replaced in one step.
+
+    Args:
+        folder: Where to; made if need be.
+        name: Only its base name counts.
+        data: The content.
+
+    Raises:
+        InvalidResponseError: The name is no file name.
+    """
+    base = name.replace("\\", "/").rpartition("/")[2]
+    if base in {"", ".", ".."} or "\0" in base:
+        raise InvalidResponseError("the server sent a file without a usable name")
+    target = Path(folder) / base
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".unsandbox-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).chmod(0o755 if data.startswith(_PROGRAMS) else 0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target

@@ -1,0 +1,136 @@
+"""What results can do by themselves: check, save, show, iterate; and where files for a program come from."""
+
+from __future__ import annotations
+
+import base64
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+
+from unsandbox import (
+    Artifact,
+    CommandResult,
+    InputFile,
+    InvalidRequestError,
+    InvalidResponseError,
+    Job,
+    JobFailedError,
+    JobList,
+    SessionList,
+    VaultExport,
+)
+from unsandbox._shared.options import encode_files
+
+PNG = base64.b64encode(b"\x89PNG\r\n").decode()
+
+
+def artifact(name: str, data: bytes = b"x") -> Artifact:
+    return Artifact(filename=name, content_base64=base64.b64encode(data).decode())
+
+
+def test_check_returns_what_ended_well_and_raises_what_did_not() -> None:
+    good = Job(job_id="j1", status="completed", exit_code=0, stdout="out")
+    assert good.check() is good
+    assert (good.text, Job().text) == ("out", "")
+    for bad, words in (
+        (Job(job_id="j2", status="completed", exit_code=3, stdout="private"), "exit code 3"),
+        (Job(job_id="j2", status="timeout", exit_code=124, error="the time limit was reached"), "time limit"),
+        (CommandResult(exit_code=2, stderr="private"), "exit code 2"),
+    ):
+        with pytest.raises(JobFailedError, match=words) as failed:
+            bad.check()
+        assert "private" not in str(failed.value)
+        copied = pickle.loads(pickle.dumps(failed.value))
+        assert copied.result == bad == failed.value.result
+    assert CommandResult(exit_code=0).check().ok
+
+
+def test_artifacts_are_saved_under_their_base_name(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "out"
+    path = artifact("../../etc/data.txt", b"text").save(folder)
+    assert path == folder / "data.txt"
+    assert path.read_bytes() == b"text"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert artifact("run", b"#!/bin/sh\n").save(folder).stat().st_mode & 0o111
+    assert artifact("x", "é".encode()).text == "é"
+    for name in ("", "..", "a/", "a\0b"):
+        with pytest.raises(InvalidResponseError):
+            artifact(name).save(folder)
+    assert {item.name for item in folder.iterdir()} == {"data.txt", "run"}
+
+
+def test_saving_follows_no_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "data").symlink_to(outside)
+    artifact("data", b"new").save(tmp_path / "out")
+    assert outside.read_text() == "precious"
+    assert (tmp_path / "out" / "data").read_bytes() == b"new"
+
+
+def test_repr_shows_what_there_is_in_short_and_no_secrets() -> None:
+    assert repr(Job(job_id="j1", exit_code=0)) == "Job(job_id='j1', exit_code=0)"
+    assert len(repr(Job(stdout="x" * 1000))) < 120
+    assert "TOKEN" not in repr(VaultExport(env="TOKEN=secret"))
+
+
+def test_notebooks_show_text_as_text_and_pictures_as_pictures() -> None:
+    job = Job(
+        status="completed",
+        language="python",
+        exit_code=0,
+        stdout="<script>alert(1)</script>",
+        stderr="\ud800 & odd",
+        artifacts=[
+            Artifact(filename="a.PNG", content_base64=PNG),
+            Artifact(filename='<b>".txt', content_base64="eA=="),
+        ],
+    )
+    shown = job._repr_html_()
+    assert "<script>" not in shown
+    assert f'src="data:image/png;base64,{PNG}"' in shown
+    assert "<b>&quot;" not in shown
+    assert "&lt;b&gt;" in shown
+    assert "? &amp; odd" in shown
+    assert len(Job(stdout="x" * 10**6)._repr_html_()) < 50_000
+
+
+def test_lists_are_iterable() -> None:
+    jobs = JobList(jobs=[Job(job_id="a"), Job(job_id="b")])
+    assert [job.job_id for job in jobs] == ["a", "b"]
+    assert len(jobs) == 2
+    assert not SessionList()
+
+
+def test_input_files_come_from_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "sub").mkdir(parents=True)
+    (tmp_path / "folder" / "one").write_bytes(b"1")
+    (tmp_path / "folder" / "sub" / "two").write_bytes(b"2")
+    (tmp_path / "three").write_bytes(b"3")
+    with (tmp_path / "three").open("rb") as file:
+        found = encode_files([tmp_path / "folder", file, InputFile.of("four", b"4")])
+    names = {item["filename"]: base64.b64decode(item["content"]) for item in found}
+    assert names == {"one": b"1", "two": b"2", "three": b"3", "four": b"4"}
+    found = encode_files(
+        {"a": io.StringIO("é"), "b": io.BytesIO(b"b"), "c": tmp_path / "three", "d": "text", "e": b"e"}
+    )
+    assert [base64.b64decode(item["content"]) for item in found] == ["é".encode(), b"b", b"3", b"text", b"e"]
+
+
+def test_input_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for folder in (tmp_path, tmp_path / "a"):
+        (folder / "same").write_text("x")
+    for bad in (
+        [tmp_path],
+        [tmp_path / "missing"],
+        [io.BytesIO(b"no name")],
+        {"x": tmp_path / "missing"},
+        {"x": io.StringIO("\ud800")},
+        [f"{tmp_path}/nul\0"],
+    ):
+        with pytest.raises(InvalidRequestError):
+            encode_files(bad)
