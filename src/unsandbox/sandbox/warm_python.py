@@ -418,16 +418,21 @@ def _default_signals() -> None:
 
 
 def _become(command: list[str], env: Mapping[str, str]) -> None:
-    """Execute a program; a failure is told as a shell does."""
+    """Execute a program as a shell does, also in how a failure is told. Never returns."""
     import os
 
-    try:
-        os.execvpe(command[0], command, env)  # noqa: S606 - that is the job
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        reason = "not found" if missing else error.strerror
-        os.write(2, f"sh: exec: {command[0]}: {reason}\n".encode("utf-8", "surrogateescape"))
-        os._exit(127 if missing else 126)
+    name, problem = command[0], "not found"
+    # Not `os.execvpe`, which loads a module and looks at files for that.
+    folders = [""] if "/" in name else env.get("PATH", os.defpath).split(":")
+    for folder in folders:
+        try:
+            os.execve(f"{folder}/{name}" if folder else name, command, env)  # noqa: S606 - that is the job
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            problem = error.strerror
+    os.write(2, f"sh: exec: {name}: {problem}\n".encode("utf-8", "surrogateescape"))
+    os._exit(127 if problem == "not found" else 126)
 
 
 class _Kernel:
