@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.sandbox.support import children_of, descendants, eventually, groups_of, launchers
+from tests.sandbox.support import children_of, descendants, eventually, groups_of, launchers, system_python
 
 from unsandbox.sandbox import (
     BubblewrapBackend,
@@ -662,3 +664,46 @@ async def test_a_javascript_program_with_its_own_variables_or_input_gets_them(no
     code = "console.log(process.env.X, require('fs').readFileSync(0, 'utf8'))"
     spec = TABLE["javascript"].build_spec(code, env={"X": "1"}, stdin=b"in")
     assert (await run_in(node, spec, expect_warm=True)).stdout.data == b"1 in\n"
+
+
+ORDINARY = """
+import asyncio, json, sys
+sys.path[:0] = {paths!r}
+from unsandbox.sandbox import BubblewrapBackend, Limits, SandboxSpec, load_languages, pool_for
+async def main():
+    table = load_languages()
+    async with BubblewrapBackend(pool=pool_for(table, 2, 2, Limits())) as backend:
+        while not (backend._pool._proven or backend._pool._closed): await asyncio.sleep(0.01)
+        found = []
+        async def run(code, **fields):
+            job = await backend.start(table["python"].build_spec(code, return_artifacts=True, **fields))
+            outcome = await job.wait()
+            return [type(job).__name__, outcome.reason, outcome.exit_code, outcome.stdout.data.decode(), len(outcome.artifacts)]
+        print(json.dumps([
+            await run("import os; print(os.getuid(), os.getpid()); open('/tmp/artifacts/a', 'w').write('x'); raise SystemExit(3)"),
+            await run("import pty, os; print(os.ttyname(pty.openpty()[1]))"),
+            await run("import os, time\\nfor _ in range(10):\\n if os.fork() == 0:\\n  x = bytearray(300 << 20); x[::4096] = bytes(len(x[::4096])); time.sleep(30)\\ntime.sleep(30)"),
+            await run("while True: pass", limits=Limits(wall_s=0.3)),
+        ]))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
+@pytest.mark.parametrize(
+    "wrapper", [[], ["unshare", "--user", "--map-root-user", "--mount"]], ids=["user", "container"]
+)
+async def test_the_pool_of_an_ordinary_user(readable_copy, wrapper):
+    code = ORDINARY.format(paths=[str(readable_copy)])
+    process = await asyncio.create_subprocess_exec(
+        *wrapper, system_python(), "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        user=65534, group=65534, extra_groups=[], env={"PATH": "/usr/bin", "HOME": "/nonexistent"}, cwd="/",
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b""), err.decode()
+    assert json.loads(out) == [
+        ["WarmJob", "exited", 3, "1000 2\n", 1],
+        ["WarmJob", "exited", 0, "/dev/pts/0\n", 0],
+        ["WarmJob", "memory", 137, "", 0],
+        ["WarmJob", "timeout", None, "", 0],
+    ]

@@ -45,6 +45,7 @@ class Template:
         system_paths: What else of it all sandboxes see; each has a mount point in `root`.
         env: Variables of Python programs beyond the defaults.
         as_root: Whether the server is root, and needs no user namespace to make others.
+        own_users: Whether each sandbox gets a user of its own; if not, all map the zygote's.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class Template:
     system_paths: Iterable[str]
     env: Mapping[str, str]
     as_root: bool
+    own_users: bool
 
     def arguments(self, files: Mapping[str, int]) -> bytes:
         """Return bubblewrap's options, NUL-separated.
@@ -63,7 +65,8 @@ class Template:
         if not self.as_root:
             words += ["--unshare-user", "--uid", "0", "--gid", "0"]
         words += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
-        for name in _CAPABILITIES:
+        # The kernel wants the last one of who maps the root of the namespace around it.
+        for name in (*_CAPABILITIES, *([] if self.own_users else ["SETFCAP"])):
             words += ["--cap-add", f"CAP_{name}"]
         words += [
             "--hostname",
