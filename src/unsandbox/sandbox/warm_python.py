@@ -430,7 +430,7 @@ def _become(command: list[str], env: Mapping[str, str]) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            problem = error.strerror
+            problem = str(error.strerror)
     os.write(2, f"sh: exec: {name}: {problem}\n".encode("utf-8", "surrogateescape"))
     os._exit(127 if problem == "not found" else 126)
 
