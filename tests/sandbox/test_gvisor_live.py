@@ -44,7 +44,7 @@ from tests.sandbox.test_live_programs import (  # noqa: F401 - run here too
 )
 from tests.sandbox.test_live_programs import live as live
 
-from unsandbox.sandbox import GvisorBackend, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox import GvisorBackend, SandboxError, SandboxFile, SandboxUnavailable, gvisor_live
 from unsandbox.sandbox.live_spec import LiveLimits, LiveSpec
 from unsandbox.sandbox.spec import NetworkMode
 
@@ -281,6 +281,27 @@ async def test_a_work_disk_outlives_its_sandbox(backend, tmp_path):
         sandbox = await backend.open_live(spec)
         assert (await sandbox.run(["sh", "-c", "echo >> lines; wc -l < lines"])).stdout.data == expected
         await sandbox.close()
+
+
+async def test_a_work_disk_is_saved_now_and_then(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(gvisor_live, "SAVE_EVERY_S", 0.1)
+    monkeypatch.setattr(gvisor_live, "_SAVE_SHARE", 1)
+    disk = tmp_path / "disk"
+    sandbox = await backend.open_live(LiveSpec(work_disk=disk))
+    writer = await sandbox.spawn(["sh", "-c", "while :; do date > changing; done"])
+    await sandbox.run(["sh", "-c", "echo kept > note"])
+    await eventually(disk.exists, 10)
+    first = disk.stat().st_mtime_ns
+    await eventually(lambda: disk.stat().st_mtime_ns > first, 10)
+    # Nothing of the server's is asked: as if it had been killed.
+    await backend._control.kill(sandbox._number)
+    await sandbox.wait_ended()
+    await sandbox.close()
+    writer.close()
+    again = await backend.open_live(LiveSpec(work_disk=disk))
+    assert (await again.run(["cat", "note"])).stdout.data == b"kept\n"
+    await again.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["disk"]
 
 
 async def test_a_checkpoint_holds_memory_processes_and_sockets(backend, tmp_path):

@@ -9,8 +9,10 @@ import functools
 import json
 import logging
 import os
+import shlex
 import shutil
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +48,15 @@ _IMAGE_FD = 3
 _SETUP_TIMEOUT_S = 60.0
 _CLOSE_TIMEOUT_S = 10.0
 _SAVE_TIMEOUT_S = 120.0
+SAVE_EVERY_S = 30.0
+"""How long a change in a work folder that is to be kept may be lost when the server is killed, at least."""
+_SAVE_SHARE = 20
+"""Time between two such saves, in times of what one took."""
+_CLOCK_SLACK_S = 0.1
 _MAX_TERMINAL = 0xFFFF
 _KILLED = 137
+# Files may change while they are read; tar then says 1.
+_PACK_LOOSELY = ["sh", "-c", f"{shlex.join(archive.PACK)}; [ $? -le 1 ]"]
 _CLEAR = ["find", "/work", "-xdev", "-mindepth", "1", "-delete"]
 _POWERS = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_DAC_OVERRIDE"]
 """Of the agent, inside: to start programs as the tenant, to stop them, to read and clear all of his folder."""
@@ -103,6 +112,7 @@ class GvisorSandbox:
         self._ready = False
         self._closed = False
         self._changing = asyncio.Lock()
+        self._saving: asyncio.Task[None] | None = None
         self._disk_used = 0
         self._stream_of: dict[LiveProcess, int] = {}
         self.lasting: LiveProcess | None = None
@@ -137,6 +147,8 @@ class GvisorSandbox:
                 await self.replace_work(source)
         if spec.files:
             await self.put_files(spec.files)
+        if spec.work_disk is not None:
+            self._saving = self._loop.create_task(self._keep_saved(spec.work_disk))
 
     async def _make(self, said: int) -> None:
         parts, image = self._parts, self._spec.hot_image
@@ -570,6 +582,10 @@ class GvisorSandbox:
 
     async def close(self) -> None:
         """Save the work folder if it has a disk to be kept, kill everything; see `LiveSandbox.close`."""
+        if self._saving is not None:
+            self._saving.cancel()
+            await asyncio.gather(self._saving, return_exceptions=True)
+            self._saving = None
         if not self._closed and self._ready and self._spec.work_disk is not None and not self._ended.is_set():
             await self._save(self._spec.work_disk)
         self._closed = True
@@ -583,6 +599,33 @@ class GvisorSandbox:
                 await self._ended.wait()
         except TimeoutError:
             raise SandboxError(f"the sandbox was not gone within {_CLOSE_TIMEOUT_S:g} s") from None
+
+    async def _keep_saved(self, disk: Path) -> None:
+        """Save the work folder now and then, without holding up the tenant, for when the server is killed.
+
+        What such an archive holds may be of different moments; the one that `close` makes is of one.
+        """
+        pause, saved_at = SAVE_EVERY_S, time.time()
+        while not self._ended.is_set():
+            await asyncio.sleep(pause)
+            began, started = time.time(), self._loop.time()
+            try:
+                if not self.frozen and await self._changed_since(saved_at):
+                    async with self._changing:
+                        self._must_go_on()
+                        tar = await self._start(_PACK_LOOSELY, root=True)
+                    await archive.save(tar, disk)
+                    saved_at = began
+            except (SandboxError, OSError) as error:
+                if not self._ended.is_set():
+                    logger.warning("the work folder of a gVisor sandbox could not be saved: %s", error)
+            pause = max(SAVE_EVERY_S, _SAVE_SHARE * (self._loop.time() - started))
+
+    async def _changed_since(self, moment: float) -> bool:
+        words = ["find", "/work", "-xdev", "-newermt", f"@{moment - _CLOCK_SLACK_S:.3f}", "-print", "-quit"]
+        async with self._changing:
+            self._must_go_on()
+            return bool((await self._help(words, root=True)).stdout.data)
 
     async def _save(self, disk: Path) -> None:
         try:
