@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 import websockets
+from tests.sandbox.gvisor import needs_gvisor
 from tests.server.conftest import Wire
 from yarl import URL
 
@@ -389,3 +390,20 @@ async def test_the_program_dies_and_is_there_again(wire, python_app):
     shown = (await wire.call("GET", "/services/echo")).json
     assert shown["restarts"] == 1
     assert "exit code 3" in shown["message"]
+
+
+@needs_gvisor
+async def test_a_hot_snapshot_of_a_service_goes_on_with_its_memory(wire):
+    visitor = await serve_app(wire, "hot", "echo.py", isolation="gvisor")
+    first = await visitor.json("GET", "/")
+    snapshot = await wire.call("POST", "/services/hot/snapshot", {"hot": True})
+    assert (snapshot.status, snapshot.json["hot"]) == (200, True), snapshot.json
+    assert (await visitor.json("GET", "/"))["count"] == first["count"] + 1
+    assert (await wire.call("POST", f"/snapshots/{snapshot.json['id']}/restore")).status == 200
+    clone = {"type": "service", "name": "hot-clone"}
+    assert (await wire.call("POST", f"/snapshots/{snapshot.json['id']}/clone", clone)).status == 200
+    for name in ("hot", "hot-clone"):
+        again = await Visitor(wire, name).json("GET", "/")
+        assert (again["started"], again["count"]) == (first["started"], first["count"] + 1)
+        await wire.call("DELETE", f"/services/{name}")
+    await wire.call("DELETE", f"/snapshots/{snapshot.json['id']}")
