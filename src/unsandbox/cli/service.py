@@ -13,7 +13,7 @@ import click
 from unsandbox.cli.connection import connection_options, open_client
 from unsandbox.cli.historical import verbs
 from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, parse_env, said, show, show_list
-from unsandbox.cli.verbs import add_get, add_protected, add_verb
+from unsandbox.cli.verbs import add_get, add_protected, add_run, add_snapshot, add_verb
 from unsandbox.errors import NotFoundError
 
 _COLUMNS = ("service_id", "name", "state", "ports", "url", "vcpu", "locked")
@@ -198,23 +198,7 @@ def _new_part(seen: str, now: str) -> str:
     return now
 
 
-@service.command("run")
-@click.argument("service_id")
-@click.argument("command")
-@click.option("--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds.")
-@JSON_OPTION
-@connection_options
-def run_command(service_id: str, command: str, timeout: float, as_json: bool) -> None:
-    """Run one command beside the program of a service; exit with its code."""
-    with open_client() as client:
-        job = client.service_command(service_id, command, timeout=timeout)
-    if as_json:
-        show(job, as_json)
-    else:
-        sys.stdout.buffer.write(job.stdout_bytes)
-        sys.stdout.buffer.flush()
-        sys.stderr.buffer.write(job.stderr_bytes)
-    sys.exit((job.exit_code or 0) & 0xFF)
+add_run(service, "service_command", "Run one command beside the program of a service")
 
 
 @service.command()
@@ -304,17 +288,7 @@ def domains(service_id: str, domain: tuple[str, ...], add: bool, remove: bool, a
     said(left, as_json, "\n".join(left.custom_domains or ()))
 
 
-@service.command()
-@click.argument("service_id")
-@click.option("--name", help="Name of the snapshot.")
-@click.option("--hot", is_flag=True, help="With memory and running processes.")
-@JSON_OPTION
-@connection_options
-def snapshot(service_id: str, name: str | None, hot: bool, as_json: bool) -> None:
-    """Save the state of a service; prints the snapshot's id."""
-    with open_client() as client:
-        saved = client.service_snapshot(service_id, name=name, hot=hot or None)
-    said(saved, as_json, str(saved.snapshot_id))
+add_snapshot(service, "service_snapshot", "service")
 
 
 @service.group()

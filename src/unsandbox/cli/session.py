@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import click
 
 from unsandbox.cli.connection import connection_options, one_time_code, open_async_client, open_client
 from unsandbox.cli.historical import verbs
-from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, said, save_artifacts, show, show_list
-from unsandbox.cli.verbs import add_get, add_verb
+from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, said, save_artifacts, show_list
+from unsandbox.cli.verbs import add_get, add_run, add_snapshot, add_verb
 from unsandbox.errors import NotFoundError
 
 _COLUMNS = ("session_id", "container_name", "shell", "status", "remaining_ttl", "vcpu")
@@ -138,25 +137,7 @@ def attach(session_id: str) -> None:
     asyncio.run(join())
 
 
-@session.command("run")
-@click.argument("session_id")
-@click.argument("command")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds that it may take."
-)
-@JSON_OPTION
-@connection_options
-def run_command(session_id: str, command: str, timeout: float, as_json: bool) -> None:
-    """Run one command in the live shell of a session; exit with its code."""
-    with open_client() as client:
-        result = client.session_command(session_id, command, timeout=timeout)
-    if as_json:
-        show(result, as_json)
-    else:
-        sys.stdout.write(result.stdout or "")
-        sys.stdout.flush()
-        sys.stderr.write(result.stderr or "")
-    sys.exit((result.exit_code or 0) & 0xFF)
+add_run(session, "session_command", "Run one command in the live shell of a session")
 
 
 @session.command()
@@ -197,14 +178,4 @@ def boost(session_id: str, vcpu: int | None, as_json: bool) -> None:
         said(boosted, as_json, f"{session_id} has {boosted.vcpu} vCPU, {boosted.memory_mb} MB")
 
 
-@session.command()
-@click.argument("session_id")
-@click.option("--name", help="Name of the snapshot.")
-@click.option("--hot", is_flag=True, help="With memory and running processes.")
-@JSON_OPTION
-@connection_options
-def snapshot(session_id: str, name: str | None, hot: bool, as_json: bool) -> None:
-    """Save the state of a session; prints the snapshot's id."""
-    with open_client() as client:
-        saved = client.session_snapshot(session_id, name=name, hot=hot or None)
-    said(saved, as_json, str(saved.snapshot_id))
+add_snapshot(session, "session_snapshot", "session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from unsandbox.cli.connection import connection_options, one_time_code, open_client
@@ -56,3 +58,45 @@ def add_protected(
         with open_client() as client:
             for id_ in ids:
                 said(getattr(client, method)(id_, otp=one_time_code()), as_json, f"{done} {id_}")
+
+
+def add_snapshot(group: click.Group, method: str, what: str) -> None:
+    """Add the verb `snapshot`, which saves the state of one object and prints the snapshot's id."""
+
+    @group.command("snapshot", help=f"Save the state of a {what}; prints the snapshot's id.")
+    @click.argument("id_", metavar="ID")
+    @click.option("--name", help="Name of the snapshot.")
+    @click.option("--hot", is_flag=True, help="With memory and running processes.")
+    @JSON_OPTION
+    @connection_options
+    def verb(id_: str, name: str | None, hot: bool, as_json: bool) -> None:
+        with open_client() as client:
+            saved = getattr(client, method)(id_, name=name, hot=hot or None)
+        said(saved, as_json, str(saved.snapshot_id))
+
+
+def add_run(group: click.Group, method: str, summary: str) -> None:
+    """Add the verb `run`: one command beside what runs there, its output and exit code as ours."""
+
+    @group.command("run", help=f"{summary}; exit with its code.")
+    @click.argument("id_", metavar="ID")
+    @click.argument("command")
+    @click.option(
+        "--timeout",
+        type=click.FloatRange(min=0),
+        default=30.0,
+        show_default=True,
+        help="Seconds.",
+    )
+    @JSON_OPTION
+    @connection_options
+    def verb(id_: str, command: str, timeout: float, as_json: bool) -> None:
+        with open_client() as client:
+            result = getattr(client, method)(id_, command, timeout=timeout)
+        if as_json:
+            show(result, as_json)
+        else:
+            for stream, data in ((sys.stdout, result.stdout_bytes), (sys.stderr, result.stderr_bytes)):
+                stream.buffer.write(data)
+                stream.flush()
+        sys.exit((result.exit_code or 0) & 0xFF)

@@ -262,12 +262,12 @@ class Job(WireModel, frozen=True, kw_only=True):
     @property
     def stdout_bytes(self) -> bytes:
         """Standard output, byte for byte as far as the server kept it."""
-        return _exact(self.stdout, self.stdout_base64)
+        return exact_bytes(self.stdout, self.stdout_base64)
 
     @property
     def stderr_bytes(self) -> bytes:
         """Standard error, byte for byte as far as the server kept it."""
-        return _exact(self.stderr, self.stderr_base64)
+        return exact_bytes(self.stderr, self.stderr_base64)
 
 
 class JobList(WireModel, frozen=True, kw_only=True):
@@ -353,7 +353,8 @@ class ErrorBody(WireModel, frozen=True, kw_only=True):
     concurrency_limit: int | None = None
 
 
-def _exact(text: str | None, encoded: str | None) -> bytes:
+def exact_bytes(text: str | None, encoded: str | None) -> bytes:
+    """Return the bytes of an output: the encoded form where there is one, else the text."""
     return _decoded(encoded) if encoded is not None else (text or "").encode("utf-8", "surrogateescape")
 
 

@@ -8,7 +8,15 @@ from typing import Annotated, Self
 import msgspec
 
 from unsandbox.errors import JobFailedError
-from unsandbox.protocol.models import Artifact, InputFile, IsolationName, NetworkModeName, Vcpu, WireModel
+from unsandbox.protocol.models import (
+    Artifact,
+    InputFile,
+    IsolationName,
+    NetworkModeName,
+    Vcpu,
+    WireModel,
+    exact_bytes,
+)
 
 SessionTtl = Annotated[int, msgspec.Meta(ge=1, le=30 * 86400)]
 
@@ -126,6 +134,16 @@ class CommandResult(WireModel, frozen=True, kw_only=True):
         if self.ok:
             return self
         raise JobFailedError(f"the command ended with {self.error or f'exit code {self.exit_code}'}", self)
+
+    @property
+    def stdout_bytes(self) -> bytes:
+        """Standard output, byte for byte as far as the server kept it."""
+        return exact_bytes(self.stdout, self.stdout_base64)
+
+    @property
+    def stderr_bytes(self) -> bytes:
+        """Standard error, byte for byte as far as the server kept it."""
+        return exact_bytes(self.stderr, self.stderr_base64)
 
 
 class BoostRequest(WireModel, frozen=True, kw_only=True):
