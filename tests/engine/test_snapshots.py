@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from unsandbox.engine.refusals import Conflict, Damaged, InvalidJob, LimitReached, TooLarge, UnknownObject
+from unsandbox.engine.secretbox import SecretBox
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
 from unsandbox.protocol.snapshots import CloneRequest, SnapshotRequest
@@ -192,6 +194,21 @@ async def test_a_hot_one_brings_memory_back_even_of_a_deleted_session(open_world
     assert world.sessions.made[session][1].isolation == "gvisor"
     with pytest.raises(InvalidJob, match="only be cloned to a session"):
         await world.snapshots.clone("me", snapshot.snapshot_id, CloneRequest(type="service"))
+
+
+async def test_memory_is_never_stored_as_it_was(open_world):
+    world = open_world("gvisor")
+    session = world.sessions.add("me")
+    world.sessions.made[session][2].memory = "hunter2" * 1000
+    snapshot = await world.snapshot(session, hot=True)
+    (path,) = world.stored()
+    # Encrypted, and not only compressed.
+    assert not path.read_bytes().startswith(b"\x28\xb5\x2f\xfd")
+    # Nor can it be read by a server that has another key.
+    world.context = dataclasses.replace(world.context, box=SecretBox.of_this_process())
+    await world.restart()
+    with pytest.raises(Damaged, match="key of another server"):
+        await world.snapshots.restore("me", snapshot.snapshot_id)
 
 
 async def test_what_came_from_stronger_isolation_is_cloned_to_no_weaker(open_world):

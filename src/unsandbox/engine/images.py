@@ -44,6 +44,7 @@ class Images:
         self, context: Context, blobs: Blobs, snapshots: Snapshots, sources: Mapping[str, Source]
     ) -> None:
         self._config = context.config
+        self._box = context.box
         self._blobs = blobs
         self._snapshots = snapshots
         self._sources = sources
@@ -180,7 +181,7 @@ class Images:
             limit: Services that the key may have; by default the engine's bound.
         """
         document = self._usable(owner, name)
-        async with opened(self._blobs, document) as state:
+        async with opened(self._blobs, document, self._box) as state:
             made: Service = await self._services.make_from(
                 owner, spawn_request(document, request), state, limit=limit
             )
@@ -216,7 +217,7 @@ class Images:
             UnknownObject: There is none.
             Damaged: The saved bytes are not what was saved.
         """
-        async with opened(self._blobs, self._usable(owner, name)) as state:
+        async with opened(self._blobs, self._usable(owner, name), self._box) as state:
             yield state
 
     def refuse_pictures(self) -> NoReturn:
@@ -257,7 +258,7 @@ class Images:
     async def _of_service(self, owner: str, request: ImageRequest) -> ImageDocument:
         info = self._services.source(owner, request.source_id)
         sandbox = await self._services.source_sandbox(info.object_id)
-        blob = await capture(self._blobs, sandbox, False, self._config)
+        blob = await capture(self._blobs, sandbox, self._config)
         state = {
             "kind": "service",
             "container": info.container,

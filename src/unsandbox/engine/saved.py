@@ -6,33 +6,30 @@ import asyncio
 import contextlib
 import secrets
 import string
-import tarfile
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import zstandard
 
 from unsandbox.engine.blobs import Blob, Blobs
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
+from unsandbox.engine.hot import load_hot, save_hot
 from unsandbox.engine.objects import Document, Shelf
-from unsandbox.engine.refusals import Conflict, Damaged, InvalidJob, LimitReached, TooLarge
+from unsandbox.engine.refusals import Conflict, Damaged, LimitReached, TooLarge
+from unsandbox.engine.secretbox import SecretBox
 from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.protocol import codec
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
 from unsandbox.sandbox.archive_check import InvalidArchiveError
 from unsandbox.sandbox.live_spec import LiveSandbox
-from unsandbox.sandbox.spec import MIB, SandboxUnavailable
+from unsandbox.sandbox.spec import MIB
 
 KINDS: dict[str, type[SessionRequest | ServiceRequest]] = {"session": SessionRequest, "service": ServiceRequest}
 """Kind of a source to the request that makes one."""
 
 _ALPHABET = string.ascii_lowercase + string.digits
-_LEVEL = 1
-"""Of zstd, for memory images: they are large, and most of their bytes are zero or text."""
 
 
 class SavedDocument(Document, kw_only=True):
@@ -46,6 +43,7 @@ class SavedDocument(Document, kw_only=True):
         size: How many they are.
         hot: Whether they hold memory and processes.
         settings: What makes the source again, as it would be sent.
+        sealed_key: Of a hot one: the key of its bytes, sealed with the server's.
         env_names: Names in the source's vault.
     """
 
@@ -56,6 +54,7 @@ class SavedDocument(Document, kw_only=True):
     size: int
     settings: dict[str, Any]
     hot: bool = False
+    sealed_key: bytes | None = None
     env_names: list[str] = msgspec.field(default_factory=list)
     name: str | None = None
     locked: bool = False
@@ -85,14 +84,16 @@ def settings_of(info: SourceInfo) -> dict[str, Any]:
     return codec.to_wire(info.request)
 
 
-async def capture(blobs: Blobs, sandbox: LiveSandbox, hot: bool, config: EngineConfig) -> Blob:
+async def capture(
+    blobs: Blobs, sandbox: LiveSandbox, config: EngineConfig, hot_key: bytes | None = None
+) -> Blob:
     """Save the state of a sandbox; the caller holds the bytes.
 
     Args:
         blobs: Where to.
         sandbox: Goes on as it was, frozen or not.
-        hot: With memory and running processes.
         config: Says how large it may be.
+        hot_key: With memory and running processes, encrypted with this key.
 
     Raises:
         InvalidJob: Its backend cannot save memory and processes.
@@ -101,18 +102,8 @@ async def capture(blobs: Blobs, sandbox: LiveSandbox, hot: bool, config: EngineC
     """
     async with blobs.scratch() as scratch:
         archive = scratch / "archive"
-        if hot:
-            image = scratch / "image"
-            try:
-                await sandbox.checkpoint(image)
-            except SandboxUnavailable as error:
-                raise InvalidJob(
-                    "a hot snapshot keeps memory and running processes, and the backend of this one, "
-                    f"{sandbox.backend}, cannot save them; make it with isolation 'gvisor', or take a cold "
-                    "snapshot (without 'hot': the files)",
-                    code="hot_unavailable",
-                ) from error
-            await asyncio.to_thread(_pack, image, archive)
+        if hot_key is not None:
+            await save_hot(sandbox, archive, hot_key)
         else:
             await sandbox.archive_work(archive)
         size = archive.stat().st_size
@@ -126,8 +117,13 @@ async def capture(blobs: Blobs, sandbox: LiveSandbox, hot: bool, config: EngineC
 
 
 @contextlib.asynccontextmanager
-async def opened(blobs: Blobs, document: SavedDocument) -> AsyncIterator[SavedState]:
+async def opened(blobs: Blobs, document: SavedDocument, box: SecretBox) -> AsyncIterator[SavedState]:
     """Give a saved state, verified; its paths are valid within the block.
+
+    Args:
+        blobs: Where the bytes are.
+        document: Which.
+        box: Opens the key of a hot one.
 
     Raises:
         Damaged: Its bytes are gone or not what was saved.
@@ -141,7 +137,7 @@ async def opened(blobs: Blobs, document: SavedDocument) -> AsyncIterator[SavedSt
             return
         async with blobs.scratch() as scratch:
             image = scratch / "image"
-            await asyncio.to_thread(_unpack, archive, image)
+            await load_hot(archive, image, document.sealed_key, box)
             yield SavedState(document.object_id, hot_image=image)
 
 
@@ -266,23 +262,3 @@ async def whole(work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-def _pack(folder: Path, archive: Path) -> None:
-    compressor = zstandard.ZstdCompressor(level=_LEVEL)
-    with (
-        archive.open("wb") as file,
-        compressor.stream_writer(file) as compressed,
-        tarfile.open(fileobj=compressed, mode="w|") as tar,
-    ):
-        tar.add(folder, arcname=".")
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    folder.mkdir(mode=0o700)
-    with (
-        archive.open("rb") as file,
-        zstandard.ZstdDecompressor().stream_reader(file) as plain,
-        tarfile.open(fileobj=plain, mode="r|") as tar,
-    ):
-        tar.extractall(folder, filter="data")

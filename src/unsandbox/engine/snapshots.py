@@ -13,6 +13,7 @@ from unsandbox.engine.copies import clone_request, same_request
 from unsandbox.engine.objects import epoch
 from unsandbox.engine.refusals import InvalidJob, LimitReached, UnknownObject
 from unsandbox.engine.saved import Kept, SavedDocument, capture, opened, saved_id, settings_of, whole
+from unsandbox.engine.sealed_file import new_key
 from unsandbox.engine.sources import Source
 from unsandbox.protocol.services import Service
 from unsandbox.protocol.sessions import Session
@@ -44,6 +45,7 @@ class Snapshots:
 
     def __init__(self, context: Context, blobs: Blobs, sources: Mapping[str, Source]) -> None:
         self._config = context.config
+        self._box = context.box
         self._blobs = blobs
         self._sources = sources
         self._kept = Kept("snapshot", SnapshotDocument, context, blobs, context.config.snapshots_per_key)
@@ -124,7 +126,7 @@ class Snapshots:
         """
         document = self.document(owner, name)
         source = self._sources[document.kind]
-        async with self._one_restore(document.source_id), opened(self._blobs, document) as state:
+        async with self._one_restore(document.source_id), opened(self._blobs, document, self._box) as state:
             try:
                 source.source(owner, document.source_id)
             except UnknownObject:
@@ -168,7 +170,7 @@ class Snapshots:
         if document.hot and kind != document.kind:
             raise InvalidJob(f"a hot snapshot of a {document.kind} can only be cloned to a {document.kind}")
         wanted = clone_request(document, kind, request)
-        async with opened(self._blobs, document) as state:
+        async with opened(self._blobs, document, self._box) as state:
             made = await self._sources[kind].make_from(owner, wanted, state, None, limits.get(kind))
         return _cloned(made)
 
@@ -178,7 +180,8 @@ class Snapshots:
         info = source.source(owner, name)
         await self._make_room(owner)
         sandbox = await source.source_sandbox(info.object_id)
-        blob = await capture(self._blobs, sandbox, request.hot, self._config)
+        key = new_key() if request.hot else None
+        blob = await capture(self._blobs, sandbox, self._config, key)
         document = SnapshotDocument(
             object_id=saved_id("snapshot"),
             owner=owner,
@@ -191,6 +194,7 @@ class Snapshots:
             sha256=blob.sha256,
             size=blob.size,
             hot=request.hot,
+            sealed_key=self._box.seal(key.hex()) if key else None,
             ephemeral=request.ephemeral,
             settings=settings_of(info),
             env_names=list(info.env_names),
