@@ -118,6 +118,13 @@ async def test_every_shell_with_commands_keeps_its_state(wire, shell, commands, 
     assert (await wire.call("DELETE", f"/sessions/{session}")).status == 200
 
 
+async def test_toolchains_find_what_they_read_outside_usr(wire):
+    session = await make(wire)
+    done = await run(wire, session, "java --version && ls /etc/php")
+    assert (done["exit_code"], done["stderr"]) == (0, "")
+    await wire.call("DELETE", f"/sessions/{session}")
+
+
 async def test_a_language_names_its_repl(wire):
     session = await make(wire, language="py")
     assert (await run(wire, session, "6 * 7"))["stdout"] == "42\n"

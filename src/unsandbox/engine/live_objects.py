@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Coroutine, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -65,7 +66,7 @@ def sandbox_files(files: Mapping[str, bytes]) -> list[SandboxFile]:
 
 
 async def open_live(context: Context, isolation: str, spec: LiveSpec) -> LiveSandbox:
-    """Make a sandbox that stays.
+    """Make a sandbox that stays; the toolchains of all languages find what they read outside /usr.
 
     Raises:
         InvalidJob: The isolation or network cannot be had here, or a file's place is not usable.
@@ -75,7 +76,7 @@ async def open_live(context: Context, isolation: str, spec: LiveSpec) -> LiveSan
     try:
         backend = context.backends.live(isolation)
         check_network(backend, spec.network)
-        return await backend.open_live(spec)
+        return await backend.open_live(replace(spec, system_paths=context.languages.system_paths()))
     except SandboxUnavailable as error:
         raise InvalidJob(str(error), code="isolation_unavailable") from error
     except ValueError as error:

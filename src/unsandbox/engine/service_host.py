@@ -199,7 +199,7 @@ class ServiceHost:
 
     async def _prepare(self, document: ServiceDocument) -> Launch:
         script, files = await self.deployed(document)
-        shell = find_shell(document.shell).program if document.shell else "sh"
+        shell = find_shell(document.shell, self._context.languages.system).program if document.shell else "sh"
         port = {"PORT": str(document.ports[0])} if document.ports else {}
         spec = LiveSpec(
             limits=live_limits(self._config, document.vcpu),

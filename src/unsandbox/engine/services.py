@@ -35,6 +35,7 @@ from unsandbox.sandbox.addresses import is_public_address
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveSandbox
 from unsandbox.sandbox.shells import find_shell
 from unsandbox.sandbox.spec import NetworkMode, SandboxError
+from unsandbox.sandbox.system import System
 
 _IMAGE_PREFIX = "unsb-image-"
 _COMMAND = 'command -v bash >/dev/null && exec bash -c "$1"; exec sh -c "$1"'
@@ -128,6 +129,7 @@ class Services:
         )
         if object_id is not None and self._host.shelf.find(object_id) is not None:
             raise Conflict(f"there is a service {object_id!r} already")
+        _check_shell(request, self._context.languages.system)
         document = _new_document(owner, request, domains, object_id)
         if state is not None and state.origin.startswith(_IMAGE_PREFIX):
             document.source_image = state.origin
@@ -388,14 +390,17 @@ class Services:
         self._context.logbook.note("engine", document.owner, f"service {document.object_id} {words}")
 
 
+def _check_shell(request: ServiceRequest, system: System) -> None:
+    if request.shell is not None:
+        try:
+            find_shell(request.shell, system)
+        except LookupError as error:
+            raise InvalidJob(str(error), code="unknown_shell") from error
+
+
 def _new_document(
     owner: str, request: ServiceRequest, domains: list[str], object_id: str | None
 ) -> ServiceDocument:
-    if request.shell is not None:
-        try:
-            find_shell(request.shell)
-        except LookupError as error:
-            raise InvalidJob(str(error), code="unknown_shell") from error
     now = time.time()
     return ServiceDocument(
         object_id=object_id or new_id("service"),

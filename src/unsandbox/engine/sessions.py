@@ -171,7 +171,7 @@ class Sessions:
             owner=owner,
             created_at=now,
             container=container_name(),
-            shell=_shell(self._shell_name(request)).name,
+            shell=self._shell(self._shell_name(request)).name,
             network_mode=request.network_mode,
             vcpu=request.vcpu,
             base_vcpu=request.vcpu,
@@ -321,7 +321,7 @@ class Sessions:
                 await live.sandbox.put_files(sandbox_files(files))
             async with live.lock:
                 if live.driver is None or not live.driver.alive:
-                    live.driver = await _shell(document.shell).open_driver(live.sandbox)
+                    live.driver = await self._shell(document.shell).open_driver(live.sandbox)
                 return await live.driver.run(command, timeout_s)
         except ValueError as error:
             raise InvalidJob(str(error)) from error
@@ -347,7 +347,9 @@ class Sessions:
         async with live.lock:
             if live.terminal is None or live.terminal.exit_code is not None:
                 process = await live.sandbox.spawn(
-                    _shell(document.shell).terminal_argv, env={"TERM": "xterm-256color"}, terminal=DEFAULT_SIZE
+                    self._shell(document.shell).terminal_argv,
+                    env={"TERM": "xterm-256color"},
+                    terminal=DEFAULT_SIZE,
                 )
                 live.terminal = Terminal(process, lambda: self._touch(document))
         live.busy += 1
@@ -393,6 +395,12 @@ class Sessions:
             last_activity=epoch(document.last_activity),
             isolation=document.isolation,
         )
+
+    def _shell(self, name: str) -> Shell:
+        try:
+            return find_shell(name, self._context.languages.system)
+        except LookupError as error:
+            raise InvalidJob(str(error), code="unknown_shell") from error
 
     def _shell_name(self, request: SessionRequest) -> str:
         if request.shell or not request.language:
@@ -508,10 +516,3 @@ class Sessions:
         task = asyncio.create_task(work)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
-
-
-def _shell(name: str) -> Shell:
-    try:
-        return find_shell(name)
-    except LookupError as error:
-        raise InvalidJob(str(error), code="unknown_shell") from error

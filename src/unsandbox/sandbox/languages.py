@@ -191,6 +191,10 @@ class LanguageTable(Mapping[str, Language]):
         """Return canonical names by alias."""
         return {name: language.name for name, language in self._names.items() if name != language.name}
 
+    def system_paths(self) -> list[str]:
+        """Return what the toolchains that can run here read outside /usr; see `SandboxSpec.system_paths`."""
+        return sorted({path for language in self.available() for path in language.system_paths})
+
     def available(self) -> list[Language]:
         """Return the languages that can run on this machine now, in the order of the table."""
         return [language for language in self._languages.values() if language.installed(self.system)]

@@ -7,7 +7,6 @@ import functools
 import os
 import re
 import secrets
-import shutil
 import time
 import tomllib
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSandbox
 from unsandbox.sandbox.spec import MIB, Captured, SandboxError
+from unsandbox.sandbox.system import HOST, System
 
 _TABLE = Path(__file__).with_name("shells.toml")
 _READ_BYTES = 65536
@@ -99,8 +99,12 @@ def _shells() -> dict[str, Shell]:
     return found
 
 
-def find_shell(name: str) -> Shell:
+def find_shell(name: str, system: System = HOST) -> Shell:
     """Return a shell by one of its names.
+
+    Args:
+        name: The name.
+        system: Where it must be installed.
 
     Raises:
         UnknownShellError: There is no such shell, or it is not installed; the message lists what is.
@@ -110,16 +114,15 @@ def find_shell(name: str) -> Shell:
         ('sh',)
     """
     shell = _shells().get(name.strip().lower())
-    if shell is not None and shutil.which(shell.program, path="/usr/local/bin:/usr/bin:/bin"):
+    if shell is not None and system.has_program(shell.program):
         return shell
     what = "is not installed on this server" if shell else "is no shell or REPL that this server knows"
-    raise UnknownShellError(f"{name[:40]!r} {what}; it has: {', '.join(available_shells())}")
+    raise UnknownShellError(f"{name[:40]!r} {what}; it has: {', '.join(available_shells(system))}")
 
 
-def available_shells() -> list[str]:
+def available_shells(system: System = HOST) -> list[str]:
     """Return the first names of the shells that are installed, sorted."""
-    path = "/usr/local/bin:/usr/bin:/bin"
-    return sorted({shell.name for shell in _shells().values() if shutil.which(shell.program, path=path)})
+    return sorted({shell.name for shell in _shells().values() if system.has_program(shell.program)})
 
 
 class ShellDriver:
