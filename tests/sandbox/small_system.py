@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-PROGRAMS = ("cat", "env", "id", "ls", "sh", "true")
+PROGRAMS = ("cat", "chmod", "env", "id", "ls", "sh", "true")
 
 
 def fill(folder: Path) -> None:

@@ -441,7 +441,7 @@ class Sessions:
         document.isolation = sandbox.backend
         live = self._live[document.object_id] = _Live(sandbox)
         if spec.hot_image is not None:
-            live.driver = _shell(document.shell).take_over(sandbox)
+            live.driver = self._shell(document.shell).take_over(sandbox)
         watch = asyncio.create_task(self._watch(document.object_id, sandbox))
         self._ending.add(watch)
         watch.add_done_callback(self._ending.discard)
