@@ -224,21 +224,32 @@ async def compiled(client: AsyncClient, scale: Scale) -> AsyncIterator[Row]:
             yield ratio(f"{name} hello, first run, p50", times, 1.1)
 
 
-def footprint() -> dict[str, int]:
-    """Return what this process and all below it hold: bytes, processes, mounts, descriptors."""
-    family = [os.getpid()]
-    for pid in family:
+def family_of(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    family = [pid]
+    for member in family:
         with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{pid}/task").iterdir():
+            for task in Path(f"/proc/{member}/task").iterdir():
                 family += [int(child) for child in (task / "children").read_text().split()]
+    return family
+
+
+def held_by(family: Sequence[int]) -> int:
+    """Return the bytes of memory that processes hold, what they share counted once."""
     held = 0
     for pid in family:
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
                     held += int(line.split()[1]) * 1024
+    return held
+
+
+def footprint() -> dict[str, int]:
+    """Return what this process and all below it hold: bytes, processes, mounts, descriptors."""
+    family = family_of(os.getpid())
     return {
-        "memory": held,
+        "memory": held_by(family),
         "processes": len(family),
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
         "descriptors": len(os.listdir("/proc/self/fd")),
@@ -340,21 +351,15 @@ async def idle(client: AsyncClient, scale: Scale) -> AsyncIterator[Row]:
     assert process.stdin is not None
     await process.stdout.readline()
     await asyncio.sleep(scale(5, 2))
-    family = [process.pid]
-    for pid in family:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            family += [int(child) for child in (task / "children").read_text().split()]
-    held = 0.0
-    for pid in family:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                held += int(line.split()[1]) / 1000
+    family = family_of(process.pid)
+    held = held_by(family) / 1e6
 
     def used() -> float:
         ticks = 0
         for pid in family:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
     before, seconds = used(), scale(20, 3)

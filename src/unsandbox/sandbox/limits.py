@@ -251,23 +251,25 @@ class Group:
             raise
         return fds
 
+    def cpu_s(self) -> float | None:
+        """Return the seconds of CPU time that the group has used so far; None where nobody counts."""
+        if self._version == 2:
+            used = field(self._folders["cpu"] / "cpu.stat", "usage_usec") if "cpu" in self._folders else None
+            return None if used is None else used / 1e6
+        used = _number(self._folders["cpuacct"] / "cpuacct.usage") if "cpuacct" in self._folders else None
+        return None if used is None else used / 1e9
+
     def usage(self) -> Usage:
         """Return what the group has used so far."""
-        cpu_s = peak = None
-        oom_kills = 0
-        if self._version == 2:
-            if (folder := self._folders.get("cpu")) and (used := field(folder / "cpu.stat", "usage_usec")):
-                cpu_s = used / 1e6
-            if folder := self._folders.get("memory"):
+        peak, oom_kills = None, 0
+        if folder := self._folders.get("memory"):
+            if self._version == 2:
                 peak = _number(folder / "memory.peak")
                 oom_kills = field(folder / "memory.events", "oom_kill") or 0
-        else:
-            if (folder := self._folders.get("cpuacct")) and (nanoseconds := _number(folder / "cpuacct.usage")):
-                cpu_s = nanoseconds / 1e9
-            if folder := self._folders.get("memory"):
+            else:
                 peak = _number(folder / "memory.max_usage_in_bytes")
                 oom_kills = field(folder / "memory.oom_control", "oom_kill") or 0
-        return Usage(cpu_s, peak, oom_kills)
+        return Usage(self.cpu_s(), peak, oom_kills)
 
     def remove(self) -> bool:
         """Remove the group; False when the kernel still holds it busy and it should be tried again."""

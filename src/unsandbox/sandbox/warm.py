@@ -243,7 +243,7 @@ class Prepared:
         if data == b"ready\n":
             self._said_ready = True
             if self.group is not None:
-                self.cpu_s = self.group.usage().cpu_s or 0.0
+                self.cpu_s = self.group.cpu_s() or 0.0
             self._check()
             return
         if data:
