@@ -132,8 +132,14 @@ def echo_tcp(address: str) -> None:
 def echo_udp(address: str) -> None:
     server = bound(address, PORT, socket.SOCK_DGRAM)
     while True:
-        _, peer = server.recvfrom(2048)
-        server.sendto(f"udp {address} {peer[0]}".encode(), peer)
+        said, peer = server.recvfrom(2048)
+        if said.startswith(b"from "):
+            # Let others answer in its place.
+            for other in said.decode().split()[1:]:
+                with bound(other, 0, socket.SOCK_DGRAM) as stranger:
+                    stranger.sendto(f"udp {other}".encode(), peer)
+        else:
+            server.sendto(f"udp {address} {peer[0]}".encode(), peer)
 
 
 def answer(question: bytes, address: str, truncated: bool) -> bytes:

@@ -423,6 +423,24 @@ except TimeoutError: print("nothing")
     assert outcome.stdout.data.decode() == f"udp {internet.public} {internet.near}\nnothing\n"
 
 
+async def test_a_stranger_in_a_private_range_cannot_answer(python, internet):
+    """The port of a UDP socket in use is open to whoever guesses it; not, by IPv4, to what is forbidden."""
+    private = [address for address in internet.private if ":" not in address]
+    code = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.sendto(b"from {" ".join(private)} {internet.gateway} {internet.public}", ("{internet.public}", {PORT}))
+s.settimeout(5)
+print(s.recv(100).decode())
+s.settimeout(0.3)
+try: print(s.recv(100).decode())
+except TimeoutError: print("nothing")
+print(open("/proc/sys/net/ipv4/conf/tap0/rp_filter").read())
+"""
+    outcome = await python(code, network=SEMITRUSTED)
+    assert outcome.stdout.data.decode().split("\n")[:3] == [f"udp {internet.public}", "nothing", "1"]
+
+
 # The process that makes the connections
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -44,6 +45,14 @@ def test_rules_are_made_only_where_none_forbids_already():
     networks = [ip_network(text) for text in ("10.1.2.0/24", "fe80::1/128", "198.51.100.0/24", "2001:db8::/64")]
     assert len(netsetup.rules(networks)) == 2
     assert len(netsetup.first_rules(networks)) == len(netsetup.first_rules([])) + 2
+
+
+def test_a_kernel_without_ipv6_is_sent_no_rules_about_it(monkeypatch):
+    both = netsetup.first_rules([ip_network("2001:db8::/64"), ip_network("198.51.100.0/24")])
+    monkeypatch.setattr(netsetup, "spoken_versions", lambda: (4,))
+    one = netsetup.first_rules([ip_network("2001:db8::/64"), ip_network("198.51.100.0/24")])
+    assert {body[0] for _, body in both} == {socket.AF_INET, socket.AF_INET6}
+    assert {body[0] for _, body in one} == {socket.AF_INET}
 
 
 def test_the_kernel_tells_its_routes():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -83,22 +84,43 @@ def host_networks(routes: Iterable[netlink.Route]) -> set[Network]:
 
 def rules(forbidden: Iterable[Network]) -> list[tuple[int, bytes]]:
     """Return the requests that forbid networks, except those that are forbidden anyway."""
-    return [
-        netlink.add_rule(network, netlink.PROHIBIT, _FORBID)
+    return _forbid(
+        network
         for network in forbidden
         if not any(network.version == other.version and network.subnet_of(other) for other in NOT_PUBLIC)  # type: ignore[arg-type]
-    ]
+    )
 
 
 def first_rules(forbidden: Iterable[Network]) -> list[tuple[int, bytes]]:
     """Return the requests of a new namespace: names may be asked for, and nothing else that is not public."""
     requests = [
-        netlink.add_rule(ip_network(address), netlink.TO_TABLE, _ALLOW, protocol=protocol, port=_DNS_PORT)
-        for address in RESOLVER.values()
+        netlink.add_rule(
+            ip_network(RESOLVER[version]), netlink.TO_TABLE, _ALLOW, protocol=protocol, port=_DNS_PORT
+        )
+        for version in spoken_versions()
         for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP)
     ]
-    requests += [netlink.add_rule(network, netlink.PROHIBIT, _FORBID) for network in NOT_PUBLIC]
-    return requests + rules(forbidden)
+    return [*requests, *_forbid(NOT_PUBLIC), *rules(forbidden)]
+
+
+def _forbid(networks: Iterable[Network]) -> list[tuple[int, bytes]]:
+    versions = spoken_versions()
+    return [
+        netlink.add_rule(network, netlink.PROHIBIT, _FORBID)
+        for network in networks
+        if network.version in versions
+    ]
+
+
+def spoken_versions() -> tuple[int, ...]:
+    """Return the versions of IP that this kernel speaks; of one that it does not, it takes no rules either."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return (4,)
+        raise
+    return (4, 6)
 
 
 # In the forked children
