@@ -130,7 +130,7 @@ async def test_a_failed_upload_leaves_nothing_held(tmp_path):
 
 @pytest.mark.parametrize("remote", [False, True])
 async def test_large_bytes_are_never_in_memory_as_a_whole(tmp_path, remote):
-    size = 200_000_000
+    size = 64_000_000
     store = LocalStore(prefix=tmp_path)  # A MemoryStore would hold them itself.
     blobs = Blobs(store, tmp_path / "scratch", None if remote else tmp_path)
     before = resident("VmRSS")
@@ -141,7 +141,7 @@ async def test_large_bytes_are_never_in_memory_as_a_whole(tmp_path, remote):
         blob = await blobs.put(scratch / "big")
     async with blobs.file(blob.sha256) as path:
         assert path.stat().st_size == size
-    assert resident("VmHWM") - before < size // 2
+    assert resident("VmHWM") - before < size * 3 // 4
 
 
 def resident(what: str) -> int:

@@ -320,7 +320,7 @@ asyncio.run(main())
 
 async def test_a_server_that_is_killed_leaves_whole_snapshots_and_no_bytes_without_one(open_world, tmp_path):
     survived = 0
-    for lines in (1, 6, 3, 11):
+    for lines in (1, 9):
         process = subprocess.Popen(
             [sys.executable, "-c", STORM, str(tmp_path / "data")], stdout=subprocess.PIPE, text=True
         )
