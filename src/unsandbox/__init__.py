@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unsandbox._async.streaming import AsyncJobStream
     from unsandbox._async.terminal import AsyncTerminal
     from unsandbox._shared.events import OutputEvent, ResultEvent
+    from unsandbox._shared.hooks import Hooks, RequestEvent, ResponseEvent, RetryEvent
     from unsandbox._shared.mapping import Mapped, Progress
     from unsandbox._sync.client import Client
     from unsandbox._sync.mapping import Map
@@ -99,6 +100,7 @@ __all__ = [
     "EndedJobs",
     "EngineError",
     "Health",
+    "Hooks",
     "Image",
     "ImageList",
     "InputFile",
@@ -124,9 +126,12 @@ __all__ = [
     "Pictures",
     "Progress",
     "RateLimitError",
+    "RequestEvent",
     "RequestTimeoutError",
+    "ResponseEvent",
     "Restored",
     "ResultEvent",
+    "RetryEvent",
     "RetryPolicy",
     "ServerError",
     "Service",
@@ -154,6 +159,10 @@ __all__ = [
 ]
 
 _HOME = {
+    "Hooks": "_shared.hooks",
+    "RequestEvent": "_shared.hooks",
+    "ResponseEvent": "_shared.hooks",
+    "RetryEvent": "_shared.hooks",
     "JobFailedError": "errors",
     "AsyncMap": "_async.mapping",
     "Map": "_sync.mapping",

@@ -35,3 +35,12 @@ async def pieces(*items: Any) -> AsyncIterator[Any]:
     """Yield items."""
     for item in items:
         yield item
+
+
+def noting(heard: list[Any]) -> Callable[[Any], Awaitable[None]]:
+    """Return an async function that notes what it is called with."""
+
+    async def note(event: Any) -> None:
+        heard.append(event)
+
+    return note

@@ -39,3 +39,8 @@ class answering:  # noqa: N801 - used as a function
 def pieces(*items: Any) -> Iterator[Any]:
     """Yield items."""
     yield from items
+
+
+def noting(heard: list[Any]) -> Callable[[Any], None]:
+    """Return a function that notes what it is called with."""
+    return heard.append

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import random
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from unsandbox._compat.aio import Lock, OneTimeCode, in_thread, owner, sleep, whether_awaited
 from unsandbox._shared.deadline import NEVER, Deadline
+from unsandbox._shared.hooks import NO_HOOKS, Hooks, RequestEvent, ResponseEvent, RetryEvent
 from unsandbox._shared.order import Order, clock_offset, library_error
 from unsandbox._shared.server import LOCAL, Server, parse_base
+from unsandbox._shared.tracing import inject, span
 from unsandbox._transports.aiohttp import AiohttpTransport, load, loaded
 from unsandbox._transports.aiohttp_live import LIBRARY, AiohttpSocket, AiohttpStream
 from unsandbox._transports.common import MAX_CONNECTIONS, RawResponse
@@ -35,6 +38,7 @@ from unsandbox.protocol.endpoints import (
     FEATURES_HEADER,
     IDEMPOTENCY_HEADER,
     OTP_HEADER,
+    REQUEST_ID_HEADER,
 )
 from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
 from unsandbox.protocol.signing import CLOCK_TOLERANCE_S, build_target, signed_headers
@@ -64,6 +68,33 @@ _CODES_ASKED = 3
 """How often somebody who types a one-time code may get it wrong."""
 
 
+class _State:
+    """What links over the same connections share."""
+
+    __slots__ = (
+        "announced",
+        "clock_offset",
+        "closed",
+        "features",
+        "opening",
+        "owner",
+        "pid",
+        "server",
+        "transport",
+    )
+
+    def __init__(self, server: Server | None) -> None:
+        self.server = server
+        self.transport: AiohttpTransport | None = None
+        self.features: frozenset[str] | None = None
+        self.announced: str | None = None
+        self.owner: object = None
+        self.opening = Lock()
+        self.clock_offset = 0.0
+        self.pid = os.getpid()
+        self.closed = False
+
+
 class Link:
     """The connections to one server, for any number of credentials.
 
@@ -73,6 +104,7 @@ class Link:
         retry: How often a failed request is repeated.
         max_connections: Connections at a time; further requests wait for one.
         engine_config: Bounds of the embedded engine.
+        hooks: Whom to tell about requests.
     """
 
     def __init__(
@@ -83,22 +115,30 @@ class Link:
         retry: RetryPolicy | None = None,
         max_connections: int = MAX_CONNECTIONS,
         engine_config: EngineConfig | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
         self.base_url = base_url
         self.timeout = timeout
         self.retry = retry or RetryPolicy()
-        self.features: frozenset[str] | None = None
-        """What the server announced; None before its first answer."""
-        self._announced: str | None = None
+        self.hooks = hooks
         self._max_connections = max_connections
         self._engine_config = engine_config
-        self._server = None if base_url == LOCAL else parse_base(base_url)
-        self._transport: AiohttpTransport | None = None
-        self._owner: object = None
-        self._opening = Lock()
-        self._clock_offset = 0.0
-        self._pid = os.getpid()
-        self._closed = False
+        self._state = _State(None if base_url == LOCAL else parse_base(base_url))
+
+    @property
+    def features(self) -> frozenset[str] | None:
+        """What the server announced; None before its first answer."""
+        return self._state.features
+
+    def with_options(
+        self, timeout: float | None = None, retry: RetryPolicy | None = None, hooks: Hooks | None = None
+    ) -> Link:
+        """Return a link over the same connections with some options changed."""
+        other = copy.copy(self)
+        other.timeout = self.timeout if timeout is None else timeout
+        other.retry = retry or self.retry
+        other.hooks = hooks or self.hooks
+        return other
 
     def enter(self) -> None:
         """Belong to the running event loop from now on.
@@ -106,20 +146,20 @@ class Link:
         Raises:
             ClientStateError: It is closed, or belongs to another loop.
         """
-        if self._closed:
+        if self._state.closed:
             raise ClientStateError("this client is closed: make a new one")
         running = owner()
-        if self._owner is None:
-            self._owner = running
-        elif self._owner is not running:
+        if self._state.owner is None:
+            self._state.owner = running
+        elif self._state.owner is not running:
             raise ClientStateError(
                 "this client belongs to another event loop: make one client per loop, inside it"
             )
 
     async def close(self) -> None:
         """Close the connections. Closing twice does no harm."""
-        self._closed = True
-        transport, self._transport = self._transport, None
+        self._state.closed = True
+        transport, self._state.transport = self._state.transport, None
         if transport is not None:
             await transport.close()
 
@@ -164,6 +204,37 @@ class Link:
         server, transport = await self._open()
         target = server.prefix + build_target(endpoint.path, params or {}, query)
         signer = (server.keys or keys) if endpoint.auth == "signed" else None
+        with span(endpoint.name, endpoint.method, endpoint.path) as current:
+            answer = await self._repeat(
+                transport,
+                signer,
+                endpoint,
+                target,
+                order,
+                deadline,
+                timeout or self.timeout,
+                retry or self.retry,
+                urgent,
+                otp,
+            )
+            if current is not None:
+                current.set_attribute("http.response.status_code", answer.status)
+            return self._read(answer)
+
+    async def _repeat(
+        self,
+        transport: AiohttpTransport,
+        signer: Credentials | None,
+        endpoint: Endpoint,
+        target: str,
+        order: Order | None,
+        deadline: Deadline,
+        timeout: float,
+        retry: RetryPolicy,
+        urgent: bool,
+        otp: OneTimeCode | None,
+    ) -> RawResponse:
+        """Send a request until it succeeds or is not to be sent again."""
         number = 0
         codes_left = _CODES_ASKED if callable(otp) else 1
         sudo: dict[str, str] = {}
@@ -171,12 +242,14 @@ class Link:
             number += 1
             try:
                 answer = await self._attempt(
-                    transport, signer, endpoint, target, order, sudo, deadline, timeout or self.timeout, urgent
+                    transport, signer, endpoint, target, order, sudo, deadline, timeout, urgent, number
                 )
                 if self._clock_was_wrong(answer.status, answer.headers):
                     number -= 1
                     continue
-                return self._read(answer)
+                self._note_features(answer.headers, answer.status)
+                if not 200 <= answer.status < 300:
+                    raise self._error(answer)
             except SudoRequiredError as error:
                 if otp is None or error.challenge_id is None or not codes_left:
                     raise
@@ -187,7 +260,9 @@ class Link:
                     raise
             except (ConnectionFailedError, APIError) as error:
                 repeatable = endpoint.idempotent or self._honours_key(order)
-                await self._pause(endpoint.method, number, error, retry or self.retry, deadline, repeatable)
+                await self._pause(endpoint.name, endpoint.method, number, error, retry, deadline, repeatable)
+            else:
+                return answer
 
     async def require(self, order: Order, deadline: Deadline = NEVER) -> None:
         """Refuse an order of which the server would drop a part in silence.
@@ -254,7 +329,7 @@ class Link:
                     return stream
                 raise await self._refusal(stream)
             except (ConnectionFailedError, APIError) as error:
-                await self._pause("GET", number, error, self.retry, deadline)
+                await self._pause("stream", "GET", number, error, self.retry, deadline)
 
     async def open_socket(
         self, keys: Credentials | None, path: str, params: Mapping[str, str], subprotocol: str
@@ -288,6 +363,7 @@ class Link:
 
     async def _pause(
         self,
+        operation: str,
         method: str,
         number: int,
         error: ConnectionFailedError | APIError,
@@ -311,6 +387,9 @@ class Link:
         )
         if delay is None:
             raise error
+        logger.info("%s: attempt %d failed (%s); again in %.2f s", operation, number, _kind(error), delay)
+        if self.hooks.retry is not None:
+            await whether_awaited(self.hooks.retry(RetryEvent(operation, number, delay, error)))
         await sleep(delay)
 
     def _honours_key(self, order: Order | None) -> bool:
@@ -321,16 +400,16 @@ class Link:
         return order is not None and order.key is not None and "idempotency" in (self.features or ())
 
     async def _open(self) -> tuple[Server, AiohttpTransport]:
-        if self.base_url == LOCAL and self._pid != os.getpid():
+        if self.base_url == LOCAL and self._state.pid != os.getpid():
             # After a fork: the engine lives in the parent only.
-            self._pid, self._server, self._transport = os.getpid(), None, None
-        server, transport = self._server, self._transport
+            self._state.pid, self._state.server, self._state.transport = os.getpid(), None, None
+        server, transport = self._state.server, self._state.transport
         if server is not None and transport is not None:
             return server, transport
-        async with self._opening:
+        async with self._state.opening:
             if not loaded():
                 await in_thread(load)
-            server = self._server
+            server = self._state.server
             if server is None:
                 from unsandbox import local
 
@@ -338,10 +417,10 @@ class Link:
                 server = parse_base(engine.url)._replace(
                     keys=Credentials(engine.public_key, engine.secret_key, "the embedded engine")
                 )
-            if self._transport is None:
-                self._transport = AiohttpTransport(server.origin, self._max_connections)
-            self._server = server
-            return server, self._transport
+            if self._state.transport is None:
+                self._state.transport = AiohttpTransport(server.origin, self._max_connections)
+            self._state.server = server
+            return server, self._state.transport
 
     async def _attempt(
         self,
@@ -354,10 +433,16 @@ class Link:
         deadline: Deadline,
         timeout: float,
         urgent: bool,
+        number: int,
     ) -> RawResponse:
         body = b"" if order is None else order.body
         headers = {"Content-Type": order.content_type} if order is not None and body else {}
         headers |= sudo
+        inject(headers)
+        event = RequestEvent(endpoint.name, endpoint.method, endpoint.path, number, len(body))
+        if self.hooks.request is not None:
+            await whether_awaited(self.hooks.request(event))
+        began = time.monotonic()
         if not urgent:
             await transport.acquire(deadline.remaining())
         try:
@@ -367,12 +452,19 @@ class Link:
                 order.sent = True
                 if order.key is not None:
                     headers[IDEMPOTENCY_HEADER] = order.key
-            return await transport.send(
+            answer = await transport.send(
                 endpoint.method, target, headers, body, self._time_for(deadline, timeout)
             )
         finally:
             if not urgent:
                 transport.release()
+        seconds = time.monotonic() - began
+        logger.debug("%s: %d after %.1f ms", endpoint.name, answer.status, seconds * 1000)
+        if self.hooks.response is not None:
+            request_id = answer.headers.get(REQUEST_ID_HEADER)
+            told = ResponseEvent(event, answer.status, seconds, len(answer.body), request_id)
+            await whether_awaited(self.hooks.response(told))
+        return answer
 
     def _signed(
         self, signer: Credentials | None, method: str, target: str, body: bytes = b""
@@ -380,16 +472,21 @@ class Link:
         if signer is None:
             return {}
         return signed_headers(
-            signer.public_key, signer.secret_key, int(time.time() + self._clock_offset), method, target, body
+            signer.public_key,
+            signer.secret_key,
+            int(time.time() + self._state.clock_offset),
+            method,
+            target,
+            body,
         )
 
     def _clock_was_wrong(self, status: int, headers: Mapping[str, str]) -> bool:
         """Tell whether a refusal came of our clock; from then on the server's is taken. Happens once."""
         offset = clock_offset(headers) if status == 401 else 0.0
-        wrong = abs(offset - self._clock_offset) > CLOCK_TOLERANCE_S and abs(offset) < _WORST_CLOCK_S
-        if not wrong or self._clock_offset:
+        wrong = abs(offset - self._state.clock_offset) > CLOCK_TOLERANCE_S and abs(offset) < _WORST_CLOCK_S
+        if not wrong or self._state.clock_offset:
             return False
-        self._clock_offset = offset
+        self._state.clock_offset = offset
         logger.warning("this machine's clock is %.0f s off the server's, which is taken instead", -offset)
         return True
 
@@ -399,22 +496,20 @@ class Link:
         usual = timeout or self.timeout
         return usual if remaining is None else max(0.001, min(usual, remaining))
 
-    def _read(self, answer: RawResponse) -> dict[str, Any]:
+    @staticmethod
+    def _read(answer: RawResponse) -> dict[str, Any]:
         status, headers, body = answer
-        self._note_features(headers, status)
-        if 200 <= status < 300:
-            return read_object(status, headers, body, 0.0)
-        raise self._error(answer)
+        return read_object(status, headers, body, 0.0)
 
     def _note_features(self, headers: Mapping[str, str], status: int) -> None:
         announced = headers.get(FEATURES_HEADER)
         if announced is not None:
-            if announced != self._announced:
-                self._announced = announced
-                self.features = frozenset(announced.replace(",", " ").split())
+            if announced != self._state.announced:
+                self._state.announced = announced
+                self._state.features = frozenset(announced.replace(",", " ").split())
         elif self.features is None and status < 300:
             # Only a success tells: an error may come from a proxy on the way.
-            self.features = frozenset()
+            self._state.features = frozenset()
 
     def _error(self, answer: RawResponse) -> APIError:
         status, headers, body = answer
@@ -438,3 +533,9 @@ async def _code_for(challenge_id: str, otp: OneTimeCode) -> dict[str, str]:
     if not (code.isascii() and code.isprintable()):
         raise InvalidRequestError("the one-time code holds characters that no code has")
     return {OTP_HEADER: code, CHALLENGE_HEADER: challenge_id} if code else {}
+
+
+def _kind(error: Exception) -> str:
+    """Return what an error is, without its text, which may hold the server's words."""
+    status = getattr(error, "status", None)
+    return type(error).__name__ if status is None else f"{type(error).__name__} {status}"

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from unsandbox._compat.blocking import OneTimeCode
+from unsandbox._shared.hooks import NO_HOOKS, Hooks
 from unsandbox._shared.order import Order
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox._sync.base import typed
@@ -43,6 +45,7 @@ class Client(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, ImageM
         max_connections: Connections at a time; further requests wait for a free one.
         otp: For calls that the server protects by a one-time code: the code, or a function that is called with
             the challenge's id when the server asks and returns the code.
+        hooks: Functions to call with each request, answer and repetition.
 
     Example:
         ```python
@@ -63,8 +66,12 @@ class Client(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, ImageM
         retry: RetryPolicy | None = None,
         max_connections: int = MAX_CONNECTIONS,
         otp: OneTimeCode | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
-        self._link = Link(choose_base(base_url), timeout=timeout, retry=retry, max_connections=max_connections)
+        self._link = Link(
+            choose_base(base_url), timeout=timeout, retry=retry, max_connections=max_connections, hooks=hooks
+        )
+        self._shares_connections = False
         self._given = (public_key, secret_key, account)
         self._keys: Credentials | None = None
         self._otp = otp
@@ -111,8 +118,39 @@ class Client(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, ImageM
         return f"<{type(self).__name__} {self._link.base_url}>"
 
     def close(self) -> None:
-        """Close all connections. The client cannot be used any more; closing twice does no harm."""
-        self._link.close()
+        """Close all connections. The client cannot be used any more; closing twice does no harm.
+
+        What `with_options` returned shares the connections of another client and does not close them.
+        """
+        if not self._shares_connections:
+            self._link.close()
+
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        otp: OneTimeCode | None = None,
+        hooks: Hooks | None = None,
+    ) -> Self:
+        """Return a client over the same connections, with some options changed; it costs next to nothing.
+
+        Args:
+            timeout: Seconds for one HTTP request.
+            retry: How often and how patiently a request that failed is repeated.
+            otp: As for the client.
+            hooks: As for the client.
+
+        Example:
+            ```python
+            job = client.with_options(retry=RetryPolicy(max_retries=0)).execute("python", "print(1)")
+            ```
+        """
+        other = copy.copy(self)
+        other._link = self._link.with_options(timeout, retry, hooks)
+        other._otp = self._otp if otp is None else otp
+        other._shares_connections = True
+        return other
 
     def languages(self) -> Languages:
         """Return the languages that the server can run. Needs no keys, and is not cached."""
