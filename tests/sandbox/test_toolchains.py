@@ -167,3 +167,14 @@ def test_one_installer_at_a_time_and_the_lock_is_private():
             second = subprocess.run(["flock", "-n", folder / "tools/.install/lock", "true"], check=False)
             assert second.returncode == 1
             assert installer.estimate([]).nothing_to_do
+
+
+def test_what_another_process_has_installed_is_not_forgotten(tree, tmp_path):
+    late = Tree(tree.root, tmp_path)
+    tree.unpack(package(tmp_path))
+    late.reload()
+    late.unpack(package(tmp_path, name="other"))
+    assert [line for line in tree.status.read_text().splitlines() if line.startswith("Package")] == [
+        "Package: tool",
+        "Package: other",
+    ]

@@ -97,6 +97,7 @@ class Installer:
             raise EngineError(f"{self.folder} cannot be used for toolchains: {error.strerror}") from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            self._tree.reload()
             self._apt = PrivateApt(self._work, self._tree.status)
             yield self
 
@@ -149,13 +150,12 @@ class Installer:
         languages = estimate.languages
         packages = _all(language.packages for language in languages)
         plan = self._apt.plan(packages)
-        if plan.steps:
-            if plan.download_bytes:
-                self._apt.fetch(packages, _part(progress, "packages"))
-            try:
-                self._install_packages(plan, report, progress)
-            finally:
-                self._tree.disarm()
+        if plan.download_bytes:
+            self._apt.fetch(packages, _part(progress, "packages"))
+        try:
+            self._install_packages(plan, report, progress)
+        finally:
+            self._tree.disarm()
         self._install_extras(languages, report, progress)
         self._finish(languages, report)
         return report

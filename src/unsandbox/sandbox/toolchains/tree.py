@@ -81,6 +81,10 @@ class Tree:
                 path.write_text(text)
         (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n")
 
+    def reload(self) -> None:
+        """Read the package database anew: another process may have written it before we got the lock."""
+        self._stanzas = self._read_status()
+
     def unpack(self, archive: Path) -> str:
         """Unpack an archive over the folder and register its package as unpacked; return its name.
 
