@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unsandbox.engine import Conflict, Engine, EngineConfig, Stopping, UnknownJob
-from unsandbox.engine.engine import lost_result
+from unsandbox.engine.job_rows import lost_result
 from unsandbox.engine.jobs import JobRecord, result_of
 from unsandbox.engine.queue import FairQueue
 from unsandbox.engine.store import SqlStore, open_database

@@ -22,7 +22,7 @@ from unsandbox.cli.keys import DATA_OPTION, open_keys
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.backends import POLICIES
 from unsandbox.engine.config import ISOLATION_VARIABLE
-from unsandbox.engine.engine import lost_result
+from unsandbox.engine.job_rows import lost_result
 from unsandbox.engine.keys import StoredKeys
 from unsandbox.engine.secretbox import write_private
 from unsandbox.engine.store import SqlStore, open_database

@@ -1,60 +1,34 @@
-"""The engine: takes jobs, runs them in sandboxes, keeps their results."""
+"""The engine: jobs, and all that lasts, put together; started and stopped."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from unsandbox.engine.audit import AuditLog, audit_key, code_hash
-from unsandbox.engine.backends import Backends, check_network, default_backend
+from unsandbox.engine.audit import AuditLog, audit_key
+from unsandbox.engine.backends import Backends, default_backend
 from unsandbox.engine.blobs import Blobs
-from unsandbox.engine.command_job import SHELL, CommandJob
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context, Part
 from unsandbox.engine.images import Images
-from unsandbox.engine.jobs import (
-    JobRecord,
-    check_request,
-    failed_result,
-    input_files,
-    result_of,
-    stdin_bytes,
-)
+from unsandbox.engine.job_desk import JobDesk
 from unsandbox.engine.logbook import LogBook
-from unsandbox.engine.queue import FairQueue
-from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, Stopping, UnknownJob
 from unsandbox.engine.replies import Replies
 from unsandbox.engine.secretbox import SecretBox
 from unsandbox.engine.services import Services
 from unsandbox.engine.sessions import Sessions
 from unsandbox.engine.snapshots import Snapshots
 from unsandbox.engine.sources import Source
-from unsandbox.engine.store import JobRow, MemoryStore, Store
-from unsandbox.engine.tape import Tape, pieces_behind
-from unsandbox.protocol import codec, models
-from unsandbox.protocol.events import Cursor
-from unsandbox.protocol.models import JobStatus
+from unsandbox.engine.store import MemoryStore, Store
 from unsandbox.sandbox import (
     Backend,
     LanguageTable,
-    Limits,
-    NetworkMode,
     ProbeReport,
-    SandboxError,
-    SandboxSpec,
-    SandboxUnavailable,
-    UnknownLanguageError,
     find_system,
     load_languages,
 )
-from unsandbox.sandbox.live_spec import CommandOutcome
 
 logger = logging.getLogger("unsandbox.engine")
 
@@ -65,7 +39,7 @@ _TIDY_EVERY_S = 3600.0
 _SAVE_AGAIN_S = 5.0
 
 
-class Engine:
+class Engine(JobDesk):
     """Jobs of many keys on this machine. One instance belongs to the event loop that started it.
 
     Args:
@@ -104,36 +78,28 @@ class Engine:
         box: SecretBox | None = None,
         blobs: str | None = None,
     ) -> None:
-        self.config = config or EngineConfig()
-        self.languages = languages or load_languages(system=find_system(self.config.toolchains))
-        self._store: Store = store or MemoryStore()
-        self.replies = Replies(self._store)
-        self.logbook = LogBook()
-        self._backend = backend or default_backend(self.config, self.languages)
-        self.backends = Backends(self._backend, self.config.isolation, self.languages.system)
-        self._folder = folder
+        config = config or EngineConfig()
+        languages = languages or load_languages(system=find_system(config.toolchains))
+        self._backend = backend or default_backend(config, languages)
         self._box = box or SecretBox.of_this_process()
-        self.audit = None if folder is None else AuditLog(folder, audit_key(self._box))
-        self._blobs_url = blobs
+        super().__init__(
+            config,
+            store or MemoryStore(),
+            Backends(self._backend, config.isolation, languages.system),
+            languages,
+            LogBook(),
+            None if folder is None else AuditLog(folder, audit_key(self._box)),
+        )
+        self.replies = Replies(self._store)
+        self.probe: ProbeReport | None = None
         self.sessions: Sessions
         self.snapshots: Snapshots
         self.images: Images
         self.services: Services
+        self._folder = folder
+        self._blobs_url = blobs
         self._parts: list[Part] = []
-        self._queue = FairQueue(self.config.running_slots, self.config.extra_slots)
-        self._jobs: dict[str, JobRecord] = {}
-        self._ended: OrderedDict[str, int] = OrderedDict()
-        self._ended_bytes = 0
-        self._by_idempotency: dict[tuple[str, str], JobRecord] = {}
-        self._active: dict[str, int] = {}
-        self._at_work: set[asyncio.Task[None]] = set()
         self._tidying: asyncio.Task[None] | None = None
-        self._some_ended: dict[str, asyncio.Event] = {}
-        self._stopping = False
-        self.ended_by_status: Counter[str] = Counter()
-        self._unsaved: list[JobRow] = []
-        self._beside: set[asyncio.Task[None]] = set()
-        self.probe: ProbeReport | None = None
 
     async def start(self) -> ProbeReport:
         """Probe the isolation and begin to take jobs.
@@ -190,238 +156,16 @@ class Engine:
 
     async def stop(self) -> None:
         """Take nothing new, let running jobs end within the grace time, mark the others, free everything."""
-        self._stopping = True
         self.logbook.close()
-        while (record := self._queue.pop()) is not None:
-            await self._finish(
-                record, failed_result(record, JobStatus.FAILED, "the server stopped before it ran")
-            )
-        running = [record for record in self._jobs.values() if record.running is not None]
-        if running:
-            waits = [asyncio.create_task(record.ended.wait()) for record in running]
-            _, pending = await asyncio.wait(waits, timeout=self.config.stop_grace_s)
-            for record in running:
-                if record.running is not None:
-                    record.kill_reason = "the server stopped while it ran"
-                    record.running.cancel()
-            if pending:
-                await asyncio.wait(pending, timeout=_CANCEL_WAIT_S)
         if self._tidying is not None:
             self._tidying.cancel()
-        for task in self._at_work:
-            task.cancel()
-        await asyncio.gather(*self._at_work, *self._beside, return_exceptions=True)
-        await self._save_again()
+            await asyncio.gather(self._tidying, return_exceptions=True)
+        await self.stop_jobs()
         await self._stop_parts()
-
-    async def submit(
-        self,
-        owner: str,
-        request: models.ExecuteRequest,
-        *,
-        idempotency_key: str | None = None,
-        fingerprint: str | None = None,
-        detected_language: str | None = None,
-        concurrency: int | None = None,
-    ) -> JobRecord:
-        """Accept a job; it is stored when this returns.
-
-        Args:
-            owner: The public key it belongs to.
-            request: What to run.
-            idempotency_key: The same key again gives the same job, and runs nothing.
-            fingerprint: Hash of the request, to tell a repeated request from a different one.
-            detected_language: What a `#!` line said, to be told in the answer.
-            concurrency: Jobs that the key may have waiting or running; by default the engine's bound.
-
-        Raises:
-            InvalidJob: It can never be run as it is.
-            TooLarge: Program or files exceed the limits.
-            LimitReached: The key has as many jobs as it may have.
-            Conflict: The idempotency key belongs to another request.
-            Stopping: The engine is shutting down.
-        """
-        self._check_not_stopping()
-        prior = self._by_idempotency.get((owner, idempotency_key)) if idempotency_key else None
-        if prior is not None:
-            await prior.accepted.wait()
-            if prior.result is not None or prior.job_id in self._jobs:
-                return _same_request(prior, fingerprint)
-        self._check_room(owner, concurrency)
-        record = JobRecord(
-            owner=owner,
-            spec=replace(self._build_spec(request), cache_scope=owner),
-            language=self.languages.resolve(request.language).name,
-            network_mode=request.network_mode,
-            isolation=request.isolation,
-            code_sha256=code_hash(request.code) if self.audit is not None else "",
-            detected_language=detected_language,
-            idempotency_key=idempotency_key,
-            fingerprint=fingerprint,
-        )
-        return await self._accept(record)
-
-    async def run_beside(
-        self,
-        owner: str,
-        work: Coroutine[Any, Any, CommandOutcome],
-        *,
-        network_mode: str,
-        concurrency: int | None = None,
-    ) -> JobRecord:
-        """Keep as a job what runs in a sandbox that is there already: a command in a service.
-
-        Args:
-            owner: The key it belongs to.
-            work: Runs it; cancelled when the job is.
-            network_mode: What that sandbox has.
-            concurrency: Jobs that the key may have waiting or running; by default the engine's bound.
-
-        Raises:
-            LimitReached: The key has as many jobs as it may have.
-            Stopping: The engine is shutting down.
-        """
-        record = JobRecord(owner=owner, spec=None, language=SHELL, network_mode=network_mode)
-        record.status = JobStatus.RUNNING
-        try:
-            self._check_not_stopping()
-            self._check_room(owner, concurrency)
-            self._active[owner] = self._active.get(owner, 0) + 1
-            try:
-                await self._store.add_job(_row(record))
-            except BaseException:
-                self._release(owner)
-                raise
-        except BaseException:
-            work.close()
-            raise
-        record.accepted.set()
-        self._jobs[record.job_id] = record
-        running = CommandJob(asyncio.create_task(work))
-        record.attach(running)
-        ending = asyncio.create_task(self._end_beside(record, running))
-        self._beside.add(ending)
-        ending.add_done_callback(self._beside.discard)
-        return record
-
-    async def _end_beside(self, record: JobRecord, running: CommandJob) -> None:
-        result = await running.result(record)
-        record.running = None
-        await self._finish(record, result)
-
-    async def get(self, owner: str, job_id: str, wait_s: float = 0.0) -> models.Job:
-        """Return a job, after waiting at most `wait_s` seconds for its end.
-
-        Raises:
-            UnknownJob: No such job of this owner.
-        """
-        record = await self._find(owner, job_id)
-        if wait_s > 0 and not record.ended.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(record.ended.wait(), wait_s)
-        return record.as_job()
-
-    async def wait_any(
-        self, owner: str, job_ids: Sequence[str], wait_s: float
-    ) -> tuple[list[models.Job], list[str]]:
-        """Return those of several jobs that have ended, after waiting at most `wait_s` seconds for one.
-
-        Args:
-            owner: Whose jobs.
-            job_ids: Which jobs.
-            wait_s: How long to wait while none has ended.
-
-        Returns:
-            Ended jobs with their results, as many as one answer should hold, and the ids that are unknown.
-        """
-        ends = time.monotonic() + wait_s
-        lingered = False
-        while True:
-            signal = self._some_ended.setdefault(owner, asyncio.Event())
-            records, unknown = await self._find_many(owner, job_ids)
-            ended = [record for record in records if record.result is not None]
-            left_s = ends - time.monotonic()
-            if lingered or unknown or len(ended) == len(records) or left_s <= 0:
-                return _within(ended, self.config.waited_bytes), unknown
-            if ended:
-                # Jobs often end in swarms: one answer for a few of them is cheaper than one for each.
-                lingered = True
-                await asyncio.sleep(_LINGER_S)
-            else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(signal.wait(), left_s)
-
-    async def follow(
-        self, owner: str, job_id: str, cursor: Cursor, idle_s: float
-    ) -> AsyncIterator[tuple[str, bytes, Cursor] | models.Job | None]:
-        """Yield the output of a job from a cursor on, as it is written, and at last its result.
-
-        Args:
-            owner: Whose job.
-            job_id: Which job.
-            cursor: Where to begin.
-            idle_s: After so many seconds without output None is yielded.
-
-        Raises:
-            UnknownJob: No such job of this owner.
-        """
-        record = await self._find(owner, job_id)
-        while True:
-            tape = record.tape
-            pieces = tape.pieces(cursor) if tape is not None else []
-            for piece in pieces:
-                yield piece
-                cursor = piece[2]
-            if record.result is not None:
-                break
-            if tape is not record.tape or (tape is not None and tape.pieces(cursor)):
-                continue  # More came while the caller was busy with the last piece.
-            try:
-                async with asyncio.timeout(idle_s):
-                    await (tape.changed() if tape is not None else record.started.wait())
-            except TimeoutError:
-                yield None
-        result = record.result
-        rests = (result.stdout_bytes[cursor.stdout :], result.stderr_bytes[cursor.stderr :])
-        for piece in pieces_behind(cursor, *rests):
-            yield piece
-        yield result
-
-    async def cancel(self, owner: str, job_id: str) -> models.Job:
-        """End a job and return it with its partial output; one that has ended stays as it is.
-
-        Raises:
-            UnknownJob: No such job of this owner.
-        """
-        record = await self._find(owner, job_id)
-        if record.running is not None:
-            record.running.cancel()
-        elif self._queue.remove(record):
-            await self._finish(
-                record, failed_result(record, JobStatus.CANCELLED, "the job was cancelled before it ran")
-            )
-        elif not record.ended.is_set():
-            # Between the queue and its sandbox: the worker looks at this before it goes on.
-            record.cancel_requested = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(record.ended.wait(), _CANCEL_WAIT_S)
-        return record.as_job()
-
-    async def list_jobs(self, owner: str, limit: int = LIST_LIMIT) -> list[models.Job]:
-        """Return the jobs of an owner without their output, newest first."""
-        found = {
-            row.job_id: (row.created_at, _summary(row)) for row in await self._store.list_jobs(owner, limit)
-        }
-        for record in self._jobs.values():
-            if record.owner == owner and record.accepted.is_set():
-                found[record.job_id] = (record.created_at, _listed(record.as_job()))
-        newest_first = sorted(found.values(), key=lambda item: item[0], reverse=True)
-        return [job for _, job in newest_first[:limit]]
 
     def numbers(self) -> dict[str, int]:
         """Return how much of everything there is now."""
-        running = sum(record.running is not None for record in self._jobs.values())
-        waiting = sum(self._active.values()) - running
+        waiting, running = self.job_numbers()
         return {
             "jobs_waiting": waiting,
             "jobs_running": running,
@@ -430,154 +174,6 @@ class Engine:
             "snapshots": len(self.snapshots),
             "images": len(self.images),
         }
-
-    def active_jobs(self, owner: str) -> int:
-        """Return how many jobs of an owner wait or run."""
-        return self._active.get(owner, 0)
-
-    def _check_not_stopping(self) -> None:
-        if self._stopping:
-            raise Stopping("the server is stopping; send the request again in a moment")
-
-    def _check_room(self, owner: str, concurrency: int | None) -> None:
-        active = self._active.get(owner, 0)
-        limit = concurrency or self.config.concurrency_per_key
-        if active >= limit:
-            raise LimitReached(
-                f"this key already has {active} jobs waiting or running; wait for one to end",
-                active_executions=active,
-                concurrency_limit=limit,
-            )
-
-    def _build_spec(self, request: models.ExecuteRequest) -> SandboxSpec:
-        try:
-            language = self.languages.resolve(request.language)
-        except UnknownLanguageError as error:
-            raise InvalidJob(str(error), code="unknown_language") from error
-        check_request(request, self.config)
-        try:
-            backend = self.backends.for_job(request.isolation)
-        except SandboxUnavailable as error:
-            raise InvalidJob(str(error), code="isolation_unavailable") from error
-        check_network(backend, NetworkMode(request.network_mode))
-        limits = Limits(
-            wall_s=float(request.ttl),
-            vcpu=float(request.vcpu),
-            memory_bytes=self.config.memory_per_vcpu_bytes * request.vcpu,
-            output_bytes=self.config.output_bytes,
-        )
-        try:
-            return language.build_spec(
-                request.code,
-                env=request.env or {},
-                input_files=input_files(request.input_files or [], self.config),
-                stdin=stdin_bytes(request),
-                network=NetworkMode(request.network_mode),
-                limits=limits,
-                return_artifacts=request.return_artifacts,
-                args=request.args or (),
-            )
-        except ValueError as error:
-            raise InvalidJob(str(error)) from error
-
-    async def _accept(self, record: JobRecord) -> JobRecord:
-        key = (record.owner, record.idempotency_key) if record.idempotency_key else None
-        if key is not None:
-            self._by_idempotency[key] = record
-        self._active[record.owner] = self._active.get(record.owner, 0) + 1
-        try:
-            stored = await self._store_new(record)
-        except BaseException:
-            self._forget(record, key)
-            raise
-        finally:
-            record.accepted.set()
-        if stored is not None:
-            self._forget(record, key)
-            return _same_request(stored, record.fingerprint)
-        self._jobs[record.job_id] = record
-        self._audit_accepted(record)
-        self._queue.put(record)
-        self._start_waiting()
-        return record
-
-    async def _store_new(self, record: JobRecord) -> JobRecord | None:
-        """Store a job, or return the one that its idempotency key already made before a restart."""
-        if record.idempotency_key is not None:
-            row = await self._store.find_by_idempotency_key(record.owner, record.idempotency_key)
-            if row is not None:
-                return _revived(row)
-        await self._store.add_job(_row(record))
-        return None
-
-    def _audit_accepted(self, record: JobRecord) -> None:
-        if self.audit is None or record.spec is None:
-            return
-        limits = record.spec.limits
-        self.audit.note(
-            "job_accepted",
-            owner=record.owner,
-            job=record.job_id,
-            language=record.language,
-            code_sha256=record.code_sha256,
-            isolation=self.backends.for_job(record.isolation).name,
-            network_mode=record.network_mode,
-            ttl_s=limits.wall_s,
-            vcpu=limits.vcpu,
-            memory_bytes=limits.memory_bytes,
-        )
-
-    def _forget(self, record: JobRecord, key: tuple[str, str] | None) -> None:
-        if key is not None:
-            self._by_idempotency.pop(key, None)
-        self._release(record.owner)
-
-    def _release(self, owner: str) -> None:
-        left = self._active[owner] - 1
-        if left:
-            self._active[owner] = left
-        else:
-            del self._active[owner]
-
-    async def _find(self, owner: str, job_id: str) -> JobRecord:
-        record = self._jobs.get(job_id)
-        if record is not None and record.owner == owner:
-            return record
-        row = await self._store.find_job(owner, job_id)
-        if row is None:
-            raise UnknownJob(f"no job {job_id[:80]!r} of this key; ended jobs are kept for a limited time")
-        return _revived(row)
-
-    async def _find_many(self, owner: str, job_ids: Sequence[str]) -> tuple[list[JobRecord], list[str]]:
-        records, unknown = [], []
-        for job_id in job_ids:
-            try:
-                records.append(await self._find(owner, job_id))
-            except UnknownJob:
-                unknown.append(job_id)
-        return records, unknown
-
-    def _start_waiting(self) -> None:
-        """Start the jobs for which there is a place."""
-        while (record := self._queue.take()) is not None:
-            task = asyncio.create_task(self._work(record))
-            self._at_work.add(task)
-            task.add_done_callback(self._at_work.discard)
-
-    async def _work(self, record: JobRecord) -> None:
-        try:
-            result = await self._run(record)
-        except SandboxError as error:
-            logger.exception("job %s: the sandbox failed", record.job_id)
-            result = failed_result(record, JobStatus.FAILED, f"the sandbox failed: {error}")
-        except Exception:
-            logger.exception("job %s: the engine failed", record.job_id)
-            result = failed_result(record, JobStatus.FAILED, "the engine failed; its log says why")
-        finally:
-            # Before the result is stored: the next program need not wait for a disk.
-            self._queue.give_back(record)
-            self._start_waiting()
-        await self._finish(record, result)
 
     async def _tidy(self) -> None:
         """Now and then forget what has been kept long enough."""
@@ -590,149 +186,3 @@ class Engine:
             for _ in range(int(_TIDY_EVERY_S / _SAVE_AGAIN_S)):
                 await asyncio.sleep(_SAVE_AGAIN_S)
                 await self._save_again()
-
-    async def _save_again(self) -> None:
-        """Store results that found no room."""
-        while self._unsaved:
-            try:
-                await self._store.finish_job(self._unsaved[0])
-            except Exception:  # noqa: BLE001 - it was logged when it failed first
-                return
-            self._unsaved.pop(0)
-
-    async def _run(self, record: JobRecord) -> models.Job:
-        spec = record.spec
-        if spec is None or record.cancel_requested:
-            return failed_result(record, JobStatus.CANCELLED, "the job was cancelled before it ran")
-        record.status = JobStatus.RUNNING
-        record.tape = Tape()
-        record.started.set()
-        running = await self.backends.for_job(record.isolation).start(spec, record.tape)
-        record.attach(running)
-        try:
-            return result_of(record, await running.wait(), spec.limits)
-        finally:
-            record.running = None
-
-    async def _finish(self, record: JobRecord, result: models.Job) -> None:
-        record.spec = None
-        encoded = codec.encode(result)
-        row = _row(record, result, encoded)
-        try:
-            await self._store.finish_job(row)
-        except Exception:
-            # The result still reaches its caller from memory, and is stored when there is room again.
-            logger.exception("job %s: its result could not be stored; it is tried again", record.job_id)
-            self._unsaved.append(row)
-        if self.audit is not None:
-            self.audit.note(
-                "job_ended",
-                owner=record.owner,
-                job=record.job_id,
-                status=result.status,
-                exit_code=result.exit_code,
-            )
-        record.result = result
-        record.status = JobStatus(result.status or JobStatus.FAILED)
-        self.ended_by_status[record.status.value] += 1
-        self._release(record.owner)
-        record.ended.set()
-        record.started.set()
-        if waiting := self._some_ended.pop(record.owner, None):
-            waiting.set()
-        if record.tape is not None:
-            record.tape.wake()
-            record.tape = None
-        took = f" in {result.total_time_ms:.0f} ms" if result.total_time_ms is not None else ""
-        ended = (
-            f"job {record.job_id} ({record.language}) {record.status.value}, exit code {result.exit_code}{took}"
-        )
-        self.logbook.note("engine", record.owner, ended)
-        self._ended[record.job_id] = record.size
-        self._ended_bytes += record.size
-        while len(self._ended) > self.config.kept_jobs or (
-            self._ended_bytes > self.config.kept_bytes and len(self._ended) > 1
-        ):
-            job_id, size = self._ended.popitem(last=False)
-            self._ended_bytes -= size
-            old = self._jobs.pop(job_id)
-            if old.idempotency_key is not None:
-                self._by_idempotency.pop((old.owner, old.idempotency_key), None)
-
-
-def _within(ended: list[JobRecord], most_bytes: int) -> list[models.Job]:
-    """Return the results of jobs, at least one, as long as they fit."""
-    jobs: list[models.Job] = []
-    size = 0
-    for record in ended:
-        size += record.size
-        if jobs and size > most_bytes:
-            break
-        jobs.append(record.as_job())
-    return jobs
-
-
-def _same_request(record: JobRecord, fingerprint: str | None) -> JobRecord:
-    if fingerprint is not None and record.fingerprint not in {None, fingerprint}:
-        raise Conflict(
-            "this Idempotency-Key was used for a different request; use a new key for a new request",
-            code="idempotency_key_reused",
-        )
-    return record
-
-
-def _row(record: JobRecord, result: models.Job | None = None, encoded: bytes | None = None) -> JobRow:
-    return JobRow(
-        job_id=record.job_id,
-        owner=record.owner,
-        status=(result.status if result else None) or record.status.value,
-        language=record.language,
-        created_at=record.created_at,
-        completed_at=time.time() if result else None,
-        idempotency_key=record.idempotency_key,
-        fingerprint=record.fingerprint,
-        result=encoded,
-    )
-
-
-def _summary(row: JobRow) -> models.Job:
-    """Return what a list shows of a stored job."""
-    return models.Job(
-        job_id=row.job_id,
-        status=row.status,
-        language=row.language,
-        created_at=str(int(row.created_at)),
-        completed_at=None if row.completed_at is None else int(row.completed_at),
-    )
-
-
-def _listed(job: models.Job) -> models.Job:
-    """Return what a list shows of a job: no output, no artifacts."""
-    shown = ("job_id", "status", "language", "error", "created_at", "completed_at")
-    return models.Job(**{name: getattr(job, name) for name in shown})
-
-
-def _revived(row: JobRow) -> JobRecord:
-    """Make a record of a stored job; it takes no part in the engine any more."""
-    record = JobRecord(
-        owner=row.owner,
-        spec=None,
-        language=row.language,
-        network_mode=NetworkMode.ZEROTRUST,
-        job_id=row.job_id,
-        idempotency_key=row.idempotency_key,
-        fingerprint=row.fingerprint,
-        status=JobStatus(row.status),
-        created_at=row.created_at,
-    )
-    record.accepted.set()
-    if row.result is not None:
-        record.result = codec.from_wire(codec.loads_object(row.result), models.Job)
-        record.ended.set()
-    return record
-
-
-def lost_result(row: JobRow) -> bytes:
-    """Return the stored answer of a job that a server left unfinished when it died."""
-    record = _revived(row)
-    return codec.encode(failed_result(record, JobStatus.FAILED, "the server was restarted while it ran"))

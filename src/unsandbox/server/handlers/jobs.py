@@ -9,7 +9,7 @@ from typing import Any
 
 from unsandbox._version import __version__
 from unsandbox.engine import InvalidJob
-from unsandbox.engine.engine import LIST_LIMIT
+from unsandbox.engine.job_desk import LIST_LIMIT
 from unsandbox.engine.jobs import JobRecord
 from unsandbox.protocol import codec, models
 from unsandbox.protocol.languages import detect_shebang
