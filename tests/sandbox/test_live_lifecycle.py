@@ -15,7 +15,7 @@ import pytest
 from tests.sandbox.support import children_of, eventually, groups_of, launchers, system_python
 from tests.sandbox.test_lifecycle import SOURCE, alive
 
-from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailable
+from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailable, janitor
 from unsandbox.sandbox.control import CgroupReport
 from unsandbox.sandbox.limits import children
 from unsandbox.sandbox.live_spec import LiveLimits, LiveSpec
@@ -111,6 +111,59 @@ async def test_kill_minus_9_of_launcher_and_server(tmp_path, frozen):
     async with BubblewrapBackend():
         await eventually(lambda: not runtime.exists())
         await eventually(lambda: groups_of(runtime.name) == [])
+
+
+MIDST = """
+import asyncio, os, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from unsandbox.sandbox import BubblewrapBackend
+from unsandbox.sandbox.live_spec import LiveSpec, LiveLimits
+async def main():
+    backend = BubblewrapBackend()
+    await backend.open()
+    await backend.prove_live()
+    print(backend._runtime, flush=True)
+    async def one(number):
+        limits = LiveLimits(work_bytes=16 << 20)
+        sandbox = await backend.open_live(LiveSpec(limits=limits, work_disk=Path({folder!r}) / str(number)))
+        while True:
+            await sandbox.run(["true"])
+            await sandbox.freeze()
+            await sandbox.archive_work(Path({folder!r}) / f"archive-{{number}}")
+            await sandbox.unfreeze()
+    await asyncio.gather(*(one(number) for number in range(6)))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("both", "delay_s"), [(False, 0.03), (True, 0.08), (False, 0.3), (True, 0.5)])
+async def test_kill_minus_9_in_the_midst_of_everything(tmp_path, both, delay_s):
+    """While sandboxes are made, entered, frozen, archived."""
+    code = MIDST.format(paths=[str(SOURCE)], folder=str(tmp_path))
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
+    runtime = Path((await server.stdout.readline()).decode().strip())
+    (launcher,) = launchers(server.pid)
+    await asyncio.sleep(delay_s)
+    if both:
+        os.kill(launcher, signal.SIGKILL)
+    server.kill()
+    await server.wait()
+    await eventually(lambda: not alive(launcher), 10)
+
+    def left() -> list[int]:
+        groups = [group for group in groups_of("job-") if runtime.name in str(group)]
+        return [int(pid) for group in groups for pid in (group / "cgroup.procs").read_text().split()]
+
+    await eventually(lambda: left() == [], 5)
+    await eventually(lambda: loops_of(tmp_path) == [], 10)
+    if not both:
+        assert not runtime.exists()
+        assert groups_of(runtime.name) == []
+    else:
+        os.utime(runtime, (0, 0))
+        janitor.remove_groups(groups_of(runtime.name))
+        janitor.remove_runtime(runtime)
 
 
 async def test_a_killed_launcher_ends_its_sandboxes_and_a_new_one_makes_others(tmp_path):

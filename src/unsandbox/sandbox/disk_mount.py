@@ -33,6 +33,7 @@ _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
 _OPEN_TREE_CLONE, _CLOEXEC, _AT_EMPTY_PATH = 1, 0x80000, 0x1000
 _MOVE_MOUNT_FROM_EMPTY_PATH = 4
 _MOUNT_ATTR_IDMAP = 0x00100000
+_PR_SET_PDEATHSIG = 1
 # Inode tables need no zeroing: a sparse file reads as zeros. What is deleted is given back to the host's disk.
 _OPTIONS = b"errors=remount-ro,noinit_itable,discard"
 
@@ -161,11 +162,16 @@ def _mapped_copy(target: str, uid: int) -> int | None:
 
 def _user_namespace(uid: int) -> int:
     """Return a descriptor of a user namespace that maps 1000 to `uid`."""
+    parent = os.getpid()
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         try:
             _check(_libc.unshare(_CLONE_NEWUSER))
+            # After the change of namespace, which resets it.
+            _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+            if os.getppid() != parent:
+                os._exit(1)
             os.write(ready_write, b"+")
             signal.pause()
         finally:
