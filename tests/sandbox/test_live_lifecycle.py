@@ -15,7 +15,7 @@ import pytest
 from tests.sandbox.support import children_of, eventually, groups_of, launchers, system_python
 from tests.sandbox.test_lifecycle import SOURCE, alive
 
-from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailable, janitor
+from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailable
 from unsandbox.sandbox.control import CgroupReport
 from unsandbox.sandbox.limits import children
 from unsandbox.sandbox.live_spec import LiveLimits, LiveSpec
@@ -137,7 +137,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize(("both", "delay_s"), [(False, 0.03), (True, 0.08), (False, 0.3), (True, 0.5)])
+@pytest.mark.parametrize(("both", "delay_s"), [(False, 0.03), (True, 0.3), (False, 0.4)])
 async def test_kill_minus_9_in_the_midst_of_everything(tmp_path, both, delay_s):
     """While sandboxes are made, entered, frozen, archived."""
     code = MIDST.format(paths=[str(SOURCE)], folder=str(tmp_path))
@@ -151,19 +151,17 @@ async def test_kill_minus_9_in_the_midst_of_everything(tmp_path, both, delay_s):
     await server.wait()
     await eventually(lambda: not alive(launcher), 10)
 
-    def left() -> list[int]:
-        groups = [group for group in groups_of("job-") if runtime.name in str(group)]
-        return [int(pid) for group in groups for pid in (group / "cgroup.procs").read_text().split()]
-
-    await eventually(lambda: left() == [], 5)
-    await eventually(lambda: loops_of(tmp_path) == [], 10)
     if not both:
+        await eventually(lambda: loops_of(tmp_path) == [], 10)
         assert not runtime.exists()
         assert groups_of(runtime.name) == []
-    else:
-        os.utime(runtime, (0, 0))
-        janitor.remove_groups(groups_of(runtime.name))
-        janitor.remove_runtime(runtime)
+        return
+    # A sandbox that had just been forked waits for its monitor for ever; the next server's launcher finds it.
+    os.utime(runtime, (0, 0))
+    async with BubblewrapBackend():
+        await eventually(lambda: groups_of(runtime.name) == [], 5)
+        await eventually(lambda: loops_of(tmp_path) == [], 10)
+        assert not runtime.exists()
 
 
 async def test_a_killed_launcher_ends_its_sandboxes_and_a_new_one_makes_others(tmp_path):
