@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.sandbox.gvisor import needs_gvisor
-from tests.sandbox.support import eventually, groups_of
-from tests.sandbox.test_lifecycle import SOURCE, alive, descendants, system_python
-from tests.sandbox.test_lifecycle import readable_copy as readable_copy
+from tests.sandbox.support import descendants, eventually, groups_of, system_python
+from tests.sandbox.test_lifecycle import SOURCE, alive
 
 from unsandbox.sandbox import GvisorBackend, SandboxUnavailable, runsc, runsc_install
 
@@ -121,7 +120,7 @@ asyncio.run(main())
 
 @needs_gvisor
 @pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
-async def test_as_an_ordinary_user(readable_copy, tmp_path_factory):
+async def test_as_an_ordinary_user(readable_copy):
     folder = readable_copy / "state"
     folder.mkdir()
     os.chown(folder, 65534, 65534)
