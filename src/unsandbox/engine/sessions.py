@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.jobs import input_files
 from unsandbox.engine.live_objects import (
+    Activity,
+    Background,
+    LiveDocument,
     Making,
     check_room,
     live_limits,
@@ -24,7 +25,7 @@ from unsandbox.engine.live_objects import (
     sandbox_files,
     set_vcpu,
 )
-from unsandbox.engine.objects import Document, Shelf, container_name, epoch, new_id
+from unsandbox.engine.objects import Shelf, container_name, epoch, new_id
 from unsandbox.engine.refusals import Conflict, InvalidJob, UnknownObject
 from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.engine.terminal import DEFAULT_SIZE, Terminal
@@ -36,27 +37,20 @@ from unsandbox.sandbox.spec import Artifact, NetworkMode, SandboxError
 
 logger = logging.getLogger("unsandbox.engine.sessions")
 
-_SAVE_ACTIVITY_EVERY_S = 30.0
 _MULTIPLEXERS = ("tmux", "screen")
 AUDIT_FILE = "audit.log"
 
 
-class SessionDocument(Document, kw_only=True):
+class SessionDocument(LiveDocument, kw_only=True):
     """What is stored of a session."""
 
-    container: str
     shell: str
-    network_mode: str
-    vcpu: int
     base_vcpu: int
     ttl: int
-    last_activity: float
     multiplexer: str | None = None
     name: str | None = None
     audit: bool = False
     frozen: bool = False
-    isolation: str = "auto"
-    """Name of the backend that it runs on."""
 
 
 @dataclass(eq=False, slots=True)
@@ -88,9 +82,9 @@ class Sessions:
         self._live: dict[str, _Live] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._background = Background()
+        self._activity = Activity(self._shelf, self._background)
         self._making = Making()
-        self._saved_activity: dict[str, float] = {}
 
     @property
     def _config(self) -> EngineConfig:
@@ -111,7 +105,7 @@ class Sessions:
             timer.cancel()
         self._timers.clear()
         await asyncio.gather(*(self._end_live(name) for name in list(self._live)), return_exceptions=True)
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await self._background.finish()
 
     def __len__(self) -> int:
         """How many there are, of all keys."""
@@ -210,7 +204,7 @@ class Sessions:
     async def source_sandbox(self, object_id: str) -> LiveSandbox:
         """Return the sandbox of a session; see `Source.source_sandbox`."""
         document = self._known(object_id)
-        self._touch(document)
+        self._activity.touch(document)
         return (await self._ensure_live(document)).sandbox
 
     async def put_back(self, object_id: str, state: SavedState) -> None:
@@ -228,7 +222,7 @@ class Sessions:
             await live.sandbox.unfreeze()
             await live.sandbox.replace_work(state.work_archive)
         document.frozen = False
-        self._touch(document)
+        self._activity.touch(document)
         await self._shelf.put(document)
 
     def get(self, owner: str, name: str) -> Session:
@@ -273,7 +267,7 @@ class Sessions:
         live = await self._ensure_live(document)
         await live.sandbox.unfreeze()
         document.frozen = False
-        self._touch(document)
+        self._activity.touch(document)
         await self._shelf.put(document)
         return self.describe(document)
 
@@ -288,7 +282,7 @@ class Sessions:
         wanted = document.base_vcpu if vcpu is None else vcpu
         await set_vcpu(self._config, live.sandbox, wanted)
         document.vcpu = wanted
-        self._touch(document)
+        self._activity.touch(document)
         await self._shelf.put(document)
         return self.describe(document)
 
@@ -327,7 +321,7 @@ class Sessions:
             raise InvalidJob(str(error)) from error
         finally:
             live.busy -= 1
-            self._touch(document)
+            self._activity.touch(document)
 
     async def terminal(self, session_id: str) -> tuple[Terminal, bool]:
         """Return the terminal of a session, opened if need be, and whether it outlives its viewers.
@@ -351,9 +345,9 @@ class Sessions:
                     env={"TERM": "xterm-256color"},
                     terminal=DEFAULT_SIZE,
                 )
-                live.terminal = Terminal(process, lambda: self._touch(document))
+                live.terminal = Terminal(process, lambda: self._activity.touch(document))
         live.busy += 1
-        self._touch(document)
+        self._activity.touch(document)
         return live.terminal, document.multiplexer is not None
 
     def leave_terminal(self, session_id: str) -> None:
@@ -362,7 +356,7 @@ class Sessions:
         if document is None or live is None:
             return
         live.busy -= 1
-        self._touch(document)
+        self._activity.touch(document)
         terminal = live.terminal
         if terminal is not None and not terminal.viewers and document.multiplexer is None:
             live.terminal = None
@@ -373,7 +367,7 @@ class Sessions:
         document, live = self._shelf.find(session_id), self._live.get(session_id)
         if document is None or live is None:
             return
-        self._touch(document)
+        self._activity.touch(document)
         if document.audit:
             live.history.append(data.decode("utf-8", "surrogateescape").replace("\r", "\n"))
 
@@ -442,9 +436,7 @@ class Sessions:
         live = self._live[document.object_id] = _Live(sandbox)
         if spec.hot_image is not None:
             live.driver = self._shell(document.shell).take_over(sandbox)
-        watch = asyncio.create_task(self._watch(document.object_id, sandbox))
-        self._ending.add(watch)
-        watch.add_done_callback(self._ending.discard)
+        self._background.start(self._watch(document.object_id, sandbox))
         return live
 
     def _disk(self, document: SessionDocument) -> Path:
@@ -481,19 +473,12 @@ class Sessions:
         await self._shelf.drop(document)
         await self._end_live(document.object_id)
         self._opening.pop(document.object_id, None)
+        self._activity.forget(document.object_id)
         await self._remove_disk(document)
 
     async def _remove_disk(self, document: SessionDocument) -> None:
         if self._context.lasting:
             await asyncio.to_thread(remove_tree, self._disk(document))
-
-    def _touch(self, document: SessionDocument) -> None:
-        """Note activity; it is stored now and then, so that a restart does not end busy sessions."""
-        document.last_activity = time.time()
-        if document.last_activity - self._saved_activity.get(document.object_id, 0.0) > _SAVE_ACTIVITY_EVERY_S:
-            self._saved_activity[document.object_id] = document.last_activity
-            if self._shelf.find(document.object_id) is not None:
-                self._keep(self._shelf.put(document))
 
     def _set_timer(self, document: SessionDocument) -> None:
         delay = max(0.0, document.last_activity + document.ttl - time.time())
@@ -510,9 +495,4 @@ class Sessions:
             self._set_timer(document)
             return
         logger.info("session %s: deleted after %d s without traffic", document.object_id, document.ttl)
-        self._keep(self._remove(document))
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._background.start(self._remove(document))
