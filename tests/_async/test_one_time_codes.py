@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pyotp
 import pytest
-from tests import support
+from tests._async.conftest import new_key
 from tests.client.aids_async import LIBRARY_ERROR, answering
+from tests.support import Serve
 
 import un_async
 from unsandbox import AsyncClient, NotFoundError, SudoRequiredError
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[support.Serve]:
-    """A real server with a data folder, in which keys can be made."""
-    with support.Serve(tmp_path_factory.mktemp("data")) as served:
-        yield served
-
-
 @pytest.fixture
-def key(server: support.Serve) -> dict[str, str]:
+def key(served: Serve) -> dict[str, str]:
     """A new key that needs codes."""
-    made: dict[str, str] = json.loads(
-        support.un("keys", "create", "--data", str(server.data), "--otp", "--json").stdout
-    )
-    return made
+    secret = pyotp.random_base32()
+    public, private = new_key(served, secret)
+    return {"public_key": public, "secret_key": private, "otp_secret": secret}
 
 
 @pytest.fixture
-async def client(server: support.Serve, key: dict[str, str]) -> AsyncIterator[AsyncClient]:
+async def client(served: Serve, key: dict[str, str]) -> AsyncIterator[AsyncClient]:
     """A client with that key."""
-    async with AsyncClient(key["public_key"], key["secret_key"], base_url=server.url) as made:
+    async with AsyncClient(key["public_key"], key["secret_key"], base_url=served.url) as made:
         yield made
 
 
@@ -90,17 +82,17 @@ async def test_without_a_code_the_error_holds_the_challenge(client: AsyncClient,
             await client.delete_service("none", otp=answering(given, None))
 
 
-async def test_the_client_may_know_how_to_ask(server: support.Serve, key: dict[str, str]) -> None:
+async def test_the_client_may_know_how_to_ask(served: Serve, key: dict[str, str]) -> None:
     pair = (key["public_key"], key["secret_key"])
-    async with AsyncClient(*pair, base_url=server.url, otp=answering(code(key))) as client:
+    async with AsyncClient(*pair, base_url=served.url, otp=answering(code(key))) as client:
         with pytest.raises(NotFoundError):
             await client.delete_session("none")
 
 
 async def test_functions_take_codes_too(
-    server: support.Serve, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    served: Serve, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(un_async, "API_BASE", server.url)
+    monkeypatch.setattr(un_async, "API_BASE", served.url)
     pair: Any = (key["public_key"], key["secret_key"])
     with pytest.raises(LIBRARY_ERROR, match="404"):
         await un_async.delete_session("none", *pair, otp=answering(code(key)))

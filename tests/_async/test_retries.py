@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 from email.utils import formatdate
 from types import SimpleNamespace
 
 import pytest
-from tests import support
+from tests._async.conftest import new_key
 from tests.client.aids_async import gather
 from tests.client.fake import PUBLIC, SECRET, FakeServer, Request, reply
 from tests.client.proxy import PASS, Fate, Proxy, refusal
+from tests.support import Serve
 
 from unsandbox import AsyncClient, AuthenticationError, RetryPolicy
 from unsandbox._async import link
@@ -21,16 +21,9 @@ from unsandbox.local import LocalServer
 STUBBORN = RetryPolicy(max_retries=30, base_s=0.001, cap_s=0.01)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[support.Serve]:
-    """A server of which nobody else is a customer."""
-    with support.Serve(tmp_path_factory.mktemp("data")) as served:
-        yield served
-
-
-async def test_as_many_runs_as_submissions(server: support.Serve) -> None:
+async def test_as_many_runs_as_submissions(served: Serve) -> None:
     chance = random.Random(7)
-    proxy = Proxy(server.url)
+    proxy = Proxy(served.url)
 
     def fate(request: str) -> Fate:
         kinds = [
@@ -46,7 +39,7 @@ async def test_as_many_runs_as_submissions(server: support.Serve) -> None:
         return chance.choice(kinds)
 
     try:
-        async with AsyncClient(*server.keys(), base_url=proxy.url, retry=STUBBORN) as client:
+        async with AsyncClient(*new_key(served), base_url=proxy.url, retry=STUBBORN) as client:
             await client.health()
             proxy.rule = fate
             jobs = await gather(*[lambda: client.execute("bash", "echo once")] * 30)

@@ -8,11 +8,21 @@ from pathlib import Path
 
 import pytest
 from tests.client.fake import PUBLIC, SECRET, FakeServer
+from tests.support import Serve
 
 from unsandbox import Client, RetryPolicy, local
+from unsandbox.cli.keys import open_keys
+from unsandbox.engine.keys import KeySettings
 from unsandbox.local import LocalServer
 
 AT_ONCE = RetryPolicy(max_retries=2, base_s=0.001)
+
+
+def new_key(server: Serve, otp_secret: str | None = None, **settings: int) -> tuple[str, str]:
+    """Make a key that the server takes at once."""
+    with open_keys(server.data) as ring:
+        pair = ring.create("", otp_secret, KeySettings(**settings))
+    return pair.public_key, pair.secret_key
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +56,13 @@ def client(fake: FakeServer) -> Iterator[Client]:
 def engine() -> LocalServer:
     """The embedded engine of this process."""
     return local.ensure_started()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """A real server in a process of its own, with a data folder in which `new_key` makes keys."""
+    with Serve(tmp_path_factory.mktemp("data")) as server:
+        yield server
 
 
 @pytest.fixture

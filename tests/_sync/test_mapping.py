@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests import support
+from tests._sync.conftest import new_key
 from tests.client.aids_sync import gather, pieces
 from tests.client.fake import JOB, FakeServer, Request, reply
+from tests.support import Serve
 
 from unsandbox import (
     BadRequestError,
@@ -112,15 +112,9 @@ def test_bounds_that_make_no_sense_are_refused(real: Client) -> None:
         real.map([echo(1)], concurrency=0)
 
 
-def test_a_key_that_may_have_few_jobs_gets_all_of_them_done(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    with support.Serve(tmp_path_factory.mktemp("data")) as server:
-        made = json.loads(
-            support.un("keys", "create", "--data", str(server.data), "--concurrency", "2", "--json").stdout
-        )
-        with Client(made["public_key"], made["secret_key"], base_url=server.url) as client:
-            outcomes = [item for item in client.map([sleeper(0.05)] * 12, concurrency=10)]
+def test_a_key_that_may_have_few_jobs_gets_all_of_them_done(served: Serve) -> None:
+    with Client(*new_key(served, concurrency=2), base_url=served.url) as client:
+        outcomes = [item for item in client.map([sleeper(0.05)] * 12, concurrency=10)]
     assert [item.result().exit_code for item in outcomes] == [0] * 12
 
 

@@ -6,7 +6,23 @@ from typing import assert_type
 
 import un
 import un_async
-from unsandbox import AsyncClient, Client, InputFile, Job, JobList, KeyInfo, Languages, RetryPolicy
+from unsandbox import (
+    AsyncClient,
+    Client,
+    CommandResult,
+    InputFile,
+    Job,
+    JobList,
+    KeyInfo,
+    Languages,
+    Mapped,
+    OutputEvent,
+    ResultEvent,
+    RetryPolicy,
+    Service,
+    Session,
+    Snapshot,
+)
 
 
 async def asynchronous() -> None:
@@ -23,6 +39,21 @@ async def asynchronous() -> None:
         assert_type(await client.languages(), Languages)
         assert_type(await client.validate_keys(), KeyInfo)
         assert_type(await client.submit("c", "x", input_files=["a.txt", InputFile.of("b", b"")]), Job)
+        async for event in client.stream("bash", "x", stdin=open("a.txt")):  # noqa: SIM115
+            assert_type(event, OutputEvent | ResultEvent)
+        async for outcome in client.map([("bash", "x"), {"language": "bash", "code": "y"}], concurrency=2):
+            assert_type(outcome, Mapped)
+            assert_type(outcome.result().check(), Job)
+        async with client.session(shell="bash") as session, session.terminal() as terminal:
+            assert_type(await session.run("ls"), CommandResult)
+            async for data in terminal:
+                assert_type(data, bytes)
+        for one in await client.list_sessions():
+            assert_type(one, Session)
+        assert_type(await client.service("web").refresh(), Service)
+        assert_type(await client.create_snapshot("session", "x", hot=True), Snapshot)
+        assert_type(client.with_options(timeout=1), AsyncClient)
+        await client.create_snapshot("job", "x")  # type: ignore[arg-type]
         await client.execute("python", "x", network_mode="open")  # type: ignore[arg-type]
         await client.execute("python", "x", {"A": "b"})  # type: ignore[call-arg]
     assert_type(AsyncClient.local(), AsyncClient)
@@ -39,7 +70,13 @@ def synchronous() -> None:
     with Client(account="0") as client:
         assert_type(client.execute("python", "x", stdin=b""), Job)
         assert_type(client.wait("j", keep=True), Job)
+        for event in client.stream("bash", "x"):
+            assert_type(event, OutputEvent | ResultEvent)
+        with client.session() as session:
+            assert_type(session.run("ls").text, str)
     assert_type(Client.local(), Client)
+    assert_type(un.create_session("python")["session_id"], str)
+    assert_type(un.session_snapshot("s"), str)
     assert_type(un.execute_code("python", "x")["exit_code"], int)
     assert_type(un.wait_for_job("j", None, None, 5), un.JobResult)
     assert_type(un.detect_language("a.py"), str | None)
