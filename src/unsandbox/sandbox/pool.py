@@ -10,7 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -273,7 +273,9 @@ class WarmPool:
         if prepared.group is None:
             self._run(self._tell(self._host.control.watch, prepared.number))
         elif (bounds := _bounds(limits)) != self._bounds:
-            prepared.group.change(bounds)
+            # A group has room for a monitor and a script, which this sandbox does not have.
+            processes = limits.processes - (0 if limits.processes == self._limits.processes else 2)
+            prepared.group.change(replace(bounds, processes=max(0, processes)))
 
     # Taking and making
 
