@@ -202,6 +202,8 @@ def test_a_server_key_that_others_can_read_is_refused(data):
 
 def test_doctor_tells_what_is_enforced(data):
     report = json.loads(un("doctor", "--json").stdout)
+    assert report["gvisor"]["backend"] == "gvisor"
+    assert report["gvisor"]["usable"] or "un doctor --install-gvisor" in report["gvisor"]["reason"]
     assert report["usable"] is True
     assert report["checks"]
     assert all(check["ok"] for check in report["checks"])
