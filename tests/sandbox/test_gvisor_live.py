@@ -374,6 +374,17 @@ async def test_images_that_cannot_be_restored(backend, tmp_path):
         await backend.open_live(LiveSpec(hot_image=tmp_path))
 
 
+async def test_a_disk_that_is_full_at_the_start(backend, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gvisor_live, "write_configuration", full)
+    before = len(backend._live)
+    with pytest.raises(OSError, match="No space"):
+        await backend.open_live(LiveSpec())
+    assert len(backend._live) == before
+
+
 async def test_a_first_process_that_breaks_the_rules_ends_its_sandbox(backend):
     sandbox = await backend.open_live(LiveSpec())
     sandbox._channel._received += b"?" * 9

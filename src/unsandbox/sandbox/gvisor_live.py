@@ -237,10 +237,12 @@ class GvisorSandbox:
         if self._ending is not None:
             return
         self._ending = ending
-        if self._bundle is not None:
-            self._channel.close()
-            shutil.rmtree(self._bundle, ignore_errors=True)
         self._ended.set()
+        # Neither is there when the disk was too full to begin.
+        if (channel := getattr(self, "_channel", None)) is not None:
+            channel.close()
+        if self._bundle is not None:
+            shutil.rmtree(self._bundle, ignore_errors=True)
         self._on_over(self)
 
     def _broken(self, why: str) -> None:
