@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -709,3 +710,32 @@ async def test_the_pool_of_an_ordinary_user(readable_copy, wrapper):
         ["WarmJob", "memory", 137, "", 0],
         ["WarmJob", "timeout", None, "", 0],
     ]
+
+
+HOLDER = """
+import asyncio, sys
+sys.path[:0] = [{path!r}]
+from unsandbox.sandbox import BubblewrapBackend, Limits, SandboxSpec, load_languages, pool_for
+async def main():
+    async with BubblewrapBackend(pool=pool_for(load_languages(), 2, 2, Limits())) as backend:
+        while not (backend._pool._proven and backend._pool.waiting): await asyncio.sleep(0.01)
+        job = await backend.start(SandboxSpec(run=["sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000"]))
+        print(type(job).__name__, backend._runtime, flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+async def test_kill_minus_9_of_the_server_leaves_nothing_that_waits():
+    code = HOLDER.format(path=str(Path(__file__).resolve().parents[2] / "src"))
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
+    kind, runtime = (await server.stdout.readline()).decode().split()
+    assert kind == "WarmJob"
+    family = descendants(server.pid)
+    # At least launcher, monitor and zygote, and two processes of the job.
+    assert len(family) >= 5
+    server.kill()
+    await server.wait()
+    await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), 8)
+    await eventually(lambda: not Path(runtime).exists())
+    await eventually(lambda: groups_of(Path(runtime).name) == [])
