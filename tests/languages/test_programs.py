@@ -50,20 +50,23 @@ async def outcome_of(language_backend, outcomes):
             "input_files": {"data.txt": INPUT.encode()},
             "return_artifacts": True,
         }
-        takes = {"args": ARGUMENTS} if TABLE[name].takes_args else {}
+        words = {"arguments": ARGUMENTS}
         ending = [kind for kind in KINDS if kind in programs and kind != "endless"]
         done = dict(
             zip(
                 ending,
                 await asyncio.gather(
-                    *(run(language_backend, name, programs[kind], **fields, **takes) for kind in ending)
+                    *(
+                        run(language_backend, name, programs[kind], **fields, args=words.get(kind, ()))
+                        for kind in ending
+                    )
                 ),
                 strict=True,
             )
         )
         if "endless" in programs:
             needed = max((outcome.wall_s for outcome in done.values()), default=0.0)
-            limits = Limits(wall_s=needed + 0.5)
+            limits = Limits(wall_s=needed + 0.2)
             done["endless"] = await run(language_backend, name, programs["endless"], limits=limits)
         return done
 
