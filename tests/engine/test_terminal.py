@@ -90,3 +90,14 @@ async def test_the_scrollback_is_bounded_and_a_viewer_who_sleeps_is_left_behind(
     assert viewer.lagging
     assert SCROLLBACK_BYTES <= len(terminal.scrollback) <= 2 * SCROLLBACK_BYTES
     terminal.close()
+
+
+async def test_whoever_types_waits_until_it_is_read():
+    terminal = Terminal(HostProcess("sleep", "100"), lambda: None)
+    for _ in range(64):
+        terminal.write(b"x" * 65536)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await terminal.drain()
+    terminal.close()
+    await terminal.drain()

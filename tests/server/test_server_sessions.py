@@ -173,6 +173,33 @@ async def test_an_audited_session_returns_what_was_typed(wire):
     assert base64.b64decode(log["content_base64"]).decode().endswith(" echo typed\n")
 
 
+async def test_the_history_outlives_the_sandbox(wire):
+    session = (await wire.call("POST", "/sessions?audit=1", {})).json["id"]
+    await run(wire, session, "echo first")
+    ended = await wire.call("POST", f"/sessions/{session}/shell", {"command": "kill -9 -1"})
+    assert ended.status in {200, 409}
+    await until(lambda: succeeds(wire, session))
+    gone = await wire.call("DELETE", f"/sessions/{session}?audit=1")
+    log = base64.b64decode(gone.json["artifacts"][0]["content_base64"]).decode()
+    assert "echo first" in log
+
+
+async def succeeds(wire: Wire, session: str) -> bool:
+    answer = await wire.call("POST", f"/sessions/{session}/shell", {"command": "echo again"})
+    return answer.status == 200 and answer.json["stdout"] == "again\n"
+
+
+async def test_a_session_deleted_while_it_is_used_leaves_nothing(wire, engine):
+    session = await make(wire)
+    calls = [wire.call("POST", f"/sessions/{session}/{what}") for what in ("freeze", "boost", "unfreeze")]
+    calls.append(wire.call("POST", f"/sessions/{session}/shell", {"command": "sleep 1"}))
+    answers = await asyncio.gather(wire.call("DELETE", f"/sessions/{session}"), *calls)
+    assert answers[0].status == 200
+    assert {answer.status for answer in answers} <= {200, 404, 409}
+    assert (await wire.call("GET", f"/sessions/{session}")).status == 404
+    assert session not in engine.sessions._live
+
+
 async def test_frozen_it_uses_no_cpu_and_goes_on_from_where_it_was(wire):
     session = await make(wire)
     await run(wire, session, "(i=0; while :; do i=$((i+1)); echo $i >/tmp/count; done) >/dev/null 2>&1 &")

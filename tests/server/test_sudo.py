@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyotp
 import pytest
 
+from unsandbox.engine import LimitReached
 from unsandbox.protocol.endpoints import CHALLENGE_HEADER, OTP_HEADER
 from unsandbox.server.sudo import Sudo, SudoNeeded
 
@@ -61,3 +62,23 @@ def test_guessing_ends_after_five_tries():
     assert names[4] != name
     with pytest.raises(SudoNeeded):
         sudo.check("me", SECRET, CALL, answer(name))
+
+
+def test_wrong_codes_are_counted_over_all_challenges_of_a_key():
+    sudo = Sudo()
+    for _ in range(10):
+        name = challenge(sudo)
+        with pytest.raises(SudoNeeded):
+            sudo.check("me", SECRET, CALL, answer(name, "000000"))
+    with pytest.raises(LimitReached):
+        sudo.check("me", SECRET, CALL, answer(name))
+    other = challenge(sudo, owner="you")
+    sudo.check("you", SECRET, CALL, answer(other))
+
+
+def test_open_challenges_of_a_key_are_few():
+    sudo = Sudo()
+    names = [challenge(sudo) for _ in range(60)]
+    with pytest.raises(SudoNeeded):
+        sudo.check("me", SECRET, CALL, answer(names[0]))
+    sudo.check("me", SECRET, CALL, answer(names[-1]))

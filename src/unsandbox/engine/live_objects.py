@@ -165,7 +165,7 @@ class Activity(Generic[L]):
         if document.last_activity - saved > _SAVE_ACTIVITY_EVERY_S:
             self._saved[document.object_id] = document.last_activity
             if self._shelf.find(document.object_id) is document:
-                self._background.start(self._shelf.put(document))
+                self._background.start(self._shelf.update(document))
 
     def forget(self, object_id: str) -> None:
         """Take note that an object is gone."""

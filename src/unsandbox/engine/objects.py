@@ -112,10 +112,33 @@ class Shelf(Generic[D]):
         await self._store.put_object(row)
         self._items[document.object_id] = document
 
+    async def update(self, document: D) -> None:
+        """Store a change of an object; one that is being forgotten meanwhile stays forgotten.
+
+        Raises:
+            UnknownObject: It is not on the shelf any more.
+        """
+        self._must_hold(document)
+        row = ObjectRow(document.object_id, self.kind, document.owner, msgspec.json.encode(document))
+        await self._store.put_object(row)
+        # The store works in the order of the calls: a deletion that came in between has taken the row along.
+        self._must_hold(document)
+        self._items[document.object_id] = document
+
     async def drop(self, document: D) -> None:
         """Forget an object."""
-        await self._store.delete_object(document.object_id)
-        self._items.pop(document.object_id, None)
+        # First here: whoever changes it meanwhile must see that it goes.
+        gone = self._items.pop(document.object_id, None)
+        try:
+            await self._store.delete_object(document.object_id)
+        except BaseException:
+            if gone is not None:
+                self._items.setdefault(document.object_id, gone)
+            raise
+
+    def _must_hold(self, document: D) -> None:
+        if document.object_id not in self._items:
+            raise UnknownObject(f"the {self.kind} was deleted", code=f"{self.kind}_not_found")
 
 
 def new_id(prefix: str) -> str:

@@ -8,9 +8,11 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
+from unsandbox.engine.history import History
 from unsandbox.engine.jobs import input_files
 from unsandbox.engine.live_objects import (
     Activity,
@@ -60,9 +62,23 @@ class _Live:
     sandbox: LiveSandbox
     driver: ShellDriver | None = None
     terminal: Terminal | None = None
-    history: list[str] = field(default_factory=list)
     busy: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A viewer's place at a terminal.
+
+    Attributes:
+        terminal: The terminal.
+        lasting: Whether it outlives its viewers.
+        live: The sandbox that it is in.
+    """
+
+    terminal: Terminal
+    lasting: bool
+    live: _Live
 
 
 class Sessions:
@@ -80,7 +96,8 @@ class Sessions:
             "session", SessionDocument, context.store, lambda item, name: item.container == name
         )
         self._live: dict[str, _Live] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._histories: dict[str, History] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._background = Background()
         self._activity = Activity(self._shelf, self._background)
@@ -176,13 +193,17 @@ class Sessions:
             audit=request.audit,
             isolation=request.isolation,
         )
-        await self._open(document, files, state)
-        try:
-            await self._shelf.put(document)
-        except BaseException:
-            await self._end_live(document.object_id)
-            await self._remove_disk(document)
-            raise
+        # A deleted session that is made again waits until the old one has gone.
+        async with self._opening_of(document.object_id):
+            if self._shelf.find(document.object_id) is not None:
+                raise Conflict("the session is there again already", code="session_exists")
+            await self._open(document, files, state)
+            try:
+                await self._shelf.put(document)
+            except BaseException:
+                await self._end_live(document.object_id)
+                await self._remove_disk(document)
+                raise
         self._set_timer(document)
         return self.describe(document)
 
@@ -216,14 +237,20 @@ class Sessions:
                 await self._open(document, {}, state)
         elif state.work_archive is not None:
             live = await self._ensure_live(document)
-            if live.driver is not None:
-                live.driver.close()
-                live.driver = None
-            await live.sandbox.unfreeze()
-            await live.sandbox.replace_work(state.work_archive)
+            live.busy += 1
+            try:
+                if live.driver is not None:
+                    # What runs in it works on files that go away.
+                    live.driver.close()
+                async with live.lock:
+                    live.driver = None
+                    await live.sandbox.unfreeze()
+                    await live.sandbox.replace_work(state.work_archive)
+            finally:
+                live.busy -= 1
         document.frozen = False
         self._activity.touch(document)
-        await self._shelf.put(document)
+        await self._shelf.update(document)
 
     def get(self, owner: str, name: str) -> Session:
         """Return a session by id or container name.
@@ -246,8 +273,9 @@ class Sessions:
             with contextlib.suppress(SandboxError):
                 await live.sandbox.unfreeze()
                 artifacts, _ = await live.sandbox.collect()
-            if (audit or document.audit) and live.history:
-                artifacts.append(Artifact(AUDIT_FILE, "".join(live.history).encode("utf-8", "surrogateescape")))
+        history = self._history_of(document)
+        if (audit or document.audit) and (typed := history.read()):
+            artifacts.append(Artifact(AUDIT_FILE, typed))
         description = self.describe(document)
         await self._remove(document)
         return description, artifacts
@@ -258,7 +286,12 @@ class Sessions:
         live = await self._ensure_live(document)
         await live.sandbox.freeze()
         document.frozen = True
-        await self._shelf.put(document)
+        try:
+            await self._shelf.update(document)
+        except BaseException:
+            document.frozen = False
+            await live.sandbox.unfreeze()
+            raise
         return self.describe(document)
 
     async def unfreeze(self, owner: str, name: str) -> Session:
@@ -268,7 +301,7 @@ class Sessions:
         await live.sandbox.unfreeze()
         document.frozen = False
         self._activity.touch(document)
-        await self._shelf.put(document)
+        await self._shelf.update(document)
         return self.describe(document)
 
     async def set_vcpu(self, owner: str, name: str, vcpu: int | None) -> Session:
@@ -283,7 +316,7 @@ class Sessions:
         await set_vcpu(self._config, live.sandbox, wanted)
         document.vcpu = wanted
         self._activity.touch(document)
-        await self._shelf.put(document)
+        await self._shelf.update(document)
         return self.describe(document)
 
     async def command(
@@ -308,7 +341,7 @@ class Sessions:
         if "\0" in command:
             raise InvalidJob("a command must not hold a NUL byte")
         live = await self._ensure_live(document)
-        live.history.append(f"{epoch(time.time())} {command}\n")
+        self._history_of(document).note(f"{epoch(time.time())} {command}\n")
         live.busy += 1
         try:
             if files:
@@ -323,8 +356,8 @@ class Sessions:
             live.busy -= 1
             self._activity.touch(document)
 
-    async def terminal(self, session_id: str) -> tuple[Terminal, bool]:
-        """Return the terminal of a session, opened if need be, and whether it outlives its viewers.
+    async def terminal(self, session_id: str) -> Visit:
+        """Return a place at the terminal of a session, opened if need be; `leave_terminal` gives it up.
 
         Knowing the id is the permission: the protocol's terminal carries no signature.
 
@@ -348,28 +381,26 @@ class Sessions:
                 live.terminal = Terminal(process, lambda: self._activity.touch(document))
         live.busy += 1
         self._activity.touch(document)
-        return live.terminal, document.multiplexer is not None
+        return Visit(live.terminal, document.multiplexer is not None, live)
 
-    def leave_terminal(self, session_id: str) -> None:
+    def leave_terminal(self, session_id: str, visit: Visit) -> None:
         """Take note that a viewer is gone; without a multiplexer the last one takes the shell along."""
-        document, live = self._shelf.find(session_id), self._live.get(session_id)
-        if document is None or live is None:
-            return
+        live = visit.live
         live.busy -= 1
-        self._activity.touch(document)
-        terminal = live.terminal
-        if terminal is not None and not terminal.viewers and document.multiplexer is None:
+        if (document := self._shelf.find(session_id)) is not None:
+            self._activity.touch(document)
+        if live.terminal is visit.terminal and not visit.terminal.viewers and not visit.lasting:
             live.terminal = None
-            terminal.close()
+            visit.terminal.close()
 
     def note_input(self, session_id: str, data: bytes) -> None:
         """Keep typed input of an audited session, and count it as activity."""
-        document, live = self._shelf.find(session_id), self._live.get(session_id)
-        if document is None or live is None:
+        document = self._shelf.find(session_id)
+        if document is None:
             return
         self._activity.touch(document)
         if document.audit:
-            live.history.append(data.decode("utf-8", "surrogateescape").replace("\r", "\n"))
+            self._history_of(document).note(data.decode("utf-8", "surrogateescape").replace("\r", "\n"))
 
     def describe(self, document: SessionDocument) -> Session:
         """Return what a client may see."""
@@ -410,11 +441,24 @@ class Sessions:
             raise UnknownObject(f"no session {object_id[:80]!r}", code="session_not_found")
         return document
 
+    def _history_of(self, document: SessionDocument) -> History:
+        history = self._histories.get(document.object_id)
+        if history is None:
+            kept = document.audit and self._context.lasting
+            path = self._disk(document).with_suffix(".audit") if kept else None
+            history = self._histories[document.object_id] = History(path)
+        return history
+
     def _opening_of(self, object_id: str) -> asyncio.Lock:
-        return self._opening.setdefault(object_id, asyncio.Lock())
+        lock = self._opening.get(object_id)
+        if lock is None:
+            lock = self._opening[object_id] = asyncio.Lock()
+        return lock
 
     async def _ensure_live(self, document: SessionDocument) -> _Live:
         async with self._opening_of(document.object_id):
+            if self._shelf.find(document.object_id) is not document:
+                raise UnknownObject("the session was deleted", code="session_not_found")
             live = self._live.get(document.object_id)
             if live is None:
                 live = await self._open(document, {}, None)
@@ -453,7 +497,8 @@ class Sessions:
         await sandbox.wait_ended()
         live = self._live.get(object_id)
         if live is not None and live.sandbox is sandbox:
-            logger.warning("session %s: its sandbox ended by itself", object_id)
+            # Not its id, which is the permission to open its terminal.
+            logger.warning("the sandbox of a session ended by itself")
             await self._end_live(object_id)
 
     async def _end_live(self, object_id: str) -> None:
@@ -471,10 +516,12 @@ class Sessions:
         if timer is not None:
             timer.cancel()
         await self._shelf.drop(document)
-        await self._end_live(document.object_id)
-        self._opening.pop(document.object_id, None)
-        self._activity.forget(document.object_id)
-        await self._remove_disk(document)
+        async with self._opening_of(document.object_id):
+            await self._end_live(document.object_id)
+            self._activity.forget(document.object_id)
+            if (history := self._histories.pop(document.object_id, None)) is not None:
+                history.remove()
+            await self._remove_disk(document)
 
     async def _remove_disk(self, document: SessionDocument) -> None:
         if self._context.lasting:
@@ -489,10 +536,10 @@ class Sessions:
         if self._shelf.find(document.object_id) is None:
             return
         live = self._live.get(document.object_id)
-        if live is not None and live.busy:
+        if live is not None and live.busy > 0:
             document.last_activity = time.time()
         if time.time() - document.last_activity < document.ttl:
             self._set_timer(document)
             return
-        logger.info("session %s: deleted after %d s without traffic", document.object_id, document.ttl)
+        logger.info("%s: deleted after %d s without traffic", document.container, document.ttl)
         self._background.start(self._remove(document))

@@ -18,6 +18,7 @@ SCROLLBACK_BYTES = 256 * 1024
 _READ_BYTES = 65536
 _VIEWER_BACKLOG_BYTES = 4 << 20
 _MAX_CELLS = 1000
+_INPUT_BACKLOG_BYTES = 1 << 20
 
 
 class Viewer:
@@ -78,6 +79,8 @@ class Terminal:
         self._scrollback: deque[bytes] = deque()
         self._scrollback_bytes = 0
         self._input: deque[bytes] = deque()
+        self._input_bytes = 0
+        self._room = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.exit_code: int | None = None
         self._loop.add_reader(self._fd, self._read)
@@ -110,7 +113,14 @@ class Terminal:
         if self._fd is None:
             return
         self._input.append(data)
+        self._input_bytes += len(data)
         self._write_some()
+
+    async def drain(self) -> None:
+        """Return when so little waits to be typed that more may come."""
+        while self._fd is not None and self._input_bytes > _INPUT_BACKLOG_BYTES:
+            self._room.clear()
+            await self._room.wait()
 
     def resize(self, columns: int, rows: int) -> None:
         """Set the window size; values that make no sense mean 80 by 24."""
@@ -167,10 +177,13 @@ class Terminal:
                 return
             except OSError:
                 self._input.clear()
+                self._input_bytes = 0
                 break
+            self._input_bytes -= sent
             rest = self._input.popleft()[sent:]
             if rest:
                 self._input.appendleft(rest)
+        self._room.set()
         if self._fd is not None:
             self._loop.remove_writer(self._fd)
 
@@ -182,6 +195,7 @@ class Terminal:
     def _end_streams(self) -> None:
         self._stop_reading()
         self._fd = None
+        self._room.set()
         self._process.close()
         for viewer in self._viewers:
             viewer.end()

@@ -162,9 +162,18 @@ class _Running:
         if code == 0:
             return
         said = self._complaints.result().data.decode("utf-8", "replace").strip() if self._complaints else ""
-        if any(words in said for words in _FULL):
-            raise OSError(errno.EDQUOT, f"{otherwise}: the quota of the work folder is exceeded")
+        must_have_room(said, otherwise)
         raise SandboxError(f"{otherwise}: {said[:_MAX_SHOWN] or f'exit status {code}'}")
+
+
+def must_have_room(said: str, otherwise: str) -> None:
+    """Raise when what tar complained of is a lack of room.
+
+    Raises:
+        OSError: It is (EDQUOT).
+    """
+    if any(words in said for words in _FULL):
+        raise OSError(errno.EDQUOT, f"{otherwise}: the quota of the folder is exceeded")
 
 
 def _compress(source: int, temporary: Path) -> int:

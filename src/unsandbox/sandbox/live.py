@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unsandbox.sandbox import artifacts, init
-from unsandbox.sandbox.archive import archive_of
+from unsandbox.sandbox.archive import archive_of, must_have_room
 from unsandbox.sandbox.archive_check import examine
 from unsandbox.sandbox.command import WORK, InvalidSpecError, check_files
 from unsandbox.sandbox.control import Ending
@@ -294,6 +294,7 @@ class BubblewrapSandbox:
         )
         if outcome.exit_code != 0:
             said = outcome.stderr.data.decode("utf-8", "replace").strip()
+            must_have_room(said, "the files could not be written")
             raise SandboxError(f"the files could not be written: {said}")
 
     async def collect(self, folder: str = artifacts.FOLDER) -> tuple[list[Artifact], list[str]]:

@@ -44,7 +44,7 @@ from unsandbox.protocol.endpoints import (
     JOBS,
     REQUEST_ID_HEADER,
 )
-from unsandbox.sandbox.spec import MIB
+from unsandbox.sandbox.spec import MIB, SandboxError, SandboxUnavailable
 from unsandbox.server.auth import Unauthorized, check_headers
 from unsandbox.server.call import HOLD_S, SERVICE_DOMAIN, Call, Handler, read_flag
 from unsandbox.server.handlers import HANDLERS
@@ -208,7 +208,7 @@ class Server:
                 self._engine.audit.note(
                     endpoint.name,
                     owner=call.owner,
-                    **call.params,
+                    **{name: _logged(value) for name, value in call.params.items()},
                     # Of a short secret, a hash tells as much as the secret to whoever can guess.
                     body_sha256=None if endpoint.name == "set_vault" else code_hash(call.body),
                     status=status,
@@ -322,6 +322,12 @@ class Server:
             response = _error(error.status, name, text, request_id)
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
+        except SandboxUnavailable as error:
+            response = _error(400, "isolation_unavailable", str(error), request_id)
+        except SandboxError as error:
+            # Its sandbox ended or failed under the call: asked again, most things are well.
+            logger.warning("request %s: %s", request_id, error)
+            response = _error(409, "sandbox_failed", str(error), request_id)
         except Exception as error:
             if is_disk_full(error):
                 logger.error("request %s: a disk is full", request_id)  # noqa: TRY400 - the trace says no more
@@ -345,6 +351,11 @@ class Server:
             f"{request_id} {request.method} {route} {response.status} {seconds * 1000:.1f} ms",
         )
         return response
+
+
+def _logged(name: str) -> str:
+    """Return an id as logs have it: of a session's, which opens its terminal, only a hash."""
+    return f"session_sha256:{code_hash(name)[:16]}" if name.startswith("session_") else name
 
 
 async def _describe(call: Call, kind: str, object_id: str) -> bytes | None:

@@ -9,11 +9,17 @@ from dataclasses import dataclass
 
 import pyotp
 
+from unsandbox.engine import LimitReached
 from unsandbox.protocol.endpoints import CHALLENGE_HEADER, OTP_HEADER
 
 _CHALLENGE_S = 300.0
 _TRIES = 5
 _STEP_S = 30
+_WRONG_WINDOW_S = 900
+_MOST_WRONG = 10
+"""Wrong codes of one key in a window, over all its challenges: three of a million codes are right at a time."""
+_MOST_OPEN = 50
+"""Open challenges of one key; the oldest leave first."""
 
 
 class SudoNeeded(Exception):  # noqa: N818 - answered with 428, it is a question rather than an error
@@ -44,6 +50,8 @@ class Sudo:
     def __init__(self) -> None:
         self._challenges: dict[str, _Challenge] = {}
         self._used: dict[tuple[str, str], float] = {}
+        self._wrong: dict[str, int] = {}
+        self._wrong_until = 0.0
 
     def check(self, owner: str, otp_secret: str, call: str, headers: Mapping[str, str]) -> None:
         """Let a protected call pass.
@@ -55,10 +63,18 @@ class Sudo:
             headers: Headers of the request.
 
         Raises:
+            LimitReached: There were too many wrong codes lately.
             SudoNeeded: There is no code, it is wrong, was used, or belongs to another call.
         """
         now = time.time()
         self._forget_old(now)
+        wrong = self._wrong.get(owner, 0)
+        if wrong >= _MOST_WRONG:
+            raise LimitReached(
+                "too many wrong one-time codes of this key; wait a quarter of an hour",
+                code="too_many_codes",
+                retry_after=_WRONG_WINDOW_S,
+            )
         code = headers.get(OTP_HEADER, "").strip()
         name = headers.get(CHALLENGE_HEADER, "").strip()
         challenge = self._challenges.get(name)
@@ -69,6 +85,7 @@ class Sudo:
             del self._challenges[name]
             self._used[owner, code] = now + 4 * _STEP_S
             return
+        self._wrong[owner] = wrong + 1
         challenge.tries_left -= 1
         if challenge.tries_left <= 0:
             del self._challenges[name]
@@ -76,10 +93,16 @@ class Sudo:
         raise SudoNeeded(name, "the one-time code is wrong or was used before")
 
     def _new(self, owner: str, call: str, now: float, message: str) -> SudoNeeded:
+        mine = [known for known, item in self._challenges.items() if item.owner == owner]
+        for oldest in mine[: max(0, len(mine) - _MOST_OPEN + 1)]:
+            del self._challenges[oldest]
         name = "chal_" + secrets.token_hex(12)
         self._challenges[name] = _Challenge(owner, call, now + _CHALLENGE_S)
         return SudoNeeded(name, message)
 
     def _forget_old(self, now: float) -> None:
+        if now >= self._wrong_until:
+            # One window for all keys: the count is a brake on guessing and need not be exact.
+            self._wrong, self._wrong_until = {}, now + _WRONG_WINDOW_S
         self._challenges = {name: item for name, item in self._challenges.items() if item.expires > now}
         self._used = {pair: expires for pair, expires in self._used.items() if expires > now}

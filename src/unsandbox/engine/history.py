@@ -1,0 +1,53 @@
+"""What was typed in a session, as far as it is kept."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+
+KEPT_BYTES = 1 << 20
+
+
+class History:
+    """The last megabyte of what was typed; in a file, it outlives the sandbox and the server.
+
+    Args:
+        path: Where it lies; None keeps it in memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        if path is not None and path.exists():
+            self._keep(path.read_bytes()[-KEPT_BYTES:])
+
+    def note(self, text: str) -> None:
+        """Add what was typed."""
+        data = text.encode("utf-8", "surrogateescape")[:KEPT_BYTES]
+        self._keep(data)
+        if self._path is not None:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(fd).st_size > 2 * KEPT_BYTES:
+                    os.ftruncate(fd, 0)
+                    data = self.read()
+                os.write(fd, data)
+            finally:
+                os.close(fd)
+
+    def read(self) -> bytes:
+        """Return it."""
+        return b"".join(self._lines)
+
+    def remove(self) -> None:
+        """Remove the file."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _keep(self, data: bytes) -> None:
+        self._lines.append(data)
+        self._bytes += len(data)
+        while self._bytes > KEPT_BYTES and len(self._lines) > 1:
+            self._bytes -= len(self._lines.popleft())

@@ -1,0 +1,65 @@
+"""Objects on a shelf: what was deleted stays deleted, whatever changes it meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from unsandbox.engine import UnknownObject
+from unsandbox.engine.history import KEPT_BYTES, History
+from unsandbox.engine.objects import Document, Shelf
+from unsandbox.engine.store import SqlStore, open_database
+
+
+class Thing(Document, kw_only=True):
+    state: str = ""
+
+
+@pytest.fixture
+async def shelf(tmp_path):
+    store = SqlStore(open_database(tmp_path))
+    yield Shelf("thing", Thing, store)
+    await store.close()
+
+
+@pytest.mark.parametrize("first", ["drop", "update"])
+async def test_a_change_does_not_bring_back_what_is_being_deleted(shelf, first):
+    thing = Thing(object_id="thing_1", owner="me", created_at=0.0)
+    await shelf.put(thing)
+    calls = {"drop": shelf.drop, "update": shelf.update}
+    order = [first, *(calls.keys() - {first})]
+    results = await asyncio.gather(*(calls[name](thing) for name in order), return_exceptions=True)
+    assert isinstance(results[order.index("update")], UnknownObject)
+    assert results[order.index("drop")] is None
+    assert len(shelf) == 0
+    with pytest.raises(UnknownObject):
+        await shelf.update(thing)
+    assert await shelf._store.load_objects("thing") == []
+
+
+async def test_a_deletion_that_fails_leaves_the_object(shelf, monkeypatch):
+    thing = Thing(object_id="thing_1", owner="me", created_at=0.0)
+    await shelf.put(thing)
+
+    async def fail(_):
+        raise OSError
+
+    monkeypatch.setattr(shelf._store, "delete_object", fail)
+    with pytest.raises(OSError):
+        await shelf.drop(thing)
+    assert shelf.get("me", "thing_1") is thing
+
+
+def test_a_history_is_bounded_and_outlives_its_process(tmp_path):
+    path = tmp_path / "history"
+    history = History(path)
+    history.note("first\n")
+    assert History(path).read() == b"first\n"
+    for _ in range(5):
+        history.note("x" * (KEPT_BYTES // 2))
+    assert len(history.read()) <= KEPT_BYTES
+    assert path.stat().st_size <= 3 * KEPT_BYTES
+    assert path.stat().st_mode & 0o777 == 0o600
+    history.remove()
+    assert not path.exists()
