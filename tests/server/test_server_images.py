@@ -65,11 +65,21 @@ async def test_published_with_all_that_clients_read(wire, snapshot, path):
     assert (await wire.call("GET", f"/images/{made['id']}")).status == 404
 
 
-async def test_lists_hold_no_bracket_before_their_end(wire, stranger, image):
+async def test_lists_hold_no_bracket_before_their_end(wire, stranger, snapshot, image):
+    body = {"source_type": "snapshot", "source_id": snapshot}
+    for name in ("[1]", "a]", "}", "{", "two\nlines", "x" * 201):
+        for target in ("/images", f"/images/{image}/clone"):
+            answer = await wire.call("POST", target, {**body, "name": name})
+            assert (answer.status, answer.json["error"]) == (400, "invalid_request"), (target, name)
+    nameless = await ok(wire, "POST", "/images", {**body, "description": "it has [brackets]"})
+    assert nameless["name"] == nameless["id"]
     await ok(wire, "POST", f"/images/{image}/grant", {"trusted_api_key": stranger.public_key})
     raw = (await wire.call("GET", "/images")).raw
     start = raw.index(b'"images":[') + len(b'"images":[')
     assert raw.index(b"]", start) == raw.rindex(b"]")
+    assert b'"description":' not in raw
+    assert raw.count(b'"name":"') == raw.count(b'"image_id":"')
+    assert (await ok(wire, "DELETE", f"/images/{nameless['id']}"))["description"] == "it has [brackets]"
 
 
 async def test_each_list_shows_what_it_says(wire, stranger, image):

@@ -64,6 +64,13 @@ async def test_a_session_is_described_in_the_form_that_every_client_reads(wire):
     assert (await wire.call("GET", f"/sessions/{made['id']}")).status == 404
 
 
+async def test_a_name_that_would_break_a_list_is_refused(wire, session):
+    for name in ("{", "a}b", "]", "tab\t", "x" * 201):
+        for target in ("/sessions", f"/sessions/{session}/snapshot"):
+            answer = await wire.call("POST", target, {"name": name})
+            assert (answer.status, answer.json["error"]) == (400, "invalid_request"), (target, name)
+
+
 async def test_another_key_finds_nothing(wire, stranger, session):
     for method, path in (
         ("GET", ""), ("DELETE", ""), ("POST", "/freeze"), ("POST", "/unfreeze"), ("POST", "/boost"),

@@ -89,7 +89,9 @@ async def test_each_request_shape_makes_one(wire, session):
         assert answer.status == 200, made
         assert made["id"] == made["snapshot_id"]
         assert made["type"] == made["source_type"] == "session"
-        assert (made["source_id"], made.get("name"), made["status"]) == (session, name, "completed")
+        assert (made["source_id"], made["status"]) == (session, "completed")
+        # Without a name in each item, a historical client shows its neighbour's.
+        assert made["name"] == (name or made["id"])
         assert made["size"] == made["size_bytes"] > 0
         assert made["container_name"].startswith("unsb-vm-")
         assert made["created_at"].isdigit()

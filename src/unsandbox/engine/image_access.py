@@ -47,12 +47,13 @@ def groups_of(document: ImageDocument, key: str) -> set[str]:
 
 
 def describe(document: ImageDocument, key: str, listed: bool = False) -> Image:
-    """Return what a key may see of an image; the trusted keys are for its owner, and in no list."""
+    """Return what a key may see of an image; its trusted keys are for its owner alone."""
     access = access_of(document, key)
     return Image(
         image_id=document.object_id,
-        name=document.name,
-        description=document.description,
+        # Historical clients take a name that is missing in a list from the next item.
+        name=document.name or document.object_id,
+        description=None if listed else document.description,
         fingerprint=document.sha256,
         visibility=document.visibility,
         source_type=document.source_type,

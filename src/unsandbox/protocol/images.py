@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from unsandbox.protocol.models import NetworkModeName, Vcpu, WireModel
+import msgspec
+
+from unsandbox.protocol.models import DisplayName, NetworkModeName, Vcpu, WireModel
 from unsandbox.protocol.services import Port, ServiceName, ports_from_wire
 
 Visibility = Literal["private", "unlisted", "public"]
+Description = Annotated[str, msgspec.Meta(max_length=10_000)]
 
 
 class ImageRequest(WireModel, frozen=True, kw_only=True):
@@ -16,12 +19,15 @@ class ImageRequest(WireModel, frozen=True, kw_only=True):
 
     source_type: Literal["service", "snapshot"]
     source_id: str
-    name: str | None = None
-    description: str | None = None
+    name: DisplayName | None = None
+    description: Description | None = None
 
 
 class Image(WireModel, frozen=True, kw_only=True):
-    """An image. Lists leave `trusted_keys` out: a historical client takes its bracket for the list's end."""
+    """An image. Lists leave `trusted_keys` and `description` out.
+
+    A historical client takes the first `]` for the list's end.
+    """
 
     ALIASES = {"id": "image_id", "trusted": "trusted_keys", "size": "size_bytes"}
     TWINS = {"image_id": ("id",)}
@@ -104,8 +110,8 @@ class SpawnRequest(WireModel, frozen=True, kw_only=True):
 class ImageCloneRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /images/{id}/clone` takes."""
 
-    name: str | None = None
-    description: str | None = None
+    name: DisplayName | None = None
+    description: Description | None = None
 
 
 class PictureRequest(WireModel, frozen=True, kw_only=True):

@@ -26,6 +26,8 @@ IsolationName = Literal["auto", "bubblewrap", "gvisor", "hardened"]
 """Ours: `auto` is the server's choice, `hardened` is gVisor or a refusal, never anything weaker."""
 Vcpu = Annotated[int, msgspec.Meta(ge=1, le=8)]
 Ttl = Annotated[int, msgspec.Meta(ge=1, le=900)]
+DisplayName = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\[\]{}\x00-\x1f\x7f]*(?![\s\S])")]
+"""A name that is only shown. Historical clients take a bracket or brace in a list for the list's end."""
 
 MAX_ENV_VARS = 256
 MAX_INPUT_FILES = 1000

@@ -10,6 +10,7 @@ import msgspec
 from unsandbox.errors import JobFailedError
 from unsandbox.protocol.models import (
     Artifact,
+    DisplayName,
     InputFile,
     IsolationName,
     NetworkModeName,
@@ -45,7 +46,7 @@ class SessionRequest(WireModel, frozen=True, kw_only=True):
     vcpu: Vcpu = 1
     input_files: list[InputFile] | None = None
     audit: bool = False
-    name: str | None = None
+    name: DisplayName | None = None
     isolation: IsolationName = "auto"
     """Only what runs on gVisor can be snapshotted hot."""
 
@@ -104,6 +105,7 @@ class CommandResult(WireModel, frozen=True, kw_only=True):
     """What a command answers; `exit_code` is 124 when its time was up."""
 
     ALIASES = {"output": "stdout"}
+    TWINS = {"stdout": ("output",)}
 
     stdout: str | None = None
     stderr: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from unsandbox.protocol.models import WireModel
+from unsandbox.protocol.models import DisplayName, WireModel
 from unsandbox.protocol.services import Port, ServiceName, ports_from_wire
 
 SourceType = Literal["session", "service"]
@@ -18,7 +18,7 @@ class SnapshotRequest(WireModel, frozen=True, kw_only=True):
     service_id: str | None = None
     source_type: SourceType | None = None
     source_id: str | None = None
-    name: str | None = None
+    name: DisplayName | None = None
     hot: bool = False
     """With memory and running processes."""
     ephemeral: bool = False
