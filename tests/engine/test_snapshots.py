@@ -257,6 +257,55 @@ async def test_ephemeral_ones_make_room(open_world):
     assert old.snapshot_id not in left
 
 
+async def test_ephemeral_ones_stay_when_nothing_comes_of_the_new_one(open_world):
+    world = open_world(snapshots_per_key=1, snapshot_bytes=5000, saved_bytes_per_key=2000)
+    session = world.sessions.add("me")
+    old = await world.snapshot(session, ephemeral=True)
+    with pytest.raises(InvalidJob, match="isolation 'gvisor'"):
+        await world.snapshot(session, hot=True)
+    world.sessions.write(session, noise=os.urandom(6000))
+    with pytest.raises(TooLarge):
+        await world.snapshot(session)
+    world.sessions.write(session, noise=os.urandom(3000))
+    with pytest.raises(LimitReached):
+        await world.snapshot(session)
+    assert [item.snapshot_id for item in world.snapshots.list_of("me")] == [old.snapshot_id]
+    assert len(world.stored()) == 1
+
+
+async def test_ephemeral_ones_make_room_for_bytes(open_world):
+    world = open_world(saved_bytes_per_key=3500)
+    session = world.sessions.add("me")
+    made = []
+    for _ in range(5):
+        world.sessions.write(session, noise=os.urandom(1000))
+        made.append((await world.snapshot(session, ephemeral=True)).snapshot_id)
+    assert [item.snapshot_id for item in world.snapshots.list_of("me")] == made[:1:-1]
+
+
+async def test_restores_of_one_source_go_one_after_the_other(world):
+    session = world.sessions.add("me", notes=b"1")
+    snapshot = await world.snapshot(session)
+    put_back, at_once, most = world.sessions.put_back, 0, 0
+
+    async def counted(object_id, state):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0)
+        await put_back(object_id, state)
+        at_once -= 1
+
+    world.sessions.put_back = counted
+
+    async def restores():
+        for _ in range(5):
+            await world.snapshots.restore("me", snapshot.snapshot_id)
+
+    await asyncio.gather(*(restores() for _ in range(3)))
+    assert most == 1
+
+
 async def test_who_leaves_while_it_is_stored_gets_a_whole_one_or_none(world):
     session = world.sessions.add("me", notes=b"1")
     for turns in range(40):

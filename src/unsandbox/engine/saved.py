@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import string
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -206,13 +206,19 @@ class Kept(Generic[S]):
         """
         return await whole(self._change(document, changes))
 
-    def check_room(self, owner: str, size: int = 0) -> None:
+    def check_room(self, owner: str, size: int = 0, without: Sequence[S] = ()) -> None:
         """Refuse a further `size` bytes when a key would keep more than it may.
+
+        Args:
+            owner: The key.
+            size: How many bytes more.
+            without: What of it does not count, since it would go first.
 
         Raises:
             LimitReached: It would; the message says how much it may.
         """
-        kind, sizes = self.shelf.kind, [document.size for document in self.shelf.of(owner)]
+        kind, gone = self.shelf.kind, {document.object_id for document in without}
+        sizes = [document.size for document in self.shelf.of(owner) if document.object_id not in gone]
         if len(sizes) >= self._limit:
             raise LimitReached(
                 f"a key may have {self._limit} {kind}s here, and this one has; delete one",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from weakref import WeakValueDictionary
 
 from unsandbox.engine.blobs import Blobs
 from unsandbox.engine.context import Context
 from unsandbox.engine.copies import clone_request, same_request
 from unsandbox.engine.objects import epoch
-from unsandbox.engine.refusals import InvalidJob, LimitReached, UnknownObject
+from unsandbox.engine.refusals import Conflict, InvalidJob, LimitReached, UnknownObject
 from unsandbox.engine.saved import Kept, SavedDocument, capture, opened, saved_id, settings_of, whole
 from unsandbox.engine.sealed_file import new_key
 from unsandbox.engine.sources import Source
@@ -49,7 +50,8 @@ class Snapshots:
         self._blobs = blobs
         self._sources = sources
         self._kept = Kept("snapshot", SnapshotDocument, context, blobs, context.config.snapshots_per_key)
-        self._restoring: dict[str, asyncio.Lock] = {}
+        # A lock lives as long as somebody holds it or waits for it.
+        self._restoring: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self) -> None:
         """Take up what an earlier process stored."""
@@ -126,7 +128,8 @@ class Snapshots:
         """
         document = self.document(owner, name)
         source = self._sources[document.kind]
-        async with self._one_restore(document.source_id), opened(self._blobs, document, self._box) as state:
+        one_at_a_time = self._restoring.setdefault(document.source_id, asyncio.Lock())
+        async with one_at_a_time, opened(self._blobs, document, self._box) as state:
             try:
                 source.source(owner, document.source_id)
             except UnknownObject:
@@ -178,7 +181,7 @@ class Snapshots:
         kind, name = _named_source(request)
         source = self._sources[kind]
         info = source.source(owner, name)
-        await self._make_room(owner)
+        self._victims(owner)
         sandbox = await source.source_sandbox(info.object_id)
         key = new_key() if request.hot else None
         blob = await capture(self._blobs, sandbox, self._config, key)
@@ -199,36 +202,42 @@ class Snapshots:
             settings=settings_of(info),
             env_names=list(info.env_names),
         )
+        try:
+            await self._make_room(owner, blob.size)
+        except BaseException:
+            await self._blobs.release(blob.sha256)
+            raise
         await self._kept.add(document)
         return describe(document)
 
-    async def _make_room(self, owner: str) -> None:
-        """Let the oldest ephemeral snapshots of a key go while it has as many as it may have."""
-        while True:
-            try:
-                return self._kept.check_room(owner)
-            except LimitReached:
-                mine = reversed(self._kept.shelf.of(owner))
-                oldest = next((item for item in mine if item.ephemeral and not item.locked), None)
-                if oldest is None:
-                    raise
-                await self._kept.remove(oldest)
+    async def _make_room(self, owner: str, size: int) -> None:
+        """Let the oldest ephemeral snapshots of a key go until a further one of `size` bytes has room.
 
-    @contextlib.asynccontextmanager
-    async def _one_restore(self, source_id: str) -> AsyncIterator[None]:
-        """Let one restore at a time change a source."""
-        lock = self._restoring.setdefault(source_id, asyncio.Lock())
-        async with lock:
-            yield
-        if not lock.locked():
-            self._restoring.pop(source_id, None)
+        Raises:
+            LimitReached: It would have none even then; all stay.
+        """
+        while victims := self._victims(owner, size):
+            with contextlib.suppress(Conflict, UnknownObject):
+                await self._kept.remove(victims[0])
+
+    def _victims(self, owner: str, size: int = 0) -> list[SnapshotDocument]:
+        """Return the ephemeral snapshots, oldest first, that must go for a further one of `size` bytes."""
+        oldest_first = reversed(self._kept.shelf.of(owner))
+        ephemeral = [item for item in oldest_first if item.ephemeral and not item.locked]
+        self._kept.check_room(owner, size, without=ephemeral)
+        for count in range(len(ephemeral)):
+            with contextlib.suppress(LimitReached):
+                self._kept.check_room(owner, size, without=ephemeral[:count])
+                return ephemeral[:count]
+        return ephemeral
 
 
 def describe(document: SnapshotDocument) -> Snapshot:
     """Return what a client may see of a snapshot."""
     return Snapshot(
         snapshot_id=document.object_id,
-        name=document.name,
+        # Historical clients take a name that is missing in a list from the next item.
+        name=document.name or document.object_id,
         source_type=document.kind,
         source_id=document.source_id,
         size_bytes=document.size,
