@@ -292,6 +292,17 @@ async def test_a_name_or_domain_belongs_to_one_service():
         pass
 
 
+async def test_a_name_does_not_stand_before_the_api():
+    shelf: Shelf[ServiceDocument] = Shelf("service", ServiceDocument, MemoryStore())
+    names = ServiceNames(shelf, ["on.example.com", "API.on.example.com", "admin.localhost"])
+    for name in ("api", "admin"):
+        with pytest.raises(Forbidden, match="own"), names.claim(name, []):
+            pass
+    with names.claim("shop", []):
+        pass
+    assert "api.on.example.com" in names.reserved
+
+
 async def test_domains_have_one_form():
     names = await names_with()
     assert names.clean_domains(["Shop.Test.", "shop.test", "bücher.example"]) == [

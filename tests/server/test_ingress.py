@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import itertools
 import json
+import os
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -179,6 +181,41 @@ async def test_no_answer_is_told_as_a_page_or_as_json(python_app):
         assert response.status == 502
         assert response.content_type == "text/html"
         assert "closed the connection" in await response.text()
+
+
+async def test_what_nobody_asked_to_switch_stays_http(python_app):
+    async with python_app.ask("GET", "/switch") as response:
+        assert (response.status, (await response.json())["error"]) == (502, "bad_answer")
+
+
+async def test_a_compressed_body_stays_as_it_is(wire, python_app):
+    packed = gzip.compress(b"x" * 1000)
+    seen = await python_app.json("POST", "/", data=io.BytesIO(packed), headers={"Content-Encoding": "gzip"})
+    assert seen["body"].encode("latin-1") == packed
+    body = b'{"language": "bash", "code": "echo hi"}'
+    answer = await wire.call(
+        "POST", "/execute", gzip.compress(body), signed_body=body, headers={"Content-Encoding": "gzip"}
+    )
+    assert answer.status == 401
+
+
+async def test_a_visitor_who_leaves_does_not_stop_the_waking(engine, wire):
+    """Cut off at every step of it, the service runs in the end, and can be frozen again."""
+    visitor = await serve_app(wire, "sleepy", "echo.py", unfreeze_on_demand=True)
+    await visitor.json("GET", "/")
+    target = engine.services.door.named("sleepy")
+    for steps in range(0, 12, 2):
+        await wire.call("POST", "/services/sleepy/freeze")
+        arrival = asyncio.ensure_future(engine.services.door.connect(target))
+        for _ in range(steps + 1):
+            await asyncio.sleep(0)
+        arrival.cancel()
+        for outcome in await asyncio.gather(arrival, return_exceptions=True):
+            if isinstance(outcome, int):
+                os.close(outcome)
+        assert (await wire.call("GET", "/services/sleepy")).json["state"] == "running"
+        assert (await visitor.json("GET", "/x"))["path"] == "/x"
+    await wire.call("DELETE", "/services/sleepy")
 
 
 async def test_unknown_names_get_404_and_never_the_api(wire, python_app):

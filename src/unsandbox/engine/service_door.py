@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.refusals import Refused
+from unsandbox.engine.saved import whole
 from unsandbox.engine.service_document import FROZEN, RUNNING, ServiceDocument
 from unsandbox.engine.service_host import ServiceHost
 from unsandbox.sandbox.spec import SandboxError
@@ -49,7 +51,7 @@ class ServiceDoor:
         self,
         config: EngineConfig,
         host: ServiceHost,
-        wake: Callable[[ServiceDocument], Awaitable[None]],
+        wake: Callable[[ServiceDocument], Coroutine[Any, Any, None]],
     ) -> None:
         self._config = config
         self._host = host
@@ -78,6 +80,10 @@ class ServiceDoor:
         """Tell whether a host name belongs to a service, whether or not that has a port."""
         return self._host.names.with_domain(domain) is not None
 
+    def is_reserved(self, domain: str) -> bool:
+        """Tell whether a whole host name is the API's own, whatever services are called."""
+        return domain in self._host.names.reserved
+
     async def connect(self, target: Target) -> int:
         """Return a connected socket to the port; wakes the service if that is wanted, waits while it starts.
 
@@ -89,7 +95,8 @@ class ServiceDoor:
         if document.state == FROZEN:
             if not document.unfreeze_on_demand:
                 raise Unreachable(f"the service {document.name!r} is frozen", code="service_frozen")
-            await self._wake(document)
+            # A visitor who leaves must not stop it half-way.
+            await whole(self._wake(document))
         arrived, pause = time.monotonic(), _FIRST_PAUSE_S
         while True:
             run = self._host.run_of(document)

@@ -23,11 +23,14 @@ class ServiceNames:
     Args:
         shelf: All services.
         reserved: Host names, as suffixes, that no service may have: those of the API itself.
+
+    Attributes:
+        reserved: All such host names, lower-case.
     """
 
     def __init__(self, shelf: Shelf[ServiceDocument], reserved: Iterable[str]) -> None:
         self._shelf = shelf
-        self._reserved = {name.lower() for name in reserved} | {"localhost", _own_name()}
+        self.reserved = frozenset({name.lower() for name in reserved} | {"localhost", _own_name()})
         self._by_name: dict[str, ServiceDocument] = {}
         self._by_domain: dict[str, ServiceDocument] = {}
         self._claims: set[str] = set()
@@ -59,10 +62,15 @@ class ServiceNames:
         Raises:
             Conflict: Another service has one of them or is about to.
             InvalidJob: The name is not usable.
+            Forbidden: The API is reached under it.
         """
         if name is not None:
             if _PORT_FIRST.match(name):
                 raise InvalidJob("a service name must not begin with a number and a hyphen: that names a port")
+            if any(f"{name}.{domain}" in self.reserved for domain in self.reserved):
+                raise Forbidden(
+                    f"the name {name!r} is this server's own; choose another", code="name_not_allowed"
+                )
             if self._by_name.get(name) not in (None, but):
                 raise Conflict(f"the name {name!r} is taken; choose another", code="name_taken")
         for domain in domains:
@@ -88,7 +96,7 @@ class ServiceNames:
         if len(cleaned) > _MAX_DOMAINS:
             raise InvalidJob(f"{len(cleaned)} domains; at most {_MAX_DOMAINS} are allowed")
         for domain in cleaned:
-            if any(domain == own or domain.endswith(f".{own}") for own in self._reserved):
+            if any(domain == own or domain.endswith(f".{own}") for own in self.reserved):
                 raise Forbidden(f"the domain {domain!r} is this server's own", code="domain_not_allowed")
         return list(cleaned)
 

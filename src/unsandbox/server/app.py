@@ -155,7 +155,13 @@ class Server:
             app.router.add_get(path, self._stream_logs)
         app.router.add_get("/services/{id}/logs/stream", self._stream_service_log)
         self._runner = web.AppRunner(
-            app, access_log=None, logger=_http_logger, handle_signals=False, shutdown_timeout=5.0
+            app,
+            access_log=None,
+            logger=_http_logger,
+            handle_signals=False,
+            shutdown_timeout=5.0,
+            # A body is passed on, and its signature checked, as it was sent; nor can a small one grow large.
+            auto_decompress=False,
         )
         await self._runner.setup()
         self._site = web.TCPSite(

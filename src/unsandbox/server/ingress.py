@@ -121,6 +121,8 @@ class Ingress:
                 return await handler(request)
             return _refuse(request, 400, "bad_host", "The request does not name one host")
         label, door = label_of(name, self._domains), self._engine.services.door
+        if door.is_reserved(name):
+            return await handler(request)
         if label is not None:
             target = door.named(label)
         elif door.is_domain(name):
@@ -184,6 +186,8 @@ class Ingress:
             connection.close()
         async with answer:
             if answer.status == 101:
+                if not _wants_websocket(request):
+                    return _bad_gateway(request, "bad_answer", "The service switched to what nobody asked for")
                 headers = _forwarded(answer.headers)
                 headers.update(_upgrade(answer.headers))
                 return await tunnel(request, answer, headers)
@@ -207,7 +211,7 @@ class Ingress:
         body = _sent_body(request, limit) if request.can_read_body else None
         if body is None:
             headers.popall(hdrs.CONTENT_LENGTH, None)
-        if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+        if _wants_websocket(request):
             headers.update(_upgrade(request.headers))
         # The address is not used: the connection is there already.
         place = URL(f"http://127.0.0.1:{target.port}{request.raw_path}", encoded=True)
@@ -252,6 +256,10 @@ def _forwarded(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
             # Bytes that are no UTF-8 came as surrogates, which cannot be sent.
             kept.add(name, value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     return kept
+
+
+def _wants_websocket(request: web.Request) -> bool:
+    return request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
 
 
 def _upgrade(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

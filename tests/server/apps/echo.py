@@ -71,6 +71,11 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/hang-up":
             self.connection.close()
             self.close_connection = True
+        elif path == "/switch":
+            self.send_response(101)
+            self.send_header("Connection", "Upgrade")
+            self.send_header("Upgrade", "raw")
+            self.end_headers()
         elif path == "/hold":
             time.sleep(60)
         elif path == "/nothing":
