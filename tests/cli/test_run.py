@@ -47,14 +47,23 @@ def test_inline_code_and_code_on_standard_input(run_un):
     (["--env-file", "env"], "echo $FROM_FILE", "yes\n"),
     (["-f", "data.txt"], "cat /tmp/input/data.txt", "content"),
     (["--stdin", "data.txt"], "cat", "content"),
-    (["-n", "zerotrust"], "cat /sys/class/net/*/operstate | wc -l", None),
-    (["-v", "2"], "echo 2", "2\n"),
-    (["--isolation", "bubblewrap"], "echo 1", "1\n"),
+    (["-F", "folder"], "cat /tmp/input/below.txt", "below"),
+    (["-n", "zerotrust"], "tail -n +3 /proc/net/dev | grep -vc lo:; true", "0\n"),
 ])  # fmt: skip
 def test_every_option_has_its_effect(run_un, file, option, code, wanted):
     file("env", "# comment\n\nexport FROM_FILE=yes\n")
     file("data.txt", "content")
-    assert wanted in {None, run_un.text(*option, "-s", "bash", code)}
+    (run_un.folder / "folder").mkdir()
+    (run_un.folder / "folder" / "below.txt").write_text("below")
+    assert run_un.text(*option, "-s", "bash", code) == wanted
+
+
+def test_processors_and_isolation_reach_the_server(run_un):
+    refused = run_un("-v", "8", "-s", "bash", "true", check=False)
+    assert refused.returncode == 0
+    refused = run_un("-v", "9", "-s", "bash", "true", check=False)
+    assert refused.returncode == 2
+    assert run_un.text("--isolation", "bubblewrap", "-s", "bash", "echo 1") == "1\n"
 
 
 def test_artifacts_are_saved(run_un, tmp_path):
@@ -144,6 +153,8 @@ def test_key_and_accounts(run_un, clean_environment, served, tmp_path):
     (["-n", "session", "a.py"], ["run", "-n", "session", "a.py"]),
     (["--local", "session", "list"], ["session", "list", "--local"]),
     (["--api-base", "http://x", "jobs", "--", "y"], ["jobs", "--api-base", "http://x", "--", "y"]),
+    (["--shell=bash", "session"], ["run", "--shell=bash", "session"]),
+    (["-sbash", "session"], ["run", "-sbash", "session"]),
     (["-"], ["run", "-"]),
     (["session", "--help"], ["session", "--help"]),
 ])  # fmt: skip

@@ -7,7 +7,7 @@ import sys
 import click
 
 from unsandbox.cli.connection import connection_options, open_client
-from unsandbox.cli.output import JSON_OPTION, pass_through, show, show_list
+from unsandbox.cli.output import JSON_OPTION, exit_code_of, pass_through, show, show_list
 
 _COLUMNS = ("job_id", "language", "status", "created_at")
 
@@ -54,7 +54,7 @@ def wait(job_id: str, timeout: float | None, as_json: bool) -> None:
         else:
             with client.follow(job_id, timeout=timeout) as events:
                 job = pass_through(events)
-    sys.exit((job.exit_code or 0) & 0xFF)
+    sys.exit(exit_code_of(job))
 
 
 @jobs.command()

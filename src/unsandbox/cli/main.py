@@ -106,7 +106,7 @@ def with_command(words: Sequence[str]) -> list[str]:
             return [RUN, *words]
         if not word.startswith("-"):
             # With inline code the first bare word is code, whatever it says.
-            inline = any(option in before for option in ("-s", "--shell"))
+            inline = any(option.startswith(("-s", "--shell")) for option in before)
             after = list(rest)
             return [word, *_behind(after, before)] if word in COMMANDS and not inline else [RUN, *words]
         before.append(word)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unsandbox.cli.main import EXIT_ERROR, EXIT_TIMEOUT
+
 if TYPE_CHECKING:
     from unsandbox import Job, OutputEvent, ResultEvent
     from unsandbox.protocol.models import Artifact, WireModel
@@ -135,6 +137,15 @@ def pass_through(events: Iterable[OutputEvent | ResultEvent]) -> Job:
         stream.buffer.write(event.data)
         stream.buffer.flush()
     raise InvalidResponseError("the stream of the job ended without its result")
+
+
+def exit_code_of(job: Job) -> int:
+    """Return what a command that was a program exits with."""
+    if job.status == "timeout":
+        return EXIT_TIMEOUT
+    if job.exit_code is not None:
+        return job.exit_code & 0xFF
+    return EXIT_ERROR if job.error or job.status not in {None, "completed"} else 0
 
 
 def save_artifacts(artifacts: Sequence[Artifact], folder: Path) -> None:

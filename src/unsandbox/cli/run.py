@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unsandbox.cli.connection import connection_options, open_client
-from unsandbox.cli.main import EXIT_API, EXIT_TIMEOUT
-from unsandbox.cli.output import JSON_OPTION, parse_env, pass_through, save_artifacts
+from unsandbox.cli.output import JSON_OPTION, exit_code_of, parse_env, pass_through, save_artifacts
 
 if TYPE_CHECKING:
     from unsandbox import Client, Job
@@ -38,7 +37,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "paths",
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
-    help="File or folder that keeps its path below /tmp/input.",
+    help="File, or folder of files, for the program: in /tmp/input by base name.",
 )
 @click.option("-a", "--artifacts", is_flag=True, help="Save what the program leaves in /tmp/artifacts.")
 @click.option(
@@ -118,7 +117,9 @@ def run(
         save_artifacts(job.artifacts or (), output or Path())
         for skipped in job.artifacts_skipped or ():
             click.echo(f"un: left out {skipped}", err=True)
-    sys.exit(0 if exit_zero else _exit_code(job, as_json))
+    if job.error and not as_json:
+        click.echo(f"un: {job.error}", err=True)
+    sys.exit(0 if exit_zero else exit_code_of(job))
 
 
 def _execute(client: Client, language: str, code: str, quiet: bool, options: dict[str, Any]) -> Job:
@@ -130,16 +131,6 @@ def _execute(client: Client, language: str, code: str, quiet: bool, options: dic
         if dropped := getattr(job, f"{stream}_dropped_bytes"):
             click.echo(f"un: {dropped} bytes of {stream} beyond the limit were dropped", err=True)
     return job
-
-
-def _exit_code(job: Job, quiet: bool) -> int:
-    if job.error and not quiet:
-        click.echo(f"un: {job.error}", err=True)
-    if job.status == "timeout":
-        return EXIT_TIMEOUT
-    if job.status == "completed" or not job.error:
-        return (job.exit_code or 0) & 0xFF
-    return EXIT_API
 
 
 def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from unsandbox.cli.connection import connection_options, one_time_code, open_asy
 from unsandbox.cli.historical import verbs
 from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, said, save_artifacts, show_list
 from unsandbox.cli.verbs import add_get, add_run, add_snapshot, add_verb
-from unsandbox.errors import NotFoundError
+from unsandbox.errors import ConnectionFailedError, NotFoundError
 
 _COLUMNS = ("session_id", "container_name", "shell", "status", "remaining_ttl", "vcpu")
 _HISTORICAL = {
@@ -105,6 +105,9 @@ async def _new(wanted: dict[str, Any], audit: bool, output: Path | None) -> None
         ended = True
         try:
             ended = await show_terminal(client, session_id)
+        except ConnectionFailedError:
+            ended = False
+            raise
         finally:
             if ended:
                 with contextlib.suppress(NotFoundError):
