@@ -142,6 +142,13 @@ async def test_a_deadline_ends_the_job_and_keeps_what_it_wrote(real: AsyncClient
     assert (await real.get_job(late.value.job_id)).status == "cancelled"
 
 
+async def test_a_deadline_comes_in_time_also_between_pieces(real: AsyncClient) -> None:
+    began = time.monotonic()
+    with pytest.raises(WaitTimeoutError):
+        await listen(real.stream("bash", "sleep 0.8; echo on; sleep 60", timeout=1.2), [])
+    assert time.monotonic() - began < 1.7
+
+
 async def test_somebody_else_may_follow_from_the_first_byte(real: AsyncClient) -> None:
     job = await real.submit("bash", "echo one; sleep 0.3; echo two")
     async for _ in real.follow(job.job_id):

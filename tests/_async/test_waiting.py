@@ -11,6 +11,7 @@ from tests.client.fake import CUT, JOB, OURS, PUBLIC, SECRET, FakeServer, Hang, 
 
 from unsandbox import (
     AsyncClient,
+    ConnectionFailedError,
     InvalidRequestError,
     InvalidResponseError,
     NotFoundError,
@@ -122,6 +123,27 @@ async def test_a_server_that_confirms_without_output_is_asked_for_it(
     with pytest.raises(WaitTimeoutError) as caught:
         await client.execute("python", "print(1)", timeout=0.05)
     assert caught.value.partial.stdout == "half"
+
+
+@pytest.mark.parametrize("trouble", [CUT, reply(502)])
+@pytest.mark.parametrize("way", ["execute", "submit"])
+async def test_retries_that_run_out_leave_no_job_behind(
+    client: AsyncClient, fake: FakeServer, trouble: Raw, way: str
+) -> None:
+    troubles = [trouble] * 3
+    fake.routes(
+        GET_health=reply(200, {}, OURS),
+        POST_execute=trouble,
+        POST_execute_async=lambda _: (
+            troubles.pop() if way == "submit" and troubles else reply(200, RUNNING, OURS)
+        ),
+        DELETE_jobs=reply(200, CANCELLED, OURS),
+    )
+    await client.health()
+    with pytest.raises((ConnectionFailedError, UnavailableError)):
+        await getattr(client, way)("python", "print(1)")
+    assert fake.seen()[-2:] == ["POST /execute/async", "DELETE /jobs/j1"]
+    assert len({request.headers.get("idempotency-key") for request in fake.requests[1:-1]}) == 1
 
 
 async def test_a_deadline_without_an_id_finds_the_job_by_its_key(client: AsyncClient, fake: FakeServer) -> None:

@@ -143,6 +143,13 @@ def test_a_deadline_ends_the_job_and_keeps_what_it_wrote(real: Client) -> None:
     assert (real.get_job(late.value.job_id)).status == "cancelled"
 
 
+def test_a_deadline_comes_in_time_also_between_pieces(real: Client) -> None:
+    began = time.monotonic()
+    with pytest.raises(WaitTimeoutError):
+        listen(real.stream("bash", "sleep 0.8; echo on; sleep 60", timeout=1.2), [])
+    assert time.monotonic() - began < 1.7
+
+
 def test_somebody_else_may_follow_from_the_first_byte(real: Client) -> None:
     job = real.submit("bash", "echo one; sleep 0.3; echo two")
     for _ in real.follow(job.job_id):

@@ -12,6 +12,7 @@ from tests.client.fake import CUT, JOB, OURS, PUBLIC, SECRET, FakeServer, Hang, 
 
 from unsandbox import (
     Client,
+    ConnectionFailedError,
     InvalidRequestError,
     InvalidResponseError,
     NotFoundError,
@@ -115,6 +116,27 @@ def test_a_server_that_confirms_without_output_is_asked_for_it(client: Client, f
     with pytest.raises(WaitTimeoutError) as caught:
         client.execute("python", "print(1)", timeout=0.05)
     assert caught.value.partial.stdout == "half"
+
+
+@pytest.mark.parametrize("trouble", [CUT, reply(502)])
+@pytest.mark.parametrize("way", ["execute", "submit"])
+def test_retries_that_run_out_leave_no_job_behind(
+    client: Client, fake: FakeServer, trouble: Raw, way: str
+) -> None:
+    troubles = [trouble] * 3
+    fake.routes(
+        GET_health=reply(200, {}, OURS),
+        POST_execute=trouble,
+        POST_execute_async=lambda _: (
+            troubles.pop() if way == "submit" and troubles else reply(200, RUNNING, OURS)
+        ),
+        DELETE_jobs=reply(200, CANCELLED, OURS),
+    )
+    client.health()
+    with pytest.raises((ConnectionFailedError, UnavailableError)):
+        getattr(client, way)("python", "print(1)")
+    assert fake.seen()[-2:] == ["POST /execute/async", "DELETE /jobs/j1"]
+    assert len({request.headers.get("idempotency-key") for request in fake.requests[1:-1]}) == 1
 
 
 def test_a_deadline_without_an_id_finds_the_job_by_its_key(client: Client, fake: FakeServer) -> None:

@@ -1,7 +1,8 @@
 """Running code to its end: one request where the server holds it, else looking until the job has ended.
 
-Whoever leaves early, by a deadline or because the task was cancelled, leaves no job behind: with a known id it
-is cancelled by that id; without one it is found again by the idempotency key, chosen before the first byte.
+Whoever leaves early, by a deadline, by an error or because the task was cancelled, leaves no job behind: with
+a known id it is cancelled by that id; without one it is found again by the idempotency key, chosen before the
+first byte.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from unsandbox.credentials import Credentials
 from unsandbox.errors import (
     ConnectionFailedError,
     InvalidResponseError,
+    UnavailableError,
     UnsandboxError,
     WaitTimeoutError,
 )
@@ -90,11 +92,12 @@ async def execute(
     except Interrupted:
         await finish(lambda: _abandon(link, keys, at_once, query, order, answer), CLEAN_UP_S)
         raise
-    except (WaitTimeoutError, ConnectionFailedError) as error:
-        if not deadline.passed:
-            raise
+    except (WaitTimeoutError, ConnectionFailedError, UnavailableError) as error:
+        late = deadline.passed
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
         partial = await finish(lambda: _abandon(link, keys, at_once, query, order, known), CLEAN_UP_S)
+        if not late:
+            raise
         raise too_late(deadline, partial or known, cancelled=partial is not None) from error
 
 
@@ -121,10 +124,11 @@ async def submit(
     except Interrupted:
         await finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
         raise
-    except ConnectionFailedError as error:
-        if not deadline.passed:
-            raise
+    except (ConnectionFailedError, UnavailableError) as error:
+        late = deadline.passed
         partial = await finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        if not late:
+            raise
         raise too_late(deadline, partial or {}, cancelled=partial is not None) from error
     job_id_of(answer)
     return answer

@@ -16,7 +16,7 @@ from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.options import reads_files
 from unsandbox._shared.order import Order
 from unsandbox.credentials import Credentials
-from unsandbox.errors import ConnectionFailedError
+from unsandbox.errors import ConnectionFailedError, UnavailableError
 from unsandbox.protocol.endpoint import Endpoint
 from unsandbox.protocol.endpoints import BY_NAME
 
@@ -78,7 +78,7 @@ async def perform(
     params = None if object_id is None else {"id": object_id}
     try:
         return await link.call(keys, name, params=params, query=query, order=order, timeout=timeout, otp=otp)
-    except (Interrupted, ConnectionFailedError):
+    except (Interrupted, ConnectionFailedError, UnavailableError):
         if endpoint.creates and order is not None and order.sent and _makes_something(endpoint):
             await finish(lambda: _undo(link, keys, name, params, query, order, otp), CLEAN_UP_S)
         raise

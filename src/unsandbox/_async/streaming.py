@@ -172,7 +172,7 @@ async def _connection(
     )
     try:
         reader = EventReader()
-        while piece := await stream.read():
+        while piece := await stream.read(deadline.remaining()):
             for event in reader.feed(piece):
                 yield event
             if deadline.passed:

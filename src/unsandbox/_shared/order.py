@@ -20,7 +20,7 @@ class Order:
         key: The same in every attempt, so that a server that honours it acts once; None for none.
         content_type: Of the body.
         needs: Features without which a server would drop a part of it in silence.
-        sent: Whether any attempt may have reached the server.
+        sent: Whether any attempt may have reached the server and been acted on.
     """
 
     __slots__ = ("body", "content_type", "key", "needs", "sent")

@@ -1,8 +1,9 @@
 # Generated from src/unsandbox/_async/execution.py by scripts/unasync.py; change that one.
 """Running code to its end: one request where the server holds it, else looking until the job has ended.
 
-Whoever leaves early, by a deadline or by Ctrl-C, leaves no job behind: with a known id it
-is cancelled by that id; without one it is found again by the idempotency key, chosen before the first byte.
+Whoever leaves early, by a deadline, by an error or by Ctrl-C, leaves no job behind: with
+a known id it is cancelled by that id; without one it is found again by the idempotency key, chosen before the
+first byte.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from unsandbox.credentials import Credentials
 from unsandbox.errors import (
     ConnectionFailedError,
     InvalidResponseError,
+    UnavailableError,
     UnsandboxError,
     WaitTimeoutError,
 )
@@ -91,11 +93,12 @@ def execute(
     except Interrupted:
         finish(lambda: _abandon(link, keys, at_once, query, order, answer), CLEAN_UP_S)
         raise
-    except (WaitTimeoutError, ConnectionFailedError) as error:
-        if not deadline.passed:
-            raise
+    except (WaitTimeoutError, ConnectionFailedError, UnavailableError) as error:
+        late = deadline.passed
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
         partial = finish(lambda: _abandon(link, keys, at_once, query, order, known), CLEAN_UP_S)
+        if not late:
+            raise
         raise too_late(deadline, partial or known, cancelled=partial is not None) from error
 
 
@@ -122,10 +125,11 @@ def submit(
     except Interrupted:
         finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
         raise
-    except ConnectionFailedError as error:
-        if not deadline.passed:
-            raise
+    except (ConnectionFailedError, UnavailableError) as error:
+        late = deadline.passed
         partial = finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        if not late:
+            raise
         raise too_late(deadline, partial or {}, cancelled=partial is not None) from error
     job_id_of(answer)
     return answer

@@ -63,6 +63,9 @@ _MISSING = {
 _WORST_CLOCK_S = 86400.0
 """A `Date` farther away is not believed: a signature for a later day could be kept, and used then."""
 
+_INSTEAD_OF_ACTING = frozenset({429, 503})
+"""Statuses of a server that has done nothing of what it was asked."""
+
 _CODES_ASKED = 3
 """How often somebody who types a one-time code may get it wrong."""
 
@@ -447,11 +450,18 @@ class Link:
         try:
             # Signed only now: a signature lasts five minutes, and the queue may have been longer.
             headers |= self._signed(signer, endpoint.method, target, body)
+            before = False
             if order is not None:
-                order.sent = True
+                before, order.sent = order.sent, True
                 if order.key is not None:
                     headers[IDEMPOTENCY_HEADER] = order.key
             answer = transport.send(endpoint.method, target, headers, body, self._time_for(deadline, timeout))
+            if order is not None and answer.status in _INSTEAD_OF_ACTING:
+                order.sent = before
+        except ConnectionFailedError as error:
+            if order is not None and not error.sent:
+                order.sent = before
+            raise
         finally:
             if not urgent:
                 transport.release()

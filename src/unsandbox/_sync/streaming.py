@@ -169,7 +169,7 @@ def _connection(
     )
     try:
         reader = EventReader()
-        while piece := stream.read():
+        while piece := stream.read(deadline.remaining()):
             for event in reader.feed(piece):
                 yield event
             if deadline.passed:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from unsandbox._transports.common import GOOD_CLOSES
+from unsandbox._transports.common import GOOD_CLOSES, wait_s
 from unsandbox.errors import ConnectionFailedError, RequestTimeoutError, with_base
 
 if TYPE_CHECKING:
@@ -33,8 +33,11 @@ class AiohttpStream:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
-    async def read(self) -> bytes:
+    async def read(self, within: float | None = None) -> bytes:
         """Return the next bytes; empty at the end of the body.
+
+        Args:
+            within: Seconds to wait at most, where that is less than the stream may be idle.
 
         Raises:
             RequestTimeoutError: Nothing came for too long.
@@ -42,12 +45,13 @@ class AiohttpStream:
         """
         import aiohttp
 
+        seconds = wait_s(self._idle_s, within)
         try:
-            async with asyncio.timeout(self._idle_s):
+            async with asyncio.timeout(seconds):
                 return await self._response.content.readany()
         except TimeoutError as error:
             raise with_base(RequestTimeoutError, LIBRARY)(
-                f"{self._where}: nothing came for {self._idle_s:g} s"
+                f"{self._where}: nothing came for {seconds:g} s"
             ) from error
         except (aiohttp.ClientError, OSError, EOFError) as error:
             raise with_base(ConnectionFailedError, LIBRARY)(f"{self._where}: {reason(error)}") from error

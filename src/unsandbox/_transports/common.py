@@ -69,6 +69,12 @@ def ca_bundle() -> str | None:
     return None
 
 
+def wait_s(idle_s: float, within: float | None) -> float:
+    """Return the seconds that one read of a stream may take; never 0, with which sockets do not wait."""
+    # A little later than the caller's deadline, so that it has passed by then.
+    return idle_s if within is None else min(idle_s, within + 0.005)
+
+
 def tls_context() -> ssl.SSLContext:
     """Return what checks servers: against the CAs that the environment names, else against the system's."""
     bundle = ca_bundle()

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unsandbox._transports.common import GOOD_CLOSES, USER_AGENT, RawResponse, tls_context
+from unsandbox._transports.common import GOOD_CLOSES, USER_AGENT, RawResponse, tls_context, wait_s
 from unsandbox.errors import ConnectionFailedError, RequestTimeoutError, with_base
 
 if TYPE_CHECKING:
@@ -36,8 +36,11 @@ class RequestsStream:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
 
-    def read(self) -> bytes:
+    def read(self, within: float | None = None) -> bytes:
         """Return the next bytes; empty at the end of the body.
+
+        Args:
+            within: Seconds to wait at most, where that is less than the stream may be idle.
 
         Raises:
             RequestTimeoutError: Nothing came for too long.
@@ -49,11 +52,14 @@ class RequestsStream:
 
         raw = self._response.raw
         read = getattr(raw, "read1", raw.read)
+        seconds = wait_s(self._idle_s, within)
+        if within is not None:
+            _limit(raw, seconds)
         try:
             data: bytes = read(_CHUNK, decode_content=True)
         except (urllib3.exceptions.TimeoutError, TimeoutError) as error:
             raise with_base(RequestTimeoutError, LIBRARY)(
-                f"{self._where}: nothing came for {self._idle_s:g} s"
+                f"{self._where}: nothing came for {seconds:g} s"
             ) from error
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             raise with_base(ConnectionFailedError, LIBRARY)(f"{self._where}: {type(error).__name__}") from error
@@ -62,6 +68,14 @@ class RequestsStream:
     def close(self) -> None:
         """Close the connection, or give it back when the body was read to its end."""
         self._response.close()
+
+
+def _limit(raw: Any, seconds: float) -> None:
+    """Let the reads of an answer that has begun wait no longer than this; urllib3 has no way to say so."""
+    for name in ("_fp", "fp", "raw", "_sock"):
+        raw = getattr(raw, name, None)
+    if raw is not None:
+        raw.settimeout(seconds)
 
 
 class RequestsSocket:
