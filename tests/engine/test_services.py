@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable
@@ -12,9 +13,10 @@ import pytest
 import pytest_asyncio
 
 from unsandbox.engine import Conflict, Engine, EngineConfig, LimitReached, UnknownObject
+from unsandbox.engine.objects import ObjectRow
 from unsandbox.engine.secretbox import SecretBox
-from unsandbox.engine.store import SqlStore, open_database
-from unsandbox.protocol.services import Redeploy, Service, ServiceRequest, ServiceUpdate
+from unsandbox.engine.store import MemoryStore, SqlStore, open_database
+from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -168,6 +170,89 @@ async def test_names_limits_and_locks(engine):
         await engine.services.delete(ME, first.service_id)
     await engine.services.set_lock(ME, "first", locked=False)
     await engine.services.delete(ME, first.service_id)
+
+
+class FullStore(MemoryStore):
+    """A store whose disk fills up now and then."""
+
+    full = False
+
+    async def put_object(self, row: ObjectRow) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        await super().put_object(row)
+
+
+async def test_what_a_full_disk_refuses_is_not_done():
+    store = FullStore()
+    engine = Engine(CONFIG, store=store)
+    await engine.start()
+    try:
+        await make(engine, "full", "echo one $A; exec sleep 1000", custom_domains=["full.test"])
+        await eventually(lambda: "one" in log(engine, "full"))
+        before = shown(engine, "full")
+        document = engine.services.check_runs(ME, "full")
+        change = ServiceUpdate(name="other", vcpu=2, custom_domains=["new.test"], ports=[1])
+        store.full = True
+        for refused in [
+            engine.services.update(ME, "full", change),
+            engine.services.change_domains(ME, "full", Domains(add=["new.test"])),
+            engine.services.set_lock(ME, "full", locked=True),
+            engine.services.vaults.set(ME, "full", {"A": "1"}),
+            engine.services.freeze(ME, "full"),
+            engine.services.redeploy(ME, "full", Redeploy(bootstrap_content="echo two")),
+        ]:
+            with pytest.raises(OSError, match="No space"):
+                await refused
+            after = shown(engine, "full")
+            assert (after.name, after.vcpu, after.custom_domains, after.ports, after.locked, after.state) == (
+                before.name, before.vcpu, before.custom_domains, before.ports, False, "running",
+            )  # fmt: skip
+            assert engine.services.vaults.open(ME, "full") == {}
+        # The program that was ended for nothing is started again, as it was.
+        await eventually(lambda: log(engine, "full") == "one\none\n")
+        assert (await engine.services.command(document, "echo hi", 20.0, {})).stdout.data == b"hi\n"
+        store.full = False
+        await engine.services.freeze(ME, "full")
+        store.full = True
+        with pytest.raises(OSError, match="No space"):
+            await engine.services.unfreeze(ME, "full")
+        store.full = False
+        assert shown(engine, "full").state == "frozen"
+        await engine.services.unfreeze(ME, "full")
+        assert (await engine.services.command(document, "echo hi", 20.0, {})).stdout.data == b"hi\n"
+    finally:
+        await engine.stop()
+
+
+async def test_a_sandbox_that_ended_cannot_be_frozen_and_its_program_comes_again(engine):
+    await make(engine, "gone", "echo run; exec sleep 1000")
+    await eventually(lambda: log(engine, "gone") == "run\n")
+    document = engine.services.check_runs(ME, "gone")
+    async with engine.services._host.locked(document) as run:
+        # As when all of it is killed just now, and its keeper does not know yet.
+        await run.sandbox.close()
+        assert (await run.any_sandbox(frozen=False)) is not None
+        await run.sandbox.close()
+        await run.freeze()
+        await run.thaw()
+    await eventually(lambda: log(engine, "gone") == "run\nrun\n")
+
+
+async def test_changes_at_once_are_all_kept(engine):
+    await make(engine, "many", None, custom_domains=["a.test"])
+    await asyncio.gather(
+        *(engine.services.change_domains(ME, "many", Domains(add=[f"{one}.test"])) for one in "bcd"),
+        *(engine.services.update(ME, "many", ServiceUpdate(ports=[port])) for port in (1, 2)),
+    )
+    assert shown(engine, "many").custom_domains == ["a.test", "b.test", "c.test", "d.test"]
+    document = engine.services.check_runs(ME, "many")
+    async with engine.services._host.locked(document):
+        deletion = asyncio.ensure_future(engine.services.delete(ME, "many"))
+        await asyncio.sleep(0)
+        document.locked = True
+    with pytest.raises(Conflict, match="unlock"):
+        await deletion
 
 
 async def test_calls_at_once_end_in_one_clear_state(engine):

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from unsandbox.engine.bootstrap import (
     Bootstrap,
@@ -20,7 +21,7 @@ from unsandbox.engine.config import usable_cpus
 from unsandbox.engine.context import Context
 from unsandbox.engine.live_objects import Activity, Background, live_limits, remove_tree
 from unsandbox.engine.objects import Shelf
-from unsandbox.engine.refusals import UnknownObject
+from unsandbox.engine.refusals import Conflict, UnknownObject
 from unsandbox.engine.service_document import FAILED, FROZEN, RUNNING, STOPPED, ServiceDocument
 from unsandbox.engine.service_log import ServiceLog
 from unsandbox.engine.service_names import ServiceNames
@@ -117,8 +118,22 @@ class ServiceHost:
     async def save(self, document: ServiceDocument) -> None:
         """Store a changed service, unless it was deleted."""
         if self.shelf.find(document.object_id) is document:
-            await self.shelf.put(document)
+            await self.shelf.update(document)
             self.names.refresh()
+
+    async def change(self, document: ServiceDocument, **changes: Any) -> None:
+        """Change fields of a service and store it; when that fails, they are as they were."""
+        before = {name: getattr(document, name) for name in changes}
+        for name, value in changes.items():
+            setattr(document, name, value)
+        try:
+            await self.save(document)
+        except Exception:
+            for name, value in before.items():
+                # Unless somebody else has changed it meanwhile.
+                if getattr(document, name) is changes[name]:
+                    setattr(document, name, value)
+            raise
 
     async def add(
         self,
@@ -130,7 +145,8 @@ class ServiceHost:
         """Start a new service and store it; nothing of it stays when that fails."""
         run = await self._new_run(document)
         try:
-            await self.deploy(document, bootstrap, files)
+            for name, value in (await self.deploy(document, bootstrap, files)).items():
+                setattr(document, name, value)
             async with run.lock:
                 await run.start(state)
                 if run.sandbox is not None:
@@ -144,8 +160,14 @@ class ServiceHost:
         self.names.refresh()
 
     async def remove(self, document: ServiceDocument) -> None:
-        """End a service and remove all that is of it."""
+        """End a service and remove all that is of it.
+
+        Raises:
+            Conflict: It is locked.
+        """
         async with self.locked(document) as run:
+            if document.locked:
+                raise Conflict("the service is locked; unlock it first", code="service_locked")
             await self.shelf.drop(document)
             self.names.refresh()
             await run.stop(0.0)
@@ -153,13 +175,14 @@ class ServiceHost:
 
     async def deploy(
         self, document: ServiceDocument, bootstrap: Bootstrap | None, files: dict[str, bytes]
-    ) -> None:
-        """Store what a service runs; it counts from the next start on."""
+    ) -> dict[str, Any]:
+        """Write what a service is to run; return what changes in its document when it counts."""
         script = bootstrap.script if bootstrap else None
-        folder = self._folder(document)
-        document.deployment = await asyncio.to_thread(write_deployment, folder, script, files)
-        document.has_bootstrap = bootstrap is not None
-        document.bootstrap_url = bootstrap.url if bootstrap else None
+        return {
+            "deployment": await asyncio.to_thread(write_deployment, self._folder(document), script, files),
+            "has_bootstrap": bootstrap is not None,
+            "bootstrap_url": bootstrap.url if bootstrap else None,
+        }
 
     async def deployed(self, document: ServiceDocument) -> tuple[bytes | None, dict[str, bytes]]:
         """Return the script and the files of a service."""
@@ -169,14 +192,28 @@ class ServiceHost:
         """As `deployed`; blocks."""
         return read_deployment(self._folder(document), document.deployment)
 
-    async def start_again(self, document: ServiceDocument, run: ServiceRun) -> None:
-        """End the program of a service and start it, as it was deployed last; the caller holds it."""
+    async def start_again(
+        self, document: ServiceDocument, run: ServiceRun, state: SavedState | None = None, **changes: Any
+    ) -> None:
+        """End the program of a service and start it; the caller holds the service.
+
+        Args:
+            document: The service.
+            run: What runs of it.
+            state: What its sandbox is made of; by default its work folder.
+            changes: Of the document, such as a new deployment. If they cannot be stored nothing is changed.
+        """
         await run.stop(self._config.service_grace_s)
+        try:
+            await self.change(document, state=RUNNING, restarts=0, last_end=None, **changes)
+        except BaseException:
+            if document.state == RUNNING:
+                run.start_later()
+            raise
+        finally:
+            await asyncio.to_thread(remove_deployments, self._folder(document), document.deployment)
         self._delays.pop(document.object_id, None)
-        document.state, document.restarts, document.last_end = RUNNING, 0, None
-        await self.save(document)
-        await asyncio.to_thread(remove_deployments, self._folder(document), document.deployment)
-        await self.start_or_retry(run, None)
+        await self.start_or_retry(run, state)
 
     async def start_or_retry(self, run: ServiceRun, state: SavedState | None) -> None:
         """Start a service; when that fails the caller is told why, and it is tried again in the background."""
@@ -228,6 +265,8 @@ class ServiceHost:
         self._context.logbook.note("engine", document.owner, f"service {name}: {end.words}")
         try:
             await self.save(document)
+        except UnknownObject:
+            return None
         except Exception:
             # A full disk is no reason to leave the program dead.
             logger.exception("the end of the program of %s could not be stored", name)

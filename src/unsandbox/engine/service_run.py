@@ -128,8 +128,14 @@ class ServiceRun:
     async def freeze(self) -> None:
         """Stop every process where it is, and start nothing until it is thawed."""
         self._thawed.clear()
-        if self.sandbox is not None:
-            await self.sandbox.freeze()
+        try:
+            sandbox = await self._living()
+            if sandbox is not None:
+                await sandbox.freeze()
+        except BaseException:
+            # Else its keeper would wait for a thaw that never comes.
+            self._thawed.set()
+            raise
 
     async def thaw(self) -> None:
         """Let every process go on."""
@@ -144,11 +150,18 @@ class ServiceRun:
         Args:
             frozen: Whether one that must be opened shall be frozen.
         """
-        if self.sandbox is None:
+        sandbox = await self._living()
+        if sandbox is None:
             launch = await self._prepare()
-            self.sandbox = await open_live(self._context, launch.isolation, launch.spec)
+            sandbox = self.sandbox = await open_live(self._context, launch.isolation, launch.spec)
             if frozen:
-                await self.sandbox.freeze()
+                await sandbox.freeze()
+        return sandbox
+
+    async def _living(self) -> LiveSandbox | None:
+        """Return the sandbox unless it has ended; then close what is left of it."""
+        if self.sandbox is not None and await _has_ended(self.sandbox):
+            await self._close()
         return self.sandbox
 
     async def _keep(self, delay: float | None) -> None:
@@ -165,10 +178,11 @@ class ServiceRun:
                     end = await self._try_to_launch()
             end = end or await self._wait_for_end()
             self.starting_since, self.listened = time.monotonic(), False
-            if not self._thawed.is_set():
-                # Whoever thaws it must not find a dead sandbox.
-                async with self.lock:
+            async with self.lock:
+                # Whoever wants to use or thaw it must not find a dead sandbox.
+                if not self._thawed.is_set():
                     await self._close()
+                await self._living()
             delay = await self._on_end(end)
             if delay is None:
                 async with self.lock:
@@ -309,6 +323,16 @@ class _Pace:
         self._since = now
         if self._allowed < 0:
             await asyncio.sleep(-self._allowed / _BYTES_PER_S)
+
+
+async def _has_ended(sandbox: LiveSandbox) -> bool:
+    end = asyncio.ensure_future(sandbox.wait_ended())
+    try:
+        done, _ = await asyncio.wait({end}, timeout=0)
+    finally:
+        end.cancel()
+        await asyncio.gather(end, return_exceptions=True)
+    return bool(done)
 
 
 async def _readable(descriptor: int) -> None:

@@ -27,6 +27,7 @@ from unsandbox.engine.service_document import (
 from unsandbox.engine.service_door import ServiceDoor
 from unsandbox.engine.service_host import ServiceHost
 from unsandbox.engine.service_log import ServiceLog
+from unsandbox.engine.service_run import ServiceRun
 from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.engine.vault import Vaults
 from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
@@ -166,24 +167,34 @@ class Services:
             Conflict: The new name or a domain is taken.
         """
         document = self._find(owner, name)
+        async with self._host.locked(document) as run:
+            await self._update(document, run, change)
+        return self.describe(document)
+
+    async def _update(self, document: ServiceDocument, run: ServiceRun, change: ServiceUpdate) -> None:
         domains = document.domains
         if change.custom_domains is not None:
             domains = self._host.names.clean_domains(change.custom_domains)
+        wanted = {
+            "domains": domains,
+            "vcpu": change.vcpu,
+            "name": change.name,
+            "ports": None if change.ports is None else list(dict.fromkeys(change.ports)),
+            "unfreeze_on_demand": change.unfreeze_on_demand,
+            "show_freeze_page": change.show_freeze_page,
+        }
         with self._host.names.claim(change.name, domains, document):
-            async with self._host.locked(document) as run:
+            if change.vcpu is not None and run.sandbox is not None:
+                await set_vcpu(self._config, run.sandbox, change.vcpu)
+            try:
+                await self._host.change(
+                    document, **{name: value for name, value in wanted.items() if value is not None}
+                )
+            except Exception:
                 if change.vcpu is not None and run.sandbox is not None:
-                    await set_vcpu(self._config, run.sandbox, change.vcpu)
-                document.domains = domains
-                document.vcpu = change.vcpu or document.vcpu
-                document.name = change.name or document.name
-                if change.ports is not None:
-                    document.ports = list(dict.fromkeys(change.ports))
-                if change.unfreeze_on_demand is not None:
-                    document.unfreeze_on_demand = change.unfreeze_on_demand
-                if change.show_freeze_page is not None:
-                    document.show_freeze_page = change.show_freeze_page
-                await self._host.save(document)
-        return self.describe(document)
+                    with contextlib.suppress(InvalidJob):
+                        await set_vcpu(self._config, run.sandbox, document.vcpu)
+                raise
 
     async def change_domains(self, owner: str, name: str, change: Domains) -> list[str]:
         """Replace, add or remove domains: exactly one of these; return what the service has then.
@@ -196,20 +207,21 @@ class Services:
         document = self._find(owner, name)
         if sum(part is not None for part in (change.custom_domains, change.add, change.remove)) != 1:
             raise InvalidJob("give exactly one of custom_domains, add and remove")
-        wanted = change.custom_domains or []
-        if change.add is not None:
-            wanted = [*document.domains, *change.add]
-        elif change.remove is not None:
-            gone = set(self._host.names.clean_domains(change.remove))
-            wanted = [domain for domain in document.domains if domain not in gone]
-        await self.update(owner, document.object_id, ServiceUpdate(custom_domains=wanted))
-        return document.domains
+        async with self._host.locked(document) as run:
+            wanted = change.custom_domains or []
+            if change.add is not None:
+                wanted = [*document.domains, *change.add]
+            elif change.remove is not None:
+                gone = set(self._host.names.clean_domains(change.remove))
+                wanted = [domain for domain in document.domains if domain not in gone]
+            await self._update(document, run, ServiceUpdate(custom_domains=wanted))
+            return document.domains
 
     async def set_lock(self, owner: str, name: str, *, locked: bool) -> Service:
         """Protect a service from deletion, or no longer."""
         document = self._find(owner, name)
-        document.locked = locked
-        await self._host.save(document)
+        async with self._host.locked(document):
+            await self._host.change(document, locked=locked)
         return self.describe(document)
 
     async def delete(self, owner: str, name: str) -> Service:
@@ -219,8 +231,6 @@ class Services:
             Conflict: It is locked.
         """
         document = self._find(owner, name)
-        if document.locked:
-            raise Conflict("the service is locked; unlock it first", code="service_locked")
         description = self.describe(document)
         await self._host.remove(document)
         self._note(document, "was deleted")
@@ -236,9 +246,15 @@ class Services:
         async with self._host.locked(document) as run:
             if document.state in (STOPPED, FAILED):
                 raise _ended(document)
-            await run.freeze()
-            document.state = FROZEN
-            await self._host.save(document)
+            try:
+                await run.freeze()
+            except SandboxError as error:
+                raise _restarting() from error
+            try:
+                await self._host.change(document, state=FROZEN)
+            except BaseException:
+                await run.thaw()
+                raise
         return self.describe(document)
 
     async def unfreeze(self, owner: str, name: str) -> Service:
@@ -260,9 +276,12 @@ class Services:
                 await run.thaw()
                 if not run.kept:
                     await run.start()
-                document.state = RUNNING
                 self._host.activity.touch(document)
-                await self._host.save(document)
+                try:
+                    await self._host.change(document, state=RUNNING)
+                except BaseException:
+                    await run.freeze()
+                    raise
 
     async def redeploy(self, owner: str, name: str, request: Redeploy) -> Service:
         """Run the bootstrap again, or a new one, in a fresh sandbox with the same work folder.
@@ -278,12 +297,13 @@ class Services:
             raise InvalidJob("this service has no bootstrap; give one", code="no_bootstrap")
         files = input_files(request.input_files or [], self._config)
         async with self._host.locked(document) as run:
+            changes = {}
             if bootstrap is not None or files:
                 script, old_files = await self._host.deployed(document)
                 kept = Bootstrap(script, document.bootstrap_url) if script is not None else None
-                await self._host.deploy(document, bootstrap or kept, old_files | files)
+                changes = await self._host.deploy(document, bootstrap or kept, old_files | files)
             self._host.activity.touch(document)
-            await self._host.start_again(document, run)
+            await self._host.start_again(document, run, **changes)
         self._note(document, "was deployed again")
         return self.describe(document)
 
@@ -323,7 +343,7 @@ class Services:
         self._host.activity.touch(document)
         async with self._host.locked(document) as run:
             if document.state != RUNNING or run.sandbox is None:
-                raise Conflict("the service is just not running; try again", code="service_restarting")
+                raise _restarting()
             sandbox = run.sandbox
         if files:
             await sandbox.put_files(sandbox_files(files))
@@ -369,11 +389,8 @@ class Services:
         """Replace the state of a service by a saved one; see `Source.put_back`."""
         document = self._host.known(object_id)
         async with self._host.locked(document) as run:
-            await run.stop(self._config.service_grace_s)
-            document.state, document.last_end = RUNNING, None
             self._host.activity.touch(document)
-            await self._host.save(document)
-            await self._host.start_or_retry(run, state)
+            await self._host.start_again(document, run, state)
 
     def describe(self, document: ServiceDocument) -> Service:
         """Return what a client may see."""
@@ -419,6 +436,10 @@ def _new_document(
         service_type=request.service_type,
         unfreeze_on_demand=request.unfreeze_on_demand,
     )
+
+
+def _restarting() -> Conflict:
+    return Conflict("the service is just not running; try again", code="service_restarting")
 
 
 def _ended(document: ServiceDocument) -> Conflict:

@@ -101,10 +101,12 @@ class Vaults:
         """
         document = self._host.shelf.get(owner, name)
         changed = pairs != self._host.sealer.open(document.vault)
-        document.vault = self._host.sealer.seal(pairs) if pairs else None
-        document.vault_names = list(pairs)
-        document.vault_updated_at = time.time()
-        await self._host.save(document)
+        await self._host.change(
+            document,
+            vault=self._host.sealer.seal(pairs) if pairs else None,
+            vault_names=list(pairs),
+            vault_updated_at=time.time(),
+        )
         if changed:
             await self._restart(document)
         return self.info(owner, document.object_id)
