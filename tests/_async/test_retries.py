@@ -55,6 +55,19 @@ async def test_as_many_runs_as_submissions(served: Serve) -> None:
     assert listed.count == 40
 
 
+@pytest.mark.parametrize("trouble", [Fate(cut_after=0), Fate(cut_before=True), refusal(502)])
+async def test_the_first_call_of_all_is_repeated_too(engine: LocalServer, trouble: Fate) -> None:
+    proxy = Proxy(engine.url)
+    fates = [trouble]
+    proxy.rule = lambda _: fates.pop() if fates else PASS
+    try:
+        async with AsyncClient(engine.public_key, engine.secret_key, base_url=proxy.url) as client:
+            assert (await client.execute("bash", "echo once")).stdout == "once\n"
+    finally:
+        proxy.close()
+    assert proxy.seen == ["POST /execute", "GET /health", "POST /execute"]
+
+
 async def test_a_clock_that_is_wrong_is_corrected_once(
     engine: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from tests._sync.conftest import new_key
 from tests.client.aids_sync import gather, pieces
-from tests.client.fake import JOB, FakeServer, Request, reply
+from tests.client.fake import JOB, OURS, FakeServer, Request, reply
 from tests.support import Serve
 
 from unsandbox import (
@@ -116,6 +117,20 @@ def test_a_key_that_may_have_few_jobs_gets_all_of_them_done(served: Serve) -> No
     with Client(*new_key(served, concurrency=2), base_url=served.url) as client:
         outcomes = [item for item in client.map([sleeper(0.05)] * 12, concurrency=10)]
     assert [item.result().exit_code for item in outcomes] == [0] * 12
+
+
+def test_what_can_be_read_only_once_is_sent_whole_after_a_refusal(client: Client, fake: FakeServer) -> None:
+    answers = [reply(429), reply(200, {"job_id": "j1", "status": "running"}, OURS)]
+    fake.routes(
+        GET_health=reply(200, {}, OURS),
+        POST_execute_async=lambda _: answers.pop(0),
+        GET_jobs=reply(200, JOB, OURS),
+    )
+    request = {"language": "bash", "code": "cat", "stdin": io.BytesIO(b"once")}
+    assert [item.job is not None for item in client.map([request])] == [True]
+    refused, taken = (sent for sent in fake.requests if sent.method == "POST")
+    assert refused.body == taken.body
+    assert refused.headers["idempotency-key"] == taken.headers["idempotency-key"]
 
 
 def test_a_wait_for_several(real: Client) -> None:

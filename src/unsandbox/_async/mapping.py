@@ -70,6 +70,15 @@ class AsyncMap:
 
 
 @dataclass
+class _Taken:
+    """A request on its way; what it sends is made once, as its files may not be there to be read twice."""
+
+    index: int
+    request: Request
+    order: Order | None = None
+
+
+@dataclass
 class _State:
     client: JobMethods
     requests: Pulled[Request]
@@ -77,7 +86,7 @@ class _State:
     ordered: bool
     on_progress: OnProgress | None
     total: int | None
-    waiting: deque[tuple[int, Request]] = field(default_factory=deque)
+    waiting: deque[_Taken] = field(default_factory=deque)
     """Taken from the requests, and refused by the server for the time being."""
     in_flight: dict[str, tuple[int, Request]] = field(default_factory=dict)
     outcomes: dict[int, Mapped] = field(default_factory=dict)
@@ -153,7 +162,7 @@ def _ready(state: _State) -> list[Mapped]:
 
 async def _start_some(state: _State) -> bool:
     """Start as many as there is room for; tell whether the server wants no more for the time being."""
-    batch: list[tuple[int, Request]] = []
+    batch: list[_Taken] = []
     while len(batch) < state.room:
         if state.waiting:
             batch.append(state.waiting.popleft())
@@ -161,29 +170,29 @@ async def _start_some(state: _State) -> bool:
         request = await state.requests.pull(patient=not batch and not state.in_flight)
         if request is None:
             break
-        batch.append((state.taken, request))
+        batch.append(_Taken(state.taken, request))
         state.taken += 1
-    refused = any(await together([_starter(state, index, request) for index, request in batch]))
+    refused = any(await together([_starter(state, taken) for taken in batch]))
     if refused:
         state.limit = max(1, len(state.in_flight))
     return refused
 
 
-def _starter(state: _State, index: int, request: Request) -> Callable[[], Any]:
+def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
     async def start() -> bool:
         """Start one job; tell whether the server wants no more for the time being."""
         client = state.client
         try:
-            order = await client._encode(options_of(request))
+            order = taken.order = taken.order or await client._encode(options_of(taken.request))
             answer = await execution.submit(client._link, client._signer(), order, retry=state.retry)
             # Noted at once: when another one of the batch is broken off, this one must be found.
-            state.in_flight[execution.job_id_of(answer)] = (index, request)
+            state.in_flight[execution.job_id_of(answer)] = (taken.index, taken.request)
         except RateLimitError:
             # No failure: there is room again when others have ended.
-            state.waiting.append((index, request))
+            state.waiting.append(taken)
             return True
         except UnsandboxError as error:
-            state.settle(index, request, None, error)
+            state.settle(taken.index, taken.request, None, error)
         return False
 
     return start

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -28,6 +29,8 @@ from unsandbox.errors import (
     InvalidRequestError,
     InvalidResponseError,
     SudoRequiredError,
+    UnavailableError,
+    UnsandboxError,
 )
 from unsandbox.protocol.answers import api_error, read_object
 from unsandbox.protocol.endpoint import Endpoint
@@ -261,6 +264,8 @@ class Link:
                 if not sudo:
                     raise
             except (ConnectionFailedError, APIError) as error:
+                if number == 1 <= retry.max_retries and _may_have_acted(error):
+                    self._find_out(order, deadline, retry, urgent)
                 repeatable = endpoint.idempotent or self._honours_key(order)
                 self._pause(endpoint.name, endpoint.method, number, error, retry, deadline, repeatable)
             else:
@@ -401,6 +406,15 @@ class Link:
         """
         return order is not None and order.key is not None and "idempotency" in (self.features or ())
 
+    def _find_out(self, order: Order | None, deadline: Deadline, retry: RetryPolicy, urgent: bool) -> None:
+        """Ask what the server can do, when that decides whether an order is sent again and is not known."""
+        remaining = deadline.remaining()
+        in_time = remaining is None or remaining > retry.base_s / 2
+        if in_time and self.features is None and order is not None and order.key is not None:
+            # If this fails, too, the order is not repeated: the error of its own says more.
+            with contextlib.suppress(UnsandboxError):
+                self.call(None, "health", deadline=deadline, retry=retry, urgent=urgent)
+
     def _open(self) -> tuple[Server, RequestsTransport]:
         if self.base_url == LOCAL and self._state.pid != os.getpid():
             # After a fork: the engine lives in the parent only.
@@ -540,6 +554,13 @@ def _code_for(challenge_id: str, otp: OneTimeCode) -> dict[str, str]:
     if not (code.isascii() and code.isprintable()):
         raise InvalidRequestError("the one-time code holds characters that no code has")
     return {OTP_HEADER: code, CHALLENGE_HEADER: challenge_id} if code else {}
+
+
+def _may_have_acted(error: ConnectionFailedError | APIError) -> bool:
+    """Tell whether a server may have acted on a request that failed so, and repeating it might yet help."""
+    if isinstance(error, APIError):
+        return isinstance(error, UnavailableError) and error.status not in _INSTEAD_OF_ACTING
+    return error.sent
 
 
 def _kind(error: Exception) -> str:
