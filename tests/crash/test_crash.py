@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +18,8 @@ from tests.support import Serve, eventually
 
 ROUNDS = 20
 TERMINAL = {"completed", "failed", "timeout", "cancelled"}
+OUTBOUND = bool(shutil.which("slirp4netns"))
+"""Whether a service can have a network here."""
 LOST = (aiohttp.ClientError, ConnectionError, TimeoutError)
 
 
@@ -87,9 +91,10 @@ class Load:
         if self.random.random() < 0.3:
             victim = self.random.choice(sorted(self.snapshots))
             expected = self.snapshots.pop(victim)
-            self.deleted_snapshots.add(victim)
             gone = await wire.call("DELETE", f"/snapshots/{victim}")
             assert gone.status == 200, (gone.json, expected)
+            self.deleted_snapshots.add(victim)
+            self.counts["snapshots deleted"] += 1
         if len(self.sessions) > 6:
             oldest = next(iter(self.sessions))
             self.sessions.pop(oldest)
@@ -128,6 +133,7 @@ class Load:
         self.accepted.clear()
         listed = {item["id"] for item in (await wire.call("GET", "/snapshots")).json["snapshots"]}
         assert set(self.snapshots) <= listed
+        assert not self.deleted_snapshots & listed
         for name, text in self.random.sample(sorted(self.snapshots.items()), min(2, len(self.snapshots))):
             clone = await wire.call("POST", f"/snapshots/{name}/clone", {"type": "session"})
             assert clone.status in {200, 201}, clone.json
@@ -145,14 +151,74 @@ class Load:
         self.vault = {exported}
         state = (await wire.call("GET", "/services/still")).json["state"]
         assert self.frozen is None or state == ("frozen" if self.frozen else "running")
+        await self.answers(wire)
+
+    async def answers(self, wire: Wire) -> None:
+        """Run a command in the service that nobody disturbs: it runs, with its interface."""
+        job = (await wire.call("POST", "/services/steady/execute", {"command": "cat /proc/net/dev"})).json
+        assert (job["status"], job["exit_code"]) == ("completed", 0), job
+        assert ("tap0:" in job["stdout"]) == OUTBOUND
 
     async def _holds(self, wire: Wire, session: str, text: str) -> None:
         answer = await wire.call("POST", f"/sessions/{session}/shell", {"command": "cat /work/f"})
         assert answer.json["stdout"] == f"{text}\n"
 
 
+class Family:
+    """A server's processes, whatever their names, and the network namespaces in which their interfaces are."""
+
+    def __init__(self, server: int) -> None:
+        parents = {
+            int(stat.parent.name): int(text.rpartition(")")[2].split()[1])
+            for stat in Path("/proc").glob("[0-9]*/stat")
+            if (text := read(stat))
+        }
+        found, young = set(), {server}
+        while young:
+            found |= young
+            young = {child for child, parent in parents.items() if parent in young}
+        self.processes = {
+            process: born for number in found if (born := started(process := Path(f"/proc/{number}")))
+        }
+        self.programs = Counter(name for process in self.processes if (name := read(process / "comm").strip()))
+        self.networks = {network for process in self.processes if (network := network_of(process))}
+        self.networks.discard(network_of(Path("/proc/self")))
+        self.taken = int(float(read(Path("/proc/uptime")).split()[0]) * os.sysconf("SC_CLK_TCK"))
+
+    def left(self) -> list[str]:
+        """Return which of them are there still."""
+        found = [str(process) for process, born in self.processes.items() if started(process) == born]
+        # Numbers of namespaces are used again, so only what is as old as this family can hold one of its.
+        held = {
+            network_of(process)
+            for process in Path("/proc").glob("[0-9]*")
+            if (born := started(process)) is not None and born <= self.taken
+        }
+        return found + sorted(self.networks & held)
+
+
+def read(path: Path) -> str:
+    """Return what a file holds, nothing when it is gone."""
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    return ""
+
+
+def started(process: Path) -> int | None:
+    """Return when a process began, in ticks: with its number, it names the process for ever."""
+    fields = read(process / "stat").rpartition(")")[2].split()
+    return int(fields[19]) if fields else None
+
+
+def network_of(process: Path) -> str | None:
+    """Return the network namespace of a process, as `net:[4026531840]`."""
+    with contextlib.suppress(OSError):
+        return os.readlink(process / "ns" / "net")
+    return None
+
+
 def traces(pid: int) -> list[str]:
-    """Return what a dead server left: processes, control groups, mounts, loop devices, folders, interfaces."""
+    """Return what a dead server left under its name: processes, control groups, mounts, folders."""
     mark = f"unsandbox-{pid}-"
     places = [
         Path("/run"),
@@ -187,16 +253,17 @@ async def test_kill_9_at_any_moment(tmp_path):
     load, data = Load(seed), tmp_path / "data"
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)) as session:
         for number in range(ROUNDS + 1):
-            started = time.monotonic()
+            began = time.monotonic()
             server = await asyncio.to_thread(Serve, data)
             with server:
                 wire = Wire(server.url, *server.keys(), session)
                 if number == 0:
-                    for name in ("vault", "still"):
+                    for name in ("vault", "still", "steady"):
+                        network = "semitrusted" if OUTBOUND and name == "steady" else "zerotrust"
                         made = await wire.call(
                             "POST",
                             "/services",
-                            {"name": name, "bootstrap": "exec sleep 100000", "network_mode": "zerotrust"},
+                            {"name": name, "bootstrap": "exec sleep 100000", "network_mode": network},
                         )
                         assert made.status in {200, 201}, made.json
                         if name == "vault":
@@ -206,18 +273,31 @@ async def test_kill_9_at_any_moment(tmp_path):
                     load.vault = {"SECRET=first"}
                 else:
                     await load.check(wire)
-                load.counts["restart ms, all"] += round((time.monotonic() - started) * 1000)
+                load.counts["restart ms, all"] += round((time.monotonic() - began) * 1000)
+                family = await asyncio.to_thread(Family, server.process.pid)
+                assert family.networks
+                assert not OUTBOUND or family.programs["slirp4netns"] > 0
                 if number == ROUNDS:
                     assert await asyncio.to_thread(server.stop) == 0
                 else:
                     await load.run(wire, 0.2 + load.random.random())
+                    family = await asyncio.to_thread(Family, server.process.pid)
                     await asyncio.to_thread(server.kill)
                     await load.end()
                     load.counts["kills"] += 1
             pid = server.process.pid
             await asyncio.to_thread(eventually, lambda pid=pid: not traces(pid))
+            await asyncio.to_thread(eventually, lambda family=family: not family.left())
             await asyncio.to_thread(eventually, lambda: not loop_devices(data))
     print(dict(load.counts))  # noqa: T201 - the figures, shown by -s
     assert load.counts["kills"] == ROUNDS
-    for what in ("jobs finished", "jobs accepted", "sessions", "snapshots", "vault writes", "freezes"):
+    for what in (
+        "jobs finished",
+        "jobs accepted",
+        "sessions",
+        "snapshots",
+        "snapshots deleted",
+        "vault writes",
+        "freezes",
+    ):
         assert load.counts[what] > 0, what
