@@ -84,6 +84,8 @@ async def test_a_clock_that_is_wrong_is_corrected_once(
         async with AsyncClient(engine.public_key, engine.secret_key, base_url=proxy.url) as client:
             job = (await client.list_jobs(limit=1)).jobs[0]
             assert [event async for event in client.follow(job.job_id)]
+        async with AsyncClient(engine.public_key, engine.secret_key, base_url=engine.url) as client:
+            assert len(await gather(*[lambda: client.list_jobs(limit=1)] * 4)) == 4
     finally:
         proxy.close()
 

@@ -15,6 +15,7 @@ from tests.client.fake import JOB, OURS, FakeServer, Request, reply
 from tests.support import Serve
 
 from unsandbox import (
+    AuthenticationError,
     BadRequestError,
     Client,
     InvalidRequestError,
@@ -63,6 +64,26 @@ def test_what_goes_wrong_with_one_stops_nothing(real: Client) -> None:
     assert [item.job.exit_code for item in outcomes if item.job] == [0, 3]
     with pytest.raises(BadRequestError):
         outcomes[0].result()
+
+
+def test_input_that_cannot_be_read_is_the_error_of_its_request(real: Client) -> None:
+    closed = io.BytesIO()
+    closed.close()
+    requests = [echo(0), {"language": "bash", "code": "cat", "stdin": closed}, echo(2)]
+    outcomes = [item for item in real.map(requests)]
+    assert [item.job is not None for item in outcomes] == [True, False, True]
+    assert isinstance(outcomes[1].error.__cause__, ValueError)
+
+
+def test_what_ends_it_all_is_raised_as_it_is(client: Client, fake: FakeServer) -> None:
+    numbers = iter(range(9))
+    fake.routes(
+        POST_execute_async=lambda _: reply(200, {"job_id": f"j{next(numbers)}", "status": "running"}),
+        GET_jobs=reply(401),
+        DELETE_jobs=reply(200),
+    )
+    with pytest.raises(AuthenticationError):
+        [item for item in client.map([echo(0), echo(1)])]
 
 
 def test_requests_are_taken_only_as_fast_as_outcomes_are(real: Client) -> None:

@@ -84,6 +84,8 @@ def test_a_clock_that_is_wrong_is_corrected_once(engine: LocalServer, monkeypatc
         with Client(engine.public_key, engine.secret_key, base_url=proxy.url) as client:
             job = (client.list_jobs(limit=1)).jobs[0]
             assert [event for event in client.follow(job.job_id)]
+        with Client(engine.public_key, engine.secret_key, base_url=engine.url) as client:
+            assert len(gather(*[lambda: client.list_jobs(limit=1)] * 4)) == 4
     finally:
         proxy.close()
 

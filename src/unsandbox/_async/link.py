@@ -101,6 +101,49 @@ class _State:
         self.closed = False
 
 
+class _Signer:
+    """Signs the attempts of one call, and notes once by how much our clock is wrong.
+
+    Args:
+        state: Holds how far the server's clock is ahead.
+        keys: What to sign with; None where nothing is signed.
+    """
+
+    __slots__ = ("_corrected", "_keys", "_offset", "_state")
+
+    def __init__(self, state: _State, keys: Credentials | None) -> None:
+        self._state = state
+        self._keys = keys
+        self._offset = 0.0
+        self._corrected = False
+
+    def headers(self, method: str, target: str, body: bytes = b"") -> dict[str, str]:
+        """Return the headers that sign one attempt, now."""
+        keys = self._keys
+        if keys is None:
+            return {}
+        self._offset = self._state.clock_offset
+        timestamp = int(time.time() + self._offset)
+        return signed_headers(keys.public_key, keys.secret_key, timestamp, method, target, body)
+
+    def clock_was_wrong(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Tell whether a refusal came of the clock that was signed with; from then on the server's is taken.
+
+        Another call may have found out meanwhile: what this one was signed with was wrong all the same.
+        """
+        if status != 401 or "Date" not in headers:
+            return False
+        offset = clock_offset(headers)
+        wrong = abs(offset - self._offset) > CLOCK_TOLERANCE_S and abs(offset) < _WORST_CLOCK_S
+        if not wrong or self._corrected:
+            return False
+        self._corrected = True
+        if self._state.clock_offset == self._offset:
+            logger.warning("this machine's clock is %.0f s off the server's, which is taken instead", -offset)
+        self._state.clock_offset = offset
+        return True
+
+
 class Link:
     """The connections to one server, for any number of credentials.
 
@@ -209,7 +252,7 @@ class Link:
         endpoint = BY_NAME[name]
         server, transport = await self._open()
         target = server.prefix + build_target(endpoint.path, params or {}, query)
-        signer = (server.keys or keys) if endpoint.auth == "signed" else None
+        signer = _Signer(self._state, (server.keys or keys) if endpoint.auth == "signed" else None)
         with span(endpoint.name, endpoint.method, endpoint.path) as current:
             answer = await self._repeat(
                 transport,
@@ -230,7 +273,7 @@ class Link:
     async def _repeat(
         self,
         transport: AiohttpTransport,
-        signer: Credentials | None,
+        signer: _Signer,
         endpoint: Endpoint,
         target: str,
         order: Order | None,
@@ -250,7 +293,7 @@ class Link:
                 answer = await self._attempt(
                     transport, signer, endpoint, target, order, sudo, deadline, timeout, urgent, number
                 )
-                if self._clock_was_wrong(answer.status, answer.headers):
+                if signer.clock_was_wrong(answer.status, answer.headers):
                     number -= 1
                     continue
                 self._note_features(answer.headers, answer.status)
@@ -317,6 +360,7 @@ class Link:
         self.enter()
         server, transport = await self._open()
         target = server.prefix + build_target(path, params, query)
+        signer = _Signer(self._state, server.keys or keys)
         number = 0
         while True:
             number += 1
@@ -324,11 +368,11 @@ class Link:
                 stream = await transport.open_stream(
                     "GET",
                     target,
-                    self._signed(server.keys or keys, "GET", target) | dict(headers or {}),
+                    signer.headers("GET", target) | dict(headers or {}),
                     self._time_for(deadline),
                     idle_s,
                 )
-                if self._clock_was_wrong(stream.status, stream.headers):
+                if signer.clock_was_wrong(stream.status, stream.headers):
                     await stream.close()
                     number -= 1
                     continue
@@ -358,13 +402,13 @@ class Link:
         self.enter()
         server, transport = await self._open()
         target = server.prefix + build_target(path, params)
-        made = await transport.open_socket(
-            target, self._signed(server.keys or keys, "GET", target), subprotocol, self.timeout
-        )
-        if not isinstance(made, RawResponse):
-            return made
-        if self._clock_was_wrong(made.status, made.headers):
-            return await self.open_socket(keys, path, params, subprotocol)
+        signer = _Signer(self._state, server.keys or keys)
+        while True:
+            made = await transport.open_socket(target, signer.headers("GET", target), subprotocol, self.timeout)
+            if not isinstance(made, RawResponse):
+                return made
+            if not signer.clock_was_wrong(made.status, made.headers):
+                break
         if made.status < 300:
             raise InvalidResponseError(f"what answers at {path} does not speak {subprotocol}")
         raise self._error(made)
@@ -444,7 +488,7 @@ class Link:
     async def _attempt(
         self,
         transport: AiohttpTransport,
-        signer: Credentials | None,
+        signer: _Signer,
         endpoint: Endpoint,
         target: str,
         order: Order | None,
@@ -466,7 +510,7 @@ class Link:
             await transport.acquire(deadline.remaining())
         try:
             # Signed only now: a signature lasts five minutes, and the queue may have been longer.
-            headers |= self._signed(signer, endpoint.method, target, body)
+            headers |= signer.headers(endpoint.method, target, body)
             before = False
             if order is not None:
                 before, order.sent = order.sent, True
@@ -491,30 +535,6 @@ class Link:
             told = ResponseEvent(event, answer.status, seconds, len(answer.body), request_id)
             await whether_awaited(self.hooks.response(told))
         return answer
-
-    def _signed(
-        self, signer: Credentials | None, method: str, target: str, body: bytes = b""
-    ) -> dict[str, str]:
-        if signer is None:
-            return {}
-        return signed_headers(
-            signer.public_key,
-            signer.secret_key,
-            int(time.time() + self._state.clock_offset),
-            method,
-            target,
-            body,
-        )
-
-    def _clock_was_wrong(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Tell whether a refusal came of our clock; from then on the server's is taken. Happens once."""
-        offset = clock_offset(headers) if status == 401 else 0.0
-        wrong = abs(offset - self._state.clock_offset) > CLOCK_TOLERANCE_S and abs(offset) < _WORST_CLOCK_S
-        if not wrong or self._state.clock_offset:
-            return False
-        self._state.clock_offset = offset
-        logger.warning("this machine's clock is %.0f s off the server's, which is taken instead", -offset)
-        return True
 
     def _time_for(self, deadline: Deadline, timeout: float | None = None) -> float:
         """Return the seconds that one request may take."""

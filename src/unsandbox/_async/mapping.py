@@ -183,7 +183,7 @@ def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
         """Start one job; tell whether the server wants no more for the time being."""
         client = state.client
         try:
-            order = taken.order = taken.order or await client._encode(options_of(taken.request))
+            order = taken.order = taken.order or await _encoded(client, taken.request)
             answer = await execution.submit(client._link, client._signer(), order, retry=state.retry)
             # Noted at once: when another one of the batch is broken off, this one must be found.
             state.in_flight[execution.job_id_of(answer)] = (taken.index, taken.request)
@@ -196,6 +196,22 @@ def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
         return False
 
     return start
+
+
+async def _encoded(client: JobMethods, request: Request) -> Order:
+    """Return what a request sends.
+
+    Raises:
+        InvalidRequestError: It makes no sense, or its standard input or its files cannot be read.
+    """
+    try:
+        return await client._encode(options_of(request))
+    except UnsandboxError:
+        raise
+    except Exception as error:
+        raise InvalidRequestError(
+            f"what the request sends could not be read: {type(error).__name__}"
+        ) from error
 
 
 async def _collect(state: _State, hold_s: float) -> bool:

@@ -126,9 +126,14 @@ async def together(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     """Make several calls at once and return their results; when one fails, the others are broken off."""
     if len(calls) == 1:
         return [await calls[0]()]
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_awaited(call)) for call in calls]
-    return [task.result() for task in tasks]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_awaited(call)) for call in calls]
+    except BaseExceptionGroup as failed:
+        error = failed.exceptions[0]
+    else:
+        return [task.result() for task in tasks]
+    raise error  # As the sync twin does: callers know nothing of the group.
 
 
 async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
