@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from tests.engine.support import needs_root
 
 from unsandbox.engine import Conflict, Forbidden, InvalidJob, TooLarge
 from unsandbox.engine.bootstrap import (
@@ -193,6 +196,23 @@ async def test_this_machine_and_its_neighbours_are_out_of_reach(host):
         with pytest.raises(InvalidJob, match="public internet") as refusal:
             await fetch_script(f"http://{host}:{port}/script")
         assert refusal.value.code == "bootstrap_unavailable"
+
+
+@needs_root
+def test_public_addresses_of_this_machine_are_out_of_reach_too():
+    """In a network of its own, that of a machine with a public address and public neighbours."""
+    ask = (
+        "import sys; from unsandbox.engine.bootstrap import is_elsewhere; "
+        "print(*map(is_elsewhere, sys.argv[1:]))"
+    )
+    network = "ip link set lo up && ip addr add 203.0.113.9/24 dev lo"
+    command = f'{network} && exec "$@"'
+    asked = ["203.0.113.9", "203.0.113.10", "127.0.0.1", "1.1.1.1"]
+    told = subprocess.run(
+        ["unshare", "-n", "sh", "-c", command, "sh", sys.executable, "-c", ask, *asked],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert told.stdout.split() == ["False", "False", "False", "True"]
 
 
 async def test_a_redirect_leads_nowhere_else_either():

@@ -9,6 +9,7 @@ import shutil
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from unsandbox.engine.objects import new_id
 from unsandbox.engine.refusals import InvalidJob, TooLarge
 from unsandbox.protocol.services import Redeploy, ServiceRequest
 from unsandbox.sandbox.addresses import is_public_address
+from unsandbox.sandbox.netsetup import present_networks
 from unsandbox.sandbox.spec import MIB, SandboxFile
 
 if TYPE_CHECKING:
@@ -43,6 +45,15 @@ class Bootstrap:
 
     script: bytes
     url: str | None = None
+
+
+def is_elsewhere(address: str) -> bool:
+    """Tell whether an address is on the public internet, and neither this machine's own nor on a network of it.
+
+    Raises:
+        OSError: The kernel does not tell what this machine's networks are.
+    """
+    return is_public_address(address) and not any(ip_address(address) in net for net in present_networks())
 
 
 async def read_bootstrap(
@@ -78,7 +89,7 @@ async def read_bootstrap(
     return Bootstrap(script)
 
 
-async def fetch_script(url: str, is_public: Callable[[str], bool] = is_public_address) -> bytes:
+async def fetch_script(url: str, is_public: Callable[[str], bool] = is_elsewhere) -> bytes:
     """Return what lies at an http(s) URL, from nowhere but the public internet.
 
     Every name is resolved once, every address of it is checked, and the connection goes to a checked address;

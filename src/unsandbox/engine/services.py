@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from unsandbox.engine.bootstrap import Bootstrap, read_bootstrap
+from unsandbox.engine.bootstrap import Bootstrap, is_elsewhere, read_bootstrap
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.jobs import input_files
@@ -32,7 +32,6 @@ from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.engine.vault import Vaults
 from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
 from unsandbox.protocol.services import ServiceLog as ServiceText
-from unsandbox.sandbox.addresses import is_public_address
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveSandbox
 from unsandbox.sandbox.shells import find_shell
 from unsandbox.sandbox.spec import NetworkMode, SandboxError
@@ -60,7 +59,7 @@ class Services:
 
     kind = "service"
 
-    def __init__(self, context: Context, is_public: Callable[[str], bool] = is_public_address) -> None:
+    def __init__(self, context: Context, is_public: Callable[[str], bool] = is_elsewhere) -> None:
         self._context = context
         self._is_public = is_public
         self._host = ServiceHost(context)

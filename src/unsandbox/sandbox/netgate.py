@@ -103,7 +103,7 @@ class Gates:
         """
         if self._changes is None:
             self._changes = netlink.Netlink(netlink.IPV4_ROUTE_GROUP | netlink.IPV6_ROUTE_GROUP)
-            self._host = _present_networks()
+            self._host = netsetup.present_networks()
             self._poll.register(self._changes.fileno(), select.POLLIN)
         read, write = os.pipe2(os.O_CLOEXEC)
         self._gates[number] = _Gate(number, way, read, write)
@@ -202,7 +202,7 @@ class Gates:
     def _refresh(self) -> None:
         """Forbid what has become this machine's own, in every sandbox. Nothing is allowed again."""
         try:
-            new = _present_networks() - self._host
+            new = netsetup.present_networks() - self._host
         except OSError as error:
             for gate in list(self._gates.values()):
                 self._fail(gate, f"the addresses of this machine cannot be read: {error}")
@@ -263,11 +263,6 @@ class Gates:
             said = os.read(gate.log_fd, 1000)
         text = "; ".join(filter(None, (why.strip(), *said.decode("utf-8", "replace").splitlines())))
         self._on_failure(gate.number, f"the sandbox's network failed: {text or 'it did not come up'}")
-
-
-def _present_networks() -> set[Network]:
-    with netlink.Netlink() as kernel:
-        return netsetup.host_networks(kernel.routes())
 
 
 # In the forked children

@@ -82,6 +82,16 @@ def host_networks(routes: Iterable[netlink.Route]) -> set[Network]:
     return found
 
 
+def present_networks() -> set[Network]:
+    """Return `host_networks` of this machine as it is now.
+
+    Raises:
+        OSError: The kernel does not tell.
+    """
+    with netlink.Netlink() as kernel:
+        return host_networks(kernel.routes())
+
+
 def rules(forbidden: Iterable[Network]) -> list[tuple[int, bytes]]:
     """Return the requests that forbid networks, except those that are forbidden anyway."""
     return _forbid(
