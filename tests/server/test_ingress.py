@@ -422,6 +422,10 @@ async def test_the_program_dies_and_is_there_again(wire, python_app):
     before = await python_app.json("GET", "/")
     async with python_app.ask("GET", "/exit") as response:
         await response.read()
+    # Until then a request may still reach the program that is about to end.
+    async with asyncio.timeout(10):
+        while (await wire.call("GET", "/services/echo")).json["restarts"] != 1:
+            await asyncio.sleep(0.02)
     after = await python_app.json("GET", "/")
     assert after["started"] != before["started"]
     shown = (await wire.call("GET", "/services/echo")).json
