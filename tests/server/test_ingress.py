@@ -18,8 +18,12 @@ import pytest
 import pytest_asyncio
 import websockets
 from tests.sandbox.gvisor import needs_gvisor
-from tests.server.conftest import Wire
+from tests.server.conftest import Wire, open_wire
 from yarl import URL
+
+from unsandbox.engine import Engine, EngineConfig
+from unsandbox.engine.keys import KeyPair
+from unsandbox.server import ServerConfig
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -229,6 +233,17 @@ async def test_unknown_names_get_404_and_never_the_api(wire, python_app):
                 assert (await response.json())["error"] == "service_not_found"
     seen = await python_app.json("GET", "/services")
     assert seen["path"] == "/services"
+
+
+async def test_the_api_keeps_its_own_names():
+    engine = Engine(EngineConfig(reserved_domains=("api.localhost",)))
+    await engine.start()
+    async with open_wire(engine, ServerConfig(port=0), KeyPair.generate()) as (wire,):
+        answer = await wire.call("GET", "/services", headers={"Host": "api.localhost"})
+        assert (answer.status, answer.json["services"]) == (200, [])
+        answer = await wire.call("POST", "/services", {"name": "api", "network": "zerotrust"})
+        assert (answer.status, answer.json["error"]) == (403, "name_not_allowed")
+    await engine.stop()
 
 
 async def test_signed_requests_are_not_passed_on(wire, python_app):
