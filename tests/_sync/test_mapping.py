@@ -55,12 +55,21 @@ def test_what_goes_wrong_with_one_stops_nothing(real: Client) -> None:
         {"language": "bash"},
         {"language": "bash", "code": "true", "colour": "red"},
         "bash",
+        None,
         {"language": "bash", "code": "exit 3", "ttl": 5, "env": {"A": "1"}},
     ]
     outcomes = [item for item in real.map(requests)]
     kinds = [type(item.error) for item in outcomes]
     assert issubclass(kinds[0], BadRequestError)
-    assert [issubclass(kind, InvalidRequestError) for kind in kinds] == [False, False, True, True, True, False]
+    assert [issubclass(kind, InvalidRequestError) for kind in kinds] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
     assert [item.job.exit_code for item in outcomes if item.job] == [0, 3]
     with pytest.raises(BadRequestError):
         outcomes[0].result()

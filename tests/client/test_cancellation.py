@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -155,6 +156,28 @@ async def test_a_second_cancellation_is_obeyed_at_once(client: AsyncClient, fake
         with pytest.raises(asyncio.CancelledError):
             await task
         assert time.monotonic() - began < 1
+
+
+async def test_a_cancellation_during_the_clean_up_after_a_deadline_is_obeyed_after_it(
+    client: AsyncClient, fake: FakeServer
+) -> None:
+    go = threading.Event()
+
+    def delete(_: Request) -> Any:
+        go.wait(10)
+        return reply(200, RUNNING | {"status": "cancelled", "stdout": ""})
+
+    fake.routes(POST_execute=reply(200, RUNNING, OURS), GET_jobs=Hang(), DELETE_jobs=delete)
+    async with client:
+        task = asyncio.create_task(client.execute("python", "x", timeout=0.1))
+        await until(lambda: "DELETE /jobs/j1" in fake.seen())
+        task.cancel()
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert not task.done(), "the job is still being ended"
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_cancelled_at_every_step_no_job_survives() -> None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from unsandbox._async import execution
-from unsandbox._compat.aio import Pulled, Source, finish, sleep, together, whether_awaited
+from unsandbox._compat.aio import NOTHING, Pulled, Source, finish, sleep, together, whether_awaited
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.mapping import Mapped, Progress, Request, options_of
 from unsandbox._shared.order import Order
@@ -168,7 +168,7 @@ async def _start_some(state: _State) -> bool:
             batch.append(state.waiting.popleft())
             continue
         request = await state.requests.pull(patient=not batch and not state.in_flight)
-        if request is None:
+        if request is NOTHING:
             break
         batch.append(_Taken(state.taken, request))
         state.taken += 1

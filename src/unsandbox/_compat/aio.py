@@ -9,9 +9,10 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from typing import IO, Any, Generic, Protocol, TypeVar
 
-from unsandbox._compat.common import joined
+from unsandbox._compat.common import NOTHING, Nothing, joined
 
 __all__ = [
+    "NOTHING",
     "Closeable",
     "Interrupted",
     "Lock",
@@ -75,7 +76,7 @@ async def collected(data: Stdin | None) -> str | bytes | None:
 
 
 class Pulled(Generic[T]):
-    """Gives the items of an iterable, plain or async, one by one; None when there is none, or none yet.
+    """Gives the items of an iterable, plain or async, one by one; `NOTHING` when there is none, or none yet.
 
     Args:
         items: The iterable.
@@ -92,27 +93,27 @@ class Pulled(Generic[T]):
         """Whether the next pull will not have to wait, as far as can be known."""
         return self._async is None or (self._coming is not None and self._coming.done())
 
-    async def pull(self, *, patient: bool) -> T | None:
+    async def pull(self, *, patient: bool) -> T | Nothing:
         """Return the next item.
 
         Args:
-            patient: Whether to wait for it; otherwise None is returned when it is not there yet.
+            patient: Whether to wait for it; otherwise `NOTHING` is returned when it is not there yet.
         """
         try:
             if self._plain is not None:
                 return next(self._plain)
             if self._async is None or self.exhausted:
-                return None
+                return NOTHING
             if self._coming is None:
                 self._coming = asyncio.ensure_future(anext(self._async))
             await asyncio.wait({self._coming}, timeout=None if patient else 0)
             if not self._coming.done():
-                return None
+                return NOTHING
             coming, self._coming = self._coming, None
             return coming.result()
         except (StopIteration, StopAsyncIteration):
             self.exhausted = True
-            return None
+            return NOTHING
 
     async def close(self) -> None:
         """Let go of an item that is still awaited."""
@@ -154,23 +155,36 @@ async def finish(work: Callable[[], Awaitable[T]], seconds: float) -> T | None:
 
     Returns:
         Its result; None when it failed or was not done in time.
+
+    Raises:
+        CancelledError: The task was cancelled meanwhile.
     """
 
     async def run() -> T:
         return await work()
 
-    task = asyncio.get_running_loop().create_task(run())
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(run())
     # The loop holds tasks weakly only.
     _finishing.add(task)
     task.add_done_callback(_finishing.discard)
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.wait({task}, timeout=seconds)
+    current = asyncio.current_task()
+    patience = 1 if current is not None and current.cancelling() else 2
+    ends = loop.time() + seconds
+    interrupted = False
+    while not task.done() and patience and (left := ends - loop.time()) > 0:
+        try:
+            await asyncio.wait({task}, timeout=left)
+        except asyncio.CancelledError:
+            interrupted = True
+            patience -= 1
     if not task.done():
         task.cancel()
-        return None
-    if task.cancelled() or task.exception() is not None:
-        return None
-    return task.result()
+    failed = not task.done() or task.cancelled() or task.exception() is not None
+    if interrupted:
+        # It was meant for the caller, who must not go on as if there had been none.
+        raise asyncio.CancelledError
+    return None if failed else task.result()
 
 
 class _PerThread(threading.local):

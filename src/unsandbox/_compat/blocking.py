@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, Generic, ParamSpec, Protocol, TypeVar
 
-from unsandbox._compat.common import joined
+from unsandbox._compat.common import NOTHING, Nothing, joined
 
 __all__ = [
+    "NOTHING",
     "Closeable",
     "Interrupted",
     "Lock",
@@ -80,7 +81,7 @@ def collected(data: Stdin | None) -> str | bytes | None:
 
 
 class Pulled(Generic[T]):
-    """Gives the items of an iterable one by one; None when there are no more.
+    """Gives the items of an iterable one by one; `NOTHING` when there are no more.
 
     Args:
         items: The iterable.
@@ -93,12 +94,12 @@ class Pulled(Generic[T]):
         self._items = iter(items)
         self.exhausted = False
 
-    def pull(self, *, patient: bool) -> T | None:  # noqa: ARG002 - the async twin needs it
+    def pull(self, *, patient: bool) -> T | Nothing:  # noqa: ARG002 - the async twin needs it
         """Return the next item."""
         for item in self._items:
             return item
         self.exhausted = True
-        return None
+        return NOTHING
 
     def close(self) -> None:
         """Do nothing: there is never an item that is still awaited."""

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
 
 from unsandbox.errors import InvalidRequestError
+
+
+class Nothing(Enum):
+    """What is given where there is no item: an item itself may be anything, None included."""
+
+    NOTHING = "nothing"
+
+
+NOTHING = Nothing.NOTHING
 
 
 def joined(pieces: Iterable[str | bytes]) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from unsandbox._compat.blocking import Pulled, Source, finish, sleep, together, whether_awaited
+from unsandbox._compat.blocking import NOTHING, Pulled, Source, finish, sleep, together, whether_awaited
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.mapping import Mapped, Progress, Request, options_of
 from unsandbox._shared.order import Order
@@ -169,7 +169,7 @@ def _start_some(state: _State) -> bool:
             batch.append(state.waiting.popleft())
             continue
         request = state.requests.pull(patient=not batch and not state.in_flight)
-        if request is None:
+        if request is NOTHING:
             break
         batch.append(_Taken(state.taken, request))
         state.taken += 1
