@@ -19,6 +19,7 @@ from unsandbox import (
     InvalidResponseError,
     NotFoundError,
     RequestTimeoutError,
+    UnavailableError,
 )
 from unsandbox.local import LocalServer
 
@@ -173,11 +174,14 @@ async def test_a_server_that_speaks_no_terminals_is_an_error(fake: FakeServer) -
             await client.terminal("x").__aenter__()
 
 
-async def test_an_answer_that_is_lost_leaves_no_session_behind(through: AsyncClient, proxy: Proxy) -> None:
+@pytest.mark.parametrize("last", [Fate(cut_after=0), refusal(502)])
+async def test_an_answer_that_is_lost_leaves_no_session_behind(
+    through: AsyncClient, proxy: Proxy, last: Fate
+) -> None:
     assert (await through.list_sessions()).count == 0
-    cut = [Fate(cut_after=0)] * 3
+    cut = [last] + [Fate(cut_after=0)] * 2
     proxy.rule = lambda request: cut.pop() if request.startswith("POST /sessions") and cut else Fate()
-    with pytest.raises(ConnectionFailedError):
+    with pytest.raises((ConnectionFailedError, UnavailableError)):
         async with through.session():
             pass
     assert proxy.passed.count("POST /sessions") > 1

@@ -21,6 +21,7 @@ from unsandbox import (
     NotFoundError,
     RequestTimeoutError,
     Terminal,
+    UnavailableError,
 )
 from unsandbox.local import LocalServer
 
@@ -173,11 +174,12 @@ def test_a_server_that_speaks_no_terminals_is_an_error(fake: FakeServer) -> None
             client.terminal("x").__enter__()
 
 
-def test_an_answer_that_is_lost_leaves_no_session_behind(through: Client, proxy: Proxy) -> None:
+@pytest.mark.parametrize("last", [Fate(cut_after=0), refusal(502)])
+def test_an_answer_that_is_lost_leaves_no_session_behind(through: Client, proxy: Proxy, last: Fate) -> None:
     assert (through.list_sessions()).count == 0
-    cut = [Fate(cut_after=0)] * 3
+    cut = [last] + [Fate(cut_after=0)] * 2
     proxy.rule = lambda request: cut.pop() if request.startswith("POST /sessions") and cut else Fate()
-    with pytest.raises(ConnectionFailedError):
+    with pytest.raises((ConnectionFailedError, UnavailableError)):
         with through.session():
             pass
     assert proxy.passed.count("POST /sessions") > 1
