@@ -46,9 +46,13 @@ async def show_terminal(client: AsyncClient, session_id: str) -> bool:
 
 
 async def _type(terminal: AsyncTerminal) -> None:
-    """Pass on what is typed; at the end of piped input the shell is told so (Ctrl-D)."""
+    """Pass on what is typed; at the end of piped input the shell is told so (Ctrl-D).
+
+    The end of a terminal is a hang-up, of which the shell there must hear nothing.
+    """
     loop, keys = asyncio.get_running_loop(), asyncio.Queue[bytes]()
     fd = sys.stdin.fileno()
+    typed = sys.stdin.isatty()
 
     def read() -> None:
         try:
@@ -69,7 +73,8 @@ async def _type(terminal: AsyncTerminal) -> None:
     try:
         while data := await keys.get():
             await terminal.write(data)
-        await terminal.write(b"\x04")
+        if not typed:
+            await terminal.write(b"\x04")
     finally:
         loop.remove_reader(fd)
 
