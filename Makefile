@@ -4,6 +4,7 @@
 PY := .venv/bin/python
 EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_execution concurrent_execution_sync \
             async_job_polling job_polling sync_blocking_usage grader llm_tool fastapi_app
+
 TOOLCHAINS ?= /var/tmp/unsandbox-toolchains
 
 .DEFAULT_GOAL := help
