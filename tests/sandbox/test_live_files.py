@@ -213,9 +213,10 @@ async def test_a_frozen_sandbox_is_archived_and_stays_frozen(fresh, tmp_path):
 async def test_an_archive_that_cannot_be_written_leaves_nothing(fresh, tmp_path):
     with pytest.raises(FileNotFoundError):
         await fresh.archive_work(tmp_path / "no" / "folder")
-    await output(fresh, "head -c 80000000 /dev/urandom > x")
+    await output(fresh, "head -c 20000000 /dev/urandom > x")
     task = asyncio.create_task(fresh.archive_work(tmp_path / "cancelled"))
-    await asyncio.sleep(0.03)
+    while not list(tmp_path.iterdir()):
+        await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
