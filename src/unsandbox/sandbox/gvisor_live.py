@@ -129,6 +129,8 @@ class GvisorSandbox:
         spec = self._spec
         if spec.hot_image is not None:
             self._shape = await asyncio.to_thread(gvisor_image.read_shape, spec.hot_image, self._parts.version)
+            # In a server that has made no such sandbox yet, the root folder lacks the places for its mounts.
+            self._parts.mounts([target for _, target in self._shape.mounts])
         else:
             self._shape = gvisor_image.Shape(
                 version=self._parts.version,
