@@ -155,8 +155,14 @@ async def test_a_full_screen_editor_is_opened_resized_and_quit(wire):
         await one.type("seq 1 200 >/tmp/n; vim -u NONE -N /tmp/n; echo left-$?\n")
         await one.until(b"24")  # line 23 and the next: a full page
         await one.resize(60, 50)
-        await one.type(":echo 'size' &lines 'x' &columns\r")
-        await one.until(b"size 50 x 60")
+        # Vim may read what is typed before it looks at its new size: asked again, it knows.
+        for attempt in range(10):
+            await one.type(":echo 'size' &lines 'x' &columns\r")
+            try:
+                await one.until(b"size 50 x 60", 1.5)
+                break
+            except TimeoutError:
+                assert attempt < 9, one.seen[-500:]
         await one.type("\x1b:1\rOhello from vim\x1b:wq\r")
         await one.until(b"left-0")
         await one.type("head -n 1 /tmp/n\n")
