@@ -101,8 +101,8 @@ async def main():
         probe=[[c.name, c.ok, c.enforced_by] for c in report.checks],
     )
     sandbox = await backend.open_live(LiveSpec())
-    await sandbox.run(["sh", "-c", "(n=0; while :; do n=$((n+1)); echo $n > n; sleep 0.01; done) >/dev/null 2>&1 &"])
-    await sandbox.run(["sh", "-c", "while [ ! -s n ] || [ $(cat n) -lt 20 ]; do sleep 0.01; done"])
+    await sandbox.run(["sh", "-c", "(n=0; while :; do n=$((n+1)); echo $n > m; mv m n; sleep 0.01; done) >/dev/null 2>&1 &"])
+    await sandbox.run(["sh", "-c", "until [ -s n ] && [ $(cat n) -ge 20 ]; do sleep 0.01; done"])
     await sandbox.freeze()
     await sandbox.unfreeze()
     image = Path({folder!r}, "image")

@@ -43,6 +43,7 @@ class RequestsTransport:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
+        self._opening = threading.Lock()
         self._slots = threading.Semaphore(self._max_connections)
         self._adapter: HTTPAdapter | None = None
         self._proxies: dict[str, str] = {}
@@ -145,7 +146,11 @@ class RequestsTransport:
     def _send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, timeout: urllib3.Timeout
     ) -> requests.Response:
-        adapter = self._adapter or self._open()
+        adapter = self._adapter
+        if adapter is None:
+            with self._opening:
+                # Two threads at once must not open two pools: there would be twice the connections allowed.
+                adapter = self._adapter or self._open()
         return adapter.send(
             self._prepare(method, target, headers, body),
             timeout=timeout,  # type: ignore[arg-type] # the adapter takes one, its stub not

@@ -22,6 +22,7 @@ from unsandbox.engine.context import Context
 from unsandbox.engine.live_objects import Activity, Background, live_limits, remove_tree
 from unsandbox.engine.objects import Shelf
 from unsandbox.engine.refusals import Conflict, UnknownObject
+from unsandbox.engine.saved import whole
 from unsandbox.engine.service_document import FAILED, FROZEN, RUNNING, STOPPED, ServiceDocument
 from unsandbox.engine.service_log import ServiceLog
 from unsandbox.engine.service_names import ServiceNames
@@ -264,7 +265,8 @@ class ServiceHost:
             document.state = STOPPED if end.exit_code == 0 else FAILED
         self._context.logbook.note("engine", document.owner, f"service {name}: {end.words}")
         try:
-            await self.save(document)
+            # Also when the engine stops just now: else the next one starts again what had ended.
+            await whole(self.save(document))
         except UnknownObject:
             return None
         except Exception:
