@@ -5,10 +5,11 @@ Names are imported when they are first used, so `import unsandbox` costs next to
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+# As `typing` has it, without its cost.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from unsandbox._async.client import AsyncClient
     from unsandbox._async.mapping import AsyncMap
     from unsandbox._async.service import AsyncLiveService
@@ -222,6 +223,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     # All that is not in the table is an error class.
     module = importlib.import_module(f"{__name__}.{_HOME.get(name, 'errors')}")
     value = globals()[name] = getattr(module, name)

@@ -23,23 +23,23 @@ def file(tmp_path):
     return write
 
 
-def test_a_file_is_run_in_the_language_of_its_extension_with_arguments(run_un, file):
+def test_a_file_is_run_in_the_language_of_its_extension_with_arguments(un, file):
     name = file("a.py", "import sys; print(sys.argv[1:]); print('err', file=sys.stderr); sys.exit(7)")
-    done = run_un(name, "--", "x", "-y", check=False)
+    done = un(name, "--", "x", "-y", check=False)
     assert (done.stdout, done.stderr, done.returncode) == (b"['x', '-y']\n", b"err\n", 7)
-    assert run_un("--exit-zero", name, check=False).returncode == 0
+    assert un("--exit-zero", name, check=False).returncode == 0
 
 
-def test_a_shebang_names_the_language(run_un, file):
-    assert run_un.text(file("script", "#!/usr/bin/env perl\nprint 'perl'")) == "perl"
-    done = run_un(file("nothing", "text"), check=False)
+def test_a_shebang_names_the_language(un, file):
+    assert un.text(file("script", "#!/usr/bin/env perl\nprint 'perl'")) == "perl"
+    done = un(file("nothing", "text"), check=False)
     assert (done.returncode, b"-s LANG" in done.stderr) == (2, True)
 
 
-def test_inline_code_and_code_on_standard_input(run_un):
-    assert run_un.text("-s", "bash", "echo inline") == "inline\n"
-    assert run_un.text("-s", "python", "-", stdin=b"print(6 * 7)") == "42\n"
-    assert run_un.text("-", stdin=b"#!/bin/sh\necho piped") == "piped\n"
+def test_inline_code_and_code_on_standard_input(un):
+    assert un.text("-s", "bash", "echo inline") == "inline\n"
+    assert un.text("-s", "python", "-", stdin=b"print(6 * 7)") == "42\n"
+    assert un.text("-", stdin=b"#!/bin/sh\necho piped") == "piped\n"
 
 
 @pytest.mark.parametrize(("option", "code", "wanted"), [
@@ -50,33 +50,33 @@ def test_inline_code_and_code_on_standard_input(run_un):
     (["-F", "folder"], "cat /tmp/input/below.txt", "below"),
     (["-n", "zerotrust"], "tail -n +3 /proc/net/dev | grep -vc lo:; true", "0\n"),
 ])  # fmt: skip
-def test_every_option_has_its_effect(run_un, file, option, code, wanted):
+def test_every_option_has_its_effect(un, file, option, code, wanted):
     file("env", "# comment\n\nexport FROM_FILE=yes\n")
     file("data.txt", "content")
-    (run_un.folder / "folder").mkdir()
-    (run_un.folder / "folder" / "below.txt").write_text("below")
-    assert run_un.text(*option, "-s", "bash", code) == wanted
+    (un.folder / "folder").mkdir()
+    (un.folder / "folder" / "below.txt").write_text("below")
+    assert un.text(*option, "-s", "bash", code) == wanted
 
 
-def test_processors_and_isolation_reach_the_server(run_un):
-    refused = run_un("-v", "8", "-s", "bash", "true", check=False)
+def test_processors_and_isolation_reach_the_server(un):
+    refused = un("-v", "8", "-s", "bash", "true", check=False)
     assert refused.returncode == 0
-    refused = run_un("-v", "9", "-s", "bash", "true", check=False)
+    refused = un("-v", "9", "-s", "bash", "true", check=False)
     assert refused.returncode == 2
-    assert run_un.text("--isolation", "bubblewrap", "-s", "bash", "echo 1") == "1\n"
+    assert un.text("--isolation", "bubblewrap", "-s", "bash", "echo 1") == "1\n"
 
 
-def test_artifacts_are_saved(run_un, tmp_path):
+def test_artifacts_are_saved(un, tmp_path):
     code = "mkdir -p /tmp/artifacts; echo made >/tmp/artifacts/out.txt"
-    done = run_un("-o", "results", "-s", "bash", code)
+    done = un("-o", "results", "-s", "bash", code)
     assert (tmp_path / "results" / "out.txt").read_text() == "made\n"
     assert b"wrote results/out.txt" in done.stderr
 
 
-def test_limits_have_exit_codes_of_their_own(run_un):
-    late = run_un("-t", "1", "-s", "bash", "echo begun; sleep 9", check=False)
+def test_limits_have_exit_codes_of_their_own(un):
+    late = un("-t", "1", "-s", "bash", "echo begun; sleep 9", check=False)
     assert (late.returncode, late.stdout, b"time limit" in late.stderr) == (5, b"begun\n", True)
-    gave_up = run_un("--timeout", "0.5", "-s", "bash", "sleep 9", check=False)
+    gave_up = un("--timeout", "0.5", "-s", "bash", "sleep 9", check=False)
     assert (gave_up.returncode, b"cancelled" in gave_up.stderr) == (5, True)
 
 
@@ -93,8 +93,8 @@ def test_errors_have_exit_codes_of_their_own(run_un, clean_environment):
     assert (without.returncode, b"credentials" in without.stderr) == (3, True)
 
 
-def test_json_is_one_object(run_un):
-    done = run_un("--json", "-s", "bash", "echo 1; exit 4", check=False)
+def test_json_is_one_object(un):
+    done = un("--json", "-s", "bash", "echo 1; exit 4", check=False)
     job = json.loads(done.stdout)
     assert (done.returncode, job["exit_code"], job["stdout"]) == (4, 4, "1\n")
 
@@ -111,8 +111,8 @@ def test_output_comes_while_the_program_runs_and_ctrl_c_cancels_it(run_un):
     eventually(lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled")
 
 
-def test_bytes_pass_unchanged(run_un):
-    assert run_un("-s", "bash", r"printf '\377\0\r\n'").stdout == b"\xff\0\r\n"
+def test_bytes_pass_unchanged(un):
+    assert un("-s", "bash", r"printf '\377\0\r\n'").stdout == b"\xff\0\r\n"
 
 
 def test_without_an_account_on_this_machine(clean_environment):
@@ -122,15 +122,15 @@ def test_without_an_account_on_this_machine(clean_environment):
     assert (done.stdout, done.stderr, done.returncode) == (b"here\n", b"", 0)
 
 
-def test_jobs_are_listed_read_waited_for_and_cancelled(run_un):
-    run_un("-s", "bash", "echo listed")
-    job = json.loads(run_un.text("jobs", "list", "--json"))["jobs"][0]
-    plain = run_un.text("jobs").splitlines()[0].split("\t")
+def test_jobs_are_listed_read_waited_for_and_cancelled(un):
+    un("-s", "bash", "echo listed")
+    job = json.loads(un.text("jobs", "list", "--json"))["jobs"][0]
+    plain = un.text("jobs").splitlines()[0].split("\t")
     assert plain[:3] == [job["id"], "bash", "completed"]
-    assert "listed" in run_un.text("jobs", "get", job["id"])
-    assert run_un.text("jobs", "wait", job["id"]) == "listed\n"
-    assert run_un.text("jobs", "cancel", job["id"]) == f"{job['id']} completed\n"
-    assert run_un("jobs", "get", "job_none", check=False).returncode == 4
+    assert "listed" in un.text("jobs", "get", job["id"])
+    assert un.text("jobs", "wait", job["id"]) == "listed\n"
+    assert un.text("jobs", "cancel", job["id"]) == f"{job['id']} completed\n"
+    assert un("jobs", "get", "job_none", check=False).returncode == 4
 
 
 def test_key_and_accounts(run_un, clean_environment, served, tmp_path):
@@ -172,11 +172,11 @@ def test_the_options_with_values_are_those_of_the_commands():
     assert {name for name in taking if name.startswith("-")} == module.WITH_VALUE
 
 
-def test_help_is_quick_and_names_every_command(run_un):
-    text = run_un.text("--help")
+def test_help_is_quick_and_names_every_command(un):
+    text = un.text("--help")
     assert all(f"  {name} " in text for name in module.COMMANDS)
     for name in module.COMMANDS:
-        assert "Usage: un" in run_un.text(name, "--help")
+        assert "Usage: un" in un.text(name, "--help")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

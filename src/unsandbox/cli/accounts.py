@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from unsandbox.cli.connection import connection_options, open_client
 from unsandbox.cli.main import EXIT_AUTHENTICATION
-from unsandbox.cli.output import JSON_OPTION, show, table
+from unsandbox.cli.options import JSON_OPTION
+from unsandbox.cli.output import print_json, show, table
 
 
 @click.command()
@@ -20,7 +19,11 @@ def key(extend: bool, as_json: bool) -> None:
     with open_client() as client:
         info = client.validate_keys()
     if extend:
-        click.echo(f"https://unsandbox.com/keys/extend?pk={info.public_key}")
+        url = f"https://unsandbox.com/keys/extend?pk={info.public_key}"
+        if as_json:
+            print_json({"public_key": info.public_key, "url": url})
+        else:
+            click.echo(url)
         return
     show(info, as_json)
     if not info.valid:
@@ -40,7 +43,7 @@ def accounts(as_json: bool) -> None:
     report = explain_credentials()
     used = f"commands use the keys of {report.source}" if report.source else str(report.error)
     if as_json:
-        click.echo(json.dumps({"accounts": rows, "count": len(rows), "used": used}))
+        print_json({"accounts": rows, "count": len(rows), "used": used})
         return
     if rows:
         table([[str(value) for value in row.values()] for row in rows], ("file", "account", "public_key"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from pathlib import Path
 
 import click
 
-from unsandbox.cli.keys import DATA_OPTION, JSON_OPTION
+from unsandbox.cli.keys import DATA_OPTION
+from unsandbox.cli.options import JSON_OPTION
+from unsandbox.cli.output import print_json
 from unsandbox.engine.audit import audit_key, read, verify
 from unsandbox.engine.secretbox import SecretBox
 
@@ -30,7 +31,7 @@ def verify_log(data: Path, as_json: bool) -> None:
     verdict = verify(folder, audit_key(SecretBox.from_file(folder / "server.key")))
     if as_json:
         members = {"lines": verdict.lines, "last_mac": verdict.last_mac, "problem": verdict.problem}
-        click.echo(json.dumps(members | {"ok": not verdict.problem}))
+        print_json(members | {"ok": not verdict.problem})
     elif verdict.problem:
         click.echo(f"not whole: {verdict.problem}; the {verdict.lines} lines before it are", err=True)
     else:
@@ -48,7 +49,7 @@ def show(data: Path, as_json: bool, lines: int | None) -> None:
     entries = list(read(_existing(data)))[-(lines or 0) :]
     for entry in entries:
         if as_json:
-            click.echo(json.dumps(entry))
+            print_json(entry)
             continue
         at = dt.datetime.fromtimestamp(entry.pop("time", 0), dt.UTC)
         entry.pop("mac", None)

@@ -16,7 +16,7 @@ def completion(shell: str) -> None:
     zsh:  un completion zsh >> ~/.zshrc
     fish: un completion fish > ~/.config/fish/completions/un.fish
     """
-    from unsandbox.cli.main import cli
+    from unsandbox.cli.group import cli
 
     kind = get_completion_class(shell)
     if kind is None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from unsandbox.cli.keys import JSON_OPTION
+from unsandbox.cli.options import JSON_OPTION
 from unsandbox.engine import Engine
 from unsandbox.errors import EngineError
 from unsandbox.sandbox import (

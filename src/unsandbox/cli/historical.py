@@ -1,4 +1,4 @@
-"""Flags of the historical command line, as the verbs that they have become."""
+"""Groups of verbs: flags of the historical command line are their verbs by now, and one verb is the default."""
 
 from __future__ import annotations
 
@@ -6,30 +6,41 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+COMMON = {"--list": "list", "-l": "list", "--info": "get"}
+"""What every kind of object had."""
 
-def verbs(table: Mapping[str, str]) -> type[click.Group]:
+
+def verbs(table: Mapping[str, str], default: str | None = None) -> type[click.Group]:
     """Return a kind of group that takes `--list` for `list`, `--kill ID` for `delete ID` and so on.
 
     Only the first word of a subcommand is looked at, so a verb's own options stay what they are.
 
     Args:
         table: Flag to verb.
+        default: The verb that is meant when none is named.
     """
 
     class HistoricalGroup(click.Group):
         def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-            return super().parse_args(ctx, translated(args, table))
+            # While a shell completes words, what is not there yet is not the default.
+            words = with_verb(args, table, None if ctx.resilient_parsing else default)
+            return super().parse_args(ctx, words)
 
     return HistoricalGroup
 
 
-def translated(words: Sequence[str], table: Mapping[str, str]) -> list[str]:
-    """Return the words with a historical flag at their beginning turned into its verb.
+def with_verb(words: Sequence[str], table: Mapping[str, str], default: str | None = None) -> list[str]:
+    """Return the words with a verb in front.
 
     Example:
-        >>> translated(["--kill", "session_1", "-y"], {"--kill": "delete"})
+        >>> with_verb(["--kill", "session_1", "-y"], {"--kill": "delete"})
         ['delete', 'session_1', '-y']
+        >>> with_verb(["--json"], {}, "list"), with_verb(["get", "x"], {}, "list")
+        (['list', '--json'], ['get', 'x'])
     """
-    if words and words[0] in table:
-        return [table[words[0]], *words[1:]]
+    first = words[0] if words else "-"
+    if first in table:
+        return [table[first], *words[1:]]
+    if default and first.startswith("-") and first not in ("-h", "--help"):
+        return [default, *words]
     return list(words)

@@ -7,16 +7,13 @@ from typing import Any
 import click
 
 from unsandbox.cli.connection import connection_options, one_time_code, open_client
-from unsandbox.cli.historical import verbs
-from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, said, show_list
-from unsandbox.cli.service import PORTS
-from unsandbox.cli.verbs import add_get, add_protected, add_verb
+from unsandbox.cli.historical import COMMON, verbs
+from unsandbox.cli.options import JSON_OPTION, NETWORK_OPTION, PORTS, VCPU_OPTION, YES_OPTION
+from unsandbox.cli.output import confirm, said
+from unsandbox.cli.verbs import add_get, add_list, add_protected, add_verb
 
 _COLUMNS = ("image_id", "name", "visibility", "access", "size_bytes", "locked")
-_HISTORICAL = {
-    "--list": "list",
-    "-l": "list",
-    "--info": "get",
+_HISTORICAL = COMMON | {
     "--delete": "delete",
     "--publish": "publish",
     "--spawn": "spawn",
@@ -31,22 +28,19 @@ _HISTORICAL = {
 }
 
 
-@click.group(cls=verbs(_HISTORICAL), invoke_without_command=True)
-@click.pass_context
-def image(ctx: click.Context) -> None:
+@click.group(cls=verbs(_HISTORICAL, "list"))
+def image() -> None:
     """Published copies of services and snapshots; without a verb, list them."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_images)
 
 
-@image.command("list")
-@click.argument("which", required=False, type=click.Choice(["owned", "shared", "public"]))
-@JSON_OPTION
-@connection_options
-def list_images(which: Any = None, as_json: bool = False) -> None:
-    """List images: those you own, those shared with you, public ones, or all that you may use."""
-    with open_client() as client:
-        show_list(client.list_images(which).images, as_json, _COLUMNS, "images")
+add_list(
+    image,
+    "list_images",
+    "images",
+    _COLUMNS,
+    "List images: those you own, those shared with you, public ones, or all that you may use.",
+    click.argument("which", required=False, type=click.Choice(["owned", "shared", "public"])),
+)
 
 
 @image.command()
@@ -126,8 +120,8 @@ def transfer(image_id: str, other_key: str, yes: bool, as_json: bool) -> None:
 @click.option("--name", help="Name of the service.")
 @click.option("--ports", type=PORTS, help="Its ports.")
 @click.option("--bootstrap", help="Command that starts it; that of the image when not given.")
-@click.option("-n", "--network", type=click.Choice(["semitrusted", "zerotrust"]), help="What it may reach.")
-@click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors; memory goes with them.")
+@NETWORK_OPTION
+@VCPU_OPTION
 @JSON_OPTION
 @connection_options
 def spawn(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,8 @@ import click
 import msgspec
 import pyotp
 
+from unsandbox.cli.options import JSON_OPTION
+from unsandbox.cli.output import print_json
 from unsandbox.engine.keys import KeyRow, KeySettings, StoredKeys
 
 DATA_OPTION = click.option(
@@ -23,7 +24,6 @@ DATA_OPTION = click.option(
     show_default=True,
     help="Data folder of the server.",
 )
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
 @click.group()
@@ -76,7 +76,7 @@ def create(
     )
     if as_json:
         members = {"public_key": pair.public_key, "secret_key": pair.secret_key}
-        click.echo(json.dumps(members | ({"otp_secret": otp_secret, "otp_uri": otp_uri} if otp else {})))
+        print_json(members | ({"otp_secret": otp_secret, "otp_uri": otp_uri} if otp else {}))
         return
     click.echo(f"public key  {pair.public_key}")
     click.echo(f"secret key  {pair.secret_key}")
@@ -93,7 +93,7 @@ def list_keys(data: Path, as_json: bool) -> None:
     with open_keys(data) as ring:
         rows = ring.list()
     if as_json:
-        click.echo(json.dumps({"keys": [_members(row) for row in rows], "count": len(rows)}))
+        print_json({"keys": [_members(row) for row in rows], "count": len(rows)})
         return
     for row in rows:
         state = "revoked" if row.revoked_at else "expired" if _expired(row) else "valid"
@@ -105,12 +105,16 @@ def list_keys(data: Path, as_json: bool) -> None:
 @keys.command()
 @click.argument("public_key")
 @DATA_OPTION
-def revoke(public_key: str, data: Path) -> None:
+@JSON_OPTION
+def revoke(public_key: str, data: Path, as_json: bool) -> None:
     """Make a key invalid for good; a running server obeys within a second."""
     with open_keys(data) as ring:
         if not ring.revoke(public_key):
             raise click.ClickException("no such valid key; un keys list shows what there is")
-    click.echo(f"revoked {public_key}")
+    if as_json:
+        print_json({"public_key": public_key, "valid": False})
+    else:
+        click.echo(f"revoked {public_key}")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unsandbox.cli.connection import asks_for_server, connection_options, open_client
-from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, table
+from unsandbox.cli.options import JSON_OPTION, YES_OPTION
+from unsandbox.cli.output import confirm, print_json, table
 
 if TYPE_CHECKING:
     from unsandbox.sandbox import Language, LanguageTable
@@ -45,7 +45,7 @@ def languages(ctx: click.Context, host: bool, folder: Path | None, as_json: bool
             for language in known.values()
         ]
     if as_json:
-        click.echo(json.dumps({"languages": rows, "count": len(rows)}, ensure_ascii=False))
+        print_json({"languages": rows, "count": len(rows)})
         return
     table(
         [
@@ -64,8 +64,9 @@ def languages(ctx: click.Context, host: bool, folder: Path | None, as_json: bool
 @click.option("--refresh", is_flag=True, help="Fetch the lists of packages anew, for newer versions.")
 @click.option("--keep-downloads", is_flag=True, help="Keep the archives, for another folder without network.")
 @YES_OPTION
+@JSON_OPTION
 def install(
-    names: tuple[str, ...], folder: Path | None, refresh: bool, keep_downloads: bool, yes: bool
+    names: tuple[str, ...], folder: Path | None, refresh: bool, keep_downloads: bool, yes: bool, as_json: bool
 ) -> None:
     """Bring toolchains into a folder of their own; sandboxes then see it instead of this machine's /usr.
 
@@ -85,6 +86,8 @@ def install(
             )
         if estimate.nothing_to_do:
             click.echo(f"nothing to do: {target} has them", err=True)
+            if as_json:
+                print_json(_members(target, estimate))
             return
         click.echo(_size(estimate, target), err=True)
         confirm(yes, "Go on?")
@@ -92,6 +95,10 @@ def install(
             report = installer.install(estimate, progress)
         if not keep_downloads:
             installer.drop_downloads()
+    if as_json:
+        print_json(_members(target, estimate, report))
+    else:
+        click.echo(f"installed: {' '.join(report.installed)}")
     _tell(report, target, folder is None)
     sys.exit(1 if report.missing else 0)
 
@@ -143,8 +150,16 @@ def _size(estimate: Estimate, target: Path) -> str:
     return f"{names}\n{estimate.packages} Debian packages; about {fetch} MiB to fetch, {disk} MiB in {target}"
 
 
+def _members(target: Path, estimate: Estimate, report: Report | None = None) -> dict[str, Any]:
+    return {
+        "folder": str(target),
+        "installed": list(report.installed) if report else [],
+        "missing": list(report.missing) if report else [],
+        "left_out": sorted(estimate.unknown),
+    }
+
+
 def _tell(report: Report, target: Path, default: bool) -> None:
-    click.echo(f"installed: {' '.join(report.installed)}")
     if report.missing:
         click.echo(f"un: not usable in spite of it: {' '.join(report.missing)}", err=True)
         for package, said in report.complaints.items():

@@ -1,16 +1,14 @@
-"""The command `un`: runs a file, or a subcommand. Each subcommand is imported when it is used."""
+"""The command `un`: runs a file, or a subcommand. What is not needed for it is not imported: help is quick."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
 
-import click
-
-from unsandbox._version import __version__
+# As `typing` has it, without its cost.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXIT_ERROR = 1
 EXIT_ARGUMENTS = 2
@@ -46,48 +44,35 @@ WITH_VALUE = frozenset(
 )
 """Options that take the next word: tells a file's name from an option's value without importing more."""
 
-_HELP = """Run code in many languages, safely: on this machine or on a server.
+_HELP = """\
+Usage: un [OPTIONS] FILE | -s LANG CODE | - | COMMAND ...
 
-\b
-  un script.py                   run a file; its language by extension or #! line
-  un script.py -- one two        with arguments
-  un -s bash 'echo hello'        inline code
-  echo 'print(1)' | un -s python -
-                                 standard input as code
-  un --local script.py           on this machine, without account or network
-  un session                     a terminal in a sandbox
+  Run code in many languages, safely: on this machine or on a server.
+
+    un script.py                   run a file; its language by extension or #! line
+    un script.py -- one two        with arguments
+    un -s bash 'echo hello'        inline code
+    echo 'print(1)' | un -s python -
+                                   standard input as code
+    un --local script.py           on this machine, without account or network
+    un session                     a terminal in a sandbox
+
+Options:
+  --version   Show the version and exit.
+  -h, --help  Show this message and exit.
+
+Commands:
+{commands}
+
+`un run --help` lists the options of a run; every command has a --help of its
+own.
 """
 
 
-class _LazyGroup(click.Group):
-    """Imports a subcommand only when it is called: `un --help` stays quick."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in COMMANDS:
-            return None
-        module, name, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        formatter.write_usage("un", "[OPTIONS] FILE | -s LANG CODE | - | COMMAND ...")
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, _, summary) in sorted(COMMANDS.items())])
-        formatter.write_paragraph()
-        formatter.write_text(
-            "`un run --help` lists the options of a run; every command has a --help of its own."
-        )
-
-
-@click.group(cls=_LazyGroup, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="un")
-def cli() -> None:
-    """Hold the subcommands; the words of a run are brought into form by `with_command`."""
+def help_text() -> str:
+    """Return what `un --help` prints."""
+    commands = "\n".join(f"  {name:10}  {summary}" for name, (_, _, summary) in sorted(COMMANDS.items()))
+    return _HELP.format(commands=commands)
 
 
 def with_command(words: Sequence[str]) -> list[str]:
@@ -122,13 +107,25 @@ def _behind(after: list[str], before: list[str]) -> list[str]:
     return [*after[:at], *before, *after[at:]]
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
     Exit codes: 0 ok, 1 error, 2 wrong arguments, 3 authentication, 4 the API refused or could not be reached,
     5 a deadline passed; that of the program when it ran and failed.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    if words in ([], ["-h"], ["--help"]) and "_UN_COMPLETE" not in os.environ:
+        # Without the library that reads command lines, which takes longer to import than all else together.
+        (sys.stdout if words else sys.stderr).write(help_text())
+        sys.exit(0 if words else EXIT_ARGUMENTS)
+    _dispatch(words)
+
+
+def _dispatch(words: Sequence[str]) -> None:
+    import click
+
+    from unsandbox.cli.group import cli
+
     try:
         sys.exit(cli.main(args=with_command(words), prog_name="un", standalone_mode=False))
     except click.ClickException as error:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unsandbox.cli.main import EXIT_ERROR, EXIT_TIMEOUT
+from unsandbox.cli.progress import StatusLine
 
 if TYPE_CHECKING:
-    from unsandbox import Job, OutputEvent, ResultEvent
+    from unsandbox import Client, Job, JobStream
     from unsandbox.protocol.models import Artifact, WireModel
 
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-YES_OPTION = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+def print_json(members: Mapping[str, Any]) -> None:
+    """Print one object on a line of its own."""
+    click.echo(json.dumps(members, ensure_ascii=False))
 
 
 def show(model: WireModel, as_json: bool, columns: Sequence[str] = ()) -> None:
@@ -32,7 +36,7 @@ def show(model: WireModel, as_json: bool, columns: Sequence[str] = ()) -> None:
 
     members = to_wire(model)
     if as_json:
-        click.echo(json.dumps(members, ensure_ascii=False))
+        print_json(members)
         return
     twins = {twin for names in model.TWINS.values() for twin in names}
     shown = [name for name in (columns or members) if name in members and name not in twins]
@@ -57,7 +61,7 @@ def show_list(
 
     rows = [to_wire(model) for model in models]
     if as_json:
-        click.echo(json.dumps({kind: rows, "count": len(rows)}, ensure_ascii=False))
+        print_json({kind: rows, "count": len(rows)})
     elif not rows:
         click.echo(nothing or f"no {kind}", err=True)
     else:
@@ -82,12 +86,12 @@ def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
     Console().print(drawn)
 
 
-def said(model: WireModel, as_json: bool, text: str) -> None:
+def said(model: WireModel, as_json: bool, text: str, end: str = "\n") -> None:
     """Print what was done: the server's answer as JSON, or a sentence."""
     if as_json:
         show(model, as_json)
     else:
-        click.echo(text)
+        click.echo(text + end, nl=False)
 
 
 def confirm(yes: bool, question: str) -> None:
@@ -126,17 +130,42 @@ def parse_env(pairs: Sequence[str], env_file: Path | None) -> dict[str, str]:
     return found
 
 
-def pass_through(events: Iterable[OutputEvent | ResultEvent]) -> Job:
-    """Write a program's output to ours as it comes, byte for byte; return the job at its end."""
+def pass_through(events: JobStream, client: Client, quiet: bool = False) -> Job:
+    """Write a program's output to ours as it comes, byte for byte; return the job at its end.
+
+    Args:
+        events: The job's events.
+        client: What asks for the job's state, for the line that a terminal shows until output comes.
+        quiet: Whether to write no output.
+    """
     from unsandbox import InvalidResponseError, OutputEvent
 
-    for event in events:
-        if not isinstance(event, OutputEvent):
-            return event.job
-        stream = sys.stdout if event.stream == "stdout" else sys.stderr
-        stream.buffer.write(event.data)
-        stream.buffer.flush()
+    with StatusLine(_phases(events, client)) as status:
+        for event in events:
+            if not isinstance(event, OutputEvent):
+                return event.job
+            if not quiet:
+                status.end()
+                stream = sys.stdout if event.stream == "stdout" else sys.stderr
+                stream.buffer.write(event.data)
+                stream.buffer.flush()
     raise InvalidResponseError("the stream of the job ended without its result")
+
+
+def _phases(events: JobStream, client: Client) -> Callable[[], str]:
+    """Return what tells whether a job runs yet; the server is asked until it does."""
+    from unsandbox import UnsandboxError
+
+    phase = "starting"
+
+    def look() -> str:
+        nonlocal phase
+        if events.job_id is not None and phase != "running":
+            with contextlib.suppress(UnsandboxError):
+                phase = "waiting" if client.get_job(events.job_id).status == "pending" else "running"
+        return phase
+
+    return look
 
 
 def exit_code_of(job: Job) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unsandbox.cli.connection import connection_options, open_client
-from unsandbox.cli.output import JSON_OPTION, exit_code_of, parse_env, pass_through, save_artifacts
+from unsandbox.cli.options import (
+    ENV_FILE_OPTION,
+    ENV_OPTION,
+    FILE,
+    ISOLATION_OPTION,
+    JSON_OPTION,
+    NETWORK_OPTION,
+    VCPU_OPTION,
+)
+from unsandbox.cli.output import exit_code_of, parse_env, pass_through, print_json, save_artifacts
 
 if TYPE_CHECKING:
     from unsandbox import Client, Job
-
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(
@@ -26,11 +34,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("arguments", nargs=-1, metavar="[-- ARGS...]")
 @click.option("-s", "--shell", "language", metavar="LANG", help="The language; the first word is then code.")
 @click.option("--guess", is_flag=True, help="Where neither name nor #! tells the language, guess by content.")
-@click.option(
-    "-e", "--env", "pairs", multiple=True, metavar="K=V", help="Environment variable; again for more."
-)
-@click.option("--env-file", type=_FILE, help="File of K=V lines.")
-@click.option("-f", "--file", "files", multiple=True, type=_FILE, help="File for the program, in /tmp/input.")
+@ENV_OPTION
+@ENV_FILE_OPTION
+@click.option("-f", "--file", "files", multiple=True, type=FILE, help="File for the program, in /tmp/input.")
 @click.option(
     "-F",
     "--file-path",
@@ -46,22 +52,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the artifacts (.); implies -a.",
 )
-@click.option(
-    "-n",
-    "--network",
-    type=click.Choice(["zerotrust", "semitrusted"]),
-    help="zerotrust: no network; semitrusted: outbound only.",
-)
-@click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors; memory goes with them.")
+@NETWORK_OPTION
+@VCPU_OPTION
 @click.option("-t", "--ttl", type=click.IntRange(1, 900), help="Seconds that the program may run (60).")
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that you wait; exit code 5."
 )
-@click.option(
-    "--isolation",
-    type=click.Choice(["auto", "bubblewrap", "gvisor", "hardened"]),
-    help="What at least keeps the program in.",
-)
+@ISOLATION_OPTION
 @click.option("--stdin", "stdin_file", type=click.File("rb"), help="File that the program reads; - is ours.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 also when the program failed.")
 @JSON_OPTION
@@ -105,6 +102,7 @@ def run(
         "isolation": isolation,
         "timeout": timeout,
     }
+    _end_as_by_ctrl_c()
     with open_client() as client:
         job = _execute(
             client, language, code, as_json, {name: value for name, value in options.items() if value}
@@ -112,7 +110,7 @@ def run(
     if as_json:
         from unsandbox.protocol.codec import to_wire
 
-        click.echo(json.dumps(to_wire(job), ensure_ascii=False))
+        print_json(to_wire(job))
     if artifacts or output is not None:
         save_artifacts(job.artifacts or (), output or Path())
         for skipped in job.artifacts_skipped or ():
@@ -123,14 +121,19 @@ def run(
 
 
 def _execute(client: Client, language: str, code: str, quiet: bool, options: dict[str, Any]) -> Job:
-    if quiet:
-        return client.execute(language, code, **options)
     with client.stream(language, code, **options) as events:
-        job = pass_through(events)
-    for stream in ("stdout", "stderr"):
+        job = pass_through(events, client, quiet)
+    for stream in () if quiet else ("stdout", "stderr"):
         if dropped := getattr(job, f"{stream}_dropped_bytes"):
             click.echo(f"un: {dropped} bytes of {stream} beyond the limit were dropped", err=True)
     return job
+
+
+def _end_as_by_ctrl_c() -> None:
+    """Let SIGTERM, and a terminal that is closed, cancel the job as well before they end this process."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with contextlib.suppress(ValueError):  # Not the main thread: whoever runs us there sees to it.
+            signal.signal(number, lambda given, _: sys.exit(128 + given))
 
 
 def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:

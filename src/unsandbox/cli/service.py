@@ -11,18 +11,26 @@ from typing import Any
 import click
 
 from unsandbox.cli.connection import connection_options, open_client
-from unsandbox.cli.historical import verbs
-from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, parse_env, said, show, show_list
-from unsandbox.cli.verbs import add_get, add_protected, add_run, add_snapshot, add_verb
+from unsandbox.cli.historical import COMMON, verbs
+from unsandbox.cli.options import (
+    ENV_FILE_OPTION,
+    FILE,
+    ISOLATION_OPTION,
+    JSON_OPTION,
+    NETWORK_OPTION,
+    PORTS,
+    VCPU_OPTION,
+    YES_OPTION,
+)
+from unsandbox.cli.output import confirm, parse_env, print_json, said, show
+from unsandbox.cli.verbs import add_get, add_list, add_protected, add_run, add_snapshot, add_verb
 from unsandbox.errors import NotFoundError
+from unsandbox.protocol.logs import LogLine
 
 _COLUMNS = ("service_id", "name", "state", "ports", "url", "vcpu", "locked")
 _ALL_LINES = 10_000_000
-_HISTORICAL = {
-    "--list": "list",
-    "-l": "list",
+_HISTORICAL = COMMON | {
     "--name": "create",
-    "--info": "get",
     "--logs": "logs",
     "--freeze": "freeze",
     "--unfreeze": "unfreeze",
@@ -35,42 +43,16 @@ _HISTORICAL = {
     "--snapshot": "snapshot",
     "--dump-bootstrap": "bootstrap",
 }
-_FILE = click.Path(exists=True, path_type=Path)
-_NETWORK = click.option(
-    "-n", "--network", type=click.Choice(["semitrusted", "zerotrust"]), help="What it may reach (semitrusted)."
-)
+_FILES = click.Path(exists=True, path_type=Path)
+_BOOTSTRAP_FILE = click.option("--bootstrap-file", type=FILE, help="The script.")
 
 
-class _Ports(click.ParamType):  # type: ignore[type-arg]
-    name = "PORTS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        if isinstance(value, list):
-            return value
-        try:
-            return [int(part) for part in str(value).split(",") if part.strip()]
-        except ValueError:
-            self.fail(f"{value!r} is not a list of ports such as 80,443", param, ctx)
-
-
-PORTS = _Ports()
-
-
-@click.group(cls=verbs(_HISTORICAL), invoke_without_command=True)
-@click.pass_context
-def service(ctx: click.Context) -> None:
+@click.group(cls=verbs(_HISTORICAL, "list"))
+def service() -> None:
     """Programs that keep running under a name; without a verb, list them."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_services)
 
 
-@service.command("list")
-@JSON_OPTION
-@connection_options
-def list_services(as_json: bool = False) -> None:
-    """List your services."""
-    with open_client() as client:
-        show_list(client.list_services().services, as_json, _COLUMNS, "services")
+add_list(service, "list_services", "services", _COLUMNS, "List your services.")
 
 
 @service.command()
@@ -79,24 +61,18 @@ def list_services(as_json: bool = False) -> None:
     "--ports", type=PORTS, help="Ports on which it listens, such as 80,443; its URL leads to the first."
 )
 @click.option("--bootstrap", help="Command that starts it, or the http(s) URL of a script.")
-@click.option(
-    "--bootstrap-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The script."
-)
+@_BOOTSTRAP_FILE
 @click.option("--domains", help="Further names, with commas.")
 @click.option("--image", help="Image to start from.")
 @click.option("--type", "service_type", help="minecraft, mumble, teamspeak, source, tcp or udp.")
 @click.option("--restart", type=click.Choice(["always", "on-failure", "never"]), help="When it ends (always).")
 @click.option("--unfreeze-on-demand", is_flag=True, help="A request wakes it when it is frozen.")
 @click.option("-e", "--env", "pairs", multiple=True, metavar="K=V", help="Variable for its vault.")
-@click.option(
-    "--env-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File of K=V lines."
-)
-@click.option("-f", "--file", "files", multiple=True, type=_FILE, help="File for it, in /tmp/input.")
-@click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors; memory goes with them.")
-@click.option(
-    "--isolation", type=click.Choice(["auto", "bubblewrap", "gvisor", "hardened"]), help="At least this."
-)
-@_NETWORK
+@ENV_FILE_OPTION
+@click.option("-f", "--file", "files", multiple=True, type=_FILES, help="File for it, in /tmp/input.")
+@VCPU_OPTION
+@ISOLATION_OPTION
+@NETWORK_OPTION
 @JSON_OPTION
 @connection_options
 def create(
@@ -163,26 +139,26 @@ add_protected(
 @JSON_OPTION
 @connection_options
 def logs(service_id: str, all_logs: bool, lines: int | None, follow: bool, as_json: bool) -> None:
-    """Print what the program of a service wrote."""
+    """Print what the program of a service wrote; with --json and --follow an object a line."""
     with open_client() as client:
         if follow:
             # A server that cannot stream has no such path; the rest below serves it too.
             with contextlib.suppress(NotFoundError):
                 for entry in client.stream_service_logs(service_id, lines=_ALL_LINES if all_logs else lines):
-                    click.echo(entry.line)
+                    said(entry, as_json, entry.line or "")
                     sys.stdout.flush()
         log = client.service_logs(service_id, all_logs=all_logs, lines=lines)
-        if as_json and not follow:
-            show(log, as_json)
+        if not follow:
+            said(log, as_json, log.log, end="")
             return
-        click.echo(log.log, nl=False)
-        seen = log.log
-        while follow:
+        new, seen = log.log, log.log
+        while True:
+            for line in new.splitlines():
+                said(LogLine(line=line), as_json, line)
+            sys.stdout.flush()
             time.sleep(1.0)
             now = client.service_logs(service_id, all_logs=all_logs, lines=lines).log
-            click.echo(_new_part(seen, now), nl=False)
-            sys.stdout.flush()
-            seen = now
+            new, seen = _new_part(seen, now), now
 
 
 def _new_part(seen: str, now: str) -> str:
@@ -203,11 +179,16 @@ add_run(service, "service_command", "Run one command beside the program of a ser
 
 @service.command()
 @click.argument("service_id")
+@JSON_OPTION
 @connection_options
-def bootstrap(service_id: str) -> None:
+def bootstrap(service_id: str, as_json: bool) -> None:
     """Print the bootstrap script of a service."""
     with open_client() as client:
-        click.echo(client.service_command(service_id, "cat /tmp/bootstrap.sh").stdout or "", nl=False)
+        script = client.service_command(service_id, "cat /tmp/bootstrap.sh").stdout or ""
+    if as_json:
+        print_json({"service_id": service_id, "bootstrap": script})
+    else:
+        click.echo(script, nl=False)
 
 
 @service.command()
@@ -256,9 +237,7 @@ def update(
 @service.command()
 @click.argument("service_id")
 @click.option("--bootstrap", help="Another command, or the http(s) URL of a script.")
-@click.option(
-    "--bootstrap-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The script."
-)
+@_BOOTSTRAP_FILE
 @JSON_OPTION
 @connection_options
 def redeploy(service_id: str, bootstrap: str | None, bootstrap_file: Path | None, as_json: bool) -> None:
@@ -309,9 +288,7 @@ def vault_status(service_id: str, as_json: bool) -> None:
 @env.command("set")
 @click.argument("service_id")
 @click.argument("pairs", nargs=-1, metavar="[K=V...]")
-@click.option(
-    "--env-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File of K=V lines."
-)
+@ENV_FILE_OPTION
 @JSON_OPTION
 @connection_options
 def vault_set(service_id: str, pairs: tuple[str, ...], env_file: Path | None, as_json: bool) -> None:

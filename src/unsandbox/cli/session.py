@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from unsandbox.cli.connection import connection_options, one_time_code, open_async_client, open_client
-from unsandbox.cli.historical import verbs
-from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, said, save_artifacts, show_list
-from unsandbox.cli.verbs import add_get, add_run, add_snapshot, add_verb
+from unsandbox.cli.historical import COMMON, verbs
+from unsandbox.cli.options import ISOLATION_OPTION, JSON_OPTION, NETWORK_OPTION, VCPU_OPTION, YES_OPTION
+from unsandbox.cli.output import confirm, said, save_artifacts, show
+from unsandbox.cli.verbs import add_get, add_list, add_run, add_snapshot, add_verb
 from unsandbox.errors import ConnectionFailedError, NotFoundError
 
 _COLUMNS = ("session_id", "container_name", "shell", "status", "remaining_ttl", "vcpu")
-_HISTORICAL = {
-    "--list": "list",
-    "-l": "list",
+_HISTORICAL = COMMON | {
     "--attach": "attach",
     "--kill": "delete",
-    "--info": "get",
     "--freeze": "freeze",
     "--unfreeze": "unfreeze",
     "--boost": "boost",
@@ -37,8 +36,8 @@ _FILE = click.Path(exists=True, path_type=Path)
     "--tmux", is_flag=True, help="The shell survives a disconnect; `un session attach ID` comes back."
 )
 @click.option("--screen", is_flag=True, help="As --tmux.")
-@click.option("-n", "--network", type=click.Choice(["zerotrust", "semitrusted"]), help="What it may reach.")
-@click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors; memory goes with them.")
+@NETWORK_OPTION
+@VCPU_OPTION
 @click.option(
     "-t", "--ttl", type=click.IntRange(min=1), help="Seconds without traffic until it is deleted (3600)."
 )
@@ -47,9 +46,7 @@ _FILE = click.Path(exists=True, path_type=Path)
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for what is saved."
 )
-@click.option(
-    "--isolation", type=click.Choice(["auto", "bubblewrap", "gvisor", "hardened"]), help="At least this."
-)
+@ISOLATION_OPTION
 @click.option("--name", help="A name for people.")
 @click.option("-d", "--detach", is_flag=True, help="Make it, print its id, open no terminal.")
 @JSON_OPTION
@@ -73,7 +70,8 @@ def session(
 ) -> None:
     """Open a terminal in a new sandbox; with a verb, work with sessions that stay.
 
-    The session is deleted when its shell ends. After a disconnect it stays: `un session attach ID`.
+    The session is deleted when its shell ends. After a disconnect it stays: `un session attach ID`. With --json
+    the terminal is on standard error, and standard output tells at the end which session it was.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -93,10 +91,10 @@ def session(
             made = client.create_session(**wanted)
         said(made, as_json, str(made.session_id))
         return
-    asyncio.run(_new(wanted, audit, output))
+    asyncio.run(_new(wanted, audit, output, as_json))
 
 
-async def _new(wanted: dict[str, Any], audit: bool, output: Path | None) -> None:
+async def _new(wanted: dict[str, Any], audit: bool, output: Path | None, as_json: bool) -> None:
     from unsandbox.cli.terminal import show_terminal
 
     async with open_async_client() as client:
@@ -104,38 +102,41 @@ async def _new(wanted: dict[str, Any], audit: bool, output: Path | None) -> None
         session_id = str(made.session_id)
         ended = True
         try:
-            ended = await show_terminal(client, session_id)
+            ended = await show_terminal(client, session_id, sys.stderr if as_json else sys.stdout)
         except ConnectionFailedError:
             ended = False
             raise
         finally:
+            last = made
             if ended:
                 with contextlib.suppress(NotFoundError):
-                    gone = await client.delete_session(session_id, audit=audit or None, otp=one_time_code())
-                    save_artifacts(gone.artifacts or (), output or Path())
+                    last = await client.delete_session(session_id, audit=audit or None, otp=one_time_code())
+                    save_artifacts(last.artifacts or (), output or Path())
             else:
                 click.echo(f"the session stays; come back with: un session attach {session_id}", err=True)
+            if as_json:
+                show(last, as_json)
 
 
-@session.command("list")
-@JSON_OPTION
-@connection_options
-def list_sessions(as_json: bool) -> None:
-    """List your sessions."""
-    with open_client() as client:
-        show_list(client.list_sessions().sessions, as_json, _COLUMNS, "sessions")
+add_list(session, "list_sessions", "sessions", _COLUMNS, "List your sessions.")
 
 
 @session.command()
 @click.argument("session_id")
+@JSON_OPTION
 @connection_options
-def attach(session_id: str) -> None:
-    """Open the terminal of a session; it stays when the terminal closes."""
+def attach(session_id: str, as_json: bool) -> None:
+    """Open the terminal of a session; it stays when the terminal closes.
+
+    With --json the terminal is on standard error, and standard output tells at the end how the session is.
+    """
     from unsandbox.cli.terminal import show_terminal
 
     async def join() -> None:
         async with open_async_client() as client:
-            await show_terminal(client, session_id)
+            await show_terminal(client, session_id, sys.stderr if as_json else sys.stdout)
+            if as_json:
+                show(await client.get_session(session_id), as_json)
 
     asyncio.run(join())
 

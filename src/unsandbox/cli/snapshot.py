@@ -7,16 +7,13 @@ from typing import Any
 import click
 
 from unsandbox.cli.connection import connection_options, open_client
-from unsandbox.cli.historical import verbs
-from unsandbox.cli.output import JSON_OPTION, said, show_list
-from unsandbox.cli.service import PORTS
-from unsandbox.cli.verbs import add_get, add_protected, add_verb
+from unsandbox.cli.historical import COMMON, verbs
+from unsandbox.cli.options import JSON_OPTION, PORTS
+from unsandbox.cli.output import said
+from unsandbox.cli.verbs import add_get, add_list, add_protected, add_verb
 
 _COLUMNS = ("snapshot_id", "name", "source_type", "source_id", "size_bytes", "hot", "locked")
-_HISTORICAL = {
-    "--list": "list",
-    "-l": "list",
-    "--info": "get",
+_HISTORICAL = COMMON | {
     "--delete": "delete",
     "--restore": "restore",
     "--clone": "clone",
@@ -25,23 +22,12 @@ _HISTORICAL = {
 }
 
 
-@click.group(cls=verbs(_HISTORICAL), invoke_without_command=True)
-@click.pass_context
-def snapshot(ctx: click.Context) -> None:
+@click.group(cls=verbs(_HISTORICAL, "list"))
+def snapshot() -> None:
     """Saved states of sessions and services; without a verb, list them."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_snapshots)
 
 
-@snapshot.command("list")
-@JSON_OPTION
-@connection_options
-def list_snapshots(as_json: bool = False) -> None:
-    """List your snapshots."""
-    with open_client() as client:
-        show_list(client.list_snapshots().snapshots, as_json, _COLUMNS, "snapshots")
-
-
+add_list(snapshot, "list_snapshots", "snapshots", _COLUMNS, "List your snapshots.")
 add_get(snapshot, "get_snapshot", "snapshot")
 add_verb(snapshot, "restore", "restore_snapshot", "Put a saved state back where it is from.", "restored")
 add_verb(snapshot, "lock", "lock_snapshot", "Protect a snapshot from deletion.", "locked")

@@ -11,7 +11,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from unsandbox.errors import ConnectionFailedError
 
@@ -22,22 +22,27 @@ if TYPE_CHECKING:
 _READ_BYTES = 4096
 
 
-async def show_terminal(client: AsyncClient, session_id: str) -> bool:
+async def show_terminal(client: AsyncClient, session_id: str, screen: TextIO) -> bool:
     """Join this terminal and a session's until the shell there ends or the connection does.
 
     Without a terminal on our side the session's still is one: what is piped in is typed.
 
+    Args:
+        client: Where the session is.
+        session_id: The session.
+        screen: Where its output goes.
+
     Returns:
         Whether the shell ended (and not just the connection).
     """
-    columns, rows = shutil.get_terminal_size()
+    columns, rows = _size()
     async with client.terminal(session_id, columns=columns, rows=rows) as terminal:
         with _raw_mode(), _on_resize(terminal):
             typing = asyncio.create_task(_type(terminal))
             try:
                 async for data in terminal:
-                    sys.stdout.buffer.write(data)
-                    sys.stdout.buffer.flush()
+                    screen.buffer.write(data)
+                    screen.buffer.flush()
             finally:
                 typing.cancel()
                 with contextlib.suppress(asyncio.CancelledError, ConnectionFailedError):
@@ -79,6 +84,14 @@ async def _type(terminal: AsyncTerminal) -> None:
         loop.remove_reader(fd)
 
 
+def _size() -> os.terminal_size:
+    """Return the size of our terminal, also when only one of the three streams leads to it."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            return os.get_terminal_size(stream.fileno())
+    return shutil.get_terminal_size()
+
+
 @contextlib.contextmanager
 def _raw_mode() -> Iterator[None]:
     if not sys.stdin.isatty():
@@ -100,7 +113,7 @@ def _on_resize(terminal: AsyncTerminal) -> Iterator[None]:
     tasks: set[asyncio.Task[None]] = set()
 
     def resized() -> None:
-        task = loop.create_task(terminal.resize(*shutil.get_terminal_size()))
+        task = loop.create_task(terminal.resize(*_size()))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
 from unsandbox.cli.connection import connection_options, one_time_code, open_client
-from unsandbox.cli.output import JSON_OPTION, YES_OPTION, confirm, said, show
+from unsandbox.cli.options import JSON_OPTION, YES_OPTION
+from unsandbox.cli.output import confirm, said, show, show_list
+
+
+def add_list(
+    group: click.Group,
+    method: str,
+    kind: str,
+    columns: Sequence[str],
+    summary: str,
+    *choices: Callable[[Any], Any],
+) -> None:
+    """Add the verb `list`.
+
+    Args:
+        group: Where to add it.
+        method: Name of the client's method.
+        kind: What is listed, in the plural, as the answer names it.
+        columns: What is shown of each.
+        summary: Its help.
+        choices: Options and arguments, which go to the method by their names.
+    """
+
+    def verb(as_json: bool, **chosen: Any) -> None:
+        with open_client() as client:
+            answer = getattr(client, method)(**chosen)
+        show_list(getattr(answer, kind), as_json, columns, kind)
+
+    decorate = (group.command("list", help=summary), *choices, JSON_OPTION, connection_options)
+    for decorator in reversed(decorate):
+        verb = decorator(verb)
 
 
 def add_verb(group: click.Group, name: str, method: str, summary: str, done: str) -> None:

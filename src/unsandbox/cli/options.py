@@ -1,0 +1,43 @@
+"""Options that several commands take, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+YES_OPTION = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+NETWORK_OPTION = click.option(
+    "-n",
+    "--network",
+    type=click.Choice(["zerotrust", "semitrusted"]),
+    help="zerotrust: no network; semitrusted: outbound only.",
+)
+VCPU_OPTION = click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors; memory goes with them.")
+ISOLATION_OPTION = click.option(
+    "--isolation",
+    type=click.Choice(["auto", "bubblewrap", "gvisor", "hardened"]),
+    help="What at least keeps it in.",
+)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+ENV_OPTION = click.option(
+    "-e", "--env", "pairs", multiple=True, metavar="K=V", help="Environment variable; again for more."
+)
+ENV_FILE_OPTION = click.option("--env-file", type=FILE, help="File of K=V lines.")
+
+
+class _Ports(click.ParamType):  # type: ignore[type-arg]
+    name = "PORTS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        if isinstance(value, list):
+            return value
+        try:
+            return [int(part) for part in str(value).split(",") if part.strip()]
+        except ValueError:
+            self.fail(f"{value!r} is not a list of ports such as 80,443", param, ctx)
+
+
+PORTS = _Ports()
