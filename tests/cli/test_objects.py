@@ -89,83 +89,81 @@ def test_a_session_with_a_multiplexer_is_come_back_to(run_un):
     assert run_un.text("session", "delete", "-y", made) == f"deleted {made}\n"
 
 
-def test_verbs_of_sessions(run_un, tmp_path):
+def test_verbs_of_sessions(un, tmp_path):
     (tmp_path / "in.txt").write_text("given")
-    made = run_un.text("session", "-d", "-f", "in.txt", "-t", "600", "-v", "1", "--name", "mine", "-a").strip()
-    assert run_un.text("session", "run", made, "cat /tmp/input/in.txt; x=1") == "given"
-    failed = run_un("session", "run", made, "echo $x; exit 3", check=False)
+    made = un.text("session", "-d", "-f", "in.txt", "-t", "600", "-v", "1", "--name", "mine", "-a").strip()
+    assert un.text("session", "run", made, "cat /tmp/input/in.txt; x=1") == "given"
+    failed = un("session", "run", made, "echo $x; exit 3", check=False)
     assert (failed.stdout, failed.returncode) == (b"1\n", 3)
-    assert run_un.text("session", "freeze", made) == f"frozen {made}\n"
-    assert "frozen" in run_un.text("session", "--info", made)
-    assert run_un.text("session", "--unfreeze", made) == f"running {made}\n"
-    assert "2 vCPU" in run_un.text("session", "boost", made)
-    assert run_un.text("session", "unboost", made) == f"unboosted {made}\n"
-    row = next(line for line in run_un.text("session", "-l").splitlines() if line.startswith(made))
+    assert un.text("session", "freeze", made) == f"frozen {made}\n"
+    assert "frozen" in un.text("session", "--info", made)
+    assert un.text("session", "--unfreeze", made) == f"running {made}\n"
+    assert "2 vCPU" in un.text("session", "boost", made)
+    assert un.text("session", "unboost", made) == f"unboosted {made}\n"
+    row = next(line for line in un.text("session", "-l").splitlines() if line.startswith(made))
     assert row.split("\t")[2:4] == ["bash", "running"]
-    refused = run_un("session", "delete", made, check=False)
+    refused = un("session", "delete", made, check=False)
     assert (refused.returncode, b"--yes" in refused.stderr) == (2, True)
-    run_un("session", "--kill", made, "-y", "-a", "-o", "saved")
+    un("session", "--kill", made, "-y", "-a", "-o", "saved")
     assert "cat /tmp/input" in (tmp_path / "saved" / "audit.log").read_text()
-    assert run_un("session", "get", made, check=False).returncode == 4
+    assert un("session", "get", made, check=False).returncode == 4
 
 
-def test_verbs_of_services_vaults_snapshots_and_images(run_un):
-    run_un(
+def test_verbs_of_services_vaults_snapshots_and_images(un):
+    un(
         "service", "create", "cliweb", "--ports", "8000", "-n", "zerotrust", "-e", "GREETING=hi",
         "--bootstrap", "echo greeting $GREETING; exec python3 -m http.server 8000",
     )  # fmt: skip
-    service = json.loads(run_un.text("service", "get", "cliweb", "--json"))["id"]
-    eventually(lambda: "greeting hi" in run_un.text("service", "logs", "cliweb"))
-    assert run_un.text("service", "run", "cliweb", "echo beside") == "beside\n"
-    assert "http.server" in run_un.text("service", "bootstrap", "cliweb")
-    assert "count" in run_un.text("service", "env", "status", service)
-    assert run_un.text("service", "env", "set", service, "A=1", "B=2") == "2 variables\n"
-    assert run_un.text("service", "env", "export", service) == "A=1\nB=2\n"
-    assert run_un.text("service", "env", "delete", service, "A") == "1 variables left\n"
-    run_un("service", "env", "set", service, stdin=b"C=3\n")
-    assert run_un.text("service", "env", "export", service) == "C=3\n"
-    assert run_un.text("service", "env", "delete", service, "-y") == "0 variables left\n"
-    assert run_un.text("service", "resize", service, "-v", "2") == f"{service} has 2 vCPU\n"
-    run_un("service", "update", service, "--unfreeze-on-demand", "--no-freeze-page")
-    assert run_un.text("service", "domains", service, "one.example") == "one.example\n"
-    assert run_un.text("service", "domains", service, "--add", "two.example") == "one.example\ntwo.example\n"
-    assert run_un.text("service", "domains", service, "--remove", "one.example") == "two.example\n"
-    run_un("service", "redeploy", service)
-    run_un("service", "freeze", service)
-    run_un("service", "unfreeze", service)
-    run_un("service", "lock", service)
-    assert run_un("service", "delete", service, "-y", check=False).returncode == 4
-    run_un("service", "unlock", service)
-    assert "cliweb" in run_un.text("service")
+    service = json.loads(un.text("service", "get", "cliweb", "--json"))["id"]
+    eventually(lambda: "greeting hi" in un.text("service", "logs", "cliweb"))
+    assert un.text("service", "run", "cliweb", "echo beside") == "beside\n"
+    assert "http.server" in un.text("service", "bootstrap", "cliweb")
+    assert "count" in un.text("service", "env", "status", service)
+    assert un.text("service", "env", "set", service, "A=1", "B=2") == "2 variables\n"
+    assert un.text("service", "env", "export", service) == "A=1\nB=2\n"
+    assert un.text("service", "env", "delete", service, "A") == "1 variables left\n"
+    un("service", "env", "set", service, stdin=b"C=3\n")
+    assert un.text("service", "env", "export", service) == "C=3\n"
+    assert un.text("service", "env", "delete", service, "-y") == "0 variables left\n"
+    assert un.text("service", "resize", service, "-v", "2") == f"{service} has 2 vCPU\n"
+    un("service", "update", service, "--unfreeze-on-demand", "--no-freeze-page")
+    assert un.text("service", "domains", service, "one.example") == "one.example\n"
+    assert un.text("service", "domains", service, "--add", "two.example") == "one.example\ntwo.example\n"
+    assert un.text("service", "domains", service, "--remove", "one.example") == "two.example\n"
+    un("service", "redeploy", service)
+    un("service", "freeze", service)
+    un("service", "unfreeze", service)
+    un("service", "lock", service)
+    assert un("service", "delete", service, "-y", check=False).returncode == 4
+    un("service", "unlock", service)
+    assert "cliweb" in un.text("service")
 
-    snapshot = run_un.text("service", "snapshot", service, "--name", "saved").strip()
-    assert snapshot in run_un.text("snapshot")
-    assert "saved" in run_un.text("snapshot", "get", snapshot)
-    run_un("snapshot", "restore", snapshot)
-    run_un("snapshot", "lock", snapshot)
-    assert run_un("snapshot", "delete", snapshot, "-y", check=False).returncode == 4
-    run_un("snapshot", "unlock", snapshot)
-    clone = run_un.text("snapshot", "clone", snapshot, "--type", "session").strip()
-    run_un("session", "delete", "-y", clone)
+    snapshot = un.text("service", "snapshot", service, "--name", "saved").strip()
+    assert snapshot in un.text("snapshot")
+    assert "saved" in un.text("snapshot", "get", snapshot)
+    un("snapshot", "restore", snapshot)
+    un("snapshot", "lock", snapshot)
+    assert un("snapshot", "delete", snapshot, "-y", check=False).returncode == 4
+    un("snapshot", "unlock", snapshot)
+    clone = un.text("snapshot", "clone", snapshot, "--type", "session").strip()
+    un("session", "delete", "-y", clone)
 
-    image = run_un.text("image", "publish", "snapshot", snapshot, "--name", "picture").strip()
-    assert image in run_un.text("image", "list", "owned")
-    run_un("image", "visibility", image, "public")
-    assert image in run_un.text("image", "list", "public")
-    assert (
-        run_un.text("image", "grant", image, "unsb-pk-aaaa-bbbb-cccc-dddd") == "unsb-pk-aaaa-bbbb-cccc-dddd\n"
-    )
-    assert run_un.text("image", "trusted", image) == "unsb-pk-aaaa-bbbb-cccc-dddd\n"
-    run_un("image", "revoke", image, "unsb-pk-aaaa-bbbb-cccc-dddd")
-    copy = run_un.text("image", "clone", image, "--name", "copy").strip()
-    spawned = run_un.text(
+    image = un.text("image", "publish", "snapshot", snapshot, "--name", "picture").strip()
+    assert image in un.text("image", "list", "owned")
+    un("image", "visibility", image, "public")
+    assert image in un.text("image", "list", "public")
+    assert un.text("image", "grant", image, "unsb-pk-aaaa-bbbb-cccc-dddd") == "unsb-pk-aaaa-bbbb-cccc-dddd\n"
+    assert un.text("image", "trusted", image) == "unsb-pk-aaaa-bbbb-cccc-dddd\n"
+    un("image", "revoke", image, "unsb-pk-aaaa-bbbb-cccc-dddd")
+    copy = un.text("image", "clone", image, "--name", "copy").strip()
+    spawned = un.text(
         "image", "spawn", copy, "--name", "clispawn", "--ports", "8000", "-n", "zerotrust"
     ).split()[0]
-    run_un("image", "lock", copy)
-    run_un("image", "unlock", copy)
-    run_un("image", "transfer", copy, "unsb-pk-aaaa-bbbb-cccc-dddd", "-y")
-    assert run_un("image", "get", copy, check=False).returncode == 4
-    run_un("image", "delete", image, "-y")
-    run_un("snapshot", "delete", snapshot, "-y")
-    run_un("service", "delete", spawned, service, "-y")
-    assert json.loads(run_un.text("service", "list", "--json"))["count"] == 0
+    un("image", "lock", copy)
+    un("image", "unlock", copy)
+    un("image", "transfer", copy, "unsb-pk-aaaa-bbbb-cccc-dddd", "-y")
+    assert un("image", "get", copy, check=False).returncode == 4
+    un("image", "delete", image, "-y")
+    un("snapshot", "delete", snapshot, "-y")
+    un("service", "delete", spawned, service, "-y")
+    assert json.loads(un.text("service", "list", "--json"))["count"] == 0
