@@ -20,6 +20,7 @@ from unsandbox.engine.images import Images
 from unsandbox.engine.live_objects import check_room
 from unsandbox.engine.logbook import LogBook
 from unsandbox.engine.objects import new_id
+from unsandbox.engine.quotas import Quotas
 from unsandbox.engine.refusals import Conflict, UnknownObject
 from unsandbox.engine.secretbox import SecretBox
 from unsandbox.engine.snapshots import Snapshots
@@ -161,6 +162,7 @@ class World:
             lasting=True,
             logbook=LogBook(),
             box=SecretBox.of_this_process(),
+            quotas=Quotas(EngineConfig(**config), self.store),
         )
         self.sessions = FolderSource("session", folder / "work", backend)
         self.services = FolderSource("service", folder / "work", backend)

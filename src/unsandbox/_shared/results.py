@@ -279,3 +279,5 @@ class KeyResult(TypedDict, total=False):
     rate_per_minute: int
     burst: int
     concurrency: int
+    limits: dict[str, Any]
+    used: dict[str, float]

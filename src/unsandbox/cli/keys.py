@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -16,6 +16,8 @@ import pyotp
 from unsandbox.cli.options import JSON_OPTION
 from unsandbox.cli.output import print_json
 from unsandbox.engine.keys import KeyRow, KeySettings, StoredKeys
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 DATA_OPTION = click.option(
     "--data",
@@ -26,9 +28,60 @@ DATA_OPTION = click.option(
 )
 
 
+_NO_SUCH_KEY = "no such valid key; un keys list shows what there is"
+_LIMITS: dict[str, tuple[str, click.ParamType[Any], str]] = {
+    "concurrency": ("--concurrency", click.IntRange(min=1), "Jobs that it may have waiting or running."),
+    "rate_per_minute": ("--rate", click.IntRange(min=1), "Requests that it may send a minute."),
+    "burst": ("--burst", click.IntRange(min=1), "Requests at once before the rate counts."),
+    "sessions": ("--sessions", click.IntRange(min=0), "Sessions that it may have."),
+    "services": ("--services", click.IntRange(min=0), "Services that it may have."),
+    "cpu_s_per_hour": ("--cpu-hour", click.IntRange(min=1), "Seconds of CPU time that it may use in any hour."),
+    "cpu_s_per_day": ("--cpu-day", click.IntRange(min=1), "Seconds of CPU time that it may use in any day."),
+    "memory_mb": ("--memory", click.IntRange(min=16), "MiB of memory for all its sandboxes at once."),
+    "sandbox_memory_mb": ("--sandbox-memory", click.IntRange(min=16), "MiB of memory for each sandbox."),
+    "disk_mb": ("--disk", click.IntRange(min=0), "MiB for disks of sessions and services, snapshots, images."),
+    "output_mb": ("--output", click.IntRange(min=1), "MiB kept of each output stream of a job."),
+    "results_mb": (
+        "--results",
+        click.IntRange(min=1),
+        "MiB for results of jobs; the oldest leave first.",
+    ),
+    "isolation": ("--isolation", click.Choice(["gvisor", "hardened"]), "What it gets at least."),
+}
+"""Options for the settings of a key, by the name of the setting."""
+
+
+def _settings_options(tier: int | None = None) -> Callable[[Command], Command]:
+    """Return a decorator that adds the options for what a key may do."""
+
+    def add(command: Command) -> Command:
+        for name, (option, kind, text) in reversed(_LIMITS.items()):
+            command = click.option(option, name, type=kind, help=text)(command)
+        expires = click.option(
+            "--expires", "days", type=click.FloatRange(min=0), help="Days until the key is refused."
+        )
+        shown = click.option(
+            "--tier", type=int, default=tier, show_default=tier is not None, help="Number that clients show."
+        )
+        return shown(expires(command))
+
+    return add
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that the options name."""
+    days = options.pop("days")
+    expires = {} if days is None else {"expires_at": time.time() + days * 86400}
+    return {name: value for name, value in options.items() if value is not None} | expires
+
+
+def _set(settings: KeySettings) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.to_builtins(settings).items() if value is not None}
+
+
 @click.group()
 def keys() -> None:
-    """Make, list and revoke the keys of a server."""
+    """Make, list, change and revoke the keys of a server."""
 
 
 @keys.command()
@@ -36,39 +89,12 @@ def keys() -> None:
 @JSON_OPTION
 @click.option("--note", default="", help="What the key is for; shown in the list.")
 @click.option("--otp", is_flag=True, help="Deleting and unlocking shall need a one-time code (TOTP).")
-@click.option("--tier", default=1, show_default=True, help="Number that clients show.")
-@click.option("--expires", "days", type=click.FloatRange(min=0), help="Days until the key is refused.")
-@click.option("--concurrency", type=click.IntRange(min=1), help="Jobs that it may have waiting or running.")
-@click.option("--rate", type=click.IntRange(min=1), help="Requests that it may send a minute.")
-@click.option("--burst", type=click.IntRange(min=1), help="Requests at once before the rate counts.")
-@click.option("--sessions", type=click.IntRange(min=0), help="Sessions that it may have.")
-@click.option("--services", type=click.IntRange(min=0), help="Services that it may have.")
-def create(
-    data: Path,
-    as_json: bool,
-    note: str,
-    otp: bool,
-    tier: int,
-    days: float | None,
-    concurrency: int | None,
-    rate: int | None,
-    burst: int | None,
-    sessions: int | None,
-    services: int | None,
-) -> None:
+@_settings_options(tier=1)
+def create(data: Path, as_json: bool, note: str, otp: bool, **settings: Any) -> None:
     """Make a key pair. Its secret is shown this once."""
-    settings = KeySettings(
-        tier=tier,
-        expires_at=None if days is None else time.time() + days * 86400,
-        concurrency=concurrency,
-        rate_per_minute=rate,
-        burst=burst,
-        sessions=sessions,
-        services=services,
-    )
     otp_secret = pyotp.random_base32() if otp else None
     with open_keys(data) as ring:
-        pair = ring.create(note, otp_secret, settings)
+        pair = ring.create(note, otp_secret, KeySettings(**_given(settings)))
     otp_uri = (
         pyotp.TOTP(otp_secret).provisioning_uri(name=pair.public_key, issuer_name="unsandbox")
         if otp_secret
@@ -83,6 +109,35 @@ def create(
     if otp_uri:
         click.echo(f"one-time codes  {otp_uri}")
     click.echo("The secret is not shown again. Keep it in ~/.unsandbox/accounts.csv, mode 0600.", err=True)
+
+
+@keys.command("set")
+@click.argument("public_key")
+@DATA_OPTION
+@JSON_OPTION
+@_settings_options()
+@click.option("--unlimited", metavar="NAMES", help="Take limits away: names as in the list, with commas.")
+def change(public_key: str, data: Path, as_json: bool, unlimited: str | None, **settings: Any) -> None:
+    """Change what a key may do; a running server obeys within a second.
+
+    What is not named stays as it is. Examples: `--cpu-hour 3600 --memory 8192`, `--unlimited memory_mb`.
+    """
+    names = [name.strip() for name in (unlimited or "").split(",") if name.strip()]
+    known = [name for name in KeySettings.__struct_fields__ if name != "tier"]
+    if unknown := [name for name in names if name not in known]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(known)}", param_hint="--unlimited")
+    changes = dict.fromkeys(names) | _given(settings)
+    if not changes:
+        raise click.UsageError("say what to change: un keys set --help lists it")
+    with open_keys(data) as ring:
+        changed = ring.change(public_key, **changes)
+    if changed is None:
+        raise click.ClickException(_NO_SUCH_KEY)
+    if as_json:
+        print_json({"public_key": public_key, **_set(changed)})
+        return
+    for name, value in _set(changed).items():
+        click.echo(f"{name}  {value}")
 
 
 @keys.command("list")
@@ -110,7 +165,7 @@ def revoke(public_key: str, data: Path, as_json: bool) -> None:
     """Make a key invalid for good; a running server obeys within a second."""
     with open_keys(data) as ring:
         if not ring.revoke(public_key):
-            raise click.ClickException("no such valid key; un keys list shows what there is")
+            raise click.ClickException(_NO_SUCH_KEY)
     if as_json:
         print_json({"public_key": public_key, "valid": False})
     else:
@@ -133,7 +188,7 @@ def _members(row: KeyRow) -> dict[str, Any]:
         "note": row.note,
         "created_at": str(int(row.created_at)),
         "valid": row.revoked_at is None and not _expired(row),
-        **{name: value for name, value in msgspec.to_builtins(row.settings).items() if value is not None},
+        **_set(row.settings),
     }
 
 

@@ -26,7 +26,7 @@ COMMANDS = {
     "image": ("unsandbox.cli.image", "image", "Publish, share and spawn images."),
     "jobs": ("unsandbox.cli.jobs", "jobs", "List, read, wait for and cancel jobs."),
     "key": ("unsandbox.cli.accounts", "key", "Tell whether your key is valid, and its limits."),
-    "keys": ("unsandbox.cli.keys", "keys", "Make, list and revoke the keys of a server."),
+    "keys": ("unsandbox.cli.keys", "keys", "Make, list, change and revoke the keys of a server."),
     "languages": ("unsandbox.cli.languages", "languages", "List languages, and bring toolchains here."),
     RUN: ("unsandbox.cli.run", "run", "Run a file; the word may be left out."),
     "serve": ("unsandbox.cli.serve", "serve", "Serve the API from this machine."),

@@ -34,6 +34,10 @@ class CommandJob:
         """Kill it."""
         self._task.cancel()
 
+    def cpu_s(self) -> float | None:
+        """Return None: what it uses is counted with all of its sandbox."""
+        return None
+
     async def result(self, record: JobRecord) -> models.Job:
         """Return what its job ends with."""
         await asyncio.wait({self._task})

@@ -10,6 +10,7 @@ from unsandbox.engine.audit import AuditLog
 from unsandbox.engine.backends import Backends
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.logbook import LogBook
+from unsandbox.engine.quotas import Quotas
 from unsandbox.engine.secretbox import SecretBox
 from unsandbox.engine.store import Store
 from unsandbox.sandbox.languages import LanguageTable
@@ -28,6 +29,7 @@ class Context:
         lasting: Whether that folder outlives the process.
         logbook: What a key's owner may read of what happened.
         box: Encrypts what is secret at rest.
+        quotas: What each key may use in all.
         audit: Who did what, in a data folder.
     """
 
@@ -39,6 +41,7 @@ class Context:
     lasting: bool
     logbook: LogBook
     box: SecretBox
+    quotas: Quotas
     audit: AuditLog | None = None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from unsandbox.engine.audit import AuditLog, audit_key
 from unsandbox.engine.backends import Backends, default_backend
@@ -29,14 +31,14 @@ from unsandbox.sandbox import (
     find_system,
     load_languages,
 )
+from unsandbox.sandbox.live_spec import LiveSandbox
 
 logger = logging.getLogger("unsandbox.engine")
 
-LIST_LIMIT = 1000
-_CANCEL_WAIT_S = 10.0
-_LINGER_S = 0.005
 _TIDY_EVERY_S = 3600.0
 _SAVE_AGAIN_S = 5.0
+_WATCH_EVERY_S = 1.0
+_SAVE_CPU_EVERY_S = 30.0
 
 
 class Engine(JobDesk):
@@ -100,6 +102,8 @@ class Engine(JobDesk):
         self._blobs_url = blobs
         self._parts: list[Part] = []
         self._tidying: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._seen_cpu: WeakKeyDictionary[LiveSandbox, float] = WeakKeyDictionary()
 
     async def start(self) -> ProbeReport:
         """Probe the isolation and begin to take jobs.
@@ -115,10 +119,12 @@ class Engine(JobDesk):
             await self._stop_parts()
             raise
         self._tidying = asyncio.create_task(self._tidy())
+        self._watching = asyncio.create_task(self._watch())
         return self.probe
 
     async def _start_parts(self) -> None:
         await self.replies.start()
+        await self.quotas.ledger.load()
         if self.audit is not None:
             self.audit.open()
             self.audit.note("started", backend=self._backend.name)
@@ -131,6 +137,7 @@ class Engine(JobDesk):
             lasting=self._folder is not None,
             logbook=self.logbook,
             box=self._box,
+            quotas=self.quotas,
             audit=self.audit,
         )
         blobs = await asyncio.to_thread(Blobs.open, context.folder, self._blobs_url)
@@ -157,11 +164,40 @@ class Engine(JobDesk):
     async def stop(self) -> None:
         """Take nothing new, let running jobs end within the grace time, mark the others, free everything."""
         self.logbook.close()
-        if self._tidying is not None:
-            self._tidying.cancel()
-            await asyncio.gather(self._tidying, return_exceptions=True)
+        await self._end_task(self._tidying)
         await self.stop_jobs()
+        await self._end_task(self._watching)
+        with contextlib.suppress(Exception):
+            await self.quotas.ledger.save()
         await self._stop_parts()
+
+    @staticmethod
+    async def _end_task(task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """Hold keys to their CPU time."""
+        while True:
+            for _ in range(int(_SAVE_CPU_EVERY_S / _WATCH_EVERY_S)):
+                await asyncio.sleep(_WATCH_EVERY_S)
+                try:
+                    self._charge_live()
+                    self.watch_cpu()
+                except Exception:
+                    logger.exception("the CPU time of keys could not be looked at; it is tried again")
+            try:
+                await self.quotas.ledger.save()
+            except Exception:
+                logger.exception("the CPU time of keys could not be stored; it is tried again")
+
+    def _charge_live(self) -> None:
+        """Take note of what sessions and services have used since the last time."""
+        for owner, sandbox in (*self.sessions.live(), *self.services.live()):
+            if self.quotas.counts_cpu(owner) and (used := sandbox.cpu_s()) is not None:
+                self.quotas.charge_cpu(owner, max(0.0, used - self._seen_cpu.get(sandbox, 0.0)))
+                self._seen_cpu[sandbox] = used
 
     def numbers(self) -> dict[str, int]:
         """Return how much of everything there is now."""

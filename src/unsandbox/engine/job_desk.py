@@ -26,6 +26,7 @@ from unsandbox.engine.jobs import (
 )
 from unsandbox.engine.logbook import LogBook
 from unsandbox.engine.queue import FairQueue
+from unsandbox.engine.quotas import Quotas
 from unsandbox.engine.refusals import InvalidJob, LimitReached, Stopping, UnknownJob
 from unsandbox.engine.store import JobRow, Store
 from unsandbox.engine.tape import Tape, pieces_behind
@@ -42,6 +43,7 @@ from unsandbox.sandbox import (
     UnknownLanguageError,
 )
 from unsandbox.sandbox.live_spec import CommandOutcome
+from unsandbox.sandbox.spec import MIB
 
 logger = logging.getLogger("unsandbox.engine")
 
@@ -74,18 +76,21 @@ class JobDesk:
         audit: AuditLog | None,
     ) -> None:
         self.config = config
+        self.quotas = Quotas(config, store)
         self.languages = languages
         self.backends = backends
         self.logbook = logbook
         self.audit = audit
         self.ended_by_status: Counter[str] = Counter()
         self._store = store
-        self._queue = FairQueue(config.running_slots, config.extra_slots)
+        self._queue = FairQueue(config.running_slots, config.extra_slots, self._has_memory)
         self._jobs: dict[str, JobRecord] = {}
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._ended_bytes = 0
         self._by_idempotency: dict[tuple[str, str], JobRecord] = {}
         self._active: dict[str, int] = {}
+        self._running: set[JobRecord] = set()
+        self._results: dict[str, int] = {}
         self._at_work: set[asyncio.Task[None]] = set()
         self._some_ended: dict[str, asyncio.Event] = {}
         self._unsaved: list[JobRow] = []
@@ -115,7 +120,7 @@ class JobDesk:
         Raises:
             InvalidJob: It can never be run as it is.
             TooLarge: Program or files exceed the limits.
-            LimitReached: The key has as many jobs as it may have.
+            LimitReached: The key has as many jobs as it may have, or no memory or CPU time left.
             Conflict: The idempotency key belongs to another request.
             Stopping: The engine is shutting down.
         """
@@ -126,12 +131,15 @@ class JobDesk:
             if prior.result is not None or prior.job_id in self._jobs:
                 return same_request(prior, fingerprint)
         self._check_room(owner, concurrency)
+        isolation = self._isolation(owner, request)
+        spec = self._build_spec(owner, request, isolation)
+        self.quotas.check_job(owner, spec.limits.memory_bytes)
         record = JobRecord(
             owner=owner,
-            spec=replace(self._build_spec(request), cache_scope=owner),
+            spec=replace(spec, cache_scope=owner),
             language=self.languages.resolve(request.language).name,
             network_mode=request.network_mode,
-            isolation=request.isolation,
+            isolation=isolation,
             code_sha256=code_hash(request.code) if self.audit is not None else "",
             detected_language=detected_language,
             idempotency_key=idempotency_key,
@@ -156,7 +164,7 @@ class JobDesk:
             concurrency: Jobs that the key may have waiting or running; by default the engine's bound.
 
         Raises:
-            LimitReached: The key has as many jobs as it may have.
+            LimitReached: The key has as many jobs as it may have, or no CPU time left.
             Stopping: The engine is shutting down.
         """
         record = JobRecord(owner=owner, spec=None, language=SHELL, network_mode=network_mode)
@@ -164,6 +172,7 @@ class JobDesk:
         try:
             self._check_not_stopping()
             self._check_room(owner, concurrency)
+            self.quotas.check_cpu(owner)
             self._active[owner] = self._active.get(owner, 0) + 1
             try:
                 await self._store.add_job(row_of(record))
@@ -314,22 +323,28 @@ class JobDesk:
                 concurrency_limit=limit,
             )
 
-    def _build_spec(self, request: models.ExecuteRequest) -> SandboxSpec:
+    def _isolation(self, owner: str, request: models.ExecuteRequest) -> str:
+        try:
+            return self.quotas.isolation(owner, request.isolation)
+        except SandboxUnavailable as error:
+            raise InvalidJob(str(error), code="isolation_unavailable") from error
+
+    def _build_spec(self, owner: str, request: models.ExecuteRequest, isolation: str) -> SandboxSpec:
         try:
             language = self.languages.resolve(request.language)
         except UnknownLanguageError as error:
             raise InvalidJob(str(error), code="unknown_language") from error
         check_request(request, self.config)
         try:
-            backend = self.backends.for_job(request.isolation)
+            backend = self.backends.for_job(isolation)
         except SandboxUnavailable as error:
             raise InvalidJob(str(error), code="isolation_unavailable") from error
         check_network(backend, NetworkMode(request.network_mode))
         limits = Limits(
             wall_s=float(request.ttl),
             vcpu=float(request.vcpu),
-            memory_bytes=self.config.memory_per_vcpu_bytes * request.vcpu,
-            output_bytes=self.config.output_bytes,
+            memory_bytes=self.quotas.memory_bytes(owner, request.vcpu),
+            output_bytes=self.quotas.output_bytes(owner),
         )
         try:
             return language.build_spec(
@@ -422,9 +437,13 @@ class JobDesk:
                 unknown.append(job_id)
         return records, unknown
 
+    def _has_memory(self, record: JobRecord) -> bool:
+        return record.spec is None or self.quotas.has_memory(record.owner, record.spec.limits.memory_bytes)
+
     def _start_waiting(self) -> None:
         """Start the jobs for which there is a place."""
         while (record := self._queue.take()) is not None:
+            self.quotas.jobs[record.owner] += _memory_of(record)
             task = asyncio.create_task(self._work(record))
             self._at_work.add(task)
             task.add_done_callback(self._at_work.discard)
@@ -441,6 +460,9 @@ class JobDesk:
         finally:
             # Before the result is stored: the next program need not wait for a disk.
             self._queue.give_back(record)
+            self.quotas.jobs[record.owner] -= _memory_of(record)
+            if not self.quotas.jobs[record.owner]:
+                del self.quotas.jobs[record.owner]
             self._start_waiting()
         await self._finish(record, result)
 
@@ -457,15 +479,43 @@ class JobDesk:
         spec = record.spec
         if spec is None or record.cancel_requested:
             return failed_result(record, JobStatus.CANCELLED, "the job was cancelled before it ran")
+        try:
+            self.quotas.check_cpu(record.owner)
+        except LimitReached as refusal:
+            return failed_result(record, JobStatus.FAILED, refusal.message)
         record.status = JobStatus.RUNNING
         record.tape = Tape()
         record.started.set()
         running = await self.backends.for_job(record.isolation).start(spec, record.tape)
         record.attach(running)
+        self._running.add(record)
         try:
-            return result_of(record, await running.wait(), spec.limits)
+            outcome = await running.wait()
         finally:
+            self._running.discard(record)
             record.running = None
+        # Where nobody counts, it may have used all that it was given.
+        used = outcome.wall_s * spec.limits.vcpu if outcome.cpu_s is None else outcome.cpu_s
+        self.quotas.charge_cpu(record.owner, used)
+        return result_of(record, outcome, spec.limits)
+
+    def watch_cpu(self) -> None:
+        """End the running jobs of keys that have used up their CPU time, and start what waited for memory."""
+        in_use: dict[str, float] = {}
+        for record in self._running:
+            if self.quotas.counts_cpu(record.owner) and record.running is not None:
+                in_use[record.owner] = in_use.get(record.owner, 0.0) + (record.running.cpu_s() or 0.0)
+        for owner, used in in_use.items():
+            if used >= self.quotas.cpu_left(owner):
+                for record in [record for record in self._running if record.owner == owner]:
+                    self._end_for(record, "the CPU time of this key was used up while it ran")
+        self._start_waiting()
+
+    @staticmethod
+    def _end_for(record: JobRecord, reason: str) -> None:
+        if record.running is not None and record.kill_reason is None:
+            record.kill_reason = reason
+            record.running.cancel()
 
     async def _finish(self, record: JobRecord, result: models.Job) -> None:
         record.spec = None
@@ -477,6 +527,7 @@ class JobDesk:
             # The result still reaches its caller from memory, and is stored when there is room again.
             logger.exception("job %s: its result could not be stored; it is tried again", record.job_id)
             self._unsaved.append(row)
+        await self._keep_results_within(record.owner, len(encoded))
         if self.audit is not None:
             self.audit.note(
                 "job_ended",
@@ -508,9 +559,28 @@ class JobDesk:
         ):
             job_id, size = self._ended.popitem(last=False)
             self._ended_bytes -= size
-            old = self._jobs.pop(job_id)
-            if old.idempotency_key is not None:
-                self._by_idempotency.pop((old.owner, old.idempotency_key), None)
+            self._forget_ended(job_id)
+
+    async def _keep_results_within(self, owner: str, added: int) -> None:
+        """Forget the oldest ended jobs of a key whose stored results are more than it may have."""
+        limit = self.quotas.settings(owner).results_mb
+        if limit is None:
+            return
+        known = self._results.get(owner)
+        total = await self._store.results_bytes(owner) if known is None else known + added
+        if total > limit * MIB:
+            # Some room is made at once, so that this is not done for every job.
+            for job_id in await self._store.trim_results(owner, limit * MIB * 3 // 4):
+                if (size := self._ended.pop(job_id, None)) is not None:
+                    self._ended_bytes -= size
+                    self._forget_ended(job_id)
+            total = await self._store.results_bytes(owner)
+        self._results[owner] = total
+
+    def _forget_ended(self, job_id: str) -> None:
+        old = self._jobs.pop(job_id)
+        if old.idempotency_key is not None:
+            self._by_idempotency.pop((old.owner, old.idempotency_key), None)
 
     def job_numbers(self) -> tuple[int, int]:
         """Return how many jobs wait and how many run."""
@@ -529,12 +599,14 @@ class JobDesk:
             waits = [asyncio.create_task(record.ended.wait()) for record in running]
             _, pending = await asyncio.wait(waits, timeout=self.config.stop_grace_s)
             for record in running:
-                if record.running is not None:
-                    record.kill_reason = "the server stopped while it ran"
-                    record.running.cancel()
+                self._end_for(record, "the server stopped while it ran")
             if pending:
                 await asyncio.wait(pending, timeout=_CANCEL_WAIT_S)
         for task in self._at_work:
             task.cancel()
         await asyncio.gather(*self._at_work, *self._beside, return_exceptions=True)
         await self._save_again()
+
+
+def _memory_of(record: JobRecord) -> int:
+    return 0 if record.spec is None else record.spec.limits.memory_bytes

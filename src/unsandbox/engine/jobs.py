@@ -37,6 +37,9 @@ class Cancellable(Protocol):
     def cancel(self) -> None:
         """End it now."""
 
+    def cpu_s(self) -> float | None:
+        """Return the seconds of CPU time used so far; None where nobody counts."""
+
 
 @dataclass(eq=False, slots=True)
 class JobRecord:
@@ -193,7 +196,8 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
         case EndReason.MEMORY:
             status, exit_code = JobStatus.FAILED, EXIT_KILLED
             error = (
-                f"the memory limit of {limits.memory_bytes >> 20} MiB was reached; a larger vcpu allows more"
+                f"the memory limit of {limits.memory_bytes >> 20} MiB was reached; a larger vcpu allows more, "
+                "unless the key has a limit"
             )
         case EndReason.OUTPUT_FLOOD:
             status, exit_code = JobStatus.FAILED, EXIT_KILLED

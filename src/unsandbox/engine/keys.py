@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from unsandbox.engine.store import keys_table, open_database, reading
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # No l, o, 0, 1: keys get read aloud and typed.
 _CACHE_S = 1.0
+_NO_LIMITS = frozenset({"tier", "expires_at"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,14 @@ class KeySettings(msgspec.Struct, frozen=True, kw_only=True):
         burst: Requests at once before the rate counts; the rate when not given.
         sessions: Sessions at a time.
         services: Services at a time.
+        cpu_s_per_hour: Seconds of CPU time in any hour; what runs when they are used up is ended.
+        cpu_s_per_day: The same in any day.
+        memory_mb: Memory limits of all its sandboxes together, in MiB; jobs wait until there is room.
+        sandbox_memory_mb: Memory limit of each of its sandboxes, in MiB, however many CPUs it has.
+        disk_mb: What it stores, in MiB: the quotas of its sessions and services, its snapshots and images.
+        output_mb: Kept of each output stream of a job, in MiB.
+        results_mb: Stored results of its ended jobs, in MiB; the oldest leave first.
+        isolation: What it gets at least, `gvisor` or `hardened`, whatever it asks for.
     """
 
     tier: int = 1
@@ -55,6 +64,19 @@ class KeySettings(msgspec.Struct, frozen=True, kw_only=True):
     burst: int | None = None
     sessions: int | None = None
     services: int | None = None
+    cpu_s_per_hour: int | None = None
+    cpu_s_per_day: int | None = None
+    memory_mb: int | None = None
+    sandbox_memory_mb: int | None = None
+    disk_mb: int | None = None
+    output_mb: int | None = None
+    results_mb: int | None = None
+    isolation: Literal["gvisor", "hardened"] | None = None
+
+    def limits(self) -> dict[str, int | str]:
+        """Return every limit that is set, by name."""
+        fields = msgspec.structs.asdict(self).items()
+        return {name: value for name, value in fields if value is not None and name not in _NO_LIMITS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +204,26 @@ class StoredKeys:
         with self._database.begin() as connection:
             self._cache.pop(public_key, None)
             return bool(connection.execute(query).rowcount)
+
+    def change(self, public_key: str, **changes: Any) -> KeySettings | None:
+        """Change settings of a key; return what they are then, None when there is no such valid key.
+
+        Args:
+            public_key: Which key.
+            changes: Fields of `KeySettings`; None takes a limit away.
+        """
+        table = keys_table.c
+        valid = (table.public_key == public_key, table.revoked_at.is_(None))
+        with self._database.begin() as connection:
+            row = connection.execute(sa.select(table.settings).where(*valid)).first()
+            if row is None:
+                return None
+            settings = msgspec.structs.replace(_settings(row[0]), **changes)
+            connection.execute(
+                sa.update(keys_table).where(*valid).values(settings=msgspec.json.encode(settings))
+            )
+            self._cache.pop(public_key, None)
+        return settings
 
     def find(self, public_key: str) -> KnownKey | None:
         """Return a valid key; answers are kept for a second."""

@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from unsandbox.engine.backends import check_network
-from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.objects import Document, Shelf
+from unsandbox.engine.quotas import Held
 from unsandbox.engine.refusals import InvalidJob, LimitReached
 from unsandbox.sandbox.languages import INPUT_FOLDER
 from unsandbox.sandbox.live_spec import LiveLimits, LiveSandbox, LiveSpec
@@ -48,16 +48,24 @@ def check_room(kind: str, mine: int, limit: int) -> None:
         )
 
 
-def live_limits(config: EngineConfig, vcpu: int) -> LiveLimits:
-    """Return the limits of a sandbox with so many CPUs."""
+def live_limits(context: Context, owner: str, vcpu: int) -> LiveLimits:
+    """Return the limits of a key's sandbox with so many CPUs."""
     return LiveLimits(
-        vcpu=float(vcpu), memory_bytes=config.memory_per_vcpu_bytes * vcpu, work_bytes=config.work_bytes
+        vcpu=float(vcpu),
+        memory_bytes=context.quotas.memory_bytes(owner, vcpu),
+        work_bytes=context.config.work_bytes,
     )
 
 
-def memory_mb(config: EngineConfig, vcpu: int) -> int:
-    """Return the memory of a sandbox with so many CPUs, in MiB."""
-    return (config.memory_per_vcpu_bytes * vcpu) >> 20
+def held_by_one(context: Context, owner: str, vcpu: int) -> Held:
+    """Return what a session or service with so many CPUs takes of what its key may have."""
+    limits = live_limits(context, owner, vcpu)
+    return Held(limits.memory_bytes, limits.work_bytes)
+
+
+def held_by_all(context: Context, owner: str, documents: Iterable[LiveDocument]) -> Held:
+    """Return what sessions or services of a key take together, open or not: they may be opened at any time."""
+    return sum((held_by_one(context, owner, document.vcpu) for document in documents), Held())
 
 
 def sandbox_files(files: Mapping[str, bytes]) -> list[SandboxFile]:
@@ -83,13 +91,16 @@ async def open_live(context: Context, isolation: str, spec: LiveSpec) -> LiveSan
         raise InvalidJob(str(error)) from error
 
 
-async def set_vcpu(config: EngineConfig, sandbox: LiveSandbox, vcpu: int) -> None:
+async def set_vcpu(context: Context, document: LiveDocument, sandbox: LiveSandbox, vcpu: int) -> None:
     """Give a living sandbox so many CPUs and the memory that belongs to them.
 
     Raises:
         InvalidJob: This machine cannot enforce it, or the kernel refuses.
+        LimitReached: Its key has not so much memory left.
     """
-    limits = live_limits(config, vcpu)
+    limits = live_limits(context, document.owner, vcpu)
+    more = limits.memory_bytes - live_limits(context, document.owner, document.vcpu).memory_bytes
+    context.quotas.check_room(document.owner, Held(max(0, more)))
     try:
         await sandbox.set_limits(vcpu=limits.vcpu, memory_bytes=limits.memory_bytes)
     except SandboxError as error:

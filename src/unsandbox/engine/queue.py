@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 
 from unsandbox.engine.jobs import JobRecord
 
@@ -16,11 +17,15 @@ class FairQueue:
     Args:
         places: Jobs at work at once.
         extra: Further places, one at a time for keys that have none.
+        fits: Tells whether there is room for a job now; its key waits, and nobody else, until there is.
     """
 
-    def __init__(self, places: int, extra: int = 0) -> None:
+    def __init__(
+        self, places: int, extra: int = 0, fits: Callable[[JobRecord], bool] = lambda _record: True
+    ) -> None:
         self._places = places
         self._extra = extra
+        self._fits = fits
         self._by_owner: dict[str, deque[JobRecord]] = {}
         self._turns: deque[str] = deque()
         self._working: Counter[str] = Counter()
@@ -51,9 +56,9 @@ class FairQueue:
         """Return the next job that may work now, or None; `give_back` its place when its work is done."""
         working = self.working
         if working < self._places:
-            record = self.pop()
+            record = self.pop(fitting_only=True)
         elif working < self._places + self._extra:
-            record = self.pop(newcomers_only=True)
+            record = self.pop(newcomers_only=True, fitting_only=True)
         else:
             record = None
         if record is not None:
@@ -66,16 +71,17 @@ class FairQueue:
         if not self._working[record.owner]:
             del self._working[record.owner]
 
-    def pop(self, *, newcomers_only: bool = False) -> JobRecord | None:
+    def pop(self, *, newcomers_only: bool = False, fitting_only: bool = False) -> JobRecord | None:
         """Take the next job out, whether or not there is a place for it.
 
         Args:
             newcomers_only: Only of keys that have nothing at work.
+            fitting_only: Only if there is room for it.
         """
         for _ in range(len(self._turns)):
             owner = self._turns.popleft()
             line = self._by_owner[owner]
-            if newcomers_only and self._working[owner]:
+            if (newcomers_only and self._working[owner]) or (fitting_only and line and not self._fits(line[0])):
                 self._turns.append(owner)
                 continue
             record = line.popleft() if line else None

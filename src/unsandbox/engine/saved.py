@@ -16,6 +16,7 @@ from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.hot import load_hot, save_hot
 from unsandbox.engine.objects import Document, Shelf
+from unsandbox.engine.quotas import Held
 from unsandbox.engine.refusals import Conflict, Damaged, LimitReached, TooLarge
 from unsandbox.engine.secretbox import SecretBox
 from unsandbox.engine.sources import SavedState, SourceInfo
@@ -167,6 +168,8 @@ class Kept(Generic[S]):
     ) -> None:
         self.shelf: Shelf[S] = Shelf(kind, model, context.store, same)
         self._config = context.config
+        self._quotas = context.quotas
+        self._quotas.holders.append(lambda owner: Held(disk=sum(item.size for item in self.shelf.of(owner))))
         self._blobs = blobs
         self._limit = limit
         self._changing = asyncio.Lock()
@@ -216,6 +219,7 @@ class Kept(Generic[S]):
 
         Raises:
             LimitReached: It would; the message says how much it may.
+            InsufficientStorage: It would store more of all kinds than it may.
         """
         kind, gone = self.shelf.kind, {document.object_id for document in without}
         sizes = [document.size for document in self.shelf.of(owner) if document.object_id not in gone]
@@ -231,6 +235,7 @@ class Kept(Generic[S]):
                 f"{(sum(sizes) + size) // MIB + 1} MiB; delete one",
                 code=f"{kind}_limit_reached",
             )
+        self._quotas.check_room(owner, Held(disk=size - sum(document.size for document in without)))
 
     async def _add(self, document: S) -> None:
         try:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.live_objects import LiveDocument, memory_mb
+from unsandbox.engine.live_objects import LiveDocument
 from unsandbox.engine.objects import epoch
 from unsandbox.protocol.services import Service, ServiceRequest
 
@@ -55,8 +54,8 @@ class Deployed:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-def describe(document: ServiceDocument, config: EngineConfig, disk_used: int | None) -> Service:
-    """Return what a client may see."""
+def describe(document: ServiceDocument, memory_mb: int, disk_used: int | None) -> Service:
+    """Return what a client may see; memory in MiB, what the work folder takes in bytes."""
     return Service(
         service_id=document.object_id,
         name=document.name,
@@ -65,7 +64,7 @@ def describe(document: ServiceDocument, config: EngineConfig, disk_used: int | N
         custom_domains=document.domains,
         network_mode=document.network_mode,
         vcpu=document.vcpu,
-        memory_mb=memory_mb(config, document.vcpu),
+        memory_mb=memory_mb,
         locked=document.locked,
         unfreeze_on_demand=document.unfreeze_on_demand,
         show_freeze_page=document.show_freeze_page,

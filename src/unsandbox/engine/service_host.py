@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from unsandbox.engine.service_names import ServiceNames
 from unsandbox.engine.service_run import End, Launch, ServiceRun
 from unsandbox.engine.sources import SavedState
 from unsandbox.engine.vault import VaultSealer
-from unsandbox.sandbox.live_spec import LiveSpec
+from unsandbox.sandbox.live_spec import LiveSandbox, LiveSpec
 from unsandbox.sandbox.shells import find_shell
 from unsandbox.sandbox.spec import NetworkMode
 
@@ -105,6 +105,12 @@ class ServiceHost:
         if run is None or self.shelf.find(document.object_id) is not document:
             raise UnknownObject(f"service {document.object_id} was deleted", code="service_not_found")
         return run
+
+    def live(self) -> Iterator[tuple[str, LiveSandbox]]:
+        """Yield key and sandbox of every service that has one now."""
+        for object_id, run in self._runs.items():
+            if run.sandbox is not None and (document := self.shelf.find(object_id)) is not None:
+                yield document.owner, run.sandbox
 
     @contextlib.asynccontextmanager
     async def locked(self, document: ServiceDocument) -> AsyncIterator[ServiceRun]:
@@ -240,7 +246,7 @@ class ServiceHost:
         shell = find_shell(document.shell, self._context.languages.system).program if document.shell else "sh"
         port = {"PORT": str(document.ports[0])} if document.ports else {}
         spec = LiveSpec(
-            limits=live_limits(self._config, document.vcpu),
+            limits=live_limits(self._context, document.owner, document.vcpu),
             network=NetworkMode(document.network_mode),
             env=port | self.sealer.open(document.vault),
             files=deployment_files(script, files),

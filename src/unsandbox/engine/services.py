@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
 from unsandbox.engine.bootstrap import Bootstrap, is_elsewhere, read_bootstrap
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.jobs import input_files
-from unsandbox.engine.live_objects import Making, check_room, sandbox_files, set_vcpu
+from unsandbox.engine.live_objects import (
+    Making,
+    check_room,
+    held_by_all,
+    held_by_one,
+    live_limits,
+    sandbox_files,
+    set_vcpu,
+)
 from unsandbox.engine.objects import container_name, new_id
 from unsandbox.engine.refusals import Conflict, InvalidJob, UnknownObject
 from unsandbox.engine.service_document import (
@@ -67,6 +75,8 @@ class Services:
         self.vaults = Vaults(self._host, self.restart)
         self.door = ServiceDoor(context.config, self._host, self.wake)
         self.golden: Golden = _no_images
+        shelf = self._host.shelf
+        context.quotas.holders.append(lambda owner: held_by_all(context, owner, shelf.of(owner)))
 
     @property
     def _config(self) -> EngineConfig:
@@ -84,6 +94,10 @@ class Services:
         """How many there are, of all keys."""
         return len(self._host.shelf)
 
+    def live(self) -> Iterator[tuple[str, LiveSandbox]]:
+        """Yield key and sandbox of every service that has one now."""
+        return self._host.live()
+
     async def create(self, owner: str, request: ServiceRequest, limit: int | None = None) -> Service:
         """Make a service; its sandbox runs and its program was started when this returns.
 
@@ -95,8 +109,10 @@ class Services:
         Raises:
             InvalidJob: Something in it is not usable, or isolation or network cannot be had here.
             Conflict: The name or a domain is taken.
-            LimitReached: The key has as many services as it may have.
+            LimitReached: The key has no service, memory or CPU time left.
+            InsufficientStorage: It stores as much as it may.
         """
+        self._context.quotas.check_cpu(owner)
         if request.golden_image is None:
             return await self._make(owner, request, None, limit=limit)
         async with self.golden(owner, request.golden_image) as state:
@@ -130,11 +146,17 @@ class Services:
         if object_id is not None and self._host.shelf.find(object_id) is not None:
             raise Conflict(f"there is a service {object_id!r} already")
         _check_shell(request, self._context.languages.system)
-        document = _new_document(owner, request, domains, object_id)
+        isolation = self._context.quotas.isolation(owner, request.isolation)
+        document = _new_document(owner, request, domains, object_id, isolation)
+        wanted = held_by_one(self._context, owner, request.vcpu)
         if state is not None and state.origin.startswith(_IMAGE_PREFIX):
             document.source_image = state.origin
         files = input_files(request.input_files or [], self._config)
-        with self._host.names.claim(document.name, domains), self._making.one_more(owner):
+        with (
+            self._host.names.claim(document.name, domains),
+            self._making.one_more(owner),
+            self._context.quotas.making(owner, wanted),
+        ):
             bootstrap = await read_bootstrap(request, self._is_public)
             try:
                 await self._host.add(document, bootstrap, files, state)
@@ -184,7 +206,7 @@ class Services:
         }
         with self._host.names.claim(change.name, domains, document):
             if change.vcpu is not None and run.sandbox is not None:
-                await set_vcpu(self._config, run.sandbox, change.vcpu)
+                await set_vcpu(self._context, document, run.sandbox, change.vcpu)
             try:
                 await self._host.change(
                     document, **{name: value for name, value in wanted.items() if value is not None}
@@ -192,7 +214,7 @@ class Services:
             except Exception:
                 if change.vcpu is not None and run.sandbox is not None:
                     with contextlib.suppress(InvalidJob):
-                        await set_vcpu(self._config, run.sandbox, document.vcpu)
+                        await set_vcpu(self._context, document, run.sandbox, document.vcpu)
                 raise
 
     async def change_domains(self, owner: str, name: str, change: Domains) -> list[str]:
@@ -397,7 +419,8 @@ class Services:
         with contextlib.suppress(SandboxError, OSError, UnknownObject):
             sandbox = self._host.run_of(document).sandbox
             used = None if sandbox is None else sandbox.disk_used()
-        return describe(document, self._config, used)
+        memory_mb = live_limits(self._context, document.owner, document.vcpu).memory_bytes >> 20
+        return describe(document, memory_mb, used)
 
     def _find(self, owner: str, name: str) -> ServiceDocument:
         return self._host.shelf.get(owner, name)
@@ -415,7 +438,7 @@ def _check_shell(request: ServiceRequest, system: System) -> None:
 
 
 def _new_document(
-    owner: str, request: ServiceRequest, domains: list[str], object_id: str | None
+    owner: str, request: ServiceRequest, domains: list[str], object_id: str | None, isolation: str
 ) -> ServiceDocument:
     now = time.time()
     return ServiceDocument(
@@ -429,7 +452,7 @@ def _new_document(
         domains=domains,
         network_mode=request.network_mode or NetworkMode.SEMITRUSTED.value,
         vcpu=request.vcpu,
-        isolation=request.isolation,
+        isolation=isolation,
         restart=request.restart,
         shell=request.shell,
         service_type=request.service_type,

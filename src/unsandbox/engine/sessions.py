@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -20,8 +21,9 @@ from unsandbox.engine.live_objects import (
     LiveDocument,
     Making,
     check_room,
+    held_by_all,
+    held_by_one,
     live_limits,
-    memory_mb,
     open_live,
     remove_tree,
     sandbox_files,
@@ -102,6 +104,7 @@ class Sessions:
         self._background = Background()
         self._activity = Activity(self._shelf, self._background)
         self._making = Making()
+        context.quotas.holders.append(lambda owner: held_by_all(context, owner, self._shelf.of(owner)))
 
     @property
     def _config(self) -> EngineConfig:
@@ -128,6 +131,12 @@ class Sessions:
         """How many there are, of all keys."""
         return len(self._shelf)
 
+    def live(self) -> Iterator[tuple[str, LiveSandbox]]:
+        """Yield key and sandbox of every session that has one now."""
+        for object_id, live in self._live.items():
+            if (document := self._shelf.find(object_id)) is not None:
+                yield document.owner, live.sandbox
+
     async def create(self, owner: str, request: SessionRequest, limit: int | None = None) -> Session:
         """Make a session; its sandbox runs when this returns.
 
@@ -138,8 +147,10 @@ class Sessions:
 
         Raises:
             InvalidJob: An unknown shell, or isolation that cannot be had here.
-            LimitReached: The key has as many sessions as it may have.
+            LimitReached: The key has as many sessions, or as much memory, as it may have.
+            InsufficientStorage: It stores as much as it may.
         """
+        self._context.quotas.check_cpu(owner)
         return await self._make(owner, request, None, None, limit)
 
     async def make_from(
@@ -166,7 +177,8 @@ class Sessions:
             len(self._shelf.of(owner)) + self._making.of(owner),
             self._config.sessions_per_key if limit is None else limit,
         )
-        with self._making.one_more(owner):
+        wanted = held_by_one(self._context, owner, request.vcpu)
+        with self._making.one_more(owner), self._context.quotas.making(owner, wanted):
             return await self._make_one(owner, request, state, object_id)
 
     async def _make_one(
@@ -191,7 +203,7 @@ class Sessions:
             multiplexer=multiplexer,
             name=request.name,
             audit=request.audit,
-            isolation=request.isolation,
+            isolation=self._context.quotas.isolation(owner, request.isolation),
         )
         # A deleted session that is made again waits until the old one has gone.
         async with self._opening_of(document.object_id):
@@ -313,7 +325,7 @@ class Sessions:
         document = self._shelf.get(owner, name)
         live = await self._ensure_live(document)
         wanted = document.base_vcpu if vcpu is None else vcpu
-        await set_vcpu(self._config, live.sandbox, wanted)
+        await set_vcpu(self._context, document, live.sandbox, wanted)
         document.vcpu = wanted
         self._activity.touch(document)
         await self._shelf.update(document)
@@ -331,9 +343,11 @@ class Sessions:
 
         Raises:
             Conflict: The session is frozen.
+            LimitReached: The key has used up its CPU time.
             InvalidJob: Its shell takes no one-shot commands.
         """
         document = self._shelf.get(owner, name)
+        self._context.quotas.check_cpu(owner)
         if document.frozen:
             raise Conflict("the session is frozen; unfreeze it first", code="session_frozen")
         # Historical clients send a trailing newline.
@@ -364,10 +378,12 @@ class Sessions:
         Raises:
             KeyError: No such session.
             Conflict: The session is frozen.
+            LimitReached: Its key has used up its CPU time.
         """
         document = self._shelf.find(session_id)
         if document is None:
             raise KeyError(session_id)
+        self._context.quotas.check_cpu(document.owner)
         if document.frozen:
             raise Conflict("the session is frozen; unfreeze it first", code="session_frozen")
         live = await self._ensure_live(document)
@@ -414,7 +430,7 @@ class Sessions:
             remaining_ttl=max(0, int(document.ttl - idle)),
             network_mode=document.network_mode,
             vcpu=document.vcpu,
-            memory_mb=memory_mb(self._config, document.vcpu),
+            memory_mb=live_limits(self._context, document.owner, document.vcpu).memory_bytes >> 20,
             boosted=document.vcpu > document.base_vcpu,
             created_at=epoch(document.created_at),
             last_activity=epoch(document.last_activity),
@@ -468,7 +484,7 @@ class Sessions:
         self, document: SessionDocument, files: dict[str, bytes], state: SavedState | None
     ) -> _Live:
         spec = LiveSpec(
-            limits=live_limits(self._config, document.vcpu),
+            limits=live_limits(self._context, document.owner, document.vcpu),
             network=NetworkMode(document.network_mode),
             files=sandbox_files(files),
             work_disk=self._disk(document) if self._context.lasting else None,

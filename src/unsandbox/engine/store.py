@@ -96,6 +96,12 @@ class JobStore(Protocol):
     async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:
         """Return jobs without their results, newest first."""
 
+    async def results_bytes(self, owner: str) -> int:
+        """Return how many bytes the stored results of an owner take."""
+
+    async def trim_results(self, owner: str, most: int) -> list[str]:
+        """Forget the oldest ended jobs of an owner until the rest takes `most` bytes; return their ids."""
+
     async def prune(self, older_than: float, most: int) -> int:
         """Forget jobs that ended before a Unix time, and the oldest beyond a number; return how many."""
 
@@ -122,6 +128,14 @@ class MemoryStore:
         return None
 
     async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:  # noqa: ARG002
+        """Return nothing."""
+        return []
+
+    async def results_bytes(self, owner: str) -> int:  # noqa: ARG002
+        """Return 0."""
+        return 0
+
+    async def trim_results(self, owner: str, most: int) -> list[str]:  # noqa: ARG002
         """Return nothing."""
         return []
 
@@ -282,6 +296,38 @@ class SqlStore:
                     },
                 )
             return len(left)
+
+        return await self._run(work)
+
+    async def results_bytes(self, owner: str) -> int:
+        """Return how many bytes the stored results of an owner take."""
+        table = jobs_table.c
+        query = sa.select(sa.func.sum(sa.func.length(table.result))).where(table.owner == owner)
+        return await self._run(lambda connection: connection.execute(query).scalar() or 0)
+
+    async def trim_results(self, owner: str, most: int) -> list[str]:
+        """Delete the oldest ended jobs of an owner until the rest takes `most` bytes; return their ids.
+
+        The newest stays, however large it is.
+        """
+        table = jobs_table.c
+        newest_first = [table.completed_at.desc(), table.job_id]
+        sizes = (
+            sa.select(
+                table.job_id,
+                sa.func.sum(sa.func.length(table.result)).over(order_by=newest_first).label("so_far"),
+                sa.func.row_number().over(order_by=newest_first).label("place"),
+            )
+            .where(table.owner == owner, table.completed_at.is_not(None))
+            .subquery()
+        )
+        query = sa.select(sizes.c.job_id).where(sizes.c.so_far > most, sizes.c.place > 1)
+
+        def work(connection: sa.Connection) -> list[str]:
+            gone = list(connection.execute(query).scalars())
+            for job_id in gone:
+                connection.execute(sa.delete(jobs_table).where(table.job_id == job_id))
+            return gone
 
         return await self._run(work)
 

@@ -328,6 +328,10 @@ class KeyInfo(WireModel, frozen=True, kw_only=True):
     rate_per_minute: int | None = None
     burst: int | None = None
     concurrency: int | None = None
+    limits: dict[str, Any] | None = None
+    """Everything that is set for the key, by name; what is not set is the server's own bound."""
+    used: dict[str, float] | None = None
+    """What it uses now of those limits, by the same names."""
 
 
 class Health(WireModel, frozen=True, kw_only=True):

@@ -239,9 +239,10 @@ class BubblewrapBackend:
                 raise
             self._jobs[job] = slot
             try:
-                await self._control.start(
+                number = await self._control.start(
                     job, self._request(job, spec, uid, descriptors), list(descriptors.values())
                 )
+                job.group = self._cgroup.group_of(number)
             except BaseException:
                 job.abandon()
                 raise

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unsandbox.sandbox.launcher import FDS_PER_MESSAGE, MAX_MESSAGE
-from unsandbox.sandbox.limits import Hierarchy
+from unsandbox.sandbox.limits import Group, Hierarchy, group_name
 from unsandbox.sandbox.spec import SandboxError, SandboxUnavailable
 
 _FOLDER = Path(__file__).resolve().parent
@@ -51,6 +51,11 @@ class CgroupReport:
         """Return the same for `limits.Group`; None without groups."""
         parents = {name: Path(folder) for name, folder in self.parents.items()}
         return Hierarchy(self.version, parents) if parents else None
+
+    def group_of(self, number: int) -> Group | None:
+        """Return the group of a sandbox, to read what it uses; None without groups."""
+        hierarchy = self.hierarchy()
+        return None if hierarchy is None else Group(hierarchy, group_name(number))
 
 
 @dataclass(frozen=True, slots=True)

@@ -440,6 +440,11 @@ class GvisorSandbox:
             await asyncio.to_thread(gvisor_files.take_archive, packed.stdout.data, wanted, selection)
         return selection.artifacts, selection.skipped
 
+    def cpu_s(self) -> float | None:
+        """Return the seconds of CPU time used so far; see `LiveSandbox.cpu_s`."""
+        group = self._parts.cgroup.group_of(self._number)
+        return None if group is None or self._ended.is_set() else group.cpu_s()
+
     def disk_used(self) -> int:
         """Return the bytes that the work folder took when the sandbox was last asked, which this does again."""
         if self._ready and not self._ended.is_set() and not self.frozen:

@@ -14,6 +14,7 @@ from unsandbox.sandbox.artifacts import FOLDER, Collector, open_root
 from unsandbox.sandbox.capture import StreamCapture
 from unsandbox.sandbox.command import MARK_COMPILE_FAILED, MARK_END, MARK_START
 from unsandbox.sandbox.control import Ending
+from unsandbox.sandbox.limits import Group
 from unsandbox.sandbox.spec import (
     Artifact,
     EndReason,
@@ -68,6 +69,8 @@ class SandboxJob:
         self._on_over = on_over
         self._reason: EndReason | None = None
         self._pid = self._pidfd = -1
+        self.group: Group | None = None
+        """Counts what it uses, once it was asked for."""
         self._reports = b""
         self._reported = 0
         self._started_at: float | None = None
@@ -108,6 +111,10 @@ class SandboxJob:
     def cancel(self) -> None:
         """Kill the whole process tree now; without effect on a program that has ended."""
         self._end_early(EndReason.CANCELLED)
+
+    def cpu_s(self) -> float | None:
+        """Return the seconds of CPU time used so far; see `RunningJob.cpu_s`."""
+        return None if self.group is None else self.group.cpu_s()
 
     def abandon(self) -> None:
         """Give up on a job that was never asked for; nobody has seen it."""

@@ -40,6 +40,7 @@ from unsandbox.sandbox.limits import (
     Hierarchy,
     Usage,
     children,
+    group_name,
     held_by_sentry,
     held_memory,
     open_hierarchy,
@@ -268,7 +269,7 @@ class Launcher:
                 fds.append(self._zygotes.add(number))
                 request["fds"].append(ZYGOTE_FD)
             else:
-                group = self._make_group(f"job-{number}", bounds)
+                group = self._make_group(group_name(number), bounds)
             if network := request.get("network"):
                 own[BLOCK_FD] = self._gates.prepare(number, Way(uid=request["uid"], group=group, **network))
             launcher = os.getpid()

@@ -161,6 +161,11 @@ def _delegate(base: Path, controller: str) -> None:
         write(control, f"+{controller}")
 
 
+def group_name(number: int) -> str:
+    """Return the name of the group of the sandbox that the launcher knows by a number."""
+    return f"job-{number}"
+
+
 class Group:
     """The control group of one sandbox, in every usable hierarchy."""
 

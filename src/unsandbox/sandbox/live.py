@@ -310,6 +310,11 @@ class BubblewrapSandbox:
 
     # The work folder
 
+    def cpu_s(self) -> float | None:
+        """Return the seconds of CPU time used so far; see `LiveSandbox.cpu_s`."""
+        group = self._parts.cgroup.group_of(self._number)
+        return None if group is None or self._ended.is_set() else group.cpu_s()
+
     def disk_used(self) -> int:
         """Return the bytes that the work folder takes; see `LiveSandbox.disk_used`.
 

@@ -159,6 +159,9 @@ class LiveSandbox(Protocol):
     def disk_used(self) -> int:
         """Return the bytes that the work folder takes."""
 
+    def cpu_s(self) -> float | None:
+        """Return the seconds of CPU time used so far; None where nobody counts."""
+
     async def connect(self, port: int) -> int:
         """Return a connected, non-blocking TCP socket descriptor to 127.0.0.1:port *inside* the sandbox.
 

@@ -156,6 +156,9 @@ class RunningJob(Protocol):
     def cancel(self) -> None:
         """Kill the whole process tree now; `wait` then returns with reason `cancelled` and partial output."""
 
+    def cpu_s(self) -> float | None:
+        """Return the seconds of CPU time used so far; None where nobody counts while it runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:

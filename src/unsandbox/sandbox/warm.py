@@ -311,6 +311,11 @@ class WarmJob(SandboxJob):
             )
         super().ended(ending)
 
+    def cpu_s(self) -> float | None:
+        """Return the seconds of CPU time used so far, without those of the preparation."""
+        used = None if self._prepared.group is None else self._prepared.group.cpu_s()
+        return None if used is None else max(0.0, used - self._prepared.cpu_s)
+
     def begin(self) -> None:
         """The job was sent: its time runs."""
         self._take_report(MARK_START + b" ")

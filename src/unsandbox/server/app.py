@@ -120,6 +120,7 @@ class Server:
         self._rates = Rates()
         self._metrics = Metrics(engine)
         self._ingress = Ingress(engine, self._config.service_domain)
+        engine.quotas.rings.append(keys)
         self._site: web.TCPSite | None = None
         self._runner: web.AppRunner | None = None
         self.port = self._config.port

@@ -103,6 +103,8 @@ async def validate_keys(call: Call) -> models.KeyInfo:
         rate_per_minute=settings.rate_per_minute,
         burst=settings.burst or settings.rate_per_minute,
         concurrency=settings.concurrency or call.engine.config.concurrency_per_key,
+        limits=settings.limits(),
+        used=call.engine.quotas.used(call.owner),
     )
 
 
