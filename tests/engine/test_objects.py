@@ -38,6 +38,17 @@ async def test_a_change_does_not_bring_back_what_is_being_deleted(shelf, first):
     assert await shelf._store.load_objects("thing") == []
 
 
+async def test_what_changes_while_it_is_new_is_stored(shelf):
+    thing = Thing(object_id="thing_1", owner="me", created_at=0.0)
+    putting = asyncio.create_task(shelf.put(thing))
+    await asyncio.sleep(0)
+    thing.state = "ended meanwhile"
+    with pytest.raises(UnknownObject):
+        await shelf.update(thing)
+    await putting
+    assert [b"ended meanwhile" in row.document for row in await shelf._store.load_objects("thing")] == [True]
+
+
 async def test_a_deletion_that_fails_leaves_the_object(shelf, monkeypatch):
     thing = Thing(object_id="thing_1", owner="me", created_at=0.0)
     await shelf.put(thing)

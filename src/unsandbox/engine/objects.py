@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
@@ -108,9 +109,13 @@ class Shelf(Generic[D]):
         """Store an object, new or changed."""
         if document.object_id not in self._items and (note := note_made.get()) is not None:
             await note(self.kind, document.object_id)
-        row = ObjectRow(document.object_id, self.kind, document.owner, msgspec.json.encode(document))
-        await self._store.put_object(row)
+        stored = msgspec.json.encode(document)
+        await self._store.put_object(ObjectRow(document.object_id, self.kind, document.owner, stored))
         self._items[document.object_id] = document
+        # While a new one was not on the shelf nobody could `update` it: what changed of it is stored now.
+        if msgspec.json.encode(document) != stored:
+            with contextlib.suppress(UnknownObject):
+                await self.update(document)
 
     async def update(self, document: D) -> None:
         """Store a change of an object; one that is being forgotten meanwhile stays forgotten.
