@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -43,10 +44,12 @@ class Serve:
 
     def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
+        # A file and no pipe, which nobody would read while the server runs: a full one would stop it.
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `wait`
         self.process = subprocess.Popen(
             [*UN, "serve", "--port", "0", "--data", str(data), *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._log,
             text=True,
             start_new_session=True,
         )
@@ -95,8 +98,11 @@ class Serve:
 
     def wait(self) -> int:
         """Wait for the end and keep the log."""
-        _, log = self.process.communicate(timeout=60)
-        self.log += log
+        self.process.communicate(timeout=60)
+        if not self._log.closed:
+            with self._log as log:
+                log.seek(0)
+                self.log = log.read()
         return self.process.returncode
 
     def __enter__(self) -> Self:
@@ -106,6 +112,7 @@ class Serve:
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self.kill()
+        self.wait()
 
 
 def eventually(condition: Any, seconds: float = 10.0) -> Any:

@@ -79,13 +79,16 @@ async def perform(
     try:
         return await link.call(keys, name, params=params, query=query, order=order, timeout=timeout, otp=otp)
     except (Interrupted, ConnectionFailedError, UnavailableError):
-        if endpoint.creates and order is not None and order.sent and _makes_something(endpoint):
-            await finish(lambda: _undo(link, keys, name, params, query, order, otp), CLEAN_UP_S)
+        undone_by = _undone_by(endpoint)
+        if endpoint.creates and order is not None and order.sent and undone_by:
+            await finish(lambda: _undo(link, keys, name, params, query, order, otp, undone_by), CLEAN_UP_S)
         raise
 
 
-def _makes_something(endpoint: Endpoint) -> bool:
-    return any(member in endpoint.response.__struct_fields__ for member in _UNDONE_BY)
+def _undone_by(endpoint: Endpoint) -> dict[str, str]:
+    """Return those members of an endpoint's answer that may name what it made; others name what was there."""
+    members = endpoint.response.__struct_fields__
+    return {member: deletion for member, deletion in _UNDONE_BY.items() if member in members}
 
 
 async def _undo(
@@ -96,6 +99,7 @@ async def _undo(
     query: Mapping[str, object] | None,
     order: Order,
     otp: OneTimeCode | None,
+    undone_by: Mapping[str, str],
 ) -> None:
     """Delete what a request may have made; nothing can be done where the server does not know its key again."""
     deadline = Deadline(CLEAN_UP_S)
@@ -105,7 +109,7 @@ async def _undo(
         return
     # The same request with the same key is answered with what was made the first time.
     made = await link.call(keys, name, params=params, query=query, order=order, deadline=deadline, urgent=True)
-    for member, deletion in _UNDONE_BY.items():
+    for member, deletion in undone_by.items():
         made_id = made.get(member)
         if isinstance(made_id, str) and made_id:
             await link.call(
