@@ -14,6 +14,8 @@ from unsandbox.server import Server, ServerConfig
 from unsandbox.server.auth import human_duration
 from unsandbox.server.rate import Rates
 
+on_the_servers_loop = pytest.mark.asyncio(loop_scope="session")
+
 
 @pytest.fixture
 def wire_of(engine):
@@ -41,6 +43,7 @@ def wire_of(engine):
     return Opened()
 
 
+@on_the_servers_loop
 async def test_validation_tells_tier_limits_and_expiry(wire_of):
     async with wire_of as make:
         wire = await make(tier=3, expires_at=time.time() + 3 * 86400 + 60, rate_per_minute=60, concurrency=7)
@@ -52,6 +55,7 @@ async def test_validation_tells_tier_limits_and_expiry(wire_of):
         assert 3 * 86400 < answer["time_remaining"] <= 3 * 86400 + 60
 
 
+@on_the_servers_loop
 async def test_an_expired_key_is_refused_and_told_so(wire_of):
     async with wire_of as make:
         wire = await make(expires_at=time.time() - 7200)
@@ -65,6 +69,7 @@ async def test_an_expired_key_is_refused_and_told_so(wire_of):
         assert (await wrong.call("POST", "/keys/validate")).json["reason"] == "invalid_key"
 
 
+@on_the_servers_loop
 async def test_a_rate_is_kept_and_the_answer_says_when_to_come_back(wire_of):
     async with wire_of as make:
         wire, other = await make(rate_per_minute=1, burst=2), await make()
@@ -75,6 +80,7 @@ async def test_a_rate_is_kept_and_the_answer_says_when_to_come_back(wire_of):
         assert (await other.call("GET", "/jobs")).status == 200
 
 
+@on_the_servers_loop
 async def test_a_key_may_have_fewer_jobs_than_the_engine_allows(wire_of):
     async with wire_of as make:
         wire = await make(concurrency=1)
