@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import shutil
 import tarfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +111,9 @@ class FolderSource:
         request = found[1].replace(isolation=self._backend)
         return SourceInfo(name, f"unsb-vm-{name[-10:]}", self._backend, request, self.env_names)
 
-    async def source_sandbox(self, object_id: str) -> Any:
-        return self.made[object_id][2]
+    @contextlib.asynccontextmanager
+    async def lend(self, object_id: str) -> AsyncIterator[Any]:
+        yield self.made[object_id][2]
 
     async def make_from(
         self,

@@ -258,6 +258,16 @@ async def test_traffic_keeps_a_session(wire):
     await wire.call("DELETE", f"/sessions/{session}")
 
 
+async def test_what_is_being_saved_is_in_use(wire, engine):
+    session = await make(wire, ttl=1)
+    begun = time.monotonic()
+    async with engine.sessions.lend(session):
+        while time.monotonic() - begun < 2.0:
+            await asyncio.sleep(0.1)
+        assert (await wire.call("GET", f"/sessions/{session}")).status == 200
+    await wire.call("DELETE", f"/sessions/{session}")
+
+
 async def test_a_repeated_create_makes_one_session(wire):
     key = {"Idempotency-Key": "one-session"}
     ids = {(await wire.call("POST", "/sessions", {"ttl": 60}, headers=key)).json["id"] for _ in range(3)}

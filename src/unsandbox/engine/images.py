@@ -257,8 +257,8 @@ class Images:
 
     async def _of_service(self, owner: str, request: ImageRequest) -> ImageDocument:
         info = self._services.source(owner, request.source_id)
-        sandbox = await self._services.source_sandbox(info.object_id)
-        blob = await capture(self._blobs, sandbox, self._config)
+        async with self._services.lend(info.object_id) as sandbox:
+            blob = await capture(self._blobs, sandbox, self._config)
         state = {
             "kind": "service",
             "container": info.container,

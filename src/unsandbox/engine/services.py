@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
 from unsandbox.engine.bootstrap import Bootstrap, is_elsewhere, read_bootstrap
@@ -399,12 +399,15 @@ class Services:
             env_names=tuple(document.vault_names),
         )
 
-    async def source_sandbox(self, object_id: str) -> LiveSandbox:
-        """Return the sandbox of a service; see `Source.source_sandbox`."""
+    @contextlib.asynccontextmanager
+    async def lend(self, object_id: str) -> AsyncIterator[LiveSandbox]:
+        """Give the sandbox of a service; see `Source.lend`."""
         document = self._host.known(object_id)
         self._host.activity.touch(document)
         async with self._host.locked(document) as run:
-            return await run.any_sandbox(frozen=document.state == FROZEN)
+            sandbox = await run.any_sandbox(frozen=document.state == FROZEN)
+        yield sandbox
+        self._host.activity.touch(document)
 
     async def put_back(self, object_id: str, state: SavedState) -> None:
         """Replace the state of a service by a saved one; see `Source.put_back`."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -234,11 +234,13 @@ class Sessions:
         )
         return SourceInfo(document.object_id, document.container, document.isolation, request)
 
-    async def source_sandbox(self, object_id: str) -> LiveSandbox:
-        """Return the sandbox of a session; see `Source.source_sandbox`."""
+    @contextlib.asynccontextmanager
+    async def lend(self, object_id: str) -> AsyncIterator[LiveSandbox]:
+        """Give the sandbox of a session; see `Source.lend`."""
         document = self._known(object_id)
-        self._activity.touch(document)
-        return (await self._ensure_live(document)).sandbox
+        live = await self._ensure_live(document)
+        with self._used(document, live):
+            yield live.sandbox
 
     async def put_back(self, object_id: str, state: SavedState) -> None:
         """Replace the state of a session by a saved one; see `Source.put_back`."""
@@ -249,8 +251,7 @@ class Sessions:
                 await self._open(document, {}, state)
         elif state.work_archive is not None:
             live = await self._ensure_live(document)
-            live.busy += 1
-            try:
+            with self._used(document, live):
                 if live.driver is not None:
                     # What runs in it works on files that go away.
                     live.driver.close()
@@ -258,8 +259,6 @@ class Sessions:
                     live.driver = None
                     await live.sandbox.unfreeze()
                     await live.sandbox.replace_work(state.work_archive)
-            finally:
-                live.busy -= 1
         document.frozen = False
         self._activity.touch(document)
         await self._shelf.update(document)
@@ -356,16 +355,23 @@ class Sessions:
             raise InvalidJob("a command must not hold a NUL byte")
         live = await self._ensure_live(document)
         self._history_of(document).note(f"{epoch(time.time())} {command}\n")
+        with self._used(document, live):
+            try:
+                if files:
+                    await live.sandbox.put_files(sandbox_files(files))
+                async with live.lock:
+                    if live.driver is None or not live.driver.alive:
+                        live.driver = await self._shell(document.shell).open_driver(live.sandbox)
+                    return await live.driver.run(command, timeout_s)
+            except ValueError as error:
+                raise InvalidJob(str(error)) from error
+
+    @contextlib.contextmanager
+    def _used(self, document: SessionDocument, live: _Live) -> Iterator[None]:
+        """Keep a session from ending of idleness within the block."""
         live.busy += 1
         try:
-            if files:
-                await live.sandbox.put_files(sandbox_files(files))
-            async with live.lock:
-                if live.driver is None or not live.driver.alive:
-                    live.driver = await self._shell(document.shell).open_driver(live.sandbox)
-                return await live.driver.run(command, timeout_s)
-        except ValueError as error:
-            raise InvalidJob(str(error)) from error
+            yield
         finally:
             live.busy -= 1
             self._activity.touch(document)

@@ -182,9 +182,9 @@ class Snapshots:
         source = self._sources[kind]
         info = source.source(owner, name)
         self._victims(owner)
-        sandbox = await source.source_sandbox(info.object_id)
         key = new_key() if request.hot else None
-        blob = await capture(self._blobs, sandbox, self._config, key)
+        async with source.lend(info.object_id) as sandbox:
+            blob = await capture(self._blobs, sandbox, self._config, key)
         document = SnapshotDocument(
             object_id=saved_id("snapshot"),
             owner=owner,

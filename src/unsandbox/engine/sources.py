@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,8 +60,8 @@ class Source(Protocol):
             UnknownObject: There is none of this owner.
         """
 
-    async def source_sandbox(self, object_id: str) -> LiveSandbox:
-        """Return its sandbox, opened if need be; that counts as activity. A frozen one stays frozen."""
+    def lend(self, object_id: str) -> AbstractAsyncContextManager[LiveSandbox]:
+        """Give its sandbox, opened if need be; within the block it is in use. A frozen one stays frozen."""
 
     async def make_from(
         self,
