@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unsandbox._async.streaming import AsyncJobStream
     from unsandbox._async.terminal import AsyncTerminal
     from unsandbox._shared.events import OutputEvent, ResultEvent
-    from unsandbox._shared.hooks import Hooks, RequestEvent, ResponseEvent, RetryEvent
+    from unsandbox._shared.hooks import Hooks, PollEvent, RequestEvent, ResponseEvent, RetryEvent
     from unsandbox._shared.mapping import Mapped, Progress
     from unsandbox._sync.client import Client
     from unsandbox._sync.mapping import Map
@@ -125,6 +125,7 @@ __all__ = [
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "Pictures",
+    "PollEvent",
     "Progress",
     "RateLimitError",
     "RequestEvent",
@@ -161,6 +162,7 @@ __all__ = [
 
 _HOME = {
     "Hooks": "_shared.hooks",
+    "PollEvent": "_shared.hooks",
     "RequestEvent": "_shared.hooks",
     "ResponseEvent": "_shared.hooks",
     "RetryEvent": "_shared.hooks",

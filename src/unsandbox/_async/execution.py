@@ -89,9 +89,6 @@ async def execute(
         if ended(answer):
             return answer
         return await _watch(link, keys, job_id_of(answer), deadline, answer)
-    except Interrupted:
-        await finish(lambda: _abandon(link, keys, at_once, query, order, answer), CLEAN_UP_S)
-        raise
     except (WaitTimeoutError, ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
@@ -99,6 +96,12 @@ async def execute(
         if not late:
             raise
         raise too_late(deadline, partial or known, cancelled=partial is not None) from error
+    except UnsandboxError:
+        raise  # There is no job: it was refused.
+    except (Exception, Interrupted):
+        # The caller was interrupted, or a hook of the caller's failed.
+        await finish(lambda: _abandon(link, keys, at_once, query, order, answer), CLEAN_UP_S)
+        raise
 
 
 async def submit(
@@ -121,15 +124,17 @@ async def submit(
     at_once = operation[1]
     try:
         answer = await link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
-    except Interrupted:
-        await finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
-        raise
     except (ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed
         partial = await finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
         if not late:
             raise
         raise too_late(deadline, partial or {}, cancelled=partial is not None) from error
+    except UnsandboxError:
+        raise
+    except (Exception, Interrupted):
+        await finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        raise
     job_id_of(answer)
     return answer
 
@@ -161,6 +166,7 @@ async def wait(
         return await _watch(link, keys, job_id, deadline, last)
     except Interrupted:
         if not keep:
+            link = link.cleaning()
             await finish(lambda: cancel(link, keys, job_id, deadline=Deadline(CLEAN_UP_S)), CLEAN_UP_S)
         raise
     except (WaitTimeoutError, ConnectionFailedError) as error:
@@ -222,6 +228,8 @@ async def looks(
         WaitTimeoutError: The deadline passed; it holds what was seen last.
     """
     pauses = poll_delays()
+    waiting_since = time.monotonic()
+    number = 0
     while True:
         remaining = deadline.remaining()
         if remaining == 0:
@@ -236,8 +244,11 @@ async def looks(
                 continue
         began = time.monotonic()
         last = await look(link, keys, job_id, hold=hold, deadline=deadline)
+        number += 1
+        over = ended(last, looked=True)
+        await link.told.looked("get_job", (job_id,), number, int(over), waiting_since)
         yield last
-        if ended(last, looked=True):
+        if over:
             return
         if hold is not None and time.monotonic() - began < hold / 2:
             # A server that promised to hold and does not must not be asked in a tight loop.
@@ -266,7 +277,7 @@ def ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
 
 async def end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
     """Cancel a job and return what there is of it; servers that answer only "cancelled" are asked once more."""
-    deadline = Deadline(CLEAN_UP_S)
+    link, deadline = link.cleaning(), Deadline(CLEAN_UP_S)
     answer = await cancel(link, keys, job_id, deadline=deadline)
     if not any(name in answer for name in _OUTCOME):
         # If this fails, it was cancelled all the same, which is what matters.
@@ -289,7 +300,7 @@ async def _abandon(
         return await end(link, keys, job_id)
     if not order.sent:
         return None
-    deadline = Deadline(CLEAN_UP_S)
+    link, deadline = link.cleaning(), Deadline(CLEAN_UP_S)
     if link.features is None:
         await link.call(None, "health", deadline=deadline, urgent=True)
     if "idempotency" not in (link.features or ()):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import time
 from collections.abc import AsyncGenerator, Mapping
 from types import MappingProxyType
 
 from unsandbox._async.base import Connected
 from unsandbox._async.link import Link
-from unsandbox._compat.aio import closing, sleep
+from unsandbox._compat.aio import closing
 from unsandbox.credentials import Credentials
 from unsandbox.errors import APIError, ConnectionFailedError
 from unsandbox.protocol.logs import LogLine, LogPage
-from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
+from unsandbox.protocol.retry import RetryPolicy
 from unsandbox.protocol.sse import EventReader
 
 _PATIENCE = RetryPolicy(max_retries=10, base_s=0.5, cap_s=30.0)
@@ -83,6 +82,7 @@ async def follow_logs(
     query: dict[str, str | None],
     path: str = "/logs/stream",
     params: Mapping[str, str] = MappingProxyType({}),
+    operation: str = "stream_logs",
 ) -> AsyncGenerator[LogLine]:
     """Yield lines as they are written; reconnects with patience, and raises when that is used up."""
     last_id: str | None = None
@@ -95,7 +95,7 @@ async def follow_logs(
             headers["Last-Event-ID"] = last_id
         error: ConnectionFailedError | APIError | None = None
         try:
-            stream = await link.open_stream(keys, path, params, asked, headers)
+            stream = await link.open_stream(keys, operation, path, params, asked, headers)
             try:
                 reader = EventReader()
                 while piece := await stream.read():
@@ -110,11 +110,8 @@ async def follow_logs(
         except (ConnectionFailedError, APIError) as caught:
             error = caught
         failures += 1
-        attempt = Attempt("GET", failures, status=getattr(error, "status", None))
-        delay = retry_delay(attempt, _PATIENCE, random.random())  # noqa: S311 - spreads, guards nothing
-        if delay is None:
-            raise error or ConnectionFailedError("the log stream ends again and again")
-        await sleep(delay)
+        broken = error or ConnectionFailedError("the log stream ends again and again")
+        await link.pause(operation, "GET", failures, broken, _PATIENCE)
         if last_id is None:
             # What was written meanwhile, by the clock; a line on the edge may come twice.
             query = query | {"since": f"{int(time.monotonic() - began) + 1}s"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sized
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,8 @@ class _State:
     given: int = 0
     failed: int = 0
     told: Progress | None = None
+    looks: int = 0
+    began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.limit = self.concurrency
@@ -218,6 +221,7 @@ async def _collect(state: _State, hold_s: float) -> bool:
     """Take in jobs that have ended, waiting at most so long for one; tell whether there were any."""
     before = len(state.in_flight)
     ids = list(state.in_flight)
+    state.looks += 1
     if "wait_many" in (state.client._link.features or ()):
         shares = range(0, len(ids), MAX_WAITED_JOBS)
         await together([_waiter(state, ids[start : start + MAX_WAITED_JOBS], hold_s) for start in shares])
@@ -237,12 +241,14 @@ def _waiter(state: _State, ids: list[str], hold_s: float) -> Callable[[], Any]:
         answer = await link.call(
             keys, "wait_jobs", order=order, timeout=hold_s + _HTTP_MARGIN_S, retry=execution.patience(link)
         )
-        for job in answer.get("jobs") or ():
+        jobs = answer.get("jobs") or ()
+        for job in jobs:
             _take(state, job)
         for unknown in answer.get("unknown") or ():
             if unknown in state.in_flight:
                 index, request = state.in_flight.pop(unknown)
                 state.settle(index, request, None, _lost(unknown))
+        await link.told.looked("wait_jobs", tuple(ids), state.looks, len(jobs), state.began)
 
     return wait
 
@@ -270,6 +276,8 @@ def _looker(state: _State, job_id: str) -> Callable[[], Any]:
             state.settle(index, request, None, error)
         else:
             _take(state, {"job_id": job_id} | answer)
+            over = int(job_id not in state.in_flight)
+            await client._link.told.looked("get_job", (job_id,), state.looks, over, state.began)
 
     return look
 
@@ -285,11 +293,12 @@ async def _tell(state: _State) -> None:
 
 async def _cancel_all(state: _State) -> None:
     client = state.client
+    link = client._link.cleaning()
 
     def canceller(job_id: str) -> Callable[[], Any]:
         async def cancel() -> None:
             try:
-                await execution.cancel(client._link, client._signer(), job_id)
+                await execution.cancel(link, client._signer(), job_id)
             except UnsandboxError:
                 return  # It has ended, or the server is gone: nothing can be done about it here.
 

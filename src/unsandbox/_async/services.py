@@ -273,7 +273,8 @@ class ServiceMethods(VaultMethods):
         """
         query = {"lines": None if lines is None else str(lines)}
         path, params = "/services/{id}/logs/stream", {"id": service_id}
-        async with closing(follow_logs(self._link, self._signer(), query, path, params)) as entries:
+        lines_of = follow_logs(self._link, self._signer(), query, path, params, "stream_service_logs")
+        async with closing(lines_of) as entries:
             async for entry in entries:
                 yield entry
 

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from unsandbox._async import execution
 from unsandbox._async.link import STREAM_IDLE_S, Link
-from unsandbox._compat.aio import closing, finish, sleep
+from unsandbox._compat.aio import closing, finish
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.events import Decoder, Event, ResultEvent
 from unsandbox.credentials import Credentials
@@ -27,11 +26,14 @@ from unsandbox.protocol.events import (
     OutputChunk,
 )
 from unsandbox.protocol.models import Job
-from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
+from unsandbox.protocol.retry import RetryPolicy
 from unsandbox.protocol.sse import EventReader, ServerEvent
 
 if TYPE_CHECKING:
     from unsandbox._async.jobs import JobMethods
+
+STREAM_EVENTS = "stream_events"
+"""What hooks and spans call it."""
 
 _PATIENCE = RetryPolicy(max_retries=8, base_s=0.1, cap_s=8.0)
 """For a stream that breaks again and again without a new byte in between."""
@@ -148,14 +150,9 @@ async def _listen(
         if deadline.passed:
             raise execution.too_late(deadline, {"job_id": job_id}, cancelled=False)
         failures += 1
-        attempt = Attempt(
-            "GET", failures, status=getattr(error, "status", None), remaining_s=deadline.remaining()
-        )
-        delay = retry_delay(attempt, _PATIENCE, random.random())  # noqa: S311 - spreads, guards nothing
-        if delay is None:
-            raise error or InvalidResponseError(f"the events of job {job_id} end without its result")
+        broken = error or InvalidResponseError(f"the events of job {job_id} end without its result")
         # The first time at once: most often the connection was old, and the server is there.
-        await sleep(delay if failures > 1 else 0)
+        await link.pause(STREAM_EVENTS, "GET", failures, broken, _PATIENCE, deadline, at_once=failures == 1)
 
 
 async def _connection(
@@ -168,7 +165,13 @@ async def _connection(
     remaining = deadline.remaining()
     idle_s = STREAM_IDLE_S if remaining is None else max(0.01, min(STREAM_IDLE_S, remaining))
     stream = await link.open_stream(
-        keys, "/jobs/{id}/events", {"id": job_id}, headers=headers, deadline=deadline, idle_s=idle_s
+        keys,
+        STREAM_EVENTS,
+        "/jobs/{id}/events",
+        {"id": job_id},
+        headers=headers,
+        deadline=deadline,
+        idle_s=idle_s,
     )
     try:
         reader = EventReader()

@@ -5,19 +5,20 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from unsandbox._compat.aio import sleep
 from unsandbox._transports.aiohttp_live import AiohttpSocket
 from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError, RequestTimeoutError
-from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
+from unsandbox.protocol.retry import RetryPolicy
 from unsandbox.protocol.sessions import SHELL_SUBPROTOCOL
 
 if TYPE_CHECKING:
     from unsandbox._async.base import Connected
+
+TERMINAL = "terminal"
+"""What hooks and spans call its connections."""
 
 _PATIENCE = RetryPolicy(max_retries=6, base_s=0.25, cap_s=4.0)
 
@@ -136,7 +137,7 @@ class AsyncTerminal:
     async def _open(self) -> None:
         client = self._client
         self._socket = await client._link.open_socket(
-            client._signer(), "/sessions/{id}/shell", {"id": self._session_id}, SHELL_SUBPROTOCOL
+            client._signer(), TERMINAL, "/sessions/{id}/shell", {"id": self._session_id}, SHELL_SUBPROTOCOL
         )
         await self._send_size(self._socket)
         while self._unsent:
@@ -156,12 +157,11 @@ class AsyncTerminal:
             try:
                 await self._open()
             except (ConnectionFailedError, APIError) as error:
-                attempt = Attempt("GET", number, status=getattr(error, "status", None))
-                delay = retry_delay(attempt, _PATIENCE, random.random())  # noqa: S311 - spreads, guards nothing
-                if delay is None:
+                try:
+                    await self._client._link.pause(TERMINAL, "GET", number, error, _PATIENCE)
+                except Exception:
                     self._over = True
                     raise
-                await sleep(delay)
             else:
                 return
 

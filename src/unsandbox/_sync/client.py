@@ -45,7 +45,7 @@ class Client(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, ImageM
         max_connections: Connections at a time; further requests wait for a free one.
         otp: For calls that the server protects by a one-time code: the code, or a function that is called with
             the challenge's id when the server asks and returns the code.
-        hooks: Functions to call with each request, answer and repetition.
+        hooks: Functions to call with each request, answer, repetition and look at a job that is waited for.
 
     Example:
         ```python
@@ -84,6 +84,8 @@ class Client(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, ImageM
         retry: RetryPolicy | None = None,
         max_connections: int = MAX_CONNECTIONS,
         config: EngineConfig | None = None,
+        otp: OneTimeCode | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> Self:
         """Return a client of the engine inside this process, which starts at the first call.
 
@@ -92,6 +94,8 @@ class Client(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, ImageM
             retry: How often a request that failed is repeated.
             max_connections: Connections at a time.
             config: Bounds of the engine; only the first use in a process may choose them.
+            otp: As for the client.
+            hooks: As for the client.
 
         Example:
             ```python
@@ -99,9 +103,14 @@ class Client(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, ImageM
                 job = client.execute("bash", "echo hello")
             ```
         """
-        client = cls(base_url=LOCAL)
+        client = cls(base_url=LOCAL, otp=otp)
         client._link = Link(
-            LOCAL, timeout=timeout, retry=retry, max_connections=max_connections, engine_config=config
+            LOCAL,
+            timeout=timeout,
+            retry=retry,
+            max_connections=max_connections,
+            engine_config=config,
+            hooks=hooks,
         )
         return client
 

@@ -90,9 +90,6 @@ def execute(
         if ended(answer):
             return answer
         return _watch(link, keys, job_id_of(answer), deadline, answer)
-    except Interrupted:
-        finish(lambda: _abandon(link, keys, at_once, query, order, answer), CLEAN_UP_S)
-        raise
     except (WaitTimeoutError, ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
@@ -100,6 +97,12 @@ def execute(
         if not late:
             raise
         raise too_late(deadline, partial or known, cancelled=partial is not None) from error
+    except UnsandboxError:
+        raise  # There is no job: it was refused.
+    except (Exception, Interrupted):
+        # The caller was interrupted, or a hook of the caller's failed.
+        finish(lambda: _abandon(link, keys, at_once, query, order, answer), CLEAN_UP_S)
+        raise
 
 
 def submit(
@@ -122,15 +125,17 @@ def submit(
     at_once = operation[1]
     try:
         answer = link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
-    except Interrupted:
-        finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
-        raise
     except (ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed
         partial = finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
         if not late:
             raise
         raise too_late(deadline, partial or {}, cancelled=partial is not None) from error
+    except UnsandboxError:
+        raise
+    except (Exception, Interrupted):
+        finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        raise
     job_id_of(answer)
     return answer
 
@@ -162,6 +167,7 @@ def wait(
         return _watch(link, keys, job_id, deadline, last)
     except Interrupted:
         if not keep:
+            link = link.cleaning()
             finish(lambda: cancel(link, keys, job_id, deadline=Deadline(CLEAN_UP_S)), CLEAN_UP_S)
         raise
     except (WaitTimeoutError, ConnectionFailedError) as error:
@@ -221,6 +227,8 @@ def looks(
         WaitTimeoutError: The deadline passed; it holds what was seen last.
     """
     pauses = poll_delays()
+    waiting_since = time.monotonic()
+    number = 0
     while True:
         remaining = deadline.remaining()
         if remaining == 0:
@@ -235,8 +243,11 @@ def looks(
                 continue
         began = time.monotonic()
         last = look(link, keys, job_id, hold=hold, deadline=deadline)
+        number += 1
+        over = ended(last, looked=True)
+        link.told.looked("get_job", (job_id,), number, int(over), waiting_since)
         yield last
-        if ended(last, looked=True):
+        if over:
             return
         if hold is not None and time.monotonic() - began < hold / 2:
             # A server that promised to hold and does not must not be asked in a tight loop.
@@ -265,7 +276,7 @@ def ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
 
 def end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
     """Cancel a job and return what there is of it; servers that answer only "cancelled" are asked once more."""
-    deadline = Deadline(CLEAN_UP_S)
+    link, deadline = link.cleaning(), Deadline(CLEAN_UP_S)
     answer = cancel(link, keys, job_id, deadline=deadline)
     if not any(name in answer for name in _OUTCOME):
         # If this fails, it was cancelled all the same, which is what matters.
@@ -288,7 +299,7 @@ def _abandon(
         return end(link, keys, job_id)
     if not order.sent:
         return None
-    deadline = Deadline(CLEAN_UP_S)
+    link, deadline = link.cleaning(), Deadline(CLEAN_UP_S)
     if link.features is None:
         link.call(None, "health", deadline=deadline, urgent=True)
     if "idempotency" not in (link.features or ()):

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from unsandbox._compat.blocking import Lock, OneTimeCode, in_thread, owner, sleep, whether_awaited
 from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.hooks import NO_HOOKS, Hooks, RequestEvent, ResponseEvent, RetryEvent
+from unsandbox._shared.hooks import NO_HOOKS, Hooks, RequestEvent
 from unsandbox._shared.order import Order, clock_offset, library_error
 from unsandbox._shared.server import LOCAL, Server, parse_base
 from unsandbox._shared.tracing import inject, span
+from unsandbox._sync.telling import Teller
 from unsandbox._transports.common import MAX_CONNECTIONS, RawResponse
 from unsandbox._transports.requests import RequestsTransport, load, loaded
 from unsandbox._transports.requests_live import LIBRARY, RequestsSocket, RequestsStream
@@ -40,7 +41,6 @@ from unsandbox.protocol.endpoints import (
     FEATURES_HEADER,
     IDEMPOTENCY_HEADER,
     OTP_HEADER,
-    REQUEST_ID_HEADER,
 )
 from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
 from unsandbox.protocol.signing import CLOCK_TOLERANCE_S, build_target, signed_headers
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_TIMEOUT_S", "STREAM_IDLE_S", "Link"]
 
 logger = logging.getLogger("unsandbox.client")
+
+_SWITCHED = 101
+"""HTTP status of an answer that opens a WebSocket."""
 
 DEFAULT_TIMEOUT_S = 120.0
 
@@ -168,7 +171,7 @@ class Link:
         self.base_url = base_url
         self.timeout = timeout
         self.retry = retry or RetryPolicy()
-        self.hooks = hooks
+        self.told = Teller(hooks)
         self._max_connections = max_connections
         self._engine_config = engine_config
         self._state = _State(None if base_url == LOCAL else parse_base(base_url))
@@ -185,7 +188,13 @@ class Link:
         other = copy.copy(self)
         other.timeout = self.timeout if timeout is None else timeout
         other.retry = retry or self.retry
-        other.hooks = hooks or self.hooks
+        other.told = self.told if hooks is None else Teller(hooks)
+        return other
+
+    def cleaning(self) -> Link:
+        """Return a link over the same connections for a clean-up, which no error of a hook stops."""
+        other = copy.copy(self)
+        other.told = Teller(self.told.hooks, cleaning=True)
         return other
 
     def enter(self) -> None:
@@ -252,9 +261,10 @@ class Link:
         server, transport = self._open()
         target = server.prefix + build_target(endpoint.path, params or {}, query)
         signer = _Signer(self._state, (server.keys or keys) if endpoint.auth == "signed" else None)
-        with span(endpoint.name, endpoint.method, endpoint.path) as current:
+        with span(endpoint.name, endpoint.method, endpoint.path, server.origin) as current:
             answer = self._repeat(
                 transport,
+                server.origin,
                 signer,
                 endpoint,
                 target,
@@ -272,6 +282,7 @@ class Link:
     def _repeat(
         self,
         transport: RequestsTransport,
+        origin: str,
         signer: _Signer,
         endpoint: Endpoint,
         target: str,
@@ -290,7 +301,7 @@ class Link:
             number += 1
             try:
                 answer = self._attempt(
-                    transport, signer, endpoint, target, order, sudo, deadline, timeout, urgent, number
+                    transport, origin, signer, endpoint, target, order, sudo, deadline, timeout, urgent, number
                 )
                 if signer.clock_was_wrong(answer.status, answer.headers):
                     number -= 1
@@ -310,7 +321,7 @@ class Link:
                 if number == 1 <= retry.max_retries and _may_have_acted(error):
                     self._find_out(order, deadline, retry, urgent)
                 repeatable = endpoint.idempotent or self._honours_key(order)
-                self._pause(endpoint.name, endpoint.method, number, error, retry, deadline, repeatable)
+                self.pause(endpoint.name, endpoint.method, number, error, retry, deadline, repeatable)
             else:
                 return answer
 
@@ -331,6 +342,7 @@ class Link:
     def open_stream(
         self,
         keys: Credentials | None,
+        operation: str,
         path: str,
         params: Mapping[str, str],
         query: Mapping[str, object] | None = None,
@@ -345,6 +357,7 @@ class Link:
 
         Args:
             keys: What to sign with.
+            operation: What hooks and spans call it.
             path: Template of the path.
             params: Values for its placeholders.
             query: Members of the query.
@@ -361,34 +374,48 @@ class Link:
         target = server.prefix + build_target(path, params, query)
         signer = _Signer(self._state, server.keys or keys)
         number = 0
-        while True:
-            number += 1
-            try:
-                stream = transport.open_stream(
-                    "GET",
-                    target,
-                    signer.headers("GET", target) | dict(headers or {}),
-                    self._time_for(deadline),
-                    idle_s,
-                )
-                if signer.clock_was_wrong(stream.status, stream.headers):
-                    stream.close()
-                    number -= 1
-                    continue
-                if 200 <= stream.status < 300:
-                    self._note_features(stream.headers, stream.status)
-                    return stream
-                raise self._refusal(stream)
-            except (ConnectionFailedError, APIError) as error:
-                self._pause("stream", "GET", number, error, self.retry, deadline)
+        with span(operation, "GET", path, server.origin) as current:
+            while True:
+                number += 1
+                event = RequestEvent(operation, "GET", path, number, 0)
+                sent = dict(headers or {})
+                inject(sent)
+                self.told.asks(event)
+                began = time.monotonic()
+                try:
+                    try:
+                        stream = transport.open_stream(
+                            "GET",
+                            target,
+                            sent | signer.headers("GET", target),
+                            self._time_for(deadline),
+                            idle_s,
+                        )
+                    except ConnectionFailedError as error:
+                        self.told.failed(event, server.origin, error, began)
+                        raise
+                    self._told_opened(stream, event, server.origin, stream.status, stream.headers, began)
+                    if signer.clock_was_wrong(stream.status, stream.headers):
+                        stream.close()
+                        number -= 1
+                        continue
+                    if 200 <= stream.status < 300:
+                        self._note_features(stream.headers, stream.status)
+                        if current is not None:
+                            current.set_attribute("http.response.status_code", stream.status)
+                        return stream
+                    raise self._refusal(stream)
+                except (ConnectionFailedError, APIError) as error:
+                    self.pause(operation, "GET", number, error, self.retry, deadline)
 
     def open_socket(
-        self, keys: Credentials | None, path: str, params: Mapping[str, str], subprotocol: str
+        self, keys: Credentials | None, operation: str, path: str, params: Mapping[str, str], subprotocol: str
     ) -> RequestsSocket:
         """Open a WebSocket; whoever gets it closes it.
 
         Args:
             keys: What to sign the opening request with.
+            operation: What hooks and spans call it.
             path: Template of the path.
             params: Values for its placeholders.
             subprotocol: What is to be spoken.
@@ -402,27 +429,70 @@ class Link:
         server, transport = self._open()
         target = server.prefix + build_target(path, params)
         signer = _Signer(self._state, server.keys or keys)
-        while True:
-            made = transport.open_socket(target, signer.headers("GET", target), subprotocol, self.timeout)
-            if not isinstance(made, RawResponse):
-                return made
-            if not signer.clock_was_wrong(made.status, made.headers):
-                break
-        if made.status < 300:
-            raise InvalidResponseError(f"what answers at {path} does not speak {subprotocol}")
-        raise self._error(made)
+        event = RequestEvent(operation, "GET", path, 1, 0)
+        with span(operation, "GET", path, server.origin):
+            while True:
+                headers: dict[str, str] = {}
+                inject(headers)
+                self.told.asks(event)
+                began = time.monotonic()
+                try:
+                    made = transport.open_socket(
+                        target, headers | signer.headers("GET", target), subprotocol, self.timeout
+                    )
+                except ConnectionFailedError as error:
+                    self.told.failed(event, server.origin, error, began)
+                    raise
+                if not isinstance(made, RawResponse):
+                    self._told_opened(made, event, server.origin, _SWITCHED, {}, began)
+                    return made
+                self.told.answered(event, server.origin, made.status, made.headers, began)
+                if not signer.clock_was_wrong(made.status, made.headers):
+                    break
+            if made.status < 300:
+                raise InvalidResponseError(f"what answers at {path} does not speak {subprotocol}")
+            raise self._error(made)
 
-    def _pause(
+    def _told_opened(
+        self,
+        opened: RequestsStream | RequestsSocket,
+        event: RequestEvent,
+        origin: str,
+        status: int,
+        headers: Mapping[str, str],
+        began: float,
+    ) -> None:
+        """Tell that something is open; closed again when nobody will get it, as a hook failed."""
+        try:
+            self.told.answered(event, origin, status, headers, began)
+        except BaseException:
+            opened.close()
+            raise
+
+    def pause(
         self,
         operation: str,
         method: str,
         number: int,
-        error: ConnectionFailedError | APIError,
+        error: UnsandboxError,
         policy: RetryPolicy,
-        deadline: Deadline,
+        deadline: Deadline = NEVER,
         repeatable: bool = False,
+        *,
+        at_once: bool = False,
     ) -> None:
-        """Wait until it is time for the next attempt; raises the error when there is to be none."""
+        """Wait until it is time for the next attempt; raises the error when there is to be none.
+
+        Args:
+            operation: What hooks call it.
+            method: HTTP method.
+            number: Which attempt failed, from 1.
+            error: How.
+            policy: The bounds.
+            deadline: The caller's deadline.
+            repeatable: Whether the server acts once however often it is sent.
+            at_once: Not to wait, if there is to be another attempt.
+        """
         delay = retry_delay(
             Attempt(
                 method,
@@ -438,9 +508,8 @@ class Link:
         )
         if delay is None:
             raise error
-        logger.info("%s: attempt %d failed (%s); again in %.2f s", operation, number, _kind(error), delay)
-        if self.hooks.retry is not None:
-            whether_awaited(self.hooks.retry(RetryEvent(operation, number, delay, error)))
+        delay = 0.0 if at_once else delay
+        self.told.repeats(operation, number, delay, error)
         sleep(delay)
 
     def _honours_key(self, order: Order | None) -> bool:
@@ -485,6 +554,7 @@ class Link:
     def _attempt(
         self,
         transport: RequestsTransport,
+        origin: str,
         signer: _Signer,
         endpoint: Endpoint,
         target: str,
@@ -500,8 +570,7 @@ class Link:
         headers |= sudo
         inject(headers)
         event = RequestEvent(endpoint.name, endpoint.method, endpoint.path, number, len(body))
-        if self.hooks.request is not None:
-            whether_awaited(self.hooks.request(event))
+        self.told.asks(event)
         began = time.monotonic()
         if not urgent:
             transport.acquire(deadline.remaining())
@@ -519,16 +588,12 @@ class Link:
         except ConnectionFailedError as error:
             if order is not None and not error.sent:
                 order.sent = before
+            self.told.failed(event, origin, error, began)
             raise
         finally:
             if not urgent:
                 transport.release()
-        seconds = time.monotonic() - began
-        logger.debug("%s: %d after %.1f ms", endpoint.name, answer.status, seconds * 1000)
-        if self.hooks.response is not None:
-            request_id = answer.headers.get(REQUEST_ID_HEADER)
-            told = ResponseEvent(event, answer.status, seconds, len(answer.body), request_id)
-            whether_awaited(self.hooks.response(told))
+        self.told.answered(event, origin, answer.status, answer.headers, began, len(answer.body))
         return answer
 
     def _time_for(self, deadline: Deadline, timeout: float | None = None) -> float:
@@ -581,9 +646,3 @@ def _may_have_acted(error: ConnectionFailedError | APIError) -> bool:
     if isinstance(error, APIError):
         return isinstance(error, UnavailableError) and error.status not in _INSTEAD_OF_ACTING
     return error.sent
-
-
-def _kind(error: Exception) -> str:
-    """Return what an error is, without its text, which may hold the server's words."""
-    status = getattr(error, "status", None)
-    return type(error).__name__ if status is None else f"{type(error).__name__} {status}"

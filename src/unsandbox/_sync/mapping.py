@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sized
 from dataclasses import dataclass, field, replace
@@ -96,6 +97,8 @@ class _State:
     given: int = 0
     failed: int = 0
     told: Progress | None = None
+    looks: int = 0
+    began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.limit = self.concurrency
@@ -219,6 +222,7 @@ def _collect(state: _State, hold_s: float) -> bool:
     """Take in jobs that have ended, waiting at most so long for one; tell whether there were any."""
     before = len(state.in_flight)
     ids = list(state.in_flight)
+    state.looks += 1
     if "wait_many" in (state.client._link.features or ()):
         shares = range(0, len(ids), MAX_WAITED_JOBS)
         together([_waiter(state, ids[start : start + MAX_WAITED_JOBS], hold_s) for start in shares])
@@ -238,12 +242,14 @@ def _waiter(state: _State, ids: list[str], hold_s: float) -> Callable[[], Any]:
         answer = link.call(
             keys, "wait_jobs", order=order, timeout=hold_s + _HTTP_MARGIN_S, retry=execution.patience(link)
         )
-        for job in answer.get("jobs") or ():
+        jobs = answer.get("jobs") or ()
+        for job in jobs:
             _take(state, job)
         for unknown in answer.get("unknown") or ():
             if unknown in state.in_flight:
                 index, request = state.in_flight.pop(unknown)
                 state.settle(index, request, None, _lost(unknown))
+        link.told.looked("wait_jobs", tuple(ids), state.looks, len(jobs), state.began)
 
     return wait
 
@@ -271,6 +277,8 @@ def _looker(state: _State, job_id: str) -> Callable[[], Any]:
             state.settle(index, request, None, error)
         else:
             _take(state, {"job_id": job_id} | answer)
+            over = int(job_id not in state.in_flight)
+            client._link.told.looked("get_job", (job_id,), state.looks, over, state.began)
 
     return look
 
@@ -286,11 +294,12 @@ def _tell(state: _State) -> None:
 
 def _cancel_all(state: _State) -> None:
     client = state.client
+    link = client._link.cleaning()
 
     def canceller(job_id: str) -> Callable[[], Any]:
         def cancel() -> None:
             try:
-                execution.cancel(client._link, client._signer(), job_id)
+                execution.cancel(link, client._signer(), job_id)
             except UnsandboxError:
                 return  # It has ended, or the server is gone: nothing can be done about it here.
 

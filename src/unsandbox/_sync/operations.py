@@ -17,7 +17,7 @@ from unsandbox._shared.options import reads_files
 from unsandbox._shared.order import Order
 from unsandbox._sync.link import Link
 from unsandbox.credentials import Credentials
-from unsandbox.errors import ConnectionFailedError, UnavailableError
+from unsandbox.errors import ConnectionFailedError, UnavailableError, UnsandboxError
 from unsandbox.protocol.endpoint import Endpoint
 from unsandbox.protocol.endpoints import BY_NAME
 
@@ -25,6 +25,9 @@ __all__ = ["CLEAN_UP_S", "perform"]
 
 CLEAN_UP_S = 10.0
 """How long a caller who leaves early is held up at most, so that what was being made can be deleted."""
+
+_UNCERTAIN = (ConnectionFailedError, UnavailableError)
+"""Errors after which something may have been made all the same."""
 
 _UNDONE_BY = {
     "session_id": "delete_session",
@@ -79,9 +82,11 @@ def perform(
     params = None if object_id is None else {"id": object_id}
     try:
         return link.call(keys, name, params=params, query=query, order=order, timeout=timeout, otp=otp)
-    except (Interrupted, ConnectionFailedError, UnavailableError):
+    except (Exception, Interrupted) as error:
+        # Of other errors of ours, the server has said that it made nothing; all others are a hook's.
+        uncertain = not isinstance(error, UnsandboxError) or isinstance(error, _UNCERTAIN)
         undone_by = _undone_by(endpoint)
-        if endpoint.creates and order is not None and order.sent and undone_by:
+        if uncertain and endpoint.creates and order is not None and order.sent and undone_by:
             finish(lambda: _undo(link, keys, name, params, query, order, otp, undone_by), CLEAN_UP_S)
         raise
 
@@ -103,7 +108,7 @@ def _undo(
     undone_by: Mapping[str, str],
 ) -> None:
     """Delete what a request may have made; nothing can be done where the server does not know its key again."""
-    deadline = Deadline(CLEAN_UP_S)
+    link, deadline = link.cleaning(), Deadline(CLEAN_UP_S)
     if link.features is None:
         link.call(None, "health", deadline=deadline, urgent=True)
     if "idempotency" not in (link.features or ()):

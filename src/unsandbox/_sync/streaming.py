@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from unsandbox._compat.blocking import closing, finish, sleep
+from unsandbox._compat.blocking import closing, finish
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.events import Decoder, Event, ResultEvent
 from unsandbox._sync import execution
@@ -26,11 +25,14 @@ from unsandbox.protocol.events import (
     OutputChunk,
 )
 from unsandbox.protocol.models import Job
-from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
+from unsandbox.protocol.retry import RetryPolicy
 from unsandbox.protocol.sse import EventReader, ServerEvent
 
 if TYPE_CHECKING:
     from unsandbox._sync.jobs import JobMethods
+
+STREAM_EVENTS = "stream_events"
+"""What hooks and spans call it."""
 
 _PATIENCE = RetryPolicy(max_retries=8, base_s=0.1, cap_s=8.0)
 """For a stream that breaks again and again without a new byte in between."""
@@ -145,14 +147,9 @@ def _listen(link: Link, keys: Credentials | None, job_id: str, deadline: Deadlin
         if deadline.passed:
             raise execution.too_late(deadline, {"job_id": job_id}, cancelled=False)
         failures += 1
-        attempt = Attempt(
-            "GET", failures, status=getattr(error, "status", None), remaining_s=deadline.remaining()
-        )
-        delay = retry_delay(attempt, _PATIENCE, random.random())  # noqa: S311 - spreads, guards nothing
-        if delay is None:
-            raise error or InvalidResponseError(f"the events of job {job_id} end without its result")
+        broken = error or InvalidResponseError(f"the events of job {job_id} end without its result")
         # The first time at once: most often the connection was old, and the server is there.
-        sleep(delay if failures > 1 else 0)
+        link.pause(STREAM_EVENTS, "GET", failures, broken, _PATIENCE, deadline, at_once=failures == 1)
 
 
 def _connection(
@@ -165,7 +162,13 @@ def _connection(
     remaining = deadline.remaining()
     idle_s = STREAM_IDLE_S if remaining is None else max(0.01, min(STREAM_IDLE_S, remaining))
     stream = link.open_stream(
-        keys, "/jobs/{id}/events", {"id": job_id}, headers=headers, deadline=deadline, idle_s=idle_s
+        keys,
+        STREAM_EVENTS,
+        "/jobs/{id}/events",
+        {"id": job_id},
+        headers=headers,
+        deadline=deadline,
+        idle_s=idle_s,
     )
     try:
         reader = EventReader()

@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from unsandbox._compat.blocking import sleep
 from unsandbox._transports.requests_live import RequestsSocket
 from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError, RequestTimeoutError
-from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
+from unsandbox.protocol.retry import RetryPolicy
 from unsandbox.protocol.sessions import SHELL_SUBPROTOCOL
 
 if TYPE_CHECKING:
     from unsandbox._sync.base import Connected
+
+TERMINAL = "terminal"
+"""What hooks and spans call its connections."""
 
 _PATIENCE = RetryPolicy(max_retries=6, base_s=0.25, cap_s=4.0)
 
@@ -135,7 +136,7 @@ class Terminal:
     def _open(self) -> None:
         client = self._client
         self._socket = client._link.open_socket(
-            client._signer(), "/sessions/{id}/shell", {"id": self._session_id}, SHELL_SUBPROTOCOL
+            client._signer(), TERMINAL, "/sessions/{id}/shell", {"id": self._session_id}, SHELL_SUBPROTOCOL
         )
         self._send_size(self._socket)
         while self._unsent:
@@ -155,12 +156,11 @@ class Terminal:
             try:
                 self._open()
             except (ConnectionFailedError, APIError) as error:
-                attempt = Attempt("GET", number, status=getattr(error, "status", None))
-                delay = retry_delay(attempt, _PATIENCE, random.random())  # noqa: S311 - spreads, guards nothing
-                if delay is None:
+                try:
+                    self._client._link.pause(TERMINAL, "GET", number, error, _PATIENCE)
+                except Exception:
                     self._over = True
                     raise
-                sleep(delay)
             else:
                 return
 
