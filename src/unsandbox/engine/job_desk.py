@@ -16,6 +16,7 @@ from unsandbox.engine.backends import Backends, check_network
 from unsandbox.engine.command_job import SHELL, CommandJob
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.job_rows import listed, revived, row_of, same_request, summary_of, within
+from unsandbox.engine.job_trace import JobTrace
 from unsandbox.engine.jobs import (
     JobRecord,
     check_request,
@@ -183,6 +184,9 @@ class JobDesk:
             work.close()
             raise
         record.accepted.set()
+        if (trace := JobTrace.of(record)) is not None:
+            record.trace = trace
+            trace.started(record)
         self._jobs[record.job_id] = record
         running = CommandJob(asyncio.create_task(work))
         record.attach(running)
@@ -377,6 +381,7 @@ class JobDesk:
             return same_request(stored, record.fingerprint)
         self._jobs[record.job_id] = record
         self._audit_accepted(record)
+        record.trace = JobTrace.of(record)
         self._queue.put(record)
         self._start_waiting()
         return record
@@ -484,6 +489,8 @@ class JobDesk:
         except LimitReached as refusal:
             return failed_result(record, JobStatus.FAILED, refusal.message)
         record.status = JobStatus.RUNNING
+        if record.trace is not None:
+            record.trace.started(record)
         record.tape = Tape()
         record.started.set()
         running = await self.backends.for_job(record.isolation).start(spec, record.tape)
@@ -519,6 +526,9 @@ class JobDesk:
 
     async def _finish(self, record: JobRecord, result: models.Job) -> None:
         record.spec = None
+        if record.trace is not None:
+            record.trace.ended(result)
+            record.trace = None
         encoded = codec.encode(result)
         row = row_of(record, result, encoded)
         try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.job_trace import JobTrace
 from unsandbox.engine.refusals import InvalidJob, TooLarge
 from unsandbox.engine.tape import Tape
 from unsandbox.protocol import models
@@ -72,6 +73,7 @@ class JobRecord:
     cancel_requested: bool = False
     kill_reason: str | None = None
     """Why the engine, and not the caller, ended it: becomes the error of a failed job."""
+    trace: JobTrace | None = None
 
     @property
     def size(self) -> int:

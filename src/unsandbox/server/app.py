@@ -45,6 +45,7 @@ from unsandbox.protocol.endpoints import (
     REQUEST_ID_HEADER,
 )
 from unsandbox.sandbox.spec import MIB, SandboxError, SandboxUnavailable
+from unsandbox.server import tracing
 from unsandbox.server.auth import Unauthorized, check_headers
 from unsandbox.server.call import HOLD_S, SERVICE_DOMAIN, Call, Handler, read_flag
 from unsandbox.server.handlers import HANDLERS
@@ -80,6 +81,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _FEATURES = ",".join(FEATURES)
 _owner: ContextVar[str] = ContextVar("owner", default="")
 """Who signed the request that this task serves, for the log."""
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Set while a handler of the API is at work, which may begin to send its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,7 @@ class Server:
         app = web.Application(
             client_max_size=self._config.body_bytes, middlewares=[self._ingress.middleware, self._guard]
         )
+        app.on_response_prepare.append(_introduce_stream)
         for endpoint in ENDPOINTS:
             handler = self._serve(endpoint, HANDLERS[endpoint.name])
             for method, path in ((endpoint.method, endpoint.path), *endpoint.aliases):
@@ -297,11 +301,20 @@ class Server:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        with tracing.serving(request) as span:
+            response = await self._answer(request, handler)
+            tracing.answered(span, response.status)
+            return response
+
+    async def _answer(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
         """Give every request an id, turn every failure into a JSON answer, log without secrets or code."""
         started = time.perf_counter()
         _owner.set("")
         given = request.headers.get(REQUEST_ID_HEADER, "")
         request_id = given if _REQUEST_ID.match(given) else "req_" + secrets.token_hex(8)
+        _request_id.set(request_id)
         try:
             response = await handler(request)
         except Unauthorized as refusal:
@@ -344,20 +357,32 @@ class Server:
                 response = _error(
                     500, "internal_error", f"the server failed; its log says why ({request_id})", request_id
                 )
+        _request_id.set("")
         if not response.prepared:
-            response.headers[REQUEST_ID_HEADER] = request_id
-            response.headers[FEATURES_HEADER] = _FEATURES
-            response.headers["Server"] = f"unsandbox/{__version__}"
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource else "?"
+            _introduce(response, request_id)
+        known = tracing.route_of(request)
+        route = known or "?"
         seconds = time.perf_counter() - started
-        self._metrics.note(request.method if resource else "?", route, response.status, seconds)
+        self._metrics.note(request.method if known else "?", route, response.status, seconds)
+        tracing.measure(request, response.status, seconds)
         self._engine.logbook.note(
             "api",
             _owner.get(),
             f"{request_id} {request.method} {route} {response.status} {seconds * 1000:.1f} ms",
         )
         return response
+
+
+def _introduce(response: web.StreamResponse, request_id: str) -> None:
+    """Say in an answer of the API who gives it, and under which id."""
+    response.headers[REQUEST_ID_HEADER] = request_id
+    response.headers[FEATURES_HEADER] = _FEATURES
+    response.headers["Server"] = f"unsandbox/{__version__}"
+
+
+async def _introduce_stream(_request: web.Request, response: web.StreamResponse) -> None:
+    if request_id := _request_id.get():
+        _introduce(response, request_id)
 
 
 def _logged(name: str) -> str:
