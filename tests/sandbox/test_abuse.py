@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from tests.sandbox.support import eventually, groups_of, sandbox_processes
 
-from unsandbox.sandbox import BubblewrapBackend, EndReason, Limits, load_languages, pool_for
+from unsandbox.sandbox import BubblewrapBackend, EndReason, Limits, init, load_languages, pool_for
 
 MIB = 1 << 20
 CONFIG = pool_for(load_languages(), 2, 4, Limits())
@@ -107,7 +107,8 @@ async def test_the_servers_environment_and_command_line_stay_secret(python, monk
     code = """
 import os, glob
 for path in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline') + ['/proc/1/mountinfo']:
-    print(path, open(path, 'rb').read())
+    try: print(path, open(path, 'rb').read())
+    except PermissionError: print(path, 'is closed')
 """
     outcome = await python(code)
     said = outcome.stdout.data
@@ -468,7 +469,11 @@ async def test_artifacts_of_a_program_that_daemonised_are_complete(run):
 
 @pytest.mark.skipif(not Path("/usr/bin/gdb").exists(), reason="needs gdb to take over the first process")
 @pytest.mark.parametrize("artifacts", [False, True])
-async def test_a_program_that_forges_the_scripts_reports_gains_no_time(run, still_well, artifacts):
+async def test_a_program_that_forges_the_scripts_reports_gains_no_time(run, backend, still_well, artifacts):
+    if backend._pool is not None and init.build_waiter():
+        outcome = await run("bash", "-c", "gdb -q -batch -p 1 2>&1")
+        assert b"ptrace: Operation not permitted" in outcome.stdout.data
+        return
     text = r"end 0\nend 0\nstart 1\ncompile 9\n" + 60 * r"spam\n"
     forge = f'call (long)write(3, "{text}", {len(text.encode().decode("unicode_escape"))})'
     script = f"gdb -q -batch -p 1 -ex '{forge}' -ex 'shell echo forged' -ex 'shell sleep 100' 2>&1"

@@ -27,6 +27,7 @@ from unsandbox.sandbox import (
     SandboxError,
     SandboxFile,
     SandboxSpec,
+    init,
     load_languages,
     pool_for,
 )
@@ -364,6 +365,22 @@ async def test_a_waiting_sandbox_holds_nothing(warm, monkeypatch):
                 str(1 + (pid != prepared.pid)),
             )
             assert b"UNSANDBOX" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+async def test_nothing_looks_into_the_first_process_or_ends_it(warm):
+    look = "kill -9 1; cat /proc/1/environ /proc/1/maps; ls /proc/1/fd; readlink /proc/1/exe; cat /proc/1/cmdline; exit 3"
+    job = await run_in(warm, SandboxSpec(run=["sh", "-c", look]), expect_warm=True)
+    assert job.exit_code == 3
+    assert job.stdout.data.rstrip(b"\0") == (b"init" if init.build_waiter() else b"python3\0/work/main.py")
+    assert job.stderr.data.count(b"ermission denied") == (3 if init.build_waiter() else 0)
+
+
+async def test_what_programs_will_write_to_is_ready_before(warm):
+    """A waiting interpreter has copies of its own of what the rehearsal touched, not only of what it wrote itself."""
+    await eventually(lambda: warm._pool._any.ready)
+    (program,) = children_of(warm._pool._any.ready[0].pid)
+    rollup = Path(f"/proc/{program}/smaps_rollup").read_text()
+    assert int(re.search(r"Private_Dirty: +(\d+) kB", rollup)[1]) > 1000
 
 
 async def test_output_is_streamed_and_cancellation_ends_it(warm):

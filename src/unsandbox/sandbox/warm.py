@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+from unsandbox.sandbox import init
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.command import DEFAULT_ENV, MARK_START, SHM, TMP, WORK
 from unsandbox.sandbox.control import Ending
@@ -23,7 +24,7 @@ from unsandbox.sandbox.limits import Group
 from unsandbox.sandbox.skeleton import HOSTNAME
 from unsandbox.sandbox.spec import Captured, Limits, OutputSink, SandboxSpec
 from unsandbox.sandbox.system import System
-from unsandbox.sandbox.warm_python import NODE, PROGRAM
+from unsandbox.sandbox.warm_python import FIRST_PROCESS, NODE, PROGRAM
 
 PYTHON = ("python3", PROGRAM)
 """The command of programs that the waiting interpreter runs itself; any other is executed by it."""
@@ -84,7 +85,7 @@ class Template:
         words += ["--perms", "1777", "--tmpfs", TMP, "--perms", "0755", "--tmpfs", WORK, "--chdir", WORK]
         words += ["--info-fd", str(INFO_FD)]
         for path, fd in files.items():
-            words += ["--perms", "0444", "--file", str(fd), path]
+            words += ["--perms", "0555", "--file", str(fd), path]
         for name, value in (DEFAULT_ENV | dict(self.env) | {"PWD": WORK}).items():
             words += ["--setenv", name, value]
         return b"".join(os.fsencode(word) + b"\0" for word in words)
@@ -96,11 +97,23 @@ class Template:
             bpf: The system call filter of the sandboxes.
             version: The interpreter's, as in the name of its folders: `3.11`.
         """
-        source = (resources.files("unsandbox.sandbox") / "warm_python.py").read_text(encoding="utf-8")
-        code = f"{source}\ninstall(bytes.fromhex({bpf.hex()!r}))\n"
-        load = f"import sys; exec(open('{WORK}/.zygote').read(), {{'__name__': 'zygote'}})"
+        folder = resources.files("unsandbox.sandbox")
+        rehearsal, zygote = (
+            (folder / name).read_text(encoding="utf-8") for name in ("warm_rehearsal.py", "warm_python.py")
+        )
+        parts = {
+            f"{WORK}/.rehearsal": rehearsal.encode(),
+            f"{WORK}/.zygote": f"{zygote}\ninstall(bytes.fromhex({bpf.hex()!r}))\n".encode(),
+        }
+        executed = "; ".join(f"exec(open({path!r}).read(), n)" for path in parts)
+        load = f"import sys; n = {{'__name__': 'zygote'}}; {executed}"
         site = f"{WORK}/.local/lib/python{version}/site-packages"
-        return {f"{WORK}/.zygote": code.encode(), f"{site}/zygote.pth": load.encode()}
+        first = init.build_waiter()
+        return {
+            **parts,
+            f"{site}/zygote.pth": load.encode(),
+            **({} if first is None else {FIRST_PROCESS: first}),
+        }
 
 
 def python_version(system: System) -> str | None:

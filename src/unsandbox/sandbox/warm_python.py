@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
+    from unsandbox.sandbox.warm_rehearsal import rehearse
+
 CONTROL_FD = 3
 """In the zygote the launcher's socket, in its children the server's."""
 PROGRAM = "/work/main.py"
 HOME = "/work/"
+FIRST_PROCESS = "/work/.first"
+"""What becomes the first process of each sandbox, where there is such a program for this machine."""
 KIND_ANY, KIND_NODE = 0, 1
 """What waits in a sandbox: this interpreter, or another one that has all but its program."""
 NODE = ("node", "/work/main.js")
@@ -45,6 +49,8 @@ _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _DEATH_BY = 128
+_FIRST_FD = 100
+"""In the zygote and until a program runs: above every descriptor that comes with a request."""
 
 
 def install(bpf: bytes) -> None:
@@ -60,12 +66,13 @@ def install(bpf: bytes) -> None:
             return original(path)
         # In place, and of the same length: the interpreter is going through this list.
         sys.path_hooks[0] = original
-        _leave_no_trace(lambda: _serve(bpf))
+        end: list[Callable[[int], None]] = []
+        _leave_no_trace(lambda: end.append(_serve(bpf)))
         try:
             return original(path)
         except ImportError:
             # No archive, as nearly always: the interpreter will read it as a file.
-            _end_quickly()
+            _end_quickly(end[0])
             raise
 
     sys.path_hooks[0] = hook
@@ -85,8 +92,8 @@ def _leave_no_trace(work: Callable[[], None]) -> None:
         sys.path_importer_cache.pop(path, None)
 
 
-def _serve(bpf: bytes) -> None:
-    """Fork for each request; returns in a process that is to become the program."""
+def _serve(bpf: bytes) -> Callable[[int], None]:
+    """Fork for each request; returns, in a process that is to become the program, how that process ends."""
     import _signal  # type: ignore[import-not-found]
     import _socket
     import gc
@@ -98,6 +105,10 @@ def _serve(bpf: bytes) -> None:
     # would copy every page of it, which takes longer than most programs.
     gc.collect()
     gc.freeze()
+    kernel.used, end = rehearse(PROGRAM, CONTROL_FD, _await_job)
+    if end is not None:
+        return end
+    _keep_first_process()
     requests = _socket.socket(fileno=CONTROL_FD)
     own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     # Nobody waits for the children here; the launcher watches them by descriptor.
@@ -114,13 +125,26 @@ def _serve(bpf: bytes) -> None:
         if child == 0:
             requests.detach()
             _become_sandbox(kernel, [int(setting) for setting in settings], fds)
-            return
+            return os._exit
         kernel.setns(own_pids, _NEWPID)
         pidfd = os.pidfd_open(child)
         attached = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pidfd.to_bytes(4, sys.byteorder))]
         requests.sendmsg([number], attached)
         for fd in (*fds, pidfd):
             os.close(fd)
+
+
+def _keep_first_process() -> None:
+    """Open the program that will be the first process of each sandbox; no path leads to it from there."""
+    import fcntl
+    import os
+
+    try:
+        fd = os.open(FIRST_PROCESS, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD)
+    os.close(fd)
 
 
 def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
@@ -144,9 +168,11 @@ def _become_sandbox(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]
         _feed(NODE[1])
     if program:
         _look_after(program)
+    os.close(_FIRST_FD)
     if kind == KIND_NODE:
         _default_signals()
         _become(list(NODE), {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")})
+    kernel.populate()
     _await_job()
 
 
@@ -214,6 +240,14 @@ def _look_after(program: int) -> None:
 
     # With a handler in place even a tenant's signal would reach the first process.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    if program == 2:
+        os.closerange(0, CONTROL_FD)
+        os.set_inheritable(CONTROL_FD, True)
+        try:  # noqa: SIM105 - nothing more is to be loaded
+            os.execve(f"/proc/self/fd/{_FIRST_FD}", ["init"], {})  # noqa: S606 - a program of ours
+        except OSError:
+            # There is none for this machine. This interpreter does the same, and holds more memory.
+            pass
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -304,21 +338,23 @@ def _receive_job() -> Mapping[str, Any]:
     return job
 
 
-def _end_quickly() -> None:
+def _end_quickly(leave: Callable[[int], None]) -> None:
     """At the interpreter's end spare it the parts that no program can observe.
 
     To take down what was there before the program means to copy nearly all memory that this process shares with
     the zygote. So the modules of the start are kept out of it, unless the program has added something to one,
     and the process ends when the interpreter has taken down the program's own modules: none of its code can run
     any more then.
+
+    Args:
+        leave: Ends the process.
     """
     import atexit
-    import os
 
     class Last:
         """Is destroyed when the interpreter clears `sys`, the last module but one."""
 
-        def __del__(self, end: Callable[[int], None] = os._exit) -> None:
+        def __del__(self, end: Callable[[int], None] = leave) -> None:
             end(0)
 
     main = sys.modules["__main__"]
@@ -448,6 +484,8 @@ class _Kernel:
         self._filter = ctypes.create_string_buffer(bpf, len(bpf))
         self._program = struct.pack("HxxxxxxP", len(bpf) // 8, ctypes.addressof(self._filter))
         self._capability_header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+        self.used: list[tuple[int, int, int]] = []
+        """See `rehearse`."""
         self._loopback = struct.pack("16sh22x", b"lo", _IFF_UP_RUNNING)
 
     def _check(self, result: int, what: str) -> None:
@@ -468,6 +506,13 @@ class _Kernel:
     def mount(self, kind: str, place: str, flags: int, options: str) -> None:
         words = (kind.encode(), place.encode(), kind.encode())
         self._check(self._libc.mount(*words, self._ctypes.c_ulong(flags), options.encode()), f"mount {place}")
+
+    def populate(self) -> None:
+        """Have the memory that programs use ready now; where the kernel cannot (before 5.14) it comes later."""
+        number = self._ctypes.c_ulong
+        for address, length, advice in self.used:
+            if self._libc.madvise(number(address), number(length), advice):
+                return
 
     def loopback_up(self) -> None:
         import _socket
