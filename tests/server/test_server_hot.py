@@ -79,6 +79,54 @@ async def test_a_program_goes_on_from_the_saved_number(tmp_path):
         assert answer.status == 400
 
 
+# Says what it counted in memory, and ends when it is asked to.
+TALKER = """
+n=0
+until [ -e end ]; do n=$((n+1)); echo "said $n"; sleep 0.05; done
+exit 7
+"""
+
+
+async def test_a_service_goes_on_with_its_log_and_its_end_is_noticed(tmp_path):
+    async with lasting(tmp_path) as wire:
+
+        async def said() -> list[int]:
+            log = (await wire.call("GET", f"/services/{service}/logs?all=true")).json["log"]
+            return [int(line.partition(" ")[2]) for line in log.splitlines()]
+
+        async def until(condition) -> None:
+            async with asyncio.timeout(60):
+                while not await condition():
+                    await asyncio.sleep(0.05)
+
+        async def has_said(number: int) -> bool:
+            return number in await said()
+
+        async def has_ended() -> bool:
+            return (await wire.call("GET", f"/services/{service}")).json["state"] == "failed"
+
+        body = {
+            "name": "talker",
+            "bootstrap_content": TALKER,
+            "network_mode": "zerotrust",
+            "isolation": "gvisor",
+        }
+        service = (await wire.call("POST", "/services", body | {"restart": "never"})).json["service_id"]
+        await until(lambda: has_said(3))
+        snapshot = (await wire.call("POST", f"/services/{service}/snapshot", {"hot": True})).json["id"]
+        await until(lambda: has_said(60))
+        await restore(wire, snapshot)
+        # A number for the second time: what it says after the restore is from the saved state on, and in the log.
+        await until(lambda: repeats(said, 61))
+        ending = await wire.call("POST", f"/services/{service}/execute", {"command": "touch end"})
+        assert ending.status in (200, 202)
+        await until(has_ended)
+
+
+async def repeats(said, number: int) -> bool:
+    return (await said()).count(number) == 2
+
+
 async def test_a_cold_one_is_cloned_to_the_same_isolation(tmp_path):
     async with lasting(tmp_path) as wire:
         session = await new_session(wire, isolation="gvisor")

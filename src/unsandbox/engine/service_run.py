@@ -209,12 +209,14 @@ class ServiceRun:
                 spec = dataclasses.replace(spec, hot_image=state.hot_image)
             await self._close()
             sandbox = await open_live(self._context, launch.isolation, spec)
-            process = None
+            # A hot image holds the program itself: it goes on, with streams of its new sandbox.
+            process = sandbox.lasting
             try:
                 if state is not None and state.work_archive is not None:
                     await sandbox.replace_work(state.work_archive)
                 if launch.argv is not None and spec.hot_image is None:
                     process = await sandbox.spawn(["/bin/sh", "-c", _JOIN_STREAMS, "sh", *launch.argv])
+                    sandbox.lasting = process
             except BaseException:
                 await sandbox.close()
                 raise
