@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from functools import partial
@@ -173,3 +176,18 @@ async def test_cut_off_at_random(server: Serve) -> None:
         await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
     print(f"{cut[True]} of {CALLS_CUT} calls were cut off, nothing is left")  # noqa: T201 - by -s
     assert cut[True] > CALLS_CUT / 2, cut
+
+
+async def test_ctrl_c_at_random(server: Serve) -> None:
+    seed, count, keys = random.randrange(1 << 30), max(10, CALLS_CUT // 10), new_key(server)
+    print(f"seed {seed}")  # noqa: T201 - shown when it fails
+    async with maker_for(server, keys) as maker:
+        given = json.dumps({"base": maker.base, "program": maker.program})
+        words = [server.url, *keys, str(seed), str(count), given]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.client.interrupted", *words, stdout=subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0
+    print(f"{int(output)} of {count} calls were interrupted, nothing is left")  # noqa: T201 - by -s
+    assert int(output) > count / 2
