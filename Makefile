@@ -9,7 +9,7 @@ TOOLCHAINS ?= /var/tmp/unsandbox-toolchains
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev-install demo examples test test-verbose test-coverage test-languages lint format docs site \
-        bench bench-fair unasync lock clean
+        bench bench-fair faults unasync lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,10 @@ bench: ## Measure every goal of speed against its baseline in the same run: goal
 bench-fair: ## Measure how much one key's flood slows another key's hello world
 	@scripts/bootstrap --minimal
 	@$(PY) benchmarks/fair_sharing.py
+
+faults: ## Load a server to its limit and break everything under it for five minutes: is anything lost or left?
+	@scripts/bootstrap --minimal
+	@$(PY) benchmarks/load_and_faults.py
 
 unasync: install ## Generate the sync tree from the async one
 	@$(PY) scripts/unasync.py

@@ -527,6 +527,20 @@ async def test_a_template_that_does_not_serve_is_given_up(monkeypatch):
         assert outcome.stdout.data == b"cold\n"
 
 
+async def test_a_pool_that_served_comes_back_after_failures(monkeypatch):
+    from unsandbox.sandbox import pool as module
+
+    monkeypatch.setattr(module, "_AGAIN_S", 0.5)
+    async with pooled(CONFIG) as backend:
+        for _ in range(5):
+            before = zygotes(backend)
+            for zygote in before:
+                os.kill(zygote, signal.SIGKILL)
+            await eventually(lambda before=before: zygotes(backend) not in ([], before))
+        await eventually(lambda: backend._pool._off is None and backend._pool.waiting > 0)
+        await run_in(backend, python_spec("pass"), expect_warm=True)
+
+
 async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
     """What the zygote's sandboxes promise is looked at before the first job, not believed."""
     from unsandbox.sandbox.warm import Template

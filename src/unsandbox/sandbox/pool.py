@@ -42,7 +42,11 @@ _NICE = 5
 """Waiting sandboxes are made when nothing more urgent is to be done."""
 _MAKING_AT_ONCE = 4
 _FAILURES = 3
-"""Sandboxes in a row that could not be made, after which the pool gives up."""
+"""Sandboxes in a row that could not be made, after which the pool gives up, for good or for a while."""
+_AGAIN_S = 60.0
+"""How long a pool that served before rests then."""
+_NEWS_S = 0.1
+"""How long to wait for the news that the zygote itself is gone, when a sandbox could not be made."""
 _CALM_S = 5.0
 _NODE_CALM_S = 300.0
 _LONGEST_SAID = 1 << 15
@@ -167,6 +171,7 @@ class WarmPool:
         self._failures = 0
         self._compiled = CompileCache(host.template.system)
         self._closed = self._proven = False
+        self._off: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -244,6 +249,8 @@ class WarmPool:
     async def close(self) -> None:
         """Let go of everything that waits."""
         self._closed = True
+        if self._off is not None:
+            self._off.cancel()
         for shelf in (self._any, self._node):
             if shelf.calm is not None:
                 shelf.calm.cancel()
@@ -255,7 +262,7 @@ class WarmPool:
     # What a sandbox that waits can be used for
 
     def _suits(self, spec: SandboxSpec) -> bool:
-        if self._closed or self._zygote is None:
+        if self._closed or self._off is not None or self._zygote is None:
             return False
         ours, wanted = self._limits, spec.limits
         if (ours.open_files, ours.tmpfs_bytes) != (wanted.open_files, wanted.tmpfs_bytes):
@@ -309,7 +316,7 @@ class WarmPool:
 
     def _refill(self, shelf: _Shelf) -> None:
         """Make as many as are missing, a few at a time."""
-        if self._closed:
+        if self._closed or self._off is not None:
             return
         self._rest_later(shelf)
         waiting = sum(not waiter.done() for waiter in shelf.waiting)
@@ -423,9 +430,17 @@ class WarmPool:
         if prepared in self._dismissed:
             self._dismissed.discard(prepared)
         elif prepared.job is None and not self._closed:
-            if not was_made and error != ZYGOTE_GONE:
-                self._failed(error or "it ended before it was ready")
-            self._refill(shelf)
+            if was_made or error == ZYGOTE_GONE:
+                self._refill(shelf)
+            else:
+                why = error or "it ended before it was ready"
+                self._loop.call_later(_NEWS_S, self._not_made, shelf, zygote, why)
+
+    def _not_made(self, shelf: _Shelf, zygote: _Zygote, why: str) -> None:
+        if not (zygote.gone or self._closed):
+            # Else it is the zygote's end that counts, once for all that it was making.
+            self._failed(why)
+        self._refill(shelf)
 
     def _failed(self, why: str) -> None:
         logger.warning("a sandbox for the pool could not be made: %s", why)
@@ -434,10 +449,25 @@ class WarmPool:
             self._give_up(why)
 
     def _give_up(self, why: str) -> None:
-        """From now on every job gets a sandbox of its own making, which is slower and no less isolated."""
-        logger.error("the pool of warm sandboxes is off: %s", why)
-        self._closed = True
+        """From now on every job gets a sandbox of its own making, which is slower and no less isolated.
+
+        What served before may do so again: the machine may have been short of something, or somebody killed it.
+        """
         self._any.answer_waiters()
+        if not self._proven:
+            logger.error("the pool of warm sandboxes is off: %s", why)
+            self._closed = True
+        elif self._off is None and not self._closed:
+            logger.error("the pool of warm sandboxes is off for %g s: %s", _AGAIN_S, why)
+            self._off = self._loop.call_later(_AGAIN_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._off = None
+        self._failures = _FAILURES - 1
+        if self._zygote is None:
+            self._replace_zygote()
+        else:
+            self._refill(self._any)
 
     # Zygotes
 
@@ -499,7 +529,7 @@ class WarmPool:
             self._replace_zygote()
 
     def _replace_zygote(self) -> None:
-        if not self._closed:
+        if not self._closed and self._off is None:
             self._zygote = _Zygote(self)
             self._run(self._start_zygote(self._zygote))
 
