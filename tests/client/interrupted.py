@@ -50,6 +50,8 @@ def in_a_loop(maker: Maker, name: str) -> Any:
     asyncio.run(call())
 
 
+# Whoever is started in the background of a script would ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGALRM, strike)
 url, public, secret, seed, count, maker_json = sys.argv[1:7]
 chance, struck = random.Random(int(seed)), 0

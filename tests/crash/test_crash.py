@@ -8,6 +8,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -15,7 +16,12 @@ from tests.crash.remains import Family, loop_devices, traces
 from tests.server.conftest import Wire
 from tests.support import Serve, eventually
 
-ROUNDS = 20
+SERVERS = 2
+"""Servers at a time, each with a data folder of its own: while one starts, the other is killed."""
+ROUNDS = 10
+"""How often each of them is killed."""
+THOROUGH = 4
+"""In every so many rounds all that was acknowledged is looked at: what is lost stays lost."""
 TERMINAL = {"completed", "failed", "timeout", "cancelled"}
 OUTBOUND = bool(shutil.which("slirp4netns"))
 """Whether a service can have a network here."""
@@ -27,6 +33,7 @@ class Load:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
+        self._tasks: list[asyncio.Task[None]] = []
         self.counts: Counter[str] = Counter()
         self.finished: dict[str, str] = {}
         self.accepted: set[str] = set()
@@ -37,6 +44,19 @@ class Load:
         """Values of which one must be the vault's: the last acknowledged one, and those under way since."""
         self.service: str | None = None
         self.frozen: bool | None = None
+
+    async def begin(self, wire: Wire) -> None:
+        """Make the services that live as long as the data folder."""
+        for name in ("vault", "still", "steady"):
+            network = "semitrusted" if OUTBOUND and name == "steady" else "zerotrust"
+            options = {"name": name, "bootstrap": "exec sleep 100000", "network_mode": network}
+            made = await wire.call("POST", "/services", options)
+            assert made.status in {200, 201}, made.json
+            if name == "vault":
+                self.service = made.json["id"]
+        first = await wire.call("PUT", f"/services/{self.service}/env", b"SECRET=first")
+        assert first.status == 200
+        self.vault = {"SECRET=first"}
 
     async def run(self, wire: Wire, seconds: float) -> None:
         """Keep several workers busy until the server is killed under them."""
@@ -118,13 +138,10 @@ class Load:
         self.counts["freezes"] += 1
         await asyncio.sleep(0.2)
 
-    async def check(self, wire: Wire) -> None:
+    async def check(self, wire: Wire, *, thorough: bool) -> None:
         """Compare what a new server knows with what its predecessors acknowledged."""
-        for job_id, stdout in self.random.sample(sorted(self.finished.items()), min(40, len(self.finished))):
-            job = (await wire.call("GET", f"/jobs/{job_id}")).json
-            assert (job["status"], job["stdout"]) == ("completed", stdout)
-        for job_id in sorted(self.accepted):
-            job = (await wire.call("GET", f"/jobs/{job_id}")).json
+        ended = await asyncio.gather(*(wire.call("GET", f"/jobs/{job_id}") for job_id in self.accepted))
+        for job in (answer.json for answer in ended):
             assert job["status"] in TERMINAL, job
             self.counts[f"accepted jobs {job['status']}"] += 1
             if job["status"] == "failed":
@@ -133,24 +150,36 @@ class Load:
         listed = {item["id"] for item in (await wire.call("GET", "/snapshots")).json["snapshots"]}
         assert set(self.snapshots) <= listed
         assert not self.deleted_snapshots & listed
-        for name, text in self.random.sample(sorted(self.snapshots.items()), min(2, len(self.snapshots))):
-            clone = await wire.call("POST", f"/snapshots/{name}/clone", {"type": "session"})
-            assert clone.status in {200, 201}, clone.json
-            await self._holds(wire, clone.json["session_id"], text)
-            await wire.call("DELETE", f"/sessions/{clone.json['session_id']}")
-            self.counts["snapshots cloned"] += 1
         known = {item["id"] for item in (await wire.call("GET", "/sessions")).json["sessions"]}
         assert set(self.sessions) <= known
-        for name, text in self.random.sample(sorted(self.sessions.items()), min(2, len(self.sessions))):
-            await self._holds(wire, name, text)
         for name in known - set(self.sessions):  # Made, and the answer lost.
             await wire.call("DELETE", f"/sessions/{name}")
+        if thorough:
+            await asyncio.gather(
+                *(self._ended_so(wire, *item) for item in self.finished.items()),
+                *(self._clones(wire, *item) for item in self._some(self.snapshots)),
+                *(self._holds(wire, *item) for item in self._some(self.sessions)),
+            )
         exported = (await wire.call("POST", f"/services/{self.service}/env/export")).json["env"].strip()
         assert exported in self.vault, "the vault is neither the old nor the new one"
         self.vault = {exported}
         state = (await wire.call("GET", "/services/still")).json["state"]
         assert self.frozen is None or state == ("frozen" if self.frozen else "running")
         await self.answers(wire)
+
+    def _some(self, kept: dict[str, str]) -> list[tuple[str, str]]:
+        return self.random.sample(sorted(kept.items()), min(2, len(kept)))
+
+    async def _ended_so(self, wire: Wire, job_id: str, stdout: str) -> None:
+        job = (await wire.call("GET", f"/jobs/{job_id}")).json
+        assert (job["status"], job["stdout"]) == ("completed", stdout)
+
+    async def _clones(self, wire: Wire, snapshot: str, text: str) -> None:
+        clone = await wire.call("POST", f"/snapshots/{snapshot}/clone", {"type": "session"})
+        assert clone.status in {200, 201}, clone.json
+        await self._holds(wire, clone.json["session_id"], text)
+        await wire.call("DELETE", f"/sessions/{clone.json['session_id']}")
+        self.counts["snapshots cloned"] += 1
 
     async def answers(self, wire: Wire) -> None:
         """Run a command in the service that nobody disturbs: it runs, with its interface."""
@@ -167,54 +196,51 @@ class Load:
 async def test_kill_9_at_any_moment(tmp_path):
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")  # noqa: T201 - shown when the test fails
-    load, data = Load(seed), tmp_path / "data"
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)) as session:
+    loads = [Load(seed + number) for number in range(SERVERS)]
+    async with asyncio.TaskGroup() as group:
+        for number, load in enumerate(loads):
+            group.create_task(kill_again_and_again(load, tmp_path / f"data{number}"))
+    counts = sum((load.counts for load in loads), Counter())
+    print(dict(counts))  # noqa: T201 - the figures, shown by -s
+    assert counts["kills"] == SERVERS * ROUNDS
+    for what in (
+        "jobs finished",
+        "jobs accepted",
+        "sessions",
+        "snapshots",
+        "snapshots cloned",
+        "vault writes",
+        "freezes",
+    ):
+        assert counts[what] > 0, what
+
+
+async def kill_again_and_again(load: Load, data: Path) -> None:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)) as session:
         for number in range(ROUNDS + 1):
             began = time.monotonic()
             server = await asyncio.to_thread(Serve, data)
             with server:
                 wire = Wire(server.url, *server.keys(), session)
                 if number == 0:
-                    for name in ("vault", "still", "steady"):
-                        network = "semitrusted" if OUTBOUND and name == "steady" else "zerotrust"
-                        made = await wire.call(
-                            "POST",
-                            "/services",
-                            {"name": name, "bootstrap": "exec sleep 100000", "network_mode": network},
-                        )
-                        assert made.status in {200, 201}, made.json
-                        if name == "vault":
-                            load.service = made.json["id"]
-                    first = await wire.call("PUT", f"/services/{load.service}/env", b"SECRET=first")
-                    assert first.status == 200
-                    load.vault = {"SECRET=first"}
+                    await load.begin(wire)
                 else:
-                    await load.check(wire)
-                load.counts["restart ms, all"] += round((time.monotonic() - began) * 1000)
-                family = await asyncio.to_thread(Family, server.process.pid)
-                assert family.networks
-                assert not OUTBOUND or family.programs["slirp4netns"] > 0
+                    thorough = number % THOROUGH == 0 or number == ROUNDS
+                    await load.check(wire, thorough=thorough)
+                load.counts["restart and check ms, all"] += round((time.monotonic() - began) * 1000)
                 if number == ROUNDS:
+                    family = await asyncio.to_thread(Family, server.process.pid)
                     assert await asyncio.to_thread(server.stop) == 0
                 else:
-                    await load.run(wire, 0.2 + load.random.random())
+                    await load.run(wire, 0.2 + load.random.random() * 0.6)
                     family = await asyncio.to_thread(Family, server.process.pid)
                     await asyncio.to_thread(server.kill)
                     await load.end()
                     load.counts["kills"] += 1
-            pid = server.process.pid
-            await asyncio.to_thread(eventually, lambda pid=pid: not traces(pid))
-            await asyncio.to_thread(eventually, lambda family=family: not family.left())
-            await asyncio.to_thread(eventually, lambda: not loop_devices(data))
-    print(dict(load.counts))  # noqa: T201 - the figures, shown by -s
-    assert load.counts["kills"] == ROUNDS
-    for what in (
-        "jobs finished",
-        "jobs accepted",
-        "sessions",
-        "snapshots",
-        "snapshots deleted",
-        "vault writes",
-        "freezes",
-    ):
-        assert load.counts[what] > 0, what
+            assert family.networks
+            assert not OUTBOUND or family.programs["slirp4netns"] > 0
+
+            def gone(family: Family = family, pid: int = server.process.pid) -> bool:
+                return not (traces(pid) or family.left() or loop_devices(data))
+
+            await asyncio.to_thread(eventually, gone, 30)
