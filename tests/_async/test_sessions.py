@@ -124,7 +124,7 @@ async def test_a_terminal(session: AsyncLiveSession) -> None:
         await terminal.write("exit\n")
         rest = b"".join([data async for data in terminal])
         assert b"exit" in rest
-        assert terminal.exited
+        assert (terminal.exited, terminal.exit_code) == (True, 0)
         assert await terminal.read() == b""
         with pytest.raises(ClientStateError):
             await terminal.write("more")

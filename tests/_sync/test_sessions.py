@@ -126,7 +126,7 @@ def test_a_terminal(session: LiveSession) -> None:
         terminal.write("exit\n")
         rest = b"".join([data for data in terminal])
         assert b"exit" in rest
-        assert terminal.exited
+        assert (terminal.exited, terminal.exit_code) == (True, 0)
         assert terminal.read() == b""
         with pytest.raises(ClientStateError):
             terminal.write("more")

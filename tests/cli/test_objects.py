@@ -1,92 +1,15 @@
-"""`un session`, `un service`, `un snapshot`, `un image`: every verb against a real server; a terminal in a pty."""
+"""`un session`, `un service`, `un snapshot`, `un image`: every verb, on a server and on the embedded engine."""
 
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
-import signal
-import struct
-import subprocess
-import termios
-import time
-from fcntl import ioctl
 
+import click
 import pytest
-from tests.support import UN, eventually
+from tests.support import eventually
 
-
-class Typist:
-    """A user at a terminal."""
-
-    def __init__(self, words, environment, columns=80, rows=24) -> None:
-        self.master, slave = pty.openpty()
-        self.resize(columns, rows)
-        self.process = subprocess.Popen(
-            [*UN, *words], env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
-        os.close(slave)
-        self.seen = b""
-
-    def resize(self, columns: int, rows: int) -> None:
-        ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def until(self, text: bytes, seconds: float = 20.0) -> None:
-        end = time.monotonic() + seconds
-        while text not in self.seen:
-            ready, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
-            assert ready, f"{text!r} did not come; seen: {self.seen[-800:]!r}"
-            try:
-                self.seen += os.read(self.master, 65536)
-            except OSError:
-                pytest.fail(f"ended before {text!r}; seen: {self.seen[-800:]!r}")
-        self.seen = self.seen.partition(text)[2]
-
-    def end(self) -> int:
-        code = self.process.wait(30)
-        os.close(self.master)
-        return code
-
-
-def test_a_session_is_a_real_terminal_and_gone_at_its_end(run_un):
-    user = Typist(["session", "-s", "bash"], run_un.environment, 90, 30)
-    user.type("stty size; echo in-$((40 + 2))\n")
-    user.until(b"30 90\r\n")
-    user.until(b"in-42")
-    user.resize(100, 40)
-    os.kill(user.process.pid, signal.SIGWINCH)
-    user.type("stty size\n")
-    user.until(b"40 100\r\n")
-    user.type("vim -u NONE -N /tmp/x\n")
-    user.until(b"~")
-    user.type("ihello\x1b:wq\r")
-    user.until(b"[New]")
-    user.until(b"bash-")  # The prompt: vim throws away what is typed while it leaves.
-    user.type("cat /tmp/x; echo end-$?\n")
-    user.until(b"end-0")
-    user.type("exit\n")
-    assert user.end() == 0
-    assert json.loads(run_un.text("session", "list", "--json"))["count"] == 0
-
-
-def test_a_session_with_a_multiplexer_is_come_back_to(run_un):
-    made = run_un.text("session", "-d", "--tmux", "-s", "bash").strip()
-    first = Typist(["session", "attach", made], run_un.environment)
-    first.type("x=kept; echo first-$x\n")
-    first.until(b"first-kept")
-    os.close(first.master)
-    first.process.wait(20)
-    again = Typist(["session", "--attach", made], run_un.environment)
-    again.until(b"first-kept")
-    again.type("echo back-$x; exit\n")
-    again.until(b"back-kept")
-    again.end()
-    assert run_un.text("session", "delete", "-y", made) == f"deleted {made}\n"
+from unsandbox.cli.group import cli
+from unsandbox.cli.historical import with_verb
 
 
 def test_verbs_of_sessions(un, tmp_path):
@@ -118,6 +41,7 @@ def test_verbs_of_services_vaults_snapshots_and_images(un):
     eventually(lambda: "greeting hi" in un.text("service", "logs", "cliweb"))
     assert un.text("service", "run", "cliweb", "echo beside") == "beside\n"
     assert "http.server" in un.text("service", "bootstrap", "cliweb")
+    assert "http.server" in json.loads(un.text("service", "bootstrap", "cliweb", "--json"))["bootstrap"]
     assert "count" in un.text("service", "env", "status", service)
     assert un.text("service", "env", "set", service, "A=1", "B=2") == "2 variables\n"
     assert un.text("service", "env", "export", service) == "A=1\nB=2\n"
@@ -130,6 +54,9 @@ def test_verbs_of_services_vaults_snapshots_and_images(un):
     assert un.text("service", "domains", service, "one.example") == "one.example\n"
     assert un.text("service", "domains", service, "--add", "two.example") == "one.example\ntwo.example\n"
     assert un.text("service", "domains", service, "--remove", "one.example") == "two.example\n"
+    assert un.text("service", "domains", service) == "two.example\n"
+    assert un("service", "domains", service, "--add", check=False).returncode == 2
+    assert un.text("service", "domains", service, "--clear") == ""
     un("service", "redeploy", service)
     un("service", "freeze", service)
     un("service", "unfreeze", service)
@@ -167,3 +94,41 @@ def test_verbs_of_services_vaults_snapshots_and_images(un):
     un("snapshot", "delete", snapshot, "-y")
     un("service", "delete", spawned, service, "-y")
     assert json.loads(un.text("service", "list", "--json"))["count"] == 0
+
+
+def leaves(command: click.Command, words: tuple[str, ...] = ()):
+    """Yield every command that does something, with the words that call it."""
+    if not isinstance(command, click.Group) or command.invoke_without_command:
+        yield " ".join(words), command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(None):
+            yield from leaves(command.get_command(None, name), (*words, name))
+
+
+def test_every_command_can_say_json():
+    silent = {name for name, command in leaves(cli) if "as_json" not in {each.name for each in command.params}}
+    # The first prints a script; the first line of the second is JSON.
+    assert silent == {"completion", "serve"}
+
+
+@pytest.mark.parametrize(("words", "wanted"), [
+    ([], ["list"]),
+    (["--json"], ["list", "--json"]),
+    (["--help"], ["--help"]),
+    (["get", "x", "--name"], ["get", "x", "--name"]),
+    (["--ports", "80", "--name", "web"], ["create", "web", "--ports", "80"]),
+])  # fmt: skip
+def test_a_verb_is_found_or_meant(words, wanted):
+    assert with_verb(words, {"--name": "create"}, "list") == wanted
+
+
+def test_what_there_is_none_of_is_said_with_what_helps(un):
+    for kind in ("session", "service", "snapshot", "image", "jobs"):
+        missing = un(kind, "get", "none", check=False)
+        assert missing.returncode == 4
+        assert f"un {kind} list" in missing.stderr.decode()
+        unknown = un(kind, "nosuchverb", check=False)
+        assert (unknown.returncode, b"there are: " in unknown.stderr) == (2, True)
+        assert json.loads(un.text("--json", kind, "list"))["count"] >= 0
+    for kind in ("service", "snapshot", "image", "jobs"):
+        assert json.loads(un.text(kind, "--json"))["count"] >= 0

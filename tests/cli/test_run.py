@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import pytest
+from tests.cli.conftest import CommandLineHere
 from tests.support import UN, eventually
 
 from unsandbox.cli import main as module
@@ -81,11 +82,12 @@ def test_limits_have_exit_codes_of_their_own(un):
 
 
 def test_errors_have_exit_codes_of_their_own(run_un, clean_environment):
-    assert run_un("-s", "nosuchlanguage", "x", check=False).returncode == 4
-    assert run_un("-s", "bash", "-e", "novalue", "x", check=False).returncode == 2
-    assert run_un("missing.py", check=False).returncode == 2
-    assert run_un("-k", "unsb-sk-wrong", "-p", "unsb-pk-wrong", "-s", "bash", "x", check=False).returncode == 3
-    unreachable = run_un("--api-base", "http://127.0.0.1:9", "-s", "bash", "x", check=False)
+    un = CommandLineHere(run_un.environment, run_un.folder)
+    assert un("-s", "nosuchlanguage", "x", check=False).returncode == 4
+    assert un("-s", "bash", "-e", "novalue", "x", check=False).returncode == 2
+    assert un("missing.py", check=False).returncode == 2
+    assert un("-k", "unsb-sk-wrong", "-p", "unsb-pk-wrong", "-s", "bash", "x", check=False).returncode == 3
+    unreachable = un("--api-base", "http://127.0.0.1:9", "-s", "bash", "x", check=False)
     assert unreachable.returncode == 4
     without = subprocess.run(
         [*UN, "-s", "bash", "echo 1"], env=clean_environment, capture_output=True, timeout=60
@@ -99,16 +101,44 @@ def test_json_is_one_object(un):
     assert (done.returncode, job["exit_code"], job["stdout"]) == (4, 4, "1\n")
 
 
-def test_output_comes_while_the_program_runs_and_ctrl_c_cancels_it(run_un):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_output_comes_while_the_program_runs_and_a_signal_cancels_it(run_un, number, code):
     with subprocess.Popen(
         [*UN, "-s", "bash", "echo begun; sleep 60"], env=run_un.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:  # fmt: skip
         assert process.stdout.readline() == b"begun\n"
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-        assert process.returncode == 130
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+        assert (process.returncode, b"Traceback" in said) == (code, False)
     newest = json.loads(run_un.text("jobs", "list", "--json", "-n", "1"))["jobs"][0]
     eventually(lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled")
+
+
+def test_a_reader_that_has_seen_enough_ends_the_program(run_un):
+    with subprocess.Popen(
+        [*UN, "-s", "bash", "yes"], env=run_un.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == b"y\n"
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(20)) == (b"", 1)
+    newest = json.loads(run_un.text("jobs", "list", "--json", "-n", "1"))["jobs"][0]
+    assert newest["status"] == "cancelled"
+
+
+def test_errors_tell_what_to_do_next(run_un, clean_environment):
+    here = CommandLineHere(clean_environment, run_un.folder)
+    for words, hint in (
+        (["-s", "klingon", "x"], b"un languages"),
+        (["sesion"], b"un session"),
+        (["--api-base", "http://127.0.0.1:9", "jobs"], b"un serve"),
+        (["-p", "unsb-pk-wrong", "-k", "unsb-sk-wrong", "jobs"], b"un accounts"),
+    ):
+        here.environment = run_un.environment
+        assert hint in here(*words, check=False).stderr
+    here.environment = clean_environment
+    assert b"un --local" in here("jobs", check=False).stderr
 
 
 def test_bytes_pass_unchanged(un):
@@ -135,6 +165,7 @@ def test_jobs_are_listed_read_waited_for_and_cancelled(un):
 
 def test_key_and_accounts(run_un, clean_environment, served, tmp_path):
     assert json.loads(run_un.text("key", "--json"))["valid"] is True
+    assert json.loads(run_un.text("key", "--extend", "--json"))["url"].endswith(served.keys()[0])
     public_key, secret_key = served.keys()
     (tmp_path / "accounts.csv").write_text(f"{public_key},{secret_key}\n")
     (tmp_path / "accounts.csv").chmod(0o600)

@@ -80,7 +80,8 @@ def test_keys_work_before_the_first_start_and_while_it_runs(un, data):
         second = json.loads(un.text("keys", "create", "--data", str(data), "--json", "--note", "two"))
         pair = (second["public_key"], second["secret_key"])
         assert server.call(pair, "GET", "/jobs")[0] == 200
-        un("keys", "revoke", made["public_key"], "--data", str(data))
+        revoked = un.text("keys", "revoke", made["public_key"], "--data", str(data), "--json")
+        assert json.loads(revoked) == {"public_key": made["public_key"], "valid": False}
         eventually(lambda: server.call(first, "GET", "/jobs")[0] == 401)
         assert server.call(pair, "GET", "/jobs")[0] == 200
         listed = json.loads(un.text("keys", "list", "--data", str(data), "--json"))

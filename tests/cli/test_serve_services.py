@@ -76,15 +76,15 @@ def test_the_command_line_follows_a_log(tmp_path):
         eventually(
             lambda: "two" in server.call((public, secret), "GET", "/services/talks/logs")[1]["log"],
         )
-        command = [*UN, "service", "logs", "talks", "--follow", "--lines", "1"]
+        command = [*UN, "service", "logs", "talks", "--follow", "--json", "--lines", "1"]
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as un:
             assert un.stdout is not None
-            assert un.stdout.readline() == "two\n"
+            assert json.loads(un.stdout.readline())["line"] == "two"
             say = {"command": "echo three > /work/pipe"}
             assert server.call((public, secret), "POST", "/services/talks/execute", say)[0] == 202
-            assert un.stdout.readline() == "three\n"
+            assert json.loads(un.stdout.readline()) == {"source": "talks", "line": "three"}
             assert server.call((public, secret), "DELETE", "/services/talks")[0] == 200
             _, said = un.communicate(timeout=60)
         assert un.returncode != 0

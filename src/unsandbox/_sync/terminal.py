@@ -27,6 +27,7 @@ class Terminal:
 
     Attributes:
         exited: Whether the program in it has ended.
+        exit_code: With which code, where the server tells it.
         detached: Whether the server let go of it while the program goes on.
     """
 
@@ -39,6 +40,7 @@ class Terminal:
         self._unsent: deque[bytes] = deque()
         self._over = False
         self.exited = False
+        self.exit_code: int | None = None
         self.detached = False
 
     def __repr__(self) -> str:
@@ -170,10 +172,12 @@ class Terminal:
 
     def _note(self, message: str) -> None:
         try:
-            kind = json.loads(message).get("type")
+            members = json.loads(message)
+            kind, code = members.get("type"), members.get("exit_code")
         except (ValueError, AttributeError):
             return
         if kind == "exit":
             self.exited = self._over = True
+            self.exit_code = code if isinstance(code, int) else None
         elif kind == "detached":
             self.detached = self._over = True

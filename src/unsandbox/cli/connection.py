@@ -63,9 +63,20 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 def asks_for_server() -> bool:
     """Whether options or environment name a server, other than the engine of this process."""
+    return _base() not in ("", "local")
+
+
+def warn_of_the_end(what: str) -> None:
+    """Say so when what was made ends with this command, as the engine of this process does."""
+    if _base() == "local":
+        click.echo(f"un: this {what} ends with this command; on a server it stays: un serve", err=True)
+
+
+def _base() -> str:
     given = click.get_current_context().meta.get(_KEY, {})
-    base = given.get("api_base") or os.environ.get("UNSANDBOX_API_BASE", "")
-    return bool(base) and base != "local" and not given.get("local")
+    if given.get("local"):
+        return "local"
+    return given.get("api_base") or os.environ.get("UNSANDBOX_API_BASE", "")
 
 
 def open_client(**options: Any) -> Client:

@@ -90,9 +90,10 @@ def _print_isolation(report: ProbeReport) -> None:
     click.echo(f"isolation   {report.backend}: {state}")
     if report.reason:
         click.echo(f"            {report.reason}")
+    width = max((len(check.name) for check in report.checks), default=0)
     for check in report.checks:
         mark = click.style("ok", fg="green") if check.ok else click.style("no", fg="red")
-        click.echo(f"  {mark}  {check.name:<20} {check.enforced_by}  {check.detail}".rstrip())
+        click.echo(f"  {mark}  {check.name:<{width}}  {check.enforced_by}  {check.detail}".rstrip())
 
 
 def _print_languages(languages: list[str], missing: dict[str, str]) -> None:

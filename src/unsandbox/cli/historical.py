@@ -13,7 +13,7 @@ COMMON = {"--list": "list", "-l": "list", "--info": "get"}
 def verbs(table: Mapping[str, str], default: str | None = None) -> type[click.Group]:
     """Return a kind of group that takes `--list` for `list`, `--kill ID` for `delete ID` and so on.
 
-    Only the first word of a subcommand is looked at, so a verb's own options stay what they are.
+    The flag may stand behind options; where a verb comes first, its own options stay what they are.
 
     Args:
         table: Flag to verb.
@@ -26,6 +26,13 @@ def verbs(table: Mapping[str, str], default: str | None = None) -> type[click.Gr
             words = with_verb(args, table, None if ctx.resilient_parsing else default)
             return super().parse_args(ctx, words)
 
+        def resolve_command(
+            self, ctx: click.Context, args: list[str]
+        ) -> tuple[str | None, click.Command | None, list[str]]:
+            if args and args[0] not in self.commands and not ctx.resilient_parsing:
+                ctx.fail(f"no verb {args[0]!r}; there are: {', '.join(sorted(self.commands))}")
+            return super().resolve_command(ctx, args)
+
     return HistoricalGroup
 
 
@@ -35,12 +42,16 @@ def with_verb(words: Sequence[str], table: Mapping[str, str], default: str | Non
     Example:
         >>> with_verb(["--kill", "session_1", "-y"], {"--kill": "delete"})
         ['delete', 'session_1', '-y']
+        >>> with_verb(["--ports", "80", "--name", "web"], {"--name": "create"}, "list")
+        ['create', 'web', '--ports', '80']
         >>> with_verb(["--json"], {}, "list"), with_verb(["get", "x"], {}, "list")
         (['list', '--json'], ['get', 'x'])
     """
     first = words[0] if words else "-"
-    if first in table:
-        return [table[first], *words[1:]]
+    if first.startswith("-"):
+        for at, word in enumerate(words):
+            if word in table:
+                return [table[word], *words[at + 1 :], *words[:at]]
     if default and first.startswith("-") and first not in ("-h", "--help"):
         return [default, *words]
     return list(words)

@@ -127,7 +127,9 @@ def _dispatch(words: Sequence[str]) -> None:
     from unsandbox.cli.group import cli
 
     try:
-        sys.exit(cli.main(args=with_command(words), prog_name="un", standalone_mode=False))
+        # https://no-color.org: set to anything but nothing.
+        color = False if os.environ.get("NO_COLOR") else None
+        sys.exit(cli.main(args=with_command(words), prog_name="un", standalone_mode=False, color=color))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -143,7 +145,29 @@ def _dispatch(words: Sequence[str]) -> None:
         if code is None:
             raise
         click.echo(f"un: {error}", err=True)
+        if hint := _hint(error):
+            click.echo(f"    {hint}", err=True)
         sys.exit(code)
+
+
+def _hint(error: Exception) -> str:
+    """Return which command helps against an error, where there is one."""
+    from unsandbox import errors
+
+    code = getattr(error, "code", None) or ""
+    if isinstance(error, errors.CredentialsError):
+        return "un --local ... runs it on this machine, without an account"
+    if isinstance(error, errors.AuthenticationError):
+        return "un accounts tells which keys are used"
+    if isinstance(error, errors.SudoRequiredError):
+        return "give the one-time code with --otp"
+    if isinstance(error, errors.ConnectionFailedError):
+        return "un serve starts a server on this machine; --api-base URL names another"
+    if code == "unknown_language":
+        return "un languages lists what can run"
+    kind = code.removesuffix("_not_found")
+    listed = next((name for name in (kind, f"{kind}s") if name in COMMANDS), None) if kind != code else None
+    return f"un {listed} list shows what there is" if listed else ""
 
 
 def _exit_code(error: Exception) -> int | None:

@@ -15,7 +15,9 @@ NETWORK_OPTION = click.option(
     type=click.Choice(["zerotrust", "semitrusted"]),
     help="zerotrust: no network; semitrusted: outbound only.",
 )
-VCPU_OPTION = click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors; memory goes with them.")
+VCPU_OPTION = click.option(
+    "-v", "--vcpu", type=click.IntRange(1, 8), metavar="N", help="Processors, 1 to 8; memory goes with them."
+)
 ISOLATION_OPTION = click.option(
     "--isolation",
     type=click.Choice(["auto", "bubblewrap", "gvisor", "hardened"]),
@@ -34,10 +36,10 @@ class _Ports(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
         if isinstance(value, list):
             return value
-        try:
-            return [int(part) for part in str(value).split(",") if part.strip()]
-        except ValueError:
+        ports = [int(part) if part.strip().isdecimal() else 0 for part in str(value).split(",")]
+        if not all(1 <= port <= 65535 for port in ports):
             self.fail(f"{value!r} is not a list of ports such as 80,443", param, ctx)
+        return ports
 
 
 PORTS = _Ports()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,7 +44,7 @@ def show(model: WireModel, as_json: bool, columns: Sequence[str] = ()) -> None:
     shown = [name for name in (columns or members) if name in members and name not in twins]
     width = max((len(name) for name in shown), default=0)
     for name in shown:
-        click.echo(f"{name:{width}}  {_cell(members[name])}")
+        click.echo(f"{name:{width}}  {_cell(name, members[name])}")
 
 
 def show_list(
@@ -65,7 +67,7 @@ def show_list(
     elif not rows:
         click.echo(nothing or f"no {kind}", err=True)
     else:
-        table([[_cell(row.get(name)) for name in columns] for row in rows], columns)
+        table([[_cell(name, row.get(name)) for name in columns] for row in rows], columns)
 
 
 def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
@@ -78,9 +80,10 @@ def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn = Table(box=None, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
     for name in columns:
-        drawn.add_column(name, overflow="fold")
+        # What is copied into the next command stays in one piece.
+        drawn.add_column(name, overflow="fold", no_wrap=name.endswith("_id"))
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)
@@ -99,13 +102,14 @@ def confirm(yes: bool, question: str) -> None:
 
     Raises:
         click.UsageError: Nobody can be asked.
-        click.Abort: The answer was no.
+        click.ClickException: The answer was no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Nobody can be asked here: say --yes.")
-    click.confirm(question, abort=True, err=True)
+    if not click.confirm(question, err=True):
+        raise click.ClickException("nothing was done")
 
 
 def parse_env(pairs: Sequence[str], env_file: Path | None) -> dict[str, str]:
@@ -183,11 +187,14 @@ def save_artifacts(artifacts: Sequence[Artifact], folder: Path) -> None:
         click.echo(f"wrote {artifact.save(folder)}", err=True)
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
+    """Return a value as people read it; a time is one of the calendar on a terminal only."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ",".join(map(_cell, value))
+        return ",".join(_cell(name, each) for each in value)
+    if name.endswith("_at") and sys.stdout.isatty() and str(value).isdecimal():
+        return dt.datetime.fromtimestamp(int(value), dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)

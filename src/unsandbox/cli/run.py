@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unsandbox.cli.connection import connection_options, open_client
+from unsandbox.cli.main import COMMANDS
 from unsandbox.cli.options import (
     ENV_FILE_OPTION,
     ENV_OPTION,
@@ -54,9 +55,18 @@ if TYPE_CHECKING:
 )
 @NETWORK_OPTION
 @VCPU_OPTION
-@click.option("-t", "--ttl", type=click.IntRange(1, 900), help="Seconds that the program may run (60).")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that you wait; exit code 5."
+    "-t",
+    "--ttl",
+    type=click.IntRange(1, 900),
+    metavar="S",
+    help="Seconds that the program may run, 1 to 900 (60); exit code 5.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Seconds that you wait; exit code 5.",
 )
 @ISOLATION_OPTION
 @click.option("--stdin", "stdin_file", type=click.File("rb"), help="File that the program reads; - is ours.")
@@ -132,8 +142,10 @@ def _execute(client: Client, language: str, code: str, quiet: bool, options: dic
 def _end_as_by_ctrl_c() -> None:
     """Let SIGTERM, and a terminal that is closed, cancel the job as well before they end this process."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        with contextlib.suppress(ValueError):  # Not the main thread: whoever runs us there sees to it.
-            signal.signal(number, lambda given, _: sys.exit(128 + given))
+        # Not under nohup, nor in another thread than the main one, where whoever runs us there sees to it.
+        with contextlib.suppress(ValueError):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, lambda given, _: sys.exit(128 + given))
 
 
 def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:
@@ -147,8 +159,12 @@ def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:
     try:
         code = path.read_bytes().decode("utf-8", "surrogateescape")
     except OSError as error:
+        import difflib
+
+        alike = difflib.get_close_matches(source, COMMANDS, 1)
         raise click.UsageError(
-            f"{source!r} cannot be read: {error.strerror}. Inline code is run by: un -s LANG CODE"
+            f"{source!r} cannot be read: {error.strerror}. "
+            + (f"Did you mean: un {alike[0]}" if alike else "Inline code is run by: un -s LANG CODE")
         ) from error
     from unsandbox.protocol.languages import detect_language
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from unsandbox.cli.connection import connection_options, open_client
+from unsandbox.cli.connection import connection_options, open_client, warn_of_the_end
 from unsandbox.cli.historical import COMMON, verbs
 from unsandbox.cli.options import (
     ENV_FILE_OPTION,
@@ -26,6 +27,7 @@ from unsandbox.cli.output import confirm, parse_env, print_json, said, show
 from unsandbox.cli.verbs import add_get, add_list, add_protected, add_run, add_snapshot, add_verb
 from unsandbox.errors import NotFoundError
 from unsandbox.protocol.logs import LogLine
+from unsandbox.protocol.services import Domains
 
 _COLUMNS = ("service_id", "name", "state", "ports", "url", "vcpu", "locked")
 _ALL_LINES = 10_000_000
@@ -55,8 +57,16 @@ def service() -> None:
 add_list(service, "list_services", "services", _COLUMNS, "List your services.")
 
 
+def _name(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", value):
+        raise click.BadParameter(
+            f"{value!r}: a name has lower-case letters, digits and hyphens, such as web-1", ctx, param
+        )
+    return value
+
+
 @service.command()
-@click.argument("name")
+@click.argument("name", callback=_name)
 @click.option(
     "--ports", type=PORTS, help="Ports on which it listens, such as 80,443; its URL leads to the first."
 )
@@ -114,6 +124,7 @@ def create(
         if vault:
             client.set_vault(str(made.service_id), vault)
     said(made, as_json, f"{made.service_id}  {made.url or made.name}")
+    warn_of_the_end("service")
 
 
 add_get(service, "get_service", "service, by id or name")
@@ -251,20 +262,24 @@ def redeploy(service_id: str, bootstrap: str | None, bootstrap_file: Path | None
 @service.command()
 @click.argument("service_id")
 @click.argument("domain", nargs=-1)
-@click.option("--add", is_flag=True, help="Add them.")
-@click.option("--remove", is_flag=True, help="Take them away.")
+@click.option("--add", "how", flag_value="add", help="Add them.")
+@click.option("--remove", "how", flag_value="remove", help="Take them away.")
+@click.option("--clear", "how", flag_value="clear", help="Take all away.")
 @JSON_OPTION
 @connection_options
-def domains(service_id: str, domain: tuple[str, ...], add: bool, remove: bool, as_json: bool) -> None:
-    """Replace the domains of a service, or add or remove some."""
-    if add and remove:
-        raise click.UsageError("--add or --remove, not both")
+def domains(service_id: str, domain: tuple[str, ...], how: str | None, as_json: bool) -> None:
+    """Show the domains of a service, replace them by others, or add or remove some."""
+    if (how in ("add", "remove")) > bool(domain) or (how == "clear" and domain):
+        raise click.UsageError("--add and --remove take names, --clear takes none")
     with open_client() as client:
-        if add or remove:
-            left = client.service_domains(service_id, **{"add" if add else "remove": domain})
+        if not domain and how is None:
+            info = client.get_service(service_id)
+            left = Domains(custom_domains=list(info.custom_domains or ()))
+        elif how in ("add", "remove"):
+            left = client.service_domains(service_id, **{how: domain})
         else:
             left = client.service_domains(service_id, domain)
-    said(left, as_json, "\n".join(left.custom_domains or ()))
+    said(left, as_json, "".join(f"{name}\n" for name in left.custom_domains or ()), end="")
 
 
 add_snapshot(service, "service_snapshot", "service")

@@ -10,10 +10,17 @@ from typing import Any
 
 import click
 
-from unsandbox.cli.connection import connection_options, one_time_code, open_async_client, open_client
+from unsandbox.cli.connection import (
+    connection_options,
+    one_time_code,
+    open_async_client,
+    open_client,
+    warn_of_the_end,
+)
 from unsandbox.cli.historical import COMMON, verbs
 from unsandbox.cli.options import ISOLATION_OPTION, JSON_OPTION, NETWORK_OPTION, VCPU_OPTION, YES_OPTION
 from unsandbox.cli.output import confirm, said, save_artifacts, show
+from unsandbox.cli.progress import StatusLine
 from unsandbox.cli.verbs import add_get, add_list, add_run, add_snapshot, add_verb
 from unsandbox.errors import ConnectionFailedError, NotFoundError
 
@@ -39,7 +46,11 @@ _FILE = click.Path(exists=True, path_type=Path)
 @NETWORK_OPTION
 @VCPU_OPTION
 @click.option(
-    "-t", "--ttl", type=click.IntRange(min=1), help="Seconds without traffic until it is deleted (3600)."
+    "-t",
+    "--ttl",
+    type=click.IntRange(min=1),
+    metavar="S",
+    help="Seconds without traffic until it is deleted (3600).",
 )
 @click.option("-f", "--file", "files", multiple=True, type=_FILE, help="File for it, in /tmp/input.")
 @click.option("-a", "--audit", is_flag=True, help="Save the shell history at the end.")
@@ -70,8 +81,9 @@ def session(
 ) -> None:
     """Open a terminal in a new sandbox; with a verb, work with sessions that stay.
 
-    The session is deleted when its shell ends. After a disconnect it stays: `un session attach ID`. With --json
-    the terminal is on standard error, and standard output tells at the end which session it was.
+    The session is deleted when its shell ends, whose exit code becomes that of this command. After a disconnect
+    it stays: `un session attach ID`. With --json the terminal is on standard error, and standard output says at
+    the end which session it was.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -90,24 +102,27 @@ def session(
         with open_client() as client:
             made = client.create_session(**wanted)
         said(made, as_json, str(made.session_id))
+        warn_of_the_end("session")
         return
-    asyncio.run(_new(wanted, audit, output, as_json))
+    sys.exit(asyncio.run(_new(wanted, audit, output, as_json)))
 
 
-async def _new(wanted: dict[str, Any], audit: bool, output: Path | None, as_json: bool) -> None:
+async def _new(wanted: dict[str, Any], audit: bool, output: Path | None, as_json: bool) -> int:
+    """Return the exit code of the shell."""
     from unsandbox.cli.terminal import show_terminal
 
     async with open_async_client() as client:
-        made = await client.create_session(**wanted)
-        session_id = str(made.session_id)
-        ended = True
+        with StatusLine(lambda: "starting"):
+            last = await client.create_session(**wanted)
+        session_id = str(last.session_id)
+        ended, code = True, 0
         try:
-            ended = await show_terminal(client, session_id, sys.stderr if as_json else sys.stdout)
+            terminal = await show_terminal(client, session_id, sys.stderr if as_json else sys.stdout)
+            ended, code = terminal.exited, terminal.exit_code or 0
         except ConnectionFailedError:
             ended = False
             raise
         finally:
-            last = made
             if ended:
                 with contextlib.suppress(NotFoundError):
                     last = await client.delete_session(session_id, audit=audit or None, otp=one_time_code())
@@ -116,6 +131,7 @@ async def _new(wanted: dict[str, Any], audit: bool, output: Path | None, as_json
                 click.echo(f"the session stays; come back with: un session attach {session_id}", err=True)
             if as_json:
                 show(last, as_json)
+    return code & 0xFF
 
 
 add_list(session, "list_sessions", "sessions", _COLUMNS, "List your sessions.")
@@ -132,13 +148,17 @@ def attach(session_id: str, as_json: bool) -> None:
     """
     from unsandbox.cli.terminal import show_terminal
 
-    async def join() -> None:
+    async def join() -> int:
         async with open_async_client() as client:
-            await show_terminal(client, session_id, sys.stderr if as_json else sys.stdout)
+            # Asked first, as a refused terminal does not say why.
+            if (await client.get_session(session_id)).status == "frozen":
+                raise click.ClickException(f"the session is frozen; first: un session unfreeze {session_id}")
+            terminal = await show_terminal(client, session_id, sys.stderr if as_json else sys.stdout)
             if as_json:
                 show(await client.get_session(session_id), as_json)
+        return (terminal.exit_code or 0) & 0xFF
 
-    asyncio.run(join())
+    sys.exit(asyncio.run(join()))
 
 
 add_run(session, "session_command", "Run one command in the live shell of a session")

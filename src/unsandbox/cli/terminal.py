@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _READ_BYTES = 4096
 
 
-async def show_terminal(client: AsyncClient, session_id: str, screen: TextIO) -> bool:
+async def show_terminal(client: AsyncClient, session_id: str, screen: TextIO) -> AsyncTerminal:
     """Join this terminal and a session's until the shell there ends or the connection does.
 
     Without a terminal on our side the session's still is one: what is piped in is typed.
@@ -33,7 +33,7 @@ async def show_terminal(client: AsyncClient, session_id: str, screen: TextIO) ->
         screen: Where its output goes.
 
     Returns:
-        Whether the shell ended (and not just the connection).
+        The terminal as it ended: by its shell, or by the connection alone.
     """
     columns, rows = _size()
     async with client.terminal(session_id, columns=columns, rows=rows) as terminal:
@@ -47,7 +47,7 @@ async def show_terminal(client: AsyncClient, session_id: str, screen: TextIO) ->
                 typing.cancel()
                 with contextlib.suppress(asyncio.CancelledError, ConnectionFailedError):
                     await typing
-        return terminal.exited
+        return terminal
 
 
 async def _type(terminal: AsyncTerminal) -> None:

@@ -76,8 +76,9 @@ async def _show(socket: web.WebSocketResponse, terminal: Terminal, viewer: Viewe
     if viewer.lagging:
         await socket.close(code=1013, message=b"too slow")
         return
-    kind = "exit" if terminal.exit_code is not None else "detached"
-    await socket.send_str(f'{{"type":"{kind}"}}')
+    code = terminal.exit_code
+    # The older clients look at the type alone.
+    await socket.send_str('{"type":"detached"}' if code is None else f'{{"type":"exit","exit_code":{code}}}')
     await socket.close()
 
 
