@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.refusals import InvalidJob
-from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, LanguageTable, Limits, pool_for, runsc
+from unsandbox.sandbox import (
+    BubblewrapBackend,
+    GvisorBackend,
+    LanguageTable,
+    Limits,
+    PoolConfig,
+    pool_for,
+    runsc,
+)
 from unsandbox.sandbox.live_spec import LiveBackend, LiveSandbox, LiveSpec
 from unsandbox.sandbox.spec import (
     Backend,
@@ -38,11 +47,18 @@ def default_backend(config: EngineConfig, languages: LanguageTable) -> Backend:
         config: Says what the server demands at least, and how many sandboxes wait for jobs.
         languages: What the sandboxes shall run.
     """
+    pool = pool_of(config, languages)
     if config.isolation in _HARDENED_POLICIES:
-        return GvisorBackend(system=languages.system)
-    limits = Limits(memory_bytes=config.memory_per_vcpu_bytes)
-    pool = pool_for(languages, config.pool, config.pool_most, limits)
+        return GvisorBackend(system=languages.system, pool=pool)
     return BubblewrapBackend(system=languages.system, pool=pool)
+
+
+def pool_of(config: EngineConfig, languages: LanguageTable) -> PoolConfig | None:
+    """Return how many sandboxes of a backend wait for jobs, and for what; None for none."""
+    if not config.pool:
+        return None
+    limits = Limits(memory_bytes=config.memory_per_vcpu_bytes)
+    return pool_for(languages, config.pool, config.pool_most, limits)
 
 
 class Backends:
@@ -52,16 +68,24 @@ class Backends:
         default: Takes what asks for nothing in particular; opened and closed by the engine.
         policy: What this server demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`.
         system: Where the `/usr` of sandboxes comes from that are made on demand.
+        pool: How many of their sandboxes wait.
     """
 
-    def __init__(self, default: Backend, policy: str = "auto", system: System = HOST) -> None:
+    def __init__(
+        self,
+        default: Backend,
+        policy: str = "auto",
+        system: System = HOST,
+        pool: PoolConfig | None = None,
+    ) -> None:
         if policy not in POLICIES:
             raise ValueError(f"isolation {policy!r} is none of {', '.join(POLICIES)}")
         self._default = default
         self._policy = policy
         self._others: dict[str, _OnDemand] = {}
         if default.name != HARDENED:
-            self._others[HARDENED] = _OnDemand(GvisorBackend(system=system))
+            later = pool and replace(pool, size=0)
+            self._others[HARDENED] = _OnDemand(GvisorBackend(system=system, pool=later))
 
     def for_job(self, isolation: str) -> Backend:
         """Return the backend for a job.

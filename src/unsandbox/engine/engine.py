@@ -10,7 +10,7 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from unsandbox.engine.audit import AuditLog, audit_key
-from unsandbox.engine.backends import Backends, default_backend
+from unsandbox.engine.backends import Backends, default_backend, pool_of
 from unsandbox.engine.blobs import Blobs
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context, Part
@@ -87,7 +87,7 @@ class Engine(JobDesk):
         super().__init__(
             config,
             store or MemoryStore(),
-            Backends(self._backend, config.isolation, languages.system),
+            Backends(self._backend, config.isolation, languages.system, pool_of(config, languages)),
             languages,
             LogBook(),
             None if folder is None else AuditLog(folder, audit_key(self._box)),

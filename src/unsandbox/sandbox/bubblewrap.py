@@ -179,7 +179,7 @@ class BubblewrapBackend:
             ),
             python=python,
             take_slot=self._take_slot,
-            free_slot=lambda slot: heapq.heappush(self._free_slots, slot),
+            free_slot=self._free_slot,
         )
         self._pool = WarmPool(premises, config)
         await self._pool.open()
@@ -223,7 +223,7 @@ class BubblewrapBackend:
         """
         validate(spec)
         await self._must_serve(spec.network)
-        if self._pool is not None and (warm := await self._pool.start(spec, sink, self._warm_jobs)) is not None:
+        if (warm := await self._start_warm(spec, sink)) is not None:
             return warm
         slot = self._take_slot()
         uid = None if self._users is None else self._users[slot]
@@ -247,6 +247,15 @@ class BubblewrapBackend:
                 job.abandon()
                 raise
             return job
+
+    async def _start_warm(self, spec: SandboxSpec, sink: OutputSink | None) -> SandboxJob | None:
+        """Start a job in a sandbox that waits; None when it needs one of its own."""
+        return None if self._pool is None else await self._pool.start(spec, sink, self._warm_jobs)
+
+    async def _close_pool(self) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
 
     async def _must_serve(self, network: NetworkMode) -> None:
         """Refuse a network mode that is not there; see to it that there is a launcher."""
@@ -450,9 +459,7 @@ class BubblewrapBackend:
         """Kill what runs; remove every process, folder and cgroup of this backend. Harmless when repeated."""
         self._open = False
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._live)), return_exceptions=True)
-        if self._pool is not None:
-            await self._pool.close()
-            self._pool = None
+        await self._close_pool()
         jobs = [*self._jobs, *self._warm_jobs]
         for job in jobs:
             job.cancel()
@@ -481,6 +488,9 @@ class BubblewrapBackend:
             raise SandboxError(f"{USERS_PER_SERVER} sandboxes are running already")
         self._next_slot += 1
         return self._next_slot - 1
+
+    def _free_slot(self, slot: int) -> None:
+        heapq.heappush(self._free_slots, slot)
 
     def _over(self, job: SandboxJob) -> None:
         if (slot := self._jobs.pop(job, None)) is not None:

@@ -2,7 +2,8 @@
 
 A program that attacks the kernel attacks gVisor's, written in a memory-safe language, which itself may make
 only the few system calls that its seccomp filter allows, as a user to whom nothing belongs, in namespaces and a
-control group of its own. The price is its start (a fifth to a third of a second) and dearer system calls.
+control group of its own. The price is its start, a fifth of a second and more (paid beforehand in sandboxes that
+wait: `gvisor_warm.py`), and dearer system calls.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unsandbox.sandbox import gvisor_agent, gvisor_probe, runsc, skeleton
-from unsandbox.sandbox.archive import write_archive
-from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
+from unsandbox.sandbox import gvisor_agent, gvisor_probe, gvisor_runsc, runsc, skeleton
 from unsandbox.sandbox.bubblewrap import BubblewrapBackend
 from unsandbox.sandbox.command import CONTROL_FD, EXTRA_FD, SCRIPT_FD, job_script
 from unsandbox.sandbox.descriptors import input_file, memory_file, pipe
@@ -30,12 +29,14 @@ from unsandbox.sandbox.gvisor_bundle import (
     runsc_words,
     write_configuration,
 )
-from unsandbox.sandbox.gvisor_files import fetch, hand_over_lines, unpack_lines
+from unsandbox.sandbox.gvisor_files import ARCHIVE_FD, archive_of, fetch, hand_over_lines, place_lines
 from unsandbox.sandbox.gvisor_live import AGENT, PYTHON, GvisorSandbox, Parts
+from unsandbox.sandbox.gvisor_warm import GvisorPool, Premises
 from unsandbox.sandbox.job import SandboxJob
 from unsandbox.sandbox.live_setup import validate_live
 from unsandbox.sandbox.live_spec import LiveSpec
 from unsandbox.sandbox.spec import (
+    Limits,
     NetworkMode,
     OutputSink,
     ProbeReport,
@@ -44,8 +45,8 @@ from unsandbox.sandbox.spec import (
     SandboxUnavailable,
 )
 from unsandbox.sandbox.system import HOST, System
+from unsandbox.sandbox.warm import PoolConfig, WarmJob
 
-_ARCHIVE_FD = 8
 NO_NETWORK = (
     "network mode semitrusted is not available in gVisor sandboxes: they have no network but their own "
     "loopback; use zerotrust, or isolation bubblewrap"
@@ -62,6 +63,9 @@ class _Job:
     def close(self) -> None:
         self.channel.close()
         shutil.rmtree(self.bundle, ignore_errors=True)
+
+
+_RUN_SCRIPT = f". /proc/self/fd/{SCRIPT_FD}"
 
 
 class GvisorBackend(BubblewrapBackend):
@@ -81,10 +85,23 @@ class GvisorBackend(BubblewrapBackend):
     hot = True
 
     def __init__(
-        self, runtime_dir: Path | None = None, *, first_uid: int | None = None, system: System = HOST
+        self,
+        runtime_dir: Path | None = None,
+        *,
+        first_uid: int | None = None,
+        system: System = HOST,
+        pool: PoolConfig | None = None,
     ) -> None:
-        """Prepare nothing yet; `open` does. See `BubblewrapBackend`."""
-        super().__init__(runtime_dir, first_uid=first_uid, system=system)
+        """Prepare nothing yet; `open` does. See `BubblewrapBackend`.
+
+        Args:
+            runtime_dir: As there.
+            first_uid: As there.
+            system: As there.
+            pool: How many sandboxes wait for jobs; where its size is 0, none until the first has come.
+        """
+        super().__init__(runtime_dir, first_uid=first_uid, system=system, pool=pool)
+        self._waiting: GvisorPool | None = None
         self._belongings: dict[SandboxJob, _Job] = {}
         self.version = ""
         """Release of the `runsc` in use, once open."""
@@ -139,7 +156,7 @@ class GvisorBackend(BubblewrapBackend):
                 CONTROL_FD: there.fileno(),
                 EXTRA_FD: far.fileno(),
                 SCRIPT_FD: send(memory_file(self._script(spec))),
-                _ARCHIVE_FD: send(_archive(spec)),
+                ARCHIVE_FD: send(memory_file(archive_of(spec))),
             }
             bundle = self._make_bundle(spec, uid)
             kept.callback(shutil.rmtree, bundle, ignore_errors=True)
@@ -186,12 +203,10 @@ class GvisorBackend(BubblewrapBackend):
         return sandbox
 
     def _gvisor_parts(self, slot: int) -> Parts:
-        if self._program is None:
-            raise SandboxError("the backend is not open")
         return Parts(
             control=self._control,
             cgroup=self._cgroup,
-            program=self._program,
+            program=self._existing_program(),
             version=self.version,
             runtime=self._existing_runtime(),
             root=self._existing_root(),
@@ -200,11 +215,11 @@ class GvisorBackend(BubblewrapBackend):
             uid=None if self._users is None else self._users[slot],
         )
 
-    def _make_bundle(self, spec: SandboxSpec, uid: int | None) -> Path:
+    def _make_bundle(self, spec: SandboxSpec, uid: int | None, command: str = _RUN_SCRIPT) -> Path:
         """Make the folder that describes one sandbox to `runsc`, with room for what that keeps of it."""
         bundle = make_bundle(self._existing_runtime(), uid)
         first = FirstProcess(
-            command=["/bin/sh", "-c", f". /proc/self/fd/{SCRIPT_FD}", "sh"],
+            command=["/bin/sh", "-c", command, "sh"],
             open_files=max(spec.limits.open_files, SCRIPT_FD + 8),
         )
         content = configuration(
@@ -221,12 +236,12 @@ class GvisorBackend(BubblewrapBackend):
         names = self._mountable([*skeleton.ALWAYS_MOUNTED, *system_paths])
         return [(self._system.usr, "/usr"), *((self._system.path(name), name) for name in names)]
 
-    def _script(self, spec: SandboxSpec) -> bytes:
+    def _script(self, spec: SandboxSpec, before: Sequence[str] = ()) -> bytes:
         counted = "memory" in self._cgroup.controllers
         script = job_script(
             spec,
             data_bytes=None if counted else spec.limits.memory_bytes,
-            prepare=unpack_lines(_ARCHIVE_FD) if spec.files or _places(spec) else [f"exec {_ARCHIVE_FD}<&-"],
+            prepare=[*before, *place_lines(spec)],
             artifacts=hand_over_lines(spec),
             all_variables=True,
         )
@@ -235,17 +250,51 @@ class GvisorBackend(BubblewrapBackend):
     def _request(
         self, job: SandboxJob, spec: SandboxSpec, uid: int | None, descriptors: Mapping[int, int]
     ) -> dict[str, object]:
-        bundle = self._belongings[job].bundle
+        return self._run_request(self._belongings[job].bundle, spec.limits, uid, descriptors)
+
+    def _run_request(
+        self, bundle: Path, limits: Limits, uid: int | None, descriptors: Mapping[int, int]
+    ) -> dict[str, object]:
         passed = [word for fd in descriptors if fd > 2 for word in ("--pass-fd", f"{fd}:{fd}")]
-        limits = spec.limits
-        return {
-            "alone": True,
-            "fds": list(descriptors),
-            "uid": uid,
-            "program": str(self._program),
-            "argv": [*runsc_words(bundle), "run", "--bundle", str(bundle), *passed, bundle.name],
-            "bounds": bounds(limits.memory_bytes, limits.processes, limits.vcpu),
-        }
+        argv = [*runsc_words(bundle), "run", "--bundle", str(bundle), *passed, bundle.name]
+        limit = bounds(limits.memory_bytes, limits.processes, limits.vcpu)
+        return gvisor_runsc.request(self._existing_program(), uid, argv, list(descriptors), limit)
+
+    def _existing_program(self) -> Path:
+        if self._program is None:
+            raise SandboxError("the backend is not open")
+        return self._program
+
+    # Sandboxes that wait
+
+    async def _open_pool(self) -> None:
+        config = self._pool_config
+        if config is None:
+            return
+        premises = Premises(
+            control=self._control,
+            cgroup=self._cgroup,
+            discard_fd=self._discard,
+            users=self._users,
+            version=self.version,
+            make_bundle=self._make_bundle,
+            request=self._run_request,
+            # What they have is an empty file, and no input is /dev/null.
+            script=lambda spec: self._script(spec, () if spec.stdin else ["exec </dev/null"]),
+            archive=archive_of,
+            take_slot=self._take_slot,
+            free_slot=self._free_slot,
+        )
+        self._waiting = GvisorPool(premises, config)
+        self._waiting.open()
+
+    async def _start_warm(self, spec: SandboxSpec, sink: OutputSink | None) -> WarmJob | None:
+        return None if self._waiting is None else self._waiting.start(spec, sink, self._warm_jobs)
+
+    async def _close_pool(self) -> None:
+        if self._waiting is not None:
+            await self._waiting.close()
+            self._waiting = None
 
     def _over(self, job: SandboxJob) -> None:
         super()._over(job)
@@ -259,24 +308,6 @@ def _put_agent(root: Path) -> None:
     target.parent.mkdir(mode=0o755)
     shutil.copyfile(gvisor_agent.__file__, target)
     target.chmod(0o444)
-
-
-def _places(spec: SandboxSpec) -> list[str]:
-    """Return the folders that an archive makes, besides those of its files."""
-    return [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
-
-
-def _archive(spec: SandboxSpec) -> int:
-    """Return a descriptor of a tar archive with the files of a job, at its beginning."""
-    fd = os.memfd_create("unsandbox", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            write_archive(spec.files, _places(spec), file)
-        os.lseek(fd, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def _reachable_copy(program: Path, runtime: Path) -> Path:

@@ -19,8 +19,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from unsandbox.sandbox.archive import write_archive
 from unsandbox.sandbox.artifacts import FOLDER, MAX_ENTRIES_SEEN, Selection
-from unsandbox.sandbox.command import EXTRA_FD
+from unsandbox.sandbox.command import EXTRA_FD, TMP, WORK
 from unsandbox.sandbox.spec import MIB, Artifact, SandboxSpec
 
 UNPACK = ["tar", "--extract", "--file=-", "--directory=/", "--no-same-owner", "--preserve-permissions"]
@@ -31,6 +32,9 @@ PACK = [
 ]  # fmt: skip
 """Writes the files whose names come on standard input, each with a NUL byte."""
 MAX_LISTING = 64 * MIB
+ARCHIVE_FD = 8
+"""Where a job's files come from."""
+_WRITTEN_BY_SHELL = 1 << 16
 _READ_TIMEOUT_S = 60.0
 _CHUNK = 1 << 20
 _TYPES = {
@@ -38,9 +42,42 @@ _TYPES = {
 }  # fmt: skip
 
 
-def unpack_lines(archive_fd: int) -> list[str]:
-    """Return the lines that unpack an archive from a descriptor and close it."""
-    return [f"{shlex.join(UNPACK)} <&{archive_fd} || exit 1", f"exec {archive_fd}<&-"]
+def place_lines(spec: SandboxSpec) -> list[str]:
+    """Return the lines that put the files of a job in place, and close the archive."""
+    close = f"exec {ARCHIVE_FD}<&-"
+    if written_by_shell(spec):
+        texts = ((file.path, file.data.decode("utf-8", "surrogateescape")) for file in spec.files)
+        return [
+            close,
+            *(f"printf %s {shlex.quote(text)} > {shlex.quote(path)} || exit 1" for path, text in texts),
+        ]
+    return [f"{shlex.join(UNPACK)} <&{ARCHIVE_FD} || exit 1", close]
+
+
+def written_by_shell(spec: SandboxSpec) -> bool:
+    """Tell whether the script's own shell can write all files of a job, which saves a process inside."""
+    return (
+        not places(spec)
+        and sum(len(file.data) for file in spec.files) <= _WRITTEN_BY_SHELL
+        and all(
+            file.mode == 0o644 and file.path.rpartition("/")[0] in (WORK, TMP) and b"\0" not in file.data
+            for file in spec.files
+        )
+    )
+
+
+def places(spec: SandboxSpec) -> list[str]:
+    """Return the folders that an archive makes, besides those of its files."""
+    return [*spec.folders, *([FOLDER] if spec.collect_artifacts else [])]
+
+
+def archive_of(spec: SandboxSpec) -> bytes:
+    """Return the tar archive with the files of a job; nothing where the shell writes them."""
+    if written_by_shell(spec):
+        return b""
+    archive = io.BytesIO()
+    write_archive(spec.files, places(spec), archive)
+    return archive.getvalue()
 
 
 def list_words(*places: str) -> list[str]:

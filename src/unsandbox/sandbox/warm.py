@@ -17,7 +17,7 @@ from unsandbox.sandbox import init
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.command import DEFAULT_ENV, MARK_START, SHM, TMP, WORK
 from unsandbox.sandbox.control import Ending
-from unsandbox.sandbox.job import SandboxJob
+from unsandbox.sandbox.job import ArtifactReader, SandboxJob
 from unsandbox.sandbox.languages import LanguageTable
 from unsandbox.sandbox.launcher import INFO_FD
 from unsandbox.sandbox.limits import Group
@@ -282,6 +282,7 @@ class WarmJob(SandboxJob):
         sink: OutputSink | None,
         on_over: Callable[[SandboxJob], None],
         on_compiled: Callable[[int, Captured], None] | None = None,
+        reader: ArtifactReader | None = None,
     ) -> None:
         """Take a sandbox that waits.
 
@@ -293,6 +294,7 @@ class WarmJob(SandboxJob):
             on_over: Called when the result is known.
             on_compiled: Called once with a descriptor of what the compile step made, and what it said; the
                 program does not run before this returns.
+            reader: As of `SandboxJob`.
         """
         self._on_compiled = on_compiled
         self._handed: list[int] = []
@@ -306,6 +308,7 @@ class WarmJob(SandboxJob):
             discard_fd=discard_fd,
             sink=sink,
             on_over=on_over,
+            reader=reader,
         )
         pid, pidfd = prepared.pid, prepared.pidfd
         prepared.stdout_fd = prepared.stderr_fd = prepared.pidfd = -1
