@@ -2,8 +2,8 @@
 
 A program that attacks the kernel attacks gVisor's, written in a memory-safe language, which itself may make
 only the few system calls that its seccomp filter allows, as a user to whom nothing belongs, in namespaces and a
-control group of its own. The price is its start, a fifth of a second and more (paid beforehand in sandboxes that
-wait: `gvisor_warm.py`), and dearer system calls.
+control group of its own. The price is dearer system calls, and its start, a fifth of a second and more, which
+sandboxes that wait have paid beforehand (`gvisor_warm.py`).
 """
 
 from __future__ import annotations
