@@ -22,6 +22,7 @@ from unsandbox import (
     NotFoundError,
     Progress,
 )
+from unsandbox._async import execution
 
 
 def echo(number: int) -> tuple[str, str]:
@@ -119,6 +120,16 @@ async def test_leaving_cancels_what_runs(real: AsyncClient) -> None:
         async for item in outcomes:
             assert item.index == 0
             assert await running(real) > 0
+            break
+    assert await running(real) == 0
+
+
+async def test_leaving_many_takes_as_long_as_it_must(
+    real: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "CLEAN_UP_S", 0.0)
+    async with real.map([echo(0), *[sleeper(60)] * 100], concurrency=100, ordered=False) as outcomes:
+        async for _ in outcomes:
             break
     assert await running(real) == 0
 

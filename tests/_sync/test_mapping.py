@@ -23,6 +23,7 @@ from unsandbox import (
     NotFoundError,
     Progress,
 )
+from unsandbox._sync import execution
 
 
 def echo(number: int) -> tuple[str, str]:
@@ -120,6 +121,14 @@ def test_leaving_cancels_what_runs(real: Client) -> None:
         for item in outcomes:
             assert item.index == 0
             assert running(real) > 0
+            break
+    assert running(real) == 0
+
+
+def test_leaving_many_takes_as_long_as_it_must(real: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "CLEAN_UP_S", 0.0)
+    with real.map([echo(0), *[sleeper(60)] * 100], concurrency=100, ordered=False) as outcomes:
+        for _ in outcomes:
             break
     assert running(real) == 0
 
