@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -36,9 +37,10 @@ from unsandbox.sandbox.live_spec import LiveSandbox
 logger = logging.getLogger("unsandbox.engine")
 
 _TIDY_EVERY_S = 3600.0
-_SAVE_AGAIN_S = 5.0
 _WATCH_EVERY_S = 1.0
 _SAVE_CPU_EVERY_S = 30.0
+_BEGINS_WITHIN_S = 5.0
+"""What has stirred is in one of the lists after so long."""
 
 
 class Engine(JobDesk):
@@ -178,19 +180,33 @@ class Engine(JobDesk):
             await asyncio.gather(task, return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Hold keys to their CPU time."""
+        """Hold keys to their CPU time, as long as there is anything that could use some."""
+        save_at = time.monotonic() + _SAVE_CPU_EVERY_S
+        rest_at = 0.0
         while True:
-            for _ in range(int(_SAVE_CPU_EVERY_S / _WATCH_EVERY_S)):
-                await asyncio.sleep(_WATCH_EVERY_S)
-                try:
-                    self._charge_live()
-                    self.watch_cpu()
-                except Exception:
-                    logger.exception("the CPU time of keys could not be looked at; it is tried again")
+            await asyncio.sleep(_WATCH_EVERY_S)
             try:
-                await self.quotas.ledger.save()
+                self._charge_live()
+                self.watch_cpu()
             except Exception:
-                logger.exception("the CPU time of keys could not be stored; it is tried again")
+                logger.exception("the CPU time of keys could not be looked at; it is tried again")
+            if self._at_rest() or time.monotonic() >= save_at:
+                save_at = time.monotonic() + _SAVE_CPU_EVERY_S
+                try:
+                    await self.quotas.ledger.save()
+                except Exception:
+                    logger.exception("the CPU time of keys could not be stored; it is tried again")
+                    continue
+            if self.quotas.stirred.is_set():
+                self.quotas.stirred.clear()
+                rest_at = time.monotonic() + _BEGINS_WITHIN_S
+            elif time.monotonic() >= rest_at and self._at_rest():
+                await self.quotas.stirred.wait()
+
+    def _at_rest(self) -> bool:
+        """Whether nothing is there that could use CPU time: then nothing has to be looked at."""
+        live = itertools.chain(self.sessions.live(), self.services.live())
+        return not self.unfinished and next(live, None) is None
 
     def _charge_live(self) -> None:
         """Take note of what sessions and services have used since the last time."""
@@ -219,6 +235,4 @@ class Engine(JobDesk):
                 await self.replies.prune()
             except Exception:
                 logger.exception("what is too old could not be removed; it is tried again later")
-            for _ in range(int(_TIDY_EVERY_S / _SAVE_AGAIN_S)):
-                await asyncio.sleep(_SAVE_AGAIN_S)
-                await self._save_again()
+            await asyncio.sleep(_TIDY_EVERY_S)

@@ -95,6 +95,7 @@ class JobDesk:
         self._at_work: set[asyncio.Task[None]] = set()
         self._some_ended: dict[str, asyncio.Event] = {}
         self._unsaved: list[JobRow] = []
+        self._saving: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -174,7 +175,7 @@ class JobDesk:
             self._check_not_stopping()
             self._check_room(owner, concurrency)
             self.quotas.check_cpu(owner)
-            self._active[owner] = self._active.get(owner, 0) + 1
+            self._claim(owner)
             try:
                 await self._store.add_job(row_of(record))
             except BaseException:
@@ -368,7 +369,7 @@ class JobDesk:
         key = (record.owner, record.idempotency_key) if record.idempotency_key else None
         if key is not None:
             self._by_idempotency[key] = record
-        self._active[record.owner] = self._active.get(record.owner, 0) + 1
+        self._claim(record.owner)
         try:
             stored = await self._store_new(record)
         except BaseException:
@@ -416,6 +417,10 @@ class JobDesk:
         if key is not None:
             self._by_idempotency.pop(key, None)
         self._release(record.owner)
+
+    def _claim(self, owner: str) -> None:
+        self._active[owner] = self._active.get(owner, 0) + 1
+        self.quotas.stirred.set()
 
     def _release(self, owner: str) -> None:
         left = self._active[owner] - 1
@@ -470,6 +475,12 @@ class JobDesk:
                 del self.quotas.jobs[record.owner]
             self._start_waiting()
         await self._finish(record, result)
+
+    async def _save_later(self) -> None:
+        """Try again and again to store results that found no room."""
+        while self._unsaved:
+            await asyncio.sleep(_SAVE_AGAIN_S)
+            await self._save_again()
 
     async def _save_again(self) -> None:
         """Store results that found no room."""
@@ -537,6 +548,8 @@ class JobDesk:
             # The result still reaches its caller from memory, and is stored when there is room again.
             logger.exception("job %s: its result could not be stored; it is tried again", record.job_id)
             self._unsaved.append(row)
+            if self._saving is None or self._saving.done():
+                self._saving = asyncio.create_task(self._save_later())
         await self._keep_results_within(record.owner, len(encoded))
         if self.audit is not None:
             self.audit.note(
@@ -592,6 +605,11 @@ class JobDesk:
         if old.idempotency_key is not None:
             self._by_idempotency.pop((old.owner, old.idempotency_key), None)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether any job waits or runs."""
+        return bool(self._active)
+
     def job_numbers(self) -> tuple[int, int]:
         """Return how many jobs wait and how many run."""
         running = sum(record.running is not None for record in self._jobs.values())
@@ -612,7 +630,7 @@ class JobDesk:
                 self._end_for(record, "the server stopped while it ran")
             if pending:
                 await asyncio.wait(pending, timeout=_CANCEL_WAIT_S)
-        for task in self._at_work:
+        for task in (*self._at_work, *([self._saving] if self._saving else [])):
             task.cancel()
         await asyncio.gather(*self._at_work, *self._beside, return_exceptions=True)
         await self._save_again()

@@ -84,11 +84,13 @@ async def open_live(context: Context, isolation: str, spec: LiveSpec) -> LiveSan
     try:
         backend = context.backends.live(isolation)
         check_network(backend, spec.network)
-        return await backend.open_live(replace(spec, system_paths=context.languages.system_paths()))
+        sandbox = await backend.open_live(replace(spec, system_paths=context.languages.system_paths()))
     except SandboxUnavailable as error:
         raise InvalidJob(str(error), code="isolation_unavailable") from error
     except ValueError as error:
         raise InvalidJob(str(error)) from error
+    context.quotas.stirred.set()
+    return sandbox
 
 
 async def set_vcpu(context: Context, document: LiveDocument, sandbox: LiveSandbox, vcpu: int) -> None:

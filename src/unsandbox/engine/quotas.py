@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ class Quotas:
         holders: Each tells what a key holds of one kind of thing that lasts.
         jobs: Bytes of memory that the running jobs of each key may take.
         ledger: CPU time used.
+        stirred: Set when something begins that uses CPU time.
     """
 
     def __init__(self, config: EngineConfig, store: ObjectStore) -> None:
@@ -49,6 +51,7 @@ class Quotas:
         self.holders: list[Callable[[str], Held]] = []
         self.jobs: Counter[str] = Counter()
         self.ledger = CpuLedger(store)
+        self.stirred = asyncio.Event()
         self._making: dict[str, Held] = {}
 
     def settings(self, owner: str) -> KeySettings:
