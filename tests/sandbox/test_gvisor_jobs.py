@@ -15,11 +15,6 @@ from tests.sandbox.gvisor import needs_gvisor
 from tests.sandbox.support import eventually, groups_of, sandbox_processes
 from tests.sandbox.test_abuse import (  # noqa: F401 - run here too
     test_artifacts_of_a_program_that_daemonised_are_complete,
-    test_host_files_cannot_be_seen,
-    test_network_has_only_its_own_loopback,
-    test_nothing_of_the_system_can_be_written,
-    test_the_servers_environment_and_command_line_stay_secret,
-    test_unix_sockets_of_the_host_cannot_be_reached,
     test_what_stays_possible,
 )
 from tests.sandbox.test_running import (  # noqa: F401 - run here too
@@ -77,27 +72,11 @@ async def test_memory_bomb(python, still_well):
     await still_well()
 
 
-async def test_fork_bomb(python, still_well):
-    code = "import os, time\nn = 0\ntry:\n  while os.fork(): n += 1\n  time.sleep(60)\nexcept OSError as e: print(n, e.errno)"
-    outcome = await python(code, limits=Limits(processes=40, wall_s=30))
-    made, number = map(int, outcome.stdout.data.split())
-    assert 30 <= made <= 40
-    assert number == 11
-    await still_well()
-
-
 async def test_timeout_kills_what_ignores_sigterm_and_keeps_its_output(run, still_well):
     script = "trap '' TERM HUP INT; setsid sleep 1000 & echo partial; while :; do sleep 100; done"
     outcome = await run("sh", "-c", script, limits=Limits(wall_s=2))
     assert (outcome.reason, outcome.exit_code, outcome.stdout.data) == (EndReason.TIMEOUT, None, b"partial\n")
     await still_well()
-
-
-async def test_the_artifact_folder_itself_is_a_link(run):
-    script = "rmdir /tmp/artifacts; ln -s /etc /tmp/artifacts; ln -s /etc/shadow /work/main"
-    outcome = await run("sh", "-c", script, collect_artifacts=True, artifact_paths=["/work/main"])
-    assert outcome.artifacts == ()
-    assert outcome.artifacts_skipped == ("main: symbolic link", "artifacts: not a directory")
 
 
 async def test_output_flood(run, still_well):
@@ -107,15 +86,6 @@ async def test_output_flood(run, still_well):
     assert outcome.stdout.data == b"y\n" * (MIB // 2)
     assert time.monotonic() - begin < 8
     await still_well()
-
-
-@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
-async def test_full_disk(run, folder):
-    limits = Limits(tmpfs_bytes=8 * MIB, wall_s=20, memory_bytes=256 * MIB)
-    outcome = await run(
-        "sh", "-c", f"head -c 100000000 /dev/zero > {folder}/big; stat -c %s {folder}/big", limits=limits
-    )
-    assert 0 < int(outcome.stdout.data) <= 8 * MIB
 
 
 async def test_artifacts_that_point_elsewhere(run, tmp_path):

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from unsandbox.sandbox import masks
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.outbound import Outbound
 from unsandbox.sandbox.skeleton import HOSTNAME, SANDBOX_UID
@@ -217,7 +218,7 @@ def base_words(
         words += ["--ro-bind", str(system.path(path)), path]
     if network is not None:
         words += network.words()
-    words += ["--proc", "/proc", "--dev", "/dev"]
+    words += ["--proc", "/proc", *masks.words(), "--dev", "/dev"]
     words += ["--perms", "1777", "--size", str(shm_bytes(tmpfs_bytes)), "--tmpfs", SHM]
     # /dev is a tmpfs without a bound of its own.
     words += ["--remount-ro", "/dev"]

@@ -1,118 +1,142 @@
 """The system call filter of a sandbox, assembled here as classic BPF: no libseccomp needed.
 
-The filter is a deny list over what the namespaces already forbid: it closes the kernel interfaces that have
-been ways out of containers (mounting, namespaces, keyrings, io_uring, bpf, perf), and everything that is newer
-than this table. What is refused answers EPERM, or ENOSYS where a C library has an older call to fall back to.
-`ptrace` stays allowed: debuggers are a use of a sandbox, and the pid namespace confines it.
+The filter is an allow list (`seccomp_policy`), made for a machine from the numbers in `syscalls.txt`: what is
+not on the list is refused, and what has no number there (calls newer than it) does not exist. It is a binary
+search, so that the few calls whose arguments it judges meet eight comparisons and not a hundred. For the
+others the kernel remembers the answer when a filter is installed, and does not run it again.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import platform
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 
+from unsandbox.sandbox import seccomp_policy as policy
 from unsandbox.sandbox.spec import SandboxUnavailable
 
+Instruction = tuple[int, int, int, int]
+"""Code, jump if true, jump if false, constant."""
+_Code = tuple[Instruction, ...]
+"""Instructions that end in a return whichever way they go."""
+
+AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+"""What the kernel calls each machine that there are numbers for, in the order of the columns."""
+
 _LD_W_ABS = 0x20
+_AND = 0x54
+_JMP = 0x05
 _JMP_JEQ = 0x15
-_JMP_JGT = 0x25
+_JMP_JGE = 0x35
 _JMP_JSET = 0x45
 _RET = 0x06
-
-_ALLOW = 0x7FFF0000
-_KILL_PROCESS = 0x80000000
-_ERRNO = 0x00050000
+_LONGEST_JUMP = 255
 
 _OFFSET_NR = 0
 _OFFSET_ARCH = 4
+_OFFSET_ARGUMENTS = 16
 
-CLONE_NEW_MASK = 0x7E020000
-"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET together."""
-
-LAST_KNOWN_SYSCALL = 469
-"""`file_setattr`, Linux 6.17. Later numbers answer ENOSYS, as on an older kernel: nobody has judged them."""
-
-_AF_NETLINK = 16
-_SOCKET_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
-_NETLINK_ROUTE = 0
-_TTY_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
-# Linux, UNAME26, PER_LINUX32, both, ADDR_NO_RANDOMIZE (debuggers, Lisp), and the query.
-_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xFFFFFFFF)
-
-# Numbers that all architectures share since Linux 5.1.
-_DENIED_EVERYWHERE = {
-    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
-    "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438,
-    "process_madvise": 440, "mount_setattr": 442, "quotactl_fd": 443, "set_mempolicy_home_node": 450,
-    "statmount": 457, "listmount": 458, "lsm_set_self_attr": 460, "open_tree_attr": 467,
-}  # fmt: skip
-
-_DENIED_X86_64 = _DENIED_EVERYWHERE | {
-    "syslog": 103, "uselib": 134, "ustat": 136, "sysfs": 139, "vhangup": 153, "modify_ldt": 154,
-    "pivot_root": 155, "_sysctl": 156, "adjtimex": 159, "chroot": 161, "acct": 163, "settimeofday": 164,
-    "mount": 165, "umount2": 166, "swapon": 167, "swapoff": 168, "reboot": 169, "sethostname": 170,
-    "setdomainname": 171, "iopl": 172, "ioperm": 173, "create_module": 174, "init_module": 175,
-    "delete_module": 176, "get_kernel_syms": 177, "query_module": 178, "quotactl": 179, "nfsservctl": 180,
-    "lookup_dcookie": 212, "clock_settime": 227, "mbind": 237, "set_mempolicy": 238, "kexec_load": 246,
-    "add_key": 248, "request_key": 249, "keyctl": 250, "migrate_pages": 256, "unshare": 272,
-    "move_pages": 279, "perf_event_open": 298, "fanotify_init": 300, "fanotify_mark": 301,
-    "name_to_handle_at": 303, "open_by_handle_at": 304, "clock_adjtime": 305, "setns": 308, "kcmp": 312,
-    "finit_module": 313, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,
-}  # fmt: skip
-
-_DENIED_AARCH64 = _DENIED_EVERYWHERE | {
-    "lookup_dcookie": 18, "umount2": 39, "mount": 40, "pivot_root": 41, "nfsservctl": 42, "chroot": 51,
-    "vhangup": 58, "quotactl": 60, "acct": 89, "unshare": 97, "kexec_load": 104, "init_module": 105,
-    "delete_module": 106, "clock_settime": 112, "syslog": 116, "reboot": 142, "sethostname": 161,
-    "setdomainname": 162, "settimeofday": 170, "adjtimex": 171, "add_key": 217, "request_key": 218,
-    "keyctl": 219, "swapon": 224, "swapoff": 225, "mbind": 235, "set_mempolicy": 237, "migrate_pages": 238,
-    "move_pages": 239, "perf_event_open": 241, "fanotify_init": 262, "fanotify_mark": 263,
-    "name_to_handle_at": 264, "open_by_handle_at": 265, "clock_adjtime": 266, "setns": 268, "kcmp": 272,
-    "finit_module": 273, "bpf": 280, "userfaultfd": 282, "kexec_file_load": 294,
-}  # fmt: skip
+_ALLOW: _Code = ((_RET, 0, 0, 0x7FFF0000),)
+_KILL_PROCESS: _Code = ((_RET, 0, 0, 0x80000000),)
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """The numbers of one machine type: audit architecture, the calls judged by argument, the refused ones."""
-
-    audit: int
-    clone: int
-    clone3: int
-    socket: int
-    ioctl: int
-    personality: int
-    denied: dict[str, int]
+def _refuse(number: int) -> _Code:
+    return ((_RET, 0, 0, 0x00050000 | number),)
 
 
-ARCHITECTURES = {
-    "x86_64": Architecture(0xC000003E, 56, 435, 41, 16, 135, _DENIED_X86_64),
-    "aarch64": Architecture(0xC00000B7, 220, 435, 198, 29, 92, _DENIED_AARCH64),
-}
+_DENIED, _ABSENT = _refuse(errno.EPERM), _refuse(errno.ENOSYS)
 
-Instruction = tuple[int, int, int, int]
+
+@functools.cache
+def numbers(machine: str) -> Mapping[str, int]:
+    """Return the number of every system call that `machine` has, by name.
+
+    Raises:
+        SandboxUnavailable: There is no table for this machine.
+    """
+    if machine not in AUDIT_ARCHITECTURES:
+        known = ", ".join(AUDIT_ARCHITECTURES)
+        raise SandboxUnavailable(f"no system call table for {machine}; known: {known}")
+    column = 1 + list(AUDIT_ARCHITECTURES).index(machine)
+    text = (resources.files("unsandbox.sandbox") / "syscalls.txt").read_text(encoding="ascii")
+    rows = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
 def _argument(index: int) -> Instruction:
     """Load the low half of an argument: the judged ones are 32 bits wide, both machines little-endian."""
-    return (_LD_W_ABS, 0, 0, 16 + 8 * index)
+    return (_LD_W_ABS, 0, 0, _OFFSET_ARGUMENTS + 8 * index)
 
 
-def _refuse(number: int) -> Instruction:
-    return (_RET, 0, 0, _ERRNO | number)
+def _search(cases: Mapping[int, _Code], otherwise: _Code) -> _Code:
+    """Return code that goes on with the case of the loaded word, found by halving."""
+    starts: dict[int, _Code] = {0: otherwise}
+    for value, code in sorted(cases.items()):
+        starts[value] = code
+        starts[value + 1] = otherwise
+    steps: list[tuple[int, _Code]] = []
+    for start, code in sorted(starts.items()):
+        if start <= 0xFFFFFFFF and (not steps or steps[-1][1] != code):
+            steps.append((start, code))
+    return _halve(steps)
 
 
-def _for_call(number: int, body: list[Instruction]) -> list[Instruction]:
-    """Run `body`, which must end in a return, for one system call; skip it for the others."""
-    return [(_JMP_JEQ, 0, len(body), number), *body]
+def _halve(steps: Sequence[tuple[int, _Code]]) -> _Code:
+    if len(steps) == 1:
+        return steps[0][1]
+    middle = len(steps) // 2
+    below, above = _halve(steps[:middle]), _halve(steps[middle:])
+    start = steps[middle][0]
+    if len(below) <= _LONGEST_JUMP:
+        return ((_JMP_JGE, len(below), 0, start), *below, *above)
+    return ((_JMP_JGE, 0, 1, start), (_JMP, 0, 0, len(below)), *below, *above)
 
 
-def _any_of(values: tuple[int, ...], then: Instruction, otherwise: Instruction) -> list[Instruction]:
-    """Return `then` when the loaded word is one of `values`, else `otherwise`."""
-    tests: list[Instruction] = [(_JMP_JEQ, len(values) - i, 0, value) for i, value in enumerate(values)]
-    return [*tests, otherwise, then]
+def _one_of(index: int, values: Iterable[int], then: _Code, otherwise: _Code) -> _Code:
+    """Judge a call by whether an argument is one of `values`."""
+    return (_argument(index), *_search(dict.fromkeys(values, then), otherwise))
+
+
+def _has_bits(index: int, mask: int, then: _Code, otherwise: _Code) -> _Code:
+    """Judge a call by whether an argument has any bit of `mask`; `then` must be one instruction."""
+    return (_argument(index), (_JMP_JSET, 0, len(then), mask), *then, *otherwise)
+
+
+def _no_device(index: int) -> _Code:
+    kinds = _search(dict.fromkeys(policy.DEVICE_TYPES, _DENIED), _ALLOW)
+    return (_argument(index), (_AND, 0, 0, policy.FILE_TYPE), *kinds)
+
+
+def _judged() -> dict[str, _Code]:
+    """Return what judges the calls of `policy.JUDGED`. An error is what a kernel without the feature says."""
+    no_family = _refuse(errno.EAFNOSUPPORT)
+    internet = _one_of(2, policy.INTERNET_PROTOCOLS, _ALLOW, _refuse(errno.EPROTONOSUPPORT))
+    families = {
+        policy.AF_UNIX: _ALLOW,
+        policy.AF_INET: internet,
+        policy.AF_INET6: internet,
+        policy.AF_NETLINK: _one_of(2, [policy.NETLINK_ROUTE], _ALLOW, no_family),
+    }
+    no_layer = _one_of(2, [policy.TCP_ULP], _refuse(errno.ENOENT), _ALLOW)
+    wrong = _refuse(errno.EINVAL)
+    filters = dict.fromkeys(policy.FILTER_OPERATIONS, _ALLOW)
+    filters[policy.SET_FILTER] = _has_bits(1, 0xFFFFFFFF ^ policy.FILTER_FLAGS, wrong, _ALLOW)
+    return {
+        "clone": _has_bits(0, policy.CLONE_NEW_MASK, _DENIED, _ALLOW),
+        "socket": (_argument(0), *_search(families, no_family)),
+        "socketpair": _one_of(0, [policy.AF_UNIX], _ALLOW, no_family),
+        "setsockopt": (_argument(1), *_search({policy.SOL_TCP: no_layer}, _ALLOW)),
+        "ioctl": _one_of(1, policy.TERMINAL_REQUESTS, _DENIED, _ALLOW),
+        "personality": _one_of(0, policy.PERSONALITIES, _ALLOW, _DENIED),
+        "prctl": _one_of(0, policy.PROCESS_OPTIONS, _ALLOW, wrong),
+        "ptrace": _one_of(0, policy.PTRACE_FILTERS, _DENIED, _ALLOW),
+        "seccomp": (_argument(0), *_search(filters, wrong)),
+        "mknod": _no_device(1),
+        "mknodat": _no_device(2),
+    }
 
 
 def program(machine: str) -> list[Instruction]:
@@ -121,37 +145,22 @@ def program(machine: str) -> list[Instruction]:
     Raises:
         SandboxUnavailable: There is no table for this machine.
     """
-    table = ARCHITECTURES.get(machine)
-    if table is None:
-        raise SandboxUnavailable(f"no system call table for {machine}; known: {', '.join(ARCHITECTURES)}")
-    allow: Instruction = (_RET, 0, 0, _ALLOW)
-    denied = _refuse(errno.EPERM)
-    netlink = [(_JMP_JEQ, 0, 4, _AF_NETLINK), _argument(2), *_netlink_protocol(allow)]
-    code: list[Instruction] = [
+    known = numbers(machine)
+    verdicts = {
+        **dict.fromkeys(policy.ALLOWED, _ALLOW),
+        **dict.fromkeys(policy.NO_PERMISSION, _DENIED),
+        **dict.fromkeys(policy.NOT_THERE, _ABSENT),
+        **_judged(),
+    }
+    # What has no number here is absent. So are the calls of x32, whose numbers have bit 30 set.
+    cases = {number: verdicts[name] for name, number in known.items()}
+    return [
         (_LD_W_ABS, 0, 0, _OFFSET_ARCH),
-        (_JMP_JEQ, 1, 0, table.audit),
-        (_RET, 0, 0, _KILL_PROCESS),
+        (_JMP_JEQ, len(_KILL_PROCESS), 0, AUDIT_ARCHITECTURES[machine]),
+        *_KILL_PROCESS,
         (_LD_W_ABS, 0, 0, _OFFSET_NR),
-        # Also catches the x32 calls, whose numbers have bit 30 set.
-        (_JMP_JGT, 0, 1, LAST_KNOWN_SYSCALL),
-        _refuse(errno.ENOSYS),
+        *_search(cases, _ABSENT),
     ]
-    # Its flags lie in memory that a filter cannot read; libc falls back to clone, whose flags are judged next.
-    code += _for_call(table.clone3, [_refuse(errno.ENOSYS)])
-    code += _for_call(table.clone, [_argument(0), (_JMP_JSET, 0, 1, CLONE_NEW_MASK), denied, allow])
-    families = _any_of(_SOCKET_FAMILIES, allow, _refuse(errno.EAFNOSUPPORT))
-    code += _for_call(table.socket, [_argument(0), *netlink, *families])
-    code += _for_call(table.ioctl, [_argument(1), *_any_of(_TTY_INJECTION, denied, allow)])
-    code += _for_call(table.personality, [_argument(0), *_any_of(_PERSONALITIES, allow, denied)])
-    for number in sorted(table.denied.values()):
-        code += _for_call(number, [denied])
-    code.append(allow)
-    return code
-
-
-def _netlink_protocol(allow: Instruction) -> list[Instruction]:
-    """After NETLINK is known: only its routing protocol, which the C library's resolver asks for interfaces."""
-    return [(_JMP_JEQ, 0, 1, _NETLINK_ROUTE), allow, _refuse(errno.EAFNOSUPPORT)]
 
 
 def build(machine: str | None = None) -> bytes:

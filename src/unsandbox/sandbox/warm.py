@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from unsandbox.sandbox import init
+from unsandbox.sandbox import init, masks
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.command import DEFAULT_ENV, MARK_START, SHM, TMP, WORK
 from unsandbox.sandbox.control import Ending
@@ -101,9 +101,10 @@ class Template:
         rehearsal, zygote = (
             (folder / name).read_text(encoding="utf-8") for name in ("warm_rehearsal.py", "warm_python.py")
         )
+        masked = f"{masks.masked_files()!r}, {masks.masked_folders()!r}"
         parts = {
             f"{WORK}/.rehearsal": rehearsal.encode(),
-            f"{WORK}/.zygote": f"{zygote}\ninstall(bytes.fromhex({bpf.hex()!r}))\n".encode(),
+            f"{WORK}/.zygote": f"{zygote}\ninstall(bytes.fromhex({bpf.hex()!r}), {masked})\n".encode(),
         }
         executed = "; ".join(f"exec(open({path!r}).read(), n)" for path in parts)
         load = f"import sys; n = {{'__name__': 'zygote'}}; {executed}"

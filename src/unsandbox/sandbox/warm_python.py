@@ -42,7 +42,7 @@ SANDBOX_UID = 1000
 
 _NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 _NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
-_NOSUID, _NODEV, _NOEXEC = 2, 4, 8
+_READ_ONLY, _NOSUID, _NODEV, _NOEXEC, _BIND = 1, 2, 4, 8, 4096
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 22, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECCOMP_MODE_FILTER = 2
@@ -53,11 +53,13 @@ _FIRST_FD = 100
 """In the zygote and until a program runs: above every descriptor that comes with a request."""
 
 
-def install(bpf: bytes) -> None:
+def install(bpf: bytes, masked_files: Sequence[str], masked_folders: Sequence[str]) -> None:
     """Have the interpreter serve instead of opening its program.
 
     Args:
         bpf: The system call filter, as an array of `struct sock_filter`.
+        masked_files: Of /proc, to be empty.
+        masked_folders: Of /proc, to be empty.
     """
     original = sys.path_hooks[0]
 
@@ -67,7 +69,7 @@ def install(bpf: bytes) -> None:
         # In place, and of the same length: the interpreter is going through this list.
         sys.path_hooks[0] = original
         end: list[Callable[[int], None]] = []
-        _leave_no_trace(lambda: end.append(_serve(bpf)))
+        _leave_no_trace(lambda: end.append(_serve(_Kernel(bpf, masked_files, masked_folders))))
         try:
             return original(path)
         except ImportError:
@@ -92,7 +94,7 @@ def _leave_no_trace(work: Callable[[], None]) -> None:
         sys.path_importer_cache.pop(path, None)
 
 
-def _serve(bpf: bytes) -> Callable[[int], None]:
+def _serve(kernel: _Kernel) -> Callable[[int], None]:
     """Fork for each request; returns, in a process that is to become the program, how that process ends."""
     import _signal  # type: ignore[import-not-found]
     import _socket
@@ -100,7 +102,6 @@ def _serve(bpf: bytes) -> Callable[[int], None]:
     import os
     import resource  # noqa: F401 - loaded once here, not in each child
 
-    kernel = _Kernel(bpf)
     # What is there now lives as long as the interpreter. A collector that goes through it at a program's end
     # would copy every page of it, which takes longer than most programs.
     gc.collect()
@@ -193,6 +194,7 @@ def _set_up(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]) -> int
     for place, size, mode in (("/dev/shm", shm, "1777"), ("/tmp", tmpfs, "1777"), ("/work", tmpfs, "755")):  # noqa: S108
         kernel.mount("tmpfs", place, _NOSUID | _NODEV, f"size={size},mode={mode},uid={owner},gid={owner}")
     kernel.mount("proc", "/proc", _NOSUID | _NODEV | _NOEXEC, "")
+    kernel.mask()
     kernel.mount("devpts", "/dev/pts", _NOSUID | _NOEXEC, "newinstance,ptmxmode=0666,mode=620")
     kernel.loopback_up()
     _normal_priority()
@@ -474,7 +476,7 @@ def _become(command: list[str], env: Mapping[str, str]) -> None:
 class _Kernel:
     """System calls for which Python has no function."""
 
-    def __init__(self, bpf: bytes) -> None:
+    def __init__(self, bpf: bytes, masked_files: Sequence[str], masked_folders: Sequence[str]) -> None:
         import ctypes
         import fcntl  # noqa: F401 - loaded once here
         import struct
@@ -483,6 +485,8 @@ class _Kernel:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._filter = ctypes.create_string_buffer(bpf, len(bpf))
         self._program = struct.pack("HxxxxxxP", len(bpf) // 8, ctypes.addressof(self._filter))
+        self._masked_files = [path.encode() for path in masked_files]
+        self._masked_folders = masked_folders
         self._capability_header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
         self.used: list[tuple[int, int, int]] = []
         """See `rehearse`."""
@@ -513,6 +517,14 @@ class _Kernel:
         for address, length, advice in self.used:
             if self._libc.madvise(number(address), number(length), advice):
                 return
+
+    def mask(self) -> None:
+        """Cover what /proc tells of the machine."""
+        for path in self._masked_files:
+            done = self._libc.mount(b"/dev/null", path, None, self._ctypes.c_ulong(_BIND), None)
+            self._check(done, f"mask {path!r}")
+        for folder in self._masked_folders:
+            self.mount("tmpfs", folder, _READ_ONLY | _NOSUID | _NODEV | _NOEXEC, "size=4k,mode=555")
 
     def loopback_up(self) -> None:
         import _socket

@@ -1,0 +1,51 @@
+"""Every attack in every kind of sandbox; `make abuse` prints the table.
+
+Those that share a sandbox run everywhere. Those that need one each take seconds: they run here in three kinds
+that differ in backend, pool and user of the engine; `make abuse` runs them in all.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from tests.abuse import inside, table
+from tests.abuse.stage import Variant
+
+EVERYTHING = {
+    Variant("bubblewrap", False, "root"),
+    Variant("bubblewrap", True, "user"),
+    Variant("gvisor", False, "root"),
+}
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+
+
+@pytest.mark.parametrize("variant", table.variants(), ids=str)
+def test_nothing_succeeds(variant):
+    if variant.user == "user" and table.system_python() is None:
+        pytest.skip("no system Python, and the one of the tests may lie in a closed folder")
+    everything = variant in EVERYTHING or os.geteuid() != 0
+    rows = table.rows_of(variant, batch_only=not everything)
+    assert {row.name: row.gained for row in rows if row.gained} == {}
+    assert len(rows) >= (220 if everything else 200)
+
+
+@needs_root
+def test_outside_a_sandbox_they_succeed():
+    control = table.controls()
+    assert [name for name, gained in control.items() if not gained] == []
+    assert len(control) > 100
+
+
+def test_there_are_more_than_a_hundred_attacks():
+    inside.load()
+    assert len(inside.ATTACKS) > 200
+
+
+def test_the_table_says_what_succeeded():
+    from tests.abuse.stage import Row
+
+    row = Row("a|b", "kernel", "tried\nthis", "filter", "here", "a secret", "")
+    assert table.markdown([row], {}).splitlines()[2] == (
+        "| a\\|b | tried?this | not tried | filter | **SUCCEEDED: a secret** |"
+    )
