@@ -36,7 +36,7 @@ from unsandbox.protocol.languages import detect_language
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from unsandbox._shared.options import InputFiles
+    from unsandbox._shared.files import InputFiles
     from unsandbox._shared.results import (
         ArtifactResult,
         CloneResult,

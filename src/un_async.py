@@ -105,7 +105,7 @@ if TYPE_CHECKING:
         session_snapshot,
         unlock_snapshot,
     )
-    from unsandbox._shared.options import InputFiles
+    from unsandbox._shared.files import InputFiles
     from unsandbox._shared.results import (
         ArtifactResult,
         CloneResult,

@@ -18,12 +18,14 @@ class Fate(NamedTuple):
     Attributes:
         answer: Sent instead of asking the server.
         cut_before: Break the connection before the server sees the request.
+        cut_within: Break it when the server has seen so many bytes of the body.
         cut_after: Break it after so many bytes of the answer.
         delay_s: Wait before anything.
     """
 
     answer: bytes | None = None
     cut_before: bool = False
+    cut_within: int | None = None
     cut_after: int | None = None
     delay_s: float = 0.0
 
@@ -94,10 +96,11 @@ class Proxy:
                 client.sendall(fate.answer)
             else:
                 self.passed.append(name)
-                self._pass_on(client, head, body, fate.cut_after)
+                self._pass_on(client, head, body, fate)
         self._open.discard(client)
 
-    def _pass_on(self, client: socket.socket, head: bytes, body: bytes, left: int | None) -> None:
+    def _pass_on(self, client: socket.socket, head: bytes, body: bytes, fate: Fate) -> None:
+        left = fate.cut_after
         with socket.create_connection(self._upstream) as server:
             self._open.add(server)
             if b"upgrade: websocket" in head.lower():
@@ -105,7 +108,12 @@ class Proxy:
                 threading.Thread(target=_pump, args=(client, server), daemon=True).start()
             else:
                 lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
-                server.sendall(b"\r\n".join([lines[0], b"Connection: close", *lines[1:]]) + body)
+                server.sendall(
+                    b"\r\n".join([lines[0], b"Connection: close", *lines[1:]]) + body[: fate.cut_within]
+                )
+                if fate.cut_within is not None:
+                    _break(client)
+                    server.shutdown(socket.SHUT_WR)
             while data := server.recv(65536):
                 if left is not None and len(data) >= left:
                     client.sendall(data[:left])

@@ -21,7 +21,7 @@ from unsandbox import (
     SessionList,
     VaultExport,
 )
-from unsandbox._shared.options import encode_files
+from unsandbox._shared.files import encode_files
 
 PNG = base64.b64encode(b"\x89PNG\r\n").decode()
 

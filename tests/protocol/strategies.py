@@ -17,6 +17,8 @@ from unsandbox.protocol.models import WireModel
 def _models(base: type[WireModel] = WireModel) -> list[type[WireModel]]:
     found = []
     for model in base.__subclasses__():
+        if model.HELD:
+            continue  # The same on the wire as what it inherits from.
         found += [model, *_models(model)]
     return found
 

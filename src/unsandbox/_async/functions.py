@@ -14,14 +14,8 @@ from unsandbox._compat.aio import OneTimeCode, closing, in_thread, shared
 from unsandbox._shared import language_cache
 from unsandbox._shared.bodies import encode_vault
 from unsandbox._shared.deadline import Deadline
-from unsandbox._shared.options import (
-    InputFiles,
-    command_members,
-    command_patience,
-    encode_execution,
-    encode_script,
-    reads_files,
-)
+from unsandbox._shared.files import InputFiles, reads_files
+from unsandbox._shared.options import command_members, command_patience, encode_execution, encode_script
 from unsandbox._shared.order import Order
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox.credentials import Credentials, resolve_credentials
@@ -205,7 +199,7 @@ _HEALTH_TIMEOUT_S = 10.0
 
 
 async def _link(base_url: str) -> Link:
-    return await shared(base_url, lambda: Link(base_url))
+    return await shared(base_url, lambda: Link(base_url, whole=True))
 
 
 async def _encode(**options: Any) -> Order:

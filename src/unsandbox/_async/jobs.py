@@ -14,8 +14,9 @@ from unsandbox._async.streaming import AsyncJobStream
 from unsandbox._compat.aio import Source, Stdin, collected, in_thread, whether_awaited
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.events import ResultEvent
+from unsandbox._shared.files import InputFiles, reads_files
 from unsandbox._shared.mapping import Request
-from unsandbox._shared.options import InputFiles, encode_execution, encode_script, reads_files
+from unsandbox._shared.options import encode_execution, encode_script
 from unsandbox._shared.order import Order
 from unsandbox.errors import InvalidResponseError, WaitTimeoutError
 from unsandbox.protocol.models import Cancelled, EndedJobs, IsolationName, Job, JobList, NetworkModeName

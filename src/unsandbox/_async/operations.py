@@ -13,7 +13,7 @@ from unsandbox._async.link import Link
 from unsandbox._compat.aio import Interrupted, OneTimeCode, finish, in_thread
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
-from unsandbox._shared.options import reads_files
+from unsandbox._shared.files import reads_files
 from unsandbox._shared.order import Order
 from unsandbox.credentials import Credentials
 from unsandbox.errors import ConnectionFailedError, UnavailableError, UnsandboxError

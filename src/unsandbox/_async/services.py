@@ -13,7 +13,8 @@ from unsandbox._async.service import AsyncLiveService
 from unsandbox._async.vault import VaultMethods
 from unsandbox._compat.aio import OneTimeCode, closing
 from unsandbox._shared.deadline import NEVER
-from unsandbox._shared.options import InputFiles, command_members, command_patience, some
+from unsandbox._shared.files import InputFiles
+from unsandbox._shared.options import command_members, command_patience, some
 from unsandbox.protocol.logs import LogLine
 from unsandbox.protocol.models import IsolationName, NetworkModeName
 from unsandbox.protocol.services import Domains, Service, ServiceJob, ServiceList, ServiceLog

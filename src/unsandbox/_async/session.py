@@ -11,7 +11,7 @@ from unsandbox._async.operations import CLEAN_UP_S, perform
 from unsandbox._async.terminal import AsyncTerminal
 from unsandbox._compat.aio import Interrupted, OneTimeCode, finish
 from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.options import InputFiles
+from unsandbox._shared.files import InputFiles
 from unsandbox.errors import ClientStateError, InvalidResponseError, NotFoundError
 from unsandbox.protocol import codec
 from unsandbox.protocol.sessions import CommandResult, Session

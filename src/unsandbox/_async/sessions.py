@@ -8,7 +8,8 @@ from unsandbox._async.base import LONG_S, Connected
 from unsandbox._async.session import AsyncLiveSession
 from unsandbox._async.terminal import AsyncTerminal
 from unsandbox._compat.aio import OneTimeCode
-from unsandbox._shared.options import InputFiles, command_members, command_patience
+from unsandbox._shared.files import InputFiles
+from unsandbox._shared.options import command_members, command_patience
 from unsandbox.protocol.models import IsolationName, NetworkModeName
 from unsandbox.protocol.sessions import CommandResult, Session, SessionList
 from unsandbox.protocol.snapshots import Snapshot

@@ -5,30 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unsandbox._shared.options import encode_files
+from unsandbox._shared.files import encode_files
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol import codec
+from unsandbox.protocol.contents import Pieces
 from unsandbox.protocol.endpoint import Endpoint
 from unsandbox.protocol.services import VAULT_BYTES, vault_from_body, vault_to_text
 
 
-def encode_members(endpoint: Endpoint, members: Mapping[str, Any]) -> bytes:
+def encode_members(endpoint: Endpoint, members: Mapping[str, Any]) -> bytes | Pieces:
     """Return the JSON body of a request. What is None is left out, so the server's defaults hold.
 
-    Paths in `input_files` are read here.
+    Small files in `input_files` are read here, large ones when they are sent.
 
     Raises:
         InvalidRequestError: A member is missing or cannot be sent; the message names it and not its value.
     """
     given = {name: value for name, value in members.items() if value is not None}
-    if files := given.pop("input_files", None):
-        given["input_files"] = encode_files(files)
+    files = encode_files(given.pop("input_files", None) or ())
     if endpoint.request is not None:
         try:
             codec.from_wire(given, endpoint.request)
         except ValueError as error:
             raise InvalidRequestError(f"{endpoint.name}: {error}") from None
-    return codec.encode(given) if given else b""
+    if files:
+        given["input_files"] = files
+    return codec.encode_pieces(given) if given else b""
 
 
 def encode_vault(env: Mapping[str, str] | str | bytes) -> bytes:

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from unsandbox._shared.files import InputFiles, encode_files, utf8
 from unsandbox._shared.order import Order
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol import codec
-from unsandbox.protocol.models import MAX_ENV_VARS, MAX_INPUT_FILES, InputFile
-
-FileSource = str | os.PathLike[str] | IO[str] | IO[bytes] | InputFile
-InputFiles = Mapping[str, "str | bytes | os.PathLike[str] | IO[str] | IO[bytes]"] | Iterable[FileSource]
-"""Files for the program: a mapping from name to content, path or open file; or a list of paths, folders (all
-that is in them), open files and `InputFile`s. The program finds them by their base names."""
+from unsandbox.protocol.models import MAX_ENV_VARS
 
 _MAX_TTL_S = 900
 _MAX_VCPU = 8
 _NETWORK_MODES = ("zerotrust", "semitrusted")
-_MAX_NAME_BYTES = 255
 _DAY_S = 86400.0
 _MARGIN_S = 15.0
 
@@ -45,7 +37,7 @@ def encode_execution(
 ) -> Order:
     """Return the request of an execution. What is not given is left out, so the server's defaults hold.
 
-    Paths in `input_files` are read here.
+    Small files in `input_files` are read here, large ones when they are sent.
 
     Raises:
         InvalidRequestError: An argument cannot be sent; the message names it and never shows its value.
@@ -69,7 +61,7 @@ def encode_execution(
     if isolation not in (None, "auto"):
         body["isolation"] = isolation
     wanted = {"stdin": stdin is not None, "args": bool(body.get("args")), "isolation": "isolation" in body}
-    return Order(codec.encode(body), needs=tuple(name for name, given in wanted.items() if given))
+    return Order(codec.encode_pieces(body), needs=tuple(name for name, given in wanted.items() if given))
 
 
 def encode_script(
@@ -85,18 +77,11 @@ def encode_script(
     Raises:
         InvalidRequestError: An argument cannot be sent.
     """
-    body = source if isinstance(source, bytes) else _utf8("source", _text("source", source))
+    body = source if isinstance(source, bytes) else utf8("source", _text("source", source))
     options: dict[str, object] = _bounds(network_mode, None, ttl, timeout)
     if env:
         options["env"] = codec.encode(_environment(env)).decode()
     return Order(body, "text/plain"), options
-
-
-def reads_files(input_files: InputFiles | None) -> bool:
-    """Tell whether making the request may read from the disk."""
-    if isinstance(input_files, Mapping):
-        return not all(isinstance(content, str | bytes) for content in input_files.values())
-    return bool(input_files)
 
 
 def _bounds(
@@ -163,73 +148,6 @@ def _environment(env: object) -> dict[str, str]:
         if "\0" in value:
             raise InvalidRequestError(f"env[{name!r}] holds a NUL character, which no environment can")
     return dict(env)
-
-
-def encode_files(given: object) -> list[dict[str, str]]:
-    if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
-        raise InvalidRequestError("input_files must be a mapping from name to content, or a list of paths")
-    pairs = given.items() if isinstance(given, Mapping) else itertools.chain.from_iterable(map(_named, given))
-    files: dict[str, str] = {}
-    # One after another: of each file only the encoded form stays.
-    for path, source in pairs:
-        name = _base_name(path)
-        if name in files:
-            raise InvalidRequestError(f"two input files have the name {name!r}: only base names are kept")
-        if len(files) >= MAX_INPUT_FILES:
-            raise InvalidRequestError(f"more than {MAX_INPUT_FILES} input files cannot be sent")
-        files[name] = base64.b64encode(_content(name, source)).decode("ascii")
-    return [{"filename": name, "content": content} for name, content in files.items()]
-
-
-def _named(item: object) -> Iterator[tuple[str, object]]:
-    """Yield names and sources of an item of a list of input files; a folder has many."""
-    if isinstance(item, InputFile):
-        yield item.filename, item.data
-    elif hasattr(item, "read"):
-        # An open file knows its name, unless it was made of a descriptor or lives in memory.
-        yield getattr(item, "name", None) or "", item
-    elif not isinstance(item, str | os.PathLike):
-        raise InvalidRequestError(
-            f"an input file must be a path, an open file or an InputFile, not {type(item).__name__}"
-        )
-    elif (path := Path(item)).is_dir():
-        for inside in sorted(path.rglob("*")):
-            if inside.is_file():
-                yield inside.name, inside
-    else:
-        yield path.name, path
-
-
-def _content(name: str, source: object) -> bytes | bytearray | memoryview:
-    """Return the bytes of an input file."""
-    try:
-        if isinstance(source, os.PathLike):
-            source = Path(source).read_bytes()
-        elif hasattr(source, "read"):
-            source = source.read()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InvalidRequestError(f"the input file {name!r} cannot be read: {reason}") from error
-    if isinstance(source, str):
-        return _utf8(name, source)
-    if not isinstance(source, bytes | bytearray | memoryview):
-        raise InvalidRequestError(f"the input file {name!r} must be bytes or text")
-    return source
-
-
-def _base_name(path: object) -> str:
-    # Both separators, so that the name is the same whichever system it was made on.
-    name = path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else ""
-    if name in {"", ".", ".."} or "\0" in name or len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
-        raise InvalidRequestError("an input file has no usable base name: give it a short one without NUL")
-    return name
-
-
-def _utf8(name: str, content: str) -> bytes:
-    try:
-        return content.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequestError(f"the text of {name!r} holds a lone surrogate: pass bytes instead") from None
 
 
 def command_members(command: str, timeout: float | None, input_files: InputFiles | None) -> dict[str, Any]:

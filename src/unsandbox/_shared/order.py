@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from unsandbox.errors import APIError, AuthenticationError, with_base
+from unsandbox.protocol.contents import LARGE, Pieces, chunks_of
 from unsandbox.protocol.signing import CLOCK_TOLERANCE_S
 
 
@@ -16,7 +17,7 @@ class Order:
     """Body and idempotency key of one operation.
 
     Attributes:
-        body: The bytes to send, the same in every attempt.
+        body: The bytes to send, the same in every attempt. A small one is in memory.
         key: The same in every attempt, so that a server that honours it acts once; None for none.
         content_type: Of the body.
         needs: Features without which a server would drop a part of it in silence.
@@ -27,13 +28,14 @@ class Order:
 
     def __init__(
         self,
-        body: bytes = b"",
+        body: bytes | Pieces = b"",
         content_type: str = "application/json",
         *,
         creates: bool = True,
         needs: tuple[str, ...] = (),
     ) -> None:
-        self.body = body
+        small = not isinstance(body, bytes) and len(body) <= LARGE
+        self.body = b"".join(chunks_of(body)) if small else body
         self.content_type = content_type
         self.needs = needs
         self.key: str | None = os.urandom(16).hex() if creates else None

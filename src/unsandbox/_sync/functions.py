@@ -10,14 +10,8 @@ from unsandbox._compat.blocking import OneTimeCode, closing, in_thread, shared
 from unsandbox._shared import language_cache
 from unsandbox._shared.bodies import encode_vault
 from unsandbox._shared.deadline import Deadline
-from unsandbox._shared.options import (
-    InputFiles,
-    command_members,
-    command_patience,
-    encode_execution,
-    encode_script,
-    reads_files,
-)
+from unsandbox._shared.files import InputFiles, reads_files
+from unsandbox._shared.options import command_members, command_patience, encode_execution, encode_script
 from unsandbox._shared.order import Order
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox._sync import execution
@@ -204,7 +198,7 @@ _HEALTH_TIMEOUT_S = 10.0
 
 
 def _link(base_url: str) -> Link:
-    return shared(base_url, lambda: Link(base_url))
+    return shared(base_url, lambda: Link(base_url, whole=True))
 
 
 def _encode(**options: Any) -> Order:

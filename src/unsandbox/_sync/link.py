@@ -34,6 +34,7 @@ from unsandbox.errors import (
     UnsandboxError,
 )
 from unsandbox.protocol.answers import api_error, read_object
+from unsandbox.protocol.contents import Pieces
 from unsandbox.protocol.endpoint import Endpoint
 from unsandbox.protocol.endpoints import (
     BY_NAME,
@@ -44,6 +45,7 @@ from unsandbox.protocol.endpoints import (
 )
 from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
 from unsandbox.protocol.signing import CLOCK_TOLERANCE_S, build_target, signed_headers
+from unsandbox.protocol.splitting import restored
 
 if TYPE_CHECKING:
     from unsandbox.engine import EngineConfig
@@ -119,7 +121,7 @@ class _Signer:
         self._offset = 0.0
         self._corrected = False
 
-    def headers(self, method: str, target: str, body: bytes = b"") -> dict[str, str]:
+    def headers(self, method: str, target: str, body: bytes | Pieces = b"") -> dict[str, str]:
         """Return the headers that sign one attempt, now."""
         keys = self._keys
         if keys is None:
@@ -156,6 +158,7 @@ class Link:
         max_connections: Connections at a time; further requests wait for one.
         engine_config: Bounds of the embedded engine.
         hooks: Whom to tell about requests.
+        whole: Whether answers hold large files as text; else those lie on disk, and marks stand for them.
     """
 
     def __init__(
@@ -167,11 +170,13 @@ class Link:
         max_connections: int = MAX_CONNECTIONS,
         engine_config: EngineConfig | None = None,
         hooks: Hooks = NO_HOOKS,
+        whole: bool = False,
     ) -> None:
         self.base_url = base_url
         self.timeout = timeout
         self.retry = retry or RetryPolicy()
         self.told = Teller(hooks)
+        self._whole = whole
         self._max_connections = max_connections
         self._engine_config = engine_config
         self._state = _State(None if base_url == LOCAL else parse_base(base_url))
@@ -576,7 +581,10 @@ class Link:
             transport.acquire(deadline.remaining())
         try:
             # Signed only now: a signature lasts five minutes, and the queue may have been longer.
-            headers |= signer.headers(endpoint.method, target, body)
+            if isinstance(body, bytes):
+                headers |= signer.headers(endpoint.method, target, body)
+            else:
+                headers |= in_thread(signer.headers, endpoint.method, target, body)
             before = False
             if order is not None:
                 before, order.sent = order.sent, True
@@ -593,7 +601,7 @@ class Link:
         finally:
             if not urgent:
                 transport.release()
-        self.told.answered(event, origin, answer.status, answer.headers, began, len(answer.body))
+        self.told.answered(event, origin, answer.status, answer.headers, began, answer.size)
         return answer
 
     def _time_for(self, deadline: Deadline, timeout: float | None = None) -> float:
@@ -602,10 +610,9 @@ class Link:
         usual = timeout or self.timeout
         return usual if remaining is None else max(0.001, min(usual, remaining))
 
-    @staticmethod
-    def _read(answer: RawResponse) -> dict[str, Any]:
-        status, headers, body = answer
-        return read_object(status, headers, body, 0.0)
+    def _read(self, answer: RawResponse) -> dict[str, Any]:
+        found = read_object(answer.status, answer.headers, answer.body, 0.0)
+        return restored(found, answer.marks, whole=self._whole) if answer.marks else found
 
     def _note_features(self, headers: Mapping[str, str], status: int) -> None:
         announced = headers.get(FEATURES_HEADER)
@@ -618,8 +625,8 @@ class Link:
             self._state.features = frozenset()
 
     def _error(self, answer: RawResponse) -> APIError:
-        status, headers, body = answer
-        return library_error(api_error(status, headers, body, time.time()), LIBRARY, headers)
+        status, headers = answer.status, answer.headers
+        return library_error(api_error(status, headers, answer.body, time.time()), LIBRARY, headers)
 
     def _refusal(self, stream: RequestsStream) -> APIError:
         """Read the answer that came instead of a stream."""

@@ -13,7 +13,7 @@ from typing import Any
 from unsandbox._compat.blocking import Interrupted, OneTimeCode, finish, in_thread
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
-from unsandbox._shared.options import reads_files
+from unsandbox._shared.files import reads_files
 from unsandbox._shared.order import Order
 from unsandbox._sync.link import Link
 from unsandbox.credentials import Credentials

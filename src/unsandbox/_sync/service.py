@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from unsandbox._compat.blocking import OneTimeCode, closing
-from unsandbox._shared.options import InputFiles
+from unsandbox._shared.files import InputFiles
 from unsandbox.protocol.logs import LogLine
 from unsandbox.protocol.services import Domains, Service, ServiceJob, ServiceLog, VaultExport, VaultInfo
 from unsandbox.protocol.snapshots import Snapshot

@@ -7,7 +7,8 @@ from collections.abc import Generator, Iterable
 
 from unsandbox._compat.blocking import OneTimeCode, closing
 from unsandbox._shared.deadline import NEVER
-from unsandbox._shared.options import InputFiles, command_members, command_patience, some
+from unsandbox._shared.files import InputFiles
+from unsandbox._shared.options import command_members, command_patience, some
 from unsandbox._sync import execution
 from unsandbox._sync.base import LONG_S, typed
 from unsandbox._sync.logs import follow_logs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from unsandbox._compat.blocking import Interrupted, OneTimeCode, finish
 from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.options import InputFiles
+from unsandbox._shared.files import InputFiles
 from unsandbox._sync.operations import CLEAN_UP_S, perform
 from unsandbox._sync.terminal import Terminal
 from unsandbox.errors import ClientStateError, InvalidResponseError, NotFoundError

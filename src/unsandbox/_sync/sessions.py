@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from unsandbox._compat.blocking import OneTimeCode
-from unsandbox._shared.options import InputFiles, command_members, command_patience
+from unsandbox._shared.files import InputFiles
+from unsandbox._shared.options import command_members, command_patience
 from unsandbox._sync.base import LONG_S, Connected
 from unsandbox._sync.session import LiveSession
 from unsandbox._sync.terminal import Terminal

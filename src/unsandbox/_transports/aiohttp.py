@@ -15,6 +15,7 @@ from unsandbox._transports.aiohttp_live import LIBRARY, AiohttpSocket, AiohttpSt
 from unsandbox._transports.common import (
     MAX_CONNECTIONS,
     USER_AGENT,
+    AnswerReader,
     RawResponse,
     ca_bundle,
     place,
@@ -22,6 +23,7 @@ from unsandbox._transports.common import (
     tls_context,
 )
 from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
+from unsandbox.protocol.contents import LARGE, ChunkReader, Pieces
 
 if TYPE_CHECKING:
     import aiohttp
@@ -106,7 +108,7 @@ class AiohttpTransport:
         method: str,
         target: str,
         headers: Mapping[str, str],
-        body: bytes,
+        body: bytes | Pieces,
         timeout: float,
     ) -> RawResponse:
         """Send one request and read the whole answer.
@@ -121,24 +123,32 @@ class AiohttpTransport:
         Raises:
             RequestTimeoutError: It took longer.
             ConnectionFailedError: There was no answer, or not all of it.
+            InvalidRequestError: A file that is part of the body cannot be read.
         """
         opened = self._opened or self._open()
+        data: io.IOBase | bytes | None = body if isinstance(body, bytes) and body else None
+        if isinstance(body, Pieces):
+            data, headers = ChunkReader(body.chunks()), {**headers, "Content-Length": str(len(body))}
+        elif len(body) > _LARGE_BODY:
+            data = io.BytesIO(body)
         if timeout != self._timeout[0]:
             self._timeout = (timeout, opened.make_timeout(total=timeout, ceil_threshold=_CEIL_S))
         try:
             async with opened.session.request(
                 method,
                 opened.make_url(self._origin + target, encoded=True),
-                data=io.BytesIO(body) if len(body) > _LARGE_BODY else body or None,
+                data=data,
                 headers=headers,
                 proxy=opened.proxy,
                 timeout=self._timeout[1],
                 allow_redirects=False,
             ) as response:
-                return RawResponse(response.status, response.headers, await response.read())
+                return await _read(response)
         except TimeoutError as error:
             raise self._too_late(method, target, timeout) from error
         except (opened.error, OSError, EOFError) as error:
+            if isinstance(data, ChunkReader) and data.failure is not None:
+                raise data.failure from error
             raise self._failure(method, target, error) from error
 
     async def open_stream(
@@ -249,6 +259,16 @@ class AiohttpTransport:
             session, proxy, URL, aiohttp.ClientTimeout, aiohttp.ClientError, aiohttp.ClientConnectorError
         )
         return self._opened
+
+
+async def _read(response: aiohttp.ClientResponse) -> RawResponse:
+    length = response.content_length
+    if length is not None and length <= LARGE:
+        return RawResponse(response.status, response.headers, await response.read())
+    reader = AnswerReader()
+    async for piece in response.content.iter_any():
+        reader.feed(piece)
+    return reader.answer(response.status, response.headers)
 
 
 def _trust(origin: str) -> ssl.SSLContext | bool:

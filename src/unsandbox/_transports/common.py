@@ -7,11 +7,14 @@ import ssl
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from unsandbox._version import __version__
 from unsandbox.errors import InvalidRequestError
+from unsandbox.protocol.contents import LARGE, Content, base64_length
+from unsandbox.protocol.splitting import Splitter
 
 USER_AGENT = f"unsandbox-python/{__version__}"
 MAX_CONNECTIONS = 100
@@ -24,11 +27,53 @@ _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class RawResponse(NamedTuple):
-    """One HTTP answer, read to its end. `headers` are looked up without regard to case."""
+    """One HTTP answer, read to its end. `headers` are looked up without regard to case.
+
+    Large files were taken out of the body as it came; `marks` holds them by what stands in their place.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    marks: Mapping[str, Content] = MappingProxyType({})
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body as it came, roughly."""
+        return len(self.body) + sum(base64_length(len(content)) for content in self.marks.values())
+
+
+class AnswerReader:
+    """Puts together the body of an answer from its pieces."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._splitter: Splitter | None = None
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        if self._splitter is not None:
+            self._splitter.feed(piece)
+            return
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > LARGE:
+            self._splitter = Splitter()
+            for early in self._pieces:
+                self._splitter.feed(early)
+            self._pieces = []
+
+    def answer(self, status: int, headers: Mapping[str, str]) -> RawResponse:
+        """Return the answer, when all pieces were fed."""
+        if self._splitter is None:
+            return RawResponse(status, headers, b"".join(self._pieces))
+        body = self._splitter.finish()
+        return RawResponse(status, headers, body, self._splitter.marks)
 
 
 def proxy_for(origin: str) -> str | None:

@@ -9,9 +9,18 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from unsandbox._transports.common import MAX_CONNECTIONS, USER_AGENT, RawResponse, ca_bundle, place, proxy_for
+from unsandbox._transports.common import (
+    MAX_CONNECTIONS,
+    USER_AGENT,
+    AnswerReader,
+    RawResponse,
+    ca_bundle,
+    place,
+    proxy_for,
+)
 from unsandbox._transports.requests_live import LIBRARY, RequestsSocket, RequestsStream, connect_socket
 from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
+from unsandbox.protocol.contents import ChunkReader, Pieces
 
 if TYPE_CHECKING:
     import requests
@@ -72,7 +81,7 @@ class RequestsTransport:
         self._slots.release()
 
     def send(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, timeout: float
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | Pieces, timeout: float
     ) -> RawResponse:
         """Send one request and read the whole answer.
 
@@ -86,6 +95,7 @@ class RequestsTransport:
         Raises:
             RequestTimeoutError: It took longer.
             ConnectionFailedError: There was no answer, or not all of it.
+            InvalidRequestError: A file that is part of the body cannot be read.
         """
         import urllib3
 
@@ -93,7 +103,7 @@ class RequestsTransport:
         with self._translated(method, target, timeout):
             response = self._send(method, target, headers, body, urllib3.Timeout(total=timeout))
             with response:
-                answer = RawResponse(response.status_code, response.headers, _read(response, ends))
+                answer = _read(response, ends)
             if _cut_in_headers(answer):
                 raise ConnectionResetError("the answer ends in its headers")
         return answer
@@ -144,19 +154,31 @@ class RequestsTransport:
         )
 
     def _send(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, timeout: urllib3.Timeout
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | Pieces,
+        timeout: urllib3.Timeout,
     ) -> requests.Response:
         adapter = self._adapter
         if adapter is None:
             with self._opening:
                 # Two threads at once must not open two pools: there would be twice the connections allowed.
                 adapter = self._adapter or self._open()
-        return adapter.send(
-            self._prepare(method, target, headers, body),
-            timeout=timeout,  # type: ignore[arg-type] # the adapter takes one, its stub not
-            verify=self._verify,
-            proxies=self._proxies,
-        )
+        data = body if isinstance(body, bytes) else ChunkReader(body.chunks())
+        request = self._prepare(method, target, headers, data, len(body))
+        try:
+            return adapter.send(
+                request,
+                timeout=timeout,  # type: ignore[arg-type] # the adapter takes one, its stub not
+                verify=self._verify,
+                proxies=self._proxies,
+            )
+        except Exception as error:
+            if isinstance(data, ChunkReader) and data.failure is not None:
+                raise data.failure from error
+            raise
 
     @contextlib.contextmanager
     def _translated(
@@ -208,7 +230,7 @@ class RequestsTransport:
         return self._adapter
 
     def _prepare(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | ChunkReader, size: int
     ) -> requests.PreparedRequest:
         """Make the request by hand: `prepare()` would quote the target again."""
         import requests
@@ -217,27 +239,27 @@ class RequestsTransport:
         request = requests.PreparedRequest()
         request.method = method
         request.url = self._origin + target
-        request.body = body or None
+        request.body = (body or None) if isinstance(body, bytes) else body  # type: ignore[assignment] # its stub
         request.headers = CaseInsensitiveDict(headers)
         request.headers.setdefault("User-Agent", USER_AGENT)
         request.headers.setdefault("Accept", "*/*")
         request.headers.setdefault("Accept-Encoding", "gzip, deflate")
-        if body or method in {"POST", "PUT", "PATCH"}:
-            request.headers["Content-Length"] = str(len(body))
+        if size or method in {"POST", "PUT", "PATCH"}:
+            request.headers["Content-Length"] = str(size)
         return request
 
 
-def _read(response: requests.Response, ends: float) -> bytes:
+def _read(response: requests.Response, ends: float) -> RawResponse:
     """Read the body, looking at the clock after each piece, so that a dripping server cannot hold us."""
     raw = response.raw
     # One `recv` per call where urllib3 has it; a plain read waits until the piece is full.
     read = getattr(raw, "read1", raw.read)
-    pieces = []
+    reader = AnswerReader()
     while piece := read(_CHUNK, decode_content=True):
-        pieces.append(piece)
+        reader.feed(piece)
         if time.monotonic() > ends:
             raise TimeoutError
-    return b"".join(pieces)
+    return reader.answer(response.status_code, response.headers)
 
 
 def _cut_in_headers(answer: RawResponse) -> bool:

@@ -20,6 +20,7 @@ from yarl import URL
 from unsandbox.engine.live_objects import remove_tree, sandbox_files
 from unsandbox.engine.objects import new_id
 from unsandbox.engine.refusals import InvalidJob, TooLarge
+from unsandbox.protocol.contents import Content, chunks_of
 from unsandbox.protocol.services import Redeploy, ServiceRequest
 from unsandbox.sandbox.addresses import is_public_address
 from unsandbox.sandbox.netsetup import present_networks
@@ -195,7 +196,7 @@ def _too_large() -> TooLarge:
     return TooLarge(f"the bootstrap is larger than {SCRIPT_BYTES >> 20} MiB; let it fetch what it needs")
 
 
-def write_deployment(folder: Path, script: bytes | None, files: Mapping[str, bytes]) -> str:
+def write_deployment(folder: Path, script: bytes | None, files: Mapping[str, bytes | Content]) -> str:
     """Store a script and its input files; return the name under which `read_deployment` finds them.
 
     It is there whole or not at all. Blocks.
@@ -215,10 +216,12 @@ def write_deployment(folder: Path, script: bytes | None, files: Mapping[str, byt
     return name
 
 
-def read_deployment(folder: Path, name: str) -> tuple[bytes | None, dict[str, bytes]]:
+def read_deployment(folder: Path, name: str) -> tuple[bytes | None, dict[str, bytes | Content]]:
     """Return a stored script and its input files. Blocks."""
     script = folder / name / "bootstrap.sh"
-    files = {path.name: path.read_bytes() for path in sorted((folder / name / "input").iterdir())}
+    files: dict[str, bytes | Content] = {
+        path.name: path.read_bytes() for path in sorted((folder / name / "input").iterdir())
+    }
     return (script.read_bytes() if script.exists() else None), files
 
 
@@ -229,7 +232,7 @@ def remove_deployments(folder: Path, but: str) -> None:
             remove_tree(path)
 
 
-def deployment_files(script: bytes | None, files: Mapping[str, bytes]) -> list[SandboxFile]:
+def deployment_files(script: bytes | None, files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
     """Return a script and its input files as a sandbox takes them."""
     found = sandbox_files(files)
     if script is not None:
@@ -247,8 +250,9 @@ def script_argv(script: bytes, shell: str) -> list[str]:
     return [SCRIPT_PATH] if script.startswith(b"#!") else [shell, SCRIPT_PATH]
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes | Content) -> None:
     with path.open("xb") as file:
-        file.write(data)
+        for chunk in chunks_of(data):
+            file.write(chunk)
         file.flush()
         os.fsync(file.fileno())

@@ -506,6 +506,7 @@ class JobDesk:
         record.started.set()
         running = await self.backends.for_job(record.isolation).start(spec, record.tape)
         record.attach(running)
+        record.spec = spec = replace(spec, files=())
         self._running.add(record)
         try:
             outcome = await running.wait()

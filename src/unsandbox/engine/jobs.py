@@ -16,6 +16,7 @@ from unsandbox.engine.job_trace import JobTrace
 from unsandbox.engine.refusals import InvalidJob, TooLarge
 from unsandbox.engine.tape import Tape
 from unsandbox.protocol import models
+from unsandbox.protocol.contents import Content
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox.languages import base_name
 from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Limits, Outcome, SandboxSpec
@@ -150,14 +151,14 @@ def stdin_bytes(request: models.ExecuteRequest) -> bytes:
         raise InvalidJob("stdin_base64 is not valid base64 (standard alphabet, padded)") from None
 
 
-def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str, bytes]:
-    """Return base name to bytes of the input files.
+def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str, bytes | Content]:
+    """Return the input files by base name: their bytes, or where those lie.
 
     Raises:
         InvalidJob: Too many files, a name that is no file name, or a name given twice.
         TooLarge: Together they exceed the limit.
     """
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | Content] = {}
     if len(given) > models.MAX_INPUT_FILES:
         raise InvalidJob(f"{len(given)} input files; at most {models.MAX_INPUT_FILES} are allowed")
     total = 0
@@ -169,7 +170,7 @@ def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str
             raise InvalidJob(str(error)) from error
         if name in files:
             raise InvalidJob("input_files: two files have the same base name; one would overwrite the other")
-        files[name] = file.data
+        files[name] = file.source
         total += len(files[name])
         if total > config.input_bytes:
             raise TooLarge(f"the input files together exceed {config.input_bytes >> 20} MiB")

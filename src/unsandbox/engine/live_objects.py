@@ -16,6 +16,7 @@ from unsandbox.engine.context import Context
 from unsandbox.engine.objects import Document, Shelf
 from unsandbox.engine.quotas import Held
 from unsandbox.engine.refusals import InvalidJob, LimitReached
+from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.languages import INPUT_FOLDER
 from unsandbox.sandbox.live_spec import LiveLimits, LiveSandbox, LiveSpec
 from unsandbox.sandbox.spec import SandboxError, SandboxFile, SandboxUnavailable
@@ -68,7 +69,7 @@ def held_by_all(context: Context, owner: str, documents: Iterable[LiveDocument])
     return sum((held_by_one(context, owner, document.vcpu) for document in documents), Held())
 
 
-def sandbox_files(files: Mapping[str, bytes]) -> list[SandboxFile]:
+def sandbox_files(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
     """Return input files as a sandbox takes them."""
     return [SandboxFile(f"{INPUT_FOLDER}/{name}", data) for name, data in files.items()]
 

@@ -29,6 +29,7 @@ from unsandbox.engine.service_names import ServiceNames
 from unsandbox.engine.service_run import End, Launch, ServiceRun
 from unsandbox.engine.sources import SavedState
 from unsandbox.engine.vault import VaultSealer
+from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.live_spec import LiveSandbox, LiveSpec
 from unsandbox.sandbox.shells import find_shell
 from unsandbox.sandbox.spec import NetworkMode
@@ -146,7 +147,7 @@ class ServiceHost:
         self,
         document: ServiceDocument,
         bootstrap: Bootstrap | None,
-        files: dict[str, bytes],
+        files: dict[str, bytes | Content],
         state: SavedState | None,
     ) -> None:
         """Start a new service and store it; nothing of it stays when that fails."""
@@ -181,7 +182,7 @@ class ServiceHost:
         await self._forget(document, run)
 
     async def deploy(
-        self, document: ServiceDocument, bootstrap: Bootstrap | None, files: dict[str, bytes]
+        self, document: ServiceDocument, bootstrap: Bootstrap | None, files: dict[str, bytes | Content]
     ) -> dict[str, Any]:
         """Write what a service is to run; return what changes in its document when it counts."""
         script = bootstrap.script if bootstrap else None
@@ -191,11 +192,11 @@ class ServiceHost:
             "bootstrap_url": bootstrap.url if bootstrap else None,
         }
 
-    async def deployed(self, document: ServiceDocument) -> tuple[bytes | None, dict[str, bytes]]:
+    async def deployed(self, document: ServiceDocument) -> tuple[bytes | None, dict[str, bytes | Content]]:
         """Return the script and the files of a service."""
         return await asyncio.to_thread(self.read_deployed, document)
 
-    def read_deployed(self, document: ServiceDocument) -> tuple[bytes | None, dict[str, bytes]]:
+    def read_deployed(self, document: ServiceDocument) -> tuple[bytes | None, dict[str, bytes | Content]]:
         """As `deployed`; blocks."""
         return read_deployment(self._folder(document), document.deployment)
 

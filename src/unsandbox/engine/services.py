@@ -38,6 +38,7 @@ from unsandbox.engine.service_log import ServiceLog
 from unsandbox.engine.service_run import ServiceRun
 from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.engine.vault import Vaults
+from unsandbox.protocol.contents import Content
 from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
 from unsandbox.protocol.services import ServiceLog as ServiceText
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveSandbox
@@ -351,7 +352,11 @@ class Services:
         return document
 
     async def command(
-        self, document: ServiceDocument, command: str, timeout_s: float | None, files: dict[str, bytes]
+        self,
+        document: ServiceDocument,
+        command: str,
+        timeout_s: float | None,
+        files: dict[str, bytes | Content],
     ) -> CommandOutcome:
         """Run one command in a service, beside its program, with the variables of its vault.
 

@@ -33,6 +33,7 @@ from unsandbox.engine.objects import Shelf, container_name, epoch, new_id
 from unsandbox.engine.refusals import Conflict, InvalidJob, UnknownObject
 from unsandbox.engine.sources import SavedState, SourceInfo
 from unsandbox.engine.terminal import DEFAULT_SIZE, Terminal
+from unsandbox.protocol.contents import Content
 from unsandbox.protocol.sessions import Session, SessionRequest
 from unsandbox.sandbox.languages import UnknownLanguageError
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveSandbox, LiveSpec
@@ -336,7 +337,7 @@ class Sessions:
         name: str,
         command: str,
         timeout_s: float | None = None,
-        files: dict[str, bytes] | None = None,
+        files: dict[str, bytes | Content] | None = None,
     ) -> CommandOutcome:
         """Run one command in the session's live shell.
 
@@ -487,7 +488,7 @@ class Sessions:
             return live
 
     async def _open(
-        self, document: SessionDocument, files: dict[str, bytes], state: SavedState | None
+        self, document: SessionDocument, files: dict[str, bytes | Content], state: SavedState | None
     ) -> _Live:
         spec = LiveSpec(
             limits=live_limits(self._context, document.owner, document.vcpu),

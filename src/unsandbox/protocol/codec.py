@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
 from unsandbox.errors import InvalidRequestError, InvalidResponseError
+from unsandbox.protocol.contents import Content, Pieces
+from unsandbox.protocol.held import fill_in
 from unsandbox.protocol.models import WireModel
 
 T = TypeVar("T", bound=WireModel)
@@ -23,8 +26,12 @@ _decoder = msgspec.json.Decoder()
 _NO_BODY = (b"", b"{}", b"[]", b"null")
 
 
-def to_wire(model: WireModel) -> dict[str, Any]:
+def to_wire(model: WireModel, *, whole: bool = True) -> dict[str, Any]:
     """Return the JSON object of a model: None left out, twins added, nested models likewise.
+
+    Args:
+        model: The model.
+        whole: Whether contents that lie elsewhere are read; else they stand in the place of their base64.
 
     Example:
         >>> from unsandbox.protocol.models import Job
@@ -34,12 +41,17 @@ def to_wire(model: WireModel) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     twins: dict[str, Any] = {}
     for name in model.__struct_fields__:
-        value = getattr(model, name)
+        if model.HELD and name in {"held", model.HELD}:
+            if name == "held":
+                continue
+            value = getattr(model, name if whole else "held")
+        else:
+            value = getattr(model, name)
         if value is None or (name == "error" and not value):
             # The C client takes any `error`, even an empty one, for a failure.
             continue
         if isinstance(value, list):
-            value = [to_wire(item) if isinstance(item, WireModel) else item for item in value]
+            value = [to_wire(item, whole=whole) if isinstance(item, WireModel) else item for item in value]
         plain[name] = value
         twins |= dict.fromkeys(model.TWINS.get(name, ()), value)
     return plain | twins
@@ -55,14 +67,47 @@ def encode(value: WireModel | Mapping[str, Any]) -> bytes:
         >>> encode({"code": "é"})
         b'{"code":"\xc3\xa9"}'
     """
+    return _written(_encoder, to_wire(value) if isinstance(value, WireModel) else value)
+
+
+def _written(encoder: msgspec.json.Encoder, plain: Mapping[str, Any]) -> bytes:
     try:
-        return _encoder.encode(to_wire(value) if isinstance(value, WireModel) else value)
+        return encoder.encode(plain)
     except UnicodeEncodeError as error:
         raise InvalidRequestError(
             "a text holds a lone surrogate and cannot be sent as UTF-8; send such data as an input file"
         ) from error
     except (TypeError, OverflowError, msgspec.MsgspecError) as error:
         raise InvalidRequestError(f"the request cannot be written as JSON: {error}") from error
+
+
+def encode_pieces(value: WireModel | Mapping[str, Any]) -> bytes | Pieces:
+    """Return a JSON body, as `encode`; contents in the places of texts are not read before it is sent.
+
+    Raises:
+        InvalidRequestError: As `encode`.
+
+    Example:
+        >>> from unsandbox.protocol.contents import Held
+        >>> body = encode_pieces({"content": Held(b"hi!")})
+        >>> len(body), b"".join(body.chunks())
+        (18, b'{"content":"aGkh"}')
+    """
+    contents: list[Content] = []
+    mark = os.urandom(16).hex()  # Nobody who wrote the values can know it.
+
+    def note(item: object) -> str:
+        if not isinstance(item, Content):
+            raise TypeError(f"Encoding objects of type {type(item).__name__} is unsupported")
+        contents.append(item)
+        return mark
+
+    plain = to_wire(value, whole=False) if isinstance(value, WireModel) else value
+    encoded = _written(msgspec.json.Encoder(enc_hook=note), plain)
+    if not contents:
+        return encoded
+    first, *others = encoded.split(mark.encode())
+    return Pieces([first, *(part for pair in zip(contents, others, strict=True) for part in pair)])
 
 
 def loads(body: bytes) -> Any:
@@ -126,7 +171,7 @@ def response_from_wire(value: Any, model: type[T]) -> T:
     if not isinstance(value, dict):
         raise InvalidResponseError(f"the server answered {_kind(value)} where an object belongs")
     try:
-        return from_wire(value, model)
+        return fill_in(from_wire(value, model))
     except ValueError as error:
         raise InvalidResponseError(f"the server's answer does not fit {model.__name__}: {error}") from error
 

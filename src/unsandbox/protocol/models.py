@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import msgspec
 
 from unsandbox.errors import InvalidResponseError, JobFailedError
+from unsandbox.protocol.contents import Content
 from unsandbox.protocol.display import job_html
 from unsandbox.protocol.saving import save_file
 
@@ -60,6 +61,8 @@ class WireModel(msgspec.Struct, frozen=True, kw_only=True):
     """Our name to the further names that are written with the same value."""
     FIXES: ClassVar[dict[str, Callable[[Any], Any]]] = {}
     """Our name to what turns a historical form of its value into the form declared here."""
+    HELD: ClassVar[str] = ""
+    """Our name of the member whose value is the base64 of `held`, a field that is not on the wire."""
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""
@@ -97,6 +100,11 @@ class InputFile(WireModel, frozen=True, kw_only=True):
             return base64.b64decode("".join(self.content.split()), validate=True)
         except (binascii.Error, ValueError):
             return self.content.encode("utf-8", "surrogateescape")
+
+    @property
+    def source(self) -> bytes | Content:
+        """The bytes of the file, or where they lie."""
+        return self.data
 
     @classmethod
     def of(cls, filename: str, data: bytes) -> InputFile:
@@ -153,6 +161,11 @@ class Artifact(WireModel, frozen=True, kw_only=True):
         return _decoded(self.content_base64)
 
     @property
+    def source(self) -> bytes | Content:
+        """The bytes of the file, or where they lie."""
+        return self.data
+
+    @property
     def text(self) -> str:
         """The file as text, with bytes that are not UTF-8 replaced."""
         return self.data.decode("utf-8", "replace")
@@ -175,7 +188,7 @@ class Artifact(WireModel, frozen=True, kw_only=True):
             paths = [artifact.save("out") for artifact in job.artifacts]
             ```
         """
-        return save_file(folder, self.filename, self.data)
+        return save_file(folder, self.filename, self.source)
 
 
 class Job(WireModel, frozen=True, kw_only=True):

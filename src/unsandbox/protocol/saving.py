@@ -7,17 +7,18 @@ import tempfile
 from pathlib import Path
 
 from unsandbox.errors import InvalidResponseError
+from unsandbox.protocol.contents import Content, chunks_of
 
 _PROGRAMS = (b"\x7fELF", b"#!", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
 
-def save_file(folder: str | os.PathLike[str], name: str, data: bytes) -> Path:
+def save_file(folder: str | os.PathLike[str], name: str, data: bytes | Content) -> Path:
     """Write a file into a folder; the old one of this name, if any, is replaced in one step.
 
     Args:
         folder: Where to; made if need be.
         name: Only its base name counts.
-        data: The content.
+        data: The content, or where it lies.
 
     Raises:
         InvalidResponseError: The name is no file name.
@@ -29,9 +30,12 @@ def save_file(folder: str | os.PathLike[str], name: str, data: bytes) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".unsandbox-")
     try:
+        beginning = b""
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o755 if data.startswith(_PROGRAMS) else 0o644)
+            for chunk in chunks_of(data):
+                beginning = beginning or chunk
+                file.write(chunk)
+        Path(temporary).chmod(0o755 if beginning.startswith(_PROGRAMS) else 0o644)
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
 from unsandbox.errors import InvalidRequestError
+from unsandbox.protocol.contents import Pieces
 
 CLOCK_TOLERANCE_S = 300
 """How far a request's timestamp may be from the server's clock, in seconds, either way."""
@@ -21,7 +22,7 @@ _TIMESTAMP = re.compile(r"[0-9]{1,15}\Z")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def sign(secret_key: str, timestamp: str, method: str, target: str, body: bytes = b"") -> str:
+def sign(secret_key: str, timestamp: str, method: str, target: str, body: bytes | Pieces = b"") -> str:
     """Return the signature of one request: 64 lower-case hexadecimal digits.
 
     Args:
@@ -29,18 +30,26 @@ def sign(secret_key: str, timestamp: str, method: str, target: str, body: bytes 
         timestamp: The exact text of the `X-Timestamp` header (Unix time, whole seconds).
         method: HTTP method in upper case.
         target: Path and query as sent, starting with `/`.
-        body: The exact bytes of the body; empty when there is none.
+        body: The exact bytes of the body; empty when there is none. What lies in files is read.
+
+    Raises:
+        OSError: A file cannot be read.
 
     Example:
         >>> sign("unsb-sk-x", "1700000000", "GET", "/jobs")[:16]
         '8f184c38ed82c7a4'
     """
-    message = b"%s:%s:%s:%s" % (timestamp.encode(), method.encode(), _raw(target), body)
-    return hmac.digest(secret_key.encode(), message, "sha256").hex()
+    if isinstance(body, bytes):
+        message = b"%s:%s:%s:%s" % (timestamp.encode(), method.encode(), _raw(target), body)
+        return hmac.digest(secret_key.encode(), message, "sha256").hex()
+    signature = _begun(secret_key, timestamp, method, target)
+    for chunk in body.chunks():
+        signature.update(chunk)
+    return signature.hexdigest()
 
 
 def signed_headers(
-    public_key: str, secret_key: str, timestamp: int, method: str, target: str, body: bytes = b""
+    public_key: str, secret_key: str, timestamp: int, method: str, target: str, body: bytes | Pieces = b""
 ) -> dict[str, str]:
     """Return the three headers that authenticate a request: key, time, signature.
 
@@ -84,6 +93,34 @@ def verify(secret_key: str, timestamp: str, method: str, target: str, body: byte
             expected = sign(secret_key, timestamp, method.upper(), one_target, one_body)
             right |= hmac.compare_digest(expected.encode(), given)
     return right
+
+
+class Verifier:
+    """Checks the signature of a body that arrives in pieces; the variants are those of `verify`.
+
+    Args:
+        secret_key: The secret that belongs to the request's public key.
+        timestamp: Text of the `X-Timestamp` header.
+        method: HTTP method as received.
+        target: Path and query as received, not decoded.
+    """
+
+    def __init__(self, secret_key: str, timestamp: str, method: str, target: str) -> None:
+        targets = {target, target.partition("?")[0]}
+        self._begun = [_begun(secret_key, timestamp, method.upper(), one) for one in targets]
+
+    def update(self, piece: bytes) -> None:
+        """Take the next piece of the body."""
+        for signature in self._begun:
+            signature.update(piece)
+
+    def fits(self, signature: str) -> bool:
+        """Tell whether the text of the `X-Signature` header is right for what was taken."""
+        given = signature.encode(errors="replace")
+        right = False
+        for expected in self._begun:
+            right |= hmac.compare_digest(expected.hexdigest().encode(), given)
+        return right
 
 
 def clock_skew(timestamp: str, now: float) -> float | None:
@@ -130,6 +167,11 @@ def build_target(path: str, params: Mapping[str, str], query: Mapping[str, objec
         return f"{target}?{urlencode(members, quote_via=quote)}" if members else target
     except UnicodeEncodeError as error:
         raise InvalidRequestError(f"an argument of {path} holds a lone surrogate: {error.reason}") from error
+
+
+def _begun(secret_key: str, timestamp: str, method: str, target: str) -> hmac.HMAC:
+    start = b"%s:%s:%s:" % (timestamp.encode(), method.encode(), _raw(target))
+    return hmac.new(secret_key.encode(), start, "sha256")
 
 
 def _raw(target: str) -> bytes:

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Self, TypeVar
 
+from unsandbox.protocol.contents import ChunkReader, chunks_of
 from unsandbox.sandbox.archive_check import opened
 from unsandbox.sandbox.capture import StreamCapture
 from unsandbox.sandbox.live_spec import LiveProcess
@@ -54,7 +55,7 @@ def write_archive(files: Sequence[SandboxFile], folders: Sequence[str], target: 
             make(PurePosixPath(file.path).parent)
             member = tarfile.TarInfo(file.path.lstrip("/"))
             member.size, member.mode, member.mtime = len(file.data), file.mode, now
-            archive.addfile(member, io.BytesIO(file.data))
+            archive.addfile(member, io.BufferedReader(ChunkReader(chunks_of(file.data))))
 
 
 def archive_of(files: Sequence[SandboxFile]) -> bytes:

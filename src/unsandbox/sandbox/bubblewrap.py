@@ -16,7 +16,7 @@ from typing import Protocol, Self
 from unsandbox.sandbox import init, probe, seccomp, skeleton
 from unsandbox.sandbox.command import CONTROL_FD, SCRIPT_FD, job_script, sandbox_arguments, validate
 from unsandbox.sandbox.control import CgroupReport, LauncherControl
-from unsandbox.sandbox.descriptors import input_file, memory_file, pipe
+from unsandbox.sandbox.descriptors import input_file, memory_file, pipe, readable_file
 from unsandbox.sandbox.disk import DiskImages, images_usable
 from unsandbox.sandbox.disk_mount import CANNOT_MOUNT
 from unsandbox.sandbox.janitor import remove_runtime
@@ -374,7 +374,7 @@ class BubblewrapBackend:
                 kept.callback(os.close, read)
                 ends.append((read, send(write)))
             (out_read, out_write), (err_read, err_write) = ends
-            files = [send(memory_file(file.data)) for file in spec.files]
+            files = [send(readable_file(file.data)) for file in spec.files]
             descriptors = {
                 0: send(input_file(spec.stdin)),
                 1: out_write,

@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
+from unsandbox.protocol.contents import chunks_of
 from unsandbox.sandbox.spec import MIB, SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import COMPLETE, System
 
@@ -71,7 +72,8 @@ class CompileCache:
         text = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
         for file in spec.files:
             text.update(f"\0{file.path}\0{file.mode}\0{len(file.data)}\0".encode("utf-8", "surrogateescape"))
-            text.update(file.data)
+            for chunk in chunks_of(file.data):
+                text.update(chunk)
         return spec.cache_scope, text.digest()
 
     def find(self, key: tuple[str, bytes]) -> Compiled | None:

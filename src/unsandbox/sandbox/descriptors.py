@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from unsandbox.protocol.contents import Content, Slice, Spool
+
 
 def memory_file(data: bytes) -> int:
     """Return a descriptor of an anonymous file that holds `data`, at its beginning."""
@@ -17,6 +19,24 @@ def memory_file(data: bytes) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def readable_file(data: bytes | Content) -> int:
+    """Return a descriptor of a file that holds `data`, at its beginning; large ones are not in memory.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    if isinstance(data, bytes):
+        return memory_file(data)
+    if isinstance(data, Slice) and data.start == 0 and data.spool.size == len(data):
+        spool = data.spool
+    else:
+        spool = Spool()
+        for chunk in data.chunks():
+            spool.write(chunk)
+    # Not `dup`: that would share the position.
+    return os.open(f"/proc/self/fd/{spool.fd}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def input_file(data: bytes) -> int:

@@ -160,6 +160,7 @@ class GvisorBackend(BubblewrapBackend):
             }
             bundle = self._make_bundle(spec, uid)
             kept.callback(shutil.rmtree, bundle, ignore_errors=True)
+            spec = replace(spec, files=())
             job = SandboxJob(
                 spec,
                 control=here,

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from unsandbox.sandbox.artifacts import FOLDER, Collector, open_root
 from unsandbox.sandbox.capture import StreamCapture
@@ -62,7 +63,8 @@ class SandboxJob:
             reader: Fetches its artifacts while its script waits, in a worker thread; by default through the
                 first process's root in `/proc`.
         """
-        self._spec = spec
+        # Its files were handed over: on disk or in memory they are not held for as long as it runs.
+        self._spec = spec = replace(spec, files=())
         self._reader = reader or (lambda job: read_through_proc(job, spec))
         self._loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.command import WORK, InvalidSpecError
 from unsandbox.sandbox.java import java_steps
@@ -107,7 +108,7 @@ class Language:
         code: str | bytes,
         *,
         env: Mapping[str, str] | None = None,
-        input_files: Mapping[str, bytes] | None = None,
+        input_files: Mapping[str, bytes | Content] | None = None,
         stdin: bytes = b"",
         limits: Limits | None = None,
         network: NetworkMode = NetworkMode.ZEROTRUST,
@@ -293,7 +294,7 @@ def base_name(given: str) -> str:
     return name
 
 
-def _inputs(files: Mapping[str, bytes]) -> list[SandboxFile]:
+def _inputs(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
     by_name: dict[str, SandboxFile] = {}
     for given, data in files.items():
         name = base_name(given)

@@ -274,6 +274,9 @@ class WarmPool:
         if not self._counts_memory and ours.memory_bytes != wanted.memory_bytes:
             # Without a group it was limited when it was made.
             return False
+        if any(not isinstance(file.data, bytes) for file in spec.files):
+            # The message would hold it in memory.
+            return False
         return spec.network is NetworkMode.ZEROTRUST and self._mounted.issuperset(spec.system_paths)
 
     def _prepare_for(self, prepared: Prepared, limits: Limits) -> None:

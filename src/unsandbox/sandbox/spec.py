@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from unsandbox.protocol.contents import Content
+
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -54,10 +56,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxFile:
-    """A file to be present before the program starts. `path` is absolute inside the sandbox."""
+    """A file to be present before the program starts: its bytes, or where those lie.
+
+    `path` is absolute inside the sandbox.
+    """
 
     path: str
-    data: bytes
+    data: bytes | Content
     mode: int = 0o644
 
 

@@ -47,6 +47,7 @@ from unsandbox.protocol.endpoints import (
 from unsandbox.sandbox.spec import MIB, SandboxError, SandboxUnavailable
 from unsandbox.server import tracing
 from unsandbox.server.auth import Unauthorized, check_headers
+from unsandbox.server.body import read_body, too_large
 from unsandbox.server.call import HOLD_S, SERVICE_DOMAIN, Call, Handler, read_flag
 from unsandbox.server.handlers import HANDLERS
 from unsandbox.server.ingress import Ingress
@@ -200,8 +201,10 @@ class Server:
     def _serve(
         self, endpoint: Endpoint, handler: Handler
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        has_files = endpoint.request is not None and "input_files" in endpoint.request.__struct_fields__
+
         async def serve(request: web.Request) -> web.StreamResponse:
-            call = await self._read(request, signed=endpoint.auth == "signed")
+            call = await self._read(request, signed=endpoint.auth == "signed", has_files=has_files)
             if endpoint.name == "service_logs" and read_flag(call.query, "follow"):
                 return await stream_service_log(request, call)
             if self._engine.audit is None or endpoint.method == "GET" or endpoint in JOBS:
@@ -221,7 +224,7 @@ class Server:
                     owner=call.owner,
                     **{name: _logged(value) for name, value in call.params.items()},
                     # Of a short secret, a hash tells as much as the secret to whoever can guess.
-                    body_sha256=None if endpoint.name == "set_vault" else code_hash(call.body),
+                    body_sha256=None if endpoint.name == "set_vault" else call.body_sha256,
                     status=status,
                 )
 
@@ -233,7 +236,9 @@ class Server:
                 return codec.encode(await handler(call))
 
             if endpoint.creates and call.idempotency_key and endpoint not in JOBS:
-                fingerprint = hashlib.sha256(request.raw_path.encode() + b"\0" + call.body).hexdigest()
+                # Of a large body what is in memory says nothing of its files.
+                said = call.body_sha256.encode() if call.marks else call.body
+                fingerprint = hashlib.sha256(request.raw_path.encode() + b"\0" + said).hexdigest()
                 body = await self._engine.replies.once(
                     call.owner, call.idempotency_key, fingerprint, answer, lambda *made: _describe(call, *made)
                 )
@@ -242,7 +247,7 @@ class Server:
 
         return serve
 
-    async def _read(self, request: web.Request, *, signed: bool = True) -> Call:
+    async def _read(self, request: web.Request, *, signed: bool = True, has_files: bool = False) -> Call:
         """Authenticate a request and read its body.
 
         Raises:
@@ -250,12 +255,8 @@ class Server:
             TooLarge: The body is larger than the limit.
         """
         caller = check_headers(request, self._keys, time.time()) if signed else None
-        length = request.content_length
-        if length is not None and length > self._config.body_bytes:
-            raise _too_large(self._config.body_bytes)
-        body = await request.read()
+        body = await read_body(request, caller, self._config.body_bytes, has_files=has_files)
         if caller is not None:
-            caller.check_body(request.method, request.raw_path, body)
             caller.check_expiry(time.time())
             _owner.set(caller.public_key)
             self._rates.take(caller.public_key, caller.settings)
@@ -265,7 +266,9 @@ class Server:
             settings=caller.settings if caller else KeySettings(),
             params=request.match_info,
             query=request.query,
-            body=body,
+            body=body.data,
+            marks=body.marks,
+            digest=body.digest,
             idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
             hold_s=self._config.hold_s,
             path=request.path,
@@ -334,7 +337,7 @@ class Server:
             if status in {429, 503}:
                 response.headers["Retry-After"] = str(refusal.details.get("retry_after", _RETRY_AFTER_S))
         except web.HTTPRequestEntityTooLarge:
-            large = _too_large(self._config.body_bytes)
+            large = too_large(self._config.body_bytes)
             response = _error(413, large.code, large.message, request_id)
         except web.HTTPException as error:
             name = error.reason.lower().replace(" ", "_")
@@ -413,10 +416,6 @@ _http_logger.addFilter(_without_content)
 
 async def _serve_openapi(_request: web.Request) -> web.Response:
     return _json(200, openapi_document())
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the request body is larger than {limit >> 20} MiB")
 
 
 def _json(status: int, body: bytes) -> web.Response:

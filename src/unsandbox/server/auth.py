@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from unsandbox.engine.keys import KeyRing, KeySettings
-from unsandbox.protocol.signing import CLOCK_TOLERANCE_S, clock_skew, verify
+from unsandbox.protocol.signing import CLOCK_TOLERANCE_S, Verifier, clock_skew, verify
 
 
 class Unauthorized(Exception):  # noqa: N818 - named after the status
@@ -50,11 +50,20 @@ class Caller:
             Unauthorized: It does not fit.
         """
         if not verify(self.secret_key, self.timestamp, method, target, body, self.signature):
-            raise Unauthorized(
-                "invalid_signature",
-                "the signature does not fit this request; check the secret key, and that the signed bytes are "
-                "those that are sent",
-            )
+            raise _wrong_signature()
+
+    def verifier(self, method: str, target: str) -> Verifier:
+        """Return what takes a body piece by piece, for `check_taken`."""
+        return Verifier(self.secret_key, self.timestamp, method, target)
+
+    def check_taken(self, verifier: Verifier) -> None:
+        """Check the signature of a body that came piece by piece.
+
+        Raises:
+            Unauthorized: It does not fit.
+        """
+        if not verifier.fits(self.signature):
+            raise _wrong_signature()
 
     def check_expiry(self, now: float) -> None:
         """Check that the key is still valid; after the signature, so that strangers learn nothing of it.
@@ -72,6 +81,14 @@ class Caller:
                 expired_at_datetime=at.isoformat(),
                 expired_ago=f"{human_duration(now - expires)} ago",
             )
+
+
+def _wrong_signature() -> Unauthorized:
+    return Unauthorized(
+        "invalid_signature",
+        "the signature does not fit this request; check the secret key, and that the signed bytes are "
+        "those that are sent",
+    )
 
 
 def check_headers(request: web.Request, keys: KeyRing, now: float) -> Caller:

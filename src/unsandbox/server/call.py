@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -11,7 +12,10 @@ from yarl import URL
 from unsandbox.engine import Engine, InvalidJob
 from unsandbox.engine.keys import KeySettings
 from unsandbox.protocol import codec
+from unsandbox.protocol.contents import Content
+from unsandbox.protocol.held import fill_in
 from unsandbox.protocol.models import WireModel
+from unsandbox.protocol.splitting import restored
 
 T = TypeVar("T", bound=WireModel)
 
@@ -31,7 +35,9 @@ class Call:
         settings: What that key may do.
         params: Values of the path's placeholders, decoded.
         query: Query members, decoded.
-        body: Raw body.
+        body: Raw body, but for large files.
+        marks: Large files that are not in `body`, by what stands there in their places.
+        digest: SHA-256 in hex of the body as it was sent, where that is not of `body`.
         idempotency_key: From the header, if there.
         hold_s: How long `/execute` may hold.
         path: Path of the request, decoded.
@@ -44,12 +50,19 @@ class Call:
     params: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
+    marks: Mapping[str, Content] = field(default_factory=dict)
+    digest: str | None = None
     settings: KeySettings = field(default_factory=KeySettings)
     idempotency_key: str | None = None
     hold_s: float = HOLD_S
     base_url: str = ""
     path: str = ""
     service_domain: str = SERVICE_DOMAIN
+
+    @property
+    def body_sha256(self) -> str:
+        """SHA-256 in hex of the body as it was sent."""
+        return self.digest or hashlib.sha256(self.body).hexdigest()
 
     def service_url(self, name: str) -> str:
         """Return where a service is reached, as seen by this caller: on the port that the caller used.
@@ -83,9 +96,10 @@ def read_members(call: Call) -> dict[str, Any]:
         InvalidJob: It is not JSON, or not an object.
     """
     try:
-        return codec.loads_object(call.body)
+        members = codec.loads_object(call.body)
     except ValueError as error:
         raise InvalidJob(f"the body is not usable JSON: {error}", code="invalid_json") from error
+    return restored(members, call.marks) if call.marks else members
 
 
 def to_model(members: Mapping[str, Any], model: type[T]) -> T:
@@ -95,7 +109,7 @@ def to_model(members: Mapping[str, Any], model: type[T]) -> T:
         InvalidJob: A member is missing or of the wrong type; the message names it.
     """
     try:
-        return codec.from_wire(members, model)
+        return fill_in(codec.from_wire(members, model))
     except ValueError as error:
         raise InvalidJob(str(error)) from error
 

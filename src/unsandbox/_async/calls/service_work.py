@@ -11,7 +11,7 @@ from unsandbox._async.calls.place import bootstrap_members, connect
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from unsandbox._shared.options import InputFiles
+    from unsandbox._shared.files import InputFiles
     from unsandbox._shared.results import (
         DomainsResult,
         JobResult,

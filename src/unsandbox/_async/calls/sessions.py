@@ -10,7 +10,7 @@ from unsandbox._async.calls.place import connect
 
 if TYPE_CHECKING:
     from unsandbox._compat.aio import OneTimeCode
-    from unsandbox._shared.options import InputFiles
+    from unsandbox._shared.files import InputFiles
     from unsandbox._shared.results import CommandOutcome, SessionResult
     from unsandbox.protocol.models import IsolationName, NetworkModeName
 

@@ -9,7 +9,7 @@ from unsandbox._sync.calls.place import connect
 
 if TYPE_CHECKING:
     from unsandbox._compat.blocking import OneTimeCode
-    from unsandbox._shared.options import InputFiles
+    from unsandbox._shared.files import InputFiles
     from unsandbox._shared.results import CommandOutcome, SessionResult
     from unsandbox.protocol.models import IsolationName, NetworkModeName
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -130,7 +129,7 @@ async def _submit(
         call.owner,
         request,
         idempotency_key=key,
-        fingerprint=hashlib.sha256(call.body).hexdigest() if key else None,
+        fingerprint=call.body_sha256 if key else None,
         detected_language=detected_language,
         concurrency=call.settings.concurrency,
     )

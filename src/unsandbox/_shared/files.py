@@ -1,0 +1,210 @@
+"""Input files: what a caller may give for them, and what is sent."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from unsandbox.errors import InvalidRequestError
+from unsandbox.protocol.contents import CHUNK, SPOOLED, Content, Held
+from unsandbox.protocol.models import MAX_INPUT_FILES, InputFile
+
+FileSource = str | os.PathLike[str] | IO[str] | IO[bytes] | InputFile
+InputFiles = Mapping[str, "str | bytes | os.PathLike[str] | IO[str] | IO[bytes]"] | Iterable[FileSource]
+"""Files for the program: a mapping from name to content, path or open file; or a list of paths, folders (all
+that is in them), open files and `InputFile`s. The program finds them by their base names."""
+
+_MAX_NAME_BYTES = 255
+_HAS_PREAD = hasattr(os, "pread")
+
+
+class FileOnDisk(Content):
+    """A file that is read each time that it is sent.
+
+    Args:
+        file: Its path; or a descriptor that whoever gave it keeps open.
+        name: How errors call it.
+        start: Where in it to begin.
+
+    Raises:
+        OSError: There is no such file, or nothing can be known of it.
+    """
+
+    def __init__(self, file: str | os.PathLike[str] | int, name: str, start: int = 0) -> None:
+        self._file = file
+        self._name = name
+        self._start = start
+        self._seen = _stamp(os.fstat(file) if isinstance(file, int) else Path(file).stat())
+        self._size = max(0, self._seen[0] - start)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield its bytes.
+
+        Raises:
+            InvalidRequestError: It cannot be read any more, or was changed since it was looked at first.
+        """
+        if isinstance(self._file, int):
+            yield from self._chunks(self._file)
+            return
+        try:
+            fd = os.open(self._file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            raise unreadable(self._name, error) from error
+        try:
+            yield from self._chunks(fd)
+        finally:
+            os.close(fd)
+
+    def _chunks(self, fd: int) -> Iterator[bytes]:
+        end = self._start + self._size
+        for start in range(self._start, end, CHUNK):
+            try:
+                chunk = _read_at(fd, start, min(CHUNK, end - start))
+                # Looked at after reading: what was read before is from the file as it was seen.
+                unchanged = _stamp(os.fstat(fd)) == self._seen
+            except OSError as error:
+                raise unreadable(self._name, error) from error
+            if not unchanged or len(chunk) < min(CHUNK, end - start):
+                raise InvalidRequestError(f"the input file {self._name!r} was changed while it was being sent")
+            yield chunk
+
+
+def encode_files(given: object) -> list[dict[str, Any]]:
+    """Return input files as a request has them: small ones as base64, large ones as what will be read.
+
+    Raises:
+        InvalidRequestError: There is no such file, or it cannot be sent; the message names it.
+    """
+    if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
+        raise InvalidRequestError("input_files must be a mapping from name to content, or a list of paths")
+    pairs = given.items() if isinstance(given, Mapping) else itertools.chain.from_iterable(map(_named, given))
+    files: dict[str, str | Content] = {}
+    for path, source in pairs:
+        name = _base_name(path)
+        if name in files:
+            raise InvalidRequestError(f"two input files have the name {name!r}: only base names are kept")
+        if len(files) >= MAX_INPUT_FILES:
+            raise InvalidRequestError(f"more than {MAX_INPUT_FILES} input files cannot be sent")
+        content = _content(name, source)
+        large = len(content) > SPOOLED
+        files[name] = content if large else base64.b64encode(bytes(content)).decode("ascii")
+    return [{"filename": name, "content": content} for name, content in files.items()]
+
+
+def reads_files(input_files: InputFiles | None) -> bool:
+    """Tell whether making the request may read from the disk."""
+    if isinstance(input_files, Mapping):
+        return not all(isinstance(content, str | bytes) for content in input_files.values())
+    return bool(input_files)
+
+
+def utf8(name: str, content: str) -> bytes:
+    """Return a text as bytes.
+
+    Raises:
+        InvalidRequestError: It holds what UTF-8 cannot.
+    """
+    try:
+        return content.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(f"the text of {name!r} holds a lone surrogate: pass bytes instead") from None
+
+
+def unreadable(name: str, error: Exception) -> InvalidRequestError:
+    """Return the error of a file that cannot be read."""
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return InvalidRequestError(f"the input file {name!r} cannot be read: {reason}")
+
+
+def _named(item: object) -> Iterator[tuple[str, object]]:
+    """Yield names and sources of an item of a list of input files; a folder has many."""
+    if isinstance(item, InputFile):
+        yield item.filename, item
+    elif hasattr(item, "read"):
+        # An open file knows its name, unless it was made of a descriptor or lives in memory.
+        yield getattr(item, "name", None) or "", item
+    elif not isinstance(item, str | os.PathLike):
+        raise InvalidRequestError(
+            f"an input file must be a path, an open file or an InputFile, not {type(item).__name__}"
+        )
+    elif (path := Path(item)).is_dir():
+        for inside in sorted(path.rglob("*")):
+            if inside.is_file():
+                yield inside.name, inside
+    else:
+        yield path.name, path
+
+
+def _content(name: str, source: object) -> Content:
+    """Return the bytes of an input file, or where they are."""
+    try:
+        if isinstance(source, os.PathLike):
+            if Path(source).is_file():
+                return FileOnDisk(source, name)
+            source = Path(source).read_bytes()
+        elif hasattr(source, "read"):
+            if (on_disk := _open_file(source, name)) is not None:
+                return on_disk
+            source = source.read()
+    except (OSError, ValueError) as error:
+        raise unreadable(name, error) from error
+    if isinstance(source, InputFile):
+        source = source.source
+    if isinstance(source, Content):
+        return source
+    if isinstance(source, str):
+        return Held(utf8(name, source))
+    if not isinstance(source, bytes | bytearray | memoryview):
+        raise InvalidRequestError(f"the input file {name!r} must be bytes or text")
+    return Held(source)
+
+
+def _open_file(file: Any, name: str) -> FileOnDisk | None:
+    """Return where an open file lies, which then counts as read to its end; None if it must be read here.
+
+    Only of the plain kinds it is known that their descriptor holds what reading them gives.
+    """
+    file = getattr(file, "file", file)  # What `tempfile` wraps.
+    if not _HAS_PREAD:
+        return None
+    raw = file.raw if isinstance(file, io.BufferedReader | io.BufferedRandom) else file
+    if not isinstance(raw, io.FileIO) or not stat.S_ISREG(os.fstat(raw.fileno()).st_mode) or not raw.readable():
+        return None
+    if isinstance(file, io.BufferedRandom):
+        file.flush()
+    found = FileOnDisk(raw.fileno(), name, file.tell())
+    file.seek(0, os.SEEK_END)
+    return found
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _read_at(fd: int, start: int, size: int) -> bytes:
+    """Return the bytes at a place, fewer only at the end; the descriptor's own position stays as it is."""
+    parts = []
+    if not _HAS_PREAD:
+        os.lseek(fd, start, os.SEEK_SET)
+    while size and (part := os.pread(fd, size, start) if _HAS_PREAD else os.read(fd, size)):
+        parts.append(part)
+        size -= len(part)
+        start += len(part)
+    return b"".join(parts)
+
+
+def _base_name(path: object) -> str:
+    # Both separators, so that the name is the same whichever system it was made on.
+    name = path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else ""
+    if name in {"", ".", ".."} or "\0" in name or len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
+        raise InvalidRequestError("an input file has no usable base name: give it a short one without NUL")
+    return name

@@ -1,0 +1,228 @@
+"""Bytes too many for the memory: where they lie, and how a text is made of them without ever being built.
+
+`Pieces` knows its length and yields itself part by part, each file read and encoded on its way. What takes such
+a text apart again at the other end is in `splitting`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import tempfile
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+LARGE = 1 << 20
+"""Bytes of a body above which it is sent and received part by part."""
+SPOOLED = 1 << 16
+"""Bytes of a file above which it is not held in memory."""
+CHUNK = 3 << 16
+"""Bytes read at a time; divisible by 3, so that the base64 of chunks, joined, is that of the whole."""
+_DISK = Path("/var/tmp")  # noqa: S108 - files without a name
+
+
+class Content(ABC):
+    """Bytes that can be read as often as needed, in chunks."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many they are."""
+
+    @abstractmethod
+    def chunks(self) -> Iterator[bytes]:
+        """Yield them, from the first to the last; all but the last chunk are `CHUNK` long."""
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.chunks())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} bytes>"
+
+
+class Held(Content):
+    """Bytes in memory, for whoever gave them: they are not copied.
+
+    Args:
+        data: The bytes; not to be changed.
+    """
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self._view = memoryview(data).cast("B")
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield them."""
+        for start in range(0, len(self._view), CHUNK):
+            yield bytes(self._view[start : start + CHUNK])
+
+
+class Spool:
+    """A file without a name, which goes with this object, however that happens.
+
+    It lies in the folder that `TMPDIR` names, else in /var/tmp, which is a disk where /tmp may be memory.
+
+    Attributes:
+        fd: Its descriptor; whoever reads it by other means must not rely on its position.
+        size: Bytes in it.
+    """
+
+    def __init__(self) -> None:
+        folder = None if os.environ.get("TMPDIR") or not os.access(_DISK, os.W_OK) else _DISK
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            self.fd = os.dup(file.fileno())
+        self.size = 0
+        self._lock = threading.Lock()
+        self._close = weakref.finalize(self, os.close, self.fd)
+
+    def close(self) -> None:
+        """Let go of it now, although somebody may still know this object; it cannot be used any more."""
+        with self._lock:
+            # -1 from then on: a thread that still writes must not meet another file that got the number.
+            self._close()
+            self.fd = -1
+
+    def write(self, data: bytes) -> None:
+        """Append.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        view = memoryview(data)
+        with self._lock:
+            os.lseek(self.fd, self.size, os.SEEK_SET)
+            while view:
+                written = os.write(self.fd, view)
+                view = view[written:]
+                self.size += written
+
+    def cut(self, size: int) -> None:
+        """Forget what lies behind the first `size` bytes."""
+        with self._lock:
+            os.ftruncate(self.fd, size)
+            self.size = size
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return some of its bytes.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        parts = []
+        with self._lock:
+            os.lseek(self.fd, start, os.SEEK_SET)
+            while size and (part := os.read(self.fd, size)):
+                parts.append(part)
+                size -= len(part)
+        if size:
+            raise OSError("a temporary file is shorter than it was")
+        return b"".join(parts)
+
+    def since(self, start: int) -> Slice:
+        """Return what lies between a place and the end as it is now."""
+        return Slice(self, start, self.size - start)
+
+
+class Slice(Content):
+    """A part of a spool, which lives as long as any part of it is wanted.
+
+    Attributes:
+        spool: The spool.
+        start: Where in it.
+    """
+
+    def __init__(self, spool: Spool, start: int, size: int) -> None:
+        self.spool = spool
+        self.start = start
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield them."""
+        end = self.start + self._size
+        for start in range(self.start, end, CHUNK):
+            yield self.spool.read(start, min(CHUNK, end - start))
+
+
+class ChunkReader(io.RawIOBase):
+    """Chunks as a file object, for libraries that want one.
+
+    Args:
+        chunks: The chunks.
+
+    Attributes:
+        failure: Why they could not be had, when they could not: a library may hide that in an error of its own.
+    """
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+        self.failure: Exception | None = None
+
+    def readable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        try:
+            while not self._rest and (chunk := next(self._chunks, None)) is not None:
+                self._rest = memoryview(chunk)
+        except Exception as error:
+            self.failure = error
+            raise
+        size = min(len(view), len(self._rest))
+        view[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+def base64_length(size: int) -> int:
+    """Return the length of the base64 of so many bytes."""
+    return (size + 2) // 3 * 4
+
+
+class Pieces:
+    """A text of bytes and, between them, the base64 of contents; made anew each time that it is read.
+
+    Args:
+        parts: What it consists of, in order.
+    """
+
+    def __init__(self, parts: Sequence[bytes | Content]) -> None:
+        self._parts = parts
+        self._size = sum(len(part) if isinstance(part, bytes) else base64_length(len(part)) for part in parts)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the text from the first byte to the last.
+
+        Raises:
+            OSError: A file cannot be read any more, or is not what it was.
+        """
+        for part in self._parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                for chunk in part.chunks():
+                    yield base64.b64encode(chunk)
+
+
+Text = bytes | Pieces
+"""A body: in memory where it is small."""
+
+
+def chunks_of(data: bytes | Content | Pieces) -> Iterator[bytes]:
+    """Yield bytes part by part, wherever they are."""
+    return iter((data,)) if isinstance(data, bytes) else data.chunks()

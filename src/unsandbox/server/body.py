@@ -1,0 +1,109 @@
+"""Bodies of requests: small ones are read at once, large ones checked and taken apart while they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from unsandbox.engine import InvalidJob, TooLarge
+from unsandbox.protocol.contents import LARGE, Content
+from unsandbox.protocol.signing import Verifier
+from unsandbox.protocol.splitting import Splitter
+from unsandbox.server.auth import Caller
+
+_BATCH = 1 << 18
+"""Bytes that are looked at together, in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The body of a request whose signature is right, where it needed one.
+
+    Attributes:
+        data: What is in memory of it.
+        marks: Large files that are not in `data`, by what stands there in their places.
+        digest: SHA-256 in hex of the body as it was sent, where that is not of `data`.
+    """
+
+    data: bytes
+    marks: Mapping[str, Content] = field(default_factory=dict)
+    digest: str | None = None
+
+
+async def read_body(request: web.Request, caller: Caller | None, limit: int, *, has_files: bool) -> Body:
+    """Read a body and check its signature. Of one that is refused, nothing is kept.
+
+    Args:
+        request: The request.
+        caller: Who says to have signed it; None where no signature is needed.
+        limit: Largest body in bytes.
+        has_files: Whether it is JSON that may hold input files.
+
+    Raises:
+        TooLarge: It is larger; no more than that is read.
+        InvalidJob: It ends early.
+        Unauthorized: The signature does not fit.
+    """
+    length = request.content_length
+    if length is not None and length > limit:
+        raise too_large(limit)
+    try:
+        if has_files and request.can_read_body and (length is None or length > LARGE):
+            return await _read_large(request, caller, limit)
+        data = await request.read()
+    except ConnectionResetError as error:
+        raise InvalidJob("the connection was closed before the end of the body", code="incomplete") from error
+    if caller is not None:
+        caller.check_body(request.method, request.raw_path, data)
+    return Body(data)
+
+
+def too_large(limit: int) -> TooLarge:
+    """Return the refusal of a body."""
+    return TooLarge(f"the request body is larger than {limit >> 20} MiB")
+
+
+async def _read_large(request: web.Request, caller: Caller | None, limit: int) -> Body:
+    splitter, digest = Splitter(), hashlib.sha256()
+    check = None if caller is None else caller.verifier(request.method, request.raw_path)
+    try:
+        async for piece in _batches(request, limit):
+            # Decoding takes a processor, and a disk may be slow: other requests go on meanwhile.
+            await asyncio.to_thread(_take, piece, splitter, digest, check)
+        data = splitter.finish()
+        if caller is not None and check is not None:
+            if splitter.marks:
+                caller.check_taken(check)
+            else:
+                caller.check_body(request.method, request.raw_path, data)
+    except BaseException:
+        splitter.drop()
+        raise
+    return Body(data, splitter.marks, digest.hexdigest())
+
+
+async def _batches(request: web.Request, limit: int) -> AsyncIterator[bytes]:
+    batch: list[bytes] = []
+    waiting = total = 0
+    async for piece in request.content.iter_any():
+        total += len(piece)
+        if total > limit:
+            raise too_large(limit)
+        batch.append(piece)
+        waiting += len(piece)
+        if waiting > _BATCH:
+            yield b"".join(batch)
+            batch, waiting = [], 0
+    if batch:
+        yield b"".join(batch)
+
+
+def _take(piece: bytes, splitter: Splitter, digest: hashlib._Hash, check: Verifier | None) -> None:
+    digest.update(piece)
+    if check is not None:
+        check.update(piece)
+    splitter.feed(piece)

@@ -1,0 +1,97 @@
+# Generated from tests/_async/test_files.py by scripts/unasync.py; change that one.
+# ruff: noqa: SIM117 - what `async with` kept apart
+"""Large files, in and out: streamed, exact, repeated as a whole, and never more in memory than there must be."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import pytest
+from tests._sync.conftest import new_key
+from tests.client.proxy import PASS, Fate, Proxy
+from tests.support import Serve
+
+import un
+from unsandbox import Client, Hooks, InputFile, InvalidRequestError, RetryPolicy
+
+LARGE = os.urandom(2_000_003)
+SUMS = "cd /tmp/input && sha256sum -- * | cut -c1-64,67-"
+
+
+def sums(**files: bytes) -> str:
+    """Return what `SUMS` prints."""
+    return "".join(f"{hashlib.sha256(data).hexdigest()}{name}\n" for name, data in sorted(files.items()))
+
+
+def test_large_files_arrive_whatever_they_are_given_as(real: Client, tmp_path: Path) -> None:
+    path = tmp_path / "path"
+    path.write_bytes(LARGE)
+    with path.open("rb") as opened:
+        opened.seek(1000)
+        given = {
+            "path": path,
+            "bytes": LARGE,
+            "opened": opened,
+            "memory": io.BytesIO(LARGE[5:]),
+            "small": b"s",
+            "edge": LARGE[: 1 << 16],
+        }
+        job = real.execute("bash", SUMS, input_files=given)
+        assert opened.read() == b"", "an open file is read to its end"
+    assert job.stdout == sums(
+        path=LARGE, bytes=LARGE, opened=LARGE[1000:], memory=LARGE[5:], small=b"s", edge=LARGE[: 1 << 16]
+    )
+    job = real.execute("bash", SUMS, input_files=[path, InputFile.of("made", LARGE)])
+    assert job.stdout == sums(path=LARGE, made=LARGE)
+
+
+def test_a_session_takes_large_files_too(real: Client) -> None:
+    session = real.create_session(input_files={"large": LARGE})
+    assert session.session_id is not None
+    try:
+        assert (real.session_command(session.session_id, SUMS)).stdout == sums(large=LARGE)
+    finally:
+        real.delete_session(session.session_id)
+
+
+def test_a_file_that_changes_while_it_is_sent_is_an_error(served: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(LARGE)
+
+    def grow(_: object) -> None:
+        path.write_bytes(LARGE + b"more")
+
+    with Client(*new_key(served), base_url=served.url, hooks=Hooks(request=grow)) as client:
+        with pytest.raises(InvalidRequestError, match="'log' was changed while it was being sent"):
+            client.execute("bash", "echo ran", input_files=[path])
+        assert (client.list_jobs()).count == 0
+
+
+def test_an_upload_that_is_cut_is_sent_again_and_runs_once(served: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(LARGE)
+    fates = [Fate(cut_within=1_000_000), Fate(cut_after=0), Fate(cut_within=10)]
+    proxy = Proxy(served.url)
+    try:
+        retry = RetryPolicy(max_retries=5, base_s=0.001, cap_s=0.01)
+        with Client(*new_key(served), base_url=proxy.url, retry=retry) as client:
+            client.health()
+            proxy.rule = lambda name: fates.pop() if fates and "execute" in name else PASS
+            job = client.execute("bash", SUMS, input_files=[path])
+            assert job.stdout == sums(large=LARGE)
+            assert (client.list_jobs()).count == 1
+    finally:
+        proxy.close()
+    assert not fates
+
+
+def test_the_functions_send_large_files_and_return_plain_text(
+    served: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public, secret = new_key(served)
+    monkeypatch.setenv("UNSANDBOX_API_BASE", served.url)
+    result = un.execute_code("bash", SUMS, public, secret, input_files=[InputFile.of("large", LARGE)])
+    assert result["stdout"] == sums(large=LARGE)
