@@ -46,7 +46,7 @@ def place_lines(spec: SandboxSpec) -> list[str]:
     """Return the lines that put the files of a job in place, and close the archive."""
     close = f"exec {ARCHIVE_FD}<&-"
     if written_by_shell(spec):
-        texts = ((file.path, file.data.decode("utf-8", "surrogateescape")) for file in spec.files)
+        texts = ((file.path, bytes(file.data).decode("utf-8", "surrogateescape")) for file in spec.files)
         return [
             close,
             *(f"printf %s {shlex.quote(text)} > {shlex.quote(path)} || exit 1" for path, text in texts),
@@ -60,7 +60,7 @@ def written_by_shell(spec: SandboxSpec) -> bool:
         not places(spec)
         and sum(len(file.data) for file in spec.files) <= _WRITTEN_BY_SHELL
         and all(
-            file.mode == 0o644 and file.path.rpartition("/")[0] in (WORK, TMP) and b"\0" not in file.data
+            file.mode == 0o644 and file.path.rpartition("/")[0] in (WORK, TMP) and b"\0" not in bytes(file.data)
             for file in spec.files
         )
     )
