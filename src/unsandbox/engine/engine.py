@@ -33,6 +33,7 @@ from unsandbox.sandbox import (
     load_languages,
 )
 from unsandbox.sandbox.live_spec import LiveSandbox
+from unsandbox.sandbox.toolchain_cache import with_caches
 
 logger = logging.getLogger("unsandbox.engine")
 
@@ -83,7 +84,7 @@ class Engine(JobDesk):
         blobs: str | None = None,
     ) -> None:
         config = config or EngineConfig()
-        languages = languages or load_languages(system=find_system(config.toolchains))
+        languages = languages or load_languages(system=with_caches(find_system(config.toolchains)))
         self._backend = backend or default_backend(config, languages)
         self._box = box or SecretBox.of_this_process()
         super().__init__(
@@ -155,6 +156,7 @@ class Engine(JobDesk):
         await blobs.sweep()
 
     async def _stop_parts(self) -> None:
+        await self.caches.close()
         for part in reversed(self._parts):
             await part.stop()
         await self.backends.close()

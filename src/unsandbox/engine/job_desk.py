@@ -45,6 +45,7 @@ from unsandbox.sandbox import (
 )
 from unsandbox.sandbox.live_spec import CommandOutcome
 from unsandbox.sandbox.spec import MIB
+from unsandbox.sandbox.toolchain_cache import ToolchainCaches
 
 logger = logging.getLogger("unsandbox.engine")
 
@@ -82,6 +83,7 @@ class JobDesk:
         self.backends = backends
         self.logbook = logbook
         self.audit = audit
+        self.caches = ToolchainCaches(languages.system)
         self.ended_by_status: Counter[str] = Counter()
         self._store = store
         self._queue = FairQueue(config.running_slots, config.extra_slots, self._has_memory)
@@ -361,6 +363,7 @@ class JobDesk:
                 limits=limits,
                 return_artifacts=request.return_artifacts,
                 args=request.args or (),
+                cache=self.caches.place_or_make(language, backend),
             )
         except ValueError as error:
             raise InvalidJob(str(error)) from error

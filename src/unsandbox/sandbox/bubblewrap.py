@@ -161,7 +161,7 @@ class BubblewrapBackend:
         config, python = self._pool_config, python_version(self._system)
         if config is None or not config.size or python is None or self._program is None:
             return
-        paths = self._mountable([*skeleton.ALWAYS_MOUNTED, *config.system_paths])
+        paths = self._mountable([*self._system.always_mounted, *config.system_paths])
         premises = Premises(
             control=self._control,
             cgroup=self._cgroup,
@@ -403,7 +403,7 @@ class BubblewrapBackend:
             spec,
             root=self._existing_root(),
             system=self._system,
-            system_paths=self._mountable([*skeleton.ALWAYS_MOUNTED, *spec.system_paths]),
+            system_paths=self._mountable([*self._system.always_mounted, *spec.system_paths]),
             seccomp_fd=_SECCOMP_FD,
             info_fd=INFO_FD,
             file_fds=range(_FIRST_FILE_FD, _FIRST_FILE_FD + len(spec.files)),

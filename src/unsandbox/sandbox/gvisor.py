@@ -234,7 +234,7 @@ class GvisorBackend(BubblewrapBackend):
         return bundle
 
     def _mounts(self, system_paths: Sequence[str]) -> list[tuple[Path, str]]:
-        names = self._mountable([*skeleton.ALWAYS_MOUNTED, *system_paths])
+        names = self._mountable([*self._system.always_mounted, *system_paths])
         return [(self._system.usr, "/usr"), *((self._system.path(name), name) for name in names)]
 
     def _script(self, spec: SandboxSpec, before: Sequence[str] = ()) -> bytes:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 
 _JAVA = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
+# Words that `languages.toml` explains: archives of the classes that launcher and compiler load.
+_LAUNCHER_ARCHIVE, _COMPILER_ARCHIVE = "{launcher_archive}", "{compiler_archive}"
 _CLASSES = "/work/classes"
 _NOISE = re.compile(
     r'//[^\n]*|/\*.*?\*/|"""(?:\\.|.)*?"""|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', re.DOTALL
@@ -50,6 +52,7 @@ def java_steps(code: str) -> Steps:
         elif token["main"] and types and owner is None:
             owner = types[-1]
     if owner is None or owner == types[0]:
-        return "Main.java", None, [*_JAVA, "{src}"]
-    compiler = ["javac", "-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-d", _CLASSES, "{src}"]
+        return "Main.java", None, [*_JAVA, _LAUNCHER_ARCHIVE, "{src}"]
+    flags = ["-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", _COMPILER_ARCHIVE]
+    compiler = ["javac", *flags, "-d", _CLASSES, "{src}"]
     return f"{public or owner}.java", compiler, [*_JAVA, "-cp", _CLASSES, package + owner]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ INPUT_FOLDER = "/tmp/input"  # noqa: S108 - a path inside the sandbox
 _SUGGESTIONS = 3
 _BELIEVED_S = 10.0
 _LONGEST_NAME = 255
+_OPTION = re.compile(r"\{(\w+)\}")
+_ARGUMENTS = "{args}"
 
 
 class UnknownLanguageError(LookupError):
@@ -52,6 +55,27 @@ class UnknownLanguageError(LookupError):
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """What is made once of a toolchain; see `toolchain_cache.py`. `{cache}` stands for its folder.
+
+    Attributes:
+        program: What it is made with, in the language.
+        prepare: Command that fills the folder.
+        env: Variables of jobs that have it.
+        options: What a word in braces of `compile` or `run` stands for in such jobs; in others it is left out.
+    """
+
+    program: str
+    prepare: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def variables(self, place: str) -> dict[str, str]:
+        """Return the variables of a job that finds the cache at `place`."""
+        return {name: value.replace("{cache}", place) for name, value in self.env.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class Language:
     """One entry of the table; `languages.toml` explains the fields."""
 
@@ -76,6 +100,7 @@ class Language:
     npm: Sequence[str] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     prepare: Sequence[str] | None = None
+    cache: Cache | None = None
     size_mib: int = 0
     elsewhere: str = ""
     memory_mib: int = 2048
@@ -114,6 +139,7 @@ class Language:
         network: NetworkMode = NetworkMode.ZEROTRUST,
         return_artifacts: bool = False,
         args: Sequence[str] = (),
+        cache: str | None = None,
     ) -> SandboxSpec:
         """Return the job that runs `code`.
 
@@ -126,6 +152,7 @@ class Language:
             network: What it may reach.
             return_artifacts: Whether to return what it leaves in `/tmp/artifacts`, and the compiled binary.
             args: Its command-line arguments.
+            cache: Where the sandbox sees what was made of the toolchain once, if it does.
 
         Raises:
             InvalidSpecError: Arguments where none are taken, code that cannot be encoded, a file name that is
@@ -138,14 +165,19 @@ class Language:
             source, compile_step, run = java_steps(
                 code if isinstance(code, str) else code.decode("utf-8", "replace")
             )
-        names = {"src": f"{WORK}/{source}", "bin": f"{WORK}/{self.binary}"}
+        options: Mapping[str, str] = {}
+        variables = dict(self.env)
+        if self.cache is not None and cache is not None:
+            options = self.cache.options
+            variables |= self.cache.variables(cache)
+        names = {"src": f"{WORK}/{source}", "bin": f"{WORK}/{self.binary}", "cache": cache or ""}
         files = [SandboxFile(names["src"], _encode(code)), *_inputs(input_files or {})]
         binary = [names["bin"]] if return_artifacts and self.artifact else []
         return SandboxSpec(
-            run=_with_arguments(_fill(run, names), args),
-            compile=None if compile_step is None else _fill(compile_step, names),
+            run=_with_arguments(_fill(run, names, options), args),
+            compile=None if compile_step is None else _fill(compile_step, names, options),
             files=files,
-            env=dict(self.env) | dict(env or {}),
+            env=variables | dict(env or {}),
             stdin=stdin,
             network=network,
             limits=limits or self.limits(),
@@ -260,6 +292,8 @@ def _entry(name: str, fields: Mapping[str, Any]) -> Language:
     if unknown := set(fields) - known:
         raise ValueError(f"languages.toml: {name}: unknown field {min(unknown)!r}")
     try:
+        if "cache" in fields:
+            fields = {**fields, "cache": Cache(**fields["cache"])}
         language = Language(name=name, **fields)
     except TypeError as error:
         raise ValueError(f"languages.toml: {name}: {error}") from error
@@ -308,13 +342,18 @@ def _inputs(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
 
 def _with_arguments(command: Sequence[str], args: Sequence[str]) -> list[str]:
     """Put the arguments where the command has `{args}`, else at its end."""
-    place = command.index("{args}") if "{args}" in command else len(command)
+    place = command.index(_ARGUMENTS) if _ARGUMENTS in command else len(command)
     return [*command[:place], *args, *command[place + 1 :]]
 
 
-def _fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
+def _fill(command: Sequence[str], names: Mapping[str, str], options: Mapping[str, str]) -> list[str]:
+    """Put names in their places, and options in place of words that are nothing but a name in braces."""
     filled = []
     for word in command:
+        if (option := _OPTION.fullmatch(word)) and option[1] not in names and word != _ARGUMENTS:
+            if option[1] not in options:
+                continue
+            word = options[option[1]]
         for name, value in names.items():
             word = word.replace(f"{{{name}}}", value)
         filled.append(word)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unsandbox.sandbox import skeleton
 from unsandbox.sandbox.command import (
     DEFAULT_ENV,
     WORK,
@@ -116,7 +115,7 @@ def make_disk(spec: LiveSpec, parts: Parts) -> WorkDisk:
 
 def live_arguments(spec: LiveSpec, parts: Parts, disk: WorkDisk) -> bytes:
     """Return bubblewrap's options."""
-    paths = parts.mountable([*skeleton.ALWAYS_MOUNTED, *spec.system_paths])
+    paths = parts.mountable([*parts.system.always_mounted, *spec.system_paths])
     words = base_words(parts.root, parts.system, paths, spec.limits.tmpfs_bytes, parts.network)
     words += ["--bind", str(disk.mount_point), WORK, "--chdir", WORK]
     words += ["--seccomp", str(SECCOMP_FD), "--info-fd", str(INFO_FD)]

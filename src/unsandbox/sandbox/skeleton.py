@@ -46,9 +46,6 @@ _COPIED = (
     "ssl/certs/ca-certificates.crt",
     "ssl/certs/java/cacerts",
 )
-ALWAYS_MOUNTED = ("/etc/alternatives",)
-"""What every sandbox gets from the system besides /usr: hundreds of links, slow to copy one by one."""
-
 _MOUNT_POINTS = ("dev", "proc", "tmp", "work", "usr", "etc", "run", "var", "var/lib", "home", "root", "opt")
 _USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _EXECUTABLE_PLACES = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - mkdir below them fails on what exists

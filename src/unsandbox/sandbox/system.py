@@ -15,6 +15,9 @@ VARIABLE = "UNSANDBOX_TOOLCHAINS"
 COMPLETE = "unsandbox-toolchains.json"
 """File in the root of a folder with toolchains; it is there when the folder can be used."""
 
+CACHES = "/var/cache/toolchains"
+"""Where sandboxes see what was made for toolchains once; see `toolchain_cache.py`."""
+
 _MOST_LINKS = 40
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -25,6 +28,7 @@ class System:
 
     Attributes:
         root: The folder that stands for `/`; the host itself by default.
+        caches: Folder of the host that sandboxes see at `/var/cache/toolchains`; None for no such thing.
 
     Example:
         >>> System().usr, System(Path("/srv/tools")).path("/etc/php")
@@ -32,6 +36,13 @@ class System:
     """
 
     root: Path = Path("/")
+    caches: Path | None = None
+
+    @property
+    def always_mounted(self) -> tuple[str, ...]:
+        """What every sandbox gets besides /usr."""
+        # Hundreds of links, slow to copy one by one.
+        return ("/etc/alternatives", *([CACHES] if self.caches is not None else []))
 
     @property
     def usr(self) -> Path:
@@ -50,6 +61,8 @@ class System:
 
     def path(self, inside: str) -> Path:
         """Return where an absolute path of a sandbox lies on the host; links lead to places below `root`."""
+        if inside == CACHES and self.caches is not None:
+            return self.caches
         if self.is_host:
             return Path(inside)
         found, links = self.root, 0
