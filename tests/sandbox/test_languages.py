@@ -12,6 +12,7 @@ import pytest
 from unsandbox.sandbox import InvalidSpecError, Limits, UnknownLanguageError, load_languages
 from unsandbox.sandbox.java import java_steps
 from unsandbox.sandbox.languages import Language, LanguageTable
+from unsandbox.sandbox.shells import find_shell
 
 TABLE = load_languages()
 AVAILABLE = [language.name for language in TABLE.available()]
@@ -117,6 +118,14 @@ def test_a_language_without_its_toolchain_says_how_to_get_it():
     with pytest.raises(UnknownLanguageError, match="apt-get install exotic-lang") as caught:
         table.resolve("exotic")
     assert caught.value.known
+
+
+def test_each_repl_stands_in_one_table():
+    shells = tomllib.loads((SCRIPT.parents[1] / "src/unsandbox/sandbox/shells.toml").read_text())
+    named = {name for shell, entry in shells.items() for name in (shell, *entry.get("aliases", ()))}
+    assert not named & {name for name, language in TABLE.items() if language.repl}
+    assert find_shell("sqlite").terminal_argv == ("sqlite3",)
+    assert find_shell("js").driver == "other"
 
 
 def test_two_languages_cannot_share_a_name():

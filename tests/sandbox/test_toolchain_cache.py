@@ -27,6 +27,7 @@ TINY = Language(
     tier="more",
     version=["sh"],
     hello="echo hello",
+    time_s=77,
     cache=Cache(
         program="echo of the engine",
         prepare=["sh", "-c", "mkdir $CACHE/below && sh {src} >$CACHE/below/made"],
@@ -139,6 +140,8 @@ async def test_the_engine_makes_a_cache_beside_the_first_job(system):
 
         async def says(code):
             record = await engine.submit("me", models.ExecuteRequest(language="tiny", code=code))
+            assert record.spec is not None
+            assert record.spec.limits.wall_s == 77
             await record.ended.wait()
             return record.as_job().stdout
 

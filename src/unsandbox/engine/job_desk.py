@@ -348,7 +348,7 @@ class JobDesk:
             raise InvalidJob(str(error), code="isolation_unavailable") from error
         check_network(backend, NetworkMode(request.network_mode))
         limits = Limits(
-            wall_s=float(request.ttl),
+            wall_s=float(request.ttl or language.time_s),
             vcpu=float(request.vcpu),
             memory_bytes=self.quotas.memory_bytes(owner, request.vcpu),
             output_bytes=self.quotas.output_bytes(owner),

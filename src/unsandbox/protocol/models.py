@@ -126,8 +126,8 @@ class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     input_files: list[InputFile] | None = None
     network_mode: NetworkModeName = "zerotrust"
     vcpu: Vcpu = 1
-    ttl: Ttl = 60
-    """Seconds of wall-clock time for the program."""
+    ttl: Ttl | None = None
+    """Seconds of wall-clock time for the program; by default 60, or what the language needs."""
     return_artifacts: bool = False
     return_wasm_artifact: bool = False
     stdin: str | None = None

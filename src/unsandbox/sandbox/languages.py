@@ -17,7 +17,7 @@ from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.command import WORK, InvalidSpecError
 from unsandbox.sandbox.java import java_steps
-from unsandbox.sandbox.spec import MIB, Limits, NetworkMode, SandboxFile, SandboxSpec
+from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
 
 INPUT_FOLDER = "/tmp/input"  # noqa: S108 - a path inside the sandbox
@@ -103,7 +103,6 @@ class Language:
     cache: Cache | None = None
     size_mib: int = 0
     elsewhere: str = ""
-    memory_mib: int = 2048
     time_s: int = 60
 
     def installed(self, system: System = HOST) -> bool:
@@ -126,7 +125,7 @@ class Language:
 
     def limits(self) -> Limits:
         """Return the bounds of a program when nobody says otherwise."""
-        return Limits(wall_s=self.time_s, memory_bytes=self.memory_mib * MIB)
+        return Limits(wall_s=self.time_s)
 
     def build_spec(
         self,

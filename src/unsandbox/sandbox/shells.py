@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unsandbox.sandbox.languages import load_languages
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSandbox
 from unsandbox.sandbox.spec import MIB, Captured, SandboxError
 from unsandbox.sandbox.system import HOST, System
@@ -96,6 +97,11 @@ def _shells() -> dict[str, Shell]:
             entry.get("init", ""),
         )
         found.update(dict.fromkeys((name, *entry.get("aliases", ())), shell))
+    for language in load_languages().values():
+        if language.repl is not None:
+            shell = Shell(language.name, language.repl[0], tuple(language.repl), "none", ())
+            for name in (language.name, *language.aliases):
+                found.setdefault(name, shell)
     return found
 
 
