@@ -35,27 +35,41 @@ from unsandbox.sandbox.toolchain_cache import ToolchainCaches, with_caches
 
 HELLO = "print('hello')"
 SERVER = """
-import sys
+import resource, sys
 from unsandbox import local
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 server = local.ensure_started()
 print(server.url, server.public_key, server.secret_key, flush=True)
 sys.stdin.read()
 """
 CLIENT = """
-import asyncio, os, sys
+import asyncio, os, resource, sys, urllib.request
 from unsandbox import AsyncClient
-url, public, secret, count = *sys.argv[1:4], int(sys.argv[4])
+way, url, public, secret, count = *sys.argv[1:5], int(sys.argv[5])
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 def held():
     return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+def on_server():
+    text = urllib.request.urlopen(url + '/metrics').read().decode()
+    names = ('unsandbox_jobs_waiting ', 'unsandbox_jobs_running ')
+    return sum(float(line.split()[1]) for line in text.splitlines() if line.startswith(names))
+async def mapped(client):
+    async with client.map([('bash', 'sleep 600')] * count, concurrency=count) as outcomes:
+        async for _ in outcomes:
+            pass
 async def main():
-    async with AsyncClient(public_key=public, secret_key=secret, base_url=url) as client:
+    connections = count if way == 'execute' else 100
+    async with AsyncClient(public, secret, base_url=url, max_connections=connections) as client:
         await client.execute('bash', 'true')
         before = held()
-        tasks = [asyncio.create_task(client.execute('bash', 'sleep 600')) for _ in range(count)]
-        await asyncio.sleep(float(sys.argv[5]))
-        assert not any(task.done() for task in tasks)
-        grown = held() - before
-        print(grown, flush=True)
+        calls = [client.execute('bash', 'sleep 600') for _ in range(count)] if way == 'execute' else [mapped(client)]
+        tasks = [asyncio.create_task(call) for call in calls]
+        while await asyncio.to_thread(on_server) < count:
+            assert not any(task.done() for task in tasks), [task for task in tasks if task.done()][0]
+            await asyncio.sleep(0.3)
+        print(held() - before, flush=True)
         os._exit(0)
 asyncio.run(main())
 """
@@ -413,28 +427,28 @@ async def idle(client: AsyncClient, scale: Scale) -> AsyncIterator[Row]:
 
 
 async def in_flight(_client: AsyncClient, scale: Scale) -> AsyncIterator[Row]:
-    """Memory of a client process that waits for very many jobs."""
+    """Memory of a client process that waits for very many jobs, all of them accepted by the server."""
     count = scale(10_000, 500)
-    server = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SERVER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    assert server.stdout is not None
-    assert server.stdin is not None
-    address = (await server.stdout.readline()).decode().split()
-    client = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CLIENT, *address, str(count), str(scale(20, 3)), stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await client.communicate()
-    grown = int(output) / count / 1000
-    for line in Path(f"/proc/{server.pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            peak = int(line.split()[1]) / 1000
-    server.stdin.close()
-    await server.wait()
-    yield Row(
-        f"{count} jobs in flight, client memory each", "-", f"{grown:.1f} KB", grown, 20, "KB", grown, grown
-    )
-    yield Row("... server memory meanwhile", "-", f"{peak:.0f} MB", peak, 1000, "MB", peak, peak)
+    for way, name in (("map", "in a map"), ("execute", "by connections")):
+        server = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SERVER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert server.stdout is not None
+        assert server.stdin is not None
+        address = (await server.stdout.readline()).decode().split()
+        client = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CLIENT, way, *address, str(count), stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await client.communicate()
+        grown = int(output) / count / 1000
+        for line in Path(f"/proc/{server.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                peak = int(line.split()[1]) / 1000
+        server.stdin.close()
+        await server.wait()
+        title = f"{count} jobs in flight {name}, client"
+        yield Row(title, "-", f"{grown:.1f} KB", grown, 20, "KB", grown, grown)
+        yield Row("... server memory meanwhile", "-", f"{peak:.0f} MB", peak, 1000, "MB", peak, peak)
 
 
 async def session(client: AsyncClient, scale: Scale) -> AsyncIterator[Row]:

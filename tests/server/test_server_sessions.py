@@ -258,6 +258,19 @@ async def test_traffic_keeps_a_session(wire):
     await wire.call("DELETE", f"/sessions/{session}")
 
 
+async def test_a_clock_that_jumps_ends_no_session(wire, engine, monkeypatch):
+    session = await make(wire, ttl=60)
+    now = time.time
+    for jump in (7200, -7200):
+        monkeypatch.setattr(time, "time", lambda jump=jump: now() + jump)
+        engine.sessions._check_idle(engine.sessions._shelf.find(session))
+        kept = (await wire.call("GET", f"/sessions/{session}")).json
+        assert 0 < kept["remaining_ttl"] <= 60
+        assert (await run(wire, session, "echo on"))["stdout"] == "on\n"
+    monkeypatch.undo()
+    await wire.call("DELETE", f"/sessions/{session}")
+
+
 async def test_what_is_being_saved_is_in_use(wire, engine):
     session = await make(wire, ttl=1)
     begun = time.monotonic()

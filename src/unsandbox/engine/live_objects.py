@@ -22,6 +22,12 @@ from unsandbox.sandbox.live_spec import LiveLimits, LiveSandbox, LiveSpec
 from unsandbox.sandbox.spec import SandboxError, SandboxFile, SandboxUnavailable
 
 _SAVE_ACTIVITY_EVERY_S = 30.0
+_BEGAN = time.time() - time.monotonic()
+
+
+def steady_time() -> float:
+    """Return Unix time by a clock that was set when this process began and never again; no jump moves it."""
+    return _BEGAN + time.monotonic()
 
 
 class LiveDocument(Document, kw_only=True):
@@ -174,7 +180,7 @@ class Activity(Generic[L]):
 
     def touch(self, document: L) -> None:
         """Take note of a use."""
-        document.last_activity = time.time()
+        document.last_activity = steady_time()
         saved = self._saved.get(document.object_id, document.created_at)
         if document.last_activity - saved > _SAVE_ACTIVITY_EVERY_S:
             self._saved[document.object_id] = document.last_activity

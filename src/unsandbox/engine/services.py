@@ -20,6 +20,7 @@ from unsandbox.engine.live_objects import (
     live_limits,
     sandbox_files,
     set_vcpu,
+    steady_time,
 )
 from unsandbox.engine.objects import container_name, new_id
 from unsandbox.engine.refusals import Conflict, InvalidJob, UnknownObject
@@ -453,7 +454,7 @@ def _new_document(
         object_id=object_id or new_id("service"),
         owner=owner,
         created_at=now,
-        last_activity=now,
+        last_activity=steady_time(),
         container=container_name(),
         name=request.name,
         ports=list(dict.fromkeys(request.ports or [])),

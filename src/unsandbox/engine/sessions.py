@@ -28,6 +28,7 @@ from unsandbox.engine.live_objects import (
     remove_tree,
     sandbox_files,
     set_vcpu,
+    steady_time,
 )
 from unsandbox.engine.objects import Shelf, container_name, epoch, new_id
 from unsandbox.engine.refusals import Conflict, InvalidJob, UnknownObject
@@ -200,7 +201,7 @@ class Sessions:
             vcpu=request.vcpu,
             base_vcpu=request.vcpu,
             ttl=request.ttl,
-            last_activity=now,
+            last_activity=steady_time(),
             multiplexer=multiplexer,
             name=request.name,
             audit=request.audit,
@@ -427,7 +428,7 @@ class Sessions:
 
     def describe(self, document: SessionDocument) -> Session:
         """Return what a client may see."""
-        idle = time.time() - document.last_activity
+        idle = steady_time() - document.last_activity
         return Session(
             session_id=document.object_id,
             container_name=document.container,
@@ -551,7 +552,7 @@ class Sessions:
             await asyncio.to_thread(remove_tree, self._disk(document))
 
     def _set_timer(self, document: SessionDocument) -> None:
-        delay = max(0.0, document.last_activity + document.ttl - time.time())
+        delay = max(0.0, document.last_activity + document.ttl - steady_time())
         loop = asyncio.get_running_loop()
         self._timers[document.object_id] = loop.call_later(delay + 0.05, self._check_idle, document)
 
@@ -560,8 +561,8 @@ class Sessions:
             return
         live = self._live.get(document.object_id)
         if live is not None and live.busy > 0:
-            document.last_activity = time.time()
-        if time.time() - document.last_activity < document.ttl:
+            document.last_activity = steady_time()
+        if steady_time() - document.last_activity < document.ttl:
             self._set_timer(document)
             return
         logger.info("%s: deleted after %d s without traffic", document.container, document.ttl)
