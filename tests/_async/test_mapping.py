@@ -116,7 +116,7 @@ async def test_requests_are_taken_only_as_fast_as_outcomes_are(real: AsyncClient
 
 
 async def test_leaving_cancels_what_runs(real: AsyncClient) -> None:
-    async with real.map([echo(0), *[sleeper(60)] * 10], concurrency=6) as outcomes:
+    async with real.map([echo(0), *[sleeper(60)] * 10], concurrency=3) as outcomes:
         async for item in outcomes:
             assert item.index == 0
             assert await running(real) > 0

@@ -117,7 +117,7 @@ def test_requests_are_taken_only_as_fast_as_outcomes_are(real: Client) -> None:
 
 
 def test_leaving_cancels_what_runs(real: Client) -> None:
-    with real.map([echo(0), *[sleeper(60)] * 10], concurrency=6) as outcomes:
+    with real.map([echo(0), *[sleeper(60)] * 10], concurrency=3) as outcomes:
         for item in outcomes:
             assert item.index == 0
             assert running(real) > 0

@@ -173,7 +173,7 @@ async def test_the_loop_goes_on_while_the_engine_starts(monkeypatch: pytest.Monk
             beats += 1
 
     heart = asyncio.create_task(beat())
-    assert (await un_async.execute_code("bash", "echo hi"))["stdout"] == "hi\n"
+    assert (await un_async.execute_code("bash", "sleep 0.1; echo hi"))["stdout"] == "hi\n"
     heart.cancel()
     assert beats > 0
 

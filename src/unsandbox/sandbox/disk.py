@@ -17,6 +17,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -249,6 +250,7 @@ class ImageDisk:
         self._path = path
         self._bytes = work_bytes
         self._held = False
+        self._handing = threading.Lock()
 
     def open(self) -> None:
         """See `WorkDisk.open`."""
@@ -262,9 +264,11 @@ class ImageDisk:
 
     def handed_over(self) -> None:
         """Close our descriptor: the lock is the loop device's alone now."""
-        if self.image is not None:
-            os.close(self.image)
-            self.image = None
+        # Another thread may wind it up just now, and a number closed twice could be somebody else's.
+        with self._handing:
+            if self.image is not None:
+                os.close(self.image)
+                self.image = None
 
     def release(self) -> None:
         """See `WorkDisk.release`."""
