@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner
+from tests.sandbox.gvisor import needs_gvisor
 from tests.server.conftest import Wire
 from tests.server.test_server_services import eventually
 
@@ -166,6 +167,16 @@ async def test_isolation_is_never_less_than_what_is_set_for_the_key(house):
         refused = await wire.call("POST", path, request | {"isolation": "bubblewrap"})
         assert (refused.status, refused.json["error"]) == (400, "isolation_unavailable")
         assert "this key" in refused.json["message"]
+
+
+@needs_gvisor
+async def test_a_key_that_asks_for_nothing_gets_what_is_set_for_it(house):
+    key, _ = house
+    code = "read -r line < /proc/version; echo $line"
+    host = (await key().execute("bash", code)).json["stdout"]
+    hardened = (await key(isolation="gvisor").execute("bash", code)).json["stdout"]
+    assert hardened.startswith("Linux version")
+    assert hardened != host
 
 
 async def test_a_change_of_the_settings_reaches_a_running_server(house, tmp_path):
