@@ -116,10 +116,13 @@ def parse_env(pairs: Sequence[str], env_file: Path | None) -> dict[str, str]:
     """Return variables from `K=V` words and a file of such lines; words win over the file.
 
     Raises:
-        click.BadParameter: A word or line has no `=` or no name.
+        click.BadParameter: A word or line has no `=` or no name, or the file is not UTF-8 text.
     """
     found: dict[str, str] = {}
-    lines = env_file.read_text().splitlines() if env_file else []
+    try:
+        lines = env_file.read_text("utf-8").splitlines() if env_file else []
+    except UnicodeDecodeError:
+        raise click.BadParameter(f"{env_file} is not UTF-8 text") from None
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.lstrip().startswith("#"):
             name, equals, value = line.strip().removeprefix("export ").partition("=")

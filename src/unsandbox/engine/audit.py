@@ -176,7 +176,7 @@ def verify(folder: Path, key: bytes) -> Verdict:
         try:
             members = json.loads(line)
             claimed = members.pop("mac")
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             return Verdict(sequence, mac, f"{where} is no line of an audit log")
         expected = _mac_of(key, mac, members)
         if not isinstance(claimed, str) or not hmac.compare_digest(expected, claimed):

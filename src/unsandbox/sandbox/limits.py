@@ -58,7 +58,8 @@ class Hierarchy:
 
 def _mounts(text: str) -> Iterable[tuple[str, str, Path, set[str]]]:
     """Yield (type, root, mount point, super options) of the cgroup mounts in a `mountinfo` text."""
-    for line in text.splitlines():
+    # Not splitlines(): a path may hold what that takes for the end of a line.
+    for line in filter(None, text.split("\n")):
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
@@ -68,7 +69,7 @@ def _mounts(text: str) -> Iterable[tuple[str, str, Path, set[str]]]:
 
 def _own_path(cgroup_text: str, controller: str) -> str:
     """Return this process's path for `controller` from a `/proc/self/cgroup` text; `""` means v2."""
-    for line in cgroup_text.splitlines():
+    for line in filter(None, cgroup_text.split("\n")):
         _, names, path = line.split(":", 2)
         if controller in names.split(","):
             return path

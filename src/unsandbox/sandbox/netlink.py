@@ -201,6 +201,9 @@ def _split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yield kind, sequence number and body of each message in what the kernel sent."""
     while len(data) >= _HEADER.size:
         size, kind, _, sequence, _ = _HEADER.unpack_from(data)
+        if size < _HEADER.size:
+            # Nothing that the kernel says; without this, no step forward.
+            return
         yield kind, sequence, data[_HEADER.size : size]
         data = data[size + -size % 4 :]
 

@@ -88,5 +88,5 @@ def _control(terminal: Terminal, text: str) -> None:
         message = codec.loads_object(text.encode("utf-8", "replace"))
         if message.get("type") == "resize":
             columns, rows = message.get("cols"), message.get("rows")
-            if isinstance(columns, int) and isinstance(rows, int):
+            if type(columns) is int and type(rows) is int:
                 terminal.resize(columns, rows)
