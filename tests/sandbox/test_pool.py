@@ -32,6 +32,7 @@ from unsandbox.sandbox import (
     pool_for,
 )
 from unsandbox.sandbox.warm import WarmJob
+from unsandbox.sandbox.warm_python import KIND_BASH, KIND_NODE
 
 MIB = 1 << 20
 TABLE = load_languages()
@@ -683,8 +684,8 @@ async def node(warm) -> AsyncIterator[BubblewrapBackend]:
 @pytest.mark.parametrize("name", JAVASCRIPT)
 async def test_a_javascript_program_sees_no_difference(backend, node, name):
     spec = TABLE["javascript"].build_spec(JAVASCRIPT[name], input_files={"a.json": b'{"b": 5}'})
-    await eventually(lambda: node._pool._node.ready, 10)
-    waits = node._pool._node.ready[0]
+    await eventually(lambda: node._pool._others[KIND_NODE].ready, 10)
+    waits = node._pool._others[KIND_NODE].ready[0]
     hot = await run_in(node, spec, expect_warm=True)
     assert waits.job is not None
     cold = await run_in(backend, spec, expect_warm=False)
@@ -696,6 +697,50 @@ async def test_a_javascript_program_with_its_own_variables_or_input_gets_them(no
     code = "console.log(process.env.X, require('fs').readFileSync(0, 'utf8'))"
     spec = TABLE["javascript"].build_spec(code, env={"X": "1"}, stdin=b"in")
     assert (await run_in(node, spec, expect_warm=True)).stdout.data == b"1 in\n"
+
+
+# Bash that waits
+
+BASH = {
+    "hello": "echo hello",
+    "parameters": "echo \"$- $_ $? $# $0 $BASH_SOURCE $LINENO ${#FUNCNAME[@]} $SHLVL $PPID $$ $BASHPID $SECONDS\" $BASH_ENV \"${DIRSTACK[@]}\"",
+    "variables": "declare -p | grep -vE 'BASH_ARG|BASH_VERS|EPOCH|RANDOM|PIPESTATUS|SECONDS'",
+    "environment": "env | sort; compgen -A function; compgen -a; trap; shopt; set -o",
+    "time goes on": "a=$SECONDS; sleep 1.1; echo $a $((SECONDS > 0 && SECONDS < 20))",
+    "descriptors": "ls -l /proc/$$/fd > /dev/shm/o; grep -o ' [0-9]* -> .*' /dev/shm/o | sed 's/pipe:.*/pipe/; s/memfd.*/file/'; ls -lA --time-style=+ /work /tmp | sed 's/total.*//'",
+    "reads itself": "sed -n 2p \"$0\"; exit\nsecond line",
+    "error": "echo x; no_such_command; cd /nowhere; echo $?",
+    "syntax error": "echo no\nif then fi",
+    "failing": "set -e; false; echo no",
+    "exit code": "trap 'echo bye $?' EXIT; exit 7",
+    "killed": "kill -9 $$",
+    "here document": "cat <<END\n$0 $LINENO\nEND\nf() { echo $LINENO ${FUNCNAME[0]} ${BASH_LINENO[0]}; caller; }; f",
+    "background": "sleep 30 & jobs; disown; echo $! > /dev/null; kill %1 2>&1",
+    "input": "read -r x; echo \"$? <$x>\"; [ -t 0 ]; echo $?",
+    "signals": "grep -E 'Sig|Cap|Seccomp:|NoNew' /proc/self/status; cat /proc/$$/cmdline; cat /proc/$$/comm",
+    "subshells": "x=1; (x=2; echo $BASH_SUBSHELL $x); echo $x | cat; bash -c 'echo $0 $BASH_ENV $SHLVL'",
+    "empty": "",
+    "no newline at the end, and a NUL": "echo a\0b",
+    "interpreter line": "#!/bin/bash -x\necho x",
+    "large": "#" + "x" * 100_000 + "\necho large",
+}  # fmt: skip
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def bash(warm) -> AsyncIterator[BubblewrapBackend]:
+    await run_in(warm, TABLE["bash"].build_spec(""), expect_warm=True)
+    return warm
+
+
+@pytest.mark.parametrize("name", BASH)
+async def test_a_bash_script_sees_no_difference(backend, bash, name):
+    spec = TABLE["bash"].build_spec(BASH[name])
+    await eventually(lambda: bash._pool._others[KIND_BASH].ready, 10)
+    waits = bash._pool._others[KIND_BASH].ready[0]
+    hot = await run_in(bash, spec, expect_warm=True)
+    assert waits.job is not None
+    cold = await run_in(backend, spec, expect_warm=False)
+    assert without_addresses(hot) == without_addresses(cold)
 
 
 ORDINARY = """

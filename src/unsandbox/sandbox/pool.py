@@ -31,9 +31,9 @@ from unsandbox.sandbox.warm import (
     WarmJob,
     encode_job,
     runs_in_process,
-    runs_in_waiting_node,
+    waiting_kind,
 )
-from unsandbox.sandbox.warm_python import KIND_ANY, KIND_NODE
+from unsandbox.sandbox.warm_python import COMMANDS, KIND_ANY
 from unsandbox.sandbox.zygotes import ZYGOTE_GONE
 
 logger = logging.getLogger("unsandbox.sandbox")
@@ -48,7 +48,9 @@ _AGAIN_S = 60.0
 _NEWS_S = 0.1
 """How long to wait for the news that the zygote itself is gone, when a sandbox could not be made."""
 _CALM_S = 5.0
-_NODE_CALM_S = 300.0
+_OTHERS_CALM_S = 300.0
+_REFILL_AFTER_S = 0.01
+"""As long as half of a shelf is left, the programs that run have the processors before the preparation."""
 _LONGEST_SAID = 1 << 15
 """A compiler that said more than this says it again. It must fit into a pipe that nobody reads yet."""
 _ARGS_FD = 4
@@ -126,6 +128,7 @@ class _Shelf:
     making: set[Prepared] = field(default_factory=set)
     waiting: deque[asyncio.Future[Prepared | None]] = field(default_factory=deque)
     calm: asyncio.TimerHandle | None = None
+    refilling: asyncio.TimerHandle | None = None
 
     def pop(self) -> Prepared | None:
         """Return one that is ready, if there is any."""
@@ -163,8 +166,8 @@ class WarmPool:
             name in host.cgroup.parents for name in ("memory", "pids")
         )
         self._any = _Shelf(KIND_ANY, config.size, config.most, _CALM_S, config.size)
-        # Started when the first job of this language comes, and given up when none came for long.
-        self._node = _Shelf(KIND_NODE, 0, max(1, config.most // 8), _NODE_CALM_S, 0)
+        # Filled when the first job of their language comes, and given up when none came for long.
+        self._others = {kind: _Shelf(kind, 0, max(1, config.most // 8), _OTHERS_CALM_S, 0) for kind in COMMANDS}
         self._zygote: _Zygote | None = None
         self._next: _Zygote | None = None
         self._dismissed: set[Prepared] = set()
@@ -218,7 +221,7 @@ class WarmPool:
             spec, said, key = with_program(spec, program), program.said, None
         in_process = runs_in_process(spec, self._config.python_env)
         message, attached = encode_job(spec, in_process=in_process, report=key is not None, said=said)
-        while (prepared := self._take_node(spec) or await self._take()) is not None:
+        while (prepared := self._take_other(spec) or await self._take()) is not None:
             job = WarmJob(
                 prepared,
                 spec,
@@ -251,9 +254,10 @@ class WarmPool:
         self._closed = True
         if self._off is not None:
             self._off.cancel()
-        for shelf in (self._any, self._node):
-            if shelf.calm is not None:
-                shelf.calm.cancel()
+        for shelf in (self._any, *self._others.values()):
+            for timer in (shelf.calm, shelf.refilling):
+                if timer is not None:
+                    timer.cancel()
             shelf.answer_waiters()
         for task in self._tasks:
             task.cancel()
@@ -289,22 +293,23 @@ class WarmPool:
 
     # Taking and making
 
-    def _take_node(self, spec: SandboxSpec) -> Prepared | None:
-        """Return a sandbox in which `node` waits for this program; None when none does, or it does not fit."""
-        if not runs_in_waiting_node(spec) or _bounds(spec.limits) != self._bounds:
+    def _take_other(self, spec: SandboxSpec) -> Prepared | None:
+        """Return a sandbox in which another interpreter waits for this program, if there is one."""
+        kind = waiting_kind(spec)
+        if kind is None or _bounds(spec.limits) != self._bounds:
             return None
-        shelf = self._node
+        shelf = self._others[kind]
         prepared = shelf.pop()
         if prepared is None or not shelf.ready:
             shelf.target = min(shelf.most, shelf.target + 1)
         self._rest_later(shelf, again=True)
-        self._refill(shelf)
+        self._refill_soon(shelf)
         return prepared
 
     async def _take(self) -> Prepared | None:
         shelf = self._any
         if (prepared := shelf.pop()) is not None:
-            self._refill(shelf)
+            self._refill_soon(shelf)
             return prepared
         shelf.target = min(shelf.most, shelf.target + 1)
         waiter: asyncio.Future[Prepared | None] = self._loop.create_future()
@@ -317,8 +322,17 @@ class WarmPool:
                 self._on_ready(shelf, late)
             raise
 
+    def _refill_soon(self, shelf: _Shelf) -> None:
+        """Replace what was taken, when its job has been sent; later, when there are others."""
+        if shelf.refilling is None:
+            delay = _REFILL_AFTER_S if 2 * len(shelf.ready) >= shelf.target else 0.0
+            shelf.refilling = self._loop.call_later(delay, self._refill, shelf)
+
     def _refill(self, shelf: _Shelf) -> None:
         """Make as many as are missing, a few at a time."""
+        if shelf.refilling is not None:
+            shelf.refilling.cancel()
+            shelf.refilling = None
         if self._closed or self._off is not None:
             return
         self._rest_later(shelf)

@@ -24,7 +24,7 @@ from unsandbox.sandbox.limits import Group
 from unsandbox.sandbox.skeleton import HOSTNAME
 from unsandbox.sandbox.spec import Captured, Limits, OutputSink, SandboxSpec
 from unsandbox.sandbox.system import System
-from unsandbox.sandbox.warm_python import FIRST_PROCESS, NODE, PROGRAM
+from unsandbox.sandbox.warm_python import COMMANDS, FIRST_PROCESS, PROGRAM
 
 PYTHON = ("python3", PROGRAM)
 """The command of programs that the waiting interpreter runs itself; any other is executed by it."""
@@ -140,15 +140,16 @@ def runs_in_process(spec: SandboxSpec, template_env: Mapping[str, str]) -> bool:
     return not any(_READS_AT_START.match(name) for name in changed)
 
 
-def runs_in_waiting_node(spec: SandboxSpec) -> bool:
-    """Whether a `node` that was started without variables and input of a job's own would begin this program."""
-    return (
-        list(spec.run) == list(NODE)
-        and spec.compile is None
-        and not spec.env
-        and not spec.stdin
-        and any(file.path == NODE[1] and file.mode == 0o644 for file in spec.files)
-    )
+def waiting_kind(spec: SandboxSpec) -> int | None:
+    """Return in which kind of sandbox an interpreter waits that would begin this program.
+
+    It was started without variables and input of a job's own.
+    """
+    kind = next((kind for kind, command in COMMANDS.items() if tuple(spec.run) == command), None)
+    if kind is None or spec.compile is not None or spec.env or spec.stdin:
+        return None
+    there = any(file.path == spec.run[1] and file.mode == 0o644 for file in spec.files)
+    return kind if there else None
 
 
 def encode_job(

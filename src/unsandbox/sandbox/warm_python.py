@@ -32,9 +32,9 @@ PROGRAM = "/work/main.py"
 HOME = "/work/"
 FIRST_PROCESS = "/work/.first"
 """What becomes the first process of each sandbox, where there is such a program for this machine."""
-KIND_ANY, KIND_NODE = 0, 1
+KIND_ANY, KIND_NODE, KIND_BASH = range(3)
 """What waits in a sandbox: this interpreter, or another one that has all but its program."""
-NODE = ("node", "/work/main.js")
+COMMANDS = {KIND_NODE: ("node", "/work/main.js"), KIND_BASH: ("bash", "/work/main.sh")}
 MAX_REQUEST = 1024
 MAX_JOB = 1 << 17
 MAX_GROUPS = 8
@@ -49,6 +49,9 @@ _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _DEATH_BY = 128
+_BASH_ENV = "/work/.begin"
+_BASH_BEGINS = b"unset BASH_ENV;SECONDS=0;: bash"
+"""What makes a bash that has waited look like a new one."""
 _FIRST_FD = 100
 """In the zygote and until a program runs: above every descriptor that comes with a request."""
 
@@ -165,14 +168,17 @@ def _become_sandbox(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]
         os.write(CONTROL_FD, f"error {error!r:.200}\n".encode("utf-8", "replace"))
         os._exit(1)
     kind = settings[2]
-    if program and kind == KIND_NODE and os.fork() == 0:
-        _feed(NODE[1])
+    if program and kind != KIND_ANY and os.fork() == 0:
+        _feed(kind)
     if program:
         _look_after(program)
     os.close(_FIRST_FD)
-    if kind == KIND_NODE:
+    if kind != KIND_ANY:
         _default_signals()
-        _become(list(NODE), {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")})
+        env = {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")}
+        if kind == KIND_BASH:
+            env["BASH_ENV"] = _BASH_ENV
+        _become(list(COMMANDS[kind]), env)
     kernel.populate()
     _await_job()
 
@@ -222,8 +228,8 @@ def _set_up(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]) -> int
         os.close(fd)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     kernel.give_up_all()
-    if kind == KIND_NODE:
-        os.mkfifo(NODE[1])
+    if kind != KIND_ANY:
+        os.mkfifo(_gate(kind))
     return os.fork()
 
 
@@ -276,23 +282,37 @@ def _exit_code(status: int) -> int:
     return code if code >= 0 else _DEATH_BY - code
 
 
-def _feed(path: str) -> None:
+def _gate(kind: int) -> str:
+    """Return the named pipe at which an interpreter waits: what bash reads first, or the program itself."""
+    return _BASH_ENV if kind == KIND_BASH else COMMANDS[kind][1]
+
+
+def _feed(kind: int) -> None:
     """Give an interpreter that waits to read its program the program. Never returns.
 
-    The interpreter has opened a named pipe in place of the file. When the program runs the file is there.
+    The interpreter has opened a named pipe. When the program runs that is gone, and the file is there.
     """
+    import marshal
     import os
 
-    pipe = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    gate = _gate(kind)
+    # What is touched once is quick the next time.
+    marshal.loads(marshal.dumps({"": [b""]}, 2))  # noqa: S302
+    _write_file(f"{HOME}.try", 0o600, b"")
+    os.unlink(f"{HOME}.try")  # noqa: PTH108 - pathlib would have to be loaded
+    pipe = os.open(gate, os.O_WRONLY | os.O_CLOEXEC)
     try:
         job = _receive_job()
+        program = memoryview(_BASH_BEGINS)
         for file, mode, content in job["files"]:
-            if file != path:
+            if file != gate:
                 _write_file(file, mode, content)
                 continue
-            _write_file(f"{path}.new", mode, content)
-            os.rename(f"{path}.new", path)  # noqa: PTH104 - pathlib would have to be loaded
+            _write_file(f"{gate}.new", mode, content)
+            os.rename(f"{gate}.new", gate)  # noqa: PTH104
             program = memoryview(content)
+        if kind == KIND_BASH:
+            os.unlink(gate)  # noqa: PTH108
         while program:
             program = program[os.write(pipe, program) :]
     finally:
