@@ -159,12 +159,14 @@ class Rig:
             os.kill(self.chance.choice(pids), signal.SIGKILL)
         return True
 
-    def launcher(self) -> int:
-        """Return the process number of the launcher: the server's only child that is no sandbox."""
-        children = read(Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children")).split()
-        for task in Path(f"/proc/{self.server.pid}/task").iterdir():
-            children += read(task / "children").split()
-        return int(children[0]) if children else 0
+    def launchers(self) -> list[int]:
+        """Return the launchers, one for each way of isolation: the server's only children that are no sandboxes."""
+        children = [
+            child
+            for task in Path(f"/proc/{self.server.pid}/task").iterdir()
+            for child in read(task / "children").split()
+        ]
+        return [int(child) for child in children if "\0-I\0" in read(Path(f"/proc/{child}/cmdline"))]
 
     async def kill_sandbox(self) -> bool:
         """Kill a process in a sandbox, or what keeps it."""
@@ -189,8 +191,7 @@ class Rig:
 
     async def kill_launcher(self) -> bool:
         """Kill the launcher, and with it every sandbox."""
-        launcher = self.launcher()
-        return self._kill([launcher] if launcher else [])
+        return self._kill(self.launchers())
 
     async def kill_server(self) -> bool:
         """Kill the server and start another one."""
