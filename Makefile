@@ -8,7 +8,7 @@ EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_e
 TOOLCHAINS ?= /var/tmp/unsandbox-toolchains
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev-install demo examples test test-verbose test-coverage test-languages lint format docs site \
+.PHONY: help install dev-install demo examples test test-verbose test-coverage test-languages abuse lint format docs site \
         bench bench-fair faults unasync lock clean
 
 help: ## Show this list
@@ -41,6 +41,9 @@ test-coverage: dev-install ## Run all tests and show which lines they did not re
 test-languages: install ## Install every toolchain into a folder ($(TOOLCHAINS)) and test all languages there
 	@$(PY) -m unsandbox.cli languages install all -y --folder "$(TOOLCHAINS)"
 	@UNSANDBOX_TOOLCHAINS="$(TOOLCHAINS)" UNSANDBOX_LANGUAGE_TABLE=1 $(PY) -m pytest -q tests/languages
+
+abuse: install ## Attack every kind of sandbox, and a server, and print what stopped it (JSON=1: as JSON)
+	@$(PY) -m tests.abuse.table $(if $(JSON),--json)
 
 lint: install ## Check style, format, types, layers and that the sync tree is generated from the async one
 	@$(PY) -m ruff check .

@@ -8,8 +8,11 @@ import re
 import time
 
 import pytest
+from tests.server.conftest import open_wire
 
+from unsandbox.engine.keys import KeyPair
 from unsandbox.protocol.endpoints import ENDPOINTS
+from unsandbox.server import ServerConfig
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -214,6 +217,12 @@ async def test_nonsense_is_400_and_its_bytes_are_not_logged(wire, data, caplog):
     assert "secret" not in caplog.text
     assert "AAAA" not in caplog.text
     assert (await wire.call("GET", "/health")).status == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nX-A: "])
+async def test_headers_must_come_in_time(engine, sent):
+    async with open_wire(engine, ServerConfig(port=0, idle_s=0.2), KeyPair.generate()) as (wire,):
+        assert await raw_exchange(wire.url, sent) == b""
 
 
 async def test_a_caller_who_leaves_does_not_end_the_job(wire):

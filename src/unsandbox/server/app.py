@@ -96,6 +96,7 @@ class ServerConfig:
         ssl_context: Serve https with this.
         body_bytes: Largest request body; more is answered with 413.
         hold_s: Seconds that `/execute` holds its answer before it says `running`.
+        idle_s: Seconds within which a connection must have sent the headers of its next request.
         service_domain: Services are reached at hosts below it, and below `localhost` in any case.
     """
 
@@ -104,6 +105,7 @@ class ServerConfig:
     ssl_context: ssl.SSLContext | None = None
     body_bytes: int = 192 * MIB
     hold_s: float = HOLD_S
+    idle_s: float = 75.0
     service_domain: str = SERVICE_DOMAIN
 
 
@@ -166,6 +168,8 @@ class Server:
             logger=_http_logger,
             handle_signals=False,
             shutdown_timeout=5.0,
+            # By default an hour: who sends headers a byte a minute would hold a connection as long.
+            keepalive_timeout=self._config.idle_s,
             # A body is passed on, and its signature checked, as it was sent; nor can a small one grow large.
             auto_decompress=False,
         )

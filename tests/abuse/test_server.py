@@ -1,0 +1,12 @@
+"""Attacks on what a server shows, on one real `un serve`."""
+
+from __future__ import annotations
+
+from tests.abuse import served
+
+
+def test_nothing_succeeds():
+    rows = served.all_rows()
+    assert {row.name: row.gained for row in rows if row.gained} == {}
+    assert len(rows) > 140
+    assert len({row.name for row in rows}) == len(rows)
