@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.support import Serve
 
 REPO = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -79,30 +78,16 @@ def environment(commands, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(environment, tmp_path_factory):
-    """A real `un serve` in a process of its own, and a key made before its first start."""
-    data = tmp_path_factory.mktemp("data")
-    un = [sys.executable, "-m", "unsandbox.cli"]
-    made = subprocess.run(
-        [*un, "keys", "create", "--data", str(data), "--json"],
-        env=environment, capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    keys = json.loads(made.stdout)
-    with subprocess.Popen(
-        [*un, "serve", "--data", str(data), "--port", "0"],
-        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    ) as process:  # fmt: skip
-        try:
-            url = json.loads(process.stdout.readline())["url"]
-            yield {
-                "UNSANDBOX_API_BASE": url,
-                "UNSANDBOX_PUBLIC_KEY": keys["public_key"],
-                "UNSANDBOX_SECRET_KEY": keys["secret_key"],
-            }
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-    assert process.returncode == 0
+def server(tmp_path_factory):
+    """The variables of somebody with an account of a real `un serve`."""
+    with Serve(tmp_path_factory.mktemp("data")) as process:
+        public_key, secret_key = process.keys()
+        yield {
+            "UNSANDBOX_API_BASE": process.url,
+            "UNSANDBOX_PUBLIC_KEY": public_key,
+            "UNSANDBOX_SECRET_KEY": secret_key,
+        }
+        assert process.stop() == 0
 
 
 def free_port() -> str:
@@ -112,16 +97,18 @@ def free_port() -> str:
 
 
 @pytest.mark.parametrize("block", RUN_BLOCKS, ids=name_of)
-def test_a_block_runs_and_prints_what_stands_below_it(block, environment, server, tmp_path):
+def test_a_block_runs_and_prints_what_stands_below_it(block, environment, server, forks, tmp_path):
     # Blocks that start a server of their own get neither ours nor its port.
     own_server = "un serve" in block.code
     variables = environment | ({} if own_server else server)
     code = block.code.replace(SERVER_PORT, free_port()) if own_server else block.code
-    command = {"python": [sys.executable, "-c", code], "bash": ["bash", "-euo", "pipefail", "-c", code]}
-    result = subprocess.run(
-        command[block.language],
-        env=variables, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
+    if block.language == "python":
+        result = forks.run(code, name_of(block), variables, tmp_path)
+    else:
+        result = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", code],
+            env=variables, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     if block.output is not None:
         assert result.stdout == block.output

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -15,14 +13,10 @@ EXAMPLES = sorted((REPO / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_example(example, tmp_path):
+def test_example(example, forks, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("UNSANDBOX_")}
     environment |= {"UNSANDBOX_API_BASE": "local", "HOME": str(tmp_path)}
-    # -W error: an unclosed session or socket would show as a warning.
-    result = subprocess.run(
-        [sys.executable, "-W", "error", str(example)],
-        env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110, check=False,
-    )  # fmt: skip
+    result = forks.run(example.read_text(), str(example), environment, tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
     assert result.stdout

@@ -1,6 +1,7 @@
 """What holds for the repository as a whole: versions agree, layers hold, the lock fits, no host is named in it."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -32,6 +33,7 @@ def test_imports_point_downwards_only():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@functools.cache
 def imported(path):
     """Return the modules that a file imports, wherever in it."""
     found = set()
