@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
+import json
 import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests._async.conftest import new_key
@@ -13,7 +17,7 @@ from tests.client.proxy import PASS, Fate, Proxy
 from tests.support import Serve
 
 import un_async
-from unsandbox import AsyncClient, Hooks, InputFile, InvalidRequestError, RetryPolicy
+from unsandbox import AsyncClient, Hooks, InputFile, InvalidRequestError, ResultEvent, RetryPolicy
 
 LARGE = os.urandom(2_000_003)
 SUMS = "cd /tmp/input && sha256sum -- * | cut -c1-64,67-"
@@ -86,12 +90,43 @@ async def test_an_upload_that_is_cut_is_sent_again_and_runs_once(served: Serve, 
     assert not fates
 
 
+MAKE = (
+    "head -c 2000003 /tmp/input/large > /tmp/artifacts/made; head -c 9 /tmp/input/large > /tmp/artifacts/small"
+)
+
+
+async def test_large_artifacts_come_back_by_every_way(served: Serve, tmp_path: Path) -> None:
+    async with AsyncClient(*new_key(served), base_url=served.url) as client:
+        options: dict[str, Any] = {"input_files": {"large": LARGE}, "return_artifacts": True}
+        job = await client.execute("bash", MAKE, **options)
+        assert job.job_id is not None
+        async with client.stream("bash", MAKE, **options) as events:
+            results = [event.job async for event in events if isinstance(event, ResultEvent)]
+        jobs = [job, await client.get_job(job.job_id), await client.cancel(job.job_id), *results]
+        jobs += [
+            outcome.result() async for outcome in client.map([{"language": "bash", "code": MAKE, **options}])
+        ]
+    assert len(jobs) == 5
+    for number, job in enumerate(jobs):
+        assert job.artifacts is not None
+        made, small = sorted(job.artifacts, key=lambda artifact: artifact.filename)
+        assert (made.filename, made.size, small.data) == ("made", len(LARGE), LARGE[:9])
+        assert made.save(tmp_path / str(number)).read_bytes() == LARGE
+        assert base64.b64decode(made.content_base64) == made.data == LARGE
+        assert pickle.loads(pickle.dumps(made)).data == LARGE
+        assert len(repr(job)) < 1000
+
+
 async def test_the_functions_send_large_files_and_return_plain_text(
     served: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     public, secret = new_key(served)
     monkeypatch.setenv("UNSANDBOX_API_BASE", served.url)
+    files = [InputFile.of("large", LARGE)]
     result = await un_async.execute_code(
-        "bash", SUMS, public, secret, input_files=[InputFile.of("large", LARGE)]
+        "bash", f"{SUMS}; {MAKE}", public, secret, input_files=files, return_artifacts=True
     )
     assert result["stdout"] == sums(large=LARGE)
+    json.dumps(result)
+    contents = {artifact["filename"]: artifact["content_base64"] for artifact in result["artifacts"]}
+    assert base64.b64decode(contents["made"]) == LARGE

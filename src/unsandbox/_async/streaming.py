@@ -138,7 +138,11 @@ async def _listen(
                     if event.event == RESULT_EVENT:
                         for rest in decoder.rests():
                             yield rest
-                        yield ResultEvent(_job(event.data))
+                        job = _job(event.data)
+                        if job.artifacts_apart:
+                            answer = await execution.look(link, keys, job_id, deadline=deadline)
+                            job = codec.response_from_wire(answer, Job)
+                        yield ResultEvent(job)
                         return
                     if event.event == OUTPUT_EVENT:
                         chunk = _chunk(event.data)

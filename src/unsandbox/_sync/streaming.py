@@ -135,7 +135,11 @@ def _listen(link: Link, keys: Credentials | None, job_id: str, deadline: Deadlin
                     if event.event == RESULT_EVENT:
                         for rest in decoder.rests():
                             yield rest
-                        yield ResultEvent(_job(event.data))
+                        job = _job(event.data)
+                        if job.artifacts_apart:
+                            answer = execution.look(link, keys, job_id, deadline=deadline)
+                            job = codec.response_from_wire(answer, Job)
+                        yield ResultEvent(job)
                         return
                     if event.event == OUTPUT_EVENT:
                         chunk = _chunk(event.data)

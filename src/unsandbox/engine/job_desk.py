@@ -544,7 +544,7 @@ class JobDesk:
         if record.trace is not None:
             record.trace.ended(result)
             record.trace = None
-        encoded = codec.encode(result)
+        encoded = codec.encode_pieces(result)
         row = row_of(record, result, encoded)
         try:
             await self._store.finish_job(row)

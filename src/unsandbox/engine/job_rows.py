@@ -8,7 +8,10 @@ from unsandbox.engine.jobs import JobRecord, failed_result
 from unsandbox.engine.refusals import Conflict
 from unsandbox.engine.store import JobRow
 from unsandbox.protocol import codec, models
+from unsandbox.protocol.contents import Pieces, chunks_of
+from unsandbox.protocol.held import fill_in
 from unsandbox.protocol.models import JobStatus
+from unsandbox.protocol.splitting import Parted, restored
 from unsandbox.sandbox import NetworkMode
 
 
@@ -38,7 +41,9 @@ def same_request(record: JobRecord, fingerprint: str | None) -> JobRecord:
     return record
 
 
-def row_of(record: JobRecord, result: models.Job | None = None, encoded: bytes | None = None) -> JobRow:
+def row_of(
+    record: JobRecord, result: models.Job | None = None, encoded: bytes | Pieces | None = None
+) -> JobRow:
     """Return a job as it is stored, with its result once there is one."""
     return JobRow(
         job_id=record.job_id,
@@ -85,9 +90,15 @@ def revived(row: JobRow) -> JobRecord:
     )
     record.accepted.set()
     if row.result is not None:
-        record.result = codec.from_wire(codec.loads_object(row.result), models.Job)
+        record.result = _result_of(row.result)
         record.ended.set()
     return record
+
+
+def _result_of(stored: bytes | Pieces | Parted) -> models.Job:
+    if isinstance(stored, Parted):
+        return fill_in(codec.from_wire(restored(codec.loads_object(stored.body), stored.marks), models.Job))
+    return codec.from_wire(codec.loads_object(b"".join(chunks_of(stored))), models.Job)
 
 
 def lost_result(row: JobRow) -> bytes:

@@ -16,7 +16,8 @@ from unsandbox.engine.job_trace import JobTrace
 from unsandbox.engine.refusals import InvalidJob, TooLarge
 from unsandbox.engine.tape import Tape
 from unsandbox.protocol import models
-from unsandbox.protocol.contents import Content
+from unsandbox.protocol.contents import Content, base64_length
+from unsandbox.protocol.held import held_artifact
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox.languages import base_name
 from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Limits, Outcome, SandboxSpec
@@ -86,7 +87,7 @@ class JobRecord:
         return (
             1024
             + sum(len(part or "") for part in parts)
-            + sum(len(artifact.content_base64) for artifact in job.artifacts or ())
+            + sum(base64_length(len(artifact.source)) for artifact in job.artifacts or ())
         )
 
     def attach(self, running: Cancellable) -> None:
@@ -242,15 +243,15 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
 
 def wire_artifacts(artifacts: Sequence[Artifact]) -> list[models.Artifact] | None:
     """Return files as the wire has them; empty ones are left out, historical clients stumble over them."""
-    return [
-        models.Artifact(
-            filename=artifact.filename,
-            content_base64=base64.b64encode(artifact.data).decode("ascii"),
-            size=len(artifact.data),
-        )
-        for artifact in artifacts
-        if artifact.data
-    ] or None
+    return [_wire_artifact(artifact) for artifact in artifacts if artifact.data] or None
+
+
+def _wire_artifact(artifact: Artifact) -> models.Artifact:
+    data = artifact.data
+    if not isinstance(data, bytes):
+        return held_artifact(artifact.filename, data)
+    encoded = base64.b64encode(data).decode("ascii")
+    return models.Artifact(filename=artifact.filename, content_base64=encoded, size=len(data))
 
 
 def failed_result(record: JobRecord, status: JobStatus, error: str) -> models.Job:

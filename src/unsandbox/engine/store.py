@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,8 @@ import sqlalchemy as sa
 
 from unsandbox.engine.objects import ObjectRow, ObjectStore
 from unsandbox.errors import EngineError
+from unsandbox.protocol.contents import CHUNK, LARGE, Pieces
+from unsandbox.protocol.splitting import Parted, Splitter
 
 T = TypeVar("T")
 
@@ -65,7 +67,7 @@ keys_table = sa.Table(
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """A job as it is stored; `result` is the JSON of the answer, once there is one."""
+    """A job as it is stored; `result` is the JSON of the answer, once there is one, a large one in parts."""
 
     job_id: str
     owner: str
@@ -75,7 +77,7 @@ class JobRow:
     completed_at: float | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None
-    result: bytes | None = None
+    result: bytes | Pieces | Parted | None = None
 
 
 class JobStore(Protocol):
@@ -220,6 +222,10 @@ class SqlStore:
 
     async def finish_job(self, row: JobRow) -> None:
         """Store the end of a job; returns when it is committed."""
+        if isinstance(row.result, Pieces):
+            result = row.result
+            await self._run(lambda connection: _finish_large(connection, row, result))
+            return
         await self._write(
             _FINISH,
             {
@@ -233,12 +239,12 @@ class SqlStore:
     async def find_job(self, owner: str, job_id: str) -> JobRow | None:
         """Return a job of this owner, result included."""
         table = jobs_table.c
-        return await self._find(sa.select(jobs_table).where(table.job_id == job_id, table.owner == owner))
+        return await self._find(sa.and_(table.job_id == job_id, table.owner == owner))
 
     async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:
         """Return the job that this owner created with this key."""
         table = jobs_table.c
-        return await self._find(sa.select(jobs_table).where(table.owner == owner, table.idempotency_key == key))
+        return await self._find(sa.and_(table.owner == owner, table.idempotency_key == key))
 
     async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:
         """Return jobs without their results, newest first."""
@@ -352,10 +358,17 @@ class SqlStore:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown()
 
-    async def _find(self, query: sa.Select[Any]) -> JobRow | None:
+    async def _find(self, condition: sa.ColumnElement[bool]) -> JobRow | None:
+        query = sa.select(*_ALL_BUT_LARGE_RESULTS).where(condition)
+
         def work(connection: sa.Connection) -> JobRow | None:
             row = connection.execute(query).mappings().first()
-            return None if row is None else JobRow(**row)
+            if row is None:
+                return None
+            members = dict(row)
+            place, size = members.pop("place"), members.pop("size") or 0
+            found = JobRow(**members)
+            return found if size <= LARGE else replace(found, result=_read_large(connection, place))
 
         return await self._run(work)
 
@@ -409,6 +422,47 @@ class SqlStore:
         if self._connection is not None:
             self._connection.close()
         self._database.dispose()
+
+
+_ALL_BUT_LARGE_RESULTS = [
+    *(column for column in jobs_table.c if column.name != "result"),
+    sa.literal_column("rowid").label("place"),
+    sa.func.length(jobs_table.c.result).label("size"),
+    sa.case((sa.func.length(jobs_table.c.result) <= LARGE, jobs_table.c.result)).label("result"),
+]
+
+
+def _finish_large(connection: sa.Connection, row: JobRow, result: Pieces) -> None:
+    """Store the end of a job whose result is not in memory: room for it, and then part after part."""
+    members = {"id": row.job_id, "new_status": row.status, "new_completed_at": row.completed_at}
+    finish = _FINISH.values(result=sa.func.zeroblob(len(result)))
+    connection.execute(finish, members)
+    table = jobs_table.c
+    query: sa.Select[Any] = (
+        sa.select(sa.literal_column("rowid")).select_from(jobs_table).where(table.job_id == row.job_id)
+    )
+    place = connection.execute(query).scalar()
+    if place is None:
+        return
+    with _sqlite(connection).blobopen("jobs", "result", place) as blob:
+        for chunk in result.chunks():
+            blob.write(chunk)
+
+
+def _read_large(connection: sa.Connection, place: int) -> Parted:
+    """Return a result in parts, read one after the other."""
+    splitter = Splitter()
+    with _sqlite(connection).blobopen("jobs", "result", place, readonly=True) as blob:
+        while chunk := blob.read(CHUNK):
+            splitter.feed(chunk)
+    return Parted(splitter.finish(), splitter.marks)
+
+
+def _sqlite(connection: sa.Connection) -> sqlite3.Connection:
+    found = connection.connection.driver_connection
+    if not isinstance(found, sqlite3.Connection):
+        raise TypeError("the database is not SQLite")
+    return found
 
 
 _FINISH = (

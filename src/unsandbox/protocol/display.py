@@ -32,10 +32,9 @@ def job_html(job: Job) -> str:
         parts.append(f'<pre style="color:#c33">{_text(job.stderr)}</pre>')
     for artifact in job.artifacts or ():
         kind = _PICTURES.get(artifact.filename.rpartition(".")[2].lower())
-        content = artifact.content_base64
-        if kind and len(content) <= _MOST_PICTURE:
+        if kind and len(artifact.source) <= _MOST_PICTURE // 4 * 3:
             # As a picture a file cannot run scripts, SVG included.
-            source = f"data:{kind};base64,{html.escape(content)}"
+            source = f"data:{kind};base64,{html.escape(artifact.content_base64)}"
             parts.append(f'<img alt="{_text(artifact.filename)}" src="{source}" style="max-width:100%">')
         else:
             parts.append(f"<div>{_text(artifact.filename)}</div>")

@@ -234,6 +234,8 @@ class Job(WireModel, frozen=True, kw_only=True):
     stderr_dropped_bytes: int | None = None
     artifacts: list[Artifact] | None = None
     artifacts_skipped: list[str] | None = None
+    artifacts_apart: bool | None = None
+    """Only in the last event of a stream: there are artifacts, too large for it; the job itself has them."""
 
     @property
     def done(self) -> bool:

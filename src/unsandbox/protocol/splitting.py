@@ -7,7 +7,7 @@ import binascii
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from unsandbox.protocol.contents import SPOOLED, Content, Spool
 
@@ -21,6 +21,13 @@ _MOST = 2000
 """Starts that are looked at: a text that is nothing else must not keep a processor busy."""
 _LISTS = frozenset({"input_files", "artifacts"})
 _MEMBERS = frozenset({"content", "content_base64"})
+
+
+class Parted(NamedTuple):
+    """A JSON text and what was taken out of it, by the marks that stand in the places."""
+
+    body: bytes
+    marks: Mapping[str, Content]
 
 
 class Splitter:

@@ -13,9 +13,10 @@ import os
 import select
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 
+from unsandbox.protocol.contents import CHUNK, SPOOLED, Content, Spool
 from unsandbox.sandbox.spec import Artifact, Limits
 
 FOLDER = "/tmp/artifacts"  # noqa: S108 - a path inside the sandbox
@@ -67,6 +68,7 @@ class Selection:
     def __init__(self, limits: Limits) -> None:
         self._bytes_left = limits.artifact_bytes
         self._files_left = limits.artifact_files
+        self._spool: Spool | None = None
         self.artifacts: list[Artifact] = []
         self.skipped: list[str] = []
 
@@ -84,7 +86,26 @@ class Selection:
             return True
         return False
 
-    def add(self, path: str, data: bytes, mode: int) -> None:
+    def take(self, size: int, read: Callable[[int], bytes]) -> bytes | Content:
+        """Return so many bytes of a file, or where they lie when they are many.
+
+        Args:
+            size: How many to read at most.
+            read: Returns the next bytes, not more than it is asked for; none at the end.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        if size <= SPOOLED:
+            return _joined(size, read)
+        spool = self._spool = self._spool or Spool()
+        start = spool.size
+        while size and (part := read(min(size, CHUNK))):
+            spool.write(part)
+            size -= len(part)
+        return spool.since(start)
+
+    def add(self, path: str, data: bytes | Content, mode: int) -> None:
         """Take a file that was admitted."""
         self.artifacts.append(Artifact(_display(path), data, stat.S_IMODE(mode) & 0o777))
 
@@ -147,9 +168,16 @@ class Collector(Selection):
     def _read(self, fd: int, path: str) -> None:
         status = os.fstat(fd)
         if self.admit(path, status.st_mode, status.st_size):
-            with os.fdopen(os.dup(fd), "rb") as file:
-                # It may still grow: never read more than was judged.
-                self.add(path, file.read(status.st_size), status.st_mode)
+            # It may still grow: never read more than was judged.
+            self.add(path, self.take(status.st_size, lambda size: os.read(fd, size)), status.st_mode)
+
+
+def _joined(size: int, read: Callable[[int], bytes]) -> bytes:
+    parts = []
+    while size and (part := read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def _display(path: str) -> str:

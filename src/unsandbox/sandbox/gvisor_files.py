@@ -120,7 +120,8 @@ def fetch(channel: socket.socket, spec: SandboxSpec) -> tuple[list[Artifact], li
         channel.sendall(b"".join(os.fsencode(entry.path) + b"\0" for entry in wanted))
         channel.shutdown(socket.SHUT_WR)
         for entry in wanted:
-            selection.add(entry.path, _read_exactly(channel, entry.size, give_up), entry.mode)
+            data = selection.take(entry.size, lambda most: _read_some(channel, most, give_up))
+            selection.add(entry.path, data, entry.mode)
     except (OSError, EOFError) as error:
         selection.skip("all", str(error) or "not handed over")
     return selection.artifacts, selection.skipped
@@ -144,7 +145,9 @@ def take_archive(packed: bytes, wanted: Sequence[Entry], selection: Selection) -
             entry = missing.get(member.name)
             if entry is not None and member.isreg() and member.size <= entry.size:
                 content = archive.extractfile(member)
-                selection.add(entry.path, content.read() if content else b"", member.mode)
+                selection.add(
+                    entry.path, selection.take(member.size, content.read) if content else b"", member.mode
+                )
                 del missing[member.name]
     for path in missing:
         selection.skip(path, "changed while it was read")
@@ -165,14 +168,6 @@ def _read_listing(channel: socket.socket, give_up: float) -> bytes:
         if len(listing) > MAX_LISTING:
             raise EOFError("too many entries")
     return bytes(listing)
-
-
-def _read_exactly(channel: socket.socket, size: int, give_up: float) -> bytes:
-    parts = []
-    while size > 0:
-        parts.append(_read_some(channel, size, give_up))
-        size -= len(parts[-1])
-    return b"".join(parts)
 
 
 def _parse(listing: bytes) -> dict[str, Entry]:

@@ -49,7 +49,7 @@ class Limits:
     """Kept per stream; what comes after is counted and dropped."""
     flood_bytes: int = 1 * GIB
     """A program that writes more than this to one stream is killed."""
-    artifact_bytes: int = 64 * MIB
+    artifact_bytes: int = 128 * MIB
     """All artifacts of one job together."""
     artifact_files: int = 1000
 
@@ -119,10 +119,10 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A regular file that the program left: base name, bytes, permission bits."""
+    """A regular file that the program left: name, bytes or where those lie, permission bits."""
 
     filename: str
-    data: bytes
+    data: bytes | Content
     mode: int = 0o644
 
 

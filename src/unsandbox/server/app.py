@@ -35,6 +35,7 @@ from unsandbox.engine.audit import code_hash
 from unsandbox.engine.disk import is_disk_full
 from unsandbox.engine.keys import KeyRing, KeySettings
 from unsandbox.protocol import codec
+from unsandbox.protocol.contents import ChunkReader, Pieces
 from unsandbox.protocol.endpoint import Endpoint
 from unsandbox.protocol.endpoints import (
     ENDPOINTS,
@@ -247,7 +248,7 @@ class Server:
                     call.owner, call.idempotency_key, fingerprint, answer, lambda *made: _describe(call, *made)
                 )
                 return _json(endpoint.status, body)
-            return _json(endpoint.status, await answer())
+            return _json(endpoint.status, codec.encode_pieces(await handler(call)))
 
         return serve
 
@@ -422,8 +423,12 @@ async def _serve_openapi(_request: web.Request) -> web.Response:
     return _json(200, openapi_document())
 
 
-def _json(status: int, body: bytes) -> web.Response:
-    return web.Response(status=status, body=body, content_type="application/json")
+def _json(status: int, body: bytes | Pieces) -> web.Response:
+    if isinstance(body, bytes):
+        return web.Response(status=status, body=body, content_type="application/json")
+    reader = ChunkReader(body.chunks())
+    headers = {"Content-Length": str(len(body))}
+    return web.Response(status=status, body=reader, content_type="application/json", headers=headers)
 
 
 def _error(status: int, code: str, message: str, request_id: str, **details: int | str | bool) -> web.Response:

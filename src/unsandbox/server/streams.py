@@ -54,6 +54,8 @@ def _event_bytes(event: tuple[str, bytes, Cursor] | models.Job | None) -> bytes:
     if event is None:
         return b": keepalive\n\n"
     if isinstance(event, models.Job):
+        if any(artifact.HELD for artifact in event.artifacts or ()):
+            event = event.replace(artifacts=None, artifacts_apart=True)
         return f"event: {RESULT_EVENT}\ndata: ".encode() + codec.encode(event) + b"\n\n"
     stream, data, cursor = event
     chunk = codec.encode(OutputChunk.of(stream, data))
