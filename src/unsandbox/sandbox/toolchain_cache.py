@@ -28,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from unsandbox.protocol.contents import ChunkReader, Content, chunks_of
 from unsandbox.sandbox.languages import Language
 from unsandbox.sandbox.spec import (
     MIB,
@@ -174,7 +175,7 @@ class ToolchainCaches:
                 parts.append(f"{path} {status.st_ino} {status.st_size} {status.st_mtime_ns}")
         return f"{language.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
-    def _store(self, language: Language, archive: bytes) -> None:
+    def _store(self, language: Language, archive: bytes | Content) -> None:
         assert self._system.caches is not None  # noqa: S101 - asked before
         target = self._system.caches / self._name(language)
         half = Path(tempfile.mkdtemp(prefix=".", dir=self._system.caches))
@@ -224,9 +225,9 @@ def _make_folders(folder: Path) -> None:
             parent.chmod(0o755)
 
 
-def _unpack(archive: bytes, folder: Path) -> None:
+def _unpack(archive: bytes | Content, folder: Path) -> None:
     """Unpack regular files and folders; there is nothing else in a cache."""
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+    with tarfile.open(fileobj=io.BufferedReader(ChunkReader(chunks_of(archive))), mode="r|*") as tar:
         for member in tar:
             path = PurePosixPath(member.name)
             if path.is_absolute() or ".." in path.parts:
