@@ -18,9 +18,11 @@ from unsandbox import (
     AuthenticationError,
     BadRequestError,
     InvalidRequestError,
+    Job,
     Mapped,
     NotFoundError,
     Progress,
+    WaitTimeoutError,
 )
 from unsandbox._async import execution
 
@@ -188,6 +190,52 @@ async def test_a_wait_for_several(real: AsyncClient) -> None:
     for bad in ([], ["x"] * 1001):
         with pytest.raises(InvalidRequestError):
             await real.wait_jobs(bad)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_each_job_has_a_deadline(real: AsyncClient, ordered: bool) -> None:
+    before = await running(real)
+    requests: list[Any] = [
+        {"language": "bash", "code": "echo begun; sleep 600"},
+        {"language": "bash", "code": "sleep 0.1; echo quick", "timeout": 60},
+        {"language": "bash", "code": "cat", "stdin": itertools.repeat(b"x"), "timeout": 0.2},
+        {"language": "bash", "code": "true", "timeout": -1},
+    ]
+    outcomes = {item.index: item async for item in real.map(requests, ordered=ordered, timeout=1)}
+    late = outcomes[0].error
+    assert isinstance(late, WaitTimeoutError)
+    assert isinstance(late.partial, Job)
+    assert (late.partial.status, late.partial.stdout, late.job_id) == (
+        "cancelled",
+        "begun\n",
+        late.partial.job_id,
+    )
+    assert outcomes[1].result().stdout == "quick\n"
+    assert isinstance(outcomes[2].error, WaitTimeoutError)
+    assert isinstance(outcomes[3].error, InvalidRequestError)
+    assert await running(real) == before
+
+
+async def test_a_deadline_comes_in_time_without_a_shared_wait(client: AsyncClient, fake: FakeServer) -> None:
+    fake.routes(
+        POST_execute_async=reply(200, {"job_id": "j1", "status": "running"}),
+        GET_jobs=reply(200, {"job_id": "j1", "status": "running"}),
+        DELETE_jobs=reply(200, {"status": "cancelled", "stdout": "so far"}),
+    )
+    (outcome,) = [item async for item in client.map([echo(1)], timeout=0.1)]
+    assert isinstance(outcome.error, WaitTimeoutError)
+    assert outcome.error.partial.stdout == "so far"
+    assert "DELETE /jobs/j1" in fake.seen()
+
+
+async def test_a_job_that_ended_at_its_deadline_is_a_result(client: AsyncClient, fake: FakeServer) -> None:
+    fake.routes(
+        POST_execute_async=reply(200, {"job_id": "j1", "status": "running"}),
+        GET_jobs=reply(200, {"job_id": "j1", "status": "running"}),
+        DELETE_jobs=reply(200, JOB),
+    )
+    (outcome,) = [item async for item in client.map([echo(1)], timeout=0.1)]
+    assert outcome.result().stdout == "hi\n"
 
 
 async def test_a_server_without_a_shared_wait_is_asked_for_each(client: AsyncClient, fake: FakeServer) -> None:

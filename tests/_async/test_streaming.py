@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator
 
 import pytest
 from tests._async.conftest import AT_ONCE
-from tests.client.aids_async import pieces
-from tests.client.fake import OURS, FakeServer, Raw, Request, reply
+from tests.client.aids_async import endless, pieces
+from tests.client.fake import OURS, FakeServer, Hang, Raw, Request, reply
 from tests.client.proxy import PASS, Fate, Proxy, refusal
 
 from unsandbox import (
@@ -212,6 +213,40 @@ async def test_a_server_without_events_is_asked_again(client: AsyncClient, fake:
     events = [event async for event in client.stream("bash", "x")]
     assert [event.text for event in events[:-1]] == ["on", "e\n", "two\n", "odd\n"]
     assert events[-1].job.exit_code == 0
+
+
+async def test_a_cut_character_in_a_look_is_no_output(client: AsyncClient, fake: FakeServer) -> None:
+    answers = [
+        {"status": "running", "stdout": "a\ufffd"},
+        {"status": "running", "stdout": "a日\ufffd\ufffd", "stderr": "\ufffd"},
+        {"status": "running", "stdout": "a日本b", "stderr": "\ufffd!"},
+        {"status": "completed", "stdout": "a日本bc\ufffd", "stderr": "\ufffd!", "exit_code": 0},
+    ]
+    fake.routes(
+        POST_execute_async=reply(200, {"job_id": "j1", "status": "pending"}),
+        GET_jobs=lambda _: reply(200, {"job_id": "j1"} | answers.pop(0)),
+    )
+    events = [event async for event in client.stream("bash", "x")][:-1]
+    assert [event.text for event in events if event.stream == "stdout"] == ["a", "日", "本b", "c\ufffd"]
+    assert [event.text for event in events if event.stream == "stderr"] == ["\ufffd!"]
+
+
+async def test_the_deadline_covers_standard_input_that_never_ends(
+    client: AsyncClient, fake: FakeServer
+) -> None:
+    with pytest.raises(WaitTimeoutError, match=r"had not ended after 0\.2 s"):
+        await client.execute("bash", "cat", stdin=itertools.repeat(b"x" * 100), timeout=0.2)
+    with pytest.raises(WaitTimeoutError):
+        await client.execute("bash", "cat", stdin=endless(b"x"), timeout=0.2, on_stdout=print)
+    assert fake.requests == []
+
+
+async def test_the_deadline_covers_the_question_what_a_server_can_do(
+    client: AsyncClient, fake: FakeServer
+) -> None:
+    fake.respond = lambda _: Hang()
+    with pytest.raises(WaitTimeoutError):
+        await client.execute("bash", "cat", stdin="x", timeout=0.3)
 
 
 def stream_answer(*events: str, end: bool = True) -> Raw:

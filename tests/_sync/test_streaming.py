@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import time
 from collections.abc import Iterator
 
 import pytest
 from tests._sync.conftest import AT_ONCE
-from tests.client.aids_sync import pieces
-from tests.client.fake import OURS, FakeServer, Raw, Request, reply
+from tests.client.aids_sync import endless, pieces
+from tests.client.fake import OURS, FakeServer, Hang, Raw, Request, reply
 from tests.client.proxy import PASS, Fate, Proxy, refusal
 
 from unsandbox import (
@@ -211,6 +212,36 @@ def test_a_server_without_events_is_asked_again(client: Client, fake: FakeServer
     events = [event for event in client.stream("bash", "x")]
     assert [event.text for event in events[:-1]] == ["on", "e\n", "two\n", "odd\n"]
     assert events[-1].job.exit_code == 0
+
+
+def test_a_cut_character_in_a_look_is_no_output(client: Client, fake: FakeServer) -> None:
+    answers = [
+        {"status": "running", "stdout": "a\ufffd"},
+        {"status": "running", "stdout": "a日\ufffd\ufffd", "stderr": "\ufffd"},
+        {"status": "running", "stdout": "a日本b", "stderr": "\ufffd!"},
+        {"status": "completed", "stdout": "a日本bc\ufffd", "stderr": "\ufffd!", "exit_code": 0},
+    ]
+    fake.routes(
+        POST_execute_async=reply(200, {"job_id": "j1", "status": "pending"}),
+        GET_jobs=lambda _: reply(200, {"job_id": "j1"} | answers.pop(0)),
+    )
+    events = [event for event in client.stream("bash", "x")][:-1]
+    assert [event.text for event in events if event.stream == "stdout"] == ["a", "日", "本b", "c\ufffd"]
+    assert [event.text for event in events if event.stream == "stderr"] == ["\ufffd!"]
+
+
+def test_the_deadline_covers_standard_input_that_never_ends(client: Client, fake: FakeServer) -> None:
+    with pytest.raises(WaitTimeoutError, match=r"had not ended after 0\.2 s"):
+        client.execute("bash", "cat", stdin=itertools.repeat(b"x" * 100), timeout=0.2)
+    with pytest.raises(WaitTimeoutError):
+        client.execute("bash", "cat", stdin=endless(b"x"), timeout=0.2, on_stdout=print)
+    assert fake.requests == []
+
+
+def test_the_deadline_covers_the_question_what_a_server_can_do(client: Client, fake: FakeServer) -> None:
+    fake.respond = lambda _: Hang()
+    with pytest.raises(WaitTimeoutError):
+        client.execute("bash", "cat", stdin="x", timeout=0.3)
 
 
 def stream_answer(*events: str, end: bool = True) -> Raw:

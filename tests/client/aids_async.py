@@ -37,6 +37,13 @@ async def pieces(*items: Any) -> AsyncIterator[Any]:
         yield item
 
 
+async def endless(item: Any) -> AsyncIterator[Any]:
+    """Yield an item again and again, with a pause in which others may run."""
+    while True:
+        yield item
+        await asyncio.sleep(0.01)
+
+
 def noting(heard: list[Any]) -> Callable[[Any], Awaitable[None]]:
     """Return an async function that notes what it is called with."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,6 +40,13 @@ class answering:  # noqa: N801 - used as a function
 def pieces(*items: Any) -> Iterator[Any]:
     """Yield items."""
     yield from items
+
+
+def endless(item: Any) -> Iterator[Any]:
+    """Yield an item again and again, with a pause."""
+    while True:
+        yield item
+        time.sleep(0.01)
 
 
 def noting(heard: list[Any]) -> Callable[[Any], None]:

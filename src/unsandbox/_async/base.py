@@ -13,10 +13,11 @@ from unsandbox._async.operations import perform
 from unsandbox._compat.aio import OneTimeCode
 from unsandbox._shared.server import LOCAL
 from unsandbox.credentials import Credentials, resolve_credentials
+from unsandbox.errors import UnsandboxError, WaitTimeoutError
 from unsandbox.protocol import codec
-from unsandbox.protocol.models import WireModel
+from unsandbox.protocol.models import Job, WireModel
 
-__all__ = ["LONG_S", "Connected", "typed"]
+__all__ = ["LONG_S", "Connected", "type_partial", "typed"]
 
 M = TypeVar("M", bound=WireModel)
 
@@ -69,3 +70,9 @@ def typed(answer: dict[str, Any], model: type[M]) -> M:
         InvalidResponseError: It does not fit.
     """
     return codec.response_from_wire(answer, model)
+
+
+def type_partial(error: UnsandboxError) -> None:
+    """Make of what a deadline left of a job its type."""
+    if isinstance(error, WaitTimeoutError) and isinstance(error.partial, dict):
+        error.partial = typed(error.partial, Job)

@@ -81,10 +81,10 @@ async def execute(
     Raises:
         WaitTimeoutError: The deadline passed; the job was cancelled.
     """
-    await link.require(order, deadline)
     answer: dict[str, Any] = {}
     at_once = operation[1]
     try:
+        await link.require(order, deadline)
         answer = await link.call(keys, operation[0], query=query, order=order, deadline=deadline)
         if ended(answer):
             return answer
@@ -120,9 +120,9 @@ async def submit(
         InvalidResponseError: The answer holds no id.
         WaitTimeoutError: The deadline passed.
     """
-    await link.require(order, deadline)
     at_once = operation[1]
     try:
+        await link.require(order, deadline)
         answer = await link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
     except (ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed

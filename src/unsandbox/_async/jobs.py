@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from unsandbox._async import execution
-from unsandbox._async.base import Connected, typed
+from unsandbox._async.base import Connected, type_partial, typed
 from unsandbox._async.mapping import AsyncMap, OnProgress
 from unsandbox._async.streaming import AsyncJobStream
 from unsandbox._compat.aio import Source, Stdin, collected, in_thread, whether_awaited
-from unsandbox._shared.deadline import Deadline
+from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.events import ResultEvent
 from unsandbox._shared.files import InputFiles, reads_files
 from unsandbox._shared.mapping import Request
@@ -100,11 +100,11 @@ class JobMethods(Connected):
             events = AsyncJobStream(self, options=options, timeout=timeout)
             return await _heard(events, {"stdout": on_stdout, "stderr": on_stderr})
         deadline = Deadline(timeout)
-        order = await self._encode(options, timeout)
+        order = await self._encode(options, deadline)
         try:
             return typed(await execution.execute(self._link, self._signer(), order, deadline=deadline), Job)
         except WaitTimeoutError as error:
-            _type_partial(error)
+            type_partial(error)
             raise
 
     def stream(
@@ -190,6 +190,7 @@ class JobMethods(Connected):
         *,
         concurrency: int = 100,
         ordered: bool = True,
+        timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> AsyncMap:
         """Run many programs, so many at a time, and yield what comes of each.
@@ -203,6 +204,8 @@ class JobMethods(Connected):
             requests: Arguments of `execute` by name, or pairs of language and code; any iterable of them.
             concurrency: Jobs on the server at a time.
             ordered: Yield in the order of the requests, rather than as they finish.
+            timeout: Seconds for each job from when it is sent, unless its request names a `timeout` of its own;
+                when they pass, the job is cancelled, and its outcome's error is a `WaitTimeoutError`.
             on_progress: Called whenever the numbers have changed.
 
         Example:
@@ -212,7 +215,7 @@ class JobMethods(Connected):
                 print(outcome.index, outcome.result().stdout)
             ```
         """
-        return AsyncMap(self, requests, concurrency, ordered, on_progress)
+        return AsyncMap(self, requests, concurrency, ordered, on_progress, timeout)
 
     async def wait_jobs(self, job_ids: Iterable[str], *, timeout: float = LONG_POLL_S) -> EndedJobs:
         """Return those of several jobs that have ended, as soon as there is one; then ask for the others again.
@@ -317,7 +320,7 @@ class JobMethods(Connected):
                 self._link, self._signer(), order, deadline=deadline, operation=execution.RUN, query=query
             )
         except WaitTimeoutError as error:
-            _type_partial(error)
+            type_partial(error)
             raise
         return typed(answer, Job)
 
@@ -377,7 +380,7 @@ class JobMethods(Connected):
         try:
             answer = await execution.wait(self._link, self._signer(), job_id, deadline=deadline, keep=keep)
         except WaitTimeoutError as error:
-            _type_partial(error)
+            type_partial(error)
             raise
         return typed(answer, Job)
 
@@ -400,9 +403,16 @@ class JobMethods(Connected):
         """
         return typed(await self._link.call(self._signer(), "list_jobs", query={"limit": limit}), JobList)
 
-    async def _encode(self, options: dict[str, Any], timeout: float | None = None) -> Order:
+    async def _encode(self, options: dict[str, Any], deadline: Deadline = NEVER) -> Order:
         """Return the request of an execution; the options are those of `execute`."""
-        options = options | {"stdin": await collected(options["stdin"])}
+        try:
+            stdin = await collected(options["stdin"], deadline.remaining())
+        except TimeoutError as error:
+            if not deadline.passed:
+                raise  # Of whoever gives the standard input.
+            raise execution.too_late(deadline, {}, cancelled=False) from error
+        options = options | {"stdin": stdin}
+        timeout = deadline.seconds
         if reads_files(options["input_files"]):
             return await in_thread(encode_execution, timeout=timeout, **options)
         return encode_execution(timeout=timeout, **options)
@@ -422,8 +432,3 @@ async def _heard(stream: AsyncJobStream, listeners: dict[str, OnOutput | None]) 
             if listener is not None and event.text:
                 await whether_awaited(listener(event.text))
     raise InvalidResponseError("the events of the job end without its result")
-
-
-def _type_partial(error: WaitTimeoutError) -> None:
-    if isinstance(error.partial, dict):
-        error.partial = typed(error.partial, Job)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from typing import IO, Any, Generic, Protocol, TypeVar
 
-from unsandbox._compat.common import NOTHING, Nothing, joined
+from unsandbox._compat.common import NOTHING, Nothing, in_time, joined
 
 __all__ = [
     "NOTHING",
@@ -61,18 +61,27 @@ class Closeable(Protocol):
         """Release what it holds."""
 
 
-async def collected(data: Stdin | None) -> str | bytes | None:
-    """Return standard input in one piece."""
+async def collected(data: Stdin | None, seconds: float | None = None) -> str | bytes | None:
+    """Return standard input in one piece.
+
+    Args:
+        data: The standard input.
+        seconds: How long to wait for it at most; the thread that reads a file may go on for longer.
+
+    Raises:
+        TimeoutError: It had not ended in time.
+    """
     if data is None or isinstance(data, str | bytes):
         return data
     if isinstance(data, bytearray | memoryview):
         return bytes(data)
-    if hasattr(data, "read"):
-        content: str | bytes = await asyncio.to_thread(data.read)
-        return content
-    if isinstance(data, AsyncIterable):
-        return joined([piece async for piece in data])
-    return joined(data)
+    async with asyncio.timeout(seconds):
+        if hasattr(data, "read"):
+            content: str | bytes = await asyncio.to_thread(data.read)
+            return content
+        if isinstance(data, AsyncIterable):
+            return joined([piece async for piece in data])
+    return joined(in_time(data, seconds))
 
 
 class Pulled(Generic[T]):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, Generic, ParamSpec, Protocol, TypeVar
 
-from unsandbox._compat.common import NOTHING, Nothing, joined
+from unsandbox._compat.common import NOTHING, Nothing, in_time, joined
 
 __all__ = [
     "NOTHING",
@@ -68,8 +68,16 @@ def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     return work(*args, **kwargs)
 
 
-def collected(data: Stdin | None) -> str | bytes | None:
-    """Return standard input in one piece."""
+def collected(data: Stdin | None, seconds: float | None = None) -> str | bytes | None:
+    """Return standard input in one piece.
+
+    Args:
+        data: The standard input.
+        seconds: How long to take pieces of it at most; a file is read as long as it takes.
+
+    Raises:
+        TimeoutError: It had not ended in time.
+    """
     if data is None or isinstance(data, str | bytes):
         return data
     if isinstance(data, bytearray | memoryview):
@@ -77,7 +85,7 @@ def collected(data: Stdin | None) -> str | bytes | None:
     if hasattr(data, "read"):
         content: str | bytes = data.read()
         return content
-    return joined(data)
+    return joined(in_time(data, seconds))
 
 
 class Pulled(Generic[T]):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from enum import Enum
+from typing import TypeVar
 
 from unsandbox.errors import InvalidRequestError
+
+T = TypeVar("T")
 
 
 class Nothing(Enum):
@@ -15,6 +19,19 @@ class Nothing(Enum):
 
 
 NOTHING = Nothing.NOTHING
+
+
+def in_time(pieces: Iterable[T], seconds: float | None) -> Iterator[T]:
+    """Yield pieces for so many seconds at most; one that never comes cannot be helped.
+
+    Raises:
+        TimeoutError: The time is up.
+    """
+    ends = None if seconds is None else time.monotonic() + seconds
+    for piece in pieces:
+        if ends is not None and time.monotonic() >= ends:
+            raise TimeoutError
+        yield piece
 
 
 def joined(pieces: Iterable[str | bytes]) -> bytes:

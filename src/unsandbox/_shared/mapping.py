@@ -22,6 +22,7 @@ _OPTIONS = (
     "stdin",
     "args",
     "isolation",
+    "timeout",
 )
 
 

@@ -82,10 +82,10 @@ def execute(
     Raises:
         WaitTimeoutError: The deadline passed; the job was cancelled.
     """
-    link.require(order, deadline)
     answer: dict[str, Any] = {}
     at_once = operation[1]
     try:
+        link.require(order, deadline)
         answer = link.call(keys, operation[0], query=query, order=order, deadline=deadline)
         if ended(answer):
             return answer
@@ -121,9 +121,9 @@ def submit(
         InvalidResponseError: The answer holds no id.
         WaitTimeoutError: The deadline passed.
     """
-    link.require(order, deadline)
     at_once = operation[1]
     try:
+        link.require(order, deadline)
         answer = link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
     except (ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed

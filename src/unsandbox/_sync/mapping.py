@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sized
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from unsandbox._compat.blocking import NOTHING, Pulled, Source, finish, sleep, together, whether_awaited
 from unsandbox._shared.bodies import encode_members
+from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.mapping import Mapped, Progress, Request, options_of
 from unsandbox._shared.order import Order
 from unsandbox._sync import execution
+from unsandbox._sync.base import type_partial
 from unsandbox.errors import InvalidRequestError, NotFoundError, RateLimitError, UnsandboxError
 from unsandbox.protocol import codec
 from unsandbox.protocol.endpoints import BY_NAME
-from unsandbox.protocol.models import MAX_WAITED_JOBS, Job
+from unsandbox.protocol.models import MAX_WAITED_JOBS, Job, JobStatus
 from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
 
 if TYPE_CHECKING:
@@ -48,11 +51,15 @@ class Map:
         concurrency: int,
         ordered: bool,
         on_progress: OnProgress | None,
+        timeout: float | None,
     ) -> None:
         if concurrency < 1:
             raise InvalidRequestError("concurrency must be at least 1")
+        Deadline(timeout)  # Refused now, and not with each request.
         total = len(requests) if isinstance(requests, Sized) else None
-        self._outcomes = _run(_State(client, Pulled(requests), concurrency, ordered, on_progress, total))
+        self._outcomes = _run(
+            _State(client, Pulled(requests), concurrency, ordered, on_progress, timeout, total)
+        )
 
     def __iter__(self) -> Self:
         return self
@@ -82,6 +89,15 @@ class _Taken:
     order: Order | None = None
 
 
+@dataclass(slots=True)
+class _Running:
+    """A job on the server, and when it is to be given up."""
+
+    index: int
+    request: Request
+    deadline: Deadline
+
+
 @dataclass
 class _State:
     client: JobMethods
@@ -89,16 +105,19 @@ class _State:
     concurrency: int
     ordered: bool
     on_progress: OnProgress | None
+    timeout: float | None
     total: int | None
     waiting: deque[_Taken] = field(default_factory=deque)
     """Taken from the requests, and refused by the server for the time being."""
-    in_flight: dict[str, tuple[int, Request]] = field(default_factory=dict)
+    in_flight: dict[str, _Running] = field(default_factory=dict)
     outcomes: dict[int, Mapped] = field(default_factory=dict)
     """Known, and not yet handed out."""
     taken: int = 0
     given: int = 0
     failed: int = 0
     told: Progress | None = None
+    timed: bool = False
+    """Whether any job has a deadline: otherwise none need be looked for."""
     looks: int = 0
     began: float = field(default_factory=time.monotonic)
 
@@ -114,6 +133,11 @@ class _State:
         held = len(self.in_flight) + len(self.outcomes)
         return min(self.limit - len(self.in_flight), _HELD * self.concurrency - held, _BATCH)
 
+    def settle_job(self, job_id: str, job: Job | None, error: UnsandboxError | None) -> None:
+        """Take a job that has ended out of those in flight."""
+        running = self.in_flight.pop(job_id)
+        self.settle(running.index, running.request, job, error)
+
     def settle(self, index: int, request: Request, job: Job | None, error: UnsandboxError | None) -> None:
         self.outcomes[index] = Mapped(index, request, job, error)
         self.failed += error is not None
@@ -128,11 +152,13 @@ def _run(state: _State) -> Generator[Mapped]:
                 yield mapped
             _tell(state)
             if state.in_flight:
-                if _collect(state, _hold_s(state, refused)):
+                left_s = _time_left(state)
+                if _collect(state, min(left_s, _hold_s(state, refused))):
                     pauses = poll_delays()
                     state.limit = min(state.concurrency, state.limit + 1)
                 elif "wait_many" not in (state.client._link.features or ()):
-                    sleep(next(pauses))
+                    sleep(min(left_s, next(pauses)))
+                _give_up_late(state)
                 _tell(state)
                 for mapped in _ready(state):
                     yield mapped
@@ -152,6 +178,43 @@ def _hold_s(state: _State, refused: bool) -> float:
     if state.requests.exhausted or refused or state.room <= 0:
         return LONG_POLL_S if len(state.in_flight) <= MAX_WAITED_JOBS else _SHORT_HOLD_S
     return 0.0 if state.requests.ready else _SHORT_HOLD_S
+
+
+def _time_left(state: _State) -> float:
+    """Return the seconds until the first deadline of a job in flight."""
+    if not state.timed:
+        return math.inf
+    left = (running.deadline.remaining() for running in state.in_flight.values())
+    return min((seconds for seconds in left if seconds is not None), default=math.inf)
+
+
+def _give_up_late(state: _State) -> None:
+    """Cancel the jobs whose deadline has passed."""
+    if not state.timed:
+        return
+    late = [job_id for job_id, running in state.in_flight.items() if running.deadline.passed]
+    for start in range(0, len(late), _BATCH):
+        together([_ender(state, job_id) for job_id in late[start : start + _BATCH]])
+
+
+def _ender(state: _State, job_id: str) -> Callable[[], Any]:
+    def end() -> None:
+        """Cancel one job; one that has ended meanwhile is a result all the same."""
+        known: dict[str, Any] = {"job_id": job_id}
+        cancelled = True
+        try:
+            known = execution.end(state.client._link, state.client._signer(), job_id)
+        except UnsandboxError:
+            cancelled = False
+        job = codec.response_from_wire(known, Job)
+        if job.done and job.status != JobStatus.CANCELLED:
+            state.settle_job(job_id, job, None)
+            return
+        error = execution.too_late(state.in_flight[job_id].deadline, known, cancelled=cancelled)
+        type_partial(error)
+        state.settle_job(job_id, None, error)
+
+    return end
 
 
 def _ready(state: _State) -> list[Mapped]:
@@ -190,29 +253,36 @@ def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
         """Start one job; tell whether the server wants no more for the time being."""
         client = state.client
         try:
-            order = taken.order = taken.order or _encoded(client, taken.request)
-            answer = execution.submit(client._link, client._signer(), order, retry=state.retry)
+            options = options_of(taken.request)
+            given = options.pop("timeout")
+            deadline = Deadline(state.timeout if given is None else given)
+            state.timed = state.timed or deadline.seconds is not None
+            order = taken.order = taken.order or _encoded(client, options, deadline)
+            link, keys = client._link, client._signer()
+            answer = execution.submit(link, keys, order, deadline=deadline, retry=state.retry)
             # Noted at once: when another one of the batch is broken off, this one must be found.
-            state.in_flight[execution.job_id_of(answer)] = (taken.index, taken.request)
+            state.in_flight[execution.job_id_of(answer)] = _Running(taken.index, taken.request, deadline)
         except RateLimitError:
             # No failure: there is room again when others have ended.
             state.waiting.append(taken)
             return True
         except UnsandboxError as error:
+            type_partial(error)
             state.settle(taken.index, taken.request, None, error)
         return False
 
     return start
 
 
-def _encoded(client: JobMethods, request: Request) -> Order:
+def _encoded(client: JobMethods, options: dict[str, Any], deadline: Deadline) -> Order:
     """Return what a request sends.
 
     Raises:
         InvalidRequestError: It makes no sense, or its standard input or its files cannot be read.
+        WaitTimeoutError: Its standard input did not end in time.
     """
     try:
-        return client._encode(options_of(request))
+        return client._encode(options, deadline)
     except UnsandboxError:
         raise
     except Exception as error:
@@ -250,8 +320,7 @@ def _waiter(state: _State, ids: list[str], hold_s: float) -> Callable[[], Any]:
             _take(state, job)
         for unknown in answer.get("unknown") or ():
             if unknown in state.in_flight:
-                index, request = state.in_flight.pop(unknown)
-                state.settle(index, request, None, _lost(unknown))
+                state.settle_job(unknown, None, _lost(unknown))
         link.told.looked("wait_jobs", tuple(ids), state.looks, len(jobs), state.began)
 
     return wait
@@ -261,8 +330,7 @@ def _take(state: _State, answer: Any) -> None:
     """Settle a job if it has ended."""
     job = codec.response_from_wire(answer, Job)
     if job.done and job.job_id in state.in_flight:
-        index, request = state.in_flight.pop(job.job_id)
-        state.settle(index, request, job, None)
+        state.settle_job(job.job_id, job, None)
 
 
 def _lost(job_id: str) -> NotFoundError:
@@ -276,8 +344,7 @@ def _looker(state: _State, job_id: str) -> Callable[[], Any]:
         try:
             answer = execution.look(client._link, client._signer(), job_id)
         except NotFoundError as error:
-            index, request = state.in_flight.pop(job_id)
-            state.settle(index, request, None, error)
+            state.settle_job(job_id, None, error)
         else:
             _take(state, {"job_id": job_id} | answer)
             over = int(job_id not in state.in_flight)

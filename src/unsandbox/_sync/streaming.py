@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 STREAM_EVENTS = "stream_events"
 """What hooks and spans call it."""
 
+_REPLACEMENT = "\ufffd".encode()
+
 _PATIENCE = RetryPolicy(max_retries=8, base_s=0.1, cap_s=8.0)
 """For a stream that breaks again and again without a new byte in between."""
 
@@ -91,7 +93,7 @@ def _run(
     deadline = Deadline(timeout)
     link, keys = client._link, client._signer()
     if options is not None:
-        order = client._encode(options, timeout)
+        order = client._encode(options, deadline)
         known["job_id"] = execution.job_id_of(execution.submit(link, keys, order, deadline=deadline))
     job_id = known["job_id"] or ""
     over = False
@@ -193,13 +195,28 @@ def _look_again(link: Link, keys: Credentials | None, job_id: str, deadline: Dea
     with closing(execution.looks(link, keys, job_id, deadline, {"job_id": job_id})) as answers:
         for answer in answers:
             job = codec.response_from_wire(answer, Job)
-            for name, data in (("stdout", job.stdout_bytes), ("stderr", job.stderr_bytes)):
+            over = execution.ended(answer, looked=True)
+            for name in STREAMS:
+                data = _settled(job, name, over=over)
                 if new := data[seen[name] :]:
                     seen[name] = len(data)
                     yield decoder.event(name, new)  # type: ignore[arg-type]
     for rest in decoder.rests():
         yield rest
     yield ResultEvent(job)
+
+
+def _settled(job: Job, name: str, *, over: bool) -> bytes:
+    """Return what a look shows of a stream and no later look will show differently.
+
+    In text, a character that is not yet complete comes as U+FFFD, or as several, and later as itself.
+    """
+    data: bytes = getattr(job, f"{name}_bytes")
+    if over or getattr(job, f"{name}_base64") is not None:
+        return data
+    while data.endswith(_REPLACEMENT):
+        data = data.removesuffix(_REPLACEMENT)
+    return data
 
 
 def _moved(cursor: Cursor, event: ServerEvent, chunk: OutputChunk) -> Cursor:
