@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unsandbox._async.streaming import AsyncJobStream
     from unsandbox._async.terminal import AsyncTerminal
     from unsandbox._shared.events import OutputEvent, ResultEvent
+    from unsandbox._shared.given import NOT_GIVEN, NotGiven
     from unsandbox._shared.hooks import Hooks, PollEvent, RequestEvent, ResponseEvent, RetryEvent
     from unsandbox._shared.mapping import Mapped, Progress
     from unsandbox._sync.client import Client
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from unsandbox.protocol.snapshots import Cloned, Restored, Snapshot, SnapshotList
 
 __all__ = [
+    "NOT_GIVEN",
     "APIError",
     "Artifact",
     "AsyncClient",
@@ -121,6 +123,7 @@ __all__ = [
     "Map",
     "Mapped",
     "NotFoundError",
+    "NotGiven",
     "OutputEvent",
     "PayloadTooLargeError",
     "PermissionDeniedError",
@@ -161,6 +164,8 @@ __all__ = [
 ]
 
 _HOME = {
+    "NOT_GIVEN": "_shared.given",
+    "NotGiven": "_shared.given",
     "Hooks": "_shared.hooks",
     "PollEvent": "_shared.hooks",
     "RequestEvent": "_shared.hooks",

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
+import pickle
+import threading
 
 import pytest
 from tests._async.conftest import AT_ONCE
 from tests.client.aids_async import noting
-from tests.client.fake import JOB, OURS, PUBLIC, SECRET, FakeServer, Request, reply
+from tests.client.fake import CUT, JOB, OURS, PUBLIC, SECRET, FakeServer, Hang, Request, reply
 
 from unsandbox import (
+    NOT_GIVEN,
     AsyncClient,
     ClientStateError,
     Hooks,
     PollEvent,
     RequestEvent,
+    RequestTimeoutError,
     ResponseEvent,
     RetryEvent,
     RetryPolicy,
+    SudoRequiredError,
     UnavailableError,
 )
 
@@ -207,3 +212,24 @@ async def test_options_are_changed_for_some_calls_over_the_same_connections(fake
         assert fake.connections == 1
     with pytest.raises(ClientStateError):
         await eager.get_job("j1")
+
+
+async def test_what_is_not_given_stays_and_none_means_none(fake: FakeServer) -> None:
+    async with AsyncClient(PUBLIC, SECRET, base_url=fake.url, timeout=0.2, retry=AT_ONCE, otp="1") as client:
+        fake.script(reply(428, {"error": "sudo_otp_required", "challenge_id": "c1"}), reply(200, {}))
+        with pytest.raises(SudoRequiredError):
+            await client.with_options(otp=None).delete_session("s1")
+        fake.script(reply(428, {"error": "sudo_otp_required", "challenge_id": "c1"}), reply(200, {}))
+        await client.with_options(timeout=5).delete_session("s1")
+        assert fake.requests[-1].headers["x-sudo-otp"] == "1"
+        answers = [Hang(), Hang(), Hang()]
+        fake.respond = lambda _: answers.pop(0)
+        with pytest.raises(RequestTimeoutError):
+            await client.with_options(otp=None).health()
+        slow = threading.Event()
+        fake.respond = lambda _: reply() if slow.wait(60) else CUT
+        threading.Timer(0.5, slow.set).start()
+        await client.with_options(timeout=None).get_job("j1")
+    assert not NOT_GIVEN
+    assert repr(NOT_GIVEN) == "NOT_GIVEN"
+    assert pickle.loads(pickle.dumps(NOT_GIVEN)) is NOT_GIVEN

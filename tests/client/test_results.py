@@ -96,6 +96,17 @@ def test_notebooks_show_text_as_text_and_pictures_as_pictures() -> None:
     assert "&lt;b&gt;" in shown
     assert "? &amp; odd" in shown
     assert len(Job(stdout="x" * 10**6)._repr_html_()) < 50_000
+    command = CommandResult(exit_code=2, stdout="<b>out</b>", stderr="<i>odd</i>")._repr_html_()
+    assert "&lt;b&gt;out" in command
+    assert "&lt;i&gt;odd" in command
+    assert "failed" in command
+    assert "exit code 2" in command
+
+
+def test_results_are_frozen() -> None:
+    for result in (Job(job_id="a"), CommandResult(exit_code=0), artifact("a"), JobList(jobs=[])):
+        with pytest.raises(AttributeError):
+            result.exit_code = 1  # type: ignore[union-attr]
 
 
 def test_lists_are_iterable() -> None:

@@ -1,7 +1,8 @@
-"""The public API as type checkers see it."""
+"""The public API as type checkers see it: a file of typical use, under two of them."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,13 @@ import pytest
 import unsandbox
 
 ROOT = Path(__file__).resolve().parents[2]
+USE = ROOT / "tests" / "client" / "typing_api.py"
+
+
+def run(*command: str | Path) -> None:
+    """Run a type checker; a line that is marked to be wrong and is not fails, too."""
+    done = subprocess.run([sys.executable, "-m", *map(str, command)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_types_are_announced() -> None:
@@ -19,6 +27,19 @@ def test_types_are_announced() -> None:
 
 def test_mypy_sees_the_public_api_as_documented() -> None:
     pytest.importorskip("mypy")
-    command = [sys.executable, "-m", "mypy", "--strict", str(ROOT / "tests" / "client" / "typing_api.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run("mypy", "--strict", "--warn-unused-ignores", USE)
+
+
+def test_pyright_sees_the_public_api_as_documented(tmp_path: Path) -> None:
+    pytest.importorskip("basedpyright")
+    settings = {
+        "include": [str(USE)],
+        "extraPaths": [str(ROOT / "src")],
+        "typeCheckingMode": "strict",
+        "enableTypeIgnoreComments": True,
+        "reportUnnecessaryTypeIgnoreComment": "error",
+        "pythonVersion": f"{sys.version_info.major}.{sys.version_info.minor}",
+    }
+    project = tmp_path / "pyrightconfig.json"
+    project.write_text(json.dumps(settings))
+    run("basedpyright", "--project", project, "--pythonpath", sys.executable)

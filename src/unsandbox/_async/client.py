@@ -15,6 +15,7 @@ from unsandbox._async.services import ServiceMethods
 from unsandbox._async.sessions import SessionMethods
 from unsandbox._async.snapshots import SnapshotMethods
 from unsandbox._compat.aio import OneTimeCode
+from unsandbox._shared.given import NOT_GIVEN, NotGiven, limit_s
 from unsandbox._shared.hooks import NO_HOOKS, Hooks
 from unsandbox._shared.order import Order
 from unsandbox._shared.server import LOCAL, choose_base
@@ -40,7 +41,7 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
         account: Row of the accounts file to take the keys from.
         base_url: The server; without one, `UNSANDBOX_API_BASE`, else the hosted service. `local` is the engine
             inside this process, which needs no keys.
-        timeout: Seconds for one HTTP request, from connecting to the end of the answer.
+        timeout: Seconds for one HTTP request, from connecting to the end of the answer; None for no limit.
         retry: How often and how patiently a request that failed is repeated.
         max_connections: Connections at a time; further requests wait for a free one.
         otp: For calls that the server protects by a one-time code: the code, or a function that is called with
@@ -62,14 +63,18 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
         *,
         account: int | str | None = None,
         base_url: str | None = None,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float | None = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
         max_connections: int = MAX_CONNECTIONS,
         otp: OneTimeCode | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> None:
         self._link = Link(
-            choose_base(base_url), timeout=timeout, retry=retry, max_connections=max_connections, hooks=hooks
+            choose_base(base_url),
+            timeout=limit_s(timeout),
+            retry=retry,
+            max_connections=max_connections,
+            hooks=hooks,
         )
         self._shares_connections = False
         self._given = (public_key, secret_key, account)
@@ -80,7 +85,7 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
     def local(
         cls,
         *,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float | None = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
         max_connections: int = MAX_CONNECTIONS,
         config: EngineConfig | None = None,
@@ -90,7 +95,7 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
         """Return a client of the engine inside this process, which starts at the first call.
 
         Args:
-            timeout: Seconds for one HTTP request.
+            timeout: Seconds for one HTTP request; None for no limit.
             retry: How often a request that failed is repeated.
             max_connections: Connections at a time.
             config: Bounds of the engine; only the first use in a process may choose them.
@@ -106,7 +111,7 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
         client = cls(base_url=LOCAL, otp=otp)
         client._link = Link(
             LOCAL,
-            timeout=timeout,
+            timeout=limit_s(timeout),
             retry=retry,
             max_connections=max_connections,
             engine_config=config,
@@ -137,18 +142,20 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
     def with_options(
         self,
         *,
-        timeout: float | None = None,
+        timeout: float | NotGiven | None = NOT_GIVEN,
         retry: RetryPolicy | None = None,
-        otp: OneTimeCode | None = None,
+        otp: OneTimeCode | NotGiven | None = NOT_GIVEN,
         hooks: Hooks | None = None,
     ) -> Self:
         """Return a client over the same connections, with some options changed; it costs next to nothing.
 
+        What is not given stays as it is.
+
         Args:
-            timeout: Seconds for one HTTP request.
+            timeout: Seconds for one HTTP request; None for no limit.
             retry: How often and how patiently a request that failed is repeated.
-            otp: As for the client.
-            hooks: As for the client.
+            otp: As for the client; None for none any more.
+            hooks: As for the client; `Hooks()` for none any more.
 
         Example:
             ```python
@@ -156,8 +163,8 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
             ```
         """
         other = copy.copy(self)
-        other._link = self._link.with_options(timeout, retry, hooks)
-        other._otp = self._otp if otp is None else otp
+        other._link = self._link.with_options(None if timeout is NOT_GIVEN else limit_s(timeout), retry, hooks)
+        other._otp = self._otp if otp is NOT_GIVEN else otp
         other._shares_connections = True
         return other
 

@@ -1,4 +1,4 @@
-"""How notebooks show a job: what it wrote, how it ended, and its pictures."""
+"""How notebooks show a result: what was written, how it ended, and its pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from unsandbox.protocol.models import Job
+    from unsandbox.protocol.sessions import CommandResult
 
 _PICTURES = {
     "png": "image/png",
@@ -22,14 +23,7 @@ _MOST_PICTURE = 10 << 20
 
 def job_html(job: Job) -> str:
     """Return a job as HTML. What the program wrote is text in it and nothing else."""
-    color = "#2a7" if job.ok else "#c33"
-    ending = f"exit code {job.exit_code}" if job.exit_code is not None else ""
-    words = " ".join(_text(word) for word in (job.language or "", ending, job.error or ""))
-    parts = [f'<div><b style="color:{color}">{_text(job.status or "")}</b> {words}</div>']
-    if job.stdout:
-        parts.append(f"<pre>{_text(job.stdout)}</pre>")
-    if job.stderr:
-        parts.append(f'<pre style="color:#c33">{_text(job.stderr)}</pre>')
+    parts = [_written(job, job.status or "", job.language or "")]
     for artifact in job.artifacts or ():
         kind = _PICTURES.get(artifact.filename.rpartition(".")[2].lower())
         if kind and len(artifact.source) <= _MOST_PICTURE // 4 * 3:
@@ -38,6 +32,23 @@ def job_html(job: Job) -> str:
             parts.append(f'<img alt="{_text(artifact.filename)}" src="{source}" style="max-width:100%">')
         else:
             parts.append(f"<div>{_text(artifact.filename)}</div>")
+    return "".join(parts)
+
+
+def command_html(result: CommandResult) -> str:
+    """Return the result of a command as HTML; what it wrote is text in it and nothing else."""
+    return _written(result, "completed" if result.ok else "failed", "")
+
+
+def _written(result: Job | CommandResult, status: str, what: str) -> str:
+    color = "#2a7" if result.ok else "#c33"
+    ending = f"exit code {result.exit_code}" if result.exit_code is not None else ""
+    words = " ".join(_text(word) for word in (what, ending, result.error or ""))
+    parts = [f'<div><b style="color:{color}">{_text(status)}</b> {words}</div>']
+    if result.stdout:
+        parts.append(f"<pre>{_text(result.stdout)}</pre>")
+    if result.stderr:
+        parts.append(f'<pre style="color:#c33">{_text(result.stderr)}</pre>')
     return "".join(parts)
 
 

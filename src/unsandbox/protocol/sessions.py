@@ -8,6 +8,7 @@ from typing import Annotated, Self
 import msgspec
 
 from unsandbox.errors import JobFailedError
+from unsandbox.protocol.display import command_html
 from unsandbox.protocol.models import (
     Artifact,
     DisplayName,
@@ -136,6 +137,9 @@ class CommandResult(WireModel, frozen=True, kw_only=True):
         if self.ok:
             return self
         raise JobFailedError(f"the command ended with {self.error or f'exit code {self.exit_code}'}", self)
+
+    def _repr_html_(self) -> str:
+        return command_html(self)
 
     @property
     def stdout_bytes(self) -> bytes:
