@@ -110,10 +110,10 @@ def test_output_comes_while_the_program_runs_and_a_signal_cancels_it(run_un, num
     ) as process:  # fmt: skip
         assert process.stdout.readline() == b"begun\n"
         process.send_signal(number)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         assert (process.returncode, b"Traceback" in said) == (code, False)
     newest = json.loads(run_un.text("jobs", "list", "--json", "-n", "1"))["jobs"][0]
-    eventually(lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled")
+    eventually(lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled", 60)
 
 
 def test_a_reader_that_has_seen_enough_ends_the_program(run_un):
@@ -122,7 +122,7 @@ def test_a_reader_that_has_seen_enough_ends_the_program(run_un):
     ) as process:  # fmt: skip
         assert process.stdout.readline() == b"y\n"
         process.stdout.close()
-        assert (process.stderr.read(), process.wait(20)) == (b"", 1)
+        assert (process.stderr.read(), process.wait(60)) == (b"", 1)
     newest = json.loads(run_un.text("jobs", "list", "--json", "-n", "1"))["jobs"][0]
     assert newest["status"] == "cancelled"
 

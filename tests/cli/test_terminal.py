@@ -37,7 +37,7 @@ class Typist:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def until(self, text: bytes, seconds: float = 20.0) -> None:
+    def until(self, text: bytes, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while text not in self.seen:
             ready, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
@@ -49,7 +49,7 @@ class Typist:
         self.passed, _, self.seen = self.seen.partition(text)
 
     def end(self) -> int:
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         os.close(self.master)
         return code
 
@@ -96,7 +96,7 @@ def test_a_session_with_a_multiplexer_is_come_back_to(run_un):
     first.type("x=kept; echo first-$x\n")
     first.until(b"first-kept")
     os.close(first.master)
-    first.process.wait(20)
+    first.process.wait(60)
     again = Typist(["session", "--attach", made], run_un.environment)
     again.until(b"first-kept")
     again.type("echo back-$x; exit\n")
@@ -121,7 +121,7 @@ def test_a_run_shows_what_it_is_at_until_output_comes_and_ctrl_c_cancels_it(run_
     assert user.passed.rstrip().endswith(b"\r\x1b[K")
     assert user.end() == 130
     newest = json.loads(run_un.text("jobs", "list", "--json", "-n", "1"))["jobs"][0]
-    eventually(lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled")
+    eventually(lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled", 60)
 
 
 def test_the_line_of_a_run_is_gone_before_its_output(run_un):
