@@ -113,7 +113,9 @@ def test_output_comes_while_the_program_runs_and_a_signal_cancels_it(run_un, num
         _, said = process.communicate(timeout=60)
         assert (process.returncode, b"Traceback" in said) == (code, False)
     newest = json.loads(run_un.text("jobs", "list", "--json", "-n", "1"))["jobs"][0]
-    eventually(lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled", 60)
+    eventually(
+        lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled", 60
+    )
 
 
 def test_a_reader_that_has_seen_enough_ends_the_program(run_un):

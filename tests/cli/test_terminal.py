@@ -121,7 +121,9 @@ def test_a_run_shows_what_it_is_at_until_output_comes_and_ctrl_c_cancels_it(run_
     assert user.passed.rstrip().endswith(b"\r\x1b[K")
     assert user.end() == 130
     newest = json.loads(run_un.text("jobs", "list", "--json", "-n", "1"))["jobs"][0]
-    eventually(lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled", 60)
+    eventually(
+        lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled", 60
+    )
 
 
 def test_the_line_of_a_run_is_gone_before_its_output(run_un):
