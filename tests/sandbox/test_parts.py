@@ -7,6 +7,7 @@ import shutil
 import socket
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -214,7 +215,7 @@ def test_no_control_groups(tmp_path):
 
 def test_a_group_of_v2(tmp_path, monkeypatch):
     base, mountinfo, own = v2_tree(tmp_path)
-    monkeypatch.setattr(limits, "write", lambda path, text: path.write_text(text))
+    monkeypatch.setattr(limits, "write", lambda path, text: Path(path).write_text(text))
     hierarchy = limits.open_hierarchy("unsandbox-1-a", mountinfo, own)
     assert (hierarchy.version, hierarchy.controllers()) == (2, ["cpu", "memory", "pids"])
     group = limits.Group(hierarchy, "job-1")

@@ -32,6 +32,7 @@ from unsandbox.engine.refusals import InvalidJob, LimitReached, Stopping, Unknow
 from unsandbox.engine.store import JobRow, Store
 from unsandbox.engine.tape import Tape, pieces_behind
 from unsandbox.protocol import codec, models
+from unsandbox.protocol.contents import Pieces
 from unsandbox.protocol.events import Cursor
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox import (
@@ -52,6 +53,8 @@ logger = logging.getLogger("unsandbox.engine")
 LIST_LIMIT = 1000
 _CANCEL_WAIT_S = 10.0
 _LINGER_S = 0.005
+_FRESH = 64
+"""Results whose encoding is kept until they are asked for, which mostly is at once."""
 _TIDY_EVERY_S = 3600.0
 _SAVE_AGAIN_S = 5.0
 
@@ -89,6 +92,7 @@ class JobDesk:
         self._queue = FairQueue(config.running_slots, config.extra_slots, self._has_memory)
         self._jobs: dict[str, JobRecord] = {}
         self._ended: OrderedDict[str, int] = OrderedDict()
+        self._fresh: OrderedDict[str, bytes] = OrderedDict()
         self._ended_bytes = 0
         self._by_idempotency: dict[tuple[str, str], JobRecord] = {}
         self._active: dict[str, int] = {}
@@ -211,8 +215,10 @@ class JobDesk:
         """
         record = await self._find(owner, job_id)
         if wait_s > 0 and not record.ended.is_set():
+            # Not `wait_for`, which makes a task of it: one more round of the loop for each result.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(record.ended.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await record.ended.wait()
         return record.as_job()
 
     async def wait_any(
@@ -564,6 +570,10 @@ class JobDesk:
                 exit_code=result.exit_code,
             )
         record.result = result
+        if isinstance(encoded, bytes) and len(encoded) <= MIB:
+            self._fresh[record.job_id] = encoded
+        if len(self._fresh) > _FRESH:
+            self._fresh.popitem(last=False)
         record.status = JobStatus(result.status or JobStatus.FAILED)
         self.ended_by_status[record.status.value] += 1
         self._release(record.owner)
@@ -608,6 +618,13 @@ class JobDesk:
         old = self._jobs.pop(job_id)
         if old.idempotency_key is not None:
             self._by_idempotency.pop((old.owner, old.idempotency_key), None)
+
+    def encoded(self, job: models.Job) -> bytes | Pieces:
+        """Return what a job is on the wire; one that has just ended was encoded already, to be stored."""
+        encoded = self._fresh.pop(job.job_id or "", None)
+        if encoded is not None and job.status in models.TERMINAL_STATUSES:
+            return encoded
+        return codec.encode_pieces(job)
 
     @property
     def unfinished(self) -> bool:

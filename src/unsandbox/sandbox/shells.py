@@ -164,13 +164,21 @@ class ShellDriver:
         """
         marker = _END + secrets.token_hex(12).encode()
         started = time.monotonic()
+        both: asyncio.Future[None] = self._loop.create_future()
+        going_on = set(self._streams)
+
+        def ended(stream: _Stream) -> None:
+            going_on.discard(stream)
+            if not going_on:
+                _settle(both)
+
         for stream in self._streams:
-            stream.expect(marker)
+            stream.expect(marker, ended)
         timed_out = False
         try:
             async with asyncio.timeout(timeout_s):
                 await self._send(self._frame(marker, command.encode("utf-8", "surrogateescape")))
-                await asyncio.gather(*(stream.ended() for stream in self._streams))
+                await both
         except TimeoutError:
             timed_out = True
             self.close()
@@ -232,24 +240,22 @@ class _Stream:
         self._kept = bytearray()
         self._total = 0
         self._marker = b""
-        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._on_end: Callable[[_Stream], None] = lambda _: None
+        self.done = False
         self.code: int | None = None
 
-    def expect(self, marker: bytes) -> None:
+    def expect(self, marker: bytes, on_end: Callable[[_Stream], None]) -> None:
         self._marker, self.code = marker, None
         self._kept, self._total = bytearray(), 0
-        self._done = self._loop.create_future()
+        self._on_end, self.done = on_end, False
         rest, self._tail = self._tail, b""
         if not self._reading:
             self._reading = True
             self._loop.add_reader(self._fd, self._read)
         self._feed(rest)
 
-    async def ended(self) -> None:
-        await self._done
-
     def take(self, stale: bool) -> Captured:
-        if not self._done.done() or self.code is None:
+        if not self.done or self.code is None:
             self._keep(self._tail)
             self._tail = b""
         if stale and (kept := _ANY_MARKER.sub(b"", self._kept)) != self._kept:
@@ -276,7 +282,7 @@ class _Stream:
 
     def _feed(self, data: bytes) -> None:
         self._tail += data
-        if self._done.done():
+        if self.done:
             # Written by something in the background: kept for the next command, within bounds.
             self._tail = self._tail[-OUTPUT_BYTES:]
             return
@@ -299,8 +305,9 @@ class _Stream:
         self._kept += data[: max(0, OUTPUT_BYTES - len(self._kept))]
 
     def _finish(self) -> None:
-        if not self._done.done():
-            self._done.set_result(None)
+        if not self.done:
+            self.done = True
+            self._on_end(self)
 
 
 def _frame_posix(marker: bytes, command: bytes, evaluate: bytes = b"eval") -> bytes:

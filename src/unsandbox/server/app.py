@@ -45,6 +45,7 @@ from unsandbox.protocol.endpoints import (
     JOBS,
     REQUEST_ID_HEADER,
 )
+from unsandbox.protocol.models import Job
 from unsandbox.sandbox.spec import MIB, SandboxError, SandboxUnavailable
 from unsandbox.server import tracing
 from unsandbox.server.auth import Unauthorized, check_headers
@@ -248,7 +249,9 @@ class Server:
                     call.owner, call.idempotency_key, fingerprint, answer, lambda *made: _describe(call, *made)
                 )
                 return _json(endpoint.status, body)
-            return _json(endpoint.status, codec.encode_pieces(await handler(call)))
+            found = await handler(call)
+            encoded = self._engine.encoded(found) if type(found) is Job else codec.encode_pieces(found)
+            return _json(endpoint.status, encoded)
 
         return serve
 
