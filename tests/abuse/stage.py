@@ -31,10 +31,12 @@ from unsandbox.sandbox import (
     pool_for,
     seccomp,
 )
+from unsandbox.sandbox.warm import WarmJob
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
-BATCH = Limits(wall_s=100, memory_bytes=512 * MIB, processes=64, tmpfs_bytes=64 * MIB)
+LIMITS = Limits(wall_s=40, memory_bytes=150 * MIB, processes=64, tmpfs_bytes=8 * MIB)
+"""What warm sandboxes are made with: a job that wants other folders, or where nothing counts more memory, is cold."""
 MAIN = "from tests.abuse import inside; inside.main()\n"
 SECRET = "secret-of-the-server-8d1f"
 
@@ -160,9 +162,21 @@ class Stage:
     def __init__(self, variant: Variant, backend: BubblewrapBackend, settings: dict[str, Any]) -> None:
         self.variant, self.backend, self.settings = variant, backend, settings
 
-    async def run(self, *command: str, limits: Limits | None = None, **fields: Any) -> Outcome:
-        spec = SandboxSpec(run=command, limits=limits or Limits(wall_s=20, memory_bytes=256 * MIB), **fields)
-        return await (await self.backend.start(spec)).wait()
+    async def run(self, *command: str, limits: Limits = LIMITS, **fields: Any) -> Outcome:
+        pool = self._pool
+        give_up = time.monotonic() + 40
+        while pool is not None and not pool.waiting and time.monotonic() < give_up:
+            await asyncio.sleep(0.01)
+        job = await self.backend.start(SandboxSpec(run=command, limits=limits, **fields))
+        if pool is not None and limits.tmpfs_bytes == LIMITS.tmpfs_bytes:
+            assert isinstance(job, WarmJob), "a cold sandbox where a warm one was to be attacked"
+        return await job.wait()
+
+    @property
+    def _pool(self) -> Any:
+        if not self.variant.warm:
+            return None
+        return self.backend._waiting if isinstance(self.backend, GvisorBackend) else self.backend._pool
 
     async def python(self, code: str, **fields: Any) -> Outcome:
         return await self.run("/usr/bin/python3", "-c", code, **fields)
@@ -173,7 +187,7 @@ class Stage:
         gvisor = self.variant.backend == "gvisor"
         settings = self.settings | {"where": self.variant.backend}
         files = [SandboxFile(f"/work/{path}", data) for path, data in _files(settings).items()]
-        outcome = await self.run("python3", "/work/main.py", limits=BATCH, files=files)
+        outcome = await self.run("python3", "/work/main.py", files=files)
         found = {name: (gained, saw) for name, gained, saw in _verdicts(outcome.stdout.data)}
         rows = []
         for one in inside.ATTACKS.values():
@@ -226,24 +240,25 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def opened(variant: Variant) -> AsyncIterator[Stage]:
+async def opened(variant: Variant, waiting: int = 2) -> AsyncIterator[Stage]:
     """Open the backend of a variant for whoever this process is, with canaries around it."""
     os.environ["ABUSE_SECRET"] = SECRET
-    pool = pool_for(load_languages(), 2, 3, Limits()) if variant.warm else None
-    backend = GvisorBackend() if variant.backend == "gvisor" else BubblewrapBackend(pool=pool)
+    pool = pool_for(load_languages(), waiting, waiting, LIMITS) if variant.warm else None
+    kinds = {"bubblewrap": BubblewrapBackend, "gvisor": GvisorBackend}
+    backend = kinds[variant.backend](pool=pool)
     with Canaries() as settings:
         async with backend:
-            if variant.warm:
-                give_up = time.monotonic() + 30
-                while not backend._pool._proven:
-                    assert time.monotonic() < give_up, "no warm sandbox came"
-                    await asyncio.sleep(0.01)
-            yield Stage(variant, backend, settings)
+            stage = Stage(variant, backend, settings)
+            give_up = time.monotonic() + 60
+            while stage._pool is not None and not stage._pool._proven:
+                assert time.monotonic() < give_up, "no warm sandbox came"
+                await asyncio.sleep(0.01)
+            yield stage
 
 
 async def all_of(variant: Variant, *, batch_only: bool = False) -> list[Row]:
     """Carry out every attack in one kind of sandbox, or those alone that share one."""
-    async with opened(variant) as stage:
+    async with opened(variant, 1 if batch_only else 3) as stage:
         if batch_only:
             return await stage.batch()
         batch, alone = await asyncio.gather(stage.batch(), stage.alone())

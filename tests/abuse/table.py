@@ -25,7 +25,7 @@ def variants() -> list[Variant]:
     kinds = [("bubblewrap", False), ("bubblewrap", True)]
     with contextlib.suppress(SandboxUnavailable):
         runsc.find()
-        kinds.append(("gvisor", False))
+        kinds += [("gvisor", False), ("gvisor", True)]
     users = ("root", "user") if os.geteuid() == 0 else ("user",)
     return [Variant(backend, warm, user) for backend, warm in kinds for user in users]
 

@@ -212,7 +212,6 @@ def _set_up(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]) -> int
     os.dup2(stderr, 2)
     os.closerange(CONTROL_FD + 1, max(fds) + 1)
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
-    resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
     if data:
         resource.setrlimit(resource.RLIMIT_DATA, (data, data))
     if uid >= 0:
@@ -220,6 +219,9 @@ def _set_up(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]) -> int
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     kernel.unshare(_NEWUSER)
+    # Only now: a namespace made under a limit holds the processes of its maker to it, and as an ordinary user
+    # those are of all sandboxes together.
+    resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
     # The change of user has hidden this process's files in /proc from itself.
     kernel.prctl(_PR_SET_DUMPABLE, 1)
     mapping = f"{SANDBOX_UID} {owner} 1"
