@@ -1,5 +1,23 @@
 """Run code in many languages, safely: a client for asyncio, one for threads, and the engine behind them.
 
+A program runs in a sandbox of its own, and what comes back is a `Job`:
+
+    from unsandbox import Client
+
+    with Client() as client:
+        job = client.execute("python", "print(6 * 7)")
+        print(job.stdout)
+
+`AsyncClient` has the same methods, to be awaited. Where to look:
+
+* `Client.execute`, `submit`, `wait`, `stream`, `map` - programs: one, in the background, as they write, many
+* `Client.session`, `service`, `create_snapshot`, `publish_image` - what stays: shells, servers, their states
+* `Client.local` - the engine inside this process instead of a server; `base_url=` for a server of your own
+* `Hooks`, `RetryPolicy`, `Client.with_options` - who is told, how patiently failures are repeated
+* `UnsandboxError` - the root of all errors; see `unsandbox.errors` for the tree
+* `un` and `un_async` - modules with the same as functions that return plain dicts
+
+Keys are looked up as `unsandbox.credentials` says; `explain_credentials()` tells where they would come from.
 Names are imported when they are first used, so `import unsandbox` costs next to nothing.
 """
 

@@ -12,13 +12,24 @@ import pytest
 from unsandbox import (
     Artifact,
     CommandResult,
+    EndedJobs,
+    Image,
+    ImageList,
     InputFile,
     InvalidRequestError,
     InvalidResponseError,
     Job,
     JobFailedError,
     JobList,
+    Languages,
+    LogLine,
+    LogPage,
+    Service,
+    ServiceList,
+    Session,
     SessionList,
+    Snapshot,
+    SnapshotList,
     VaultExport,
 )
 from unsandbox._shared.files import encode_files
@@ -114,6 +125,17 @@ def test_lists_are_iterable() -> None:
     assert [job.job_id for job in jobs] == ["a", "b"]
     assert len(jobs) == 2
     assert not SessionList()
+    for page, items in (
+        (EndedJobs(jobs=[Job(job_id="a")]), [Job(job_id="a")]),
+        (LogPage(lines=[LogLine(line="a")]), [LogLine(line="a")]),
+        (Languages(languages=["c"]), ["c"]),
+        (ServiceList(services=[Service(name="a")]), [Service(name="a")]),
+        (SnapshotList(snapshots=[Snapshot(name="a")]), [Snapshot(name="a")]),
+        (ImageList(images=[Image(name="a")]), [Image(name="a")]),
+        (SessionList(sessions=[Session(name="a")]), [Session(name="a")]),
+    ):
+        assert list(page) == items
+        assert len(page) == 1
 
 
 def test_input_files_come_from_everywhere(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import inspect
 import pkgutil
+import pydoc
 import re
 import subprocess
 import sys
@@ -158,14 +160,73 @@ def test_all_names_of_the_package_are_there() -> None:
         _ = unsandbox.no_such_name  # type: ignore[attr-defined]
 
 
-def test_every_public_name_has_a_docstring() -> None:
-    for name in unsandbox.__all__:
-        value = getattr(unsandbox, name)
-        if callable(value):
-            assert inspect.getdoc(value), name
+def undocumented(owner: Any, name: str) -> list[str]:
+    """Return what has no text of its own in a class: methods, properties, fields, the class itself."""
+    missing = [] if inspect.getdoc(owner) else [name]
+    bases = [base for base in inspect.getmro(owner) if base.__module__.startswith("unsandbox.")]
+    sources = "\n".join(map(source_of, bases))
+    lists = "\n".join((base.__doc__ or "").partition("Attributes:")[2] for base in bases)
+    for member, value in inspect.getmembers(owner):
+        (home,) = [base for base in inspect.getmro(owner) if member in vars(base)][:1] or [object]
+        if member.startswith("_") or not home.__module__.startswith("unsandbox."):
+            continue
+        if inspect.isroutine(value) or isinstance(vars(home)[member], property):
+            documented = bool(inspect.getdoc(vars(home)[member]))
+        else:
+            # A field or a class variable: a text below it, or a line of `Attributes:`.
+            below = re.search(rf"^    {member}: .*\n    r?\"\"\"", sources, re.MULTILINE)
+            documented = below or re.search(rf"^\s+{member}: ", lists, re.MULTILINE) or member.isupper()
+        if not documented:
+            missing.append(f"{name}.{member}")
+    return missing
+
+
+@functools.cache
+def source_of(owner: type) -> str:
+    return inspect.getsource(owner)
+
+
+def public() -> list[tuple[str, Any]]:
+    """Name every public object: those of the package and of both modules of functions."""
+    found = [(f"unsandbox.{name}", getattr(unsandbox, name)) for name in unsandbox.__all__]
     for module in (un, un_async):
-        for name, value in members(module).items():
-            assert inspect.getdoc(value), name
+        found += [(f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__]
+    return found
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    missing = []
+    for name, value in public():
+        if inspect.isclass(value) and value.__module__.startswith("unsandbox."):
+            missing += undocumented(value, name)
+        elif inspect.isroutine(value) and not inspect.getdoc(value):
+            missing.append(name)
+    assert missing == []
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    pages = "\n".join(page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: (\S+)", pages, re.MULTILINE))
+    hidden = [
+        name
+        for name, value in public()
+        if not {name, name.partition(".")[0], getattr(value, "__module__", "")} & shown
+        and name != "unsandbox.__version__"
+    ]
+    assert hidden == []
+
+
+def test_help_is_enough_to_begin() -> None:
+    text = pydoc.plain(pydoc.render_doc(unsandbox))
+    for expected in (
+        "with Client() as client:",
+        "class AsyncClient",
+        "class Job",
+        "WaitTimeoutError",
+        "timeout: ",
+    ):
+        assert expected in text
+    assert "Raises:" in pydoc.plain(pydoc.render_doc(Client.execute))
 
 
 @pytest.mark.parametrize("module", ["un_async", "un", "unsandbox"])

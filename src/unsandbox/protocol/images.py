@@ -33,27 +33,42 @@ class Image(WireModel, frozen=True, kw_only=True):
     TWINS = {"image_id": ("id",)}
 
     image_id: str | None = None
+    """By which it is used."""
     name: str | None = None
+    """A name for people."""
     description: str | None = None
+    """Whatever its owner says of it."""
     fingerprint: str | None = None
+    """Hash of its bytes."""
     visibility: str | None = None
+    """`private`, `unlisted` or `public`."""
     source_type: str | None = None
+    """`snapshot` or `service`, of which it was made."""
     source_id: str | None = None
+    """Id of that."""
     owner_api_key: str | None = None
+    """Public key of its owner."""
     size_bytes: int | None = None
+    """Size as it is stored."""
     locked: bool | None = None
+    """Whether it is protected against deletion."""
     access: str | None = None
     """`owner`, `trusted` or `public`: by what right this key sees it."""
     created_at: str | int | float | None = None
+    """Unix seconds, as text or a number."""
     message: str | None = None
+    """A sentence for people."""
     trusted_keys: list[str] | None = None
+    """Public keys that may use it besides its owner's."""
 
 
 class ImageList(WireModel, frozen=True, kw_only=True):
     """What `GET /images` answers, newest first."""
 
     images: list[Image] = []
+    """The images."""
     count: int | None = None
+    """How many there are."""
 
     def __iter__(self) -> Iterator[Image]:
         return iter(self.images)
@@ -83,7 +98,9 @@ class Trusted(WireModel, frozen=True, kw_only=True):
     TWINS = {"trusted_keys": ("trusted",)}
 
     trusted_keys: list[str] = []
+    """Their public keys."""
     count: int | None = None
+    """How many there are."""
 
 
 class TransferRequest(WireModel, frozen=True, kw_only=True):
@@ -128,4 +145,6 @@ class Pictures(WireModel, frozen=True, kw_only=True):
     """Drawn pictures: URLs or base64 data, as the service gives them."""
 
     images: list[Any] = []
+    """The pictures."""
     created_at: str | int | float | None = None
+    """Unix seconds, as text or a number."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from unsandbox.protocol.models import WireModel
 
@@ -17,15 +18,26 @@ class LogLine(WireModel, frozen=True, kw_only=True):
     """One line of a log and where it is from."""
 
     source: str | None = None
+    """Which part of the server wrote it."""
     line: str | None = None
+    """What it wrote."""
 
 
 class LogPage(WireModel, frozen=True, kw_only=True):
     """What a log query answers, oldest first."""
 
     sources: list[str] = []
+    """The parts that were asked."""
     count: int | None = None
+    """How many there are."""
     lines: list[LogLine | str] = []
+    """The lines."""
+
+    def __iter__(self) -> Iterator[LogLine | str]:
+        return iter(self.lines)
+
+    def __len__(self) -> int:
+        return len(self.lines)
 
 
 class LogQuery(WireModel, frozen=True, kw_only=True):

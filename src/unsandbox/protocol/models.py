@@ -85,6 +85,7 @@ class InputFile(WireModel, frozen=True, kw_only=True):
     ALIASES = {"content_base64": "content"}
 
     filename: str
+    """Base name under which the program finds it in `/tmp/input/`."""
     content: str
     """Base64 (RFC 4648, padded), or literal text where it is not valid base64."""
 
@@ -143,7 +144,9 @@ class Artifact(WireModel, frozen=True, kw_only=True):
     ALIASES = {"content": "content_base64"}
 
     filename: str
+    """Its base name."""
     content_base64: str
+    """Its bytes; `data` has them decoded."""
     size: int | None = None
     """Bytes."""
 
@@ -209,31 +212,51 @@ class Job(WireModel, frozen=True, kw_only=True):
     TWINS = {"job_id": ("id",), "total_time_ms": ("execution_time_ms", "execution_time")}
 
     job_id: str | None = None
+    """By which it is looked at, waited for and cancelled."""
     status: str | None = None
+    """`pending`, `running`, `completed`, `failed`, `timeout` or `cancelled`."""
     language: str | None = None
+    """Name of the language."""
     stdout: str | None = None
+    """Standard output as text; see `stdout_bytes`."""
     stderr: str | None = None
+    """Standard error as text; see `stderr_bytes`."""
     exit_code: int | None = None
+    """Of the program: 124 when its `ttl` was up, 137 when it was killed."""
     success: bool | None = None
+    """What the server says of it; `ok` is what we make of it."""
     error: str | None = None
+    """Why it did not end by itself; None when it did."""
     detected_language: str | None = None
+    """What the `#!` line of a script said."""
     total_time_ms: float | None = None
     """Milliseconds from the start of the program (or its compiler) to its end."""
     cpu_time_ms: float | None = None
+    """Milliseconds of processor time."""
     peak_memory_bytes: int | None = None
+    """The most memory that it had at a time."""
     network_mode: str | None = None
+    """`zerotrust` or `semitrusted`."""
     created_at: str | int | float | None = None
     """Unix seconds; our server writes a string of digits, the only form that no client stumbles over."""
     completed_at: str | int | float | None = None
+    """Unix seconds of its end."""
     stdout_base64: str | None = None
     """The exact bytes, present only when `stdout` could not hold them."""
     stderr_base64: str | None = None
+    """As `stdout_base64`."""
     stdout_truncated: bool | None = None
+    """True when output was more than is kept."""
     stdout_dropped_bytes: int | None = None
+    """How many bytes of it were dropped."""
     stderr_truncated: bool | None = None
+    """As `stdout_truncated`."""
     stderr_dropped_bytes: int | None = None
+    """As `stdout_dropped_bytes`."""
     artifacts: list[Artifact] | None = None
+    """The files that it left, if they were asked for."""
     artifacts_skipped: list[str] | None = None
+    """Files that were not taken, and why."""
     artifacts_apart: bool | None = None
     """Only in the last event of a stream: there are artifacts, too large for it; the job itself has them."""
 
@@ -291,7 +314,9 @@ class JobList(WireModel, frozen=True, kw_only=True):
     """What `GET /jobs` answers, newest first."""
 
     jobs: list[Job] = []
+    """The jobs, without their output."""
     count: int | None = None
+    """How many there are."""
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self.jobs)
@@ -312,37 +337,67 @@ class EndedJobs(WireModel, frozen=True, kw_only=True):
     """What `POST /jobs/wait` answers: those that have ended, with their results; ask again for the others."""
 
     jobs: list[Job] = []
+    """Jobs that have ended."""
     count: int | None = None
+    """How many there are."""
     unknown: list[str] = []
     """Ids of which this key has no job."""
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self.jobs)
+
+    def __len__(self) -> int:
+        return len(self.jobs)
 
 
 class Languages(WireModel, frozen=True, kw_only=True):
     """What `GET /languages` answers: what can really run, and other names for it."""
 
     languages: list[str] = []
+    """Names of languages."""
     count: int | None = None
+    """How many there are."""
     aliases: dict[str, str] = {}
+    """Other names, and what they mean."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.languages)
+
+    def __len__(self) -> int:
+        return len(self.languages)
 
 
 class KeyInfo(WireModel, frozen=True, kw_only=True):
     """What `POST /keys/validate` answers about the key that signed."""
 
     valid: bool = True
+    """Whether the key may be used now."""
     public_key: str | None = None
+    """The key."""
     tier: int | float | str | None = None
+    """What it was made as."""
     status: str | None = None
+    """In a word."""
     reason: str | None = None
+    """Why it is not valid."""
     valid_through_datetime: str | None = None
+    """Until when it is valid, as text."""
     valid_for_human: str | None = None
+    """For how long, in words."""
     expires_at: str | int | float | None = None
+    """Unix seconds of its end."""
     time_remaining: int | float | str | None = None
     """Seconds."""
     expired_at_datetime: str | None = None
+    """Since when it is not valid, as text."""
     expired_ago: str | None = None
+    """For how long, in words."""
     rate_per_minute: int | None = None
+    """Requests that it may make per minute."""
     burst: int | None = None
+    """Requests that it may make at once."""
     concurrency: int | None = None
+    """Jobs that it may have at a time."""
     limits: dict[str, Any] | None = None
     """Everything that is set for the key, by name; what is not set is the server's own bound."""
     used: dict[str, float] | None = None
@@ -353,14 +408,18 @@ class Health(WireModel, frozen=True, kw_only=True):
     """What `GET /health` answers."""
 
     status: str | None = None
+    """`ok` when it is well."""
     version: str | None = None
+    """Version of the server."""
     isolation: dict[str, Any] | None = None
+    """What isolates programs there, and how well."""
 
 
 class Cancelled(Job, frozen=True, kw_only=True):
     """What a cancellation answers: the job with its partial output, and a confirmation for people."""
 
     message: str | None = None
+    """A sentence for people."""
 
 
 class ErrorBody(WireModel, frozen=True, kw_only=True):

@@ -96,8 +96,11 @@ class Domains(WireModel, frozen=True, kw_only=True):
     TWINS = {"custom_domains": ("domains",)}
 
     custom_domains: list[str] | None = None
+    """All names."""
     add: list[str] | None = None
+    """Names that were added."""
     remove: list[str] | None = None
+    """Names that were removed."""
 
 
 class Service(WireModel, frozen=True, kw_only=True):
@@ -107,35 +110,56 @@ class Service(WireModel, frozen=True, kw_only=True):
     TWINS = {"service_id": ("id",), "state": ("status",), "custom_domains": ("domains",)}
 
     service_id: str | None = None
+    """By which it is used."""
     name: str | None = None
+    """The first part of its host name."""
     state: str | None = None
     """`running`, `frozen`, `stopped` (its program ended and is not restarted) or `failed`."""
     url: str | None = None
+    """Where it is reached."""
     ports: list[int] | None = None
+    """Ports inside that it listens on; requests go to the first."""
     custom_domains: list[str] | None = None
+    """Further host names under which it is reached."""
     network_mode: str | None = None
+    """`zerotrust` or `semitrusted`."""
     vcpu: int | None = None
+    """Processors."""
     memory_mb: int | None = None
+    """Memory in MiB."""
     locked: bool | None = None
+    """Whether it is protected against deletion."""
     unfreeze_on_demand: bool | None = None
+    """Whether a request wakes it when it is frozen."""
     show_freeze_page: bool | None = None
+    """Whether visitors of a frozen one see a page that says so."""
     disk_used: int | None = None
+    """Bytes in its work folder."""
     container_name: str | None = None
+    """Another name that the hosted service gives it."""
     source_image: str | None = None
+    """Id of the image that it was made of."""
     service_type: str | None = None
+    """What the hosted service takes it for."""
     restarts: int | None = None
+    """How often its program was started again."""
     isolation: str | None = None
     """Name of the backend that it runs on."""
     created_at: str | int | float | None = None
+    """Unix seconds, as text or a number."""
     last_activity: str | int | float | None = None
+    """Unix seconds of its last use."""
     message: str | None = None
+    """A sentence for people."""
 
 
 class ServiceList(WireModel, frozen=True, kw_only=True):
     """What `GET /services` answers, newest first."""
 
     services: list[Service] = []
+    """The services."""
     count: int | None = None
+    """How many there are."""
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self.services)
@@ -151,7 +175,9 @@ class ServiceLog(WireModel, frozen=True, kw_only=True):
     TWINS = {"log": ("logs",)}
 
     log: str = ""
+    """The lines, as one text."""
     lines: int | None = None
+    """How many there are."""
 
 
 class ServiceJob(Job, frozen=True, kw_only=True):
@@ -165,9 +191,13 @@ class VaultInfo(WireModel, frozen=True, kw_only=True):
     TWINS = {"count": ("env_count",)}
 
     has_vault: bool | None = None
+    """Whether there is anything in it."""
     count: int | None = None
+    """How many variables it holds."""
     updated_at: int | float | str | None = None
+    """Unix seconds of its last change."""
     message: str | None = None
+    """A sentence for people."""
 
 
 class VaultKeys(WireModel, frozen=True, kw_only=True):
@@ -183,6 +213,7 @@ class VaultExport(WireModel, frozen=True, kw_only=True):
     TWINS = {"env": ("content",)}
 
     env: str = ""
+    """The lines."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.env)} characters that are not shown)"

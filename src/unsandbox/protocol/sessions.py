@@ -59,23 +59,35 @@ class Session(WireModel, frozen=True, kw_only=True):
     TWINS = {"session_id": ("id",), "status": ("state",)}
 
     session_id: str | None = None
+    """By which it is used; whoever knows it can open its terminal."""
     container_name: str | None = None
+    """Another name that the hosted service gives it."""
     name: str | None = None
+    """A name for people."""
     shell: str | None = None
+    """Shell or REPL that runs in it."""
     status: str | None = None
     """`running` or `frozen`."""
     remaining_ttl: int | None = None
     """Seconds left if nothing happens."""
     network_mode: str | None = None
+    """`zerotrust` or `semitrusted`."""
     vcpu: int | None = None
+    """Processors."""
     memory_mb: int | None = None
+    """Memory in MiB."""
     boosted: bool | None = None
+    """Whether it has more processors than it began with."""
     created_at: str | int | float | None = None
+    """Unix seconds, as text or a number."""
     last_activity: str | int | float | None = None
+    """Unix seconds of its last use."""
     websocket_url: str | None = None
+    """Where its terminal is opened."""
     isolation: str | None = None
     """Name of the backend that it runs on."""
     message: str | None = None
+    """A sentence for people."""
     artifacts: list[Artifact] | None = None
     """Of a deleted session: what lay in `/tmp/artifacts`, and the shell history when it was audited."""
 
@@ -84,7 +96,9 @@ class SessionList(WireModel, frozen=True, kw_only=True):
     """What `GET /sessions` answers, newest first."""
 
     sessions: list[Session] = []
+    """The sessions."""
     count: int | None = None
+    """How many there are."""
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self.sessions)
@@ -109,14 +123,23 @@ class CommandResult(WireModel, frozen=True, kw_only=True):
     TWINS = {"stdout": ("output",)}
 
     stdout: str | None = None
+    """Standard output as text; see `stdout_bytes`."""
     stderr: str | None = None
+    """Standard error as text; see `stderr_bytes`."""
     exit_code: int | None = None
+    """Of the command; 124 when its time was up."""
     success: bool | None = None
+    """What the server says of it; `ok` is what we make of it."""
     error: str | None = None
+    """Why it did not end by itself; None when it did."""
     stdout_base64: str | None = None
+    """The exact bytes, present only when `stdout` could not hold them."""
     stderr_base64: str | None = None
+    """As `stdout_base64`."""
     stdout_truncated: bool | None = None
+    """True when output was more than is kept."""
     stderr_truncated: bool | None = None
+    """As `stdout_truncated`."""
 
     @property
     def ok(self) -> bool:

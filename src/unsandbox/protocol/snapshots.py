@@ -31,26 +31,40 @@ class Snapshot(WireModel, frozen=True, kw_only=True):
     TWINS = {"snapshot_id": ("id",), "size_bytes": ("size",), "source_type": ("type",)}
 
     snapshot_id: str | None = None
+    """By which it is used."""
     name: str | None = None
+    """A name for people."""
     source_type: str | None = None
+    """`session` or `service`."""
     source_id: str | None = None
+    """What was saved."""
     size_bytes: int | None = None
+    """Size as it is stored."""
     sha256: str | None = None
+    """Of its bytes."""
     hot: bool | None = None
+    """Whether it holds memory and running processes."""
     isolation: str | None = None
     """Name of the backend of its source; a hot snapshot can only be restored on that one."""
     locked: bool | None = None
+    """Whether it is protected against deletion."""
     status: str | None = None
+    """How far it is, on the hosted service."""
     container_name: str | None = None
+    """Another name that the hosted service gives it."""
     created_at: str | int | float | None = None
+    """Unix seconds, as text or a number."""
     message: str | None = None
+    """A sentence for people."""
 
 
 class SnapshotList(WireModel, frozen=True, kw_only=True):
     """What `GET /snapshots` answers, newest first."""
 
     snapshots: list[Snapshot] = []
+    """The snapshots."""
     count: int | None = None
+    """How many there are."""
 
     def __iter__(self) -> Iterator[Snapshot]:
         return iter(self.snapshots)
@@ -63,10 +77,15 @@ class Restored(WireModel, frozen=True, kw_only=True):
     """What a restore answers."""
 
     id: str | None = None
+    """The snapshot."""
     type: str | None = None
+    """`session` or `service`."""
     status: str | None = None
+    """How far it is, on the hosted service."""
     restored_id: str | None = None
+    """The session or service that was restored."""
     message: str | None = None
+    """A sentence for people."""
 
 
 class CloneRequest(WireModel, frozen=True, kw_only=True):
@@ -85,8 +104,14 @@ class Cloned(WireModel, frozen=True, kw_only=True):
     """What a clone answers: the id of the new session or service."""
 
     id: str | None = None
+    """The new session or service."""
     session_id: str | None = None
+    """The new session, if it is one."""
     service_id: str | None = None
+    """The new service, if it is one."""
     name: str | None = None
+    """A name for people."""
     url: str | None = None
+    """Where a new service is reached."""
     type: str | None = None
+    """`session` or `service`."""
