@@ -267,7 +267,7 @@ async def execute_code(
         public_key: Public key.
         secret_key: Secret key; it is never sent.
         env: Environment variables for the program, at most 256.
-        input_files: Files for the program, found in `/tmp/input/` by base name: a mapping from name to content,
+        input_files: Files for the program, found in `/tmp/input/` by name: a mapping from name to content,
             or a list of paths.
         network_mode: `zerotrust` for no network (the server's default) or `semitrusted` for outbound only.
         vcpu: Processors, 1 to 8.

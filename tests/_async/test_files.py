@@ -50,11 +50,37 @@ async def test_large_files_arrive_whatever_they_are_given_as(real: AsyncClient, 
     assert job.stdout == sums(path=LARGE, made=LARGE)
 
 
+async def test_a_folder_keeps_its_folders_both_ways(real: AsyncClient, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "sub" / "deep").mkdir(parents=True)
+    (top / "a.txt").write_text("a")
+    (top / "sub" / "a.txt").write_text("another")
+    (top / "sub" / "deep" / "large").write_bytes(LARGE)
+    files: list[Any] = [top, InputFile.of("given/x", b"x")]
+    code = "cd /tmp/input && find . -type f | sort && cp -r sub given /tmp/artifacts && ln -s / /tmp/artifacts/root"
+    job = await real.execute("bash", code, input_files=files, return_artifacts=True)
+    assert (job.stdout or "").split() == ["./a.txt", "./given/x", "./sub/a.txt", "./sub/deep/large"]
+    assert job.artifacts_skipped == ["root: symbolic link"]
+    saved = {artifact.save(tmp_path / "out") for artifact in job.artifacts or ()}
+    assert {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in saved} == {
+        "given/x": b"x",
+        "sub/a.txt": b"another",
+        "sub/deep/large": LARGE,
+    }
+
+
+async def test_names_that_exclude_each_other_are_refused(real: AsyncClient) -> None:
+    for files in ({"a": b"", "a/b": b""}, {"/x/a": b"", "../a": b""}, {"..": b""}, {"a/" * 40: b""}):
+        with pytest.raises(InvalidRequestError):
+            await real.execute("bash", "true", input_files=files)
+
+
 async def test_a_session_takes_large_files_too(real: AsyncClient) -> None:
-    session = await real.create_session(input_files={"large": LARGE})
+    session = await real.create_session(input_files={"large": LARGE, "sub/small": b"small"})
     assert session.session_id is not None
     try:
-        assert (await real.session_command(session.session_id, SUMS)).stdout == sums(large=LARGE)
+        code = f"cat /tmp/input/*/*; rm -r /tmp/input/sub; {SUMS}"
+        assert (await real.session_command(session.session_id, code)).stdout == "small" + sums(large=LARGE)
     finally:
         await real.delete_session(session.session_id)
 

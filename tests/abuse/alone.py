@@ -242,7 +242,7 @@ ln {canary} hard 2>/dev/null; ln -s / folder; mkdir real; ln -s {canary} real/in
 async def _artifacts(stage: Stage, script: str, **fields: object) -> tuple[set[str], bytes, tuple[str, ...]]:
     limits = replace(LIMITS, artifact_bytes=100_000, artifact_files=20)
     outcome = await stage.run("sh", "-c", script, collect_artifacts=True, limits=limits, **fields)
-    data = b"".join(artifact.data for artifact in outcome.artifacts)
+    data = b"".join(bytes(artifact.data) for artifact in outcome.artifacts)
     return {artifact.filename for artifact in outcome.artifacts}, data, outcome.artifacts_skipped
 
 

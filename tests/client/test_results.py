@@ -58,7 +58,7 @@ def test_check_returns_what_ended_well_and_raises_what_did_not() -> None:
     assert CommandResult(exit_code=0).check().ok
 
 
-def test_artifacts_are_saved_under_their_base_name(tmp_path: Path) -> None:
+def test_artifacts_are_saved_under_their_names_and_nowhere_else(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "out"
     path = artifact("../../etc/data.txt", b"text").save(folder)
     assert path == folder / "data.txt"
@@ -66,10 +66,13 @@ def test_artifacts_are_saved_under_their_base_name(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
     assert artifact("run", b"#!/bin/sh\n").save(folder).stat().st_mode & 0o111
     assert artifact("x", "é".encode()).text == "é"
-    for name in ("", "..", "a/", "a\0b"):
+    assert artifact("plots/2024/a.png", b"p").save(folder) == folder / "plots" / "2024" / "a.png"
+    assert artifact("..\\plots\\a.png", b"p").save(folder) == folder / "a.png"
+    (folder / "link").symlink_to(tmp_path)
+    for name in ("", "..", "/", "a\0b", "link/a", "x" * 256, "a/" * 33 + "b"):
         with pytest.raises(InvalidResponseError):
             artifact(name).save(folder)
-    assert {item.name for item in folder.iterdir()} == {"data.txt", "run"}
+    assert {item.name for item in folder.iterdir()} == {"data.txt", "run", "a.png", "plots", "link"}
 
 
 def test_saving_follows_no_link(tmp_path: Path) -> None:
@@ -146,7 +149,7 @@ def test_input_files_come_from_everywhere(tmp_path: Path) -> None:
     with (tmp_path / "three").open("rb") as file:
         found = encode_files([tmp_path / "folder", file, InputFile.of("four", b"4")])
     names = {item["filename"]: base64.b64decode(item["content"]) for item in found}
-    assert names == {"one": b"1", "two": b"2", "three": b"3", "four": b"4"}
+    assert names == {"one": b"1", "sub/two": b"2", "three": b"3", "four": b"4"}
     found = encode_files(
         {"a": io.StringIO("é"), "b": io.BytesIO(b"b"), "c": tmp_path / "three", "d": "text", "e": b"e"}
     )
@@ -158,7 +161,7 @@ def test_input_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "a"):
         (folder / "same").write_text("x")
     for bad in (
-        [tmp_path],
+        [tmp_path / "same", tmp_path / "a" / "same"],
         [tmp_path / "missing"],
         [io.BytesIO(b"no name")],
         {"x": tmp_path / "missing"},

@@ -83,7 +83,8 @@ async def test_artifacts_that_point_elsewhere(run, tmp_path, still_well):
 cd /tmp/artifacts
 echo good > good.txt; chmod 700 good.txt; ln good.txt second-name
 ln -s /etc/shadow shadow; ln -s {canary} canary; ln -s good.txt local; ln -s /proc/1/root/etc/passwd magic
-mkfifo fifo; mkdir folder; echo in > folder/inside
+mkfifo fifo; mkdir folder; echo in > folder/inside; ln -s / folder/root; ln -s ../folder folder/loop
+(for i in 1 2 3 4 5; do mkdir $(printf %0250d 0); cd $(printf %0250d 0); done; echo no > x)
 python3 -c 'import socket; socket.socket(1).bind("sock")'
 truncate -s 10G sparse
 printf x > "$(printf 'bad\\377name')"
@@ -96,12 +97,14 @@ printf x > "$(printf 'bad\\377name')"
         "good.txt": (b"good\n", 0o700),
         "second-name": (b"good\n", 0o700),
         "bad\ufffdname": (b"x", 0o644),
+        "folder/inside": (b"in\n", 0o644),
     }
     reasons = dict(line.rsplit(": ", 1) for line in outcome.artifacts_skipped)
     assert reasons.pop("sparse").startswith("too large")
+    assert reasons.pop("/".join(["0" * 250] * 5 + ["x"])) == "name too long"
     assert reasons == {
         "shadow": "symbolic link", "canary": "symbolic link", "local": "symbolic link", "magic": "symbolic link",
-        "fifo": "FIFO", "folder": "directory", "sock": "socket or FIFO",
+        "fifo": "FIFO", "folder/root": "symbolic link", "folder/loop": "symbolic link", "sock": "socket or FIFO",
     }  # fmt: skip
     await still_well()
 

@@ -107,12 +107,13 @@ printf x > "$(printf 'bad\\377name')"; printf y > "$(printf 'line\\nfeed')"; pri
     assert found == {
         "good.txt": (b"good\n", 0o700), "second-name": (b"good\n", 0o700), "bad\ufffdname": (b"x", 0o644),
         "line\nfeed": (b"y", 0o644), "--help": (b"z", 0o644), "empty": (b"", 0o644),
+        "folder/inside": (b"in\n", 0o644),
     }  # fmt: skip
     reasons = dict(line.rsplit(": ", 1) for line in outcome.artifacts_skipped)
     assert reasons.pop("sparse").startswith("too large")
     assert reasons == {
         "shadow": "symbolic link", "canary": "symbolic link", "local": "symbolic link", "closed": "permission denied",
-        "fifo": "FIFO", "folder": "directory", "sock": "socket",
+        "fifo": "FIFO", "sock": "socket",
     }  # fmt: skip
 
 

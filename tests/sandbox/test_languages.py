@@ -167,14 +167,21 @@ def test_lone_surrogates_are_refused():
         TABLE["python"].build_spec("print('\ud800')")
 
 
-async def test_input_files_by_base_name(backend):
-    files = {"a.txt": b"A", "../../etc/b.txt": b"B", "C:\\dir\\c.txt": b"C"}
-    outcome = await run_program(backend, "bash", "cd /tmp/input; grep . *", input_files=files)
-    assert outcome.stdout.data == b"a.txt:A\nb.txt:B\nc.txt:C\n"
+async def test_input_files_by_name(backend):
+    files = {
+        "a.txt": b"A",
+        "../../etc/b.txt": b"B",
+        "C:\\dir\\c.txt": b"C",
+        "x/y/d.txt": b"D",
+        "x\\e.txt": b"E",
+    }
+    outcome = await run_program(backend, "bash", "cd /tmp/input; grep -r . * | sort", input_files=files)
+    assert outcome.stdout.data == b"a.txt:A\nb.txt:B\nc.txt:C\nx/e.txt:E\nx/y/d.txt:D\n"
 
 
 @pytest.mark.parametrize(
-    "files", [{"": b""}, {"..": b""}, {"a/": b"", "a": b""}, {"x/a": b"", "y/a": b""}, {"a\0": b""}, {"/": b""}]
+    "files",
+    [{"": b""}, {"..": b""}, {"a/": b"", "a": b""}, {"/x/a": b"", "y/../a": b""}, {"a\0": b""}, {"/": b""}],
 )
 def test_input_files_that_are_refused(files):
     with pytest.raises(InvalidSpecError):

@@ -198,10 +198,10 @@ async def test_run_async_and_run_without_shebang(wire):
             {
                 "language": "python",
                 "code": "1",
-                "input_files": [{"filename": f, "content": ""} for f in ("a/x", "b/x")],
+                "input_files": [{"filename": f, "content": ""} for f in ("/a/x", "../x")],
             },
             "invalid_request",
-            "same base name",
+            "same name",
         ),
         ({"language": "python", "code": "1", "return_wasm_artifact": True}, "invalid_request", "WebAssembly"),
     ],

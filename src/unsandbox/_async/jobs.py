@@ -53,7 +53,7 @@ class JobMethods(Connected):
             language: Name of the language, as `languages` lists them.
             code: The whole program.
             env: Environment variables for the program, at most 256.
-            input_files: Files for the program, found in `/tmp/input/` by base name: a mapping from name to
+            input_files: Files for the program, found in `/tmp/input/` by name: a mapping from name to
                 content, or a list of paths and `InputFile`s.
             network_mode: `zerotrust` for no network (the server's default) or `semitrusted` for outbound only.
             vcpu: Processors, 1 to 8; memory goes with them.

@@ -14,13 +14,14 @@ from typing import IO, Any
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol.contents import CHUNK, SPOOLED, Content, Held
 from unsandbox.protocol.models import MAX_INPUT_FILES, InputFile
+from unsandbox.protocol.names import clash, relative_name
 
 FileSource = str | os.PathLike[str] | IO[str] | IO[bytes] | InputFile
 InputFiles = Mapping[str, "str | bytes | os.PathLike[str] | IO[str] | IO[bytes]"] | Iterable[FileSource]
 """Files for the program: a mapping from name to content, path or open file; or a list of paths, folders (all
-that is in them), open files and `InputFile`s. The program finds them by their base names."""
+that is in them), open files and `InputFile`s. The program finds them in `/tmp/input`: a file by its base name,
+what is in a folder where it lies in that, what was given a name (`data/a.csv`) by the name."""
 
-_MAX_NAME_BYTES = 255
 _HAS_PREAD = hasattr(os, "pread")
 
 
@@ -89,14 +90,16 @@ def encode_files(given: object) -> list[dict[str, Any]]:
     pairs = given.items() if isinstance(given, Mapping) else itertools.chain.from_iterable(map(_named, given))
     files: dict[str, str | Content] = {}
     for path, source in pairs:
-        name = _base_name(path)
+        name = _place(path)
         if name in files:
-            raise InvalidRequestError(f"two input files have the name {name!r}: only base names are kept")
+            raise InvalidRequestError(f"two input files have the name {name!r}: give them names, or a folder")
         if len(files) >= MAX_INPUT_FILES:
             raise InvalidRequestError(f"more than {MAX_INPUT_FILES} input files cannot be sent")
         content = _content(name, source)
         large = len(content) > SPOOLED
         files[name] = content if large else base64.b64encode(bytes(content)).decode("ascii")
+    if (both := clash(set(files))) is not None:
+        raise InvalidRequestError(f"{both!r} is an input file, and another has it for a folder")
     return [{"filename": name, "content": content} for name, content in files.items()]
 
 
@@ -131,7 +134,8 @@ def _named(item: object) -> Iterator[tuple[str, object]]:
         yield item.filename, item
     elif hasattr(item, "read"):
         # An open file knows its name, unless it was made of a descriptor or lives in memory.
-        yield getattr(item, "name", None) or "", item
+        name = getattr(item, "name", None)
+        yield Path(name).name if isinstance(name, str) else "", item
     elif not isinstance(item, str | os.PathLike):
         raise InvalidRequestError(
             f"an input file must be a path, an open file or an InputFile, not {type(item).__name__}"
@@ -139,7 +143,7 @@ def _named(item: object) -> Iterator[tuple[str, object]]:
     elif (path := Path(item)).is_dir():
         for inside in sorted(path.rglob("*")):
             if inside.is_file():
-                yield inside.name, inside
+                yield inside.relative_to(path).as_posix(), inside
     else:
         yield path.name, path
 
@@ -202,9 +206,9 @@ def _read_at(fd: int, start: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _base_name(path: object) -> str:
-    # Both separators, so that the name is the same whichever system it was made on.
-    name = path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else ""
-    if name in {"", ".", ".."} or "\0" in name or len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
-        raise InvalidRequestError("an input file has no usable base name: give it a short one without NUL")
-    return name
+def _place(given: object) -> str:
+    """Return where below `/tmp/input` a file will lie."""
+    try:
+        return relative_name(given if isinstance(given, str) else "")
+    except ValueError as error:
+        raise InvalidRequestError(f"an input file has no usable base name: {error}") from None

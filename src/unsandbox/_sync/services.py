@@ -74,7 +74,7 @@ class ServiceMethods(VaultMethods):
             vcpu: Processors, 1 to 8; memory goes with them.
             service_type: `minecraft`, `mumble`, `teamspeak`, `source`, `tcp` or `udp`.
             golden_image: Image to start from.
-            input_files: Files, found in `/tmp/input/` by base name: a mapping from name to content, or paths.
+            input_files: Files, found in `/tmp/input/` by name: a mapping from name to content, or paths.
             unfreeze_on_demand: Whether a request wakes it when it is frozen.
             restart: On servers of this project: `always` (the default), `on-failure` or `never`.
             shell: Shell that runs the bootstrap.

@@ -135,7 +135,7 @@ class SessionMethods(Connected):
             ttl: Seconds without traffic after which the session is deleted; 3600 when not given.
             multiplexer: `tmux` or `screen`: the terminal survives a disconnect.
             vcpu: Processors, 1 to 8; memory goes with them.
-            input_files: Files, found in `/tmp/input/` by base name: a mapping from name to content, or paths.
+            input_files: Files, found in `/tmp/input/` by name: a mapping from name to content, or paths.
             audit: Keep the shell history for the end.
             name: A name for people.
             isolation: On servers of this project: `bubblewrap`, `gvisor`, or `hardened` for gVisor or nothing.

@@ -185,7 +185,7 @@ def exit_code_of(job: Job) -> int:
 
 
 def save_artifacts(artifacts: Sequence[Artifact], folder: Path) -> None:
-    """Write artifacts into a folder, each under its base name; what exists is overwritten. Says where."""
+    """Write artifacts into a folder, each under its name; what exists is overwritten. Says where."""
     for artifact in artifacts:
         click.echo(f"wrote {artifact.save(folder)}", err=True)
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "paths",
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
-    help="File, or folder of files, for the program: in /tmp/input by base name.",
+    help="File, or folder with all that is in it, for the program: in /tmp/input.",
 )
 @click.option("-a", "--artifacts", is_flag=True, help="Save what the program leaves in /tmp/artifacts.")
 @click.option(

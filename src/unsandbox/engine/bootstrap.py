@@ -208,6 +208,7 @@ def write_deployment(folder: Path, script: bytes | None, files: Mapping[str, byt
         if script is not None:
             _write(temporary / "bootstrap.sh", script)
         for file, data in files.items():
+            (temporary / "input" / file).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write(temporary / "input" / file, data)
         temporary.rename(folder / name)
     except BaseException:
@@ -219,8 +220,11 @@ def write_deployment(folder: Path, script: bytes | None, files: Mapping[str, byt
 def read_deployment(folder: Path, name: str) -> tuple[bytes | None, dict[str, bytes | Content]]:
     """Return a stored script and its input files. Blocks."""
     script = folder / name / "bootstrap.sh"
+    place = folder / name / "input"
     files: dict[str, bytes | Content] = {
-        path.name: path.read_bytes() for path in sorted((folder / name / "input").iterdir())
+        path.relative_to(place).as_posix(): path.read_bytes()
+        for path in sorted(place.rglob("*"))
+        if path.is_file()
     }
     return (script.read_bytes() if script.exists() else None), files
 

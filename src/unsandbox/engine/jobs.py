@@ -19,7 +19,8 @@ from unsandbox.protocol import models
 from unsandbox.protocol.contents import Content, base64_length
 from unsandbox.protocol.held import held_artifact
 from unsandbox.protocol.models import JobStatus
-from unsandbox.sandbox.languages import base_name
+from unsandbox.protocol.names import clash
+from unsandbox.sandbox.languages import SAME_NAME, input_name
 from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Limits, Outcome, SandboxSpec
 
 ARGS_CHARACTERS = 32 * 1024
@@ -153,7 +154,7 @@ def stdin_bytes(request: models.ExecuteRequest) -> bytes:
 
 
 def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str, bytes | Content]:
-    """Return the input files by base name: their bytes, or where those lie.
+    """Return the input files by name, which may have folders: their bytes, or where those lie.
 
     Raises:
         InvalidJob: Too many files, a name that is no file name, or a name given twice.
@@ -166,15 +167,17 @@ def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str
     for file in given:
         # Historical clients send trailing newlines.
         try:
-            name = base_name(file.filename.strip())
+            name = input_name(file.filename.strip())
         except ValueError as error:
             raise InvalidJob(str(error)) from error
         if name in files:
-            raise InvalidJob("input_files: two files have the same base name; one would overwrite the other")
+            raise InvalidJob(SAME_NAME)
         files[name] = file.source
         total += len(files[name])
         if total > config.input_bytes:
             raise TooLarge(f"the input files together exceed {config.input_bytes >> 20} MiB")
+    if (both := clash(set(files))) is not None:
+        raise InvalidJob(f"input_files: {both[:80]!r} is a file, and another file has it for a folder")
     return files
 
 

@@ -80,7 +80,7 @@ def _short(value: object) -> str:
 
 
 class InputFile(WireModel, frozen=True, kw_only=True):
-    """A file for the program, found at `/tmp/input/<filename>`; only the base name counts."""
+    """A file for the program, found at `/tmp/input/<filename>`, which may have folders (`data/a.csv`)."""
 
     ALIASES = {"content_base64": "content"}
 
@@ -176,14 +176,14 @@ class Artifact(WireModel, frozen=True, kw_only=True):
     def save(self, folder: str | os.PathLike[str] = ".") -> Path:
         """Write the file into a folder, which is made if need be, and return its path.
 
-        Only the base name counts, a link that has this name is replaced and not followed, and what looks like a
-        program may be executed.
+        A name with folders (`plots/a.png`) keeps them; one that leads out of the folder keeps its last part.
+        No link is followed: one that has the file's name is replaced. What looks like a program may be run.
 
         Args:
             folder: Where to.
 
         Raises:
-            InvalidResponseError: The server sent no usable name.
+            InvalidResponseError: The server sent no usable name, or one that leads through a link.
 
         Example:
             ```python

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unsandbox.errors import InvalidResponseError
 from unsandbox.protocol.contents import Content, chunks_of
+from unsandbox.protocol.names import relative_name
 
 _PROGRAMS = (b"\x7fELF", b"#!", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
@@ -17,17 +18,27 @@ def save_file(folder: str | os.PathLike[str], name: str, data: bytes | Content) 
 
     Args:
         folder: Where to; made if need be.
-        name: Only its base name counts.
+        name: Where in the folder, as far as it says so plainly; see `relative_name`.
         data: The content, or where it lies.
 
     Raises:
-        InvalidResponseError: The name is no file name.
+        InvalidResponseError: The name is no file name, or leads through a link.
     """
-    base = name.replace("\\", "/").rpartition("/")[2]
-    if base in {"", ".", ".."} or "\0" in base:
-        raise InvalidResponseError("the server sent a file without a usable name")
-    target = Path(folder) / base
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place = relative_name(name)
+    except ValueError:
+        raise InvalidResponseError("the server sent a file without a usable name") from None
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    *steps, base = place.split("/")
+    for step in steps:
+        target /= step
+        if target.is_symlink():
+            raise InvalidResponseError(
+                "the server sent a file whose folder is a link here: no link is followed"
+            )
+        target.mkdir(exist_ok=True)
+    target /= base
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".unsandbox-")
     try:
         beginning = b""

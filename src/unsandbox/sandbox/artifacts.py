@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
 import select
 import stat
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from unsandbox.protocol.contents import CHUNK, SPOOLED, Content, Spool
+from unsandbox.protocol.names import MAX_DEPTH, MAX_PATH_BYTES
 from unsandbox.sandbox.spec import Artifact, Limits
 
 FOLDER = "/tmp/artifacts"  # noqa: S108 - a path inside the sandbox
@@ -76,6 +78,8 @@ class Selection:
         """Whether a file of this type and size is to be read; if so its size is spent, else it is noted why."""
         if not stat.S_ISREG(mode):
             self.skip(path, _kind(mode))
+        elif len(_display(path).encode()) > MAX_PATH_BYTES:
+            self.skip(path, "name too long")
         elif self._files_left <= 0:
             self.skip(path, "too many files")
         elif size > self._bytes_left:
@@ -123,28 +127,44 @@ class Collector(Selection):
         self._root = root_fd
 
     def collect(self, folder: str | None, paths: Sequence[str]) -> None:
-        """Read `paths` and then the regular files directly in `folder`; directories in it are not entered."""
+        """Read `paths` and then the regular files below `folder`."""
         for path in paths:
             self._take(path, required=False)
         if folder is not None:
-            for name in self._names(folder):
-                self._take(f"{folder}/{name}", required=True)
+            for path in self._below(folder):
+                self._take(path, required=True)
 
-    def _names(self, folder: str) -> Iterator[str]:
+    def _below(self, top: str) -> Iterator[str]:
+        """Yield what lies in a folder and the folders in it, those of a folder after its files."""
+        folders = [top]
+        seen = 0
+        for folder in folders:
+            for name, is_folder in self._entries(folder):
+                seen += 1
+                if seen > MAX_ENTRIES_SEEN:
+                    self.skip(top, f"only the first {MAX_ENTRIES_SEEN} entries were looked at")
+                    return
+                path = f"{folder}/{name}"
+                if not is_folder:
+                    yield path
+                elif path.count("/") - top.count("/") >= MAX_DEPTH:
+                    self.skip(path, f"more than {MAX_DEPTH} folders deep")
+                else:
+                    folders.append(path)
+
+    def _entries(self, folder: str) -> list[tuple[str, bool]]:
+        """Return the names in a folder, as many as are looked at, and which of them are folders."""
         try:
             fd = open_beneath(self._root, folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            return
+            return []
         except OSError as error:
             self.skip(folder, _reason(error))
-            return
+            return []
         try:
             with os.scandir(fd) as entries:
-                for count, entry in enumerate(entries):
-                    if count >= MAX_ENTRIES_SEEN:
-                        self.skip(folder, f"only the first {MAX_ENTRIES_SEEN} entries were looked at")
-                        return
-                    yield entry.name
+                some = itertools.islice(entries, MAX_ENTRIES_SEEN + 1)
+                return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in some]
         finally:
             os.close(fd)
 
@@ -181,8 +201,10 @@ def _joined(size: int, read: Callable[[int], bytes]) -> bytes:
 
 
 def _display(path: str) -> str:
-    """Return the base name as valid text: what is not UTF-8 is replaced."""
-    return os.fsencode(PurePosixPath(path).name).decode("utf-8", "replace")
+    """Return a name as valid text, with the folders below that of artifacts: what is not UTF-8 is replaced."""
+    inside = path.startswith(f"{FOLDER}/")
+    name = path.removeprefix(f"{FOLDER}/") if inside else PurePosixPath(path).name
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _reason(error: OSError) -> str:

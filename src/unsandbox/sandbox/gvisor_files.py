@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from unsandbox.protocol.names import MAX_DEPTH
 from unsandbox.sandbox.archive import write_archive
 from unsandbox.sandbox.artifacts import FOLDER, MAX_ENTRIES_SEEN, Selection
 from unsandbox.sandbox.command import EXTRA_FD, TMP, WORK
@@ -81,9 +82,9 @@ def archive_of(spec: SandboxSpec) -> bytes:
 
 
 def list_words(*places: str) -> list[str]:
-    """Return the command that lists files, and what lies directly in folders, for `select`."""
+    """Return the command that lists files, and what lies in folders and theirs, for `select`."""
     readable = ["(", "-readable", "-printf", "r", "-o", "-printf", "-", ")"]
-    return ["find", "-P", *places, "-maxdepth", "1", *readable, "-printf", r"%y %s %m %p\0"]
+    return ["find", "-P", *places, "-maxdepth", str(MAX_DEPTH), *readable, "-printf", r"%y %s %m %p\0"]
 
 
 def hand_over_lines(spec: SandboxSpec) -> list[str]:
@@ -128,7 +129,7 @@ def fetch(channel: socket.socket, spec: SandboxSpec) -> tuple[list[Artifact], li
 
 
 def select(listing: bytes, folder: str | None, paths: Sequence[str], selection: Selection) -> list[Entry]:
-    """Return which files of a listing to take: single paths first, then what lies directly in a folder."""
+    """Return which files of a listing to take: single paths first, then what lies below a folder."""
     listed = _parse(listing)
     return [entry for entry in _in_order(listed, folder, paths, selection) if _admit(entry, selection)]
 
@@ -194,7 +195,11 @@ def _in_order(
     if not stat.S_ISDIR(listed[folder].mode):
         selection.skip(folder, "not a directory")
         return
-    inside = [entry for path, entry in listed.items() if path.rpartition("/")[0] == folder]
+    inside = [
+        entry
+        for path, entry in listed.items()
+        if path.startswith(f"{folder}/") and ".." not in path.split("/") and not stat.S_ISDIR(entry.mode)
+    ]
     yield from inside[:MAX_ENTRIES_SEEN]
     if len(inside) > MAX_ENTRIES_SEEN:
         selection.skip(folder, f"only the first {MAX_ENTRIES_SEEN} entries were looked at")

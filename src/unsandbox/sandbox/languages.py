@@ -10,10 +10,11 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from unsandbox.protocol.contents import Content
+from unsandbox.protocol.names import relative_name
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.command import WORK, InvalidSpecError
 from unsandbox.sandbox.java import java_steps
@@ -22,9 +23,9 @@ from unsandbox.sandbox.system import HOST, System
 
 INPUT_FOLDER = "/tmp/input"  # noqa: S108 - a path inside the sandbox
 
+SAME_NAME = "input_files: two files have the same name; one would overwrite the other"
 _SUGGESTIONS = 3
 _BELIEVED_S = 10.0
-_LONGEST_NAME = 255
 _OPTION = re.compile(r"\{(\w+)\}")
 _ARGUMENTS = "{args}"
 
@@ -145,7 +146,7 @@ class Language:
         Args:
             code: The program. Text is encoded as UTF-8, surrogate escapes back to the bytes they stand for.
             env: Variables of the program; they win over those of the language.
-            input_files: Contents by name; each lies at `/tmp/input/<base name>`.
+            input_files: Contents by name; each lies at `/tmp/input/<name>`.
             stdin: What the program reads.
             limits: Bounds; the defaults of the language otherwise.
             network: What it may reach.
@@ -310,31 +311,28 @@ def _encode(code: str | bytes) -> bytes:
         raise InvalidSpecError(f"code: character {error.start} is a lone surrogate and no text") from error
 
 
-def base_name(given: str) -> str:
-    r"""Return the last part of a path in either style of separators: a name that a folder can hold.
+def input_name(given: str) -> str:
+    r"""Return where in the folder of input files one lies; see `names.relative_name`.
 
     Raises:
-        InvalidSpecError: There is none, or it is longer than 255 bytes.
+        InvalidSpecError: It is no usable name.
 
     Example:
-        >>> base_name("/home/me/data.csv"), base_name(r"C:\temp\a.txt")
-        ('data.csv', 'a.txt')
+        >>> input_name("/home/me/data.csv"), input_name("sub/a.txt")
+        ('data.csv', 'sub/a.txt')
     """
-    # Windows clients send their separators; a base name has neither kind.
-    name = PurePosixPath(given.replace("\\", "/")).name
-    if not name or name == ".." or "\0" in name or len(_encode(name)) > _LONGEST_NAME:
-        raise InvalidSpecError("input_files: a filename must end in a usable base name of at most 255 bytes")
-    return name
+    try:
+        return relative_name(given)
+    except ValueError as error:
+        raise InvalidSpecError(f"input_files: {error}") from error
 
 
 def _inputs(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
     by_name: dict[str, SandboxFile] = {}
     for given, data in files.items():
-        name = base_name(given)
+        name = input_name(given)
         if name in by_name:
-            raise InvalidSpecError(
-                "input_files: two files have the same base name; one would overwrite the other"
-            )
+            raise InvalidSpecError(SAME_NAME)
         by_name[name] = SandboxFile(f"{INPUT_FOLDER}/{name}", data)
     return list(by_name.values())
 

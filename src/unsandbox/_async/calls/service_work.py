@@ -50,7 +50,7 @@ async def redeploy_service(
         bootstrap: A script, or the http(s) URL of one. Without it, the one that it has.
         public_key: Public key.
         secret_key: Secret key.
-        input_files: Files, found in `/tmp/input/` by base name.
+        input_files: Files, found in `/tmp/input/` by name.
         account: As for `execute_code`.
         account_index: As for `execute_code`.
     """

@@ -90,7 +90,7 @@ async def create_service(
         bootstrap_content: The script, if it could be taken for a URL.
         bootstrap_url: The URL of a script.
         golden_image: Image to start from.
-        input_files: Files, found in `/tmp/input/` by base name.
+        input_files: Files, found in `/tmp/input/` by name.
         restart: On servers of this project: `always` (the default), `on-failure` or `never`.
         shell: Shell that runs the bootstrap.
         isolation: On servers of this project: `bubblewrap`, `gvisor` or `hardened`.

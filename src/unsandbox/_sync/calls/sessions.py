@@ -73,7 +73,7 @@ def create_session(
         shell: Name of a shell or REPL, such as `bash`, `python3`, `node`.
         multiplexer: `tmux` or `screen`: the terminal survives a disconnect.
         vcpu: Processors, 1 to 8; memory goes with them.
-        input_files: Files, found in `/tmp/input/` by base name.
+        input_files: Files, found in `/tmp/input/` by name.
         audit: Keep the shell history for the end.
         name: A name for people.
         isolation: On servers of this project: `bubblewrap`, `gvisor` or `hardened`.

@@ -1,0 +1,60 @@
+"""Names of files that cross the wire, and the places that they may mean."""
+
+from __future__ import annotations
+
+import re
+
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 1024
+MAX_DEPTH = 32
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def relative_name(given: str) -> str:
+    r"""Return the place below a folder that a name means: plain names with slashes between them.
+
+    Both kinds of separators count. A name that leads anywhere else (an absolute path, one with a drive or with
+    `..`) means its last part alone, which is also all that historical clients send.
+
+    Args:
+        given: The name as it came.
+
+    Raises:
+        ValueError: It has no usable last part, or is longer or deeper than a file system can be asked to hold.
+
+    Example:
+        >>> relative_name("data/2024/a.csv"), relative_name("/home/me/a.csv"), relative_name(r"C:\temp\a.txt")
+        ('data/2024/a.csv', 'a.csv', 'a.txt')
+    """
+    path = given.replace("\\", "/")
+    parts = [part for part in path.split("/") if part not in {"", "."}]
+    if path.startswith("/") or _DRIVE.match(path) or ".." in parts:
+        parts = parts[-1:]
+    name = "/".join(parts)
+    try:
+        sizes = [len(part.encode("utf-8", "surrogateescape")) for part in (*parts, name)]
+    except UnicodeEncodeError as error:
+        raise ValueError("a filename holds a lone surrogate, which no file can have") from error
+    if not parts or parts == [".."] or "\0" in name or max(sizes[:-1]) > MAX_NAME_BYTES:
+        raise ValueError(f"a filename must end in a usable base name of at most {MAX_NAME_BYTES} bytes")
+    if len(parts) > MAX_DEPTH or sizes[-1] > MAX_PATH_BYTES:
+        raise ValueError(f"a filename has at most {MAX_DEPTH} parts and {MAX_PATH_BYTES} bytes")
+    return name
+
+
+def clash(names: set[str]) -> str | None:
+    """Return a name of a file that others need for a folder; None when there is none.
+
+    Example:
+        >>> clash({"a", "a/b"}), clash({"a/b", "a/c"})
+        ('a', None)
+    """
+    folders = {parent for name in names for parent in _parents(name)}
+    return min(names & folders, default=None)
+
+
+def _parents(name: str) -> list[str]:
+    found = []
+    while name := name.rpartition("/")[0]:
+        found.append(name)
+    return found
