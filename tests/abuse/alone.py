@@ -218,8 +218,8 @@ async def crash(stage: Stage) -> Result:
     backends=("bubblewrap",),
 )
 async def forged_reports(stage: Stage) -> Result:
-    if stage.variant.warm or shutil.which("gdb", path="/usr/bin") is None:
-        return None, "the first process cannot be traced" if stage.variant.warm else "no gdb here"
+    if stage.variant.kind == "warm" or shutil.which("gdb", path="/usr/bin") is None:
+        return None, "the first process cannot be traced" if stage.variant.kind == "warm" else "no gdb here"
     text = r"end 0\nend 0\nstart 1\ncompile 9\n" + 60 * r"spam\n"
     forge = f'call (long)write(3, "{text}", {len(text.encode().decode("unicode_escape"))})'
     script = f"gdb -q -batch -p 1 -ex '{forge}' -ex 'shell sleep 100' 2>&1"

@@ -31,6 +31,7 @@ from unsandbox.sandbox import (
     pool_for,
     seccomp,
 )
+from unsandbox.sandbox.live_spec import LiveLimits, LiveSpec
 from unsandbox.sandbox.warm import WarmJob
 
 HERE = Path(__file__).parent
@@ -41,16 +42,22 @@ MAIN = "from tests.abuse import inside; inside.main()\n"
 SECRET = "secret-of-the-server-8d1f"
 
 
+LIVE_LIMITS = LiveLimits(memory_bytes=256 * MIB, processes=64, tmpfs_bytes=8 * MIB, work_bytes=64 * MIB)
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One kind of sandbox; `user` is `root` or `user` for whoever runs the engine."""
+    """One kind of sandbox; `user` is `root` or `user` for whoever runs the engine.
+
+    `kind` is `cold` (made for its job), `warm` (was waiting) or `live` (stays; a program enters it).
+    """
 
     backend: str
-    warm: bool
+    kind: str
     user: str
 
     def __str__(self) -> str:
-        return f"{self.backend}, {'warm' if self.warm else 'cold'}, {self.user}"
+        return f"{self.backend}, {self.kind}, {self.user}"
 
 
 @dataclass
@@ -174,7 +181,7 @@ class Stage:
 
     @property
     def _pool(self) -> Any:
-        if not self.variant.warm:
+        if self.variant.kind != "warm":
             return None
         return self.backend._waiting if isinstance(self.backend, GvisorBackend) else self.backend._pool
 
@@ -187,13 +194,20 @@ class Stage:
         gvisor = self.variant.backend == "gvisor"
         settings = self.settings | {"where": self.variant.backend}
         files = [SandboxFile(f"/work/{path}", data) for path, data in _files(settings).items()]
-        outcome = await self.run("python3", "/work/main.py", files=files)
+        if self.variant.kind == "live":
+            sandbox = await self.backend.open_live(LiveSpec(limits=LIVE_LIMITS, files=files))
+            try:
+                outcome = await sandbox.run(["python3", "/work/main.py"], timeout_s=LIMITS.wall_s)
+            finally:
+                await sandbox.close()
+        else:
+            outcome = await self.run("python3", "/work/main.py", files=files)
         found = {name: (gained, saw) for name, gained, saw in _verdicts(outcome.stdout.data)}
         rows = []
         for one in inside.ATTACKS.values():
             if one.name not in found:
                 told = outcome.stderr.data.decode("utf-8", "replace")[-500:]
-                found[one.name] = (f"no verdict: the batch ended early: {outcome.reason}, {told}", "")
+                found[one.name] = (f"no verdict: the batch ended early, with {outcome.exit_code}: {told}", "")
             gained, saw = found[one.name]
             by = one.gvisor if gvisor else one.by
             if gained and gvisor and one.gvisor == inside.VIRTUAL and "no verdict" not in gained:
@@ -222,6 +236,28 @@ class Stage:
         rows.append(await self._still_well())
         return rows
 
+    async def race(self) -> Row:
+        """In a sandbox that stays, results are read while programs run: a file becomes a link all the time."""
+        sandbox = await self.backend.open_live(LiveSpec(limits=LIVE_LIMITS))
+        gained = None
+        try:
+            swap = f"mkdir -p /tmp/artifacts; cd /tmp/artifacts; ln -s {self.settings['canary']} /tmp/link; echo good > /tmp/good"
+            loop = "while :; do cp /tmp/good r; mv r race; cp -P /tmp/link r; mv r race; done"
+            await sandbox.run(["sh", "-c", f"{swap}; (setsid sh -c '{loop}' >/dev/null 2>&1 &)"])
+            for _ in range(20):
+                found, _ = await sandbox.collect()
+                if any(self.settings["secret"].encode() in artifact.data for artifact in found):
+                    gained = "the canary"
+        finally:
+            await sandbox.close()
+        tried, by = (
+            "a file that becomes a link while it is read, by a program that runs",
+            "openat2 without links; read inside",
+        )
+        return Row(
+            "artifact races", "artifacts", tried, by, str(self.variant), gained, "a link or a file of its own"
+        )
+
     async def _still_well(self) -> Row:
         """The engine outlives all this: nothing of it runs any more, and the next job does."""
         give_up = time.monotonic() + 20
@@ -243,7 +279,7 @@ class Stage:
 async def opened(variant: Variant, waiting: int = 2) -> AsyncIterator[Stage]:
     """Open the backend of a variant for whoever this process is, with canaries around it."""
     os.environ["ABUSE_SECRET"] = SECRET
-    pool = pool_for(load_languages(), waiting, waiting, LIMITS) if variant.warm else None
+    pool = pool_for(load_languages(), waiting, waiting, LIMITS) if variant.kind == "warm" else None
     kinds = {"bubblewrap": BubblewrapBackend, "gvisor": GvisorBackend}
     backend = kinds[variant.backend](pool=pool)
     with Canaries() as settings:
@@ -259,16 +295,18 @@ async def opened(variant: Variant, waiting: int = 2) -> AsyncIterator[Stage]:
 async def all_of(variant: Variant, *, batch_only: bool = False) -> list[Row]:
     """Carry out every attack in one kind of sandbox, or those alone that share one."""
     async with opened(variant, 1 if batch_only else 3) as stage:
-        if batch_only:
+        if batch_only and variant.kind != "live":
             return await stage.batch()
+        if variant.kind == "live":
+            return [*await stage.batch(), await stage.race()]
         batch, alone = await asyncio.gather(stage.batch(), stage.alone())
         return [*batch, *alone]
 
 
 def main() -> None:
     """Carry out the attacks of a variant as the present user and print the rows; for `as_user`."""
-    backend, warm, extent = sys.argv[1:]
-    rows = asyncio.run(all_of(Variant(backend, warm == "warm", "user"), batch_only=extent == "batch"))
+    backend, kind, extent = sys.argv[1:]
+    rows = asyncio.run(all_of(Variant(backend, kind, "user"), batch_only=extent == "batch"))
     sys.stdout.write(json.dumps([row.as_dict() for row in rows]))
 
 
@@ -283,7 +321,7 @@ def as_user(variant: Variant, copy: Path, python: str, *, batch_only: bool, uid:
         uid: The user.
     """
     done = subprocess.run(
-        [python, "-m", "tests.abuse.stage", variant.backend, "warm" if variant.warm else "cold",
+        [python, "-m", "tests.abuse.stage", variant.backend, variant.kind,
          "batch" if batch_only else "all"],
         cwd=copy, env={"PYTHONPATH": str(copy), "PATH": os.environ["PATH"], "ABUSE_SECRET": SECRET},
         capture_output=True, timeout=200, check=False, user=uid, group=uid, extra_groups=[],

@@ -22,12 +22,17 @@ from unsandbox.sandbox import SandboxUnavailable, runsc
 
 def variants() -> list[Variant]:
     """Every kind of sandbox that can be had here."""
-    kinds = [("bubblewrap", False), ("bubblewrap", True)]
+    backends = ["bubblewrap"]
     with contextlib.suppress(SandboxUnavailable):
         runsc.find()
-        kinds += [("gvisor", False), ("gvisor", True)]
+        backends.append("gvisor")
     users = ("root", "user") if os.geteuid() == 0 else ("user",)
-    return [Variant(backend, warm, user) for backend, warm in kinds for user in users]
+    return [
+        Variant(backend, kind, user)
+        for backend in backends
+        for kind in ("cold", "warm", "live")
+        for user in users
+    ]
 
 
 @contextlib.contextmanager
