@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import os
 import secrets
@@ -66,7 +67,16 @@ def archive_of(files: Sequence[SandboxFile]) -> bytes:
 
 
 PACK = [
-    *["tar", "--create", "--format=pax", "--sort=name", "--sparse", "--one-file-system", "--numeric-owner"],
+    *[
+        "tar",
+        "--create",
+        "--blocking-factor=256",
+        "--format=pax",
+        "--sort=name",
+        "--sparse",
+        "--one-file-system",
+        "--numeric-owner",
+    ],
     *["--owner=sandbox:1000", "--group=sandbox:1000", "--mode=u-s,g-s"],
     *["--pax-option=delete=atime,delete=ctime", "--directory=/work", "."],
 ]
@@ -76,7 +86,8 @@ PACK = [
 _UNPACK_SCRIPT = """
 umask 0
 find /work -xdev -mindepth 1 -delete || exit
-exec tar --extract --no-same-owner --no-same-permissions --delay-directory-restore --directory=/work
+options="--no-same-owner --no-same-permissions --delay-directory-restore"
+exec tar --extract --blocking-factor=256 $options --directory=/work
 """
 UNPACK = ["sh", "-c", _UNPACK_SCRIPT]
 """Run inside, likewise: the archive on stdin replaces the content of the work folder."""
@@ -150,6 +161,9 @@ class _Running:
         fd: int = getattr(self._tar, name)
         setattr(self._tar, name, None)
         os.set_blocking(fd, True)
+        # The larger it is the less often tar and this process wait for each other. The kernel may refuse.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, MIB)
         return fd
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
