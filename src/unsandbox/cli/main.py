@@ -114,11 +114,21 @@ def main(arguments: list[str] | None = None) -> None:
     5 a deadline passed; that of the program when it ran and failed.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    if words in ([], ["-h"], ["--help"]) and "_UN_COMPLETE" not in os.environ:
-        # Without the library that reads command lines, which takes longer to import than all else together.
-        (sys.stdout if words else sys.stderr).write(help_text())
-        sys.exit(0 if words else EXIT_ARGUMENTS)
-    _dispatch(words)
+    try:
+        if words in ([], ["-h"], ["--help"]) and "_UN_COMPLETE" not in os.environ:
+            # Without the library that reads command lines, which takes longer to import than all else together.
+            stream = sys.stdout if words else sys.stderr
+            stream.write(help_text())
+            stream.flush()
+            sys.exit(0 if words else EXIT_ARGUMENTS)
+        _dispatch(words)
+    except KeyboardInterrupt:
+        sys.stderr.write("un: interrupted\n")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not complain about that at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
 
 
 def _dispatch(words: Sequence[str]) -> None:
@@ -133,13 +143,8 @@ def _dispatch(words: Sequence[str]) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("un: interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not complain about that at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_ERROR)
+    except click.Abort:
+        raise KeyboardInterrupt from None
     except Exception as error:
         code = _exit_code(error)
         if code is None:
