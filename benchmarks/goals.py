@@ -56,7 +56,7 @@ def on_server():
     names = ('unsandbox_jobs_waiting ', 'unsandbox_jobs_running ')
     return sum(float(line.split()[1]) for line in text.splitlines() if line.startswith(names))
 async def mapped(client):
-    async with client.map([('bash', 'sleep 600')] * count, concurrency=count) as outcomes:
+    async with client.map([{'language': 'bash', 'code': 'sleep 900', 'ttl': 900}] * count, concurrency=count) as outcomes:
         async for _ in outcomes:
             pass
 async def main():
@@ -64,7 +64,7 @@ async def main():
     async with AsyncClient(public, secret, base_url=url, max_connections=connections) as client:
         await client.execute('bash', 'true')
         before = held()
-        calls = [client.execute('bash', 'sleep 600') for _ in range(count)] if way == 'execute' else [mapped(client)]
+        calls = [client.execute('bash', 'sleep 900', ttl=900) for _ in range(count)] if way == 'execute' else [mapped(client)]
         tasks = [asyncio.create_task(call) for call in calls]
         while await asyncio.to_thread(on_server) < count:
             assert not any(task.done() for task in tasks), [task for task in tasks if task.done()][0]

@@ -85,7 +85,15 @@ PROGRAMS = {
 }
 BUSY_PYTHON = "import time\nends = time.monotonic() + 0.3\nwhile time.monotonic() < ends: pass\nprint({n})"
 HOG = "held = []\nwhile True: held.append(bytearray(1 << 24))"
-REASONS = ("restarted", "stopped", "sandbox failed", "memory limit", "engine failed", "wrote without end")
+REASONS = (
+    "restarted",
+    "stopped",
+    "sandbox failed",
+    "memory limit",
+    "engine failed",
+    "wrote without end",
+    "sandbox ended",
+)
 
 
 class Rig:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unsandbox import AsyncClient
+from unsandbox._async import execution, operations, session
 
 CALLS = (
     "execute",
@@ -29,6 +30,12 @@ CALLS = (
 
 Some return what deletes the thing made: it belongs to whoever called, once it was returned.
 """
+
+
+def be_patient() -> None:
+    """Give clean-up as long as a slow machine takes: what is proved is that it is done, not how fast."""
+    for module in (execution, operations, session):
+        module.CLEAN_UP_S = 60.0  # type: ignore[attr-defined]
 
 
 class Maker:

@@ -13,9 +13,8 @@ import signal
 import sys
 from typing import Any
 
-from tests._async.creating import CALLS
-from tests._async.creating import Maker as AsyncMaker
-from tests._sync.creating import Maker
+from tests._async import creating as in_tasks
+from tests._sync.creating import CALLS, Maker, be_patient
 
 from unsandbox import AsyncClient, Client
 
@@ -40,7 +39,7 @@ def in_threads(maker: Maker, name: str) -> Any:
 def in_a_loop(maker: Maker, name: str) -> Any:
     async def call() -> None:
         async with AsyncClient(maker.client._given[0], maker.client._given[1], base_url=url) as client:
-            other = AsyncMaker(client, 0)
+            other = in_tasks.Maker(client, 0)
             other.__dict__ |= maker.__dict__ | {"client": client}
             undo = await getattr(other, name)()
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -53,6 +52,8 @@ def in_a_loop(maker: Maker, name: str) -> Any:
 # Whoever is started in the background of a script would ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGALRM, strike)
+be_patient()
+in_tasks.be_patient()
 url, public, secret, seed, count, maker_json = sys.argv[1:7]
 chance, struck = random.Random(int(seed)), 0
 with Client(public, secret, base_url=url) as client:

@@ -33,6 +33,7 @@ _HELD = 4
 _REFUSED_PAUSE_S = 0.5
 _SHORT_HOLD_S = 0.25
 _HTTP_MARGIN_S = 15.0
+_MANY = 256
 _CANCEL_S = 0.05
 """What ending one of many jobs may take; usually it is a tenth of that."""
 
@@ -118,6 +119,8 @@ class _State:
     timed: bool = False
     """Whether any job has a deadline: otherwise none need be looked for."""
     looks: int = 0
+    looked: float = 0.0
+    """When, by the monotonic clock, the server was asked last."""
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -161,6 +164,8 @@ async def _run(state: _State) -> AsyncGenerator[Mapped]:
                 await _tell(state)
                 for mapped in _ready(state):
                     yield mapped
+            elif state.in_flight:
+                continue
             elif refused:
                 await sleep(_REFUSED_PAUSE_S)
             elif state.requests.exhausted and not state.waiting:
@@ -170,6 +175,13 @@ async def _run(state: _State) -> AsyncGenerator[Mapped]:
         if state.in_flight:
             patience = execution.CLEAN_UP_S + _CANCEL_S * len(state.in_flight)
             await finish(lambda: _cancel_all(state), patience)
+
+
+def _fills(state: _State, refused: bool) -> bool:
+    """Tell whether to go on starting before looking again: looks at thousands in flight are not cheap."""
+    if len(state.in_flight) < _MANY or _hold_s(state, refused) > 0:
+        return False
+    return time.monotonic() < state.looked + _SHORT_HOLD_S
 
 
 def _hold_s(state: _State, refused: bool) -> float:
@@ -295,6 +307,7 @@ async def _collect(state: _State, hold_s: float) -> bool:
     before = len(state.in_flight)
     ids = list(state.in_flight)
     state.looks += 1
+    state.looked = time.monotonic()
     if "wait_many" in (state.client._link.features or ()):
         shares = range(0, len(ids), MAX_WAITED_JOBS)
         await together([_waiter(state, ids[start : start + MAX_WAITED_JOBS], hold_s) for start in shares])

@@ -176,7 +176,7 @@ async def finish(work: Callable[[], Awaitable[T]], seconds: float) -> T | None:
     task = loop.create_task(run())
     # The loop holds tasks weakly only.
     _finishing.add(task)
-    task.add_done_callback(_finishing.discard)
+    task.add_done_callback(_let_go)
     current = asyncio.current_task()
     patience = 1 if current is not None and current.cancelling() else 2
     ends = loop.time() + seconds
@@ -194,6 +194,13 @@ async def finish(work: Callable[[], Awaitable[T]], seconds: float) -> T | None:
         # It was meant for the caller, who must not go on as if there had been none.
         raise asyncio.CancelledError
     return None if failed else task.result()
+
+
+def _let_go(task: asyncio.Task[Any]) -> None:
+    """Forget a clean-up; its failure, which may come when nobody waits any more, is no news to anybody."""
+    _finishing.discard(task)
+    if not task.cancelled():
+        task.exception()
 
 
 class _PerThread(threading.local):

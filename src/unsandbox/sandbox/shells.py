@@ -172,16 +172,20 @@ class ShellDriver:
             if not going_on:
                 _settle(both)
 
-        for stream in self._streams:
-            stream.expect(marker, ended)
         timed_out = False
         try:
+            for stream in self._streams:
+                stream.expect(marker, ended)
             async with asyncio.timeout(timeout_s):
                 await self._send(self._frame(marker, command.encode("utf-8", "surrogateescape")))
                 await both
         except TimeoutError:
             timed_out = True
             self.close()
+        except OSError as error:
+            # Its pipes are gone: the sandbox ended just now.
+            self.close()
+            raise SandboxError("the session's shell has ended") from error
         except BaseException:
             self.close()
             raise
@@ -194,7 +198,8 @@ class ShellDriver:
             except TimeoutError:
                 # It closed its output and runs on; nothing more can be asked of it.
                 code = 0
-            self.close()
+            finally:
+                self.close()
         stdout, stderr = (stream.take(self._stale) for stream in self._streams)
         self._stale = False
         wall_s = time.monotonic() - started
