@@ -98,7 +98,7 @@ async def test_the_end_of_the_shell_is_told(wire):
     async with session(wire) as name, screen(wire, name) as one:
         await one.type("exit\n")
         await one.until_closed()
-        assert one.said == [{"type": "exit"}]
+        assert one.said == [{"type": "exit", "exit_code": 0}]
         assert (await wire.call("GET", f"/sessions/{name}")).status == 200
 
 

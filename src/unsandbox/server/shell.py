@@ -23,7 +23,7 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
     """Join a viewer and the terminal of a session.
 
     Binary frames are keystrokes one way and raw output the other; `{"type":"resize"}` comes in as text,
-    `{"type":"exit"}` and `{"type":"detached"}` go out.
+    `{"type":"exit","exit_code":N}` and `{"type":"detached"}` go out.
     """
     if request.headers.get("Upgrade", "").lower() != "websocket":
         return web.json_response(
