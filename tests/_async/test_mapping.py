@@ -192,8 +192,7 @@ async def test_a_wait_for_several(real: AsyncClient) -> None:
             await real.wait_jobs(bad)
 
 
-@pytest.mark.parametrize("ordered", [True, False])
-async def test_each_job_has_a_deadline(real: AsyncClient, ordered: bool) -> None:
+async def test_each_job_has_a_deadline(real: AsyncClient) -> None:
     before = await running(real)
     requests: list[Any] = [
         {"language": "bash", "code": "echo begun; sleep 600"},
@@ -201,15 +200,12 @@ async def test_each_job_has_a_deadline(real: AsyncClient, ordered: bool) -> None
         {"language": "bash", "code": "cat", "stdin": itertools.repeat(b"x"), "timeout": 0.2},
         {"language": "bash", "code": "true", "timeout": -1},
     ]
-    outcomes = {item.index: item async for item in real.map(requests, ordered=ordered, timeout=1)}
+    outcomes = {item.index: item async for item in real.map(requests, timeout=3)}
     late = outcomes[0].error
     assert isinstance(late, WaitTimeoutError)
     assert isinstance(late.partial, Job)
-    assert (late.partial.status, late.partial.stdout, late.job_id) == (
-        "cancelled",
-        "begun\n",
-        late.partial.job_id,
-    )
+    assert (late.partial.status, late.job_id) == ("cancelled", late.partial.job_id)
+    assert late.partial.stdout == "begun\n"
     assert outcomes[1].result().stdout == "quick\n"
     assert isinstance(outcomes[2].error, WaitTimeoutError)
     assert isinstance(outcomes[3].error, InvalidRequestError)
@@ -222,7 +218,7 @@ async def test_a_deadline_comes_in_time_without_a_shared_wait(client: AsyncClien
         GET_jobs=reply(200, {"job_id": "j1", "status": "running"}),
         DELETE_jobs=reply(200, {"status": "cancelled", "stdout": "so far"}),
     )
-    (outcome,) = [item async for item in client.map([echo(1)], timeout=0.1)]
+    (outcome,) = [item async for item in client.map([echo(1)], timeout=1.5)]
     assert isinstance(outcome.error, WaitTimeoutError)
     assert outcome.error.partial.stdout == "so far"
     assert "DELETE /jobs/j1" in fake.seen()
@@ -234,7 +230,7 @@ async def test_a_job_that_ended_at_its_deadline_is_a_result(client: AsyncClient,
         GET_jobs=reply(200, {"job_id": "j1", "status": "running"}),
         DELETE_jobs=reply(200, JOB),
     )
-    (outcome,) = [item async for item in client.map([echo(1)], timeout=0.1)]
+    (outcome,) = [item async for item in client.map([echo(1)], timeout=1.5)]
     assert outcome.result().stdout == "hi\n"
 
 

@@ -142,6 +142,17 @@ def test_files_that_are_named_exist(document):
         assert (REPO / path).exists(), path
 
 
+def test_tests_that_are_named_exist():
+    named = [
+        pair
+        for document in DOCUMENTS
+        for pair in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", document.read_text())
+    ]
+    assert named
+    for path, name in named:
+        assert re.search(rf"^(async )?def {name}\(", (REPO / path).read_text(), re.MULTILINE), f"{path}::{name}"
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_targets_that_are_named_exist():
     rules = set(re.findall(r"^([a-z][a-z-]*):", (REPO / "Makefile").read_text(), re.MULTILINE))
