@@ -17,11 +17,15 @@ _SIGNED: list[dict[str, list[str]]] = [{"key": [], "timestamp": [], "signature":
 _ERRORS = {
     "400": "The request is not usable as it is.",
     "401": "Unknown key, wrong signature, or a clock more than five minutes off.",
+    "403": "This key may not do this.",
     "404": "No such object of this key.",
     "409": "Contradicts an earlier request.",
     "413": "Larger than this server takes.",
-    "429": "Too many jobs at once; see `Retry-After`.",
+    "428": "The call needs a one-time code.",
+    "429": "The key is at one of its limits; see `Retry-After`.",
+    "501": "Only the hosted service does this.",
     "503": "The server is stopping; see `Retry-After`.",
+    "507": "The disk is full, or the key stores as much as it may.",
 }
 
 

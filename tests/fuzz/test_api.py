@@ -1,0 +1,14 @@
+"""Requests made from our OpenAPI document: a short look in the suite; `make fuzz` looks for longer."""
+
+from __future__ import annotations
+
+from tests.fuzz.api import look
+
+
+def test_every_answer_is_one_that_the_document_describes():
+    report = look(examples=1, seconds=10.0, derandomize=True)
+    assert report.problems == []
+    assert report.requests >= report.operations > 0
+    # Some were understood, and some refused.
+    assert 200 in report.by_status
+    assert report.by_status.keys() - {200}
