@@ -9,7 +9,8 @@ TOOLCHAINS ?= /var/tmp/unsandbox-toolchains
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev-install demo examples test test-verbose test-coverage test-languages abuse lint format docs site \
-        bench bench-fair faults unasync lock clean
+        bench bench-fair faults unasync lock clean \
+        fuzz audit dist
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -74,6 +75,19 @@ faults: ## Load a server to its limit and break everything under it for five min
 	@scripts/bootstrap --minimal
 	@$(PY) benchmarks/load_and_faults.py
 
+fuzz: install ## Fuzz every parser for 20 s each, guided by coverage, and the API by its OpenAPI document
+	@scripts/tools
+	@PYTHONPATH="$$(echo .venv/tools/lib/python3*/site-packages)" $(PY) benchmarks/fuzz.py
+
+audit: install ## Check what is installed: as locked, unchanged, licences; known vulnerabilities where they can be asked
+	@scripts/tools
+	@$(PY) scripts/audit
+
+dist: install ## Build wheel, source archive and bill of materials (CycloneDX) into dist/
+	@scripts/tools
+	@$(PY) -m hatchling build -d dist
+	@$(PY) scripts/sbom dist/unsandbox.cdx.json
+
 unasync: install ## Generate the sync tree from the async one
 	@$(PY) scripts/unasync.py
 
@@ -82,6 +96,9 @@ lock: install ## Resolve the dependencies anew into requirements.lock
 	@$(PY) -m uv pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-emit-index-url \
 	    --no-emit-find-links --custom-compile-command 'make lock' --all-extras --python-version 3.11 \
 	    pyproject.toml --output-file requirements.lock
+	@$(PY) -m uv pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-emit-index-url \
+	    --no-emit-find-links --custom-compile-command 'make lock' --group tools --constraint requirements.lock \
+	    --python-version 3.11 --output-file requirements-tools.lock
 
 clean: ## Remove everything that a build or a test made, .venv included
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov dist build site

@@ -26,7 +26,7 @@ _LONGEST_INPUT = 4096
 
 def fuzz_here(name: str, arguments: list[str]) -> None:
     """In a process of its own: hand one target to libFuzzer; never returns."""
-    import atheris
+    import atheris  # type: ignore[import-untyped,unused-ignore]
 
     with atheris.instrument_imports(include=["unsandbox"]):
         from tests.fuzz.targets import TARGETS

@@ -94,8 +94,9 @@ def look(examples: int, seconds: float = float("inf"), *, derandomize: bool = Fa
         session.auth = Signature(pair)
         document = session.get(f"{url}/openapi.json", timeout=_PATIENCE_S).json()
         report, statuses, ends = Report(), Counter[int](), time.monotonic() + seconds
+        found: Any
         for found in openapi.from_dict(document).get_all_operations():
-            operation: Any = found.ok()
+            operation = found.ok()
             if time.monotonic() > ends:
                 break
             report.operations += 1
@@ -115,7 +116,7 @@ def look(examples: int, seconds: float = float("inf"), *, derandomize: bool = Fa
                 suppress_health_check=list(HealthCheck),
             )
             @given(st.one_of(modes))
-            def send(case: Case) -> None:
+            def send(case: Case[Any]) -> None:
                 report.requests += 1
                 problem = _problem_with(case, url, session, statuses)
                 if problem and len(report.problems) < 50:
@@ -126,7 +127,7 @@ def look(examples: int, seconds: float = float("inf"), *, derandomize: bool = Fa
     return report
 
 
-def _problem_with(case: Case, url: str, session: requests.Session, statuses: Counter[int]) -> str:
+def _problem_with(case: Case[Any], url: str, session: requests.Session, statuses: Counter[int]) -> str:
     sent = case.as_transport_kwargs(base_url=url)
     try:
         answer = session.request(**sent, timeout=_PATIENCE_S, allow_redirects=False)
