@@ -79,10 +79,13 @@ async def test_a_session_takes_large_files_too(real: AsyncClient) -> None:
     session = await real.create_session(input_files={"large": LARGE, "sub/small": b"small"})
     assert session.session_id is not None
     try:
-        code = f"cat /tmp/input/*/*; rm -r /tmp/input/sub; {SUMS}"
+        code = f"cat /tmp/input/*/*; mkdir -p /tmp/artifacts; mv /tmp/input/sub /tmp/artifacts; {SUMS}"
         assert (await real.session_command(session.session_id, code)).stdout == "small" + sums(large=LARGE)
+        await real.session_command(session.session_id, "mv /tmp/input/large /tmp/artifacts")
     finally:
-        await real.delete_session(session.session_id)
+        deleted = await real.delete_session(session.session_id)
+    left = {artifact.filename: artifact.data for artifact in deleted.artifacts or ()}
+    assert left == {"large": LARGE, "sub/small": b"small"}
 
 
 async def test_a_file_that_changes_while_it_is_sent_is_an_error(served: Serve, tmp_path: Path) -> None:

@@ -81,10 +81,13 @@ def test_a_session_takes_large_files_too(real: Client) -> None:
     session = real.create_session(input_files={"large": LARGE, "sub/small": b"small"})
     assert session.session_id is not None
     try:
-        code = f"cat /tmp/input/*/*; rm -r /tmp/input/sub; {SUMS}"
+        code = f"cat /tmp/input/*/*; mkdir -p /tmp/artifacts; mv /tmp/input/sub /tmp/artifacts; {SUMS}"
         assert (real.session_command(session.session_id, code)).stdout == "small" + sums(large=LARGE)
+        real.session_command(session.session_id, "mv /tmp/input/large /tmp/artifacts")
     finally:
-        real.delete_session(session.session_id)
+        deleted = real.delete_session(session.session_id)
+    left = {artifact.filename: artifact.data for artifact in deleted.artifacts or ()}
+    assert left == {"large": LARGE, "sub/small": b"small"}
 
 
 def test_a_file_that_changes_while_it_is_sent_is_an_error(served: Serve, tmp_path: Path) -> None:

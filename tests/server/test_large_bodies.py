@@ -14,6 +14,8 @@ import pytest
 from tests.server.conftest import Wire
 from yarl import URL
 
+from unsandbox.server.body import LARGE_AT_ONCE
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LARGE = os.urandom(1_500_000)
@@ -108,7 +110,8 @@ async def test_the_body_may_come_in_chunks(wire: Wire) -> None:
         assert (await response.json())["stdout"].strip() == hashlib.sha256(LARGE).hexdigest()
 
 
-async def test_an_upload_that_is_broken_off_leaves_nothing(wire: Wire) -> None:
+async def begun(wire: Wire) -> asyncio.StreamWriter:
+    """Return a connection with an upload that has begun and goes no further."""
     before = spools()
     data = json.dumps(body(base64.b64encode(LARGE).decode())).encode()
     url = URL(wire.url)
@@ -119,11 +122,31 @@ async def test_an_upload_that_is_broken_off_leaves_nothing(wire: Wire) -> None:
     await writer.drain()
     for _ in range(1000):
         if spools() > before:
-            break
+            return writer
         await asyncio.sleep(0.01)
-    else:
-        raise AssertionError("the file never began")
+    raise AssertionError("the file never began")
+
+
+async def test_an_upload_that_is_broken_off_leaves_nothing(wire: Wire) -> None:
+    before = spools()
+    writer = await begun(wire)
     writer.transport.abort()
+    await gone(before)
+
+
+async def test_large_bodies_of_one_key_take_turns(wire: Wire, stranger: Wire) -> None:
+    before = spools()
+    writers = [await begun(wire) for _ in range(LARGE_AT_ONCE)]
+    request = body(base64.b64encode(LARGE).decode())
+    waiting = asyncio.create_task(wire.call("POST", "/execute", request))
+    assert (await stranger.call("POST", "/execute", request)).json["exit_code"] == 0
+    assert (await wire.execute("bash", "echo small")).json["stdout"] == "small\n"
+    assert not waiting.done()
+    assert spools() == before + LARGE_AT_ONCE
+    writers[0].transport.abort()
+    assert (await waiting).json["exit_code"] == 0
+    for writer in writers:
+        writer.transport.abort()
     await gone(before)
 
 

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
-from unsandbox.protocol.contents import ChunkReader, chunks_of
+from unsandbox.protocol.contents import CHUNK, ChunkReader, Content, Spool, chunks_of
 from unsandbox.sandbox.archive_check import opened
 from unsandbox.sandbox.capture import StreamCapture
 from unsandbox.sandbox.live_spec import LiveProcess
@@ -59,8 +59,31 @@ def write_archive(files: Sequence[SandboxFile], folders: Sequence[str], target: 
             archive.addfile(member, io.BufferedReader(ChunkReader(chunks_of(file.data))))
 
 
-def archive_of(files: Sequence[SandboxFile]) -> bytes:
-    """Return files, given by absolute paths, as a tar archive relative to `/`."""
+class _SpoolWriter(io.RawIOBase):
+    """A spool as a file object."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._spool.size
+
+    def write(self, data: Any) -> int:
+        written = bytes(data)
+        self._spool.write(written)
+        return len(written)
+
+
+def archive_of(files: Sequence[SandboxFile]) -> bytes | Content:
+    """Return files, given by absolute paths, as a tar archive relative to `/`; a large one lies on a disk."""
+    if any(not isinstance(file.data, bytes) for file in files):
+        spool = Spool()
+        with io.BufferedWriter(_SpoolWriter(spool), CHUNK) as target:
+            write_archive(files, (), target)
+        return spool.since(0)
     buffer = io.BytesIO()
     write_archive(files, (), buffer)
     return buffer.getvalue()

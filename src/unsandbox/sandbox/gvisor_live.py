@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unsandbox.protocol.contents import Content
 from unsandbox.sandbox import archive, artifacts, gvisor_agent, gvisor_files, gvisor_image, gvisor_runsc
 from unsandbox.sandbox.archive_check import examine
 from unsandbox.sandbox.command import DEFAULT_ENV, WORK, InvalidSpecError, check_command, check_env, check_files
@@ -373,14 +374,14 @@ class GvisorSandbox:
         return await self._finish(process, stdin, timeout_s, output_bytes)
 
     async def _finish(
-        self, process: SandboxProcess, stdin: bytes, timeout_s: float | None, output_bytes: int
+        self, process: SandboxProcess, stdin: bytes | Content, timeout_s: float | None, output_bytes: int
     ) -> CommandOutcome:
         return await communicate(
             process, stdin, timeout_s=timeout_s, output_bytes=output_bytes, discard_fd=self._parts.discard_fd
         )
 
     async def _help(
-        self, argv: Sequence[str], stdin: bytes = b"", output_bytes: int = MIB, *, root: bool = False
+        self, argv: Sequence[str], stdin: bytes | Content = b"", output_bytes: int = MIB, *, root: bool = False
     ) -> CommandOutcome:
         """Run a program of ours, also when the tenant's are stopped."""
         return await self._finish(await self._start(argv, root=root), stdin, None, output_bytes)

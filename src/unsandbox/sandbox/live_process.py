@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
+from unsandbox.protocol.contents import Content, chunks_of
 from unsandbox.sandbox.capture import StreamCapture
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess
 from unsandbox.sandbox.spec import SandboxError
@@ -106,7 +107,7 @@ class _Session(LiveProcess, Protocol):
 
 
 async def communicate(
-    process: _Session, stdin: bytes, *, timeout_s: float | None, output_bytes: int, discard_fd: int
+    process: _Session, stdin: bytes | Content, *, timeout_s: float | None, output_bytes: int, discard_fd: int
 ) -> CommandOutcome:
     """Feed a program, read it to its end and return what it wrote; see `LiveSandbox.run`."""
     started = time.monotonic()
@@ -160,22 +161,27 @@ async def communicate(
         process.close()
 
 
-async def _feed(fd: int, data: bytes) -> None:
+async def _feed(fd: int, data: bytes | Content) -> None:
     """Write `data` into a pipe and close it; a reader that goes away is no error."""
-    loop = asyncio.get_running_loop()
-    view = memoryview(data)
     try:
-        while view:
-            try:
-                view = view[os.write(fd, view[:_WRITE_BYTES]) :]
-            except BlockingIOError:
-                ready = asyncio.Event()
-                loop.add_writer(fd, ready.set)
-                try:
-                    await ready.wait()
-                finally:
-                    loop.remove_writer(fd)
-            except OSError:
-                return
+        for chunk in chunks_of(data):
+            await _feed_chunk(fd, chunk)
+    except OSError:
+        return
     finally:
         os.close(fd)
+
+
+async def _feed_chunk(fd: int, data: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view[:_WRITE_BYTES]) :]
+        except BlockingIOError:
+            ready = asyncio.Event()
+            loop.add_writer(fd, ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_writer(fd)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 
@@ -17,6 +18,11 @@ from unsandbox.server.auth import Caller
 
 _BATCH = 1 << 18
 """Bytes that are looked at together, in a thread."""
+LARGE_AT_ONCE = 4
+"""Large bodies of one key that are read at a time, others wait: who signed is known only at their ends."""
+_IDLE_S = 60.0
+_LONGEST_S = 900.0
+_turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,7 @@ async def read_body(request: web.Request, caller: Caller | None, limit: int, *, 
 
     Raises:
         TooLarge: It is larger; no more than that is read.
-        InvalidJob: It ends early.
+        InvalidJob: It ends early, or does not come.
         Unauthorized: The signature does not fit.
     """
     length = request.content_length
@@ -53,8 +59,13 @@ async def read_body(request: web.Request, caller: Caller | None, limit: int, *, 
         raise too_large(limit)
     try:
         if has_files and request.can_read_body and (length is None or length > LARGE):
-            return await _read_large(request, caller, limit)
+            owner = caller.public_key if caller is not None else ""
+            turns = _turns.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE))
+            async with turns, asyncio.timeout(_LONGEST_S):
+                return await _read_large(request, caller, limit)
         data = await request.read()
+    except TimeoutError as error:
+        raise InvalidJob("the body did not come in time", code="incomplete") from error
     except ConnectionResetError as error:
         raise InvalidJob("the connection was closed before the end of the body", code="incomplete") from error
     if caller is not None:
@@ -89,7 +100,11 @@ async def _read_large(request: web.Request, caller: Caller | None, limit: int) -
 async def _batches(request: web.Request, limit: int) -> AsyncIterator[bytes]:
     batch: list[bytes] = []
     waiting = total = 0
-    async for piece in request.content.iter_any():
+    while True:
+        async with asyncio.timeout(_IDLE_S):
+            piece = await request.content.readany()
+        if not piece:
+            break
         total += len(piece)
         if total > limit:
             raise too_large(limit)
