@@ -168,13 +168,16 @@ class Stage:
 
     def __init__(self, variant: Variant, backend: BubblewrapBackend, settings: dict[str, Any]) -> None:
         self.variant, self.backend, self.settings = variant, backend, settings
+        self._turn = asyncio.Lock()
 
     async def run(self, *command: str, limits: Limits = LIMITS, **fields: Any) -> Outcome:
         pool = self._pool
-        give_up = time.monotonic() + 40
-        while pool is not None and not pool.waiting and time.monotonic() < give_up:
-            await asyncio.sleep(0.01)
-        job = await self.backend.start(SandboxSpec(run=command, limits=limits, **fields))
+        # One at a time: what waits is taken by whoever comes first.
+        async with self._turn:
+            give_up = time.monotonic() + 60
+            while pool is not None and not pool.waiting and time.monotonic() < give_up:
+                await asyncio.sleep(0.01)
+            job = await self.backend.start(SandboxSpec(run=command, limits=limits, **fields))
         if pool is not None and limits.tmpfs_bytes == LIMITS.tmpfs_bytes:
             assert isinstance(job, WarmJob), "a cold sandbox where a warm one was to be attacked"
         return await job.wait()
@@ -260,7 +263,7 @@ class Stage:
 
     async def _still_well(self) -> Row:
         """The engine outlives all this: nothing of it runs any more, and the next job does."""
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 60
         while self.backend.running and time.monotonic() < give_up:
             await asyncio.sleep(0.01)
         outcome = await self.run("echo", "next")
