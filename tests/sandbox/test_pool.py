@@ -378,7 +378,7 @@ async def test_nothing_looks_into_the_first_process_or_ends_it(warm):
 
 async def test_what_programs_will_write_to_is_ready_before(warm):
     """A waiting interpreter has copies of its own of what the rehearsal touched, not only of what it wrote itself."""
-    await eventually(lambda: warm._pool._any.ready)
+    await eventually(lambda: warm._pool._any.ready, 20)
     (program,) = children_of(warm._pool._any.ready[0].pid)
     rollup = Path(f"/proc/{program}/smaps_rollup").read_text()
     assert int(re.search(r"Private_Dirty: +(\d+) kB", rollup)[1]) > 1000
@@ -735,7 +735,7 @@ async def bash(warm) -> AsyncIterator[BubblewrapBackend]:
 @pytest.mark.parametrize("name", BASH)
 async def test_a_bash_script_sees_no_difference(backend, bash, name):
     spec = TABLE["bash"].build_spec(BASH[name])
-    await eventually(lambda: bash._pool._others[KIND_BASH].ready, 10)
+    await eventually(lambda: bash._pool._others[KIND_BASH].ready, 20)
     waits = bash._pool._others[KIND_BASH].ready[0]
     hot = await run_in(bash, spec, expect_warm=True)
     assert waits.job is not None
