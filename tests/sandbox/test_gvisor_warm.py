@@ -12,9 +12,6 @@ from tests.sandbox.gvisor import needs_gvisor
 from tests.sandbox.support import eventually, launchers
 from tests.sandbox.test_abuse import (  # noqa: F401 - run here too
     test_artifacts_of_a_program_that_daemonised_are_complete,
-    test_host_files_cannot_be_seen,
-    test_nothing_of_the_system_can_be_written,
-    test_the_servers_environment_and_command_line_stay_secret,
     test_what_stays_possible,
 )
 from tests.sandbox.test_gvisor_jobs import (  # noqa: F401 - run here too
