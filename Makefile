@@ -39,9 +39,10 @@ test-verbose: dev-install ## Run all tests and name each
 test-coverage: dev-install ## Run all tests and show which lines they did not reach
 	@$(PY) -m pytest -q --cov=unsandbox --cov=un --cov=un_async --cov-report=term-missing:skip-covered
 
-test-languages: install ## Install every toolchain into a folder ($(TOOLCHAINS)) and test all languages there
+test-languages: install ## Install every toolchain into a folder ($(TOOLCHAINS)), test all languages there, tell in the docs
 	@$(PY) -m unsandbox.cli languages install all -y --folder "$(TOOLCHAINS)"
-	@UNSANDBOX_TOOLCHAINS="$(TOOLCHAINS)" UNSANDBOX_LANGUAGE_TABLE=1 $(PY) -m pytest -q tests/languages
+	@UNSANDBOX_TOOLCHAINS="$(TOOLCHAINS)" UNSANDBOX_LANGUAGE_TABLE=docs/languages.md \
+	    $(PY) -m pytest -q tests/languages
 
 abuse: install ## Attack every kind of sandbox, and a server, and print what stopped it (JSON=1: as JSON)
 	@$(PY) -m tests.abuse.table $(if $(JSON),--json)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.languages.support import SYSTEM, TABLE, Row
+from tests.languages.support import SYSTEM, TABLE, TABLE_FILE, WITH_CACHES, Row
 
-from unsandbox.sandbox import BubblewrapBackend
+from unsandbox.sandbox import BubblewrapBackend, Limits, pool_for
 
 rows: dict[str, Row] = {}
+BEGIN, END = "<!-- languages: begin -->", "<!-- languages: end -->"
+"""The marks between which the document holds the table."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,6 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def language_backend() -> AsyncIterator[BubblewrapBackend]:
     async with BubblewrapBackend(system=SYSTEM) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def warm_backend() -> AsyncIterator[BubblewrapBackend]:
+    """As jobs of a server have it, for the figures of the language table."""
+    pool = pool_for(TABLE, 2, 4, Limits())
+    async with BubblewrapBackend(system=WITH_CACHES, pool=pool) as opened:
         yield opened
 
 
@@ -45,16 +56,25 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the language table; `make test-languages` asks for it."""
-    if not os.environ.get("UNSANDBOX_LANGUAGE_TABLE") or not rows:
+    """Print the language table and put it into a document, if `make test-languages` asks for it."""
+    if TABLE_FILE is None or not rows:
         return
-    write = terminalreporter.write_line
-    write(f"{'language':<13} {'version':<28} {'hello ms':>8}  verdict")
+    lines = ["| language | version | cold, ms | warm, ms | verdict |", "|---|---|---|---|---|"]
     for name, language in TABLE.items():
         if (entry := rows.get(name)) is None:
-            write(f"{name:<13} {'not installed':<28} {'':>8}  {language.how_to_get()}")
+            lines.append(f"| {name} | - | | | not installed: {language.how_to_get()} |")
             continue
-        verdict = f"{len(entry.passed)} ok" + (f", FAILED: {' '.join(entry.failed)}" if entry.failed else "")
-        write(f"{name:<13} {entry.version[:28]:<28} {entry.hello_ms:>8.0f}  {verdict}")
-    good = [name for name, entry in rows.items() if not entry.failed]
-    write(f"{len(rows)} languages installed, {len(good)} pass all their tests, {len(TABLE)} in the table")
+        verdict = f"{len(entry.passed)} ok" + (f", failed: {' '.join(entry.failed)}" if entry.failed else "")
+        lines.append(
+            f"| {name} | {entry.version[:28]} | {entry.cold_ms:.0f} | {entry.warm_ms:.0f} | {verdict} |"
+        )
+    good = sum(not entry.failed for entry in rows.values())
+    lines.append(
+        f"\n{len(rows)} of {len(TABLE)} languages installed, {good} of them pass all their tests "
+        f"({time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.0f})."
+    )
+    for line in lines:
+        terminalreporter.write_line(line)
+    text = TABLE_FILE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    TABLE_FILE.write_text("\n".join([before + BEGIN, *lines, END + rest.partition(END)[2]]), encoding="utf-8")

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from unsandbox.sandbox import find_system, load_languages
+from unsandbox.sandbox.toolchain_cache import default_folder, with_caches
 
 HERE = Path(__file__).parent
 SYSTEM = find_system(os.environ.get("UNSANDBOX_TOOLCHAINS") or "host")
 TABLE = load_languages(system=SYSTEM)
 AVAILABLE = [language.name for language in TABLE.available()]
+TABLE_FILE = Path(named) if (named := os.environ.get("UNSANDBOX_LANGUAGE_TABLE")) else None
+"""The document that the language table is put into."""
+WITH_CACHES = with_caches(SYSTEM, str(default_folder())) if TABLE_FILE else SYSTEM
 
 STDIN = "first line\n"
 GREETING = "a value"
@@ -36,7 +40,10 @@ class Row:
     """One line of the language table."""
 
     version: str = ""
-    hello_ms: float = 0.0
+    cold_ms: float = 0.0
+    """The smallest program in a sandbox made for it."""
+    warm_ms: float = 0.0
+    """The same again, in one that waited, with the caches of toolchain and compiled program."""
     passed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 import time
 
@@ -18,12 +19,15 @@ from tests.languages.support import (
     STDIN,
     SYSTEM,
     TABLE,
+    TABLE_FILE,
+    WITH_CACHES,
     pairs,
     programs_of,
 )
 
 from unsandbox.sandbox import EndReason, Limits, SandboxSpec
 from unsandbox.sandbox.spec import GIB
+from unsandbox.sandbox.toolchain_cache import ToolchainCaches
 
 WALL_S = 100.0
 
@@ -82,10 +86,25 @@ async def outcome_of(language_backend, outcomes):
 async def test_hello(language_backend, row, name):
     began = time.monotonic()
     outcome = await run(language_backend, name, TABLE[name].hello, return_artifacts=True)
-    row.hello_ms = (time.monotonic() - began) * 1000
+    row.cold_ms = (time.monotonic() - began) * 1000
     assert (outcome.stdout.data, outcome.stderr.data, outcome.exit_code) == (b"hello\n", b"", 0)
     artifacts = [artifact.filename for artifact in outcome.artifacts]
     assert artifacts == ([TABLE[name].binary] if TABLE[name].artifact else [])
+
+
+if TABLE_FILE is not None:
+
+    @pytest.mark.parametrize("name", AVAILABLE)
+    async def test_hello_again_and_warm(warm_backend, row, name):
+        language, caches = TABLE[name], ToolchainCaches(WITH_CACHES)
+        await caches.make(language, warm_backend)
+        limits = Limits(wall_s=WALL_S, vcpu=2.0)
+        spec = language.build_spec(language.hello, limits=limits, cache=caches.place(language))
+        for _ in range(3):
+            began = time.monotonic()
+            outcome = await (await warm_backend.start(dataclasses.replace(spec, cache_scope="table"))).wait()
+            row.warm_ms = (time.monotonic() - began) * 1000
+            assert (outcome.stdout.data, outcome.stderr.data, outcome.exit_code) == (b"hello\n", b"", 0)
 
 
 @pytest.mark.parametrize("name", AVAILABLE)
