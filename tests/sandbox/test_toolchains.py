@@ -1,15 +1,21 @@
 """A folder of toolchains: packages unpacked, their scripts run apart from the host, what apt is told."""
 
 import hashlib
+import json
 import os
+import secrets
+import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from unsandbox.errors import EngineError
-from unsandbox.sandbox import load_languages, skeleton
+from unsandbox.sandbox import System, load_languages, skeleton
+from unsandbox.sandbox.system import COMPLETE
 from unsandbox.sandbox.toolchains import Installer
 from unsandbox.sandbox.toolchains.apt import PrivateApt, UnknownPackagesError
 from unsandbox.sandbox.toolchains.tree import Tree
@@ -35,7 +41,7 @@ def package(tmp_path, script=SCRIPT, name="tool"):
     source = tmp_path / f"{name}-source"
     (source / "DEBIAN").mkdir(parents=True)
     (source / "DEBIAN/control").write_text(
-        f"Package: {name}\nVersion: 1.0\nArchitecture: all\nMaintainer: T <t@example.org>\nDescription: a tool\n"
+        f"Package: {name}\nVersion: 1.0\nArchitecture: all\nInstalled-Size: 100\nMaintainer: T <t@example.org>\nDescription: a tool\n"
     )
     (source / "DEBIAN/postinst").write_text(script)
     (source / "DEBIAN/postinst").chmod(0o755)
@@ -100,16 +106,24 @@ def test_a_folder_that_sandboxes_cannot_enter_is_refused(tmp_path):
         Installer(tmp_path / "closed/toolchains", tmp_path)
 
 
+def local_source(source, *archives):
+    """Make a folder of packages with the list that apt reads."""
+    source.mkdir()
+    listed = ""
+    for archive in archives:
+        subprocess.run(["cp", archive, source], check=True)
+        fields = subprocess.run(["dpkg-deb", "-f", archive], capture_output=True, text=True, check=True).stdout
+        listed += (
+            f"{fields}Filename: ./{archive.name}\nSize: {archive.stat().st_size}\n"
+            f"SHA256: {hashlib.sha256(archive.read_bytes()).hexdigest()}\n\n"
+        )
+    (source / "Packages").write_text(listed)
+    return source
+
+
 def local_apt(tmp_path, archive, status):
     """Apt that knows one package, of a source on this disk, and nothing of the network."""
-    source = tmp_path / "source"
-    source.mkdir()
-    subprocess.run(["cp", archive, source], check=True)
-    fields = subprocess.run(["dpkg-deb", "-f", archive], capture_output=True, text=True, check=True).stdout
-    (source / "Packages").write_text(
-        f"{fields}Filename: ./{archive.name}\nSize: {archive.stat().st_size}\n"
-        f"SHA256: {hashlib.sha256(archive.read_bytes()).hexdigest()}\nInstalled-Size: 100\n\n"
-    )
+    source = local_source(tmp_path / "source", archive)
     apt = PrivateApt(tmp_path / "work", status)
     settings = tmp_path / "work/apt.conf"
     (tmp_path / "sources.list").write_text(f"deb [trusted=yes] file:{source} ./\n")
@@ -167,6 +181,34 @@ def test_one_installer_at_a_time_and_the_lock_is_private():
             second = subprocess.run(["flock", "-n", folder / "tools/.install/lock", "true"], check=False)
             assert second.returncode == 1
             assert installer.estimate([]).nothing_to_do
+
+
+def test_an_installation_goes_on_where_it_was_killed(small_system, tmp_path):
+    folder = small_system.root
+    packages = [package(tmp_path, name=name, script="#!/bin/sh\n") for name in ("tool", "other")]
+    source = local_source(tmp_path / "source", *packages)
+
+    def install(step=""):
+        scratch = tmp_path / secrets.token_hex(4)
+        scratch.mkdir()
+        return subprocess.run(
+            [sys.executable, "-m", "tests.sandbox.installing", folder, str(scratch), source, step],
+            cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+
+    for step in ("unpacking other", "configuring other"):
+        assert install(step).returncode == -signal.SIGKILL, step
+        assert not (folder / COMPLETE).exists(), "it is not used half done"
+    shutil.rmtree(source)
+    done = install()
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["numbers"] == [0, 0, 0], "all had been fetched and unpacked"
+    assert said["installed"] == ["tool"]
+    assert "configuring other" in said["told"]
+    assert System(folder).has_program("tool")
+    again = install()
+    assert json.loads(again.stdout) == {"numbers": [0, 0, 0], "installed": [], "told": []}
 
 
 def test_what_another_process_has_installed_is_not_forgotten(tree, tmp_path):
