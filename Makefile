@@ -42,7 +42,7 @@ test-coverage: dev-install ## Run all tests and show which lines they did not re
 test-languages: install ## Install every toolchain into a folder ($(TOOLCHAINS)), test all languages there, tell in the docs
 	@$(PY) -m unsandbox.cli languages install all -y --folder "$(TOOLCHAINS)"
 	@UNSANDBOX_TOOLCHAINS="$(TOOLCHAINS)" UNSANDBOX_LANGUAGE_TABLE=docs/languages.md \
-	    $(PY) -m pytest -q tests/languages
+	    $(PY) -m pytest -q --tb=native tests/languages
 
 abuse: install ## Attack every kind of sandbox, and a server, and print what stopped it (JSON=1: as JSON)
 	@$(PY) -m tests.abuse.table $(if $(JSON),--json)

@@ -59,22 +59,33 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the language table and put it into a document, if `make test-languages` asks for it."""
     if TABLE_FILE is None or not rows:
         return
-    lines = ["| language | version | cold, ms | warm, ms | verdict |", "|---|---|---|---|---|"]
+    before, _, rest = TABLE_FILE.read_text(encoding="utf-8").partition(BEGIN)
+    old, _, after = rest.partition(END)
+    # A run may be of a few languages; what earlier ones found stays.
+    lines = {line.split("|")[1].strip(): line for line in old.splitlines() if line.startswith("|")}
     for name, language in TABLE.items():
-        if (entry := rows.get(name)) is None:
-            lines.append(f"| {name} | - | | | not installed: {language.how_to_get()} |")
-            continue
-        verdict = f"{len(entry.passed)} ok" + (f", failed: {' '.join(entry.failed)}" if entry.failed else "")
-        lines.append(
-            f"| {name} | {entry.version[:28]} | {entry.cold_ms:.0f} | {entry.warm_ms:.0f} | {verdict} |"
-        )
-    good = sum(not entry.failed for entry in rows.values())
-    lines.append(
-        f"\n{len(rows)} of {len(TABLE)} languages installed, {good} of them pass all their tests "
+        if (entry := rows.get(name)) is not None:
+            verdict = f"{len(entry.passed)} ok" + (
+                f", failed: {' '.join(entry.failed)}" if entry.failed else ""
+            )
+            times = f"{entry.cold_ms:.0f} | {entry.warm_ms:.0f}"
+            lines[name] = f"| {name} | {entry.version[:28]} | {times} | {verdict} |"
+        elif name not in lines and not language.installed(SYSTEM):
+            lines[name] = f"| {name} | - | | | not installed: {language.how_to_get()} |"
+    found = [lines[name] for name in TABLE if name in lines]
+    ran = [line for line in found if " ok" in line]
+    good = sum("failed" not in line for line in ran)
+    total = (
+        f"{len(ran)} of {len(TABLE)} languages run here, {good} of them pass all their tests "
         f"({time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.0f})."
     )
-    for line in lines:
+    table = [
+        "| language | version | cold, ms | warm, ms | verdict |",
+        "|---|---|---|---|---|",
+        *found,
+        "",
+        total,
+    ]
+    for line in table:
         terminalreporter.write_line(line)
-    text = TABLE_FILE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    TABLE_FILE.write_text("\n".join([before + BEGIN, *lines, END + rest.partition(END)[2]]), encoding="utf-8")
+    TABLE_FILE.write_text("\n".join([before + BEGIN, *table, END + after]), encoding="utf-8")

@@ -14,7 +14,9 @@ from unsandbox.sandbox.toolchain_cache import default_folder, with_caches
 HERE = Path(__file__).parent
 SYSTEM = find_system(os.environ.get("UNSANDBOX_TOOLCHAINS") or "host")
 TABLE = load_languages(system=SYSTEM)
-AVAILABLE = [language.name for language in TABLE.available()]
+_CHOSEN = os.environ.get("UNSANDBOX_LANGUAGES", "").split()
+AVAILABLE = [language.name for language in TABLE.available() if not _CHOSEN or language.name in _CHOSEN]
+"""What is tested: all that can run, or those that the environment names."""
 TABLE_FILE = Path(named) if (named := os.environ.get("UNSANDBOX_LANGUAGE_TABLE")) else None
 """The document that the language table is put into."""
 WITH_CACHES = with_caches(SYSTEM, str(default_folder())) if TABLE_FILE else SYSTEM
