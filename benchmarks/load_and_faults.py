@@ -253,6 +253,10 @@ class Rig:
                 break
             await asyncio.sleep(0.2)
         self.log.close()
+        verify = [sys.executable, "-m", "unsandbox.cli", "audit", "verify", "--data", str(self.data)]
+        verdict = await asyncio.to_thread(subprocess.run, verify, capture_output=True, text=True, check=False)
+        if verdict.returncode:
+            left = [*left, f"a broken audit log: {verdict.stderr or verdict.stdout}"]
         if self.mounted:
             subprocess.run(["umount", self.disk], check=True)
         return left

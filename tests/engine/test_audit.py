@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,44 @@ def test_a_log_goes_on_over_restarts_and_is_whole(tmp_path):
     assert [line["event"] for line in read(tmp_path)] == ["one", "two", "three"]
     assert audit_files(tmp_path)[0].stat().st_mode & 0o777 == 0o600
     assert verify(tmp_path, b"another key").problem
+
+
+@pytest.mark.parametrize("written", [0, 20])
+def test_what_a_full_disk_refuses_is_counted_and_breaks_nothing(tmp_path, monkeypatch, written):
+    log = AuditLog(tmp_path, KEY)
+    log.open()
+    log.note("before")
+
+    def write_some(fd: int, data: bytes) -> int:
+        if not written:
+            raise OSError(28, "No space left on device")
+        return os.pwrite(fd, data[:written], 1 << 30)
+
+    with monkeypatch.context() as full:
+        full.setattr(module.os, "write", write_some)
+        log.note("lost")
+        log.note("lost too")
+    log.note("after")
+    log.close()
+    assert [line["event"] for line in read(tmp_path)] == ["before", "lines_missing", "after"]
+    assert list(read(tmp_path))[1]["count"] == 2
+    verdict = verify(tmp_path, KEY)
+    assert (verdict.lines, verdict.problem) == (3, "")
+
+
+def test_where_there_is_no_room_for_another_file_the_old_one_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FILE_BYTES", 300)
+    log = AuditLog(tmp_path, KEY)
+    log.open()
+    (tmp_path / "audit-000002.jsonl").mkdir()
+    for number in range(10):
+        log.note(str(number))
+    (tmp_path / "audit-000002.jsonl").rmdir()
+    log.note("more")
+    log.note("and more")
+    log.close()
+    assert len(audit_files(tmp_path)) == 2
+    assert (verify(tmp_path, KEY).lines, verify(tmp_path, KEY).problem) == (12, "")
 
 
 def test_it_goes_on_in_the_next_file(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class AuditLog:
         self._number = 0
         self._sequence = 0
         self._mac = _FIRST_MAC
+        self._missed = 0
         self._syncing: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
@@ -77,26 +78,41 @@ class AuditLog:
             self.note("recovered", torn_bytes=torn)
 
     def note(self, event: str, **members: Any) -> None:
-        """Append a line. It is with the kernel when this returns, and on disk within a second."""
+        """Append a line. It is with the kernel when this returns, and on disk within a second.
+
+        What a full disk refuses is counted, and the number noted as soon as there is room.
+        """
         if self._fd < 0:
             return
-        line, self._mac = _sealed(
-            self._key,
-            self._mac,
-            {"seq": self._sequence + 1, "time": round(time.time(), 3), "event": event} | members,
-        )
-        try:
-            os.write(self._fd, line)
-        except OSError:
-            logger.exception("the audit log could not be written")
+        if self._missed and self._write("lines_missing", {"count": self._missed}):
+            self._missed = 0
+        if self._missed or not self._write(event, members):
+            self._missed += 1
             return
-        self._sequence += 1
-        self._size += len(line)
         if self._size > FILE_BYTES:
             self._next_file()
         if self._syncing is None:
             with contextlib.suppress(RuntimeError):
                 self._syncing = asyncio.get_running_loop().call_later(_SYNC_EVERY_S, self._sync)
+
+    def _write(self, event: str, members: Mapping[str, Any]) -> bool:
+        """Append a whole line or nothing; what is not there is no part of the chain either."""
+        known = {"seq": self._sequence + 1, "time": round(time.time(), 3), "event": event}
+        line, mac = _sealed(self._key, self._mac, known | dict(members))
+        try:
+            written = os.write(self._fd, line)
+            if written < len(line):
+                os.ftruncate(self._fd, self._size)
+        except OSError:
+            logger.exception("the audit log could not be written")
+            return False
+        if written < len(line):
+            logger.error("the audit log could not be written: there was no room for a whole line")
+            return False
+        self._mac = mac
+        self._sequence += 1
+        self._size += len(line)
+        return True
 
     def close(self) -> None:
         """Write everything to disk and close the file."""
@@ -135,10 +151,17 @@ class AuditLog:
         return len(torn)
 
     def _next_file(self) -> None:
-        os.fsync(self._fd)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            # Before the old one is closed: where there is no room for another, this one goes on.
+            os.fsync(self._fd)
+            fd = os.open(self._path(self._number + 1), flags, 0o600)
+        except OSError:
+            logger.exception("the audit log could not begin another file")
+            return
         os.close(self._fd)
+        self._fd = fd
         self._number += 1
-        self._fd = os.open(self._path(self._number), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = 0
 
     def _sync(self) -> None:
