@@ -16,7 +16,6 @@ from tests.sandbox.test_abuse import (  # noqa: F401 - run here too
 )
 from tests.sandbox.test_gvisor_jobs import (  # noqa: F401 - run here too
     test_artifacts_that_point_elsewhere,
-    test_fork_bomb,
     test_memory_bomb,
     test_the_kernel_is_not_the_hosts,
     test_timeout_kills_what_ignores_sigterm_and_keeps_its_output,
