@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +113,7 @@ def run(
         "isolation": isolation,
         "timeout": timeout,
     }
-    _end_as_by_ctrl_c()
-    with open_client() as client:
+    with _ended_as_by_ctrl_c(), open_client() as client:
         job = _execute(
             client, language, code, as_json, {name: value for name, value in options.items() if value}
         )
@@ -139,13 +139,21 @@ def _execute(client: Client, language: str, code: str, quiet: bool, options: dic
     return job
 
 
-def _end_as_by_ctrl_c() -> None:
+@contextlib.contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
     """Let SIGTERM, and a terminal that is closed, cancel the job as well before they end this process."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # Not under nohup, nor in another thread than the main one, where whoever runs us there sees to it.
-        with contextlib.suppress(ValueError):
+    before = []
+    # Not under nohup, nor in another thread than the main one, where whoever runs us there sees to it.
+    with contextlib.suppress(ValueError):
+        for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, lambda given, _: sys.exit(128 + given))
+                before.append(number)
+    try:
+        yield
+    finally:
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:
