@@ -6,17 +6,16 @@ strings. Bodies that are not valid UTF-8 (the C client sends Latin-1 sources as 
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import msgspec
 
 from unsandbox.errors import InvalidRequestError, InvalidResponseError
 from unsandbox.protocol.contents import Content, Pieces
-from unsandbox.protocol.held import fill_in
+from unsandbox.protocol.held import fill_in, nested
 from unsandbox.protocol.models import WireModel
 
 T = TypeVar("T", bound=WireModel)
@@ -93,6 +92,11 @@ def encode_pieces(value: WireModel | Mapping[str, Any]) -> bytes | Pieces:
         >>> len(body), b"".join(body.chunks())
         (18, b'{"content":"aGkh"}')
     """
+    plain = to_wire(value, whole=False) if isinstance(value, WireModel) else value
+    try:
+        return _encoder.encode(plain)
+    except (TypeError, UnicodeEncodeError, OverflowError, msgspec.MsgspecError):
+        pass  # It holds a content, or what cannot be written: the slow way says which.
     contents: list[Content] = []
     mark = os.urandom(16).hex()  # Nobody who wrote the values can know it.
 
@@ -102,7 +106,6 @@ def encode_pieces(value: WireModel | Mapping[str, Any]) -> bytes | Pieces:
         contents.append(item)
         return mark
 
-    plain = to_wire(value, whole=False) if isinstance(value, WireModel) else value
     encoded = _written(msgspec.json.Encoder(enc_hook=note), plain)
     if not contents:
         return encoded
@@ -186,22 +189,10 @@ def _canonical(value: Mapping[str, Any], model: type[WireModel]) -> dict[str, An
     for name, fix in model.FIXES.items():
         if name in result:
             result[name] = fix(result[name])
-    for name, item_model in _nested(model).items():
+    for name, item_model in nested(model).items():
         if isinstance(items := result.get(name), list):
             result[name] = [_canonical(item, item_model) if isinstance(item, dict) else item for item in items]
     return {name: item for name, item in result.items() if item is not None}
-
-
-@functools.cache
-def _nested(model: type[WireModel]) -> dict[str, type[WireModel]]:
-    """Return which fields of a model are lists of models."""
-    found = {}
-    for field in msgspec.structs.fields(model):
-        for part in (field.type, *get_args(field.type)):
-            for item in get_args(part) if get_origin(part) is list else ():
-                if isinstance(item, type) and issubclass(item, WireModel):
-                    found[field.name] = item
-    return found
 
 
 def _kind(value: object) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
+
+import msgspec
 
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.models import Artifact, InputFile, WireModel
@@ -74,12 +77,23 @@ def held_artifact(filename: str, content: Content) -> HeldArtifact:
     return HeldArtifact(filename=filename, content_base64="", size=len(content), held=content)
 
 
+@functools.cache
+def nested(model: type[WireModel]) -> dict[str, type[WireModel]]:
+    """Return which fields of a model are lists of models."""
+    found = {}
+    for field in msgspec.structs.fields(model):
+        for part in (field.type, *get_args(field.type)):
+            for item in get_args(part) if get_origin(part) is list else ():
+                if isinstance(item, type) and issubclass(item, WireModel):
+                    found[field.name] = item
+    return found
+
+
 def fill_in(model: M) -> M:
     """Return a model in which the files whose bytes were taken out of it know where they lie."""
     changes: dict[str, Any] = {}
-    for name in model.__struct_fields__:
-        value = getattr(model, name)
-        if isinstance(value, list) and value and isinstance(value[0], WireModel):
+    for name in nested(type(model)):
+        if value := getattr(model, name):
             filled = [_filled(item) for item in value]
             if any(new is not old for new, old in zip(filled, value, strict=True)):
                 changes[name] = filled
