@@ -67,6 +67,21 @@ def declare() -> None:
         add(f"variable named {name!a}", NAMES, repr(name), "refused", _create("/execute", body))
 
 
+def check_harmless(target: Target) -> None:
+    """The same requests with nothing wrong in them must be taken, or the refusals would prove nothing."""
+    service = {"name": "ok", "custom_domains": ["shop.example.com"], "network": "zerotrust"}
+    job = {"language": "bash", "code": "true", "env": {"A": "x"}, "ttl": 5, "vcpu": 1}
+    assert [
+        target.call("POST", path, body)[0] for path, body in (("/services", service), ("/execute", job))
+    ] == [200, 200]
+    target.call("DELETE", "/services/ok")
+    body = b'{"language":"bash","code":"id"}'
+    requests = [target.signed("GET", "/jobs", b""), target.signed("POST", "/execute", body)]
+    assert [target.status(request) for request in requests] == [200, 200]
+    plain = f"POST /outer HTTP/1.1\r\nHost: {target.host}\r\nContent-Length: 2\r\n\r\nab"
+    assert target.status(plain.encode()) == 200
+
+
 def _create(path: str, body: dict[str, object]) -> object:
     def go(target: Target) -> Result:
         status, answer = target.call("POST", path, body)

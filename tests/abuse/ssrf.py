@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import re
 import socket
@@ -105,7 +106,8 @@ class _Inner(threading.Thread):
             except OSError:
                 return
             self.asked += 1
-            with sock:
+            # Whoever asked may have had enough.
+            with sock, contextlib.suppress(OSError):
                 sock.recv(65536)
                 sock.sendall(self._answer)
 
