@@ -361,6 +361,8 @@ class WarmJob(SandboxJob):
         if self._wound_up and self._exit_code is not None and self._ending is None and group is not None:
             # All its processes but the first are gone, and that one is being killed: the count is complete.
             usage = group.usage()
+            if usage.cpu_s is None:
+                return  # The launcher has just removed the group, and is about to say what it counted.
             self.ended(Ending(0, usage.cpu_s, usage.peak_memory_bytes, usage.oom_kills > 0))
 
 
