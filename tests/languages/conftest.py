@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def language_backend() -> AsyncIterator[BubblewrapBackend]:
-    async with BubblewrapBackend(system=SYSTEM) as opened:
+    async with BubblewrapBackend(system=WITH_CACHES) as opened:
         yield opened
 
 

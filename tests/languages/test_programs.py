@@ -29,7 +29,8 @@ from unsandbox.sandbox import EndReason, Limits, SandboxSpec
 from unsandbox.sandbox.spec import GIB
 from unsandbox.sandbox.toolchain_cache import ToolchainCaches
 
-WALL_S = 100.0
+WALL_S = 300.0
+"""Five virtual machines that compile side by side, on a machine that has other things to do."""
 
 
 async def run(backend, name, code, **fields):
@@ -48,11 +49,13 @@ async def outcome_of(language_backend, outcomes):
 
     async def run_all(name):
         programs = programs_of(name).programs
+        place = ToolchainCaches(WITH_CACHES).place(TABLE[name])
         fields = {
             "stdin": STDIN.encode(),
             "env": {"GREETING": GREETING},
             "input_files": {"data.txt": INPUT.encode()},
             "return_artifacts": True,
+            "cache": place,
         }
         words = {"arguments": ARGUMENTS}
         ending = [kind for kind in KINDS if kind in programs and kind != "endless"]
@@ -69,9 +72,11 @@ async def outcome_of(language_backend, outcomes):
             )
         )
         if "endless" in programs:
-            needed = max((outcome.wall_s for outcome in done.values()), default=0.0)
-            limits = Limits(wall_s=needed + 0.2)
-            done["endless"] = await run(language_backend, name, programs["endless"], limits=limits)
+            # As long as the smallest program took, beside the others, to compile and run: until then it has begun.
+            ran = [done[kind].wall_s for kind in ending if kind != "broken"]
+            limits = Limits(wall_s=min(ran, default=0.5) + 0.2)
+            endless = run(language_backend, name, programs["endless"], limits=limits, cache=place)
+            done["endless"] = await endless
         return done
 
     async def outcome(name, kind):
