@@ -358,7 +358,7 @@ def output(data: bytes) -> None:
 def control_group_tables(data: bytes) -> None:
     # Of what the kernel writes, any field may be anything, but all fields are there.
     mounts, own = (half.decode("utf-8", "replace") for half in halves(data))
-    lines = [line for line in mounts.split("\n") if re.fullmatch(r"([^ ]+ ){6}- [^ ]+ [^ ]+ [^ ]+", line)]
+    lines = [line for line in mounts.split("\n") if re.fullmatch(r"((?!- )[^ ]+ ){6}- [^ ]+ [^ ]+ [^ ]+", line)]
     with contextlib.suppress(ValueError, OSError):
         groups.find_bases("\n".join(lines), "\n".join(line for line in own.split("\n") if line.count(":") >= 2))
 
