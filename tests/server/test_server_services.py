@@ -137,7 +137,7 @@ async def test_create_with_an_idempotency_key_makes_one(wire):
 
 
 async def test_bootstrap_input_files_and_environment(wire):
-    script = "#!/usr/bin/env python3\nimport sys\nprint(open('/tmp/input/data.txt').read(), sys.argv[0], flush=True)\n"
+    script = "#!/usr/bin/env python3\nimport sys\nprint(open('/tmp/input/x/data.txt').read(), sys.argv[0], flush=True)\n"
     files = [{"filename": "x/data.txt\n", "content_base64": base64.b64encode(b"given").decode() + "\n"}]
     body = {"input_files": files, "bootstrap_content": script, "restart": "never"}
     await create(wire, "script", None, **body)
@@ -151,7 +151,7 @@ async def test_bootstrap_input_files_and_environment(wire):
     }
     assert (await wire.call("POST", "/services/script/redeploy", body)).status == 200
     assert (await log_has(wire, "script", "exit 4")).endswith(
-        "b\ndata.txt\nls /tmp/input; cat /tmp/bootstrap.sh; exit 4\n"
+        "b\nx\nls /tmp/input; cat /tmp/bootstrap.sh; exit 4\n"
     )
     assert "exit code 4" in (await state_is(wire, "script", "failed"))["message"]
     for path, code in [("/freeze", "service_failed"), ("/unfreeze", "service_failed")]:
