@@ -28,7 +28,7 @@ from unsandbox.sandbox.live_setup import Parts, validate_live
 from unsandbox.sandbox.live_spec import LiveSandbox, LiveSpec
 from unsandbox.sandbox.netgate import BLOCK_FD
 from unsandbox.sandbox.outbound import Outbound, find_outbound, network_request
-from unsandbox.sandbox.pool import Premises, WarmPool
+from unsandbox.sandbox.pool import BubblewrapPremises, WarmPool
 from unsandbox.sandbox.spec import (
     Check,
     NetworkMode,
@@ -162,7 +162,7 @@ class BubblewrapBackend:
         if config is None or not config.size or python is None or self._program is None:
             return
         paths = self._mountable([*self._system.always_mounted, *config.system_paths])
-        premises = Premises(
+        premises = BubblewrapPremises(
             control=self._control,
             cgroup=self._cgroup,
             discard_fd=self._discard,

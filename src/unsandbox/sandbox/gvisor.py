@@ -31,7 +31,7 @@ from unsandbox.sandbox.gvisor_bundle import (
 )
 from unsandbox.sandbox.gvisor_files import ARCHIVE_FD, archive_of, fetch, hand_over_lines, place_lines
 from unsandbox.sandbox.gvisor_live import AGENT, PYTHON, GvisorSandbox, Parts
-from unsandbox.sandbox.gvisor_warm import GvisorPool, Premises
+from unsandbox.sandbox.gvisor_warm import GvisorPool, GvisorPremises
 from unsandbox.sandbox.job import SandboxJob
 from unsandbox.sandbox.live_setup import validate_live
 from unsandbox.sandbox.live_spec import LiveSpec
@@ -272,7 +272,7 @@ class GvisorBackend(BubblewrapBackend):
         config = self._pool_config
         if config is None:
             return
-        premises = Premises(
+        premises = GvisorPremises(
             control=self._control,
             cgroup=self._cgroup,
             discard_fd=self._discard,

@@ -22,7 +22,7 @@ from typing import Any
 
 from unsandbox.sandbox import gvisor_probe
 from unsandbox.sandbox.command import CONTROL_FD, EXTRA_FD, SCRIPT_FD
-from unsandbox.sandbox.control import CgroupReport, Ending, LauncherControl
+from unsandbox.sandbox.control import Ending
 from unsandbox.sandbox.descriptors import memory_file, pipe
 from unsandbox.sandbox.gvisor_bundle import bounds
 from unsandbox.sandbox.gvisor_files import ARCHIVE_FD, fetch
@@ -36,7 +36,7 @@ from unsandbox.sandbox.spec import (
     SandboxSpec,
     SandboxUnavailable,
 )
-from unsandbox.sandbox.warm import PoolConfig, Prepared, WarmJob
+from unsandbox.sandbox.warm import PoolConfig, Premises, Prepared, WarmJob
 
 logger = logging.getLogger("unsandbox.sandbox")
 
@@ -54,35 +54,23 @@ _MAKING_AT_ONCE = 2
 _BREATH_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Premises:
-    """What the pool uses of its backend.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GvisorPremises(Premises):
+    """What this pool uses of its backend.
 
     Attributes:
-        control: The launcher.
-        cgroup: Its control groups.
-        discard_fd: Where surplus output goes.
-        users: The users that sandboxes run as, by slot; None when all run as the server's.
         version: Release of `runsc`, for the probe.
         make_bundle: Makes the folder of a sandbox that begins with `WAIT`.
         request: Returns what the launcher is asked for, given bundle, limits, user and descriptors.
         script: Returns the script of a job.
         archive: Returns the archive with the files of a job.
-        take_slot: Returns a free slot, or raises `SandboxError`.
-        free_slot: Takes it back.
     """
 
-    control: LauncherControl
-    cgroup: CgroupReport
-    discard_fd: int
-    users: range | None
     version: str
     make_bundle: Callable[[SandboxSpec, int | None, str], Path]
     request: Callable[[Path, Limits, int | None, Mapping[int, int]], dict[str, object]]
     script: Callable[[SandboxSpec], bytes]
     archive: Callable[[SandboxSpec], bytes]
-    take_slot: Callable[[], int]
-    free_slot: Callable[[int], None]
 
 
 class _Waiting(Prepared):
@@ -133,7 +121,7 @@ class GvisorPool:
         config: What they are prepared for, and how many wait; none before the first job if its size is 0.
     """
 
-    def __init__(self, host: Premises, config: PoolConfig) -> None:
+    def __init__(self, host: GvisorPremises, config: PoolConfig) -> None:
         self._host = host
         self.config = config
         # Each takes 20 MB, and half a second of a processor to make.

@@ -18,7 +18,7 @@ from typing import Any
 from unsandbox.sandbox import probe
 from unsandbox.sandbox.command import shm_bytes
 from unsandbox.sandbox.compiled import CompileCache, Compiled, read_program, with_program
-from unsandbox.sandbox.control import CgroupReport, Ending, LauncherControl
+from unsandbox.sandbox.control import Ending
 from unsandbox.sandbox.descriptors import input_file, memory_file, pipe
 from unsandbox.sandbox.job import SandboxJob
 from unsandbox.sandbox.limits import Bounds, Group, Hierarchy
@@ -26,6 +26,7 @@ from unsandbox.sandbox.spec import Captured, Limits, NetworkMode, OutputSink, Sa
 from unsandbox.sandbox.warm import (
     PYTHON,
     PoolConfig,
+    Premises,
     Prepared,
     Template,
     WarmJob,
@@ -57,33 +58,21 @@ _ARGS_FD = 4
 _FIRST_FILE_FD = 7
 
 
-@dataclass(frozen=True, slots=True)
-class Premises:
-    """What the pool uses of its backend.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BubblewrapPremises(Premises):
+    """What this pool uses of its backend.
 
     Attributes:
-        control: The launcher.
-        cgroup: Its control groups.
-        discard_fd: Where surplus output goes.
-        users: The users that sandboxes run as, by slot; None when all run as the server's.
         program: Path of bubblewrap.
         bpf: The system call filter of all sandboxes.
         template: What zygotes are started in.
         python: Version of the interpreter in it.
-        take_slot: Returns a free slot, or raises `SandboxError`.
-        free_slot: Takes it back.
     """
 
-    control: LauncherControl
-    cgroup: CgroupReport
-    discard_fd: int
-    users: range | None
     program: Path
     bpf: bytes
     template: Template
     python: str
-    take_slot: Callable[[], int]
-    free_slot: Callable[[int], None]
 
 
 @dataclass(eq=False)
@@ -154,7 +143,7 @@ class WarmPool:
         config: How many wait.
     """
 
-    def __init__(self, host: Premises, config: PoolConfig) -> None:
+    def __init__(self, host: BubblewrapPremises, config: PoolConfig) -> None:
         self._host = host
         self._config = config
         self._limits = config.limits

@@ -16,7 +16,7 @@ from pathlib import Path
 from unsandbox.sandbox import init, masks
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.command import DEFAULT_ENV, MARK_START, SHM, TMP, WORK
-from unsandbox.sandbox.control import Ending
+from unsandbox.sandbox.control import CgroupReport, Ending, LauncherControl
 from unsandbox.sandbox.job import ArtifactReader, SandboxJob
 from unsandbox.sandbox.languages import LanguageTable
 from unsandbox.sandbox.launcher import INFO_FD
@@ -34,6 +34,27 @@ _READS_AT_START = re.compile(r"PYTHON|LD_|LC_|MALLOC_|GLIBC_|GCONV_|(LANG|LANGUA
 """Variables that an interpreter, its loader or its C library looks at once, when it starts."""
 _INLINE_BYTES = 1 << 16
 _TOO_MANY_REPORTS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Premises:
+    """What every pool uses of its backend.
+
+    Attributes:
+        control: The launcher.
+        cgroup: Its control groups.
+        discard_fd: Where surplus output goes.
+        users: The users that sandboxes run as, by slot; None when all run as the server's.
+        take_slot: Returns a free slot, or raises `SandboxError`.
+        free_slot: Takes it back.
+    """
+
+    control: LauncherControl
+    cgroup: CgroupReport
+    discard_fd: int
+    users: range | None
+    take_slot: Callable[[], int]
+    free_slot: Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
