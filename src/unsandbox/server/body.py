@@ -19,7 +19,7 @@ from unsandbox.server.auth import Caller
 _BATCH = 1 << 18
 """Bytes that are looked at together, in a thread."""
 LARGE_AT_ONCE = 4
-"""Large bodies of one key that are read at a time, others wait: who signed is known only at their ends."""
+"""Large bodies for one key from one address that are read at a time: who signed is known only at their ends."""
 _IDLE_S = 60.0
 _LONGEST_S = 900.0
 _turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -59,8 +59,9 @@ async def read_body(request: web.Request, caller: Caller | None, limit: int, *, 
         raise too_large(limit)
     try:
         if has_files and request.can_read_body and (length is None or length > LARGE):
-            owner = caller.public_key if caller is not None else ""
-            turns = _turns.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE))
+            # Of each address too: a stranger who knows a public key shall not use up its owner's turns.
+            sender = f"{caller.public_key if caller is not None else ''} {request.remote}"
+            turns = _turns.setdefault(sender, asyncio.Semaphore(LARGE_AT_ONCE))
             async with turns, asyncio.timeout(_LONGEST_S):
                 return await _read_large(request, caller, limit)
         data = await request.read()
