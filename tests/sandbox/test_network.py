@@ -357,7 +357,7 @@ def refused(name, act):
     try:
         act()
     except OSError as error:
-        if error.errno in (errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, errno.ENOENT, errno.EROFS, errno.EINVAL, errno.ENOSYS): return
+        if error.errno in (errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOENT, errno.EROFS, errno.EINVAL, errno.ENOSYS): return
         print(name, "failed otherwise:", error)
     else:
         print(name, "was not refused")
