@@ -17,6 +17,7 @@ from unsandbox.engine.refusals import Refused
 from unsandbox.engine.service_log import ServiceLog
 from unsandbox.engine.sources import SavedState
 from unsandbox.errors import EngineError
+from unsandbox.sandbox.descriptors import readable
 from unsandbox.sandbox.live_spec import LiveProcess, LiveSandbox, LiveSpec
 from unsandbox.sandbox.spec import MIB, SandboxError
 
@@ -283,7 +284,7 @@ class ServiceRun:
             try:
                 data = os.read(descriptor, _READ_BYTES)
             except BlockingIOError:
-                await _readable(descriptor)
+                await readable(descriptor)
                 continue
             except OSError:
                 return
@@ -335,16 +336,6 @@ async def _has_ended(sandbox: LiveSandbox) -> bool:
         end.cancel()
         await asyncio.gather(end, return_exceptions=True)
     return bool(done)
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(descriptor, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
 
 
 def _words(code: int) -> str:

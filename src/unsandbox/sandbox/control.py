@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from unsandbox.sandbox.descriptors import writable
 from unsandbox.sandbox.launcher import FDS_PER_MESSAGE, MAX_MESSAGE
 from unsandbox.sandbox.limits import Group, Hierarchy, group_name
 from unsandbox.sandbox.spec import SandboxError, SandboxUnavailable
@@ -213,7 +214,7 @@ class LauncherControl:
             try:
                 self._socket.sendmsg([message], ancillary)
             except BlockingIOError:
-                await _writable(self._socket.fileno())
+                await writable(self._socket.fileno())
             except OSError as error:
                 raise SandboxError(f"cannot reach the launcher process: {error}") from error
             else:
@@ -293,16 +294,6 @@ class LauncherControl:
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             job.ended(Ending(None, error=why))
-
-
-async def _writable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_writer(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_writer(fd)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 from unsandbox.protocol.contents import Content, Slice, Spool
@@ -56,3 +57,25 @@ def pipe(uid: int | None) -> tuple[int, int]:
     if uid is not None:
         os.fchown(write, uid, uid)
     return read, write
+
+
+async def readable(fd: int) -> None:
+    """Wait until something can be read from a descriptor, or it has ended."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
+
+
+async def writable(fd: int) -> None:
+    """Wait until something can be written to a descriptor, or nobody reads it any more."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(fd)

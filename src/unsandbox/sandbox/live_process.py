@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from unsandbox.protocol.contents import Content, chunks_of
 from unsandbox.sandbox.capture import StreamCapture
+from unsandbox.sandbox.descriptors import readable, writable
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess
 from unsandbox.sandbox.spec import SandboxError
 
@@ -77,18 +78,12 @@ class SandboxProcess:
 
 async def reports(sock: socket.socket) -> AsyncGenerator[tuple[dict[str, Any], list[int]], None]:
     """Yield the messages of a process that enters a sandbox, with their descriptors, until it is a program."""
-    loop = asyncio.get_running_loop()
     sock.setblocking(False)
     while True:
         try:
             data, fds, _, _ = socket.recv_fds(sock, MAX_REPORT, 4)
         except BlockingIOError:
-            ready = asyncio.Event()
-            loop.add_reader(sock.fileno(), ready.set)
-            try:
-                await ready.wait()
-            finally:
-                loop.remove_reader(sock.fileno())
+            await readable(sock.fileno())
             continue
         except ConnectionError:
             return
@@ -173,15 +168,9 @@ async def _feed(fd: int, data: bytes | Content) -> None:
 
 
 async def _feed_chunk(fd: int, data: bytes) -> None:
-    loop = asyncio.get_running_loop()
     view = memoryview(data)
     while view:
         try:
             view = view[os.write(fd, view[:_WRITE_BYTES]) :]
         except BlockingIOError:
-            ready = asyncio.Event()
-            loop.add_writer(fd, ready.set)
-            try:
-                await ready.wait()
-            finally:
-                loop.remove_writer(fd)
+            await writable(fd)
