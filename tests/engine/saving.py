@@ -32,6 +32,7 @@ from unsandbox.protocol.services import Service, ServiceRequest
 from unsandbox.protocol.sessions import Session, SessionRequest
 from unsandbox.protocol.snapshots import SnapshotRequest
 from unsandbox.sandbox import BubblewrapBackend, load_languages
+from unsandbox.sandbox.hashed_file import HashedBytes, HashedFile
 from unsandbox.sandbox.spec import SandboxUnavailable
 
 
@@ -54,10 +55,11 @@ class FolderSandbox:
         self.backend = backend
         self.memory = ""
 
-    async def archive_work(self, destination: Path) -> int:
+    async def archive_work(self, destination: Path) -> HashedBytes:
         files = {path.name: path.read_bytes() for path in sorted(self.folder.iterdir())}
-        await asyncio.to_thread(destination.write_bytes, archive_of(files))
-        return destination.stat().st_size
+        with HashedFile(destination) as file:
+            file.write(archive_of(files))
+            return await asyncio.to_thread(file.finish)
 
     async def checkpoint(self, folder: Path) -> int:
         if self.backend != "gvisor":

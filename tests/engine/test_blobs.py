@@ -17,6 +17,8 @@ from unsandbox.engine.blobs import Blobs
 from unsandbox.engine.disk import is_disk_full
 from unsandbox.engine.refusals import Damaged
 from unsandbox.errors import EngineError
+from unsandbox.sandbox.hashed_file import HashedBytes, HashedFile
+from unsandbox.sandbox.spec import MIB
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -28,10 +30,16 @@ def blobs(request, tmp_path):
 
 async def put(blobs: Blobs, data: bytes) -> str:
     async with blobs.scratch() as scratch:
-        (scratch / "new").write_bytes(data)
-        blob = await blobs.put(scratch / "new")
-    assert blob.size == len(data)
-    return blob.sha256
+        hashed = write(scratch / "new", data)
+        await blobs.put(scratch / "new", hashed)
+    return hashed.sha256
+
+
+def write(path: Path, *pieces: bytes) -> HashedBytes:
+    with HashedFile(path) as file:
+        for piece in pieces:
+            file.write(piece)
+        return file.finish()
 
 
 async def read(blobs: Blobs, sha256: str) -> bytes:
@@ -124,22 +132,21 @@ async def test_files_are_private(tmp_path):
 async def test_a_failed_upload_leaves_nothing_held(tmp_path):
     blobs = Blobs(MemoryStore(), tmp_path / "scratch")
     with pytest.raises(FileNotFoundError):
-        await blobs.put(tmp_path / "not-there")
+        await blobs.put(tmp_path / "not-there", HashedBytes("00" * 32, 1))
     assert await blobs.sweep() == 0
 
 
 @pytest.mark.parametrize("remote", [False, True])
 async def test_large_bytes_are_never_in_memory_as_a_whole(tmp_path, remote):
-    size = 64_000_000
+    size = 64 * MIB
     store = LocalStore(prefix=tmp_path)  # A MemoryStore would hold them itself.
     blobs = Blobs(store, tmp_path / "scratch", None if remote else tmp_path)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # Forget the peak.
     async with blobs.scratch() as scratch:
-        with (scratch / "big").open("wb") as file:
-            file.truncate(size)
-        blob = await blobs.put(scratch / "big")
-    async with blobs.file(blob.sha256) as path:
+        hashed = write(scratch / "big", *(bytes(MIB) for _ in range(size // MIB)))
+        await blobs.put(scratch / "big", hashed)
+    async with blobs.file(hashed.sha256) as path:
         assert path.stat().st_size == size
     assert resident("VmHWM") - before < size * 3 // 4
 

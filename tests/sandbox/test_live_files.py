@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import socket
@@ -133,7 +134,9 @@ echo hidden > closed/x; chmod 500 closed; mkfifo pipe; touch -d 2001-02-03 old; 
 cp run setuid; chmod 4755 setuid; mkdir 'odd name'; echo x > "odd name/$(printf 'new\\nline')"
 """
     await output(fresh, script)
-    assert await fresh.archive_work(archive) == archive.stat().st_size < 10_000
+    hashed = await fresh.archive_work(archive)
+    assert hashed.size == archive.stat().st_size < 10_000
+    assert hashed.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
     assert [path.name for path in tmp_path.iterdir()] == [archive.name]
     assert not fresh.frozen
     other = await backend.open_live(LiveSpec(limits=SMALL))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
+import resource
 import shutil
 import socket
 import struct
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -26,6 +30,7 @@ from unsandbox.sandbox import seccomp_policy as policy
 from unsandbox.sandbox.artifacts import Collector
 from unsandbox.sandbox.command import job_script, validate
 from unsandbox.sandbox.control import CgroupReport
+from unsandbox.sandbox.hashed_file import HashedBytes, HashedFile
 from unsandbox.sandbox.system import System
 
 ALLOW, KILL, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x80000000, 0x50001, 0x50026, 0x50061
@@ -438,3 +443,35 @@ def test_the_filter_is_well_formed_for_the_kernel():
     code = seccomp.build()
     assert struct.unpack_from("<HBBI", code) == (0x20, 0, 0, 4)
     assert len(code) // 8 < 4096
+
+
+def hashed_file(path: Path, pieces: Iterable[bytes]) -> HashedBytes:
+    with HashedFile(path) as file:
+        for piece in pieces:
+            assert file.write(piece) == len(piece)
+        return file.finish()
+
+
+def test_a_hashed_file_holds_what_was_written_whatever_the_pieces(tmp_path):
+    pieces = [os.urandom(size) for size in (0, 3, 300_000, 1 << 20, 7, 200_000, 200_000, *[1 << 20] * 12, 1)]
+    hashed = hashed_file(tmp_path / "new", pieces)
+    written = (tmp_path / "new").read_bytes()
+    assert written == b"".join(pieces)
+    assert hashed == HashedBytes(hashlib.sha256(written).hexdigest(), len(written))
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+    with pytest.raises(FileExistsError):
+        HashedFile(tmp_path / "new")
+
+
+def test_a_hashed_file_tells_of_a_disk_that_fails(tmp_path):
+    """While it is written, or at the end at the latest; who fills it is not left waiting."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, limit[1]))
+    endless = itertools.repeat(bytes(1 << 20))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            hashed_file(tmp_path / "endless", endless)
+        with pytest.raises(OSError, match="too large"):
+            hashed_file(tmp_path / "less", [bytes(2 << 20), b"x"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -21,7 +21,6 @@ import time
 import urllib.parse
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import obstore
@@ -30,6 +29,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from unsandbox.engine.refusals import Damaged, StorageUnavailable
 from unsandbox.errors import EngineError
+from unsandbox.sandbox.hashed_file import HashedBytes
 from unsandbox.sandbox.spec import MIB
 
 logger = logging.getLogger("unsandbox.engine.blobs")
@@ -39,14 +39,6 @@ _CHUNK = 4 * MIB
 _PARTS_AT_ONCE = 4
 _FOREIGN_AFTER_S = 86400.0
 """In a store that several servers may share, what nobody here holds may be another's: it goes after a day."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """What is known of stored bytes: the SHA-256 in hex that names them, and how many they are."""
-
-    sha256: str
-    size: int
 
 
 class Blobs:
@@ -107,27 +99,30 @@ class Blobs:
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    async def put(self, path: Path) -> Blob:
+    async def put(self, path: Path, hashed: HashedBytes) -> None:
         """Store a file from a scratch folder, and hold it once; it is durable when this returns.
 
         The file is moved away where that saves a copy.
+
+        Args:
+            path: The file.
+            hashed: What its writer wrote into it: what the disk makes of it is found out by whoever reads it.
 
         Raises:
             OSError: The disk is full or failed.
             StorageUnavailable: The object store cannot be reached or refused.
         """
-        sha256, size = await asyncio.to_thread(_hash, path)
+        sha256 = hashed.sha256
         self._holders[sha256] += 1
         try:
             async with self._lock(sha256):
                 if self._folder is not None:
                     await asyncio.to_thread(_move, path, self._folder / _key(sha256))
                 else:
-                    await asyncio.to_thread(self._upload, path, sha256, size)
+                    await asyncio.to_thread(self._upload, path, hashed)
         except BaseException:
             await self.release(sha256)
             raise
-        return Blob(sha256, size)
 
     def hold(self, sha256: str) -> None:
         """Keep bytes for one more holder."""
@@ -165,7 +160,7 @@ class Blobs:
                     path = await stack.enter_async_context(self.scratch()) / sha256
                     await asyncio.to_thread(self._download, sha256, path)
                 try:
-                    found, _ = await asyncio.to_thread(_hash, path)
+                    found = await asyncio.to_thread(_hash, path)
                 except FileNotFoundError as error:
                     raise Damaged("its data is missing from the blob store; nothing was changed") from error
                 if found != sha256:
@@ -202,14 +197,15 @@ class Blobs:
         if not lock.locked() and not self._holders[sha256]:
             self._locks.pop(sha256, None)
 
-    def _upload(self, path: Path, sha256: str, size: int) -> None:
+    def _upload(self, path: Path, hashed: HashedBytes) -> None:
+        key = _key(hashed.sha256)
         with _store_errors():
             try:
-                if obstore.head(self._store, _key(sha256))["size"] == size:
+                if obstore.head(self._store, key)["size"] == hashed.size:
                     return
             except FileNotFoundError:
                 pass
-            obstore.put(self._store, _key(sha256), path, max_concurrency=_PARTS_AT_ONCE)
+            obstore.put(self._store, key, path, max_concurrency=_PARTS_AT_ONCE)
 
     def _download(self, sha256: str, path: Path) -> None:
         with _store_errors():
@@ -241,9 +237,9 @@ def _key(sha256: str) -> str:
     return f"{_PREFIX}/{sha256[:2]}/{sha256}"
 
 
-def _hash(path: Path) -> tuple[str, int]:
+def _hash(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _move(path: Path, target: Path) -> None:

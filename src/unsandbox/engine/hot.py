@@ -12,6 +12,7 @@ from unsandbox.engine.refusals import Damaged, InvalidJob
 from unsandbox.engine.sealed_file import SealedReader, SealedWriter
 from unsandbox.engine.secretbox import SecretBox
 from unsandbox.errors import EngineError
+from unsandbox.sandbox.hashed_file import HashedBytes, HashedFile
 from unsandbox.sandbox.live_spec import LiveSandbox
 from unsandbox.sandbox.spec import SandboxUnavailable
 
@@ -19,8 +20,8 @@ _LEVEL = 1
 """Of zstd: memory images are large, and most of their bytes are zero or text."""
 
 
-async def save_hot(sandbox: LiveSandbox, archive: Path, key: bytes) -> None:
-    """Write the state of a sandbox as an encrypted archive.
+async def save_hot(sandbox: LiveSandbox, archive: Path, key: bytes) -> HashedBytes:
+    """Write the state of a sandbox as an encrypted archive; return what it is.
 
     Args:
         sandbox: Goes on as it was.
@@ -41,7 +42,7 @@ async def save_hot(sandbox: LiveSandbox, archive: Path, key: bytes) -> None:
             "snapshot (without 'hot': the files)",
             code="hot_unavailable",
         ) from error
-    await asyncio.to_thread(_pack, image, archive, key)
+    return await asyncio.to_thread(_pack, image, archive, key)
 
 
 async def load_hot(archive: Path, image: Path, sealed_key: bytes | None, box: SecretBox) -> None:
@@ -60,15 +61,16 @@ async def load_hot(archive: Path, image: Path, sealed_key: bytes | None, box: Se
         raise Damaged(f"its data cannot be used: {error}; nothing was changed") from error
 
 
-def _pack(folder: Path, archive: Path, key: bytes) -> None:
+def _pack(folder: Path, archive: Path, key: bytes) -> HashedBytes:
     compressor = zstandard.ZstdCompressor(level=_LEVEL)
-    with (
-        archive.open("wb") as file,
-        # Closes the sealed writer, which writes the last of it.
-        compressor.stream_writer(SealedWriter(file, key)) as compressed,  # type: ignore[arg-type]
-        tarfile.open(fileobj=compressed, mode="w|") as tar,
-    ):
-        tar.add(folder, arcname=".")
+    with HashedFile(archive) as file:
+        with (
+            # Closes the sealed writer, which writes the last of it.
+            compressor.stream_writer(SealedWriter(file, key)) as compressed,  # type: ignore[arg-type]
+            tarfile.open(fileobj=compressed, mode="w|") as tar,
+        ):
+            tar.add(folder, arcname=".")
+        return file.finish()
 
 
 def _unpack(archive: Path, folder: Path, key: bytes) -> None:

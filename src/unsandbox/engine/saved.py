@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from unsandbox.engine.blobs import Blob, Blobs
+from unsandbox.engine.blobs import Blobs
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.hot import load_hot, save_hot
@@ -24,6 +24,7 @@ from unsandbox.protocol import codec
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
 from unsandbox.sandbox.archive_check import InvalidArchiveError
+from unsandbox.sandbox.hashed_file import HashedBytes
 from unsandbox.sandbox.live_spec import LiveSandbox
 from unsandbox.sandbox.spec import MIB
 
@@ -87,7 +88,7 @@ def settings_of(info: SourceInfo) -> dict[str, Any]:
 
 async def capture(
     blobs: Blobs, sandbox: LiveSandbox, config: EngineConfig, hot_key: bytes | None = None
-) -> Blob:
+) -> HashedBytes:
     """Save the state of a sandbox; the caller holds the bytes.
 
     Args:
@@ -104,17 +105,17 @@ async def capture(
     async with blobs.scratch() as scratch:
         archive = scratch / "archive"
         if hot_key is not None:
-            await save_hot(sandbox, archive, hot_key)
+            hashed = await save_hot(sandbox, archive, hot_key)
         else:
-            await sandbox.archive_work(archive)
-        size = archive.stat().st_size
-        if size > config.snapshot_bytes:
+            hashed = await sandbox.archive_work(archive)
+        if hashed.size > config.snapshot_bytes:
             raise TooLarge(
-                f"the saved state takes {size >> 20} MiB, more than the {config.snapshot_bytes >> 20} MiB that "
-                "one may take here; delete files that can be made again, and try again",
+                f"the saved state takes {hashed.size >> 20} MiB, more than the {config.snapshot_bytes >> 20} "
+                "MiB that one may take here; delete files that can be made again, and try again",
                 code="snapshot_too_large",
             )
-        return await blobs.put(archive)
+        await blobs.put(archive, hashed)
+        return hashed
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,7 @@ A key must be used for one file only.
 from __future__ import annotations
 
 import secrets
-from typing import IO
+from typing import IO, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -17,6 +17,13 @@ from unsandbox.sandbox.spec import MIB
 
 _TAG_BYTES = 16
 _CHUNK = MIB
+
+
+class Sink(Protocol):
+    """What can be written to."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take all of some bytes."""
 
 
 def new_key() -> bytes:
@@ -32,7 +39,7 @@ class SealedWriter:
         key: From `new_key`.
     """
 
-    def __init__(self, file: IO[bytes], key: bytes) -> None:
+    def __init__(self, file: Sink, key: bytes) -> None:
         self._file = file
         self._cipher = AESGCM(key)
         self._waiting = bytearray()

@@ -24,6 +24,7 @@ from typing import IO, Any, Self, TypeVar
 from unsandbox.protocol.contents import CHUNK, ChunkReader, Content, Spool, chunks_of
 from unsandbox.sandbox.archive_check import opened
 from unsandbox.sandbox.capture import StreamCapture
+from unsandbox.sandbox.hashed_file import HashedBytes, HashedFile
 from unsandbox.sandbox.live_spec import LiveProcess
 from unsandbox.sandbox.spec import MIB, SandboxError, SandboxFile
 from unsandbox.sandbox.threads import run_to_end
@@ -116,8 +117,8 @@ UNPACK = ["sh", "-c", _UNPACK_SCRIPT]
 """Run inside, likewise: the archive on stdin replaces the content of the work folder."""
 
 
-async def save(tar: LiveProcess, destination: Path) -> int:
-    """Write the output of a started `PACK` as a compressed archive; return its bytes.
+async def save(tar: LiveProcess, destination: Path) -> HashedBytes:
+    """Write the output of a started `PACK` as a compressed archive; return what it is.
 
     Written to a temporary name beside `destination`, fsynced and renamed: never half there.
 
@@ -128,12 +129,12 @@ async def save(tar: LiveProcess, destination: Path) -> int:
     temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(6)}.tmp")
     try:
         async with _Running(tar) as running:
-            size = await running.in_thread(partial(_compress, running.take("stdout_fd"), temporary))
+            hashed = await running.in_thread(partial(_compress, running.take("stdout_fd"), temporary))
             await running.must_succeed("the work folder could not be read")
             await run_to_end(partial(_publish, temporary, destination))
     finally:
         temporary.unlink(missing_ok=True)
-    return size
+    return hashed
 
 
 async def load(tar: LiveProcess, archive: Path) -> None:
@@ -214,15 +215,16 @@ def must_have_room(said: str, otherwise: str) -> None:
         raise OSError(errno.EDQUOT, f"{otherwise}: the quota of the folder is exceeded")
 
 
-def _compress(source: int, temporary: Path) -> int:
-    """Compress what comes from a descriptor into a new file, to its end; return the size of the file."""
+def _compress(source: int, temporary: Path) -> HashedBytes:
+    """Compress what comes from a descriptor into a new file, to its end; it is durable then."""
     from zstandard import ZstdCompressor
 
-    with open(source, "rb", buffering=0) as stream, temporary.open("xb") as file:
-        ZstdCompressor(level=_LEVEL).copy_stream(stream, file, read_size=MIB)
-        file.flush()
-        os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size
+    compressor = ZstdCompressor(level=_LEVEL).compressobj()
+    with open(source, "rb", buffering=0) as stream, HashedFile(temporary) as file:
+        while piece := stream.read(MIB):
+            file.write(compressor.compress(piece))
+        file.write(compressor.flush())
+        return file.finish()
 
 
 def _publish(temporary: Path, destination: Path) -> None:

@@ -35,6 +35,7 @@ from unsandbox.sandbox.gvisor_bundle import (
 )
 from unsandbox.sandbox.gvisor_channel import Channel, encoded, text
 from unsandbox.sandbox.gvisor_terminal import LocalTerminal
+from unsandbox.sandbox.hashed_file import HashedBytes
 from unsandbox.sandbox.live_process import SandboxProcess, communicate
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSpec
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
@@ -521,7 +522,7 @@ class GvisorSandbox:
 
     # State
 
-    async def archive_work(self, destination: Path) -> int:
+    async def archive_work(self, destination: Path) -> HashedBytes:
         """Write the work folder as an archive; see `LiveSandbox.archive_work`.
 
         Raises:

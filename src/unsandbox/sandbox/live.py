@@ -18,6 +18,7 @@ from unsandbox.sandbox.archive_check import examine
 from unsandbox.sandbox.command import WORK, InvalidSpecError, check_files
 from unsandbox.sandbox.control import Ending
 from unsandbox.sandbox.descriptors import memory_file, pipe
+from unsandbox.sandbox.hashed_file import HashedBytes
 from unsandbox.sandbox.live_connect import Connector
 from unsandbox.sandbox.live_process import SandboxProcess, communicate, reports
 from unsandbox.sandbox.live_setup import (
@@ -326,7 +327,7 @@ class BubblewrapSandbox:
         self.end_reason = reason
         await self._parts.control.kill(self._number)
 
-    async def archive_work(self, destination: Path) -> int:
+    async def archive_work(self, destination: Path) -> HashedBytes:
         """Write the work folder as an archive; see `LiveSandbox.archive_work`.
 
         Raises:

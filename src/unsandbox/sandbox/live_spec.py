@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from unsandbox.sandbox.hashed_file import HashedBytes
 from unsandbox.sandbox.spec import GIB, MIB, Artifact, Captured, NetworkMode, SandboxFile
 
 
@@ -138,8 +139,8 @@ class LiveSandbox(Protocol):
             SandboxUnavailable: Nothing on this machine can enforce them (no control groups).
         """
 
-    async def archive_work(self, destination: Path) -> int:
-        """Write the work folder as a zstd-compressed tar archive, frozen while it is read; return its bytes.
+    async def archive_work(self, destination: Path) -> HashedBytes:
+        """Write the work folder as a zstd-compressed tar archive, frozen while it is read; return what it is.
 
         Written to a temporary name beside `destination`, fsynced and renamed: never half there.
         """

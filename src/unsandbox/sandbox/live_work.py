@@ -11,6 +11,7 @@ from pathlib import Path
 from unsandbox.sandbox import artifacts, enter
 from unsandbox.sandbox.archive import PACK, UNPACK, load, save
 from unsandbox.sandbox.command import WORK
+from unsandbox.sandbox.hashed_file import HashedBytes
 from unsandbox.sandbox.live_process import SandboxProcess, communicate
 from unsandbox.sandbox.live_setup import Parts, make_disk
 from unsandbox.sandbox.live_spec import LiveSpec
@@ -83,7 +84,7 @@ class WorkFolder:
         status = os.fstatvfs(self._fd)
         return (status.f_blocks - status.f_bfree) * status.f_frsize
 
-    async def save(self, destination: Path) -> int:
+    async def save(self, destination: Path) -> HashedBytes:
         """Write it as an archive, while the tenant's programs stand still; see `archive.save`."""
         return await save(await self._start_helper(PACK, enter.CAPABILITY_TO_READ_ALL), destination)
 
