@@ -180,19 +180,17 @@ def response_from_wire(value: Any, model: type[T]) -> T:
 
 
 def _canonical(value: Mapping[str, Any], model: type[WireModel]) -> dict[str, Any]:
-    result = dict(value)
+    result = {name: item for name, item in value.items() if item is not None}
     for alias, name in model.ALIASES.items():
         if alias in result:
-            moved = result.pop(alias)
-            if result.get(name) is None:
-                result[name] = moved
+            result.setdefault(name, result.pop(alias))
     for name, fix in model.FIXES.items():
         if name in result:
             result[name] = fix(result[name])
     for name, item_model in nested(model).items():
         if isinstance(items := result.get(name), list):
             result[name] = [_canonical(item, item_model) if isinstance(item, dict) else item for item in items]
-    return {name: item for name, item in result.items() if item is not None}
+    return result
 
 
 def _kind(value: object) -> str:

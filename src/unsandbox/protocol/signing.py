@@ -158,10 +158,12 @@ def build_target(path: str, params: Mapping[str, str], query: Mapping[str, objec
         return quote(value, safe="")
 
     try:
-        target = _PLACEHOLDER.sub(fill, path)
+        target = _PLACEHOLDER.sub(fill, path) if "{" in path else path
+        if not query:
+            return target
         members = {
             key: str(value).lower() if isinstance(value, bool) else str(value)
-            for key, value in (query or {}).items()
+            for key, value in query.items()
             if value is not None
         }
         return f"{target}?{urlencode(members, quote_via=quote)}" if members else target
