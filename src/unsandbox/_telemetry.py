@@ -10,6 +10,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -45,13 +46,16 @@ def tracer() -> Tracer:
     return trace.get_tracer(_SCOPE, __version__)
 
 
-@contextlib.contextmanager
+NO_SPAN: AbstractContextManager[Span | None] = contextlib.nullcontext()
+"""What is opened in a program without OpenTelemetry."""
+
+
 def span(
     name: str,
     kind: Literal["CLIENT", "SERVER", "INTERNAL"],
     attributes: Attributes,
     parent: Context | None = None,
-) -> Iterator[Span | None]:
+) -> AbstractContextManager[Span | None]:
     """Open a span that is the current one within the block; an error that leaves the block marks it.
 
     Args:
@@ -60,12 +64,19 @@ def span(
         attributes: What is known at its beginning.
         parent: What it belongs to; by default to the current span.
 
-    Yields:
-        The span, or None in a program without OpenTelemetry.
+    Returns:
+        What opens the span; `NO_SPAN` in a program without OpenTelemetry.
     """
-    if not tracing():
-        yield None
-        return
+    return _opened(name, kind, attributes, parent) if tracing() else NO_SPAN
+
+
+@contextlib.contextmanager
+def _opened(
+    name: str,
+    kind: Literal["CLIENT", "SERVER", "INTERNAL"],
+    attributes: Attributes,
+    parent: Context | None,
+) -> Iterator[Span]:
     from opentelemetry.trace import SpanKind
 
     # An exception is not recorded as it is: its text and its traceback may hold what is nobody's business.

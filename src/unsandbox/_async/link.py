@@ -264,7 +264,7 @@ class Link:
         """
         self.enter()
         endpoint = BY_NAME[name]
-        server, transport = await self._open()
+        server, transport = self._opened() or await self._open()
         target = server.prefix + build_target(endpoint.path, params or {}, query)
         signer = _Signer(self._state, (server.keys or keys) if endpoint.auth == "signed" else None)
         with span(endpoint.name, endpoint.method, endpoint.path, server.origin) as current:
@@ -337,8 +337,6 @@ class Link:
         Raises:
             InvalidRequestError: The server does not announce what the order needs.
         """
-        if not order.needs:
-            return
         if self.features is None:
             await self.call(None, "health", deadline=deadline)
         for feature in order.needs:
@@ -376,17 +374,18 @@ class Link:
             ConnectionFailedError: There was no answer.
         """
         self.enter()
-        server, transport = await self._open()
+        server, transport = self._opened() or await self._open()
         target = server.prefix + build_target(path, params, query)
         signer = _Signer(self._state, server.keys or keys)
         number = 0
         with span(operation, "GET", path, server.origin) as current:
             while True:
                 number += 1
-                event = RequestEvent(operation, "GET", path, number, 0)
+                event = self.told.event(operation, "GET", path, number)
                 sent = dict(headers or {})
                 inject(sent)
-                await self.told.asks(event)
+                if event is not None:
+                    await self.told.asks(event)
                 began = time.monotonic()
                 try:
                     try:
@@ -398,7 +397,8 @@ class Link:
                             idle_s,
                         )
                     except ConnectionFailedError as error:
-                        self.told.failed(event, server.origin, error, began)
+                        if event is not None:
+                            self.told.failed(event, server.origin, error, began)
                         raise
                     await self._told_opened(stream, event, server.origin, stream.status, stream.headers, began)
                     if signer.clock_was_wrong(stream.status, stream.headers):
@@ -432,27 +432,30 @@ class Link:
             InvalidResponseError: It answered, but opened no WebSocket.
         """
         self.enter()
-        server, transport = await self._open()
+        server, transport = self._opened() or await self._open()
         target = server.prefix + build_target(path, params)
         signer = _Signer(self._state, server.keys or keys)
-        event = RequestEvent(operation, "GET", path, 1, 0)
+        event = self.told.event(operation, "GET", path, 1)
         with span(operation, "GET", path, server.origin):
             while True:
                 headers: dict[str, str] = {}
                 inject(headers)
-                await self.told.asks(event)
+                if event is not None:
+                    await self.told.asks(event)
                 began = time.monotonic()
                 try:
                     made = await transport.open_socket(
                         target, headers | signer.headers("GET", target), subprotocol, self.timeout
                     )
                 except ConnectionFailedError as error:
-                    self.told.failed(event, server.origin, error, began)
+                    if event is not None:
+                        self.told.failed(event, server.origin, error, began)
                     raise
                 if not isinstance(made, RawResponse):
                     await self._told_opened(made, event, server.origin, _SWITCHED, {}, began)
                     return made
-                await self.told.answered(event, server.origin, made.status, made.headers, began)
+                if event is not None:
+                    await self.told.answered(event, server.origin, made.status, made.headers, began)
                 if not signer.clock_was_wrong(made.status, made.headers):
                     break
             if made.status < 300:
@@ -462,13 +465,15 @@ class Link:
     async def _told_opened(
         self,
         opened: AiohttpStream | AiohttpSocket,
-        event: RequestEvent,
+        event: RequestEvent | None,
         origin: str,
         status: int,
         headers: Mapping[str, str],
         began: float,
     ) -> None:
         """Tell that something is open; closed again when nobody will get it, as a hook failed."""
+        if event is None:
+            return
         try:
             await self.told.answered(event, origin, status, headers, began)
         except BaseException:
@@ -536,13 +541,16 @@ class Link:
             with contextlib.suppress(UnsandboxError):
                 await self.call(None, "health", deadline=deadline, retry=retry, urgent=urgent)
 
-    async def _open(self) -> tuple[Server, AiohttpTransport]:
-        if self.base_url == LOCAL and self._state.pid != os.getpid():
+    def _opened(self) -> tuple[Server, AiohttpTransport] | None:
+        state = self._state
+        if self.base_url == LOCAL and state.pid != os.getpid():
             # After a fork: the engine lives in the parent only.
-            self._state.pid, self._state.server, self._state.transport = os.getpid(), None, None
-        server, transport = self._state.server, self._state.transport
-        if server is not None and transport is not None:
-            return server, transport
+            state.pid, state.server, state.transport = os.getpid(), None, None
+        if state.server is None or state.transport is None:
+            return None
+        return state.server, state.transport
+
+    async def _open(self) -> tuple[Server, AiohttpTransport]:
         async with self._state.opening:
             if not loaded():
                 await in_thread(load)
@@ -577,8 +585,9 @@ class Link:
         headers = {"Content-Type": order.content_type} if order is not None and body else {}
         headers |= sudo
         inject(headers)
-        event = RequestEvent(endpoint.name, endpoint.method, endpoint.path, number, len(body))
-        await self.told.asks(event)
+        event = self.told.event(endpoint.name, endpoint.method, endpoint.path, number, len(body))
+        if event is not None:
+            await self.told.asks(event)
         began = time.monotonic()
         if not urgent:
             await transport.acquire(deadline.remaining())
@@ -601,12 +610,14 @@ class Link:
         except ConnectionFailedError as error:
             if order is not None and not error.sent:
                 order.sent = before
-            self.told.failed(event, origin, error, began)
+            if event is not None:
+                self.told.failed(event, origin, error, began)
             raise
         finally:
             if not urgent:
                 transport.release()
-        await self.told.answered(event, origin, answer.status, answer.headers, began, answer.size)
+        if event is not None:
+            await self.told.answered(event, origin, answer.status, answer.headers, began, answer.size)
         return answer
 
     def _time_for(self, deadline: Deadline, timeout: float | None = None) -> float:

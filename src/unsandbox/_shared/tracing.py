@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     from unsandbox._shared.hooks import RequestEvent, RetryEvent
 
-__all__ = ["count_retry", "inject", "measure", "span"]
+__all__ = ["count_retry", "inject", "measure", "measuring", "span"]
 
 inject = _telemetry.inject
+measuring = _telemetry.measuring
 
 _REQUESTS = _telemetry.Seconds("http.client.request.duration", "Duration of HTTP client requests.")
 _RETRIES = _telemetry.Count(
@@ -32,14 +33,14 @@ def span(operation: str, method: str, path: str, origin: str) -> AbstractContext
         path: Template of its path; ids are not told.
         origin: Scheme, host and port of the server.
     """
-    attributes: _telemetry.Attributes = {}
-    if _telemetry.tracing():
-        attributes = {
-            "http.request.method": method,
-            "url.template": path,
-            "unsandbox.operation": operation,
-            **_server(origin),
-        }
+    if not _telemetry.tracing():
+        return _telemetry.NO_SPAN
+    attributes: _telemetry.Attributes = {
+        "http.request.method": method,
+        "url.template": path,
+        "unsandbox.operation": operation,
+        **_server(origin),
+    }
     return _telemetry.span(f"unsandbox {operation}", "CLIENT", attributes)
 
 

@@ -263,7 +263,7 @@ class Link:
         """
         self.enter()
         endpoint = BY_NAME[name]
-        server, transport = self._open()
+        server, transport = self._opened() or self._open()
         target = server.prefix + build_target(endpoint.path, params or {}, query)
         signer = _Signer(self._state, (server.keys or keys) if endpoint.auth == "signed" else None)
         with span(endpoint.name, endpoint.method, endpoint.path, server.origin) as current:
@@ -336,8 +336,6 @@ class Link:
         Raises:
             InvalidRequestError: The server does not announce what the order needs.
         """
-        if not order.needs:
-            return
         if self.features is None:
             self.call(None, "health", deadline=deadline)
         for feature in order.needs:
@@ -375,17 +373,18 @@ class Link:
             ConnectionFailedError: There was no answer.
         """
         self.enter()
-        server, transport = self._open()
+        server, transport = self._opened() or self._open()
         target = server.prefix + build_target(path, params, query)
         signer = _Signer(self._state, server.keys or keys)
         number = 0
         with span(operation, "GET", path, server.origin) as current:
             while True:
                 number += 1
-                event = RequestEvent(operation, "GET", path, number, 0)
+                event = self.told.event(operation, "GET", path, number)
                 sent = dict(headers or {})
                 inject(sent)
-                self.told.asks(event)
+                if event is not None:
+                    self.told.asks(event)
                 began = time.monotonic()
                 try:
                     try:
@@ -397,7 +396,8 @@ class Link:
                             idle_s,
                         )
                     except ConnectionFailedError as error:
-                        self.told.failed(event, server.origin, error, began)
+                        if event is not None:
+                            self.told.failed(event, server.origin, error, began)
                         raise
                     self._told_opened(stream, event, server.origin, stream.status, stream.headers, began)
                     if signer.clock_was_wrong(stream.status, stream.headers):
@@ -431,27 +431,30 @@ class Link:
             InvalidResponseError: It answered, but opened no WebSocket.
         """
         self.enter()
-        server, transport = self._open()
+        server, transport = self._opened() or self._open()
         target = server.prefix + build_target(path, params)
         signer = _Signer(self._state, server.keys or keys)
-        event = RequestEvent(operation, "GET", path, 1, 0)
+        event = self.told.event(operation, "GET", path, 1)
         with span(operation, "GET", path, server.origin):
             while True:
                 headers: dict[str, str] = {}
                 inject(headers)
-                self.told.asks(event)
+                if event is not None:
+                    self.told.asks(event)
                 began = time.monotonic()
                 try:
                     made = transport.open_socket(
                         target, headers | signer.headers("GET", target), subprotocol, self.timeout
                     )
                 except ConnectionFailedError as error:
-                    self.told.failed(event, server.origin, error, began)
+                    if event is not None:
+                        self.told.failed(event, server.origin, error, began)
                     raise
                 if not isinstance(made, RawResponse):
                     self._told_opened(made, event, server.origin, _SWITCHED, {}, began)
                     return made
-                self.told.answered(event, server.origin, made.status, made.headers, began)
+                if event is not None:
+                    self.told.answered(event, server.origin, made.status, made.headers, began)
                 if not signer.clock_was_wrong(made.status, made.headers):
                     break
             if made.status < 300:
@@ -461,13 +464,15 @@ class Link:
     def _told_opened(
         self,
         opened: RequestsStream | RequestsSocket,
-        event: RequestEvent,
+        event: RequestEvent | None,
         origin: str,
         status: int,
         headers: Mapping[str, str],
         began: float,
     ) -> None:
         """Tell that something is open; closed again when nobody will get it, as a hook failed."""
+        if event is None:
+            return
         try:
             self.told.answered(event, origin, status, headers, began)
         except BaseException:
@@ -533,13 +538,16 @@ class Link:
             with contextlib.suppress(UnsandboxError):
                 self.call(None, "health", deadline=deadline, retry=retry, urgent=urgent)
 
-    def _open(self) -> tuple[Server, RequestsTransport]:
-        if self.base_url == LOCAL and self._state.pid != os.getpid():
+    def _opened(self) -> tuple[Server, RequestsTransport] | None:
+        state = self._state
+        if self.base_url == LOCAL and state.pid != os.getpid():
             # After a fork: the engine lives in the parent only.
-            self._state.pid, self._state.server, self._state.transport = os.getpid(), None, None
-        server, transport = self._state.server, self._state.transport
-        if server is not None and transport is not None:
-            return server, transport
+            state.pid, state.server, state.transport = os.getpid(), None, None
+        if state.server is None or state.transport is None:
+            return None
+        return state.server, state.transport
+
+    def _open(self) -> tuple[Server, RequestsTransport]:
         with self._state.opening:
             if not loaded():
                 in_thread(load)
@@ -574,8 +582,9 @@ class Link:
         headers = {"Content-Type": order.content_type} if order is not None and body else {}
         headers |= sudo
         inject(headers)
-        event = RequestEvent(endpoint.name, endpoint.method, endpoint.path, number, len(body))
-        self.told.asks(event)
+        event = self.told.event(endpoint.name, endpoint.method, endpoint.path, number, len(body))
+        if event is not None:
+            self.told.asks(event)
         began = time.monotonic()
         if not urgent:
             transport.acquire(deadline.remaining())
@@ -596,12 +605,14 @@ class Link:
         except ConnectionFailedError as error:
             if order is not None and not error.sent:
                 order.sent = before
-            self.told.failed(event, origin, error, began)
+            if event is not None:
+                self.told.failed(event, origin, error, began)
             raise
         finally:
             if not urgent:
                 transport.release()
-        self.told.answered(event, origin, answer.status, answer.headers, began, answer.size)
+        if event is not None:
+            self.told.answered(event, origin, answer.status, answer.headers, began, answer.size)
         return answer
 
     def _time_for(self, deadline: Deadline, timeout: float | None = None) -> float:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from unsandbox._compat.blocking import whether_awaited
 from unsandbox._shared.hooks import Hooks, PollEvent, RequestEvent, ResponseEvent, RetryEvent
-from unsandbox._shared.tracing import count_retry, measure
+from unsandbox._shared.tracing import count_retry, measure, measuring
 from unsandbox.errors import UnsandboxError
 from unsandbox.protocol.endpoints import REQUEST_ID_HEADER
 
@@ -34,6 +34,15 @@ class Teller:
     def __init__(self, hooks: Hooks, *, cleaning: bool = False) -> None:
         self.hooks = hooks
         self._cleaning = cleaning
+
+    def event(
+        self, operation: str, method: str, path: str, attempt: int, body_bytes: int = 0
+    ) -> RequestEvent | None:
+        """Return what is told of a request; None when nobody wants to know: no hook, no metrics, no log."""
+        heard = self.hooks.request is not None or self.hooks.response is not None
+        if heard or measuring() or logger.isEnabledFor(logging.DEBUG):
+            return RequestEvent(operation, method, path, attempt, body_bytes)
+        return None
 
     def asks(self, event: RequestEvent) -> None:
         """Tell that a request is about to be sent."""
