@@ -23,7 +23,7 @@ from unsandbox._transports.common import (
     tls_context,
 )
 from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
-from unsandbox.protocol.contents import LARGE, ChunkReader, Pieces
+from unsandbox.protocol.contents import ChunkReader, Pieces
 
 if TYPE_CHECKING:
     import aiohttp
@@ -134,7 +134,7 @@ class AiohttpTransport:
         if timeout != self._timeout[0]:
             self._timeout = (timeout, opened.make_timeout(total=timeout, ceil_threshold=_CEIL_S))
         try:
-            async with opened.session.request(
+            response = await opened.session.request(
                 method,
                 opened.make_url(self._origin + target, encoded=True),
                 data=data,
@@ -142,8 +142,12 @@ class AiohttpTransport:
                 proxy=opened.proxy,
                 timeout=self._timeout[1],
                 allow_redirects=False,
-            ) as response:
+            )
+            try:
                 return await _read(response)
+            except BaseException:
+                response.close()
+                raise
         except TimeoutError as error:
             raise self._too_late(method, target, timeout) from error
         except (opened.error, OSError, EOFError) as error:
@@ -262,11 +266,13 @@ class AiohttpTransport:
 
 
 async def _read(response: aiohttp.ClientResponse) -> RawResponse:
-    length = response.content_length
-    if length is not None and length <= LARGE:
-        return RawResponse(response.status, response.headers, await response.read())
+    """Read an answer to its end, at which its connection is free again."""
+    content = response.content
+    if content.is_eof():
+        # It came with the headers, so it is small, and in memory.
+        return RawResponse(response.status, response.headers, content.read_nowait())
     reader = AnswerReader()
-    async for piece in response.content.iter_any():
+    async for piece in content.iter_any():
         reader.feed(piece)
     return reader.answer(response.status, response.headers)
 
