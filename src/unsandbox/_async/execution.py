@@ -84,7 +84,8 @@ async def execute(
     answer: dict[str, Any] = {}
     at_once = operation[1]
     try:
-        await link.require(order, deadline)
+        if order.needs:
+            await link.require(order, deadline)
         answer = await link.call(keys, operation[0], query=query, order=order, deadline=deadline)
         if ended(answer):
             return answer
@@ -122,7 +123,8 @@ async def submit(
     """
     at_once = operation[1]
     try:
-        await link.require(order, deadline)
+        if order.needs:
+            await link.require(order, deadline)
         answer = await link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
     except (ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed

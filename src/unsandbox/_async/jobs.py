@@ -405,13 +405,14 @@ class JobMethods(Connected):
 
     async def _encode(self, options: dict[str, Any], deadline: Deadline = NEVER) -> Order:
         """Return the request of an execution; the options are those of `execute`."""
-        try:
-            stdin = await collected(options["stdin"], deadline.remaining())
-        except TimeoutError as error:
-            if not deadline.passed:
-                raise  # Of whoever gives the standard input.
-            raise execution.too_late(deadline, {}, cancelled=False) from error
-        options = options | {"stdin": stdin}
+        if options["stdin"] is not None:
+            try:
+                stdin = await collected(options["stdin"], deadline.remaining())
+            except TimeoutError as error:
+                if not deadline.passed:
+                    raise  # Of whoever gives the standard input.
+                raise execution.too_late(deadline, {}, cancelled=False) from error
+            options = options | {"stdin": stdin}
         timeout = deadline.seconds
         if reads_files(options["input_files"]):
             return await in_thread(encode_execution, timeout=timeout, **options)

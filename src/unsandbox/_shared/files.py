@@ -105,9 +105,11 @@ def encode_files(given: object) -> list[dict[str, Any]]:
 
 def reads_files(input_files: InputFiles | None) -> bool:
     """Tell whether making the request may read from the disk."""
+    if not input_files:
+        return False
     if isinstance(input_files, Mapping):
         return not all(isinstance(content, str | bytes) for content in input_files.values())
-    return bool(input_files)
+    return True
 
 
 def utf8(name: str, content: str) -> bytes:

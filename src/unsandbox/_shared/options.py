@@ -43,6 +43,7 @@ def encode_execution(
         InvalidRequestError: An argument cannot be sent; the message names it and never shows its value.
     """
     body: dict[str, Any] = {"language": _text("language", language), "code": _text("code", code)}
+    needs: list[str] = []
     if not language.strip():
         raise InvalidRequestError("language is empty: name one, such as 'python'")
     if env:
@@ -52,16 +53,20 @@ def encode_execution(
     body |= _bounds(network_mode, vcpu, ttl, timeout)
     if return_artifacts:
         body["return_artifacts"] = True
-    if isinstance(stdin, bytes | bytearray | memoryview):
-        body["stdin_base64"] = base64.b64encode(stdin).decode("ascii")
-    elif stdin is not None:
-        body["stdin"] = _text("stdin", stdin)
+    if stdin is not None:
+        needs.append("stdin")
+        if isinstance(stdin, bytes | bytearray | memoryview):
+            body["stdin_base64"] = base64.b64encode(stdin).decode("ascii")
+        else:
+            body["stdin"] = _text("stdin", stdin)
     if args is not None:
         body["args"] = _words(args)
+        if body["args"]:
+            needs.append("args")
     if isolation not in (None, "auto"):
+        needs.append("isolation")
         body["isolation"] = isolation
-    wanted = {"stdin": stdin is not None, "args": bool(body.get("args")), "isolation": "isolation" in body}
-    return Order(codec.encode_pieces(body), needs=tuple(name for name, given in wanted.items() if given))
+    return Order(codec.encode_pieces(body), needs=needs)
 
 
 def encode_script(

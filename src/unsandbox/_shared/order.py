@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -32,7 +32,7 @@ class Order:
         content_type: str = "application/json",
         *,
         creates: bool = True,
-        needs: tuple[str, ...] = (),
+        needs: Sequence[str] = (),
     ) -> None:
         small = not isinstance(body, bytes) and len(body) <= LARGE
         self.body = b"".join(chunks_of(body)) if small else body

@@ -85,7 +85,8 @@ def execute(
     answer: dict[str, Any] = {}
     at_once = operation[1]
     try:
-        link.require(order, deadline)
+        if order.needs:
+            link.require(order, deadline)
         answer = link.call(keys, operation[0], query=query, order=order, deadline=deadline)
         if ended(answer):
             return answer
@@ -123,7 +124,8 @@ def submit(
     """
     at_once = operation[1]
     try:
-        link.require(order, deadline)
+        if order.needs:
+            link.require(order, deadline)
         answer = link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
     except (ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed
