@@ -22,7 +22,7 @@ def encode_members(endpoint: Endpoint, members: Mapping[str, Any]) -> bytes | Pi
         InvalidRequestError: A member is missing or cannot be sent; the message names it and not its value.
     """
     given = {name: value for name, value in members.items() if value is not None}
-    files = encode_files(given.pop("input_files", None) or ())
+    files = encode_files(found) if (found := given.pop("input_files", None)) else []
     if endpoint.request is not None:
         try:
             codec.from_wire(given, endpoint.request)

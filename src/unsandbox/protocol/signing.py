@@ -7,6 +7,7 @@ twice within one second carries the same signature, and both are honest.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import re
 from collections.abc import Mapping
@@ -150,15 +151,14 @@ def build_target(path: str, params: Mapping[str, str], query: Mapping[str, objec
         >>> build_target("/jobs/{id}", {"id": "a/b"}, {"wait": 5, "x": None})
         '/jobs/a%2Fb?wait=5'
     """
-
-    def fill(match: re.Match[str]) -> str:
-        value = params.get(match[1], "")
-        if not value or value in {".", ".."}:
-            raise InvalidRequestError(f"{match[1]!r} of {path} must be a non-empty identifier")
-        return quote(value, safe="")
-
+    target = path
     try:
-        target = _PLACEHOLDER.sub(fill, path) if "{" in path else path
+        for name in _placeholders(path):
+            value = params.get(name, "")
+            if not value or value in {".", ".."}:
+                raise InvalidRequestError(f"{name!r} of {path} must be a non-empty identifier")
+            # What is quoted holds no brace, so it is never taken for a placeholder.
+            target = target.replace(f"{{{name}}}", quote(value, safe=""))
         if not query:
             return target
         members = {
@@ -169,6 +169,12 @@ def build_target(path: str, params: Mapping[str, str], query: Mapping[str, objec
         return f"{target}?{urlencode(members, quote_via=quote)}" if members else target
     except UnicodeEncodeError as error:
         raise InvalidRequestError(f"an argument of {path} holds a lone surrogate: {error.reason}") from error
+
+
+@functools.cache
+def _placeholders(path: str) -> list[str]:
+    """Return the names in a path template, of which there are as many as there are endpoints."""
+    return _PLACEHOLDER.findall(path)
 
 
 def _begun(secret_key: str, timestamp: str, method: str, target: str) -> hmac.HMAC:
