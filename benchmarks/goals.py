@@ -5,7 +5,8 @@
     .venv/bin/python benchmarks/goals.py --only latency,burst --json figures.json
 
 Baseline and subject take turns, so that what else the machine does hits both. Trust the ratios more than the times;
-the spread is that of the halves of a run, or of its rounds. Rows whose tool is not installed here are left out.
+the spread is that of the halves of a run, or of the middle half of its rounds. Rows whose tool is not installed here are
+left out.
 """
 
 from __future__ import annotations
@@ -492,8 +493,8 @@ async def session(client: AsyncClient, scale: Scale) -> AsyncIterator[Row]:
 async def client_cpu(_client: AsyncClient, scale: Scale) -> AsyncIterator[Row]:
     """What the clients cost, against bare sessions."""
     with basics.trivial_server() as url:
-        found = await asyncio.to_thread(asyncio.run, basics.client_cpu(url, scale(9, 2), scale(1500, 200)))
-        also = await asyncio.to_thread(basics.sync_client_cpu, url, scale(9, 2), scale(300, 50))
+        found = await asyncio.to_thread(asyncio.run, basics.client_cpu(url, scale(80, 15), 200))
+        also = await asyncio.to_thread(basics.sync_client_cpu, url, scale(40, 10), 60)
     for row, name in ((found, "AsyncClient, 64 in flight"), (also, "Client, one at a time")):
         yield Row(
             f"client CPU per request: {name}", f"{row['baseline']:.0f} µs", f"{row['ours']:.0f} µs", row["ratio"], 1.15,
