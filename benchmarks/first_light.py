@@ -74,10 +74,10 @@ def trivial_server() -> Iterator[str]:
 
 
 def signed_post() -> tuple[bytes, dict[str, str]]:
-    """Do what any client must do for one request: serialise, sign."""
+    """Do what any client must do for one request: serialise, sign, name it so that it can be sent again."""
     body = json.dumps({"language": "python", "code": CODE}, separators=(",", ":")).encode()
     headers = signed_headers(PUBLIC, SECRET, int(time.time()), "POST", "/execute", body)
-    return body, headers | {"Content-Type": "application/json"}
+    return body, headers | {"Content-Type": "application/json", "Idempotency-Key": os.urandom(16).hex()}
 
 
 async def in_flight(call: Callable[[], Awaitable[None]], total: int, width: int) -> None:
