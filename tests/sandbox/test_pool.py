@@ -550,8 +550,9 @@ async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
 
     def without_dropping(self, bpf, version):
         found = files(self, bpf, version)
-        code = found["/work/.zygote"].replace(b"kernel.give_up_all()", b"pass")
-        return {**found, "/work/.zygote": code}
+        code = found["/work/.setup"].replace(b"yield from self._give_up_all()", b"pass")
+        assert code != found["/work/.setup"]
+        return {**found, "/work/.setup": code}
 
     monkeypatch.setattr(Template, "files", without_dropping)
     async with BubblewrapBackend(pool=CONFIG) as backend:
@@ -560,6 +561,70 @@ async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
             backend, python_spec("print(open('/proc/self/status').read())"), expect_warm=False
         )
         assert b"CapEff:\t0000000000000000" in outcome.stdout.data
+
+
+@pytest.mark.parametrize("missing", [{"build_spawner"}, {"build_spawner", "build_waiter"}], ids=sorted)
+async def test_where_a_forked_interpreter_does_the_work(monkeypatch, missing):
+    """As on machines for which there are no instructions."""
+    for name in missing:
+        monkeypatch.setattr(init, name, lambda: None)
+    async with pooled(CONFIG) as backend:
+        look = (
+            "import os; print(os.getpid(), os.getppid(), sorted(os.listdir('/proc/self/fd')), os.getresuid())"
+        )
+        for _ in range(2):
+            outcome = await run_in(backend, python_spec(look), expect_warm=True)
+            assert outcome.stdout.data == b"2 1 ['0', '1', '2', '3'] (1000, 1000, 1000)\n"
+        script = TABLE["bash"].build_spec("echo $PPID $$; exit 7")
+        await run_in(backend, script, expect_warm=True)
+        await eventually(lambda: backend._pool._others[KIND_BASH].ready)
+        outcome = await run_in(backend, script, expect_warm=True)
+        assert (outcome.stdout.data, outcome.exit_code) == (b"1 2\n", 7)
+
+
+@pytest.mark.parametrize("by", ["instructions", "a fork"])
+async def test_a_step_that_fails_is_named(monkeypatch, caplog, by):
+    """Then there is no sandbox, rather than one with a step left out."""
+    from unsandbox.sandbox.warm import Template
+
+    files = Template.files
+
+    def broken(self, bpf, version):
+        found = files(self, bpf, version)
+        code = found["/work/.setup"].replace(b'call("chdir", at(b"/work"))', b'call("chdir", at(b"/nowhere"))')
+        assert code != found["/work/.setup"]
+        return {**found, "/work/.setup": code}
+
+    monkeypatch.setattr(Template, "files", broken)
+    if by == "a fork":
+        monkeypatch.setattr(init, "build_spawner", lambda: None)
+    async with BubblewrapBackend(pool=CONFIG) as backend:
+        await eventually(lambda: backend._pool._closed)
+        assert "error chdir: No such file or directory" in caplog.text
+        await run_in(backend, python_spec("pass"), expect_warm=False)
+
+
+THREADS = """
+import ctypes, os, signal, threading
+libc = ctypes.CDLL(None, use_errno=True)
+print(os.getpid() == threading.get_native_id() == libc.gettid(), libc.sched_getcpu() >= 0)
+found = []
+thread = threading.Thread(target=lambda: found.append(threading.get_native_id()))
+thread.start(); thread.join()
+print(found[0] != os.getpid(), os.waitstatus_to_exitcode(os.waitpid(os.fork() or os._exit(3), 0)[1]))
+# Both send a signal to the number that the C library takes for its thread's.
+signal.signal(signal.SIGUSR1, lambda *_: print('heard'))
+signal.raise_signal(signal.SIGUSR1)
+libc.abort()
+"""
+
+
+async def test_the_c_library_knows_its_thread(backend, warm):
+    """What it told the kernel of its thread is told again by a fork that it did not make itself."""
+    cold = await run_in(backend, python_spec(THREADS), expect_warm=False)
+    hot = await run_in(warm, python_spec(THREADS), expect_warm=True)
+    assert hot.stdout.data == b"True True\nTrue 3\nheard\n"
+    assert (hot.exit_code, hot.stdout.data) == (cold.exit_code, cold.stdout.data) == (134, cold.stdout.data)
 
 
 # Compiled programs are used again

@@ -1,4 +1,4 @@
-"""The first process of a live sandbox: a program of a hundred bytes, assembled here.
+"""The first process of a sandbox: a program of a hundred bytes, assembled here; and what makes warm sandboxes.
 
 It says that it is there, lets go of every descriptor and sleeps. Orphans come to it and the kernel reaps them
 at once, because it ignores SIGCHLD. Nothing inside can end it (a first process takes no signal from its own
@@ -72,6 +72,29 @@ _WAITER_X86_64 = (
     + _NAME
 )
 
+_SPAWNER_X86_64 = bytes.fromhex(
+    # keep rbx; r9: the list
+    "534989f9"
+    # clone(first word, 0, address of the third word, 0, 0)
+    "b838000000498b3931f6498d51104531d24531c00f05"
+    # in the caller, which waits until the child is another program or gone: return
+    "4885c07533"
+    # rbx: the first call
+    "498d5918"
+    # its number and five arguments; call
+    "488b03488b7b08488b7310488b53184c8b53204c8b43280f05"
+    # below 0: it failed
+    "4885c07819"
+    # no fork: the next one; the parent after a fork: the next one
+    "488b4b304885c9740a4885c07505"
+    # the child after a fork: return the seventh word, in its own copy of the memory
+    "4889c85bc3"
+    # the next one
+    "4883c338ebc9"
+    # failed: the result is the first word, the address of the call the second; exit_group(1)
+    "49890149895908b8e7000000bf010000000f05"
+)
+
 
 def _calls(machine: _Machine) -> list[tuple[int, Sequence[_Argument]]]:
     return [
@@ -111,6 +134,21 @@ def build_waiter(name: str | None = None) -> bytes | None:
     """
     machine = _MACHINES.get(name or platform.machine())
     return _executable(machine, _WAITER_X86_64) if machine is _MACHINES["x86_64"] else None
+
+
+def build_spawner(name: str | None = None) -> bytes | None:
+    """Return instructions that make a process and have it go through a list of system calls; see `warm_setup`.
+
+    They are a function of one argument, the address of 64-bit words: flags of clone(2), two words that they
+    write to, and then for each call its number, five arguments, and for a fork what is returned in the child.
+
+    Args:
+        name: The machine, by default this one.
+
+    Returns:
+        The instructions, None when there are none for the machine.
+    """
+    return _SPAWNER_X86_64 if (name or platform.machine()) == "x86_64" else None
 
 
 def _executable(machine: _Machine, code: bytes) -> bytes:

@@ -369,9 +369,9 @@ class WarmPool:
             zygote.forks += 1
             zygote.alive.add(prepared)
             settings = (
+                shelf.kind,
                 -1 if uid is None else uid,
                 int(urgent),
-                shelf.kind,
                 limits.tmpfs_bytes,
                 shm_bytes(limits.tmpfs_bytes),
                 limits.open_files,

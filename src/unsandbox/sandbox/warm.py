@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import marshal
 import os
+import platform
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from unsandbox.sandbox import init, masks
+from unsandbox.sandbox import init, masks, seccomp
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.command import DEFAULT_ENV, MARK_START, SHM, TMP, WORK
 from unsandbox.sandbox.control import CgroupReport, Ending, LauncherControl
@@ -24,10 +25,13 @@ from unsandbox.sandbox.limits import Group
 from unsandbox.sandbox.skeleton import HOSTNAME
 from unsandbox.sandbox.spec import Captured, Limits, OutputSink, SandboxSpec
 from unsandbox.sandbox.system import System
-from unsandbox.sandbox.warm_python import COMMANDS, FIRST_PROCESS, PROGRAM
+from unsandbox.sandbox.warm_python import COMMANDS, FIRST_PROCESS, MAIN
+from unsandbox.sandbox.warm_setup import SYSTEM_CALLS
 
-PYTHON = ("python3", PROGRAM)
+PYTHON = ("python3", MAIN)
 """The command of programs that the waiting interpreter runs itself; any other is executed by it."""
+_PARTS = ("rehearsal", "setup", "python")
+"""The modules that a zygote loads, in this order."""
 _CAPABILITIES = ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "NET_ADMIN", "SYS_NICE")
 """What a zygote needs to make sandboxes; they themselves have none."""
 _READS_AT_START = re.compile(r"PYTHON|LD_|LC_|MALLOC_|GLIBC_|GCONV_|(LANG|LANGUAGE|HOME|PATH|TZ)\Z")
@@ -119,14 +123,11 @@ class Template:
             version: The interpreter's, as in the name of its folders: `3.11`.
         """
         folder = resources.files("unsandbox.sandbox")
-        rehearsal, zygote = (
-            (folder / name).read_text(encoding="utf-8") for name in ("warm_rehearsal.py", "warm_python.py")
-        )
-        masked = f"{masks.masked_files()!r}, {masks.masked_folders()!r}"
-        parts = {
-            f"{WORK}/.rehearsal": rehearsal.encode(),
-            f"{WORK}/.zygote": f"{zygote}\ninstall(bytes.fromhex({bpf.hex()!r}), {masked})\n".encode(),
-        }
+        known = seccomp.numbers(platform.machine())
+        numbers = {name: known[name] for name in SYSTEM_CALLS if name in known}
+        settings = numbers, bpf, masks.masked_files(), masks.masked_folders(), init.build_spawner()
+        parts = {f"{WORK}/.{name}": (folder / f"warm_{name}.py").read_bytes() for name in _PARTS}
+        parts[f"{WORK}/.install"] = f"install(lambda: Setup(*{settings!r}))\n".encode()
         executed = "; ".join(f"exec(open({path!r}).read(), n)" for path in parts)
         load = f"import sys; n = {{'__name__': 'zygote'}}; {executed}"
         site = f"{WORK}/.local/lib/python{version}/site-packages"

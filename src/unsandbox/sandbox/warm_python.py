@@ -21,14 +21,13 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from unsandbox.sandbox.warm_rehearsal import rehearse
+    from unsandbox.sandbox.warm_setup import CONTROL_FD, FEEDER, FIRST, FIRST_PROCESS_FD, Setup
 
-CONTROL_FD = 3
-"""In the zygote the launcher's socket, in its children the server's."""
-PROGRAM = "/work/main.py"
+MAIN = "/work/main.py"
 HOME = "/work/"
 FIRST_PROCESS = "/work/.first"
 """What becomes the first process of each sandbox, where there is such a program for this machine."""
@@ -38,41 +37,30 @@ COMMANDS = {KIND_NODE: ("node", "/work/main.js"), KIND_BASH: ("bash", "/work/mai
 MAX_REQUEST = 1024
 MAX_JOB = 1 << 17
 MAX_GROUPS = 8
-SANDBOX_UID = 1000
 
-_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
-_NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
-_READ_ONLY, _NOSUID, _NODEV, _NOEXEC, _BIND = 1, 2, 4, 8, 4096
-_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 22, 24, 38, 47
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
-_SECCOMP_MODE_FILTER = 2
-_CAPABILITY_VERSION_3 = 0x20080522
-_SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _DEATH_BY = 128
+_PROGRAM_NUMBER = 2
+"""In its sandbox."""
 _BASH_ENV = "/work/.begin"
 _BASH_BEGINS = b"unset BASH_ENV;SECONDS=0;: bash"
 """What makes a bash that has waited look like a new one."""
-_FIRST_FD = 100
-"""In the zygote and until a program runs: above every descriptor that comes with a request."""
 
 
-def install(bpf: bytes, masked_files: Sequence[str], masked_folders: Sequence[str]) -> None:
+def install(make_setup: Callable[[], Setup]) -> None:
     """Have the interpreter serve instead of opening its program.
 
     Args:
-        bpf: The system call filter, as an array of `struct sock_filter`.
-        masked_files: Of /proc, to be empty.
-        masked_folders: Of /proc, to be empty.
+        make_setup: Makes what makes the sandboxes.
     """
     original = sys.path_hooks[0]
 
     def hook(path: str) -> Any:
-        if path != PROGRAM:
+        if path != MAIN:
             return original(path)
         # In place, and of the same length: the interpreter is going through this list.
         sys.path_hooks[0] = original
         end: list[Callable[[int], None]] = []
-        _leave_no_trace(lambda: end.append(_serve(_Kernel(bpf, masked_files, masked_folders))))
+        _leave_no_trace(lambda: end.append(_serve(make_setup())))
         try:
             return original(path)
         except ImportError:
@@ -97,44 +85,43 @@ def _leave_no_trace(work: Callable[[], None]) -> None:
         sys.path_importer_cache.pop(path, None)
 
 
-def _serve(kernel: _Kernel) -> Callable[[int], None]:
+def _serve(setup: Setup) -> Callable[[int], None]:
     """Fork for each request; returns, in a process that is to become the program, how that process ends."""
     import _signal  # type: ignore[import-not-found]
     import _socket
     import gc
     import os
-    import resource  # noqa: F401 - loaded once here, not in each child
 
+    # The rehearsal shall find memory as it will be.
+    for like in range(2):
+        setup.plan([like] * 7, "", range(CONTROL_FD + 1, CONTROL_FD + 8))
     # What is there now lives as long as the interpreter. A collector that goes through it at a program's end
     # would copy every page of it, which takes longer than most programs.
     gc.collect()
     gc.freeze()
-    kernel.trim()
-    kernel.used, end = rehearse(PROGRAM, CONTROL_FD, _await_job)
+    setup.trim()
+    setup.used, end = rehearse(MAIN, CONTROL_FD, _await_job)
     if end is not None:
         return end
     _keep_first_process()
     requests = _socket.socket(fileno=CONTROL_FD)
-    own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     # Nobody waits for the children here; the launcher watches them by descriptor.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
     requests.send(b"up")
     while True:
-        request, ancillary, _, _ = requests.recvmsg(MAX_REQUEST, _socket.CMSG_SPACE(4 * (3 + MAX_GROUPS)))
-        if not request:
+        data, ancillary, _, _ = requests.recvmsg(MAX_REQUEST, _socket.CMSG_SPACE(4 * (3 + MAX_GROUPS)))
+        if not data:
             os._exit(0)
         fds = _descriptors(ancillary)
-        number, *settings = request.split()
-        kernel.unshare(_NEWPID)
-        child = os.fork()
-        if child == 0:
+        request, *words = data.split()
+        kind, *settings = (int(word) for word in words)
+        pidfd, part = setup.start(settings, _gate(kind), fds)
+        if part:
             requests.detach()
-            _become_sandbox(kernel, [int(setting) for setting in settings], fds)
+            _be(part, setup, kind)
             return os._exit
-        kernel.setns(own_pids, _NEWPID)
-        pidfd = os.pidfd_open(child)
         attached = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pidfd.to_bytes(4, sys.byteorder))]
-        requests.sendmsg([number], attached)
+        requests.sendmsg([request], attached)
         for fd in (*fds, pidfd):
             os.close(fd)
 
@@ -148,7 +135,7 @@ def _keep_first_process() -> None:
         fd = os.open(FIRST_PROCESS, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD)
+    fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_PROCESS_FD)
     os.close(fd)
 
 
@@ -157,115 +144,44 @@ def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
     return [int.from_bytes(content[at : at + 4], sys.byteorder) for at in range(0, len(content) - 3, 4)]
 
 
-def _become_sandbox(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]) -> None:
-    """Turn this forked child into a sandbox of its own; returns in the process that becomes the program."""
+def _be(part: int, setup: Setup, kind: int) -> None:
+    """Be a process of a sandbox that was just made; returns in what becomes a Python program."""
+    import _signal
     import os
 
-    # From here on nothing of the launcher is in reach, whatever fails.
-    os.dup2(fds[0], CONTROL_FD, inheritable=False)
-    try:
-        program = _set_up(kernel, settings, fds[1:])
-    except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
-        os.write(CONTROL_FD, f"error {error!r:.200}\n".encode("utf-8", "replace"))
-        os._exit(1)
-    kind = settings[2]
-    if program and kind != KIND_ANY and os.fork() == 0:
+    if part == FIRST:
+        _look_after()
+    if part == FEEDER:
         _feed(kind)
-    if program:
-        _look_after(program)
-    os.close(_FIRST_FD)
+    if kind == KIND_ANY:
+        setup.populate()
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    os.close(FIRST_PROCESS_FD)
     if kind != KIND_ANY:
         _default_signals()
         env = {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")}
         if kind == KIND_BASH:
             env["BASH_ENV"] = _BASH_ENV
         _become(list(COMMANDS[kind]), env)
-    kernel.populate()
     _await_job()
 
 
-def _set_up(kernel: _Kernel, settings: Sequence[int], fds: Sequence[int]) -> int:
-    """Do everything that isolates, then fork; return the program's number, or 0 in the program itself."""
-    import _signal
-    import os
-    import resource
-
-    uid, urgent, kind, tmpfs, shm, open_files, processes, data = settings
-    stdout, stderr, *groups = fds
-    if urgent:
-        _normal_priority()
-    for group in groups:
-        os.write(group, b"0")
-    kernel.unshare(_NEWNS | _NEWUTS | _NEWIPC | _NEWNET | _NEWCGROUP)
-    owner = max(0, uid)
-    for place, size, mode in (("/dev/shm", shm, "1777"), ("/tmp", tmpfs, "1777"), ("/work", tmpfs, "755")):  # noqa: S108
-        kernel.mount("tmpfs", place, _NOSUID | _NODEV, f"size={size},mode={mode},uid={owner},gid={owner}")
-    kernel.mount("proc", "/proc", _NOSUID | _NODEV | _NOEXEC, "")
-    kernel.mask()
-    kernel.mount("devpts", "/dev/pts", _NOSUID | _NOEXEC, "newinstance,ptmxmode=0666,mode=620")
-    kernel.loopback_up()
-    _normal_priority()
-    os.chdir(HOME)
-    os.umask(0o022)
-    os.setsid()
-    os.dup2(stdout, 1)
-    os.dup2(stderr, 2)
-    os.closerange(CONTROL_FD + 1, max(fds) + 1)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
-    if data:
-        resource.setrlimit(resource.RLIMIT_DATA, (data, data))
-    if uid >= 0:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-    kernel.unshare(_NEWUSER)
-    # Only now: a namespace made under a limit holds the processes of its maker to it, and as an ordinary user
-    # those are of all sandboxes together.
-    resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
-    # The change of user has hidden this process's files in /proc from itself.
-    kernel.prctl(_PR_SET_DUMPABLE, 1)
-    mapping = f"{SANDBOX_UID} {owner} 1"
-    for name, text in (("setgroups", "deny"), ("uid_map", mapping), ("gid_map", mapping)):
-        fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
-        os.write(fd, text.encode())
-        os.close(fd)
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    kernel.give_up_all()
-    if kind != KIND_ANY:
-        os.mkfifo(_gate(kind))
-    return os.fork()
-
-
-def _normal_priority() -> None:
-    """End the low priority of the zygote: it was for preparing, not for the program."""
-    import os
-
-    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
-
-
-def _look_after(program: int) -> None:
+def _look_after() -> None:
     """Be the sandbox's first process: collect orphans, report the program's end, wait to be killed."""
     import _signal
     import os
 
     # With a handler in place even a tenant's signal would reach the first process.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    if program == 2:
-        os.closerange(0, CONTROL_FD)
-        os.set_inheritable(CONTROL_FD, True)
-        try:  # noqa: SIM105 - nothing more is to be loaded
-            os.execve(f"/proc/self/fd/{_FIRST_FD}", ["init"], {})  # noqa: S606 - a program of ours
-        except OSError:
-            # There is none for this machine. This interpreter does the same, and holds more memory.
-            pass
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    os.close(null)
+    if null > 2:
+        os.close(null)
     while True:
         pid, status = os.wait()
-        if pid == program:
+        if pid == _PROGRAM_NUMBER:
             break
     try:
         # When all the others are gone, every end of the output is closed.
@@ -287,6 +203,8 @@ def _exit_code(status: int) -> int:
 
 def _gate(kind: int) -> str:
     """Return the named pipe at which an interpreter waits: what bash reads first, or the program itself."""
+    if kind == KIND_ANY:
+        return ""
     return _BASH_ENV if kind == KIND_BASH else COMMANDS[kind][1]
 
 
@@ -301,6 +219,7 @@ def _feed(kind: int) -> None:
     gate = _gate(kind)
     # What is touched once is quick the next time.
     marshal.loads(marshal.dumps({"": [b""]}, 2))  # noqa: S302
+    _make_folder(HOME)
     _write_file(f"{HOME}.try", 0o600, b"")
     os.unlink(f"{HOME}.try")  # noqa: PTH108 - pathlib would have to be loaded
     pipe = os.open(gate, os.O_WRONLY | os.O_CLOEXEC)
@@ -318,6 +237,8 @@ def _feed(kind: int) -> None:
             os.unlink(gate)  # noqa: PTH108
         while program:
             program = program[os.write(pipe, program) :]
+        # Its end is waited for, and this process's memory is taken down before its descriptors are closed.
+        os.close(pipe)
     finally:
         os._exit(0)
 
@@ -358,7 +279,7 @@ def _receive_job() -> Mapping[str, Any]:
         os.dup2(fds[0], 0)
         os.close(fds[0])
     for folder in job["folders"]:
-        os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - pathlib would have to be loaded
+        _make_folder(folder)
     control.detach()
     return job
 
@@ -416,11 +337,26 @@ def _end_quickly(leave: Callable[[int], None]) -> None:
     del sys.modules["atexit"]
 
 
+def _make_folder(path: str) -> None:
+    import os
+
+    try:
+        os.mkdir(path)  # noqa: PTH102 - pathlib would have to be loaded
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103
+
+
 def _write_file(path: str, mode: int, content: bytes) -> None:
     import os
 
-    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        fd = os.open(path, flags, 0o600)
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
@@ -494,82 +430,3 @@ def _become(command: list[str], env: Mapping[str, str]) -> None:
             problem = str(error.strerror)
     os.write(2, f"sh: exec: {name}: {problem}\n".encode("utf-8", "surrogateescape"))
     os._exit(127 if problem == "not found" else 126)
-
-
-class _Kernel:
-    """System calls for which Python has no function."""
-
-    def __init__(self, bpf: bytes, masked_files: Sequence[str], masked_folders: Sequence[str]) -> None:
-        import ctypes
-        import fcntl  # noqa: F401 - loaded once here
-        import struct
-
-        self._ctypes = ctypes
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._filter = ctypes.create_string_buffer(bpf, len(bpf))
-        self._program = struct.pack("HxxxxxxP", len(bpf) // 8, ctypes.addressof(self._filter))
-        self._masked_files = [path.encode() for path in masked_files]
-        self._masked_folders = masked_folders
-        self._capability_header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-        self.used: list[tuple[int, int, int]] = []
-        """See `rehearse`."""
-        self._loopback = struct.pack("16sh22x", b"lo", _IFF_UP_RUNNING)
-
-    def _check(self, result: int, what: str) -> None:
-        if result != 0:
-            raise OSError(self._ctypes.get_errno(), what)
-
-    def unshare(self, flags: int) -> None:
-        self._check(self._libc.unshare(flags), "unshare")
-
-    def setns(self, fd: int, kind: int) -> None:
-        self._check(self._libc.setns(fd, kind), "setns")
-
-    def prctl(self, option: int, *arguments: int | bytes) -> int:
-        # All five, as wide as the kernel takes them: some options refuse garbage where they expect nothing.
-        wide = [a if isinstance(a, bytes) else self._ctypes.c_ulong(a) for a in (*arguments, 0, 0, 0)]
-        return int(self._libc.prctl(option, *wide[:4]))
-
-    def mount(self, kind: str, place: str, flags: int, options: str) -> None:
-        words = (kind.encode(), place.encode(), kind.encode())
-        self._check(self._libc.mount(*words, self._ctypes.c_ulong(flags), options.encode()), f"mount {place}")
-
-    def populate(self) -> None:
-        """Have the memory that programs use ready now; where the kernel cannot (before 5.14) it comes later."""
-        number = self._ctypes.c_ulong
-        for address, length, advice in self.used:
-            if self._libc.madvise(number(address), number(length), advice):
-                return
-
-    def mask(self) -> None:
-        """Cover what /proc tells of the machine."""
-        for path in self._masked_files:
-            done = self._libc.mount(b"/dev/null", path, None, self._ctypes.c_ulong(_BIND), None)
-            self._check(done, f"mask {path!r}")
-        for folder in self._masked_folders:
-            self.mount("tmpfs", folder, _READ_ONLY | _NOSUID | _NODEV | _NOEXEC, "size=4k,mode=555")
-
-    def trim(self) -> None:
-        """Give back memory that is free: less for each fork to copy and to take down."""
-        if trim := getattr(self._libc, "malloc_trim", None):
-            trim(0)
-
-    def loopback_up(self) -> None:
-        import _socket
-        import fcntl
-
-        any_socket = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-        try:
-            fcntl.ioctl(any_socket.fileno(), _SIOCSIFFLAGS, self._loopback)
-        finally:
-            any_socket.close()
-
-    def give_up_all(self) -> None:
-        """Drop every capability for good, and let the filter judge every further system call."""
-        capability = 0
-        while self.prctl(_PR_CAPBSET_DROP, capability) == 0:
-            capability += 1
-        self._check(self._libc.capset(self._capability_header, bytes(24)), "capset")
-        self._check(self.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL), "ambient capabilities")
-        self._check(self.prctl(_PR_SET_NO_NEW_PRIVS, 1), "no new privileges")
-        self._check(self.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self._program), "seccomp")
