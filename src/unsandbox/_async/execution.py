@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from unsandbox._async.link import Link
@@ -93,15 +94,15 @@ async def execute(
     except (WaitTimeoutError, ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
-        partial = await finish(lambda: _abandon(link, keys, at_once, query, order, known), CLEAN_UP_S)
+        left = await finish(partial(_abandon, link, keys, at_once, query, order, known), CLEAN_UP_S)
         if not late:
             raise
-        raise too_late(deadline, partial or known, cancelled=partial is not None) from error
+        raise too_late(deadline, left or known, cancelled=left is not None) from error
     except UnsandboxError:
         raise  # There is no job: it was refused.
     except (Exception, Interrupted):
         # The caller was interrupted, or a hook of the caller's failed.
-        await finish(lambda: _abandon(link, keys, at_once, query, order, answer), CLEAN_UP_S)
+        await finish(partial(_abandon, link, keys, at_once, query, order, answer), CLEAN_UP_S)
         raise
 
 
@@ -128,14 +129,14 @@ async def submit(
         answer = await link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
     except (ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed
-        partial = await finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        left = await finish(partial(_abandon, link, keys, at_once, query, order, {}), CLEAN_UP_S)
         if not late:
             raise
-        raise too_late(deadline, partial or {}, cancelled=partial is not None) from error
+        raise too_late(deadline, left or {}, cancelled=left is not None) from error
     except UnsandboxError:
         raise
     except (Exception, Interrupted):
-        await finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        await finish(partial(_abandon, link, keys, at_once, query, order, {}), CLEAN_UP_S)
         raise
     job_id_of(answer)
     return answer
@@ -169,16 +170,16 @@ async def wait(
     except Interrupted:
         if not keep:
             link = link.cleaning()
-            await finish(lambda: cancel(link, keys, job_id, deadline=Deadline(CLEAN_UP_S)), CLEAN_UP_S)
+            await finish(partial(cancel, link, keys, job_id, deadline=Deadline(CLEAN_UP_S)), CLEAN_UP_S)
         raise
     except (WaitTimeoutError, ConnectionFailedError) as error:
         if not deadline.passed:
             raise
         known = error.partial if isinstance(error, WaitTimeoutError) else last
-        partial = None
+        left = None
         if not keep:
-            partial = await finish(lambda: end(link, keys, job_id), CLEAN_UP_S)
-        raise too_late(deadline, partial or known, cancelled=partial is not None) from error
+            left = await finish(partial(end, link, keys, job_id), CLEAN_UP_S)
+        raise too_late(deadline, left or known, cancelled=left is not None) from error
 
 
 async def look(

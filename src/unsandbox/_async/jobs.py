@@ -101,6 +101,7 @@ class JobMethods(Connected):
             return await _heard(events, {"stdout": on_stdout, "stderr": on_stderr})
         deadline = Deadline(timeout)
         order = await self._encode(options, deadline)
+        del options  # Thousands of calls may wait, and each should hold little meanwhile.
         try:
             return typed(await execution.execute(self._link, self._signer(), order, deadline=deadline), Job)
         except WaitTimeoutError as error:

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from unsandbox._compat.blocking import Interrupted, closing, finish, sleep
@@ -94,15 +95,15 @@ def execute(
     except (WaitTimeoutError, ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
-        partial = finish(lambda: _abandon(link, keys, at_once, query, order, known), CLEAN_UP_S)
+        left = finish(partial(_abandon, link, keys, at_once, query, order, known), CLEAN_UP_S)
         if not late:
             raise
-        raise too_late(deadline, partial or known, cancelled=partial is not None) from error
+        raise too_late(deadline, left or known, cancelled=left is not None) from error
     except UnsandboxError:
         raise  # There is no job: it was refused.
     except (Exception, Interrupted):
         # The caller was interrupted, or a hook of the caller's failed.
-        finish(lambda: _abandon(link, keys, at_once, query, order, answer), CLEAN_UP_S)
+        finish(partial(_abandon, link, keys, at_once, query, order, answer), CLEAN_UP_S)
         raise
 
 
@@ -129,14 +130,14 @@ def submit(
         answer = link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
     except (ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed
-        partial = finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        left = finish(partial(_abandon, link, keys, at_once, query, order, {}), CLEAN_UP_S)
         if not late:
             raise
-        raise too_late(deadline, partial or {}, cancelled=partial is not None) from error
+        raise too_late(deadline, left or {}, cancelled=left is not None) from error
     except UnsandboxError:
         raise
     except (Exception, Interrupted):
-        finish(lambda: _abandon(link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        finish(partial(_abandon, link, keys, at_once, query, order, {}), CLEAN_UP_S)
         raise
     job_id_of(answer)
     return answer
@@ -170,16 +171,16 @@ def wait(
     except Interrupted:
         if not keep:
             link = link.cleaning()
-            finish(lambda: cancel(link, keys, job_id, deadline=Deadline(CLEAN_UP_S)), CLEAN_UP_S)
+            finish(partial(cancel, link, keys, job_id, deadline=Deadline(CLEAN_UP_S)), CLEAN_UP_S)
         raise
     except (WaitTimeoutError, ConnectionFailedError) as error:
         if not deadline.passed:
             raise
         known = error.partial if isinstance(error, WaitTimeoutError) else last
-        partial = None
+        left = None
         if not keep:
-            partial = finish(lambda: end(link, keys, job_id), CLEAN_UP_S)
-        raise too_late(deadline, partial or known, cancelled=partial is not None) from error
+            left = finish(partial(end, link, keys, job_id), CLEAN_UP_S)
+        raise too_late(deadline, left or known, cancelled=left is not None) from error
 
 
 def look(

@@ -100,6 +100,7 @@ class JobMethods(Connected):
             return _heard(events, {"stdout": on_stdout, "stderr": on_stderr})
         deadline = Deadline(timeout)
         order = self._encode(options, deadline)
+        del options  # Thousands of calls may wait, and each should hold little meanwhile.
         try:
             return typed(execution.execute(self._link, self._signer(), order, deadline=deadline), Job)
         except WaitTimeoutError as error:

@@ -8,6 +8,7 @@ stays behind that nobody knows of.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from unsandbox._compat.blocking import Interrupted, OneTimeCode, finish, in_thread
@@ -88,7 +89,7 @@ def perform(
         uncertain = not isinstance(error, UnsandboxError) or isinstance(error, _UNCERTAIN)
         undone_by = _undone_by(endpoint)
         if uncertain and endpoint.creates and order is not None and order.sent and undone_by:
-            finish(lambda: _undo(link, keys, name, params, query, order, otp, undone_by), CLEAN_UP_S)
+            finish(partial(_undo, link, keys, name, params, query, order, otp, undone_by), CLEAN_UP_S)
         raise
 
 

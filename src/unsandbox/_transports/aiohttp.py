@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import ssl
 import sys
@@ -138,7 +139,7 @@ class AiohttpTransport:
                 method,
                 opened.make_url(self._origin + target, encoded=True),
                 data=data,
-                headers=headers,
+                headers={_header(name): value for name, value in headers.items()},
                 proxy=opened.proxy,
                 timeout=self._timeout[1],
                 allow_redirects=False,
@@ -275,6 +276,14 @@ async def _read(response: aiohttp.ClientResponse) -> RawResponse:
     async for piece in content.iter_any():
         reader.feed(piece)
     return reader.answer(response.status, response.headers)
+
+
+@functools.cache
+def _header(name: str) -> str:
+    """Return the name of a header as aiohttp keeps it; else it makes one of its own for each request."""
+    from multidict import istr
+
+    return istr(name)
 
 
 def _trust(origin: str) -> ssl.SSLContext | bool:
