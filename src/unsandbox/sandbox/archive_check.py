@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import tarfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import IO, Self, cast
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, cast
 
 from unsandbox.sandbox.spec import MIB, SandboxError
 
@@ -14,7 +16,20 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAX_WINDOW = 128 * MIB
 _MARGIN_BYTES = 256 * MIB
 _MAX_HEADER_BYTES = MIB
+_MAX_DIGITS = 20
 _MAX_SHOWN = 200
+_CHUNK = MIB // 4
+
+_BLOCK = 512
+_END = bytes(_BLOCK)
+_BASE_256 = 0x80
+_NEWLINE = ord("\n")
+_FILE, _HARD_LINK, _LINK, _FOLDER, _FIFO, _EXTENSION = b"0", b"1", b"2", b"5", b"6", b"x"
+_KINDS = {_FILE, _HARD_LINK, _LINK, _FOLDER, _FIFO}
+_NAMING_KEYS = {b"path", b"linkpath", b"GNU.sparse.name"}
+_SPARSE = b"GNU.sparse."
+_SPARSE_KEYS = {_SPARSE + key for key in (b"major", b"minor", b"name", b"realsize")}
+_SPARSE_FORMAT = {(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")}
 
 
 class InvalidArchiveError(SandboxError):
@@ -33,7 +48,7 @@ def opened(archive: Path) -> Iterator[IO[bytes]]:
         from zstandard import ZstdDecompressor
 
         decompressor = ZstdDecompressor(max_window_size=_MAX_WINDOW)
-        with decompressor.stream_reader(file, read_across_frames=True) as stream:
+        with decompressor.stream_reader(file, _CHUNK, read_across_frames=True) as stream:
             yield stream
 
 
@@ -41,7 +56,8 @@ def examine(archive: Path, work_bytes: int) -> None:
     """Check an archive before anything is replaced by it; blocks.
 
     Links may point anywhere: they are put in place as they are and never followed, and inside a sandbox they
-    lead to places inside. What would be unpacked through one, or under a name outside, is refused.
+    lead to places inside. What would be unpacked through one, or under a name outside, is refused. So is what
+    another tar than `archive.PACK` may write and GNU tar may read in another way than it is read here.
 
     Args:
         archive: A tar archive, compressed by zstd or not.
@@ -53,71 +69,244 @@ def examine(archive: Path, work_bytes: int) -> None:
     """
     from zstandard import ZstdError
 
+    links = _Links()
     try:
         with opened(archive) as stream:
-            bounded = _Bounded(stream, 2 * work_bytes + _MARGIN_BYTES)
-            with tarfile.open(fileobj=cast("IO[bytes]", bounded), mode="r|", tarinfo=_Header) as members:
-                links: set[str] = set()
-                while (member := members.next()) is not None:
-                    _examine_member(member, links)
-                    # Or else it keeps them all.
-                    vars(members)["members"].clear()
-    except (tarfile.TarError, ZstdError, ValueError, EOFError) as error:
+            for member in _members(_Blocks(stream, 2 * work_bytes + _MARGIN_BYTES)):
+                _examine_member(member, links)
+    except (ZstdError, ValueError) as error:
         raise InvalidArchiveError(f"the archive is damaged: {error}") from error
 
 
-class _Header(tarfile.TarInfo):
-    """Refuses what `tarfile` would take for the end of the archive, and headers that fill the memory."""
+@dataclass(slots=True)
+class _Member:
+    """What a header and its extension say of one file."""
 
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise InvalidArchiveError(f"the archive is damaged: {error}") from error
-
-    def _proc_member(self, tarfile_: tarfile.TarFile) -> Self:
-        headers = (b"x", b"g", b"X", tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-        if self.type in headers and self.size > _MAX_HEADER_BYTES:
-            raise InvalidArchiveError("the archive is damaged: a header is too large")
-        return super()._proc_member(tarfile_)  # type: ignore[misc,no-any-return]
+    kind: bytes
+    name: bytes
+    target: bytes
+    size: int
+    sparse: bool = False
 
 
-def _examine_member(member: tarfile.TarInfo, links: set[str]) -> None:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise InvalidArchiveError(f"the archive names a place outside: {_shown(member.name)}")
-    if not (member.isreg() or member.isdir() or member.issym() or member.islnk() or member.isfifo()):
-        raise InvalidArchiveError(f"the archive holds something that is no file: {_shown(member.name)}")
-    target = PurePosixPath(member.linkname)
-    if member.islnk() and (target.is_absolute() or ".." in target.parts):
-        raise InvalidArchiveError(f"the archive links to a place outside: {_shown(member.name)}")
-    ways = [*name.parents, *(target.parents if member.islnk() else ())]
-    if any(str(way) in links for way in ways):
-        raise InvalidArchiveError(f"the archive leads through a link: {_shown(member.name)}")
-    if str(name) in links:
+def _members(blocks: _Blocks) -> Iterator[_Member]:
+    """Read all headers.
+
+    Raises:
+        ValueError: One is damaged, or the archive ends early.
+    """
+    records: dict[bytes, bytes] | None = None
+    while (header := blocks.take(_BLOCK)) != _END:
+        if _number(header[148:156]) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+            raise ValueError("the checksum of a header is wrong")
+        kind, size = header[156:157], _number(header[124:136])
+        if kind == _EXTENSION:
+            if records is not None:
+                raise ValueError("a header has two extensions")
+            if size > _MAX_HEADER_BYTES:
+                raise ValueError("a header is too large")
+            records = _records(blocks.take(size))
+            blocks.skip(-size % _BLOCK)
+            continue
+        member = _Member(kind, _name(header), _text(header[157:257]), size)
+        if records is not None:
+            _extend(member, records)
+            records = None
+        yield member
+        content = member.size + -member.size % _BLOCK
+        if member.sparse:
+            content -= _examine_map(blocks, content)
+        blocks.skip(content)
+    if records is not None:
+        raise ValueError("the last header is missing")
+
+
+def _number(field: bytes) -> int:
+    if field[0] == _BASE_256:
+        return int.from_bytes(field[1:], "big")
+    digits = field.strip(b" \0")
+    if not digits.isdigit():
+        raise ValueError("a number is none")
+    return int(digits, 8)
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _name(header: bytes) -> bytes:
+    prefix = _text(header[345:500])
+    if not prefix:
+        return _text(header[:100])
+    if header[257:263] != b"ustar\0":
+        raise ValueError("a header is of an old format")
+    return prefix + b"/" + _text(header[:100])
+
+
+def _records(data: bytes) -> dict[bytes, bytes]:
+    """Read an extension: lines of `<length> <key>=<value>`."""
+    records = {}
+    start = 0
+    while start < len(data):
+        length, _, _ = data[start : start + _MAX_DIGITS].partition(b" ")
+        end = start + _decimal(length)
+        key, equals, value = data[start + len(length) + 1 : end - 1].partition(b"=")
+        if not (equals and start < end <= len(data) and data[end - 1] == _NEWLINE):
+            raise ValueError("the extension of a header is wrong")
+        records[key] = value
+        start = end
+    return records
+
+
+def _extend(member: _Member, records: dict[bytes, bytes]) -> None:
+    """Let an extension's word go before its header's, as GNU tar does."""
+    sparse = {key: value for key, value in records.items() if key.startswith(_SPARSE)}
+    if sparse:
+        right = sparse.keys() == _SPARSE_KEYS and sparse.items() > _SPARSE_FORMAT
+        if not right or member.kind != _FILE:
+            raise ValueError("something is sparse in another way than files are")
+        member.sparse = True
+    if any(not value or b"\0" in value for key, value in records.items() if key in _NAMING_KEYS):
+        raise ValueError("the extension of a header has no name")
+    member.name = records.get(b"GNU.sparse.name") or records.get(b"path") or member.name
+    member.target = records.get(b"linkpath", member.target)
+    if (size := records.get(b"size")) is not None:
+        member.size = _decimal(size)
+
+
+def _examine_map(blocks: _Blocks, content: int) -> int:
+    """Read the map that the content of a sparse file begins with; return its bytes.
+
+    GNU tar reads as many blocks as the map says, however large the file is by its header.
+    """
+    line, seen, wanted = b"", 0, 1
+    taken = said = 0
+    while seen < wanted:
+        *lines, line = (line + blocks.take(_BLOCK)).split(b"\n")
+        taken += _BLOCK
+        if taken > content or (len(line) > _MAX_DIGITS and line.strip(b"\0")):
+            raise ValueError("the map of a sparse file is wrong")
+        # How many pieces there are, then where each is and its size.
+        for number in map(_decimal, lines):
+            if seen == 0:
+                wanted = 1 + 2 * number
+            elif seen % 2 == 0 and seen < wanted:
+                said += number + -number % _BLOCK
+            seen += 1
+    if taken + said != content:
+        raise ValueError("the map of a sparse file is wrong")
+    return taken
+
+
+def _decimal(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS:
+        raise ValueError("a number is none")
+    return int(digits)
+
+
+class _Links:
+    """Which names are symbolic links: a number for each, however long it is."""
+
+    def __init__(self) -> None:
+        self._places: set[int] = set()
+
+    def add(self, parts: Sequence[bytes]) -> None:
+        self._places.add(self._steps(parts)[-1])
+
+    def lead_through(self, parts: Sequence[bytes]) -> bool:
+        """Tell whether a folder on the way to a place is a link."""
+        return bool(self._places) and not self._places.isdisjoint(self._steps(parts)[:-1])
+
+    def has(self, parts: Sequence[bytes]) -> bool:
+        return bool(self._places) and self._steps(parts)[-1] in self._places
+
+    @staticmethod
+    def _steps(parts: Sequence[bytes]) -> list[int]:
+        # Equal numbers of unequal places would refuse what is right, and let nothing pass.
+        return list(accumulate(parts, lambda way, part: hash((way, part)), initial=0))
+
+
+def _examine_member(member: _Member, links: _Links) -> None:
+    name = member.name
+    parts = _inside(name)
+    if parts is None or not name:
+        raise InvalidArchiveError(f"the archive names a place outside: {_shown(name)}")
+    if member.kind not in _KINDS:
+        raise InvalidArchiveError(f"the archive holds something that is no file: {_shown(name)}")
+    has_content, is_folder = member.size > 0, not parts or name.endswith(b"/")
+    if (has_content and member.kind != _FILE) or (is_folder and member.kind != _FOLDER):
+        # GNU tar and this would not agree where the next header is.
+        raise InvalidArchiveError(f"the archive is damaged: {_shown(name)} is not of its kind")
+    target = _inside(member.target) if member.kind == _HARD_LINK else ()
+    if target is None:
+        raise InvalidArchiveError(f"the archive links to a place outside: {_shown(name)}")
+    if links.lead_through(parts) or links.lead_through(target):
+        raise InvalidArchiveError(f"the archive leads through a link: {_shown(name)}")
+    if links.has(parts):
         # tar would fail on it halfway.
-        raise InvalidArchiveError(f"the archive names a link twice: {_shown(member.name)}")
-    if member.issym():
-        links.add(str(name))
+        raise InvalidArchiveError(f"the archive names a link twice: {_shown(name)}")
+    if member.kind == _LINK or (target and links.has(target)):
+        links.add(parts)
 
 
-def _shown(name: str) -> str:
-    return repr(name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}...")
+def _inside(name: bytes) -> list[bytes] | None:
+    """Return the parts of a name; None when it leads out of the folder that it is relative to."""
+    if name.startswith(b"/"):
+        return None
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    return None if b".." in parts else parts
 
 
-class _Bounded:
-    """Reads at most so many bytes, against archives that unfold without end."""
+def _shown(name: bytes) -> str:
+    text = name.decode("utf-8", "replace")
+    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
+
+
+class _Blocks:
+    """Reads an archive to its end; at most so many bytes, against archives that unfold without end."""
 
     def __init__(self, stream: IO[bytes], left: int) -> None:
-        self._stream = stream
+        self._stream = cast("io.BufferedIOBase", stream)
         self._left = left
+        self._buffer = bytearray(_CHUNK)
+        self._start = self._end = 0
 
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._left -= len(data)
+    def take(self, size: int) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            ValueError: There are not so many.
+        """
+        if size <= self._end - self._start:
+            self._start += size
+            return bytes(self._buffer[self._start - size : self._start])
+        taken = bytearray()
+        while len(taken) < size:
+            self._fill()
+            count = min(size - len(taken), self._end - self._start)
+            taken += self._buffer[self._start : self._start + count]
+            self._start += count
+        return bytes(taken)
+
+    def skip(self, size: int) -> None:
+        """Read over bytes, in place.
+
+        Raises:
+            ValueError: There are not so many.
+        """
+        while size > self._end - self._start:
+            size -= self._end - self._start
+            self._start = self._end
+            self._fill()
+        self._start += size
+
+    def _fill(self) -> None:
+        """Read on when all that was read is used."""
+        if self._start < self._end:
+            return
+        self._start, self._end = 0, self._stream.readinto(self._buffer)
+        if not self._end:
+            raise ValueError("it ends early")
+        self._left -= self._end
         if self._left < 0:
             raise InvalidArchiveError("the archive holds more than the work folder may")
-        return data
