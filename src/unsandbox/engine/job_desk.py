@@ -144,7 +144,7 @@ class JobDesk:
         self.quotas.check_job(owner, spec.limits.memory_bytes)
         record = JobRecord(
             owner=owner,
-            spec=replace(spec, cache_scope=owner),
+            spec=spec,
             language=self.languages.resolve(request.language).name,
             network_mode=request.network_mode,
             isolation=isolation,
@@ -370,6 +370,7 @@ class JobDesk:
                 return_artifacts=request.return_artifacts,
                 args=request.args or (),
                 cache=self.caches.place_or_make(language, backend),
+                cache_scope=owner,
             )
         except ValueError as error:
             raise InvalidJob(str(error)) from error
@@ -589,8 +590,8 @@ class JobDesk:
             f"job {record.job_id} ({record.language}) {record.status.value}, exit code {result.exit_code}{took}"
         )
         self.logbook.note("engine", record.owner, ended)
-        self._ended[record.job_id] = record.size
-        self._ended_bytes += record.size
+        self._ended[record.job_id] = size = record.size
+        self._ended_bytes += size
         while len(self._ended) > self.config.kept_jobs or (
             self._ended_bytes > self.config.kept_bytes and len(self._ended) > 1
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections import deque
@@ -42,6 +43,14 @@ class Entry:
         return f"{stamp} {self.level.upper()} {self.text}"
 
 
+_LEVELS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
+
+
+@functools.cache
+def _logger(source: str) -> logging.Logger:
+    return logging.getLogger(f"unsandbox.{source}")
+
+
 class LogBook:
     """Keeps the last lines in memory, passes every line to `logging`, and lets readers follow."""
 
@@ -53,8 +62,7 @@ class LogBook:
         """Add a line. A line feed in it cannot forge a second one."""
         entry = Entry(time.time(), source, level, owner, text.replace("\r", "\\r").replace("\n", "\\n"))
         self._entries.append(entry)
-        logger = logging.getLogger(f"unsandbox.{source}")
-        logger.log(getattr(logging, level.upper()), "%s", entry.text)
+        _logger(source).log(_LEVELS[level], "%s", entry.text)
         for follower in list(self._followers):
             if follower.qsize() >= _BEHIND_LINES:
                 # Too slow to follow: it is told the end and comes back with `since`.

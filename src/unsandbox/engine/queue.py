@@ -29,11 +29,8 @@ class FairQueue:
         self._by_owner: dict[str, deque[JobRecord]] = {}
         self._turns: deque[str] = deque()
         self._working: Counter[str] = Counter()
-
-    @property
-    def working(self) -> int:
+        self.working = 0
         """How many jobs were taken and not yet given back."""
-        return self._working.total()
 
     def put(self, record: JobRecord) -> None:
         """Add a job at the end of its key's line."""
@@ -54,19 +51,20 @@ class FairQueue:
 
     def take(self) -> JobRecord | None:
         """Return the next job that may work now, or None; `give_back` its place when its work is done."""
-        working = self.working
-        if working < self._places:
+        if self.working < self._places:
             record = self.pop(fitting_only=True)
-        elif working < self._places + self._extra:
+        elif self.working < self._places + self._extra:
             record = self.pop(newcomers_only=True, fitting_only=True)
         else:
             record = None
         if record is not None:
             self._working[record.owner] += 1
+            self.working += 1
         return record
 
     def give_back(self, record: JobRecord) -> None:
         """Make room for another job."""
+        self.working -= 1
         self._working[record.owner] -= 1
         if not self._working[record.owner]:
             del self._working[record.owner]

@@ -117,7 +117,10 @@ class Quotas:
             LimitReached: There is too little memory.
             InsufficientStorage: There is too little disk.
         """
-        settings, held = self.settings(owner), self.held(owner)
+        settings = self.settings(owner)
+        if settings.disk_mb is None and settings.memory_mb is None:
+            return
+        held = self.held(owner)
         if settings.disk_mb is not None and wanted.disk and held.disk + wanted.disk > settings.disk_mb * MIB:
             raise InsufficientStorage(
                 f"this key may store {settings.disk_mb} MiB; disks of sessions and services, snapshots and "
@@ -133,9 +136,11 @@ class Quotas:
         Raises:
             LimitReached: So it is.
         """
-        settings, held = self.settings(owner), self.held(owner)
-        if settings.memory_mb is not None and held.memory + memory > settings.memory_mb * MIB:
-            raise _no_memory(settings, held.memory, memory)
+        settings = self.settings(owner)
+        if settings.memory_mb is not None:
+            held = self.held(owner).memory
+            if held + memory > settings.memory_mb * MIB:
+                raise _no_memory(settings, held, memory)
         self.check_cpu(owner)
 
     def has_memory(self, owner: str, memory: int) -> bool:

@@ -38,22 +38,18 @@ def to_wire(model: WireModel, *, whole: bool = True) -> dict[str, Any]:
         {'job_id': 'j1', 'status': 'running', 'id': 'j1'}
     """
     plain: dict[str, Any] = {}
-    twins: dict[str, Any] = {}
     for name in model.__struct_fields__:
-        if model.HELD and name in {"held", model.HELD}:
-            if name == "held":
-                continue
-            value = getattr(model, name if whole else "held")
-        else:
-            value = getattr(model, name)
-        if value is None or (name == "error" and not value):
+        value = getattr(model, "held" if name == model.HELD and not whole else name)
+        if value is None or (name == "held" and model.HELD) or (name == "error" and not value):
             # The C client takes any `error`, even an empty one, for a failure.
             continue
         if isinstance(value, list):
             value = [to_wire(item, whole=whole) if isinstance(item, WireModel) else item for item in value]
         plain[name] = value
-        twins |= dict.fromkeys(model.TWINS.get(name, ()), value)
-    return plain | twins
+    for name, twins in model.TWINS.items():
+        if name in plain:
+            plain.update(dict.fromkeys(twins, plain[name]))
+    return plain
 
 
 def encode(value: WireModel | Mapping[str, Any]) -> bytes:

@@ -68,6 +68,7 @@ class SandboxJob:
         self._reader = reader or (lambda job: read_through_proc(job, spec))
         self._loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
+        self._over = asyncio.Event()
         self._on_over = on_over
         self._reason: EndReason | None = None
         self._pid = self._pidfd = -1
@@ -108,7 +109,9 @@ class SandboxJob:
         Raises:
             SandboxError: The sandbox could not be set up, or was lost.
         """
-        return await asyncio.shield(self._outcome)
+        # Not `shield`: one more round of the loop for each result.
+        await self._over.wait()
+        return self._outcome.result()
 
     def cancel(self) -> None:
         """Kill the whole process tree now; without effect on a program that has ended."""
@@ -255,6 +258,7 @@ class SandboxJob:
             self._outcome.exception()
         else:
             self._outcome.set_result(self._result(self._ending))
+        self._over.set()
         self._on_over(self)
 
     def _setup_error(self, ending: Ending) -> str | None:

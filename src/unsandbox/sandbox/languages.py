@@ -140,6 +140,7 @@ class Language:
         return_artifacts: bool = False,
         args: Sequence[str] = (),
         cache: str | None = None,
+        cache_scope: str = "",
     ) -> SandboxSpec:
         """Return the job that runs `code`.
 
@@ -153,6 +154,7 @@ class Language:
             return_artifacts: Whether to return what it leaves in `/tmp/artifacts`, and the compiled binary.
             args: Its command-line arguments.
             cache: Where the sandbox sees what was made of the toolchain once, if it does.
+            cache_scope: See `SandboxSpec`.
 
         Raises:
             InvalidSpecError: Arguments where none are taken, code that cannot be encoded, a file name that is
@@ -186,6 +188,7 @@ class Language:
             compiled=names["bin"] if compile_step is not None and self.binary else None,
             folders=[ARTIFACT_FOLDER, INPUT_FOLDER],
             system_paths=self.system_paths,
+            cache_scope=cache_scope,
         )
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 WANTED = ("memory", "pids", "cpu")
 _CPU_PERIOD_US = 100_000
 _SENTRY_MEMORY = "/memfd:runsc-memory"
+_WITHOUT_SWAP: set[str] = set()
+"""Folders in which groups have no bound on swap."""
 _EXTRA_PROCESSES = 3
 """The monitor, the job script and the fork between them are not the tenant's."""
 
@@ -208,17 +210,22 @@ class Group:
 
     def _bound_swap(self, bounds: Bounds) -> None:
         for controller, file, value in self._swap_settings(bounds):
-            # Absent where the kernel does not account swap.
-            with contextlib.suppress(OSError):
-                if controller in self._folders:
-                    write(f"{self._folders[controller]}/{file}", value)
+            folder = self._folders.get(controller)
+            if folder is None or (parent := os.path.dirname(folder)) in _WITHOUT_SWAP:  # noqa: PTH120 - as above
+                continue
+            try:
+                write(f"{folder}/{file}", value)
+            except OSError:
+                # Absent where the kernel does not account swap.
+                if os.path.exists(folder) and not os.path.exists(f"{folder}/{file}"):  # noqa: PTH110
+                    _WITHOUT_SWAP.add(parent)
 
     @staticmethod
     def _settings_v1(bounds: Bounds) -> list[tuple[str, str, str]]:
+        # The period is the kernel's own.
         return [
             ("memory", "memory.limit_in_bytes", str(bounds.memory_bytes)),
             ("pids", "pids.max", str(bounds.processes + _EXTRA_PROCESSES)),
-            ("cpu", "cpu.cfs_period_us", str(_CPU_PERIOD_US)),
             ("cpu", "cpu.cfs_quota_us", str(max(1000, int(bounds.vcpu * _CPU_PERIOD_US)))),
         ]
 
@@ -266,16 +273,18 @@ class Group:
         used = _number(f"{self._folders['cpuacct']}/cpuacct.usage") if "cpuacct" in self._folders else None
         return None if used is None else used / 1e9
 
-    def usage(self) -> Usage:
-        """Return what the group has used so far."""
+    def usage(self, *, ended_well: bool = False) -> Usage:
+        """Return what the group has used so far.
+
+        Args:
+            ended_well: Whether it does not matter if something in it was killed for want of memory.
+        """
         peak, oom_kills = None, 0
         if folder := self._folders.get("memory"):
-            if self._version == 2:
-                peak = _number(f"{folder}/memory.peak")
-                oom_kills = field(f"{folder}/memory.events", "oom_kill") or 0
-            else:
-                peak = _number(f"{folder}/memory.max_usage_in_bytes")
-                oom_kills = field(f"{folder}/memory.oom_control", "oom_kill") or 0
+            peak = _number(f"{folder}/memory.{'peak' if self._version == 2 else 'max_usage_in_bytes'}")
+            if not ended_well:
+                file = "events" if self._version == 2 else "oom_control"
+                oom_kills = field(f"{folder}/memory.{file}", "oom_kill") or 0
         return Usage(self.cpu_s(), peak, oom_kills)
 
     def remove(self) -> bool:
@@ -344,17 +353,19 @@ def held_by_sentry(pid: int) -> int:
     return sum(found.values())
 
 
-def _read(path: Path | str) -> str:
+def _read(path: Path | str, *, at_once: bool = False) -> str:
+    """Return the text of a file of the kernel, empty when there is none; `at_once` when one piece is all."""
     # Not `read_text`, which costs thrice as much: the usage of each job is read before its answer goes out.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
     try:
-        parts = []
-        while part := os.read(fd, 1 << 16):
-            parts.append(part)
-        return b"".join(parts).decode()
+        text = part = os.read(fd, 1 << 16)
+        while part and not at_once:
+            part = os.read(fd, 1 << 16)
+            text += part
+        return text.decode()
     except OSError:
         return ""
     finally:
@@ -376,13 +387,13 @@ def write(path: Path | str, text: str) -> None:
 
 
 def _number(path: Path | str) -> int | None:
-    text = _read(path).strip()
+    text = _read(path, at_once=True).strip()
     return int(text) if text.isdigit() else None
 
 
 def field(path: Path | str, name: str) -> int | None:
     """Return the number that follows `name` in a file of a control group, None when it is not there."""
-    for line in _read(path).splitlines():
+    for line in _read(path, at_once=True).splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.isdigit():
             return int(value)

@@ -151,6 +151,7 @@ class WarmPool:
         self._files = host.template.files(host.bpf, host.python)
         self._mounted = frozenset(config.system_paths)
         self._bounds = _bounds(config.limits)
+        self._bounds_words = asdict(self._bounds)
         self._counts_memory, self._counts_processes = (
             name in host.cgroup.parents for name in ("memory", "pids")
         )
@@ -378,7 +379,7 @@ class WarmPool:
                 limits.processes,
                 0 if self._counts_memory else limits.memory_bytes,
             )
-            request = {"zygote": zygote.number, "bounds": asdict(self._bounds), "settings": settings}
+            request = {"zygote": zygote.number, "bounds": self._bounds_words, "settings": settings}
             fds = [there.fileno(), out_write, err_write]
             self._run(self._ask(prepared, request, fds, sent.pop_all()))
         return True
@@ -496,7 +497,7 @@ class WarmPool:
                     "uid": None,
                     "program": str(self._host.program),
                     "argv": ["bwrap", "--args", str(_ARGS_FD), "--", *PYTHON],
-                    "bounds": asdict(self._bounds),
+                    "bounds": self._bounds_words,
                     "nice": _NICE if self._host.users is not None else 0,
                 }
                 zygote.number = await self._host.control.start(zygote, request, list(fds.values()))

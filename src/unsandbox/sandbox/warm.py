@@ -361,6 +361,9 @@ class WarmJob(SandboxJob):
         self._take_report(MARK_START + b" ")
 
     def _receive(self, size: int) -> bytes:
+        if self._on_compiled is None:
+            # What else is attached is closed by the kernel.
+            return super()._receive(size)
         data, fds, _, _ = socket.recv_fds(self._control, size, 1, socket.MSG_CMSG_CLOEXEC)
         self._handed += fds
         return data
@@ -382,7 +385,7 @@ class WarmJob(SandboxJob):
         group = self._prepared.group
         if self._wound_up and self._exit_code is not None and self._ending is None and group is not None:
             # All its processes but the first are gone, and that one is being killed: the count is complete.
-            usage = group.usage()
+            usage = group.usage(ended_well=self._exit_code == 0)
             if usage.cpu_s is None:
                 return  # The launcher has just removed the group, and is about to say what it counted.
             self.ended(Ending(0, usage.cpu_s, usage.peak_memory_bytes, usage.oom_kills > 0))

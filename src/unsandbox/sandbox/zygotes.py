@@ -15,7 +15,6 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from unsandbox.sandbox.limits import Bounds, Group, Usage, held_memory
@@ -198,7 +197,9 @@ class Zygotes:
 
 
 def _pid_of(pidfd: int) -> int:
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
-        if line.startswith("Pid:"):
-            return int(line[4:])
-    return -1
+    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _, _, number = os.read(fd, _MESSAGE).partition(b"\nPid:")
+    finally:
+        os.close(fd)
+    return int(number.split(None, 1)[0]) if number else -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from aiohttp import web
@@ -37,11 +38,19 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(_EngineNumbers(engine))
+        # Looked up once: the library checks and joins the labels each time.
+        self._series = functools.cache(
+            lambda method, route, status: (
+                self._requests.labels(method, route, str(status)),
+                self._seconds.labels(method, route),
+            )
+        )
 
     def note(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request. `route` is the path's template, so that the labels stay few."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        count, times = self._series(method, route, status)
+        count.inc()
+        times.observe(seconds)
 
     def text(self) -> bytes:
         """Return everything as text."""
