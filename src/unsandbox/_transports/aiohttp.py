@@ -23,6 +23,7 @@ from unsandbox._transports.common import (
     proxy_for,
     tls_context,
 )
+from unsandbox._transports.limits import Limits
 from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
 from unsandbox.protocol.contents import ChunkReader, Pieces
 
@@ -50,9 +51,6 @@ _HEARTBEAT_S = 20.0
 _CLOSE_S = 2.0
 """Seconds that a server has to say goodbye to a WebSocket, too."""
 
-_CEIL_S = 60.0
-"""Above this many seconds aiohttp may round a time limit up to whole ones, which saves timers."""
-
 
 class _Opened(NamedTuple):
     """The session, and the names of the library, which is imported when the session is made."""
@@ -60,7 +58,6 @@ class _Opened(NamedTuple):
     session: aiohttp.ClientSession
     proxy: str | None
     make_url: type[yarl.URL]
-    make_timeout: type[aiohttp.ClientTimeout]
     error: type[aiohttp.ClientError]
     not_connected: type[aiohttp.ClientConnectorError]
 
@@ -73,7 +70,7 @@ class AiohttpTransport:
         self._max_connections = max_connections
         self._slots: asyncio.Semaphore | None = None
         self._opened: _Opened | None = None
-        self._timeout: tuple[float, aiohttp.ClientTimeout | None] = (-1.0, None)
+        self._limits = Limits()
         self._closed = False
 
     async def acquire(self, timeout: float | None) -> None:
@@ -132,23 +129,21 @@ class AiohttpTransport:
             data, headers = ChunkReader(body.chunks()), {**headers, "Content-Length": str(len(body))}
         elif len(body) > _LARGE_BODY:
             data = io.BytesIO(body)
-        if timeout != self._timeout[0]:
-            self._timeout = (timeout, opened.make_timeout(total=timeout, ceil_threshold=_CEIL_S))
         try:
-            response = await opened.session.request(
-                method,
-                opened.make_url(self._origin + target, encoded=True),
-                data=data,
-                headers={_header(name): value for name, value in headers.items()},
-                proxy=opened.proxy,
-                timeout=self._timeout[1],
-                allow_redirects=False,
-            )
-            try:
-                return await _read(response)
-            except BaseException:
-                response.close()
-                raise
+            with self._limits.of(timeout):
+                response = await opened.session.request(
+                    method,
+                    opened.make_url(self._origin + target, encoded=True),
+                    data=data,
+                    headers={_header(name): value for name, value in headers.items()},
+                    proxy=opened.proxy,
+                    allow_redirects=False,
+                )
+                try:
+                    return await _read(response)
+                except BaseException:
+                    response.close()
+                    raise
         except TimeoutError as error:
             raise self._too_late(method, target, timeout) from error
         except (opened.error, OSError, EOFError) as error:
@@ -180,7 +175,6 @@ class AiohttpTransport:
                     opened.make_url(self._origin + target, encoded=True),
                     headers=headers,
                     proxy=opened.proxy,
-                    timeout=opened.make_timeout(total=None),
                     allow_redirects=False,
                 )
         except TimeoutError as error:
@@ -241,6 +235,7 @@ class AiohttpTransport:
     async def close(self) -> None:
         """Close all connections; the transport cannot be used any more."""
         self._closed = True
+        self._limits.close()
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.session.close()
@@ -259,10 +254,9 @@ class AiohttpTransport:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": USER_AGENT},
+            timeout=aiohttp.ClientTimeout(total=None),
         )
-        self._opened = _Opened(
-            session, proxy, URL, aiohttp.ClientTimeout, aiohttp.ClientError, aiohttp.ClientConnectorError
-        )
+        self._opened = _Opened(session, proxy, URL, aiohttp.ClientError, aiohttp.ClientConnectorError)
         return self._opened
 
 
