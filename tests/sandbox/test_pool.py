@@ -36,7 +36,9 @@ from unsandbox.sandbox.warm_python import KIND_BASH, KIND_NODE
 
 MIB = 1 << 20
 TABLE = load_languages()
-CONFIG = pool_for(TABLE, 2, 8, Limits())
+# Most programs here want no folder.
+CONFIG = replace(pool_for(TABLE, 2, 8, Limits()), folders=())
+FOUR = replace(CONFIG, most=4)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -436,7 +438,7 @@ def zygotes(pool: BubblewrapBackend) -> list[int]:
 
 
 async def test_nothing_grows_with_the_number_of_jobs():
-    async with pooled(pool_for(TABLE, 2, 2, Limits())) as backend:
+    async with pooled(replace(CONFIG, most=2)) as backend:
         spec = python_spec("print('ok')")
 
         async def some(count: int) -> None:
@@ -477,7 +479,7 @@ def descendants_of(pool: BubblewrapBackend) -> list[int]:
 
 
 async def test_a_killed_zygote_gets_a_successor():
-    async with pooled(pool_for(TABLE, 2, 4, Limits())) as backend:
+    async with pooled(FOUR) as backend:
         await eventually(lambda: backend._pool.waiting >= 2)
         job = await backend.start(SandboxSpec(run=["sleep", "1000"]))
         family = descendants(zygotes(backend)[0])
@@ -489,7 +491,7 @@ async def test_a_killed_zygote_gets_a_successor():
 
 
 async def test_a_killed_launcher_takes_waiting_sandboxes_along():
-    backend = BubblewrapBackend(pool=pool_for(TABLE, 2, 4, Limits()))
+    backend = BubblewrapBackend(pool=FOUR)
     await backend.open()
     await eventually(lambda: backend._pool._proven and backend._pool.waiting >= 2)
     job = await backend.start(SandboxSpec(run=["sleep", "1000"]))
@@ -504,7 +506,7 @@ async def test_a_killed_launcher_takes_waiting_sandboxes_along():
 
 
 async def test_zygotes_are_replaced_in_time():
-    config = replace(pool_for(TABLE, 2, 4, Limits()), forks_per_zygote=5)
+    config = replace(FOUR, forks_per_zygote=5)
     async with pooled(config) as backend:
         long = await backend.start(SandboxSpec(run=["sleep", "1000"]))
         first = zygotes(backend)
@@ -548,8 +550,8 @@ async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
 
     files = Template.files
 
-    def without_dropping(self, bpf, version):
-        found = files(self, bpf, version)
+    def without_dropping(self, *about):
+        found = files(self, *about)
         code = found["/work/.setup"].replace(b"yield from self._give_up_all()", b"pass")
         assert code != found["/work/.setup"]
         return {**found, "/work/.setup": code}
@@ -589,8 +591,8 @@ async def test_a_step_that_fails_is_named(monkeypatch, caplog, by):
 
     files = Template.files
 
-    def broken(self, bpf, version):
-        found = files(self, bpf, version)
+    def broken(self, *about):
+        found = files(self, *about)
         code = found["/work/.setup"].replace(b'call("chdir", at(b"/work"))', b'call("chdir", at(b"/nowhere"))')
         assert code != found["/work/.setup"]
         return {**found, "/work/.setup": code}
@@ -602,6 +604,54 @@ async def test_a_step_that_fails_is_named(monkeypatch, caplog, by):
         await eventually(lambda: backend._pool._closed)
         assert "error chdir: No such file or directory" in caplog.text
         await run_in(backend, python_spec("pass"), expect_warm=False)
+
+
+ENDINGS = {
+    "a child that goes on to the end": "import os\npid = os.fork()\nif pid: os.waitpid(pid, 0); print('parent')\nelse: print('child')",
+    "a child that holds the output": "import os, sys, time\nif os.fork() == 0:\n    time.sleep(60)\nprint('hello')",
+    "a descriptor for more output": "import os\nfd = os.dup(1)\nimport atexit\natexit.register(os.write, fd, b'last\\n')\nprint('hello')",
+    "no output": "import os\nos.close(1); os.close(2)",
+    "a child that says that the end has come": "import os, time\npid = os.fork()\nif pid: os.waitpid(pid, 0); print('parent')\nelse: os.kill(1, 64); os._exit(0)",
+    "a failure": "import atexit, sys\natexit.register(lambda: print('bye'))\nprint('hello'); sys.exit(3)",
+    "output from a destructor": "class A:\n    def __del__(self): print('gone', flush=True)\na = A()\nprint('hello')",
+    "much output": "print('x' * 3_000_000)",
+    "a thread that writes": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.05), print('late'))).start()\nprint('hello')",
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+async def test_an_end_that_is_told_early_loses_nothing(backend, warm, name):
+    """A program that ends well says so before its memory is taken down."""
+    spec = python_spec(ENDINGS[name])
+    for _ in range(3):
+        hot = await run_in(warm, spec, expect_warm=True)
+        cold = await run_in(backend, spec, expect_warm=False)
+        assert (hot.exit_code, hot.stdout.data, hot.stderr.data) == (
+            cold.exit_code,
+            cold.stdout.data,
+            cold.stderr.data,
+        )
+
+
+async def test_no_signal_from_inside_ends_it(warm):
+    code = "import os, time\n[os.kill(1, n) for n in range(1, 64)]\ntime.sleep(0.1)\nprint('hello')"
+    outcome = await run_in(warm, python_spec(code), expect_warm=True)
+    assert (outcome.exit_code, outcome.stdout.data) == (0, b"hello\n")
+
+
+async def test_folders_made_in_advance_are_for_jobs_that_want_them(backend):
+    config = replace(CONFIG, folders=("/tmp/a", "/tmp/b/c"))
+    look = ["sh", "-c", "cd /tmp; find . | sort; ls -ld a"]
+    async with pooled(config) as pool:
+        for folders, warm in (["/tmp/a", "/tmp/b/c", "/tmp/d"], True), (["/tmp/a"], False), ([], False):
+            spec = SandboxSpec(run=look, folders=folders)
+            hot = await run_in(pool, spec, expect_warm=warm)
+            cold = await run_in(backend, spec, expect_warm=False)
+            assert without_times(hot.stdout.data) == without_times(cold.stdout.data)
+
+
+def without_times(listing: bytes) -> bytes:
+    return re.sub(rb"\w+ +\d+ \d\d:\d\d", b"", listing)
 
 
 THREADS = """
@@ -854,11 +904,12 @@ async def test_the_pool_of_an_ordinary_user(readable_copy, wrapper):
 
 
 HOLDER = """
-import asyncio, sys
+import asyncio, dataclasses, sys
 sys.path[:0] = [{path!r}]
 from unsandbox.sandbox import BubblewrapBackend, Limits, SandboxSpec, load_languages, pool_for
 async def main():
-    async with BubblewrapBackend(pool=pool_for(load_languages(), 2, 2, Limits())) as backend:
+    pool = dataclasses.replace(pool_for(load_languages(), 2, 2, Limits()), folders=())
+    async with BubblewrapBackend(pool=pool) as backend:
         while not (backend._pool._proven and backend._pool.waiting): await asyncio.sleep(0.01)
         job = await backend.start(SandboxSpec(run=["sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000"]))
         print(type(job).__name__, backend._runtime, flush=True)

@@ -47,20 +47,26 @@ _WAITER_X86_64 = (
         # prctl(PR_SET_DUMPABLE, 0)
         "b89d000000bf0400000031f60f05"
         # prctl(PR_SET_NAME, "init")
-        "b89d000000bf0f000000488d35b10000000f05"
-        # room for a status
-        "4883ec10"
-        # wait4(-1, status), again until it was process 2
-        "b83d0000004883cfff4889e631d24531d20f0583f80275e8"
-        # keep the status
-        "8b1c24"
-        # kill(-1, SIGKILL)
-        "b83e0000004883cfffbe090000000f05"
+        "b89d000000bf0f000000488d35370100000f05"
+        # room for what a signal says, a status, and a set of all signals
+        "4881ec9000000048c7842488000000ffffffff"
+        # rt_sigprocmask(SIG_SETMASK, all): they wait to be asked for
+        "b80e000000bf02000000488db4248800000031d241ba080000000f05"
+        # wait4(-1, status, WNOHANG), again while there was one; process 2 goes on below
+        "b83d00000048c7c7ffffffff488db42480000000ba010000004531d20f0583f802744185c07fd9"
+        # rt_sigtimedwait(all, what it says), for ever
+        "b880000000488dbc24880000004889e631d241ba080000000f05"
+        # if it is not signal 64, or not of process 2: reap again
+        "83f84075ba837c24100275b3"
+        # kill(-1, SIGKILL); code 0; say so
+        "b83e00000048c7c7ffffffffbe090000000f0531c0eb47"
+        # process 2: keep the status; kill(-1, SIGKILL)
+        "8b9c2480000000b83e00000048c7c7ffffffffbe090000000f05"
         # wait4(-1, status), again until nobody is left
-        "b83d0000004883cfff4889e631d24531d20f0585c079e9"
+        "b83d00000048c7c7ffffffff488db4248000000031d24531d20f0585c079e1"
         # exit code: the second byte, or 128 + signal
         "0fb6c783e37f74068d8380000000"
-        # "end ", then the digits from the last to the first, then a newline
+        # say so: "end ", then the digits from the last to the first, then a newline
         "c70424656e6420b90a00000031d2f7f180c2308854240631d2f7f180c23088542405043088442404c64424070a"
         # write(3, text, 8)
         "b801000000bf030000004889e6ba080000000f05"
@@ -71,6 +77,7 @@ _WAITER_X86_64 = (
     )
     + _NAME
 )
+
 
 _SPAWNER_X86_64 = bytes.fromhex(
     # keep rbx; r9: the list
@@ -130,7 +137,9 @@ def build_waiter(name: str | None = None) -> bytes | None:
     """Return the first process of a warm sandbox, by default for this machine; None when there is none for it.
 
     It reaps, and when the program (process number 2) has ended it kills whatever else there is, reports the
-    exit code on `READY_FD` as `end NNN`, and stays until that descriptor's other end is closed.
+    exit code on `READY_FD` as `end NNN`, and stays until that descriptor's other end is closed. A program that
+    is about to exit with 0 may say so with signal 64: then the report does not wait for its memory to be taken
+    down.
     """
     machine = _MACHINES.get(name or platform.machine())
     return _executable(machine, _WAITER_X86_64) if machine is _MACHINES["x86_64"] else None

@@ -22,6 +22,8 @@ from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
 
 INPUT_FOLDER = "/tmp/input"  # noqa: S108 - a path inside the sandbox
+FOLDERS = (ARTIFACT_FOLDER, INPUT_FOLDER)
+"""What every program finds."""
 
 SAME_NAME = "input_files: two files have the same name; one would overwrite the other"
 _SUGGESTIONS = 3
@@ -186,7 +188,7 @@ class Language:
             collect_artifacts=return_artifacts,
             artifact_paths=binary,
             compiled=names["bin"] if compile_step is not None and self.binary else None,
-            folders=[ARTIFACT_FOLDER, INPUT_FOLDER],
+            folders=FOLDERS,
             system_paths=self.system_paths,
             cache_scope=cache_scope,
         )

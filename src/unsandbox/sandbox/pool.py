@@ -31,6 +31,7 @@ from unsandbox.sandbox.warm import (
     Template,
     WarmJob,
     encode_job,
+    finds_no_more,
     runs_in_process,
     waiting_kind,
 )
@@ -148,7 +149,7 @@ class WarmPool:
         self._config = config
         self._limits = config.limits
         self._hierarchy: Hierarchy | None = host.cgroup.hierarchy()
-        self._files = host.template.files(host.bpf, host.python)
+        self._files = host.template.files(host.bpf, host.python, config.folders)
         self._mounted = frozenset(config.system_paths)
         self._bounds = _bounds(config.limits)
         self._bounds_words = asdict(self._bounds)
@@ -210,7 +211,13 @@ class WarmPool:
         if key is not None and (program := self._compiled.find(key)) is not None:
             spec, said, key = with_program(spec, program), program.said, None
         in_process = runs_in_process(spec, self._config.python_env)
-        message, attached = encode_job(spec, in_process=in_process, report=key is not None, said=said)
+        message, attached = encode_job(
+            spec,
+            in_process=in_process,
+            report=key is not None,
+            said=said,
+            present=self._config.folders,
+        )
         while (prepared := self._take_other(spec) or await self._take()) is not None:
             job = WarmJob(
                 prepared,
@@ -267,6 +274,8 @@ class WarmPool:
             return False
         if not self._counts_memory and ours.memory_bytes != wanted.memory_bytes:
             # Without a group it was limited when it was made.
+            return False
+        if not finds_no_more(spec, self._config.folders):
             return False
         if any(not isinstance(file.data, bytes) for file in spec.files):
             # The message would hold it in memory.

@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -19,7 +19,7 @@ from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
 from unsandbox.sandbox.command import DEFAULT_ENV, MARK_START, SHM, TMP, WORK
 from unsandbox.sandbox.control import CgroupReport, Ending, LauncherControl
 from unsandbox.sandbox.job import ArtifactReader, SandboxJob
-from unsandbox.sandbox.languages import LanguageTable
+from unsandbox.sandbox.languages import FOLDERS, LanguageTable
 from unsandbox.sandbox.launcher import INFO_FD
 from unsandbox.sandbox.limits import Group
 from unsandbox.sandbox.skeleton import HOSTNAME
@@ -115,19 +115,20 @@ class Template:
             words += ["--setenv", name, value]
         return b"".join(os.fsencode(word) + b"\0" for word in words)
 
-    def files(self, bpf: bytes, version: str) -> dict[str, bytes]:
+    def files(self, bpf: bytes, version: str, folders: Sequence[str]) -> dict[str, bytes]:
         """Return what brings the zygote's code into the interpreter, by path.
 
         Args:
             bpf: The system call filter of the sandboxes.
             version: The interpreter's, as in the name of its folders: `3.11`.
+            folders: What is made in each sandbox before it is ready.
         """
         folder = resources.files("unsandbox.sandbox")
         known = seccomp.numbers(platform.machine())
         numbers = {name: known[name] for name in SYSTEM_CALLS if name in known}
         settings = numbers, bpf, masks.masked_files(), masks.masked_folders(), init.build_spawner()
         parts = {f"{WORK}/.{name}": (folder / f"warm_{name}.py").read_bytes() for name in _PARTS}
-        parts[f"{WORK}/.install"] = f"install(lambda: Setup(*{settings!r}))\n".encode()
+        parts[f"{WORK}/.install"] = f"install(lambda: Setup(*{settings!r}), {list(folders)!r})\n".encode()
         executed = "; ".join(f"exec(open({path!r}).read(), n)" for path in parts)
         load = f"import sys; n = {{'__name__': 'zygote'}}; {executed}"
         site = f"{WORK}/.local/lib/python{version}/site-packages"
@@ -175,7 +176,12 @@ def waiting_kind(spec: SandboxSpec) -> int | None:
 
 
 def encode_job(
-    spec: SandboxSpec, *, in_process: bool, report: bool = False, said: bytes = b""
+    spec: SandboxSpec,
+    *,
+    in_process: bool,
+    report: bool = False,
+    said: bytes = b"",
+    present: Collection[str] = (),
 ) -> tuple[bytes, bytes | None]:
     """Return the message that a waiting sandbox takes, and what goes into a file because it is too long.
 
@@ -184,6 +190,7 @@ def encode_job(
         in_process: Whether the waiting interpreter runs it.
         report: Whether the sandbox hands over what it has compiled before it goes on.
         said: What a compile step of an earlier run wrote to stderr.
+        present: Folders that are there already.
     """
     env = dict(spec.env) if in_process else {**DEFAULT_ENV, "PWD": WORK, **spec.env}
     content = {
@@ -194,7 +201,9 @@ def encode_job(
         "said": said,
         "compile": None if spec.compile is None else list(spec.compile),
         "env": env,
-        "folders": [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])],
+        "folders": [folder for folder in _folders_of(spec) if folder not in present],
+        # Artifacts are looked for when every process but the first is gone.
+        "early": not (spec.collect_artifacts or spec.artifact_paths),
         "files": [(file.path, file.mode, file.data) for file in spec.files],
     }
     # The oldest version that has all of these types: the other side may be any Python 3.
@@ -204,6 +213,15 @@ def encode_job(
         if len(message) < _INLINE_BYTES:
             return message, None
     return marshal.dumps({"attached": True}, 2), marshal.dumps(content, 2)
+
+
+def _folders_of(spec: SandboxSpec) -> list[str]:
+    return [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
+
+
+def finds_no_more(spec: SandboxSpec, present: Iterable[str]) -> bool:
+    """Whether a job is to find all of these folders."""
+    return set(present) <= set(_folders_of(spec))
 
 
 class Prepared:
@@ -401,6 +419,7 @@ class PoolConfig:
         system_paths: What the toolchains of all languages need outside /usr.
         python_env: Variables of Python programs.
         limits: What a waiting sandbox is bounded by; memory, processors and time of its job may differ.
+        folders: What all jobs are to find besides their own: made in advance.
         forks_per_zygote: After so many a new one takes over: its forks share hash seed and memory layout.
     """
 
@@ -409,6 +428,7 @@ class PoolConfig:
     system_paths: tuple[str, ...] = ()
     python_env: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    folders: tuple[str, ...] = ()
     forks_per_zygote: int = 500
 
 
@@ -428,4 +448,5 @@ def pool_for(table: LanguageTable, size: int, most: int, limits: Limits) -> Pool
         system_paths=tuple(paths),
         python_env=dict(table["python"].env),
         limits=limits,
+        folders=FOLDERS,
     )

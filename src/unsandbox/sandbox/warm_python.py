@@ -38,20 +38,26 @@ MAX_REQUEST = 1024
 MAX_JOB = 1 << 17
 MAX_GROUPS = 8
 
+_FOLDERS: list[str] = []
+"""Made in each sandbox before it is ready."""
 _DEATH_BY = 128
 _PROGRAM_NUMBER = 2
 """In its sandbox."""
+_ENDING = 64
+"""The signal by which a program tells the first process that it is about to exit with 0."""
 _BASH_ENV = "/work/.begin"
 _BASH_BEGINS = b"unset BASH_ENV;SECONDS=0;: bash"
 """What makes a bash that has waited look like a new one."""
 
 
-def install(make_setup: Callable[[], Setup]) -> None:
+def install(make_setup: Callable[[], Setup], folders: Iterable[str]) -> None:
     """Have the interpreter serve instead of opening its program.
 
     Args:
         make_setup: Makes what makes the sandboxes.
+        folders: Which all jobs are to find.
     """
+    _FOLDERS.extend(folders)
     original = sys.path_hooks[0]
 
     def hook(path: str) -> Any:
@@ -118,8 +124,7 @@ def _serve(setup: Setup) -> Callable[[int], None]:
         pidfd, part = setup.start(settings, _gate(kind), fds)
         if part:
             requests.detach()
-            _be(part, setup, kind)
-            return os._exit
+            return _be(part, setup, kind)
         attached = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pidfd.to_bytes(4, sys.byteorder))]
         requests.sendmsg([request], attached)
         for fd in (*fds, pidfd):
@@ -144,8 +149,8 @@ def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
     return [int.from_bytes(content[at : at + 4], sys.byteorder) for at in range(0, len(content) - 3, 4)]
 
 
-def _be(part: int, setup: Setup, kind: int) -> None:
-    """Be a process of a sandbox that was just made; returns in what becomes a Python program."""
+def _be(part: int, setup: Setup, kind: int) -> Callable[[int], None]:
+    """Be a process of a sandbox that was just made; returns in what becomes a Python program, how that ends."""
     import _signal
     import os
 
@@ -163,7 +168,7 @@ def _be(part: int, setup: Setup, kind: int) -> None:
         if kind == KIND_BASH:
             env["BASH_ENV"] = _BASH_ENV
         _become(list(COMMANDS[kind]), env)
-    _await_job()
+    return _await_job()
 
 
 def _look_after() -> None:
@@ -243,8 +248,12 @@ def _feed(kind: int) -> None:
         os._exit(0)
 
 
-def _await_job() -> None:
-    """Say that all is ready, wait for the one job, put its files in place and start it."""
+def _await_job() -> Callable[[int], None]:
+    """Say that all is ready, wait for the one job, put its files in place and start it.
+
+    Returns:
+        In what becomes a Python program, how its process ends.
+    """
     import os
 
     job = _receive_job()
@@ -257,6 +266,22 @@ def _await_job() -> None:
         os.close(CONTROL_FD)
     else:
         _execute(job)
+    return _early_end() if job["early"] else os._exit
+
+
+def _early_end() -> Callable[[int], None]:
+    """Return what ends this process and says so before the kernel takes down its memory, which lasts longer."""
+    import os
+
+    close, kill, leave = os.closerange, os.kill, os._exit
+
+    def end(code: int) -> None:
+        # The output must end before the report of the end; what children hold of it ends with them.
+        close(1, 3)
+        kill(1, _ENDING)
+        leave(code)
+
+    return end
 
 
 def _receive_job() -> Mapping[str, Any]:
@@ -265,6 +290,8 @@ def _receive_job() -> Mapping[str, Any]:
     import marshal
     import os
 
+    for folder in _FOLDERS:
+        _make_folder(folder)
     control = _socket.socket(fileno=CONTROL_FD)
     control.send(b"ready\n")
     data, ancillary, _, _ = control.recvmsg(MAX_JOB, _socket.CMSG_SPACE(8), _socket.MSG_CMSG_CLOEXEC)

@@ -31,7 +31,7 @@ print('hello', Some.numbers, {'a': 1}, f'{1.5:.2f}')
 
 
 def rehearse(
-    path: str, control_fd: int, become_program: Callable[[], None]
+    path: str, control_fd: int, become_program: Callable[[], object]
 ) -> tuple[list[tuple[int, int, int]], Callable[[int], None] | None]:
     """Run a program in a fork and return which memory it has used.
 
@@ -69,7 +69,17 @@ def rehearse(
     pieces: list[tuple[int, int, int]] = []
     try:
         # A program that fails or hangs teaches nothing, and nothing is lost but the time of the first touch.
-        if _play(here, {"files": [(path, 0o644, _PROGRAM)], "folders": [], "env": {}, "args": [], "run": None}):
+        if _play(
+            here,
+            {
+                "files": [(path, 0o644, _PROGRAM)],
+                "folders": [],
+                "env": {},
+                "args": [],
+                "run": None,
+                "early": False,
+            },
+        ):
             pieces = list(_touched(child))
     except OSError:
         pass
