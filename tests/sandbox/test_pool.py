@@ -401,6 +401,23 @@ async def test_output_is_streamed_and_cancellation_ends_it(warm):
     assert (outcome.reason, outcome.exit_code, outcome.stdout.data) == (EndReason.CANCELLED, None, b"a\n")
 
 
+async def test_what_nobody_can_look_after_is_killed(warm, monkeypatch):
+    """The job is sent before all is ready to watch over it."""
+    from unsandbox.sandbox import pool as module
+
+    taken = []
+
+    def broken(prepared, *_, **__):
+        taken.append(prepared.pid)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "WarmJob", broken)
+        with pytest.raises(MemoryError):
+            await warm.start(python_spec("import time; time.sleep(1000)"))
+    await eventually(lambda: not Path(f"/proc/{taken[0]}").exists())
+
+
 async def test_the_time_limit_ends_it(warm):
     outcome = await run_in(warm, python_spec("while True: pass", limits=Limits(wall_s=0.3)), expect_warm=True)
     assert outcome.reason is EndReason.TIMEOUT
@@ -639,15 +656,13 @@ async def test_no_signal_from_inside_ends_it(warm):
     assert (outcome.exit_code, outcome.stdout.data) == (0, b"hello\n")
 
 
-async def test_folders_made_in_advance_are_for_jobs_that_want_them(backend):
-    config = replace(CONFIG, folders=("/tmp/a", "/tmp/b/c"))
-    look = ["sh", "-c", "cd /tmp; find . | sort; ls -ld a"]
-    async with pooled(config) as pool:
-        for folders, warm in (["/tmp/a", "/tmp/b/c", "/tmp/d"], True), (["/tmp/a"], False), ([], False):
-            spec = SandboxSpec(run=look, folders=folders)
-            hot = await run_in(pool, spec, expect_warm=warm)
-            cold = await run_in(backend, spec, expect_warm=False)
-            assert without_times(hot.stdout.data) == without_times(cold.stdout.data)
+async def test_folders_made_in_advance_are_as_those_made_for_a_job(backend):
+    spec = TABLE["perl"].build_spec("exec 'sh', '-c', 'cd /tmp; find . | sort; ls -ld . input artifacts';")
+    async with pooled(pool_for(TABLE, 1, 1, Limits())) as pool:
+        hot = await run_in(pool, spec, expect_warm=True)
+        cold = await run_in(backend, spec, expect_warm=False)
+        assert hot.stdout.data.startswith(b".\n./artifacts\n./input\n")
+        assert without_times(hot.stdout.data) == without_times(cold.stdout.data)
 
 
 def without_times(listing: bytes) -> bytes:

@@ -31,7 +31,6 @@ from unsandbox.sandbox.warm import (
     Template,
     WarmJob,
     encode_job,
-    finds_no_more,
     runs_in_process,
     waiting_kind,
 )
@@ -219,23 +218,29 @@ class WarmPool:
             present=self._config.folders,
         )
         while (prepared := self._take_other(spec) or await self._take()) is not None:
-            job = WarmJob(
-                prepared,
-                spec,
-                discard_fd=self._host.discard_fd,
-                sink=sink,
-                on_over=jobs.discard,
-                on_compiled=None if key is None else partial(self._keep, key),
-            )
-            jobs.add(job)
             try:
                 self._prepare_for(prepared, spec.limits)
                 _send(prepared.control, message, attached, spec.stdin)
             except OSError as error:
                 # It died while it waited.
-                job.abandon()
+                prepared.discard()
                 logger.debug("a waiting sandbox was lost: %s", error)
                 continue
+            # The program runs already; what it says waits in the socket and the pipes.
+            try:
+                job = WarmJob(
+                    prepared,
+                    spec,
+                    discard_fd=self._host.discard_fd,
+                    sink=sink,
+                    on_over=jobs.discard,
+                    on_compiled=None if key is None else partial(self._keep, key),
+                )
+            except BaseException:
+                # Nobody would look after it.
+                prepared.kill()
+                raise
+            jobs.add(job)
             job.begin()
             return job
         return None
@@ -274,8 +279,6 @@ class WarmPool:
             return False
         if not self._counts_memory and ours.memory_bytes != wanted.memory_bytes:
             # Without a group it was limited when it was made.
-            return False
-        if not finds_no_more(spec, self._config.folders):
             return False
         if any(not isinstance(file.data, bytes) for file in spec.files):
             # The message would hold it in memory.

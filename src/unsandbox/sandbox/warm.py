@@ -8,6 +8,7 @@ import marshal
 import os
 import platform
 import re
+import signal
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -192,6 +193,7 @@ def encode_job(
         said: What a compile step of an earlier run wrote to stderr.
         present: Folders that are there already.
     """
+    folders = [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
     env = dict(spec.env) if in_process else {**DEFAULT_ENV, "PWD": WORK, **spec.env}
     content = {
         "attached": False,
@@ -201,7 +203,7 @@ def encode_job(
         "said": said,
         "compile": None if spec.compile is None else list(spec.compile),
         "env": env,
-        "folders": [folder for folder in _folders_of(spec) if folder not in present],
+        "folders": [folder for folder in folders if folder not in present],
         # Artifacts are looked for when every process but the first is gone.
         "early": not (spec.collect_artifacts or spec.artifact_paths),
         "files": [(file.path, file.mode, file.data) for file in spec.files],
@@ -213,15 +215,6 @@ def encode_job(
         if len(message) < _INLINE_BYTES:
             return message, None
     return marshal.dumps({"attached": True}, 2), marshal.dumps(content, 2)
-
-
-def _folders_of(spec: SandboxSpec) -> list[str]:
-    return [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
-
-
-def finds_no_more(spec: SandboxSpec, present: Iterable[str]) -> bool:
-    """Whether a job is to find all of these folders."""
-    return set(present) <= set(_folders_of(spec))
 
 
 class Prepared:
@@ -287,6 +280,13 @@ class Prepared:
             if fd >= 0:
                 os.close(fd)
         self.stdout_fd = self.stderr_fd = self.pidfd = -1
+
+    def kill(self) -> None:
+        """Kill everything in it, whatever it does."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.discard()
 
     def _read(self) -> None:
         try:
@@ -419,7 +419,7 @@ class PoolConfig:
         system_paths: What the toolchains of all languages need outside /usr.
         python_env: Variables of Python programs.
         limits: What a waiting sandbox is bounded by; memory, processors and time of its job may differ.
-        folders: What all jobs are to find besides their own: made in advance.
+        folders: What is made in advance, as nearly all jobs want it.
         forks_per_zygote: After so many a new one takes over: its forks share hash seed and memory layout.
     """
 

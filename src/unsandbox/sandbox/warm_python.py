@@ -39,7 +39,6 @@ MAX_JOB = 1 << 17
 MAX_GROUPS = 8
 
 _FOLDERS: list[str] = []
-"""Made in each sandbox before it is ready."""
 _DEATH_BY = 128
 _PROGRAM_NUMBER = 2
 """In its sandbox."""
@@ -55,7 +54,7 @@ def install(make_setup: Callable[[], Setup], folders: Iterable[str]) -> None:
 
     Args:
         make_setup: Makes what makes the sandboxes.
-        folders: Which all jobs are to find.
+        folders: What is made in each sandbox before it is ready.
     """
     _FOLDERS.extend(folders)
     original = sys.path_hooks[0]
