@@ -13,7 +13,6 @@ import fcntl
 import io
 import os
 import secrets
-import shutil
 import tarfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from unsandbox.sandbox.threads import run_to_end
 _T = TypeVar("_T")
 
 _LEVEL = 3
+_PIECE = MIB // 4
 _MAX_SHOWN = 200
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "Wrote only")
 """How tar says that there is no room."""
@@ -220,9 +220,10 @@ def _compress(source: int, temporary: Path) -> HashedBytes:
     from zstandard import ZstdCompressor
 
     compressor = ZstdCompressor(level=_LEVEL).compressobj()
+    piece = memoryview(bytearray(MIB))
     with open(source, "rb", buffering=0) as stream, HashedFile(temporary) as file:
-        while piece := stream.read(MIB):
-            file.write(compressor.compress(piece))
+        while count := stream.readinto(piece):
+            file.write(compressor.compress(piece[:count]))
         file.write(compressor.flush())
         return file.finish()
 
@@ -237,10 +238,15 @@ def _publish(temporary: Path, destination: Path) -> None:
 
 
 def _decompress(archive: Path, target: int) -> None:
+    # One piece of memory for all of it: fresh memory costs more than what is copied into it.
+    piece = memoryview(bytearray(_PIECE))
     with (
         open(target, "wb", buffering=0) as pipe,
         opened(archive) as stream,
         # Who stops to read says why when asked.
         contextlib.suppress(BrokenPipeError),
     ):
-        shutil.copyfileobj(stream, pipe, MIB)
+        while count := stream.readinto(piece):
+            rest = piece[:count]
+            while rest:
+                rest = rest[pipe.write(rest) :]

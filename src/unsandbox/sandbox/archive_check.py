@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from unsandbox.sandbox.spec import MIB, SandboxError
 
@@ -37,7 +37,7 @@ class InvalidArchiveError(SandboxError):
 
 
 @contextlib.contextmanager
-def opened(archive: Path) -> Iterator[IO[bytes]]:
+def opened(archive: Path) -> Iterator[io.BufferedIOBase]:
     """Open an archive for reading, unfolded."""
     with archive.open("rb") as file:
         compressed = file.read(len(_ZSTD_MAGIC)) == _ZSTD_MAGIC
@@ -49,7 +49,7 @@ def opened(archive: Path) -> Iterator[IO[bytes]]:
 
         decompressor = ZstdDecompressor(max_window_size=_MAX_WINDOW)
         with decompressor.stream_reader(file, _CHUNK, read_across_frames=True) as stream:
-            yield stream
+            yield cast("io.BufferedIOBase", stream)
 
 
 def examine(archive: Path, work_bytes: int) -> None:
@@ -265,8 +265,8 @@ def _shown(name: bytes) -> str:
 class _Blocks:
     """Reads an archive to its end; at most so many bytes, against archives that unfold without end."""
 
-    def __init__(self, stream: IO[bytes], left: int) -> None:
-        self._stream = cast("io.BufferedIOBase", stream)
+    def __init__(self, stream: io.BufferedIOBase, left: int) -> None:
+        self._stream = stream
         self._left = left
         self._buffer = bytearray(_CHUNK)
         self._start = self._end = 0
