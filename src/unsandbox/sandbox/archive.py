@@ -31,6 +31,12 @@ from unsandbox.sandbox.threads import run_to_end
 _T = TypeVar("_T")
 
 _LEVEL = 3
+_THREADS = min(2, len(os.sched_getaffinity(0)))
+_JOB_BYTES = MIB
+"""What a thread compresses at a time: by itself zstd takes 8 MiB, and much more memory."""
+_FRAME_BYTES = 32 * MIB
+_WORTH_IT = 0.8
+"""Of the size before: several threads compress what becomes as small as this."""
 _PIECE = MIB // 4
 _MAX_SHOWN = 200
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "Wrote only")
@@ -216,15 +222,28 @@ def must_have_room(said: str, otherwise: str) -> None:
 
 
 def _compress(source: int, temporary: Path) -> HashedBytes:
-    """Compress what comes from a descriptor into a new file, to its end; it is durable then."""
-    from zstandard import ZstdCompressor
+    """Compress what comes from a descriptor into a new file, to its end; it is durable then.
 
-    compressor = ZstdCompressor(level=_LEVEL).compressobj()
+    The first frame is short and tells whether more than one thread is worth it: for what cannot be compressed,
+    as it often is, more threads take longer. Later ones tell it for what follows them.
+    """
+    from zstandard import ZstdCompressionParameters, ZstdCompressor
+
+    alone = ZstdCompressor(level=_LEVEL)
+    together = ZstdCompressor(
+        compression_params=ZstdCompressionParameters.from_level(_LEVEL, threads=_THREADS, job_size=_JOB_BYTES)
+    )
     piece = memoryview(bytearray(MIB))
+    frame, frame_bytes, taken, given = alone.compressobj(), MIB, 0, 0
     with open(source, "rb", buffering=0) as stream, HashedFile(temporary) as file:
         while count := stream.readinto(piece):
-            file.write(compressor.compress(piece[:count]))
-        file.write(compressor.flush())
+            given += file.write(frame.compress(piece[:count]))
+            taken += count
+            if taken >= frame_bytes:
+                given += file.write(frame.flush())
+                chosen = together if given < taken * _WORTH_IT else alone
+                frame, frame_bytes, taken, given = chosen.compressobj(), _FRAME_BYTES, 0, 0
+        file.write(frame.flush())
         return file.finish()
 
 
