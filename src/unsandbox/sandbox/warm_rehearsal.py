@@ -110,16 +110,13 @@ def _touched(pid: int) -> Iterable[tuple[int, int, int]]:
     import resource
 
     page = resource.getpagesize()
-    with open("/proc/self/maps") as maps:  # noqa: PTH123
-        ours = {line.split(None, 1)[0] for line in maps}
+    ours = [(first, end) for first, end, _, _ in _mapped("self", page)]
     pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
     try:
-        with open(f"/proc/{pid}/maps") as maps:  # noqa: PTH123
-            for line in maps:
-                place, rights, _, _, inode, *_ = line.split()
-                first, end = (int(number, 16) // page for number in place.split("-"))
-                # What the program has added is not there in others.
-                if place not in ours or rights[0] != "r" or rights[3] != "p":
+        for begin, limit, rights, inode in _mapped(str(pid), page):
+            # What the program has added, by a larger heap for example, is not there in others.
+            for first, end in ((max(begin, low), min(limit, high)) for low, high in ours):
+                if first >= end or rights[0] != "r" or rights[3] != "p":
                     continue
                 flags = os.pread(pagemap, (end - first) * 8, first * 8)[7::8]
                 if rights[1] == "w":
@@ -134,6 +131,17 @@ def _touched(pid: int) -> Iterable[tuple[int, int, int]]:
                     yield (first + start) * page, length * page, advice
     finally:
         os.close(pagemap)
+
+
+def _mapped(process: str, page: int) -> list[tuple[int, int, str, str]]:
+    """Return first page, page behind the last, rights and inode of all that a process has mapped."""
+    found = []
+    with open(f"/proc/{process}/maps") as maps:  # noqa: PTH123
+        for line in maps:
+            place, rights, _, _, inode, *_ = line.split()
+            first, end = (int(number, 16) // page for number in place.split("-"))
+            found.append((first, end, rights, inode))
+    return found
 
 
 def _runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
