@@ -194,4 +194,5 @@ async def test_ctrl_c_at_random(server: Serve) -> None:
         output, _ = await process.communicate()
         assert process.returncode == 0
     print(f"{int(output)} of {count} calls were interrupted, nothing is left")  # noqa: T201 - by -s
-    assert int(output) > count / 2
+    # The calls become faster, and more of them end first.
+    assert int(output) >= count / 4

@@ -253,11 +253,12 @@ class _Stream:
         self._marker, self.code = marker, None
         self._kept, self._total = bytearray(), 0
         self._on_end, self.done = on_end, False
-        rest, self._tail = self._tail, b""
         if not self._reading:
             self._reading = True
             self._loop.add_reader(self._fd, self._read)
-        self._feed(rest)
+        if self._tail:
+            rest, self._tail = self._tail, b""
+            self._feed(rest)
 
     def take(self, stale: bool) -> Captured:
         if not self.done or self.code is None:
@@ -317,11 +318,11 @@ class _Stream:
 
 def _frame_posix(marker: bytes, command: bytes, evaluate: bytes = b"eval") -> bytes:
     quoted = b"'" + command.replace(b"'", b"'\\''") + b"'"
-    say = b"printf '\\036%s %d\\036' " + marker.lstrip(_END) + b" $__status"
-    # The last line gives the next command the `$?` of this one.
+    # Short, as shells read it byte by byte. Its last command gives the next one the `$?` of this one.
     return (
         b"{ " + evaluate + b" " + quoted + b"\n} </dev/null\n"
-        b"{ __status=$?; __again() { return $__status; }; " + say + b"; " + say + b" >&2; }\n__again\n"
+        b'__s=$?;__a(){ return "$__s";};for __f in 1 2;do printf \'\\036' + marker.lstrip(_END) + b" %d\\036' "
+        b'"$__s" >&"$__f";done;__a\n'
     )
 
 
