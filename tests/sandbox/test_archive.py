@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import threading
 
 import pytest
@@ -58,3 +59,29 @@ def test_what_was_compressed_comes_back(tmp_path, monkeypatch, pieces):
     archive._decompress(tmp_path / "archive", out)
     thread.join()
     assert got == b"".join(pieces)
+
+
+def test_one_archive_at_a_time_has_several_threads_and_gives_them_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "_FRAME_BYTES", 2 * MIB)
+    turn = archive._several_threads
+
+    def compress(name: str) -> None:
+        source = os.memfd_create("source")
+        os.write(source, LOW * 4)
+        os.lseek(source, 0, os.SEEK_SET)
+        archive._compress(source, tmp_path / name)
+
+    compress("together")
+    assert turn.acquire(blocking=False)
+    # Somebody else has them: it does without.
+    compress("alone")
+    turn.release()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            compress("failed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert turn.acquire(blocking=False)
+    turn.release()

@@ -14,8 +14,10 @@ import io
 import os
 import secrets
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self, TypeVar
@@ -37,6 +39,8 @@ _JOB_BYTES = MIB
 _FRAME_BYTES = 32 * MIB
 _WORTH_IT = 0.8
 """Of the size before: several threads compress what becomes as small as this."""
+_several_threads = threading.Semaphore()
+"""Held by the one archive that several threads compress: others would gain nothing, and it takes 20 MiB."""
 _PIECE = MIB // 4
 _MAX_SHOWN = 200
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "Wrote only")
@@ -233,15 +237,19 @@ def _compress(source: int, temporary: Path) -> HashedBytes:
     together = ZstdCompressor(
         compression_params=ZstdCompressionParameters.from_level(_LEVEL, threads=_THREADS, job_size=_JOB_BYTES)
     )
-    piece = memoryview(bytearray(MIB))
+    piece = memoryview(bytearray(_PIECE))
     frame, frame_bytes, taken, given = alone.compressobj(), MIB, 0, 0
-    with open(source, "rb", buffering=0) as stream, HashedFile(temporary) as file:
+    with open(source, "rb", buffering=0) as stream, HashedFile(temporary) as file, ExitStack() as turn:
         while count := stream.readinto(piece):
             given += file.write(frame.compress(piece[:count]))
             taken += count
             if taken >= frame_bytes:
                 given += file.write(frame.flush())
-                chosen = together if given < taken * _WORTH_IT else alone
+                turn.close()
+                chosen = alone
+                if given < taken * _WORTH_IT and _several_threads.acquire(blocking=False):
+                    turn.callback(_several_threads.release)
+                    chosen = together
                 frame, frame_bytes, taken, given = chosen.compressobj(), _FRAME_BYTES, 0, 0
         file.write(frame.flush())
         return file.finish()
