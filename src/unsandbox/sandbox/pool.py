@@ -216,6 +216,7 @@ class WarmPool:
             report=key is not None,
             said=said,
             present=self._config.folders,
+            known=self._config.python_env,
         )
         while (prepared := self._take_other(spec) or await self._take()) is not None:
             try:

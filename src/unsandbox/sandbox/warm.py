@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 
 from unsandbox.sandbox import init, masks, seccomp
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
@@ -183,6 +184,7 @@ def encode_job(
     report: bool = False,
     said: bytes = b"",
     present: Collection[str] = (),
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[bytes, bytes | None]:
     """Return the message that a waiting sandbox takes, and what goes into a file because it is too long.
 
@@ -192,9 +194,13 @@ def encode_job(
         report: Whether the sandbox hands over what it has compiled before it goes on.
         said: What a compile step of an earlier run wrote to stderr.
         present: Folders that are there already.
+        known: Variables that the waiting interpreter has.
     """
     folders = [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
-    env = dict(spec.env) if in_process else {**DEFAULT_ENV, "PWD": WORK, **spec.env}
+    if in_process:
+        env = {name: value for name, value in spec.env.items() if known.get(name) != value}
+    else:
+        env = {**DEFAULT_ENV, "PWD": WORK, **spec.env}
     content = {
         "attached": False,
         "run": None if in_process else list(spec.run),

@@ -64,13 +64,13 @@ def install(make_setup: Callable[[], Setup], folders: Iterable[str]) -> None:
             return original(path)
         # In place, and of the same length: the interpreter is going through this list.
         sys.path_hooks[0] = original
-        end: list[Callable[[int], None]] = []
-        _leave_no_trace(lambda: end.append(_serve(make_setup())))
+        begin: list[Callable[[], None]] = []
+        _leave_no_trace(lambda: begin.append(_serve(make_setup())))
         try:
             return original(path)
         except ImportError:
             # No archive, as nearly always: the interpreter will read it as a file.
-            _end_quickly(end[0])
+            begin[0]()
             raise
 
     sys.path_hooks[0] = hook
@@ -90,8 +90,8 @@ def _leave_no_trace(work: Callable[[], None]) -> None:
         sys.path_importer_cache.pop(path, None)
 
 
-def _serve(setup: Setup) -> Callable[[int], None]:
-    """Fork for each request; returns, in a process that is to become the program, how that process ends."""
+def _serve(setup: Setup) -> Callable[[], None]:
+    """Fork for each request; returns, in a process that is to become the program, what is left to do there."""
     import _signal  # type: ignore[import-not-found]
     import _socket
     import gc
@@ -102,12 +102,14 @@ def _serve(setup: Setup) -> Callable[[int], None]:
         setup.plan([like] * 7, "", range(CONTROL_FD + 1, CONTROL_FD + 8))
     # What is there now lives as long as the interpreter. A collector that goes through it at a program's end
     # would copy every page of it, which takes longer than most programs.
+    end_by = _end_quickly()
     gc.collect()
     gc.freeze()
     setup.trim()
     setup.used, end = rehearse(MAIN, CONTROL_FD, _await_job)
     if end is not None:
-        return end
+        leave = end
+        return lambda: end_by(leave)
     _keep_first_process()
     requests = _socket.socket(fileno=CONTROL_FD)
     # Nobody waits for the children here; the launcher watches them by descriptor.
@@ -123,7 +125,8 @@ def _serve(setup: Setup) -> Callable[[int], None]:
         pidfd, part = setup.start(settings, _gate(kind), fds)
         if part:
             requests.detach()
-            return _be(part, setup, kind)
+            leave = _be(part, setup, kind)
+            return lambda: end_by(leave)
         attached = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pidfd.to_bytes(4, sys.byteorder))]
         requests.sendmsg([request], attached)
         for fd in (*fds, pidfd):
@@ -310,30 +313,24 @@ def _receive_job() -> Mapping[str, Any]:
     return job
 
 
-def _end_quickly(leave: Callable[[int], None]) -> None:
-    """At the interpreter's end spare it the parts that no program can observe.
+def _end_quickly() -> Callable[[Callable[[int], None]], None]:
+    """Return what makes an interpreter end quickly, given what ends its process.
 
-    To take down what was there before the program means to copy nearly all memory that this process shares with
-    the zygote. So the modules of the start are kept out of it, unless the program has added something to one,
-    and the process ends when the interpreter has taken down the program's own modules: none of its code can run
-    any more then.
-
-    Args:
-        leave: Ends the process.
+    At its end it is spared what no program can observe. To take down what was there before the program means to
+    copy nearly all memory that this process shares with the zygote. So the modules of the start are kept out of
+    it, unless the program has added something to one, and the process ends when the interpreter has taken down
+    the program's own modules: none of its code can run any more then.
     """
     import atexit
+
+    ends: list[Callable[[int], None]] = []
 
     class Last:
         """Is destroyed when the interpreter clears `sys`, the last module but one."""
 
-        def __del__(self, end: Callable[[int], None] = leave) -> None:
-            end(0)
+        def __del__(self, ends: list[Callable[[int], None]] = ends) -> None:
+            ends[0](0)
 
-    main = sys.modules["__main__"]
-    fresh = type(sys)("__main__")
-    # The collector does not look at what is frozen, and this one belongs to the program.
-    vars(fresh).update(vars(main))
-    sys.modules["__main__"] = fresh
     keep: dict[str, Any] = {
         name: (module, len(vars(module)))
         for name, module in sys.modules.items()
@@ -358,9 +355,20 @@ def _end_quickly(leave: Callable[[int], None]) -> None:
             # The interpreter takes these two away after a program that neither failed nor called `sys.exit`.
             vars(sys)["unsandbox"] = Last()
 
-    # Registered first, called last.
-    atexit.register(at_end)
-    del sys.modules["atexit"]
+    def end_by(leave: Callable[[int], None]) -> None:
+        ends.append(leave)
+        # What was forgotten meanwhile would be the program's own, if it loaded it again.
+        for name in [name for name in keep if name not in sys.modules]:
+            del keep[name]
+        main = sys.modules["__main__"]
+        fresh = type(sys)("__main__")
+        # The collector does not look at what is frozen, and this one belongs to the program.
+        vars(fresh).update(vars(main))
+        sys.modules["__main__"] = fresh
+        # Registered first, called last.
+        atexit.register(at_end)
+
+    return end_by
 
 
 def _make_folder(path: str) -> None:
