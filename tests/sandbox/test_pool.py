@@ -543,6 +543,21 @@ async def test_zygotes_are_replaced_in_time():
         await eventually(lambda: first[0] not in zygotes(backend))
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_pool_that_is_closed_while_it_makes_sandboxes_lets_go_of_everything(turns):
+    before = len(os.listdir("/proc/self/fd"))
+    async with pooled(CONFIG) as backend:
+        await eventually(lambda: backend._pool.waiting >= 2)
+        shelf = backend._pool._any
+        shelf.target = 8
+        backend._pool._refill(shelf)
+        assert shelf.making
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not shelf.making
+
+
 async def test_a_template_that_does_not_serve_is_given_up(monkeypatch):
     from unsandbox.sandbox import warm as module
 

@@ -394,25 +394,31 @@ class WarmPool:
             )
             request = {"zygote": zygote.number, "bounds": self._bounds_words, "settings": settings}
             fds = [there.fileno(), out_write, err_write]
-            self._run(self._ask(prepared, request, fds, sent.pop_all()))
+            asking = self._run(self._ask(prepared, request, fds))
+            asking.add_done_callback(partial(self._asked, prepared, sent.pop_all()))
         return True
 
-    async def _ask(
-        self, prepared: Prepared, request: dict[str, Any], fds: list[int], sent: contextlib.ExitStack
-    ) -> None:
-        with sent:
-            try:
-                prepared.number = await self._host.control.start(prepared, request, fds, op="prepare")
-            except SandboxError as error:
-                prepared.ended(Ending(None, error=str(error)))
-                return
-            if self._hierarchy is not None:
-                prepared.group = Group(self._hierarchy, f"job-{prepared.number}")
+    async def _ask(self, prepared: Prepared, request: dict[str, Any], fds: list[int]) -> None:
+        try:
+            prepared.number = await self._host.control.start(prepared, request, fds, op="prepare")
+        except SandboxError as error:
+            prepared.ended(Ending(None, error=str(error)))
+            return
+        if self._hierarchy is not None:
+            prepared.group = Group(self._hierarchy, f"job-{prepared.number}")
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    @staticmethod
+    def _asked(prepared: Prepared, sent: contextlib.ExitStack, asking: asyncio.Task[None]) -> None:
+        # Not in the task itself: one that is cancelled before its first step never runs.
+        sent.close()
+        if asking.cancelled():
+            prepared.ended(Ending(None, error="the pool was closed"))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     @staticmethod
     async def _tell(word: Callable[[int], Coroutine[Any, Any, None]], number: int) -> None:
