@@ -580,6 +580,7 @@ class JobDesk:
         self._release(record.owner)
         record.ended.set()
         record.started.set()
+        record.rest()
         if waiting := self._some_ended.pop(record.owner, None):
             waiting.set()
         if record.tape is not None:

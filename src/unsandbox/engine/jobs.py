@@ -45,6 +45,11 @@ class Cancellable(Protocol):
         """Return the seconds of CPU time used so far; None where nobody counts."""
 
 
+_OVER = asyncio.Event()
+"""Stands for all that has come about."""
+_OVER.set()
+
+
 @dataclass(eq=False, slots=True)
 class JobRecord:
     """A job from its acceptance until it is forgotten. Only the engine changes it."""
@@ -90,6 +95,10 @@ class JobRecord:
             + sum(len(part or "") for part in parts)
             + sum(base64_length(len(artifact.source)) for artifact in job.artifacts or ())
         )
+
+    def rest(self) -> None:
+        """Let go of what only jobs need that have not ended; those that have are kept by the thousand."""
+        self.started = self.accepted = self.ended = _OVER
 
     def attach(self, running: Cancellable) -> None:
         """Take note of the sandbox; end it at once when a cancellation came before it existed."""
