@@ -189,6 +189,7 @@ if __name__ == '__main__':
     "not UTF-8": b"print('\xff')",
     "carriage returns": b"print(1)\r\nif True:\r\n    print(2)\r\n",
     "zip file": b"PK\x05\x06" + bytes(18),
+    "what ends a zip file": b"print(1)  # PK\x05\x06 and more",
     "pickle main": "import pickle\nclass C: pass\nprint(pickle.loads(pickle.dumps(C)) is C, C.__module__)",
     "doctest": "def f():\n    '''\n    >>> f()\n    2\n    '''\n    return 1\nimport doctest; print(doctest.testmod().failed)",
     "unittest": "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertTrue(True)\nunittest.main(verbosity=0)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -126,6 +127,7 @@ def _no_nul(field: str, text: str) -> None:
         raise InvalidSpecError(f"{field}: contains a NUL byte")
 
 
+@functools.lru_cache(256)
 def _check_path(field: str, path: str) -> None:
     _no_nul(field, path)
     if not path.startswith(_WRITABLE) or os.path.normpath(path) != path or len(os.fsencode(path)) > _MAX_PATH:

@@ -39,6 +39,8 @@ MAX_JOB = 1 << 17
 MAX_GROUPS = 8
 
 _FOLDERS: list[str] = []
+_MAYBE_ARCHIVE: list[str] = []
+"""Where a program lies that holds what is at the end of a zip archive."""
 _DEATH_BY = 128
 _PROGRAM_NUMBER = 2
 """In its sandbox."""
@@ -66,12 +68,11 @@ def install(make_setup: Callable[[], Setup], folders: Iterable[str]) -> None:
         sys.path_hooks[0] = original
         begin: list[Callable[[], None]] = []
         _leave_no_trace(lambda: begin.append(_serve(make_setup())))
-        try:
+        if _MAYBE_ARCHIVE:
             return original(path)
-        except ImportError:
-            # No archive, as nearly always: the interpreter will read it as a file.
-            begin[0]()
-            raise
+        # As nearly always: the interpreter will read it as a file.
+        begin[0]()
+        raise ImportError(path)
 
     sys.path_hooks[0] = hook
 
@@ -261,6 +262,8 @@ def _await_job() -> Callable[[int], None]:
     job = _receive_job()
     for path, mode, content in job["files"]:
         _write_file(path, mode, content)
+        if path == MAIN and b"PK\5\6" in content:
+            _MAYBE_ARCHIVE.append(path)
     if job["run"] is None:
         os.environ.update(job["env"])
         sys.argv += job["args"]
