@@ -85,8 +85,7 @@ async def execute(
     answer: dict[str, Any] = {}
     at_once = operation[1]
     try:
-        if order.needs:
-            await link.require(order, deadline)
+        await link.require(order, deadline)
         answer = await link.call(keys, operation[0], query=query, order=order, deadline=deadline)
         if ended(answer):
             return answer
@@ -124,8 +123,7 @@ async def submit(
     """
     at_once = operation[1]
     try:
-        if order.needs:
-            await link.require(order, deadline)
+        await link.require(order, deadline)
         answer = await link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
     except (ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed

@@ -78,8 +78,7 @@ async def perform(
             body = encode_members(endpoint, given)
         needs = ("isolation",) if given.get("isolation") not in (None, "auto") else ()
         order = Order(body, creates=endpoint.creates, needs=needs)
-        if needs:
-            await link.require(order)
+        await link.require(order)
     params = None if object_id is None else {"id": object_id}
     try:
         return await link.call(keys, name, params=params, query=query, order=order, timeout=timeout, otp=otp)

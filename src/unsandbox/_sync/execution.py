@@ -86,8 +86,7 @@ def execute(
     answer: dict[str, Any] = {}
     at_once = operation[1]
     try:
-        if order.needs:
-            link.require(order, deadline)
+        link.require(order, deadline)
         answer = link.call(keys, operation[0], query=query, order=order, deadline=deadline)
         if ended(answer):
             return answer
@@ -125,8 +124,7 @@ def submit(
     """
     at_once = operation[1]
     try:
-        if order.needs:
-            link.require(order, deadline)
+        link.require(order, deadline)
         answer = link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
     except (ConnectionFailedError, UnavailableError) as error:
         late = deadline.passed

@@ -263,7 +263,7 @@ class Link:
         """
         self.enter()
         endpoint = BY_NAME[name]
-        server, transport = self._opened() or self._open()
+        server, transport = self._open()
         target = server.prefix + build_target(endpoint.path, params or {}, query)
         signer = _Signer(self._state, (server.keys or keys) if endpoint.auth == "signed" else None)
         with span(endpoint.name, endpoint.method, endpoint.path, server.origin) as current:
@@ -336,6 +336,8 @@ class Link:
         Raises:
             InvalidRequestError: The server does not announce what the order needs.
         """
+        if not order.needs:
+            return
         if self.features is None:
             self.call(None, "health", deadline=deadline)
         for feature in order.needs:
@@ -373,7 +375,7 @@ class Link:
             ConnectionFailedError: There was no answer.
         """
         self.enter()
-        server, transport = self._opened() or self._open()
+        server, transport = self._open()
         target = server.prefix + build_target(path, params, query)
         signer = _Signer(self._state, server.keys or keys)
         number = 0
@@ -383,8 +385,7 @@ class Link:
                 event = self.told.event(operation, "GET", path, number)
                 sent = dict(headers or {})
                 inject(sent)
-                if event is not None:
-                    self.told.asks(event)
+                self.told.asks(event)
                 began = time.monotonic()
                 try:
                     try:
@@ -396,8 +397,7 @@ class Link:
                             idle_s,
                         )
                     except ConnectionFailedError as error:
-                        if event is not None:
-                            self.told.failed(event, server.origin, error, began)
+                        self.told.failed(event, server.origin, error, began)
                         raise
                     self._told_opened(stream, event, server.origin, stream.status, stream.headers, began)
                     if signer.clock_was_wrong(stream.status, stream.headers):
@@ -431,7 +431,7 @@ class Link:
             InvalidResponseError: It answered, but opened no WebSocket.
         """
         self.enter()
-        server, transport = self._opened() or self._open()
+        server, transport = self._open()
         target = server.prefix + build_target(path, params)
         signer = _Signer(self._state, server.keys or keys)
         event = self.told.event(operation, "GET", path, 1)
@@ -439,22 +439,19 @@ class Link:
             while True:
                 headers: dict[str, str] = {}
                 inject(headers)
-                if event is not None:
-                    self.told.asks(event)
+                self.told.asks(event)
                 began = time.monotonic()
                 try:
                     made = transport.open_socket(
                         target, headers | signer.headers("GET", target), subprotocol, self.timeout
                     )
                 except ConnectionFailedError as error:
-                    if event is not None:
-                        self.told.failed(event, server.origin, error, began)
+                    self.told.failed(event, server.origin, error, began)
                     raise
                 if not isinstance(made, RawResponse):
                     self._told_opened(made, event, server.origin, _SWITCHED, {}, began)
                     return made
-                if event is not None:
-                    self.told.answered(event, server.origin, made.status, made.headers, began)
+                self.told.answered(event, server.origin, made.status, made.headers, began)
                 if not signer.clock_was_wrong(made.status, made.headers):
                     break
             if made.status < 300:
@@ -471,8 +468,6 @@ class Link:
         began: float,
     ) -> None:
         """Tell that something is open; closed again when nobody will get it, as a hook failed."""
-        if event is None:
-            return
         try:
             self.told.answered(event, origin, status, headers, began)
         except BaseException:
@@ -538,16 +533,13 @@ class Link:
             with contextlib.suppress(UnsandboxError):
                 self.call(None, "health", deadline=deadline, retry=retry, urgent=urgent)
 
-    def _opened(self) -> tuple[Server, RequestsTransport] | None:
-        state = self._state
-        if self.base_url == LOCAL and state.pid != os.getpid():
-            # After a fork: the engine lives in the parent only.
-            state.pid, state.server, state.transport = os.getpid(), None, None
-        if state.server is None or state.transport is None:
-            return None
-        return state.server, state.transport
-
     def _open(self) -> tuple[Server, RequestsTransport]:
+        if self.base_url == LOCAL and self._state.pid != os.getpid():
+            # After a fork: the engine lives in the parent only.
+            self._state.pid, self._state.server, self._state.transport = os.getpid(), None, None
+        server, transport = self._state.server, self._state.transport
+        if server is not None and transport is not None:
+            return server, transport
         with self._state.opening:
             if not loaded():
                 in_thread(load)
@@ -583,8 +575,7 @@ class Link:
         headers |= sudo
         inject(headers)
         event = self.told.event(endpoint.name, endpoint.method, endpoint.path, number, len(body))
-        if event is not None:
-            self.told.asks(event)
+        self.told.asks(event)
         began = time.monotonic()
         if not urgent:
             transport.acquire(deadline.remaining())
@@ -605,14 +596,12 @@ class Link:
         except ConnectionFailedError as error:
             if order is not None and not error.sent:
                 order.sent = before
-            if event is not None:
-                self.told.failed(event, origin, error, began)
+            self.told.failed(event, origin, error, began)
             raise
         finally:
             if not urgent:
                 transport.release()
-        if event is not None:
-            self.told.answered(event, origin, answer.status, answer.headers, began, answer.size)
+        self.told.answered(event, origin, answer.status, answer.headers, began, answer.size)
         return answer
 
     def _time_for(self, deadline: Deadline, timeout: float | None = None) -> float:

@@ -38,19 +38,23 @@ class Teller:
     def event(
         self, operation: str, method: str, path: str, attempt: int, body_bytes: int = 0
     ) -> RequestEvent | None:
-        """Return what is told of a request; None when nobody wants to know: no hook, no metrics, no log."""
+        """Return what is told of a request; None when nobody wants to know: no hook, no metrics, no log.
+
+        The others take that None, and tell nothing.
+        """
         heard = self.hooks.request is not None or self.hooks.response is not None
         if heard or measuring() or logger.isEnabledFor(logging.DEBUG):
             return RequestEvent(operation, method, path, attempt, body_bytes)
         return None
 
-    def asks(self, event: RequestEvent) -> None:
+    def asks(self, event: RequestEvent | None) -> None:
         """Tell that a request is about to be sent."""
-        self._call(self.hooks.request, event)
+        if event is not None:
+            self._call(self.hooks.request, event)
 
     def answered(
         self,
-        event: RequestEvent,
+        event: RequestEvent | None,
         origin: str,
         status: int,
         headers: Mapping[str, str],
@@ -67,6 +71,8 @@ class Teller:
             began: When the request was begun, by the monotonic clock.
             body_bytes: Size of its body, if it was read.
         """
+        if event is None:
+            return
         seconds = time.monotonic() - began
         measure(event, origin, seconds, status=status)
         logger.debug("%s: %d after %.1f ms", event.operation, status, seconds * 1000)
@@ -74,9 +80,10 @@ class Teller:
             request_id = headers.get(REQUEST_ID_HEADER)
             self._call(self.hooks.response, ResponseEvent(event, status, seconds, body_bytes, request_id))
 
-    def failed(self, event: RequestEvent, origin: str, error: UnsandboxError, began: float) -> None:
+    def failed(self, event: RequestEvent | None, origin: str, error: UnsandboxError, began: float) -> None:
         """Tell that no answer came; the call raises the error, or tells that it tries again."""
-        measure(event, origin, time.monotonic() - began, error=type(error).__name__)
+        if event is not None:
+            measure(event, origin, time.monotonic() - began, error=type(error).__name__)
 
     def repeats(self, operation: str, attempt: int, delay_s: float, error: Exception) -> None:
         """Tell that what failed is tried again."""
