@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 
 from unsandbox.sandbox import init, masks, seccomp
 from unsandbox.sandbox.artifacts import FOLDER as ARTIFACT_FOLDER
@@ -181,10 +180,10 @@ def encode_job(
     spec: SandboxSpec,
     *,
     in_process: bool,
-    report: bool = False,
-    said: bytes = b"",
-    present: Collection[str] = (),
-    known: Mapping[str, str] = MappingProxyType({}),
+    report: bool,
+    said: bytes,
+    present: Collection[str],
+    known: Mapping[str, str],
 ) -> tuple[bytes, bytes | None]:
     """Return the message that a waiting sandbox takes, and what goes into a file because it is too long.
 

@@ -96,10 +96,11 @@ class Setup:
             self._capabilities += 1
         self.used: list[tuple[int, int, int]] = []
         """Memory that programs use; see `rehearse`."""
-        self._thread = None if spawner is None else _Thread(ctypes, self._libc, numbers)
-        self._spawn: Callable[[int], int] | None = None
-        if self._thread is not None and self._thread.number_at:
-            self._spawn = self._load(spawner or b"")
+        self._sharing: tuple[Callable[[int], int], _Thread] | None = None
+        """What it takes to have instructions go through a list; else a forked interpreter does."""
+        thread = None if spawner is None else _Thread(ctypes, self._libc, numbers)
+        if spawner is not None and thread is not None and thread.number_at:
+            self._sharing = self._load(spawner), thread
         else:
             self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -121,7 +122,9 @@ class Setup:
             OSError: There is no process to be had.
         """
         plan = self.plan(settings, gate, fds)
-        return self._fork(plan, fds[0]) if self._spawn is None else self._share(plan, fds[0])
+        if self._sharing is None:
+            return self._fork(plan, fds[0])
+        return self._share(*self._sharing, plan, fds[0])
 
     def plan(self, settings: Sequence[int], gate: str, fds: Sequence[int]) -> Any:
         """Return what `start` will do, and keep it: much the same is asked for again and again."""
@@ -132,7 +135,7 @@ class Setup:
                 self._plans.clear()
                 self._texts.clear()
             steps = list(self._steps(settings, gate, fds))
-            plan = self._plans[key] = steps if self._spawn is None else self._written(steps)
+            plan = self._plans[key] = steps if self._sharing is None else self._written(steps)
         return plan
 
     # The list
@@ -209,7 +212,7 @@ class Setup:
 
     def _call_fork(self, in_child: int) -> _Step:
         # As the C library forks, which keeps the number of its thread at an address that it told the kernel.
-        number_at = 0 if self._thread is None else self._thread.number_at
+        number_at = 0 if self._sharing is None else self._sharing[1].number_at
         return self._call("clone", _SIGCHLD | _SET_TID | _CLEAR_TID, 0, 0, number_at, 0, in_child=in_child)
 
     def _at(self, text: bytes) -> int:
@@ -249,9 +252,7 @@ class Setup:
 
     def _load(self, code: bytes) -> Callable[[int], int]:
         """Return instructions as a function that keeps the interpreter's lock."""
-        import ctypes
-
-        libc = self._libc
+        ctypes, libc = self._ctypes, self._libc
         libc.mmap.restype = ctypes.c_void_p
         place = libc.mmap(None, ctypes.c_size_t(_PAGE), _WRITABLE, _PRIVATE_MEMORY, -1, ctypes.c_size_t(0))
         ctypes.memmove(place, code, len(code))
@@ -268,7 +269,13 @@ class Setup:
             words += [self._numbers[name], *(argument & _WORD for argument in padded), in_child]
         return (self._ctypes.c_uint64 * len(words))(*words), tuple(name for name, _, _ in steps)
 
-    def _share(self, plan: tuple[Any, Sequence[str]], control: int) -> tuple[int, int]:
+    def _share(
+        self,
+        spawn: Callable[[int], int],
+        thread: _Thread,
+        plan: tuple[Any, Sequence[str]],
+        control: int,
+    ) -> tuple[int, int]:
         """Have the instructions go through a list."""
         words, names = plan
         place = self._ctypes.addressof(words)
@@ -276,11 +283,10 @@ class Setup:
         words[1] = 0
         python = self._ctypes.pythonapi
         python.PyOS_BeforeFork()
-        result = self._spawn(place) if self._spawn else 0
+        result = spawn(place)
         if result >= PROGRAM:
             python.PyOS_AfterFork_Child()
-            if self._thread is not None:
-                self._thread.renew()
+            thread.renew()
             return -1, result
         python.PyOS_AfterFork_Parent()
         if result <= 0:
