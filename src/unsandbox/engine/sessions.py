@@ -480,11 +480,6 @@ class Sessions:
         return lock
 
     async def _ensure_live(self, document: SessionDocument) -> _Live:
-        if document.object_id not in self._opening and self._shelf.find(document.object_id) is document:
-            # Nobody is at it, as nearly always.
-            known = self._live.get(document.object_id)
-            if known is not None:
-                return known
         async with self._opening_of(document.object_id):
             if self._shelf.find(document.object_id) is not document:
                 raise UnknownObject("the session was deleted", code="session_not_found")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 
 from unsandbox.protocol.contents import Content, Slice, Spool
 
@@ -62,20 +63,21 @@ def pipe(uid: int | None) -> tuple[int, int]:
 async def readable(fd: int) -> None:
     """Wait until something can be read from a descriptor, or it has ended."""
     loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)
+    await _called(fd, loop.add_reader, loop.remove_reader)
 
 
 async def writable(fd: int) -> None:
     """Wait until something can be written to a descriptor, or nobody reads it any more."""
     loop = asyncio.get_running_loop()
+    await _called(fd, loop.add_writer, loop.remove_writer)
+
+
+async def _called(
+    fd: int, add: Callable[[int, Callable[[], None]], object], remove: Callable[[int], object]
+) -> None:
     ready = asyncio.Event()
-    loop.add_writer(fd, ready.set)
+    add(fd, ready.set)
     try:
         await ready.wait()
     finally:
-        loop.remove_writer(fd)
+        remove(fd)

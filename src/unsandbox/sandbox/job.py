@@ -67,7 +67,8 @@ class SandboxJob:
         self._spec = spec = replace(spec, files=())
         self._reader = reader or (lambda job: read_through_proc(job, spec))
         self._loop = asyncio.get_running_loop()
-        self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
+        self._outcome: Outcome | SandboxError
+        """There once it is over."""
         self._over = asyncio.Event()
         self._on_over = on_over
         self._reason: EndReason | None = None
@@ -109,9 +110,10 @@ class SandboxJob:
         Raises:
             SandboxError: The sandbox could not be set up, or was lost.
         """
-        # Not `shield`: one more round of the loop for each result.
         await self._over.wait()
-        return self._outcome.result()
+        if isinstance(self._outcome, SandboxError):
+            raise self._outcome
+        return self._outcome
 
     def cancel(self) -> None:
         """Kill the whole process tree now; without effect on a program that has ended."""
@@ -126,7 +128,7 @@ class SandboxJob:
         self.ended(Ending(None, error="the sandbox was never started"))
 
     def _end_early(self, reason: EndReason) -> None:
-        if self._reason is None and self._ended_at is None and not self._outcome.done():
+        if self._reason is None and self._ended_at is None and not self._over.is_set():
             self._reason = reason
             self._ended_at = time.monotonic()
             self._wind_up()
@@ -143,7 +145,7 @@ class SandboxJob:
 
     def started(self, pid: int, pidfd: int) -> None:
         """The sandbox's first process exists; `pidfd` is ours now."""
-        if self._outcome.done():
+        if self._over.is_set():
             # Given up on already.
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.close(pidfd)
@@ -242,7 +244,7 @@ class SandboxJob:
             self._ending is None
             or self._collecting is not None
             or not all(stream.ended for stream in streams)
-            or self._outcome.done()
+            or self._over.is_set()
         ):
             return
         self._timer.cancel()
@@ -253,11 +255,9 @@ class SandboxJob:
             os.close(self._pidfd)
             self._pidfd = -1
         if error := self._setup_error(self._ending):
-            self._outcome.set_exception(SandboxError(error))
-            # Whoever waits gets it; that nobody waits is no error.
-            self._outcome.exception()
+            self._outcome = SandboxError(error)
         else:
-            self._outcome.set_result(self._result(self._ending))
+            self._outcome = self._result(self._ending)
         self._over.set()
         self._on_over(self)
 

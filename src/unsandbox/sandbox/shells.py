@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unsandbox.sandbox.descriptors import writable
 from unsandbox.sandbox.languages import load_languages
 from unsandbox.sandbox.live_spec import CommandOutcome, LiveProcess, LiveSandbox
 from unsandbox.sandbox.spec import MIB, Captured, SandboxError
@@ -219,12 +220,7 @@ class ShellDriver:
             try:
                 view = view[os.write(self._stdin, view) :]
             except BlockingIOError:
-                ready = self._loop.create_future()
-                self._loop.add_writer(self._stdin, _settle, ready)
-                try:
-                    await ready
-                finally:
-                    self._loop.remove_writer(self._stdin)
+                await writable(self._stdin)
             except OSError as error:
                 raise SandboxError("the session's shell has ended") from error
 
