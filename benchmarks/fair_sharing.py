@@ -18,7 +18,7 @@ import time
 
 from unsandbox import AsyncClient, UnsandboxError
 from unsandbox.engine import Engine, EngineConfig
-from unsandbox.engine.keys import FixedKeys, KeyPair
+from unsandbox.engine.accounts.keys import FixedKeys, KeyPair
 from unsandbox.server import Server, ServerConfig
 
 GOAL = 3.0

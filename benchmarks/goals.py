@@ -31,8 +31,8 @@ import first_light as basics  # type: ignore[import-not-found]  # found beside t
 
 from unsandbox import AsyncClient
 from unsandbox.sandbox import find_system, load_languages
+from unsandbox.sandbox.languages.caches import ToolchainCaches, with_caches
 from unsandbox.sandbox.system import COMPLETE
-from unsandbox.sandbox.toolchain_cache import ToolchainCaches, with_caches
 
 HELLO = "print('hello')"
 SERVER = """

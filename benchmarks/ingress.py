@@ -18,7 +18,7 @@ import time
 import aiohttp
 
 from unsandbox.engine import Engine
-from unsandbox.engine.keys import FixedKeys, KeyPair
+from unsandbox.engine.accounts.keys import FixedKeys, KeyPair
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.server import Server, ServerConfig
 

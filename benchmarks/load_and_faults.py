@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.crash.remains import Family, loop_devices, read, traces
 
 from unsandbox import AsyncClient, ConflictError, Job, NotFoundError, RetryPolicy, UnsandboxError
-from unsandbox.sandbox import SandboxUnavailable, runsc
+from unsandbox.sandbox import SandboxUnavailable
+from unsandbox.sandbox.gvisor import runsc
 
 PATIENT = RetryPolicy(max_retries=60, base_s=0.1, cap_s=1.0)
 CLOCK = r"""

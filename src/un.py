@@ -29,7 +29,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any, cast
 
-from unsandbox._sync.calls.place import connect, tell_base_url
+from unsandbox._sync.functions.context import connect, tell_base_url
 from unsandbox.errors import CredentialsError
 from unsandbox.protocol.languages import detect_language
 
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         VaultExportResult,
         VaultResult,
     )
-    from unsandbox._sync.calls.images import (
+    from unsandbox._sync.functions.images import (
         clone_image,
         delete_image,
         get_image,
@@ -74,11 +74,8 @@ if TYPE_CHECKING:
         transfer_image,
         unlock_image,
     )
-    from unsandbox._sync.calls.logs import (
-        fetch_logs,
-        stream_logs,
-    )
-    from unsandbox._sync.calls.service_work import (
+    from unsandbox._sync.functions.logs import fetch_logs, stream_logs
+    from unsandbox._sync.functions.service_work import (
         delete_service_env,
         execute_in_service,
         export_service_env,
@@ -88,7 +85,7 @@ if TYPE_CHECKING:
         set_service_domains,
         set_service_env,
     )
-    from unsandbox._sync.calls.services import (
+    from unsandbox._sync.functions.services import (
         create_service,
         delete_service,
         freeze_service,
@@ -102,7 +99,7 @@ if TYPE_CHECKING:
         unlock_service,
         update_service,
     )
-    from unsandbox._sync.calls.sessions import (
+    from unsandbox._sync.functions.sessions import (
         boost_session,
         create_session,
         delete_session,
@@ -113,7 +110,7 @@ if TYPE_CHECKING:
         unboost_session,
         unfreeze_session,
     )
-    from unsandbox._sync.calls.snapshots import (
+    from unsandbox._sync.functions.snapshots import (
         clone_snapshot,
         create_snapshot,
         delete_snapshot,
@@ -220,12 +217,12 @@ __all__ = [
 ]
 
 _PARTS = (
-    "unsandbox._sync.calls.sessions",
-    "unsandbox._sync.calls.services",
-    "unsandbox._sync.calls.service_work",
-    "unsandbox._sync.calls.snapshots",
-    "unsandbox._sync.calls.images",
-    "unsandbox._sync.calls.logs",
+    "unsandbox._sync.functions.sessions",
+    "unsandbox._sync.functions.services",
+    "unsandbox._sync.functions.service_work",
+    "unsandbox._sync.functions.snapshots",
+    "unsandbox._sync.functions.images",
+    "unsandbox._sync.functions.logs",
     "unsandbox._shared.results",
 )
 """Where the names of `__all__` are that are not in this module."""
@@ -573,7 +570,7 @@ def get_languages(public_key: str | None = None, secret_key: str | None = None) 
         assert "python" in get_languages()
         ```
     """
-    from unsandbox._sync import functions
+    from unsandbox._sync.functions import caller as functions
 
     return functions.languages(_api_base())
 
@@ -599,7 +596,7 @@ def validate_keys(
 
 def health_check() -> bool:
     """Tell whether the server can be reached and is well. Needs no keys; an unwell server is no error."""
-    from unsandbox._sync import functions
+    from unsandbox._sync.functions import caller as functions
 
     return functions.healthy(_api_base())
 

@@ -31,14 +31,14 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any, cast
 
-from unsandbox._async.calls.place import connect, tell_base_url
+from unsandbox._async.functions.context import connect, tell_base_url
 from unsandbox.errors import CredentialsError
 from unsandbox.protocol.languages import detect_language
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from unsandbox._async.calls.images import (
+    from unsandbox._async.functions.images import (
         clone_image,
         delete_image,
         get_image,
@@ -54,11 +54,8 @@ if TYPE_CHECKING:
         transfer_image,
         unlock_image,
     )
-    from unsandbox._async.calls.logs import (
-        fetch_logs,
-        stream_logs,
-    )
-    from unsandbox._async.calls.service_work import (
+    from unsandbox._async.functions.logs import fetch_logs, stream_logs
+    from unsandbox._async.functions.service_work import (
         delete_service_env,
         execute_in_service,
         export_service_env,
@@ -68,7 +65,7 @@ if TYPE_CHECKING:
         set_service_domains,
         set_service_env,
     )
-    from unsandbox._async.calls.services import (
+    from unsandbox._async.functions.services import (
         create_service,
         delete_service,
         freeze_service,
@@ -82,7 +79,7 @@ if TYPE_CHECKING:
         unlock_service,
         update_service,
     )
-    from unsandbox._async.calls.sessions import (
+    from unsandbox._async.functions.sessions import (
         boost_session,
         create_session,
         delete_session,
@@ -93,7 +90,7 @@ if TYPE_CHECKING:
         unboost_session,
         unfreeze_session,
     )
-    from unsandbox._async.calls.snapshots import (
+    from unsandbox._async.functions.snapshots import (
         clone_snapshot,
         create_snapshot,
         delete_snapshot,
@@ -222,12 +219,12 @@ __all__ = [
 ]
 
 _PARTS = (
-    "unsandbox._async.calls.sessions",
-    "unsandbox._async.calls.services",
-    "unsandbox._async.calls.service_work",
-    "unsandbox._async.calls.snapshots",
-    "unsandbox._async.calls.images",
-    "unsandbox._async.calls.logs",
+    "unsandbox._async.functions.sessions",
+    "unsandbox._async.functions.services",
+    "unsandbox._async.functions.service_work",
+    "unsandbox._async.functions.snapshots",
+    "unsandbox._async.functions.images",
+    "unsandbox._async.functions.logs",
     "unsandbox._shared.results",
 )
 """Where the names of `__all__` are that are not in this module."""
@@ -575,7 +572,7 @@ async def get_languages(public_key: str | None = None, secret_key: str | None = 
         assert "python" in await get_languages()
         ```
     """
-    from unsandbox._async import functions
+    from unsandbox._async.functions import caller as functions
 
     return await functions.languages(_api_base())
 
@@ -601,7 +598,7 @@ async def validate_keys(
 
 async def health_check() -> bool:
     """Tell whether the server can be reached and is well. Needs no keys; an unwell server is no error."""
-    from unsandbox._async import functions
+    from unsandbox._async.functions import caller as functions
 
     return await functions.healthy(_api_base())
 

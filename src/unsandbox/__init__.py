@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from typing import Any
 
     from unsandbox._async.client import AsyncClient
-    from unsandbox._async.mapping import AsyncMap
-    from unsandbox._async.service import AsyncLiveService
-    from unsandbox._async.session import AsyncLiveSession
-    from unsandbox._async.streaming import AsyncJobStream
-    from unsandbox._async.terminal import AsyncTerminal
+    from unsandbox._async.objects.map import AsyncMap
+    from unsandbox._async.objects.service import AsyncLiveService
+    from unsandbox._async.objects.session import AsyncLiveSession
+    from unsandbox._async.objects.stream import AsyncJobStream
+    from unsandbox._async.objects.terminal import AsyncTerminal
     from unsandbox._shared.events import OutputEvent, ResultEvent
     from unsandbox._shared.given import NOT_GIVEN, NotGiven
     from unsandbox._shared.hooks import Hooks, PollEvent, RequestEvent, ResponseEvent, RetryEvent
     from unsandbox._shared.mapping import Mapped, Progress
     from unsandbox._sync.client import Client
-    from unsandbox._sync.mapping import Map
-    from unsandbox._sync.service import LiveService
-    from unsandbox._sync.session import LiveSession
-    from unsandbox._sync.streaming import JobStream
-    from unsandbox._sync.terminal import Terminal
+    from unsandbox._sync.objects.map import Map
+    from unsandbox._sync.objects.service import LiveService
+    from unsandbox._sync.objects.session import LiveSession
+    from unsandbox._sync.objects.stream import JobStream
+    from unsandbox._sync.objects.terminal import Terminal
     from unsandbox._version import __version__
     from unsandbox.credentials import Credentials, explain_credentials, resolve_credentials
     from unsandbox.errors import (
@@ -190,21 +190,21 @@ _HOME = {
     "ResponseEvent": "_shared.hooks",
     "RetryEvent": "_shared.hooks",
     "JobFailedError": "errors",
-    "AsyncMap": "_async.mapping",
-    "Map": "_sync.mapping",
+    "AsyncMap": "_async.objects.map",
+    "Map": "_sync.objects.map",
     "Mapped": "_shared.mapping",
     "Progress": "_shared.mapping",
     "EndedJobs": "protocol.models",
-    "AsyncJobStream": "_async.streaming",
-    "JobStream": "_sync.streaming",
+    "AsyncJobStream": "_async.objects.stream",
+    "JobStream": "_sync.objects.stream",
     "OutputEvent": "_shared.events",
     "ResultEvent": "_shared.events",
-    "AsyncLiveSession": "_async.session",
-    "AsyncLiveService": "_async.service",
-    "AsyncTerminal": "_async.terminal",
-    "LiveSession": "_sync.session",
-    "LiveService": "_sync.service",
-    "Terminal": "_sync.terminal",
+    "AsyncLiveSession": "_async.objects.session",
+    "AsyncLiveService": "_async.objects.service",
+    "AsyncTerminal": "_async.objects.terminal",
+    "LiveSession": "_sync.objects.session",
+    "LiveService": "_sync.objects.service",
+    "Terminal": "_sync.objects.terminal",
     "Session": "protocol.sessions",
     "SessionList": "protocol.sessions",
     "CommandResult": "protocol.sessions",

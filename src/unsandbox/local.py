@@ -99,7 +99,7 @@ class _EngineThread:
         # Imported here: programs that talk to a server elsewhere need none of this installed.
         try:
             from unsandbox.engine import Engine, EngineConfig
-            from unsandbox.engine.keys import FixedKeys, KeyPair
+            from unsandbox.engine.accounts.keys import FixedKeys, KeyPair
             from unsandbox.server import Server, ServerConfig
         except ImportError as error:
             raise EngineError(

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from unsandbox import AsyncClient
-from unsandbox._async import execution, operations, session
+from unsandbox._async import execution, operations
+from unsandbox._async.objects import session
 
 CALLS = (
     "execute",

@@ -15,7 +15,7 @@ from tests.client.proxy import PASS, Fate, Proxy, refusal
 from tests.support import Serve
 
 from unsandbox import AsyncClient, AuthenticationError, RetryPolicy
-from unsandbox._async import link
+from unsandbox._async import connection
 from unsandbox.local import LocalServer
 
 STUBBORN = RetryPolicy(max_retries=30, base_s=0.001, cap_s=0.01)
@@ -72,8 +72,8 @@ async def test_a_clock_that_is_wrong_is_corrected_once(
     engine: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = SimpleNamespace(time=lambda: time.time() + 4000, monotonic=time.monotonic)
-    monkeypatch.setattr(link, "time", fast)
-    monkeypatch.setattr("unsandbox._shared.order.time", fast)
+    monkeypatch.setattr(connection, "time", fast)
+    monkeypatch.setattr("unsandbox._shared.request.time", fast)
     proxy = Proxy(engine.url)
     try:
         async with AsyncClient(engine.public_key, engine.secret_key, base_url=proxy.url) as client:

@@ -276,7 +276,7 @@ def events_of(fake: FakeServer, *answers: Raw) -> None:
 async def test_a_stream_that_ends_without_its_end_is_an_error(
     client: AsyncClient, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unsandbox._async import streaming
+    from unsandbox._async.objects import stream as streaming
 
     monkeypatch.setattr(streaming, "_PATIENCE", AT_ONCE)
     events_of(fake, stream_answer(OUT), stream_answer())

@@ -12,7 +12,7 @@ from tests.support import Serve
 
 from unsandbox import Client, RetryPolicy, local
 from unsandbox.cli.keys import open_keys
-from unsandbox.engine.keys import KeySettings
+from unsandbox.engine.accounts.keys import KeySettings
 from unsandbox.local import LocalServer
 
 AT_ONCE = RetryPolicy(max_retries=2, base_s=0.001)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from unsandbox import Client
-from unsandbox._sync import execution, operations, session
+from unsandbox._sync import execution, operations
+from unsandbox._sync.objects import session
 
 CALLS = (
     "execute",

@@ -271,7 +271,7 @@ def events_of(fake: FakeServer, *answers: Raw) -> None:
 def test_a_stream_that_ends_without_its_end_is_an_error(
     client: Client, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unsandbox._sync import streaming
+    from unsandbox._sync.objects import stream as streaming
 
     monkeypatch.setattr(streaming, "_PATIENCE", AT_ONCE)
     events_of(fake, stream_answer(OUT), stream_answer())

@@ -13,7 +13,7 @@ from tests.abuse.served import Result, Target, add, attack, refused
 from tests.support import signature_headers
 
 import unsandbox
-from unsandbox.protocol.endpoints import ENDPOINTS
+from unsandbox.protocol.endpoints.jobs import ENDPOINTS
 
 FORGED = "FORGED-LINE"
 SIGNING, NAMES, PATTERNS = "signatures", "names that lead out", "patterns that never end"

@@ -15,9 +15,9 @@ from pathlib import Path
 import zstandard
 from tests.abuse.served import CANARY, Result, Target, add, attack
 
-from unsandbox.engine.bootstrap import fetch_script, is_elsewhere
-from unsandbox.engine.refusals import InvalidJob
-from unsandbox.sandbox.archive_check import InvalidArchiveError, examine
+from unsandbox.engine.errors import InvalidJob
+from unsandbox.engine.services.bootstrap import fetch_script, is_elsewhere
+from unsandbox.sandbox.storage.archive_check import InvalidArchiveError, examine
 
 SSRF, ARCHIVES = "bootstrap to internal servers", "archives"
 PUBLIC = "every address is checked to be public"

@@ -29,10 +29,10 @@ from unsandbox.sandbox import (
     SandboxSpec,
     load_languages,
     pool_for,
-    seccomp,
 )
-from unsandbox.sandbox.live_spec import LiveLimits, LiveSpec
-from unsandbox.sandbox.warm import WarmJob
+from unsandbox.sandbox.bubblewrap.template import WarmJob
+from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSpec
+from unsandbox.sandbox.seccomp import compiler as seccomp
 
 HERE = Path(__file__).parent
 MIB = 1 << 20

@@ -17,7 +17,8 @@ from tests.abuse import inside, stage
 from tests.abuse.stage import Row, Variant
 
 import unsandbox
-from unsandbox.sandbox import SandboxUnavailable, runsc
+from unsandbox.sandbox import SandboxUnavailable
+from unsandbox.sandbox.gvisor import runsc
 
 
 def variants() -> list[Variant]:

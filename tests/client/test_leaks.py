@@ -21,7 +21,8 @@ from tests._async.creating import CALLS, Maker, be_patient
 from tests.support import Serve, eventually
 
 from unsandbox import AsyncClient
-from unsandbox._async import execution, operations, session
+from unsandbox._async import execution, operations
+from unsandbox._async.objects import session
 
 CALLS_CUT = int(os.environ.get("UNSANDBOX_CUT_CALLS", "200"))
 """How many calls are broken off at random; more of them make the long version."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from unsandbox._transports.limits import Limits
+from unsandbox._transports.timeouts import Limits
 
 
 async def waits(limits: Limits, seconds: float) -> None:

@@ -15,7 +15,7 @@ from tests.support import Serve
 import un
 import un_async
 from unsandbox import AsyncClient, Client, local
-from unsandbox.protocol.endpoints import BY_NAME
+from unsandbox.protocol.endpoints.jobs import BY_NAME
 
 _said: set[str] = set()
 _held: set[str] = set()

@@ -15,7 +15,7 @@ import un
 import un_async
 from unsandbox import AsyncClient, Client
 from unsandbox.protocol import codec
-from unsandbox.protocol.endpoints import BY_NAME
+from unsandbox.protocol.endpoints.jobs import BY_NAME
 from unsandbox.protocol.models import WireModel
 
 METHODS = {

@@ -15,25 +15,25 @@ from typing import Any
 import zstandard
 
 from unsandbox.engine import EngineConfig
+from unsandbox.engine.accounts.logbook import LogBook
+from unsandbox.engine.accounts.quotas import Quotas
+from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.backends import Backends
-from unsandbox.engine.blobs import Blobs
 from unsandbox.engine.context import Context
-from unsandbox.engine.images import Images
-from unsandbox.engine.live_objects import check_room
-from unsandbox.engine.logbook import LogBook
-from unsandbox.engine.objects import new_id
-from unsandbox.engine.quotas import Quotas
-from unsandbox.engine.refusals import Conflict, UnknownObject
-from unsandbox.engine.secretbox import SecretBox
-from unsandbox.engine.snapshots import Snapshots
-from unsandbox.engine.sources import SavedState, SourceInfo
-from unsandbox.engine.store import SqlStore, open_database
+from unsandbox.engine.errors import Conflict, UnknownObject
+from unsandbox.engine.persistent.limits import check_room
+from unsandbox.engine.saved.blobs import Blobs
+from unsandbox.engine.saved.images import Images
+from unsandbox.engine.saved.snapshots import Snapshots
+from unsandbox.engine.saved.sources import SavedState, SourceInfo
+from unsandbox.engine.store.objects import new_id
+from unsandbox.engine.store.store import SqlStore, open_database
 from unsandbox.protocol.services import Service, ServiceRequest
 from unsandbox.protocol.sessions import Session, SessionRequest
 from unsandbox.protocol.snapshots import SnapshotRequest
 from unsandbox.sandbox import BubblewrapBackend, load_languages
-from unsandbox.sandbox.hashed_file import HashedBytes, HashedFile
 from unsandbox.sandbox.spec import SandboxUnavailable
+from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
 
 
 def archive_of(files: dict[str, bytes]) -> bytes:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import Serve, un
 
-from unsandbox.engine import audit as module
-from unsandbox.engine.audit import AuditLog, audit_files, code_hash, read, verify
+from unsandbox.engine.accounts import audit as module
+from unsandbox.engine.accounts.audit import AuditLog, audit_files, code_hash, read, verify
 from unsandbox.errors import EngineError
 
 KEY = b"k" * 32

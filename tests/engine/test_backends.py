@@ -7,9 +7,10 @@ from tests.sandbox.gvisor import needs_gvisor
 
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.backends import Backends
-from unsandbox.engine.refusals import InvalidJob
+from unsandbox.engine.errors import InvalidJob
 from unsandbox.protocol.models import ExecuteRequest
-from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, SandboxUnavailable, runsc
+from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, SandboxUnavailable
+from unsandbox.sandbox.gvisor import runsc
 
 KERNEL = ExecuteRequest(language="bash", code="read -r line < /proc/version; echo $line")
 

@@ -13,12 +13,12 @@ import pytest
 from obstore.store import LocalStore, MemoryStore
 from tests.engine.support import needs_root
 
-from unsandbox.engine.blobs import Blobs
-from unsandbox.engine.disk import is_disk_full
-from unsandbox.engine.refusals import Damaged
+from unsandbox.engine.errors import Damaged
+from unsandbox.engine.saved.blobs import Blobs
+from unsandbox.engine.store.disk_full import is_disk_full
 from unsandbox.errors import EngineError
-from unsandbox.sandbox.hashed_file import HashedBytes, HashedFile
 from unsandbox.sandbox.spec import MIB
+from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
 
 
 @pytest.fixture(params=["folder", "object store"])

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unsandbox.engine import Conflict, Engine, EngineConfig, Stopping, UnknownJob
-from unsandbox.engine.job_rows import lost_result
-from unsandbox.engine.jobs import JobRecord, result_of
-from unsandbox.engine.queue import FairQueue
-from unsandbox.engine.store import SqlStore, open_database
+from unsandbox.engine.jobs.queue import FairQueue
+from unsandbox.engine.jobs.records import JobRecord, result_of
+from unsandbox.engine.jobs.rows import lost_result
+from unsandbox.engine.store.store import SqlStore, open_database
 from unsandbox.protocol.models import ExecuteRequest
 from unsandbox.sandbox import Captured, EndReason, Limits, Outcome
 

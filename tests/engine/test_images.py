@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from unsandbox.engine.keys import KeyPair
-from unsandbox.engine.refusals import (
+from unsandbox.engine.accounts.keys import KeyPair
+from unsandbox.engine.errors import (
     Conflict,
     Forbidden,
     InvalidJob,

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from unsandbox.engine import Engine
-from unsandbox.engine.refusals import InvalidJob
+from unsandbox.engine.errors import InvalidJob
 from unsandbox.protocol.models import ExecuteRequest
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
@@ -33,7 +33,7 @@ async def test_a_job_has_the_network_that_it_asks_for():
 
 
 async def test_where_it_cannot_be_had_everything_that_asks_for_it_is_refused(monkeypatch):
-    monkeypatch.setattr("unsandbox.sandbox.outbound.PROGRAM", "slirp4netns-that-is-nowhere")
+    monkeypatch.setattr("unsandbox.sandbox.bubblewrap.outbound.PROGRAM", "slirp4netns-that-is-nowhere")
     engine = Engine()
     report = await engine.start()
     try:

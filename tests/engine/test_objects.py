@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from unsandbox.engine import UnknownObject
-from unsandbox.engine.history import KEPT_BYTES, History
-from unsandbox.engine.objects import Document, Shelf
-from unsandbox.engine.store import SqlStore, open_database
+from unsandbox.engine.sessions.history import KEPT_BYTES, History
+from unsandbox.engine.store.objects import Document, Shelf
+from unsandbox.engine.store.store import SqlStore, open_database
 
 
 class Thing(Document, kw_only=True):

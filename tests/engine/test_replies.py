@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from unsandbox.engine import Conflict
-from unsandbox.engine import replies as module
-from unsandbox.engine.objects import Document, Shelf
-from unsandbox.engine.replies import Replies
-from unsandbox.engine.store import MemoryStore, SqlStore, open_database
+from unsandbox.engine.accounts import idempotency as module
+from unsandbox.engine.accounts.idempotency import Replies
+from unsandbox.engine.store.objects import Document, Shelf
+from unsandbox.engine.store.store import MemoryStore, SqlStore, open_database
 
 
 class Maker:

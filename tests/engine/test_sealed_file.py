@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from unsandbox.engine.sealed_file import SealedReader, SealedWriter, new_key
+from unsandbox.engine.saved.sealed_file import SealedReader, SealedWriter, new_key
 
 CHUNK = 1 << 20
 SEALED = CHUNK + 16

@@ -15,7 +15,8 @@ from aiohttp import web
 from tests.engine.support import needs_root
 
 from unsandbox.engine import Conflict, Forbidden, InvalidJob, TooLarge
-from unsandbox.engine.bootstrap import (
+from unsandbox.engine.accounts.secretbox import SecretBox
+from unsandbox.engine.services.bootstrap import (
     SCRIPT_BYTES,
     fetch_script,
     read_bootstrap,
@@ -23,13 +24,12 @@ from unsandbox.engine.bootstrap import (
     remove_deployments,
     write_deployment,
 )
-from unsandbox.engine.objects import Shelf
-from unsandbox.engine.secretbox import SecretBox
-from unsandbox.engine.service_document import ServiceDocument
-from unsandbox.engine.service_log import LONGEST_LINE, ServiceLog
-from unsandbox.engine.service_names import ServiceNames
-from unsandbox.engine.store import MemoryStore
-from unsandbox.engine.vault import VaultSealer
+from unsandbox.engine.services.document import ServiceDocument
+from unsandbox.engine.services.hostnames import ServiceNames
+from unsandbox.engine.services.log import LONGEST_LINE, ServiceLog
+from unsandbox.engine.services.vault import VaultSealer
+from unsandbox.engine.store.objects import Shelf
+from unsandbox.engine.store.store import MemoryStore
 from unsandbox.protocol.services import Redeploy, ServiceRequest
 
 
@@ -202,7 +202,7 @@ async def test_this_machine_and_its_neighbours_are_out_of_reach(host):
 def test_public_addresses_of_this_machine_are_out_of_reach_too():
     """In a network of its own, that of a machine with a public address and public neighbours."""
     ask = (
-        "import sys; from unsandbox.engine.bootstrap import is_elsewhere; "
+        "import sys; from unsandbox.engine.services.bootstrap import is_elsewhere; "
         "print(*map(is_elsewhere, sys.argv[1:]))"
     )
     network = "ip link set lo up && ip addr add 203.0.113.9/24 dev lo"

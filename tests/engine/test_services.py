@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 
 from unsandbox.engine import Conflict, Engine, EngineConfig, LimitReached, UnknownObject
-from unsandbox.engine.objects import ObjectRow
-from unsandbox.engine.secretbox import SecretBox
-from unsandbox.engine.store import MemoryStore, SqlStore, open_database
+from unsandbox.engine.accounts.secretbox import SecretBox
+from unsandbox.engine.store.objects import ObjectRow
+from unsandbox.engine.store.store import MemoryStore, SqlStore, open_database
 from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

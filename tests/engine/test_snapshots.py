@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from unsandbox.engine.refusals import Conflict, Damaged, InvalidJob, LimitReached, TooLarge, UnknownObject
-from unsandbox.engine.secretbox import SecretBox
+from unsandbox.engine.accounts.secretbox import SecretBox
+from unsandbox.engine.errors import Conflict, Damaged, InvalidJob, LimitReached, TooLarge, UnknownObject
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
 from unsandbox.protocol.snapshots import CloneRequest, SnapshotRequest

@@ -9,9 +9,9 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from unsandbox.engine.keys import FixedKeys, KeyPair, StoredKeys
-from unsandbox.engine.secretbox import SecretBox, write_private
-from unsandbox.engine.store import JobRow, SqlStore, metadata, open_database
+from unsandbox.engine.accounts.keys import FixedKeys, KeyPair, StoredKeys
+from unsandbox.engine.accounts.secretbox import SecretBox, write_private
+from unsandbox.engine.store.store import JobRow, SqlStore, metadata, open_database
 from unsandbox.errors import EngineError
 
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from unsandbox.engine.terminal import SCROLLBACK_BYTES, Terminal, Viewer
+from unsandbox.engine.sessions.terminal import SCROLLBACK_BYTES, Terminal, Viewer
 
 
 class HostProcess:

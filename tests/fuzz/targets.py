@@ -22,24 +22,27 @@ import click
 from unsandbox._shared.server import parse_base
 from unsandbox.cli.output import parse_env
 from unsandbox.credentials import _parse as parse_accounts
-from unsandbox.engine import audit
+from unsandbox.engine.accounts import audit
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.jobs import check_request, input_files, stdin_bytes, text_of
-from unsandbox.engine.refusals import Refused
-from unsandbox.engine.service_names import _clean as clean_domain
-from unsandbox.engine.vault import read_vault
+from unsandbox.engine.errors import Refused
+from unsandbox.engine.jobs.records import check_request, input_files, stdin_bytes, text_of
+from unsandbox.engine.services.hostnames import _clean as clean_domain
+from unsandbox.engine.services.vault import read_vault
 from unsandbox.errors import CredentialsError, InvalidRequestError, InvalidResponseError
 from unsandbox.protocol import answers, codec, guess, languages, models, retry, services, signing
-from unsandbox.protocol.endpoints import ENDPOINTS
+from unsandbox.protocol.endpoints.jobs import ENDPOINTS
 from unsandbox.protocol.events import Cursor, OutputChunk
 from unsandbox.protocol.logs import since_seconds
 from unsandbox.protocol.sse import EventReader, ServerEvent
-from unsandbox.sandbox import Limits, archive_check, gvisor_files, netlink
-from unsandbox.sandbox import limits as groups
-from unsandbox.sandbox.artifacts import Selection
-from unsandbox.sandbox.gvisor_channel import Channel
-from unsandbox.sandbox.languages import input_name
+from unsandbox.sandbox import Limits
+from unsandbox.sandbox.gvisor import files
+from unsandbox.sandbox.gvisor.channel import Channel
+from unsandbox.sandbox.host.artifacts import Selection
+from unsandbox.sandbox.languages.table import input_name
+from unsandbox.sandbox.launcher import cgroups as groups
+from unsandbox.sandbox.launcher.network import netlink
 from unsandbox.sandbox.spec import Captured
+from unsandbox.sandbox.storage import archive_check
 from unsandbox.server.call import read_number
 from unsandbox.server.hosts import host_name, label_of
 from unsandbox.server.shell import _control as control_terminal
@@ -314,10 +317,10 @@ def archives(data: bytes) -> None:
 @target(b"rf 3 644 /tmp/artifacts/a\0rd 0 755 /tmp/artifacts\0\0", b"-l 1 777 /tmp/artifacts/b\0\0")
 def artifact_listings(data: bytes) -> None:
     selection = Selection(Limits())
-    for entry in gvisor_files.select(data, "/tmp/artifacts", ["/work/main"], selection):
+    for entry in files.select(data, "/tmp/artifacts", ["/work/main"], selection):
         assert entry.path == "/work/main" or entry.path.startswith("/tmp/artifacts/")
         assert 0 <= entry.size <= Limits().artifact_bytes
-    gvisor_files.take_archive(data, [gvisor_files.Entry("a/b", 0o644, 3, True)], selection)
+    files.take_archive(data, [files.Entry("a/b", 0o644, 3, True)], selection)
     assert all("/" not in artifact.filename for artifact in selection.artifacts)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unsandbox.sandbox import find_system, load_languages
-from unsandbox.sandbox.toolchain_cache import default_folder, with_caches
+from unsandbox.sandbox.languages.caches import default_folder, with_caches
 
 HERE = Path(__file__).parent
 SYSTEM = find_system(os.environ.get("UNSANDBOX_TOOLCHAINS") or "host")

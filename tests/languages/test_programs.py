@@ -26,8 +26,8 @@ from tests.languages.support import (
 )
 
 from unsandbox.sandbox import EndReason, Limits, SandboxSpec
+from unsandbox.sandbox.languages.caches import ToolchainCaches
 from unsandbox.sandbox.spec import GIB
-from unsandbox.sandbox.toolchain_cache import ToolchainCaches
 
 WALL_S = 300.0
 """Five virtual machines that compile side by side, on a machine that has other things to do."""

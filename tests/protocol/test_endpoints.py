@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from unsandbox.protocol.endpoints import BY_NAME, ENDPOINTS
+from unsandbox.protocol.endpoints.jobs import BY_NAME, ENDPOINTS
 from unsandbox.protocol.models import WireModel
 
 

@@ -28,7 +28,12 @@ def test_every_file_of_the_source_tree_is_in_it(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == wanted
-    assert {"un.py", "un_async.py", "unsandbox/py.typed", "unsandbox/sandbox/languages.toml"} <= packed
+    assert {
+        "un.py",
+        "un_async.py",
+        "unsandbox/py.typed",
+        "unsandbox/sandbox/languages/languages.toml",
+    } <= packed
 
 
 def test_it_declares_what_it_is(wheel):

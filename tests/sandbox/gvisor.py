@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from unsandbox.sandbox import SandboxUnavailable, runsc
+from unsandbox.sandbox import SandboxUnavailable
+from unsandbox.sandbox.gvisor import runsc
 
 
 def installed() -> bool:

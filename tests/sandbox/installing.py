@@ -11,8 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from unsandbox.sandbox.languages import Language
-from unsandbox.sandbox.toolchains import Installer, apt, install
+from unsandbox.sandbox.languages.table import Language
+from unsandbox.sandbox.languages.toolchains import Installer, apt, install
 
 TOOL = Language(
     "tool",

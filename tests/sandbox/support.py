@@ -42,7 +42,7 @@ def launchers(pid: int | None = None) -> list[int]:
     found = []
     for child in children_of(pid or os.getpid()):
         with contextlib.suppress(OSError):
-            if b"unsandbox.sandbox.launcher" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"unsandbox.sandbox.launcher.process" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
     return found
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from unsandbox.sandbox.addresses import NOT_PUBLIC, is_public_address
+from unsandbox.sandbox.launcher.network.addresses import NOT_PUBLIC, is_public_address
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from unsandbox.sandbox import archive
-from unsandbox.sandbox.archive_check import opened
 from unsandbox.sandbox.spec import MIB
+from unsandbox.sandbox.storage import archive
+from unsandbox.sandbox.storage.archive_check import opened
 
 LOW, HIGH = bytes(MIB), os.urandom(MIB)
 

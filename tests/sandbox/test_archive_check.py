@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from unsandbox.sandbox.archive import PACK
-from unsandbox.sandbox.archive_check import InvalidArchiveError, examine
 from unsandbox.sandbox.spec import MIB
+from unsandbox.sandbox.storage.archive import PACK
+from unsandbox.sandbox.storage.archive_check import InvalidArchiveError, examine
 
 END = bytes(1024)
 

@@ -37,7 +37,7 @@ from tests.sandbox.test_running import (  # noqa: F401 - run here too
 )
 
 from unsandbox.sandbox import EndReason, GvisorBackend, Limits, NetworkMode, SandboxSpec, SandboxUnavailable
-from unsandbox.sandbox.gvisor_bundle import SENTRY_BYTES
+from unsandbox.sandbox.gvisor.bundle import SENTRY_BYTES
 
 pytestmark = needs_gvisor
 MIB = 1 << 20

@@ -14,13 +14,14 @@ from tests.sandbox.gvisor import needs_gvisor
 from tests.sandbox.support import descendants, eventually, groups_of, system_python
 from tests.sandbox.test_lifecycle import SOURCE, alive
 
-from unsandbox.sandbox import GvisorBackend, SandboxUnavailable, runsc, runsc_install
+from unsandbox.sandbox import GvisorBackend, SandboxUnavailable
+from unsandbox.sandbox.gvisor import install, runsc
 
 HOLDER = """
 import asyncio, json, sys
 sys.path[:0] = {paths!r}
 from unsandbox.sandbox import GvisorBackend, SandboxSpec
-from unsandbox.sandbox.live_spec import LiveSpec
+from unsandbox.sandbox.persistent_spec import LiveSpec
 async def main():
     backend = GvisorBackend()
     await backend.open()
@@ -59,7 +60,7 @@ async def test_kill_minus_9_of_the_server_leaves_nothing():
 @needs_gvisor
 async def test_a_killed_launcher_takes_its_sandboxes_along_and_gets_a_successor():
     from unsandbox.sandbox import SandboxError, SandboxSpec
-    from unsandbox.sandbox.live_spec import LiveSpec
+    from unsandbox.sandbox.persistent_spec import LiveSpec
 
     async with GvisorBackend() as backend:
         sandbox = await backend.open_live(LiveSpec())
@@ -86,7 +87,7 @@ import asyncio, json, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from unsandbox.sandbox import GvisorBackend, SandboxSpec, Limits
-from unsandbox.sandbox.live_spec import LiveSpec
+from unsandbox.sandbox.persistent_spec import LiveSpec
 MIB = 1 << 20
 async def main():
     backend = GvisorBackend()
@@ -187,7 +188,7 @@ async def test_a_program_that_only_looks_right_is_found_out(monkeypatch, tmp_pat
 def test_without_apt(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SandboxUnavailable, match=r"fetched by Debian's apt.*UNSANDBOX_RUNSC"):
-        runsc_install.install(tmp_path)
+        install.install(tmp_path)
 
 
 def test_sources_of_apt_in_both_styles(tmp_path):
@@ -205,7 +206,7 @@ def test_sources_of_apt_in_both_styles(tmp_path):
         "Types: deb\nURIs: http://off.example/debian\nSuites: bookworm\nEnabled: no\n\n"
         "Types: deb\nURIs: http://sec.example/debian\nSuites: bookworm-security\n"
     )
-    assert list(runsc_install._sources(tmp_path, "bookworm", "bookworm-backports")) == [
+    assert list(install._sources(tmp_path, "bookworm", "bookworm-backports")) == [
         "deb http://one.example/debian bookworm-backports main",
         "deb [arch=amd64 signed-by=/k.gpg] http://two.example/debian bookworm-backports main",
         "deb [signed-by=/usr/share/keyrings/k.gpg] http://three.example/debian bookworm-backports main",
@@ -214,4 +215,4 @@ def test_sources_of_apt_in_both_styles(tmp_path):
 
 def test_no_source_for_this_release(tmp_path):
     with pytest.raises(SandboxUnavailable, match="no archive of"):
-        runsc_install.install(tmp_path / "here", sources=tmp_path)
+        install.install(tmp_path / "here", sources=tmp_path)

@@ -41,8 +41,9 @@ from tests.sandbox.test_live_programs import (  # noqa: F401 - run here too
 )
 from tests.sandbox.test_live_programs import live as live
 
-from unsandbox.sandbox import GvisorBackend, SandboxError, SandboxFile, SandboxUnavailable, gvisor_live
-from unsandbox.sandbox.live_spec import LiveLimits, LiveSpec
+from unsandbox.sandbox import GvisorBackend, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox.gvisor import persistent as gvisor_live
+from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSpec
 from unsandbox.sandbox.spec import NetworkMode
 
 pytestmark = needs_gvisor

@@ -40,7 +40,7 @@ from unsandbox.sandbox import (
     load_languages,
     pool_for,
 )
-from unsandbox.sandbox.gvisor_warm import GvisorJob
+from unsandbox.sandbox.gvisor.pool import GvisorJob
 
 pytestmark = needs_gvisor
 MIB = 1 << 20

@@ -22,10 +22,11 @@ from unsandbox.sandbox import (
     SandboxError,
     SandboxSpec,
     SandboxUnavailable,
-    janitor,
+    rootfs,
 )
-from unsandbox.sandbox.janitor import remove_groups
-from unsandbox.sandbox.live_spec import LiveSpec
+from unsandbox.sandbox.launcher import cleanup
+from unsandbox.sandbox.launcher.cleanup import remove_groups
+from unsandbox.sandbox.persistent_spec import LiveSpec
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -162,7 +163,7 @@ async def test_groups_and_folders_of_dead_servers_are_swept():
     new.mkdir()
     for folder in (stale, held):
         os.utime(folder, (0, 0))
-    lock = janitor.hold(held)
+    lock = cleanup.hold(held)
     other = Path("/tmp") / f"unsandbox-{process.pid}-x-y"
     other.mkdir()
     try:
@@ -225,16 +226,13 @@ async def test_the_report_says_what_is_in_force():
 
 
 async def test_without_bubblewrap(monkeypatch):
-    from unsandbox.sandbox import skeleton
-
-    monkeypatch.setattr(skeleton, "_find_wheel", lambda: None)
+    monkeypatch.setattr(rootfs, "_find_wheel", lambda: None)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SandboxUnavailable, match="pip install"):
         await BubblewrapBackend().open()
 
 
 async def test_a_sandbox_program_that_fails_is_told_with_its_words(monkeypatch, tmp_path):
-    from unsandbox.sandbox import skeleton
 
     def broken(runtime):
         program = runtime / "bwrap"
@@ -244,15 +242,13 @@ async def test_a_sandbox_program_that_fails_is_told_with_its_words(monkeypatch, 
         program.chmod(0o755)
         return program
 
-    monkeypatch.setattr(skeleton, "install_program", broken)
+    monkeypatch.setattr(rootfs, "install_program", broken)
     with pytest.raises(SandboxUnavailable, match=r"Creating new namespace failed.*user\.max_user_namespaces"):
         await BubblewrapBackend().open()
 
 
 async def test_a_sandbox_program_that_cannot_be_executed(monkeypatch):
-    from unsandbox.sandbox import skeleton
-
-    monkeypatch.setattr(skeleton, "install_program", lambda runtime: runtime / "missing")
+    monkeypatch.setattr(rootfs, "install_program", lambda runtime: runtime / "missing")
     with pytest.raises(SandboxUnavailable, match="cannot start the sandbox program"):
         await BubblewrapBackend().open()
 

@@ -17,11 +17,12 @@ import pytest_asyncio
 import zstandard
 from tests.sandbox.support import eventually, sandbox_processes
 
-from unsandbox.sandbox import InvalidSpecError, SandboxError, SandboxFile, SandboxUnavailable, enter
-from unsandbox.sandbox import archive as archive_module
-from unsandbox.sandbox import disk as disk_module
-from unsandbox.sandbox.archive_check import InvalidArchiveError
-from unsandbox.sandbox.live_spec import LiveLimits, LiveSandbox, LiveSpec
+from unsandbox.sandbox import InvalidSpecError, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox.launcher import enter
+from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSandbox, LiveSpec
+from unsandbox.sandbox.storage import archive as archive_module
+from unsandbox.sandbox.storage import work_disk as disk_module
+from unsandbox.sandbox.storage.archive_check import InvalidArchiveError
 
 MIB = 1 << 20
 SMALL = LiveLimits(memory_bytes=256 * MIB, processes=64, work_bytes=32 * MIB)

@@ -16,9 +16,10 @@ from tests.sandbox.support import children_of, eventually, groups_of, launchers,
 from tests.sandbox.test_lifecycle import SOURCE, alive
 
 from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailable
-from unsandbox.sandbox.control import CgroupReport
-from unsandbox.sandbox.limits import children
-from unsandbox.sandbox.live_spec import LiveLimits, LiveSpec
+from unsandbox.sandbox.host import launcher_client
+from unsandbox.sandbox.host.launcher_client import CgroupReport
+from unsandbox.sandbox.launcher.cgroups import children
+from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSpec
 
 MIB = 1 << 20
 
@@ -27,7 +28,7 @@ import asyncio, json, os, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from unsandbox.sandbox import BubblewrapBackend
-from unsandbox.sandbox.live_spec import LiveSpec, LiveLimits
+from unsandbox.sandbox.persistent_spec import LiveSpec, LiveLimits
 LIMITS = LiveLimits(work_bytes=32 << 20)
 async def main():
     backend = BubblewrapBackend()
@@ -117,7 +118,7 @@ import asyncio, os, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from unsandbox.sandbox import BubblewrapBackend
-from unsandbox.sandbox.live_spec import LiveSpec, LiveLimits
+from unsandbox.sandbox.persistent_spec import LiveSpec, LiveLimits
 async def main():
     backend = BubblewrapBackend()
     await backend.open()
@@ -281,7 +282,7 @@ import asyncio, json, os, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from unsandbox.sandbox import BubblewrapBackend, SandboxUnavailable, SandboxError, SandboxFile
-from unsandbox.sandbox.live_spec import LiveSpec, LiveLimits
+from unsandbox.sandbox.persistent_spec import LiveSpec, LiveLimits
 folder = Path({folder!r})
 async def main():
     results = {{}}
@@ -406,16 +407,16 @@ def patched(bootstrap: str, patch: str) -> str:
 @pytest.mark.parametrize("kind", ["v1", "stop"])
 async def test_other_freezers(monkeypatch, tmp_path, kind):
     """As on machines without a v2 hierarchy, and without any."""
-    from unsandbox.sandbox import control, limits
+    from unsandbox.sandbox.launcher import cgroups
 
-    if kind == "v1" and not [base for name, base in limits.freezer_bases() if name == "v1"]:
+    if kind == "v1" and not [base for name, base in cgroups.freezer_bases() if name == "v1"]:
         pytest.skip("no v1 freezer")
     patch = (
-        "from unsandbox.sandbox import limits\n"
-        f"bases = [base for base in limits.freezer_bases() if base[0] == {kind!r}]\n"
-        "limits.freezer_bases = lambda: bases\n"
+        "from unsandbox.sandbox.launcher import cgroups\n"
+        f"bases = [base for base in cgroups.freezer_bases() if base[0] == {kind!r}]\n"
+        "cgroups.freezer_bases = lambda: bases\n"
     )
-    monkeypatch.setattr(control, "_BOOTSTRAP", patched(control._BOOTSTRAP, patch))
+    monkeypatch.setattr(launcher_client, "_BOOTSTRAP", patched(launcher_client._BOOTSTRAP, patch))
     async with BubblewrapBackend() as backend:
         if isinstance(backend._cgroup, CgroupReport) and backend._cgroup.version == 2:
             pytest.skip("a v2 hierarchy has its freezer")
@@ -456,7 +457,7 @@ async def test_other_freezers(monkeypatch, tmp_path, kind):
 
 async def test_no_image_where_none_can_be_mounted(monkeypatch, tmp_path):
     """Root in a container without loop devices: a folder, looked at from time to time."""
-    from unsandbox.sandbox import bubblewrap
+    from unsandbox.sandbox.bubblewrap import backend as bubblewrap
 
     if os.geteuid() != 0:
         pytest.skip("tested as it is")
@@ -489,16 +490,15 @@ async def test_no_image_where_none_can_be_mounted(monkeypatch, tmp_path):
 
 async def test_a_container_that_shows_devices_which_it_cannot_use(monkeypatch, caplog):
     """Images are tried, found out not to work, and done without; said, not in silence."""
-    from unsandbox.sandbox import control
 
     if os.geteuid() != 0:
         pytest.skip("tested as it is")
     patch = (
-        "from unsandbox.sandbox import disk_mount\n"
+        "from unsandbox.sandbox.launcher import disk_mount\n"
         "def broken(*_): raise OSError(1, 'Operation not permitted')\n"
         "disk_mount._attach = broken\n"
     )
-    monkeypatch.setattr(control, "_BOOTSTRAP", patched(control._BOOTSTRAP, patch))
+    monkeypatch.setattr(launcher_client, "_BOOTSTRAP", patched(launcher_client._BOOTSTRAP, patch))
     async with BubblewrapBackend() as backend:
         checks = {check.name: check for check in await backend.prove_live()}
         assert checks["lasting: sandboxes"].ok
@@ -520,9 +520,9 @@ async def test_what_a_machine_has_for_live_sandboxes_is_told(backend):
 
 async def test_live_sandboxes_that_cannot_be_had_are_refused(monkeypatch):
     """Something is visible inside that must not be: none is made until that is mended."""
-    from unsandbox.sandbox import live_probe
+    from unsandbox.sandbox.bubblewrap import persistent_probe
 
-    real = live_probe.probe.judge
+    real = persistent_probe.probe.judge
 
     def leaky(said: str):
         return [
@@ -532,7 +532,7 @@ async def test_live_sandboxes_that_cannot_be_had_are_refused(monkeypatch):
 
     async with BubblewrapBackend() as backend:
         with monkeypatch.context() as patch:
-            patch.setattr(live_probe.probe, "judge", leaky)
+            patch.setattr(persistent_probe.probe, "judge", leaky)
             with pytest.raises(SandboxUnavailable, match="a leak"):
                 await backend.open_live(LiveSpec())
         await (await backend.open_live(LiveSpec())).close()
@@ -540,16 +540,15 @@ async def test_live_sandboxes_that_cannot_be_had_are_refused(monkeypatch):
 
 async def test_a_kernel_without_id_mapped_mounts(monkeypatch, tmp_path):
     """Files change their owner instead, and back again when the kernel can."""
-    from unsandbox.sandbox import control
 
     if os.geteuid() != 0:
         pytest.skip("tested as it is")
-    patch = "from unsandbox.sandbox import disk_mount\ndisk_mount._mapped_copy = lambda *_: None\n"
+    patch = "from unsandbox.sandbox.launcher import disk_mount\ndisk_mount._mapped_copy = lambda *_: None\n"
     spec = LiveSpec(limits=LiveLimits(work_bytes=16 * MIB), work_disk=tmp_path / "disk")
     for before, old in enumerate((True, False, True)):
         with monkeypatch.context() as context:
             if old:
-                context.setattr(control, "_BOOTSTRAP", patched(control._BOOTSTRAP, patch))
+                context.setattr(launcher_client, "_BOOTSTRAP", patched(launcher_client._BOOTSTRAP, patch))
             async with BubblewrapBackend() as backend:
                 # Whoever comes later has another user.
                 for _ in range(before):
@@ -560,7 +559,7 @@ async def test_a_kernel_without_id_mapped_mounts(monkeypatch, tmp_path):
 
 
 async def test_a_program_that_tenants_stop_before_it_starts_is_given_up(backend, monkeypatch):
-    from unsandbox.sandbox import live
+    from unsandbox.sandbox.bubblewrap import persistent as live
 
     monkeypatch.setattr(live, "_START_TIMEOUT_S", 1.0)
     sandbox = await backend.open_live(LiveSpec())

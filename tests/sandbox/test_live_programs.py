@@ -15,7 +15,7 @@ import pytest_asyncio
 from tests.sandbox.support import children_of, eventually, groups_of, launchers
 
 from unsandbox.sandbox import InvalidSpecError, SandboxError, SandboxFile
-from unsandbox.sandbox.live_spec import LiveLimits, LiveSpec
+from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSpec
 
 MIB = 1 << 20
 

@@ -25,8 +25,8 @@ from unsandbox.sandbox import (
     SandboxSpec,
     SandboxUnavailable,
 )
-from unsandbox.sandbox.live_spec import LiveSpec
-from unsandbox.sandbox.netlink import LOCAL, Netlink
+from unsandbox.sandbox.launcher.network.netlink import LOCAL, Netlink
+from unsandbox.sandbox.persistent_spec import LiveSpec
 from unsandbox.sandbox.spec import NetworkMode
 
 SEMITRUSTED = NetworkMode.SEMITRUSTED
@@ -303,7 +303,7 @@ async def test_many_cannot_be_reached_at_once(attempt):
         {"to": "255.255.255.255", "kind": "udp", "broadcast": True},
         {"to": "239.255.255.250", "kind": "udp", "port": 1900},
         {"to": "224.0.0.251", "kind": "udp", "port": 5353},
-        # These leave the socket; what becomes of their frames, `test_tapfilter` shows.
+        # These leave the socket; what becomes of their frames, `test_tap_filter` shows.
         {"to": "10.0.2.255", "kind": "udp", "broadcast": True, "out": True},
         {"to": "224.0.0.251", "kind": "udp", "port": 5353, "out": True},
         {"to": "ff02::fb%tap0", "kind": "udp", "port": 5353, "device": True},
@@ -659,7 +659,7 @@ async def test_as_an_ordinary_user(internet, readable_copy, tun):
 
 async def test_without_slirp4netns_it_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("unsandbox.sandbox.outbound._PATH", str(tmp_path))
+    monkeypatch.setattr("unsandbox.sandbox.bubblewrap.outbound._PATH", str(tmp_path))
     async with BubblewrapBackend() as backend:
         with pytest.raises(
             SandboxUnavailable, match=r"semitrusted.*slirp4netns is not installed.*apt-get install"
@@ -671,7 +671,7 @@ async def test_without_slirp4netns_it_is_refused(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("program", ["/bin/false", "/bin/true", "/nonexistent"])
 async def test_when_the_network_cannot_be_made_the_program_does_not_run(monkeypatch, program):
-    monkeypatch.setattr("unsandbox.sandbox.outbound.shutil.which", lambda *_, **__: program)
+    monkeypatch.setattr("unsandbox.sandbox.bubblewrap.outbound.shutil.which", lambda *_, **__: program)
     async with BubblewrapBackend() as backend:
         why = backend.network_refusal(SEMITRUSTED)
         assert why is not None

@@ -7,9 +7,17 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from unsandbox.sandbox import netsetup
-from unsandbox.sandbox.netlink import ANYCAST, BROADCAST, LOCAL, MULTICAST, UNICAST, Netlink, Route
-from unsandbox.sandbox.outbound import has_ipv6, resolv_conf
+from unsandbox.sandbox.bubblewrap.outbound import has_ipv6, resolv_conf
+from unsandbox.sandbox.launcher.network import setup
+from unsandbox.sandbox.launcher.network.netlink import (
+    ANYCAST,
+    BROADCAST,
+    LOCAL,
+    MULTICAST,
+    UNICAST,
+    Netlink,
+    Route,
+)
 
 
 def route(to, kind=UNICAST, *gateways):
@@ -38,19 +46,19 @@ def route(to, kind=UNICAST, *gateways):
     ],
 )
 def test_what_counts_as_this_machine_and_its_neighbours(found, forbidden):
-    assert netsetup.host_networks([found]) == {ip_network(text) for text in forbidden}
+    assert setup.host_networks([found]) == {ip_network(text) for text in forbidden}
 
 
 def test_rules_are_made_only_where_none_forbids_already():
     networks = [ip_network(text) for text in ("10.1.2.0/24", "fe80::1/128", "198.51.100.0/24", "2001:db8::/64")]
-    assert len(netsetup.rules(networks)) == 2
-    assert len(netsetup.first_rules(networks)) == len(netsetup.first_rules([])) + 2
+    assert len(setup.rules(networks)) == 2
+    assert len(setup.first_rules(networks)) == len(setup.first_rules([])) + 2
 
 
 def test_a_kernel_without_ipv6_is_sent_no_rules_about_it(monkeypatch):
-    both = netsetup.first_rules([ip_network("2001:db8::/64"), ip_network("198.51.100.0/24")])
-    monkeypatch.setattr(netsetup, "spoken_versions", lambda: (4,))
-    one = netsetup.first_rules([ip_network("2001:db8::/64"), ip_network("198.51.100.0/24")])
+    both = setup.first_rules([ip_network("2001:db8::/64"), ip_network("198.51.100.0/24")])
+    monkeypatch.setattr(setup, "spoken_versions", lambda: (4,))
+    one = setup.first_rules([ip_network("2001:db8::/64"), ip_network("198.51.100.0/24")])
     assert {body[0] for _, body in both} == {socket.AF_INET, socket.AF_INET6}
     assert {body[0] for _, body in one} == {socket.AF_INET}
 
@@ -59,7 +67,7 @@ def test_the_kernel_tells_its_routes():
     with Netlink() as kernel:
         found = kernel.routes()
     assert route("127.0.0.1/32", LOCAL) in found
-    assert ip_network("127.0.0.1/32") in netsetup.host_networks(found)
+    assert ip_network("127.0.0.1/32") in setup.host_networks(found)
 
 
 def test_ipv6_is_offered_where_a_default_route_leads_out():

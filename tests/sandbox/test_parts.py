@@ -15,22 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from unsandbox.sandbox import (
-    Limits,
-    SandboxSpec,
-    SandboxUnavailable,
-    janitor,
-    limits,
-    probe,
-    seccomp,
-    skeleton,
-    users,
-)
-from unsandbox.sandbox import seccomp_policy as policy
-from unsandbox.sandbox.artifacts import Collector
-from unsandbox.sandbox.command import job_script, validate
-from unsandbox.sandbox.control import CgroupReport
-from unsandbox.sandbox.hashed_file import HashedBytes, HashedFile
+from unsandbox.sandbox import Limits, SandboxSpec, SandboxUnavailable, rootfs, uid_ranges
+from unsandbox.sandbox.bubblewrap.arguments import job_script, validate
+from unsandbox.sandbox.host import probe
+from unsandbox.sandbox.host.artifacts import Collector
+from unsandbox.sandbox.host.launcher_client import CgroupReport
+from unsandbox.sandbox.launcher import cgroups, cleanup
+from unsandbox.sandbox.seccomp import compiler as seccomp
+from unsandbox.sandbox.seccomp import policy
+from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
 from unsandbox.sandbox.system import System
 
 ALLOW, KILL, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x80000000, 0x50001, 0x50026, 0x50061
@@ -178,7 +171,7 @@ def v2_tree(tmp_path, controllers="cpu memory pids", enabled="memory pids cpu"):
 
 def test_bases_of_v2(tmp_path):
     base, mountinfo, own = v2_tree(tmp_path)
-    assert limits.find_bases(mountinfo, own) == (2, dict.fromkeys(("memory", "pids", "cpu"), base))
+    assert cgroups.find_bases(mountinfo, own) == (2, dict.fromkeys(("memory", "pids", "cpu"), base))
 
 
 def test_bases_of_v1_with_controllers_mounted_together(tmp_path):
@@ -188,7 +181,7 @@ def test_bases_of_v1_with_controllers_mounted_together(tmp_path):
     )
     for name in ("memory/a/b", "cpu,cpuacct", "pids"):
         (tmp_path / name).mkdir(parents=True)
-    version, bases = limits.find_bases(mountinfo, "4:memory:/a/b\n3:cpu,cpuacct:/\n2:pids:/gone\n0::/\n")
+    version, bases = cgroups.find_bases(mountinfo, "4:memory:/a/b\n3:cpu,cpuacct:/\n2:pids:/gone\n0::/\n")
     assert version == 1
     together = tmp_path / "cpu,cpuacct"
     assert bases == {
@@ -202,29 +195,29 @@ def test_bases_of_v1_with_controllers_mounted_together(tmp_path):
 def test_bases_in_a_container_that_sees_a_part(tmp_path):
     (tmp_path / "sub").mkdir()
     mountinfo = f"30 20 0:26 /docker/1 {tmp_path} rw - cgroup cgroup rw,memory\n"
-    assert limits.find_bases(mountinfo, "4:memory:/docker/1/sub\n") == (1, {"memory": tmp_path / "sub"})
-    assert limits.find_bases(mountinfo, "4:memory:/elsewhere\n") == (1, {"memory": tmp_path})
+    assert cgroups.find_bases(mountinfo, "4:memory:/docker/1/sub\n") == (1, {"memory": tmp_path / "sub"})
+    assert cgroups.find_bases(mountinfo, "4:memory:/elsewhere\n") == (1, {"memory": tmp_path})
 
 
 def test_hybrid_machines_use_v1_where_v2_has_no_memory(tmp_path):
     _, mountinfo, own = v2_tree(tmp_path, controllers="hugetlb")
     mountinfo += f"31 20 0:27 / {tmp_path}/own rw - cgroup cgroup rw,memory\n"
-    assert limits.find_bases(mountinfo, own + "4:memory:/\n")[0] == 1
+    assert cgroups.find_bases(mountinfo, own + "4:memory:/\n")[0] == 1
 
 
 def test_no_control_groups(tmp_path):
-    assert limits.open_hierarchy("x", "", "") is None
+    assert cgroups.open_hierarchy("x", "", "") is None
     mountinfo = f"30 20 0:26 / {tmp_path}/missing rw - cgroup cgroup rw,memory\n"
-    assert limits.open_hierarchy("x", mountinfo, "4:memory:/\n") is None
+    assert cgroups.open_hierarchy("x", mountinfo, "4:memory:/\n") is None
 
 
 def test_a_group_of_v2(tmp_path, monkeypatch):
     base, mountinfo, own = v2_tree(tmp_path)
-    monkeypatch.setattr(limits, "write", lambda path, text: Path(path).write_text(text))
-    hierarchy = limits.open_hierarchy("unsandbox-1-a", mountinfo, own)
+    monkeypatch.setattr(cgroups, "write", lambda path, text: Path(path).write_text(text))
+    hierarchy = cgroups.open_hierarchy("unsandbox-1-a", mountinfo, own)
     assert (hierarchy.version, hierarchy.controllers()) == (2, ["cpu", "memory", "pids"])
-    group = limits.Group(hierarchy, "job-1")
-    group.create(limits.Bounds(memory_bytes=1000, processes=7, vcpu=1.5))
+    group = cgroups.Group(hierarchy, "job-1")
+    group.create(cgroups.Bounds(memory_bytes=1000, processes=7, vcpu=1.5))
     folder = base / "unsandbox-1-a" / "job-1"
     settings = {path.name: path.read_text() for path in folder.iterdir()}
     assert settings == {
@@ -236,7 +229,7 @@ def test_a_group_of_v2(tmp_path, monkeypatch):
     (folder / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
     (folder / "memory.peak").write_text("777\n")
     (folder / "memory.events").write_text("oom 2\noom_kill 1\n")
-    assert group.usage() == limits.Usage(1.5, 777, 1)
+    assert group.usage() == cgroups.Usage(1.5, 777, 1)
     assert not group.remove()
     for path in folder.iterdir():
         path.unlink()
@@ -253,8 +246,8 @@ def test_a_v2_group_with_foreign_processes_is_not_taken_over(tmp_path, monkeypat
             raise OSError(16, "busy")
         path.write_text(text)
 
-    monkeypatch.setattr(limits, "write", write)
-    assert limits.open_hierarchy("unsandbox-1-a", mountinfo, own) is None
+    monkeypatch.setattr(cgroups, "write", write)
+    assert cgroups.open_hierarchy("unsandbox-1-a", mountinfo, own) is None
     assert not (base / "unsandbox-server").exists()
 
 
@@ -270,8 +263,8 @@ def test_a_v2_group_of_our_own_makes_room_for_children(tmp_path, monkeypatch):
             moved.append(int(text))
         path.write_text(text)
 
-    monkeypatch.setattr(limits, "write", write)
-    hierarchy = limits.open_hierarchy("unsandbox-1-a", mountinfo, own)
+    monkeypatch.setattr(cgroups, "write", write)
+    hierarchy = cgroups.open_hierarchy("unsandbox-1-a", mountinfo, own)
     assert hierarchy.controllers() == ["cpu", "memory", "pids"]
     assert moved == [os.getpid()]
 
@@ -280,14 +273,14 @@ def test_memory_of_a_family():
     child = subprocess.Popen(["sh", "-c", "sleep 100 & echo x; wait"], stdout=subprocess.PIPE)
     try:
         child.stdout.readline()
-        family = limits.members(child.pid)
+        family = cgroups.members(child.pid)
         assert len(family) == 2
-        assert 0 < limits.held_memory(child.pid) < 50 << 20
+        assert 0 < cgroups.held_memory(child.pid) < 50 << 20
     finally:
         for pid in family:
             os.kill(pid, 9)
         child.communicate()
-    assert limits.held_memory(child.pid) == 0
+    assert cgroups.held_memory(child.pid) == 0
 
 
 # Users
@@ -308,8 +301,8 @@ FULL = "         0          0 4294967295\n"
     ],
 )
 def test_users_of_sandboxes(uid_map, gid_map, pid, first):
-    found = users.sandbox_users(uid_map, gid_map, pid)
-    assert (found and (found[0], len(found))) == (first and (first, users.USERS_PER_SERVER))
+    found = uid_ranges.sandbox_users(uid_map, gid_map, pid)
+    assert (found and (found[0], len(found))) == (first and (first, uid_ranges.USERS_PER_SERVER))
 
 
 # Root folder
@@ -325,29 +318,29 @@ def test_the_root_has_nothing_private(tmp_path):
     (etc / "passwd").write_text("secret")
     runtime = tmp_path / "unsandbox-1-a"
     runtime.mkdir()
-    root = skeleton.build_root(runtime, System(tmp_path))
+    root = rootfs.build_root(runtime, System(tmp_path))
     assert (root / "etc/ssl/certs/ca-certificates.crt").read_text() == "public"
     assert not any((root / "etc" / name).exists() for name in ("services", "shadow"))
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink():
             assert b"secret" not in path.read_bytes()
             assert path.stat().st_mode & 0o222 == 0
-    skeleton.add_mount_point(root, "/etc/java-17/security", System(tmp_path))
+    rootfs.add_mount_point(root, "/etc/java-17/security", System(tmp_path))
     assert (root / "etc/java-17/security").exists()
 
 
 def test_names_of_instances():
-    assert janitor.owner_of(janitor.instance_name(12, "ab")) == 12
+    assert cleanup.owner_of(cleanup.instance_name(12, "ab")) == 12
     for name in ("unsandbox-", "unsandbox-x-y", "unsandbox-1", "unsandbox-1-2-3", "other-1-a", ""):
-        assert janitor.owner_of(name) is None
+        assert cleanup.owner_of(name) is None
 
 
 def test_the_janitor_removes_only_its_own(tmp_path):
-    keep, mine = tmp_path / "precious", tmp_path / janitor.instance_name(1, "a")
+    keep, mine = tmp_path / "precious", tmp_path / cleanup.instance_name(1, "a")
     keep.mkdir()
     (mine / "sub").mkdir(parents=True)
-    janitor.remove_runtime(keep)
-    janitor.remove_runtime(mine)
+    cleanup.remove_runtime(keep)
+    cleanup.remove_runtime(mine)
     assert keep.exists()
     assert not mine.exists()
 
@@ -356,7 +349,7 @@ def test_groups_that_stay_busy_are_returned(tmp_path):
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "file").write_text("busy")
     (tmp_path / "h" / "job-1").mkdir(parents=True)
-    assert janitor.remove_groups([tmp_path / "g", tmp_path / "h"], patience_s=0.02) == [tmp_path / "g"]
+    assert cleanup.remove_groups([tmp_path / "g", tmp_path / "h"], patience_s=0.02) == [tmp_path / "g"]
 
 
 # Artifacts, outside a sandbox

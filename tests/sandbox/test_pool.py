@@ -28,12 +28,12 @@ from unsandbox.sandbox import (
     SandboxError,
     SandboxFile,
     SandboxSpec,
-    init,
     load_languages,
     pool_for,
 )
-from unsandbox.sandbox.warm import WarmJob
-from unsandbox.sandbox.warm_python import KIND_BASH, KIND_NODE
+from unsandbox.sandbox.bubblewrap.template import WarmJob
+from unsandbox.sandbox.native import first_process
+from unsandbox.sandbox.zygote.main import KIND_BASH, KIND_NODE
 
 MIB = 1 << 20
 TABLE = load_languages()
@@ -381,8 +381,10 @@ async def test_nothing_looks_into_the_first_process_or_ends_it(warm):
     look = "kill -9 1; cat /proc/1/environ /proc/1/maps; ls /proc/1/fd; readlink /proc/1/exe; cat /proc/1/cmdline; exit 3"
     job = await run_in(warm, SandboxSpec(run=["sh", "-c", look]), expect_warm=True)
     assert job.exit_code == 3
-    assert job.stdout.data.rstrip(b"\0") == (b"init" if init.build_waiter() else b"python3\0/work/main.py")
-    assert job.stderr.data.count(b"ermission denied") == (3 if init.build_waiter() else 0)
+    assert job.stdout.data.rstrip(b"\0") == (
+        b"init" if first_process.build_waiter() else b"python3\0/work/main.py"
+    )
+    assert job.stderr.data.count(b"ermission denied") == (3 if first_process.build_waiter() else 0)
 
 
 async def test_what_programs_will_write_to_is_ready_before(warm):
@@ -410,7 +412,7 @@ async def test_output_is_streamed_and_cancellation_ends_it(warm):
 
 async def test_what_nobody_can_look_after_is_killed(warm, monkeypatch):
     """The job is sent before all is ready to watch over it."""
-    from unsandbox.sandbox import pool as module
+    from unsandbox.sandbox.bubblewrap import pool as module
 
     taken = []
 
@@ -564,7 +566,7 @@ async def test_a_pool_that_is_closed_while_it_makes_sandboxes_lets_go_of_everyth
 
 
 async def test_a_template_that_does_not_serve_is_given_up(monkeypatch):
-    from unsandbox.sandbox import warm as module
+    from unsandbox.sandbox.bubblewrap import template as module
 
     monkeypatch.setattr(module.Template, "files", lambda *_: {"/work/main.py": b"print('no zygote')"})
     async with BubblewrapBackend(pool=CONFIG) as backend:
@@ -573,7 +575,7 @@ async def test_a_template_that_does_not_serve_is_given_up(monkeypatch):
 
 
 async def test_a_pool_that_served_comes_back_after_failures(monkeypatch):
-    from unsandbox.sandbox import pool as module
+    from unsandbox.sandbox.bubblewrap import pool as module
 
     monkeypatch.setattr(module, "_AGAIN_S", 0.5)
     async with pooled(CONFIG) as backend:
@@ -588,7 +590,7 @@ async def test_a_pool_that_served_comes_back_after_failures(monkeypatch):
 
 async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
     """What the zygote's sandboxes promise is looked at before the first job, not believed."""
-    from unsandbox.sandbox.warm import Template
+    from unsandbox.sandbox.bubblewrap.template import Template
 
     files = Template.files
 
@@ -611,7 +613,7 @@ async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
 async def test_where_a_forked_interpreter_does_the_work(monkeypatch, missing):
     """As on machines for which there are no instructions."""
     for name in missing:
-        monkeypatch.setattr(init, name, lambda: None)
+        monkeypatch.setattr(first_process, name, lambda: None)
     async with pooled(CONFIG) as backend:
         look = (
             "import os; print(os.getpid(), os.getppid(), sorted(os.listdir('/proc/self/fd')), os.getresuid())"
@@ -629,7 +631,7 @@ async def test_where_a_forked_interpreter_does_the_work(monkeypatch, missing):
 @pytest.mark.parametrize("by", ["instructions", "a fork"])
 async def test_a_step_that_fails_is_named(monkeypatch, caplog, by):
     """Then there is no sandbox, rather than one with a step left out."""
-    from unsandbox.sandbox.warm import Template
+    from unsandbox.sandbox.bubblewrap.template import Template
 
     files = Template.files
 
@@ -641,7 +643,7 @@ async def test_a_step_that_fails_is_named(monkeypatch, caplog, by):
 
     monkeypatch.setattr(Template, "files", broken)
     if by == "a fork":
-        monkeypatch.setattr(init, "build_spawner", lambda: None)
+        monkeypatch.setattr(first_process, "build_spawner", lambda: None)
     async with BubblewrapBackend(pool=CONFIG) as backend:
         await eventually(lambda: backend._pool._closed)
         assert "error chdir: No such file or directory" in caplog.text
@@ -779,7 +781,7 @@ async def test_what_does_not_compile_is_not_kept(warm):
 
 
 def test_the_cache_keeps_its_bounds():
-    from unsandbox.sandbox.compiled import CompileCache, Compiled
+    from unsandbox.sandbox.host.compile_cache import CompileCache, Compiled
 
     cache = CompileCache(TABLE.system, most_bytes=10_000, most_each=3000, most_per_key=5000)
     keys = [(owner, bytes([number])) for owner in "ab" for number in range(4)]

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from unsandbox.errors import EngineError
-from unsandbox.sandbox import System, load_languages, skeleton
+from unsandbox.sandbox import System, load_languages, rootfs
+from unsandbox.sandbox.languages.toolchains import Installer
+from unsandbox.sandbox.languages.toolchains.apt import PrivateApt, UnknownPackagesError
+from unsandbox.sandbox.languages.toolchains.tree import Tree
 from unsandbox.sandbox.system import COMPLETE
-from unsandbox.sandbox.toolchains import Installer
-from unsandbox.sandbox.toolchains.apt import PrivateApt, UnknownPackagesError
-from unsandbox.sandbox.toolchains.tree import Tree
 
 SCRIPT = """#!/bin/sh
 set -e
@@ -32,7 +32,7 @@ chown nobody:nogroup /usr/bin/tool
 
 @pytest.fixture
 def tree(small_system, tmp_path):
-    made = Tree(small_system.root, skeleton.install_program(tmp_path))
+    made = Tree(small_system.root, rootfs.install_program(tmp_path))
     made.prepare()
     return made
 
@@ -135,7 +135,7 @@ def local_apt(tmp_path, archive, status):
 
 @pytest.fixture
 def apt(tmp_path, monkeypatch):
-    monkeypatch.setattr("unsandbox.sandbox.toolchains.apt.ESSENTIAL", ())
+    monkeypatch.setattr("unsandbox.sandbox.languages.toolchains.apt.ESSENTIAL", ())
     folder = tmp_path / "apt"
     folder.mkdir()
     (folder / "status").touch()

@@ -17,7 +17,7 @@ from tests.support import signature_headers
 from yarl import URL
 
 from unsandbox.engine import Engine, EngineConfig
-from unsandbox.engine.keys import FixedKeys, KeyPair
+from unsandbox.engine.accounts.keys import FixedKeys, KeyPair
 from unsandbox.server import Server, ServerConfig
 
 

@@ -22,7 +22,7 @@ from tests.server.conftest import Wire, open_wire
 from yarl import URL
 
 from unsandbox.engine import Engine, EngineConfig
-from unsandbox.engine.keys import KeyPair
+from unsandbox.engine.accounts.keys import KeyPair
 from unsandbox.server import ServerConfig
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unsandbox.engine.tape import Tape, pieces_behind
+from unsandbox.engine.jobs.output import Tape, pieces_behind
 from unsandbox.protocol.events import Cursor, OutputChunk
 
 

@@ -9,7 +9,7 @@ from tests.sandbox.gvisor import needs_gvisor
 from tests.server.conftest import Wire
 from tests.server.test_server_snapshots import lasting, new_session, new_snapshot, restore, run
 
-from unsandbox.sandbox.gvisor import GvisorBackend
+from unsandbox.sandbox.gvisor.backend import GvisorBackend
 
 pytestmark = [
     needs_gvisor,

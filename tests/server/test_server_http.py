@@ -10,8 +10,8 @@ import time
 import pytest
 from tests.server.conftest import open_wire
 
-from unsandbox.engine.keys import KeyPair
-from unsandbox.protocol.endpoints import ENDPOINTS
+from unsandbox.engine.accounts.keys import KeyPair
+from unsandbox.protocol.endpoints.jobs import ENDPOINTS
 from unsandbox.server import ServerConfig
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -14,9 +14,9 @@ from tests.server.test_server_services import eventually
 
 from unsandbox.cli.keys import keys as keys_command
 from unsandbox.engine import Engine, EngineConfig
-from unsandbox.engine.cpu_ledger import DAY_S, HOUR_S, CpuLedger
-from unsandbox.engine.keys import KeyPair, KeySettings, StoredKeys
-from unsandbox.engine.store import JobRow, MemoryStore, SqlStore, open_database
+from unsandbox.engine.accounts.cpu_ledger import DAY_S, HOUR_S, CpuLedger
+from unsandbox.engine.accounts.keys import KeyPair, KeySettings, StoredKeys
+from unsandbox.engine.store.store import JobRow, MemoryStore, SqlStore, open_database
 from unsandbox.sandbox.spec import MIB
 from unsandbox.server import Server, ServerConfig
 

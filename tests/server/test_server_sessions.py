@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from tests.server.conftest import Wire
 
-from unsandbox.sandbox.shells import available_shells
+from unsandbox.sandbox.languages.shells import available_shells
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -20,9 +20,9 @@ from tests.engine.support import needs_root
 from tests.server.conftest import Wire, open_wire
 
 from unsandbox.engine import Engine, EngineConfig
-from unsandbox.engine.keys import KeyPair
-from unsandbox.engine.secretbox import SecretBox
-from unsandbox.engine.store import SqlStore, open_database
+from unsandbox.engine.accounts.keys import KeyPair
+from unsandbox.engine.accounts.secretbox import SecretBox
+from unsandbox.engine.store.store import SqlStore, open_database
 from unsandbox.server import ServerConfig
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

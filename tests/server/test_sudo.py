@@ -6,7 +6,7 @@ import pyotp
 import pytest
 
 from unsandbox.engine import LimitReached
-from unsandbox.protocol.endpoints import CHALLENGE_HEADER, OTP_HEADER
+from unsandbox.protocol.endpoints.jobs import CHALLENGE_HEADER, OTP_HEADER
 from unsandbox.server.sudo import Sudo, SudoNeeded
 
 SECRET = pyotp.random_base32()

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from unsandbox._async.calls.place import LONG_S
-from unsandbox._async.link import Link
+from unsandbox._async.connection import Link
+from unsandbox._async.functions.context import LONG_S
 from unsandbox._async.operations import perform
 from unsandbox._compat.aio import OneTimeCode
 from unsandbox._shared.server import LOCAL

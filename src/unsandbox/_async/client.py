@@ -7,17 +7,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from unsandbox._async.base import typed
-from unsandbox._async.images import ImageMethods
-from unsandbox._async.jobs import JobMethods
-from unsandbox._async.link import DEFAULT_TIMEOUT_S, Link
-from unsandbox._async.logs import LogMethods
-from unsandbox._async.services import ServiceMethods
-from unsandbox._async.sessions import SessionMethods
-from unsandbox._async.snapshots import SnapshotMethods
+from unsandbox._async.connection import DEFAULT_TIMEOUT_S, Link
+from unsandbox._async.methods.images import ImageMethods
+from unsandbox._async.methods.jobs import JobMethods
+from unsandbox._async.methods.logs import LogMethods
+from unsandbox._async.methods.services import ServiceMethods
+from unsandbox._async.methods.sessions import SessionMethods
+from unsandbox._async.methods.snapshots import SnapshotMethods
 from unsandbox._compat.aio import OneTimeCode
 from unsandbox._shared.given import NOT_GIVEN, NotGiven, limit_s
 from unsandbox._shared.hooks import NO_HOOKS, Hooks
-from unsandbox._shared.order import Order
+from unsandbox._shared.request import Order
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox._transports.common import MAX_CONNECTIONS
 from unsandbox.credentials import Credentials

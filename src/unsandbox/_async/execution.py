@@ -14,10 +14,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from unsandbox._async.link import Link
+from unsandbox._async.connection import Link
 from unsandbox._compat.aio import Interrupted, closing, finish, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.order import Order
+from unsandbox._shared.request import Order
 from unsandbox.credentials import Credentials
 from unsandbox.errors import (
     ConnectionFailedError,

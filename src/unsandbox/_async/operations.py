@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from unsandbox._async.link import Link
+from unsandbox._async.connection import Link
 from unsandbox._compat.aio import Interrupted, OneTimeCode, finish, in_thread
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.files import reads_files
-from unsandbox._shared.order import Order
+from unsandbox._shared.request import Order
 from unsandbox.credentials import Credentials
 from unsandbox.errors import ConnectionFailedError, UnavailableError, UnsandboxError
-from unsandbox.protocol.endpoint import Endpoint
-from unsandbox.protocol.endpoints import BY_NAME
+from unsandbox.protocol.endpoints.endpoint import Endpoint
+from unsandbox.protocol.endpoints.jobs import BY_NAME
 
 __all__ = ["CLEAN_UP_S", "perform"]
 

@@ -9,7 +9,7 @@ from unsandbox._shared.files import encode_files
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol import codec
 from unsandbox.protocol.contents import Pieces
-from unsandbox.protocol.endpoint import Endpoint
+from unsandbox.protocol.endpoints.endpoint import Endpoint
 from unsandbox.protocol.services import VAULT_BYTES, vault_from_body, vault_to_text
 
 

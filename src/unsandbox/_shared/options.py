@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unsandbox._shared.files import InputFiles, encode_files, utf8
-from unsandbox._shared.order import Order
+from unsandbox._shared.request import Order
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol import codec
 from unsandbox.protocol.models import MAX_ENV_VARS

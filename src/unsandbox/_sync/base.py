@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from unsandbox._compat.blocking import OneTimeCode
 from unsandbox._shared.server import LOCAL
-from unsandbox._sync.calls.place import LONG_S
-from unsandbox._sync.link import Link
+from unsandbox._sync.connection import Link
+from unsandbox._sync.functions.context import LONG_S
 from unsandbox._sync.operations import perform
 from unsandbox.credentials import Credentials, resolve_credentials
 from unsandbox.errors import UnsandboxError, WaitTimeoutError

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Self
 from unsandbox._compat.blocking import OneTimeCode
 from unsandbox._shared.given import NOT_GIVEN, NotGiven, limit_s
 from unsandbox._shared.hooks import NO_HOOKS, Hooks
-from unsandbox._shared.order import Order
+from unsandbox._shared.request import Order
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox._sync.base import typed
-from unsandbox._sync.images import ImageMethods
-from unsandbox._sync.jobs import JobMethods
-from unsandbox._sync.link import DEFAULT_TIMEOUT_S, Link
-from unsandbox._sync.logs import LogMethods
-from unsandbox._sync.services import ServiceMethods
-from unsandbox._sync.sessions import SessionMethods
-from unsandbox._sync.snapshots import SnapshotMethods
+from unsandbox._sync.connection import DEFAULT_TIMEOUT_S, Link
+from unsandbox._sync.methods.images import ImageMethods
+from unsandbox._sync.methods.jobs import JobMethods
+from unsandbox._sync.methods.logs import LogMethods
+from unsandbox._sync.methods.services import ServiceMethods
+from unsandbox._sync.methods.sessions import SessionMethods
+from unsandbox._sync.methods.snapshots import SnapshotMethods
 from unsandbox._transports.common import MAX_CONNECTIONS
 from unsandbox.credentials import Credentials
 from unsandbox.protocol.models import Health, KeyInfo, Languages

@@ -17,8 +17,8 @@ from typing import Any
 
 from unsandbox._compat.blocking import Interrupted, closing, finish, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.order import Order
-from unsandbox._sync.link import Link
+from unsandbox._shared.request import Order
+from unsandbox._sync.connection import Link
 from unsandbox.credentials import Credentials
 from unsandbox.errors import (
     ConnectionFailedError,

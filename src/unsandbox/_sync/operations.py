@@ -15,12 +15,12 @@ from unsandbox._compat.blocking import Interrupted, OneTimeCode, finish, in_thre
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.files import reads_files
-from unsandbox._shared.order import Order
-from unsandbox._sync.link import Link
+from unsandbox._shared.request import Order
+from unsandbox._sync.connection import Link
 from unsandbox.credentials import Credentials
 from unsandbox.errors import ConnectionFailedError, UnavailableError, UnsandboxError
-from unsandbox.protocol.endpoint import Endpoint
-from unsandbox.protocol.endpoints import BY_NAME
+from unsandbox.protocol.endpoints.endpoint import Endpoint
+from unsandbox.protocol.endpoints.jobs import BY_NAME
 
 __all__ = ["CLEAN_UP_S", "perform"]
 

@@ -23,7 +23,7 @@ from unsandbox._transports.common import (
     proxy_for,
     tls_context,
 )
-from unsandbox._transports.limits import Limits
+from unsandbox._transports.timeouts import Limits
 from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
 from unsandbox.protocol.contents import ChunkReader, Pieces
 

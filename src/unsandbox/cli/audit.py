@@ -10,8 +10,8 @@ import click
 from unsandbox.cli.keys import DATA_OPTION
 from unsandbox.cli.options import JSON_OPTION
 from unsandbox.cli.output import print_json
-from unsandbox.engine.audit import audit_key, read, verify
-from unsandbox.engine.secretbox import SecretBox
+from unsandbox.engine.accounts.audit import audit_key, read, verify
+from unsandbox.engine.accounts.secretbox import SecretBox
 
 
 @click.group()

@@ -19,8 +19,8 @@ from unsandbox.sandbox import (
     ProbeReport,
     SandboxUnavailable,
     find_system,
-    runsc_install,
 )
+from unsandbox.sandbox.gvisor import install
 
 
 @click.command()
@@ -35,7 +35,7 @@ def doctor(ctx: click.Context, as_json: bool, install_gvisor: bool) -> None:
     """Tell what this machine can enforce and run, by really running a sandbox of each kind."""
     if install_gvisor:
         try:
-            found = runsc_install.install()
+            found = install.install()
         except SandboxUnavailable as error:
             raise EngineError(f"gVisor cannot be installed: {error}") from error
         click.echo(f"installed runsc {found.version} as {found.path}", err=True)

@@ -15,7 +15,7 @@ import pyotp
 
 from unsandbox.cli.options import JSON_OPTION
 from unsandbox.cli.output import print_json
-from unsandbox.engine.keys import KeyRow, KeySettings, StoredKeys
+from unsandbox.engine.accounts.keys import KeyRow, KeySettings, StoredKeys
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -17,7 +17,7 @@ from unsandbox.cli.output import confirm, print_json, table
 
 if TYPE_CHECKING:
     from unsandbox.sandbox import Language, LanguageTable
-    from unsandbox.sandbox.toolchains import Estimate, Progress, Report
+    from unsandbox.sandbox.languages.toolchains import Estimate, Progress, Report
 
 _COLUMNS = ("language", "aliases", "files", "state")
 _MIB = 1 << 20
@@ -72,8 +72,8 @@ def install(
 
     Nothing of the machine itself is changed. Stopped halfway, the same command goes on where it was.
     """
+    from unsandbox.sandbox.languages.toolchains import Installer
     from unsandbox.sandbox.system import default_folder
-    from unsandbox.sandbox.toolchains import Installer
 
     wanted = _wanted(names)
     target = (folder or default_folder()).expanduser()

@@ -20,12 +20,12 @@ import click
 from unsandbox.cli.json_log import TEXT_FORMAT, JsonFormatter
 from unsandbox.cli.keys import DATA_OPTION, open_keys
 from unsandbox.engine import Engine, EngineConfig
+from unsandbox.engine.accounts.keys import StoredKeys
+from unsandbox.engine.accounts.secretbox import write_private
 from unsandbox.engine.backends import POLICIES
 from unsandbox.engine.config import ISOLATION_VARIABLE
-from unsandbox.engine.job_rows import lost_result
-from unsandbox.engine.keys import StoredKeys
-from unsandbox.engine.secretbox import write_private
-from unsandbox.engine.store import SqlStore, open_database
+from unsandbox.engine.jobs.rows import lost_result
+from unsandbox.engine.store.store import SqlStore, open_database
 from unsandbox.errors import EngineError
 from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.server import Server, ServerConfig

@@ -17,7 +17,7 @@ from unsandbox.errors import ConnectionFailedError
 
 if TYPE_CHECKING:
     from unsandbox import AsyncClient
-    from unsandbox._async.terminal import AsyncTerminal
+    from unsandbox._async.objects.terminal import AsyncTerminal
 
 _READ_BYTES = 4096
 

@@ -2,7 +2,7 @@
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.engine import Engine
-from unsandbox.engine.refusals import (
+from unsandbox.engine.errors import (
     Conflict,
     Damaged,
     Forbidden,

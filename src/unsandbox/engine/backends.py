@@ -9,17 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.refusals import InvalidJob
-from unsandbox.sandbox import (
-    BubblewrapBackend,
-    GvisorBackend,
-    LanguageTable,
-    Limits,
-    PoolConfig,
-    pool_for,
-    runsc,
-)
-from unsandbox.sandbox.live_spec import LiveBackend, LiveSandbox, LiveSpec
+from unsandbox.engine.errors import InvalidJob
+from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, LanguageTable, Limits, PoolConfig, pool_for
+from unsandbox.sandbox.gvisor import runsc
+from unsandbox.sandbox.persistent_spec import LiveBackend, LiveSandbox, LiveSpec
 from unsandbox.sandbox.spec import (
     Backend,
     NetworkMode,

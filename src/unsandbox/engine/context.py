@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from unsandbox.engine.audit import AuditLog
+from unsandbox.engine.accounts.audit import AuditLog
+from unsandbox.engine.accounts.logbook import LogBook
+from unsandbox.engine.accounts.quotas import Quotas
+from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.backends import Backends
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.logbook import LogBook
-from unsandbox.engine.quotas import Quotas
-from unsandbox.engine.secretbox import SecretBox
-from unsandbox.engine.store import Store
-from unsandbox.sandbox.languages import LanguageTable
+from unsandbox.engine.store.store import Store
+from unsandbox.sandbox.languages.table import LanguageTable
 
 
 @dataclass(frozen=True, slots=True)

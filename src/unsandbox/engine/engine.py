@@ -10,21 +10,21 @@ import time
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from unsandbox.engine.audit import AuditLog, audit_key
+from unsandbox.engine.accounts.audit import AuditLog, audit_key
+from unsandbox.engine.accounts.idempotency import Replies
+from unsandbox.engine.accounts.logbook import LogBook
+from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.backends import Backends, default_backend, pool_of
-from unsandbox.engine.blobs import Blobs
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context, Part
-from unsandbox.engine.images import Images
-from unsandbox.engine.job_desk import JobDesk
-from unsandbox.engine.logbook import LogBook
-from unsandbox.engine.replies import Replies
-from unsandbox.engine.secretbox import SecretBox
-from unsandbox.engine.services import Services
-from unsandbox.engine.sessions import Sessions
-from unsandbox.engine.snapshots import Snapshots
-from unsandbox.engine.sources import Source
-from unsandbox.engine.store import MemoryStore, Store
+from unsandbox.engine.jobs.desk import JobDesk
+from unsandbox.engine.saved.blobs import Blobs
+from unsandbox.engine.saved.images import Images
+from unsandbox.engine.saved.snapshots import Snapshots
+from unsandbox.engine.saved.sources import Source
+from unsandbox.engine.services.services import Services
+from unsandbox.engine.sessions.sessions import Sessions
+from unsandbox.engine.store.store import MemoryStore, Store
 from unsandbox.sandbox import (
     Backend,
     LanguageTable,
@@ -32,8 +32,8 @@ from unsandbox.sandbox import (
     find_system,
     load_languages,
 )
-from unsandbox.sandbox.live_spec import LiveSandbox
-from unsandbox.sandbox.toolchain_cache import with_caches
+from unsandbox.sandbox.languages.caches import with_caches
+from unsandbox.sandbox.persistent_spec import LiveSandbox
 
 logger = logging.getLogger("unsandbox.engine")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from unsandbox.errors import APIError, InvalidResponseError, class_for_status
 from unsandbox.protocol import codec
-from unsandbox.protocol.endpoints import REQUEST_ID_HEADER
+from unsandbox.protocol.endpoints.jobs import REQUEST_ID_HEADER
 from unsandbox.protocol.retry import parse_retry_after
 
 _TEXT_SHOWN = 300

@@ -1,9 +1,10 @@
 """Isolation: runs one program in a fresh sandbox and says what came of it."""
 
-from unsandbox.sandbox.bubblewrap import BubblewrapBackend
-from unsandbox.sandbox.command import InvalidSpecError
-from unsandbox.sandbox.gvisor import GvisorBackend
-from unsandbox.sandbox.languages import Language, LanguageTable, UnknownLanguageError, load_languages
+from unsandbox.sandbox.bubblewrap.arguments import InvalidSpecError
+from unsandbox.sandbox.bubblewrap.backend import BubblewrapBackend
+from unsandbox.sandbox.bubblewrap.template import PoolConfig, pool_for
+from unsandbox.sandbox.gvisor.backend import GvisorBackend
+from unsandbox.sandbox.languages.table import Language, LanguageTable, UnknownLanguageError, load_languages
 from unsandbox.sandbox.spec import (
     Artifact,
     Backend,
@@ -22,7 +23,6 @@ from unsandbox.sandbox.spec import (
     SandboxUnavailable,
 )
 from unsandbox.sandbox.system import System, find_system
-from unsandbox.sandbox.warm import PoolConfig, pool_for
 
 __all__ = [
     "Artifact",

@@ -31,13 +31,13 @@ from unsandbox.engine import (
     UnknownJob,
     UnknownObject,
 )
-from unsandbox.engine.audit import code_hash
-from unsandbox.engine.disk import is_disk_full
-from unsandbox.engine.keys import KeyRing, KeySettings
+from unsandbox.engine.accounts.audit import code_hash
+from unsandbox.engine.accounts.keys import KeyRing, KeySettings
+from unsandbox.engine.store.disk_full import is_disk_full
 from unsandbox.protocol import codec
 from unsandbox.protocol.contents import ChunkReader, Pieces
-from unsandbox.protocol.endpoint import Endpoint
-from unsandbox.protocol.endpoints import (
+from unsandbox.protocol.endpoints.endpoint import Endpoint
+from unsandbox.protocol.endpoints.jobs import (
     ENDPOINTS,
     FEATURES,
     FEATURES_HEADER,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from unsandbox.engine.keys import KeyRing, KeySettings
+from unsandbox.engine.accounts.keys import KeyRing, KeySettings
 from unsandbox.protocol.signing import CLOCK_TOLERANCE_S, Verifier, clock_skew, verify
 
 

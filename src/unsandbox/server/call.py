@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from yarl import URL
 
 from unsandbox.engine import Engine, InvalidJob
-from unsandbox.engine.keys import KeySettings
+from unsandbox.engine.accounts.keys import KeySettings
 from unsandbox.protocol import codec
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.held import fill_in

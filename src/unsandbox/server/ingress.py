@@ -21,8 +21,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from unsandbox.engine import Conflict, Engine, Refused, UnknownObject
-from unsandbox.engine.service_door import Target, Unreachable
-from unsandbox.protocol.endpoints import CHALLENGE_HEADER, OTP_HEADER
+from unsandbox.engine.services.router import Target, Unreachable
+from unsandbox.protocol.endpoints.jobs import CHALLENGE_HEADER, OTP_HEADER
 from unsandbox.sandbox.spec import SandboxError
 from unsandbox.server.call import SERVICE_DOMAIN
 from unsandbox.server.hosts import host_name, label_of

@@ -10,8 +10,8 @@ import msgspec
 
 from unsandbox._version import __version__
 from unsandbox.protocol import models
-from unsandbox.protocol.endpoint import Endpoint
-from unsandbox.protocol.endpoints import ENDPOINTS, IDEMPOTENCY_HEADER
+from unsandbox.protocol.endpoints.endpoint import Endpoint
+from unsandbox.protocol.endpoints.jobs import ENDPOINTS, IDEMPOTENCY_HEADER
 
 _SIGNED: list[dict[str, list[str]]] = [{"key": [], "timestamp": [], "signature": []}]
 _ERRORS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from unsandbox.engine import LimitReached
-from unsandbox.engine.keys import KeySettings
+from unsandbox.engine.accounts.keys import KeySettings
 
 _FORGET_ABOVE = 10_000
 

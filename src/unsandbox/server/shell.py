@@ -9,7 +9,7 @@ import logging
 from aiohttp import WSMsgType, web
 
 from unsandbox.engine import Engine
-from unsandbox.engine.terminal import Terminal, Viewer
+from unsandbox.engine.sessions.terminal import Terminal, Viewer
 from unsandbox.protocol import codec
 from unsandbox.protocol.sessions import SHELL_SUBPROTOCOL
 

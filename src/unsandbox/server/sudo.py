@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyotp
 
 from unsandbox.engine import LimitReached
-from unsandbox.protocol.endpoints import CHALLENGE_HEADER, OTP_HEADER
+from unsandbox.protocol.endpoints.jobs import CHALLENGE_HEADER, OTP_HEADER
 
 _CHALLENGE_S = 300.0
 _TRIES = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from unsandbox.engine import NotImplementedHere
-from unsandbox.protocol.endpoints import ENDPOINTS
+from unsandbox.protocol.endpoints.jobs import ENDPOINTS
 from unsandbox.protocol.models import WireModel
 from unsandbox.server.call import Call, Handler
 from unsandbox.server.handlers import images, jobs, logs, services, sessions, snapshots

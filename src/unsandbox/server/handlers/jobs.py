@@ -8,8 +8,8 @@ from typing import Any
 
 from unsandbox._version import __version__
 from unsandbox.engine import InvalidJob
-from unsandbox.engine.job_desk import LIST_LIMIT
-from unsandbox.engine.jobs import JobRecord
+from unsandbox.engine.jobs.desk import LIST_LIMIT
+from unsandbox.engine.jobs.records import JobRecord
 from unsandbox.protocol import codec, models
 from unsandbox.protocol.languages import detect_shebang
 from unsandbox.server.auth import human_duration

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unsandbox.engine import InvalidJob
-from unsandbox.engine.jobs import input_files
-from unsandbox.engine.vault import read_vault
+from unsandbox.engine.jobs.records import input_files
+from unsandbox.engine.services.vault import read_vault
 from unsandbox.protocol.services import (
     LOG_TAIL_LINES,
     Domains,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unsandbox.engine.jobs import input_files, wire_artifacts
-from unsandbox.engine.live_text import command_result
+from unsandbox.engine.jobs.records import input_files, wire_artifacts
+from unsandbox.engine.persistent.text import command_result
 from unsandbox.protocol.sessions import (
     BoostRequest,
     CommandRequest,

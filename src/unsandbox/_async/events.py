@@ -1,0 +1,116 @@
+"""Telling hooks, logger and OpenTelemetry what happens to requests."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from unsandbox._compat.aio import whether_awaited
+from unsandbox._shared.hooks import Hooks, PollEvent, RequestEvent, ResponseEvent, RetryEvent
+from unsandbox._shared.tracing import count_retry, measure, measuring
+from unsandbox.errors import UnsandboxError
+from unsandbox.protocol.endpoints.jobs import REQUEST_ID_HEADER
+
+__all__ = ["Teller"]
+
+logger = logging.getLogger("unsandbox.client")
+
+E = TypeVar("E")
+
+
+class Teller:
+    """Tells what happens on one link.
+
+    Args:
+        hooks: Whom to tell.
+        cleaning: Whether this is a clean-up, which no error of a hook may stop.
+    """
+
+    __slots__ = ("_cleaning", "hooks")
+
+    def __init__(self, hooks: Hooks, *, cleaning: bool = False) -> None:
+        self.hooks = hooks
+        self._cleaning = cleaning
+
+    def event(
+        self, operation: str, method: str, path: str, attempt: int, body_bytes: int = 0
+    ) -> RequestEvent | None:
+        """Return what is told of a request; None when nobody wants to know: no hook, no metrics, no log.
+
+        The others take that None, and tell nothing.
+        """
+        heard = self.hooks.request is not None or self.hooks.response is not None
+        if heard or measuring() or logger.isEnabledFor(logging.DEBUG):
+            return RequestEvent(operation, method, path, attempt, body_bytes)
+        return None
+
+    async def asks(self, event: RequestEvent | None) -> None:
+        """Tell that a request is about to be sent."""
+        if event is not None:
+            await self._call(self.hooks.request, event)
+
+    async def answered(
+        self,
+        event: RequestEvent | None,
+        origin: str,
+        status: int,
+        headers: Mapping[str, str],
+        began: float,
+        body_bytes: int | None = None,
+    ) -> None:
+        """Tell that an answer has come.
+
+        Args:
+            event: The request.
+            origin: Scheme, host and port of the server.
+            status: HTTP status.
+            headers: Of the answer.
+            began: When the request was begun, by the monotonic clock.
+            body_bytes: Size of its body, if it was read.
+        """
+        if event is None:
+            return
+        seconds = time.monotonic() - began
+        measure(event, origin, seconds, status=status)
+        logger.debug("%s: %d after %.1f ms", event.operation, status, seconds * 1000)
+        if self.hooks.response is not None:
+            request_id = headers.get(REQUEST_ID_HEADER)
+            await self._call(self.hooks.response, ResponseEvent(event, status, seconds, body_bytes, request_id))
+
+    def failed(self, event: RequestEvent | None, origin: str, error: UnsandboxError, began: float) -> None:
+        """Tell that no answer came; the call raises the error, or tells that it tries again."""
+        if event is not None:
+            measure(event, origin, time.monotonic() - began, error=type(error).__name__)
+
+    async def repeats(self, operation: str, attempt: int, delay_s: float, error: Exception) -> None:
+        """Tell that what failed is tried again."""
+        logger.info("%s: attempt %d failed (%s); again in %.2f s", operation, attempt, _kind(error), delay_s)
+        event = RetryEvent(operation, attempt, delay_s, error)
+        count_retry(event)
+        await self._call(self.hooks.retry, event)
+
+    async def looked(
+        self, operation: str, job_ids: tuple[str, ...], number: int, ended: int, began: float
+    ) -> None:
+        """Tell of a look at jobs; the arguments are those of `PollEvent`, `began` by the monotonic clock."""
+        if self.hooks.poll is not None:
+            seconds = time.monotonic() - began
+            await self._call(self.hooks.poll, PollEvent(operation, job_ids, number, ended, seconds))
+
+    async def _call(self, hook: Callable[[E], object] | None, event: E) -> None:
+        if hook is None:
+            return
+        try:
+            await whether_awaited(hook(event))
+        except Exception as error:
+            if not self._cleaning:
+                raise
+            logger.warning("a hook failed during a clean-up, which goes on: %s", type(error).__name__)
+
+
+def _kind(error: Exception) -> str:
+    """Return what an error is, without its text, which may hold the server's words."""
+    status = getattr(error, "status", None)
+    return type(error).__name__ if status is None else f"{type(error).__name__} {status}"

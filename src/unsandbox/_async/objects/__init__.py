@@ -1,0 +1,1 @@
+"""Objects that the client returns: sessions, services, streams, maps."""

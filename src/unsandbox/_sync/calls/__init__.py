@@ -1,2 +1,0 @@
-# Generated from src/unsandbox/_async/calls/__init__.py by scripts/unasync.py; change that one.
-"""The functions of `un`, by what they are about. They cost little until they are called."""

@@ -1,0 +1,411 @@
+# Generated from src/unsandbox/_async/functions/images.py by scripts/unasync.py; change that one.
+"""Functions for images, and for pictures, which are something else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from unsandbox._sync.functions.context import LONG_S, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
+    from unsandbox._compat.blocking import OneTimeCode
+    from unsandbox._shared.results import (
+        ImageListResult,
+        ImageResult,
+        PicturesResult,
+        ServiceResult,
+        TrustedResult,
+    )
+    from unsandbox.protocol.images import Visibility
+    from unsandbox.protocol.models import NetworkModeName
+
+__all__ = [
+    "clone_image",
+    "delete_image",
+    "get_image",
+    "grant_image_access",
+    "image",
+    "list_image_trusted",
+    "list_images",
+    "lock_image",
+    "publish_image",
+    "revoke_image_access",
+    "set_image_visibility",
+    "spawn_from_image",
+    "transfer_image",
+    "unlock_image",
+]
+
+
+def list_images(
+    filter_type: Literal["owned", "shared", "public"] | None = None,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> ImageListResult:
+    """Return the images that this key may use, newest first.
+
+    Args:
+        filter_type: Only its own, only those shared with it, or only public ones.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        The list, in `images`, and its length in `count`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("ImageListResult", caller.list_images(filter_type))
+
+
+def publish_image(
+    source_type: Literal["service", "snapshot"],
+    source_id: str,
+    name: str | None = None,
+    description: str | None = None,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> ImageResult:
+    """Make an image of a service or snapshot; it is private at first.
+
+    Args:
+        source_type: `service` or `snapshot`.
+        source_id: Which one.
+        name: A name for people.
+        description: What it is.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    members = {
+        "source_type": source_type,
+        "source_id": source_id,
+        "name": name,
+        "description": description,
+    }
+    return cast("ImageResult", caller.call("publish_image", members=members, timeout=LONG_S))
+
+
+def get_image(
+    image_id: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> ImageResult:
+    """Return an image.
+
+    Args:
+        image_id: Which image.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("ImageResult", caller.call("get_image", image_id))
+
+
+def delete_image(
+    image_id: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    otp: OneTimeCode | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> ImageResult:
+    """Delete an image.
+
+    Args:
+        image_id: Which image.
+        public_key: Public key.
+        secret_key: Secret key.
+        otp: One-time code, or what returns it, where the server wants one.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("ImageResult", caller.call("delete_image", image_id, otp=otp))
+
+
+def lock_image(
+    image_id: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> ImageResult:
+    """Protect an image from deletion.
+
+    Args:
+        image_id: Which image.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("ImageResult", caller.call("lock_image", image_id))
+
+
+def unlock_image(
+    image_id: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    otp: OneTimeCode | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> ImageResult:
+    """Take the protection off an image.
+
+    Args:
+        image_id: Which image.
+        public_key: Public key.
+        secret_key: Secret key.
+        otp: One-time code, or what returns it, where the server wants one.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("ImageResult", caller.call("unlock_image", image_id, otp=otp))
+
+
+def set_image_visibility(
+    image_id: str,
+    visibility: Visibility,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> ImageResult:
+    """Say who may see an image.
+
+    Args:
+        image_id: Which image.
+        visibility: `private`, `unlisted` (whoever knows the id) or `public`.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    members = {"visibility": visibility}
+    return cast("ImageResult", caller.call("set_image_visibility", image_id, members=members))
+
+
+def grant_image_access(
+    image_id: str,
+    trusted_api_key: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> TrustedResult:
+    """Let another key use an image.
+
+    Args:
+        image_id: Which image.
+        trusted_api_key: The public key.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        All keys that the image trusts, in `trusted_keys`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    members = {"trusted_api_key": trusted_api_key}
+    return cast("TrustedResult", caller.call("grant_image_access", image_id, members=members))
+
+
+def revoke_image_access(
+    image_id: str,
+    trusted_api_key: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> TrustedResult:
+    """Let another key no longer use an image.
+
+    Args:
+        image_id: Which image.
+        trusted_api_key: The public key.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        All keys that the image trusts, in `trusted_keys`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    members = {"trusted_api_key": trusted_api_key}
+    return cast("TrustedResult", caller.call("revoke_image_access", image_id, members=members))
+
+
+def list_image_trusted(
+    image_id: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> TrustedResult:
+    """Return the keys that an image trusts, in `trusted_keys`.
+
+    Args:
+        image_id: Which image.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("TrustedResult", caller.call("list_image_trusted", image_id))
+
+
+def transfer_image(
+    image_id: str,
+    to_api_key: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    otp: OneTimeCode | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> ImageResult:
+    """Give an image to another key.
+
+    Args:
+        image_id: Which image.
+        to_api_key: The public key of the new owner.
+        public_key: Public key.
+        secret_key: Secret key.
+        otp: One-time code, or what returns it, where the server wants one.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    members = {"to_api_key": to_api_key}
+    return cast("ImageResult", caller.call("transfer_image", image_id, members=members, otp=otp))
+
+
+def spawn_from_image(
+    image_id: str,
+    name: str | None = None,
+    ports: Sequence[int] | None = None,
+    bootstrap: str | None = None,
+    network_mode: NetworkModeName | None = None,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    vcpu: int | None = None,
+    shell: str | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> ServiceResult:
+    """Start a service from an image.
+
+    Args:
+        image_id: Which image.
+        name: Name of the service.
+        ports: Ports on which its program listens.
+        bootstrap: A command, or the URL of a script; without it, the image's own.
+        network_mode: As for `create_service`.
+        public_key: Public key.
+        secret_key: Secret key.
+        vcpu: Processors, 1 to 8.
+        shell: Shell that runs the bootstrap.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    members = {
+        "name": name,
+        "ports": ports,
+        "bootstrap": bootstrap,
+        "network_mode": network_mode,
+        "vcpu": vcpu,
+        "shell": shell,
+    }
+    answer = caller.call("spawn_image", image_id, members=members, timeout=LONG_S)
+    return cast("ServiceResult", answer)
+
+
+def clone_image(
+    image_id: str,
+    name: str | None = None,
+    description: str | None = None,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> ImageResult:
+    """Copy an image; the copy is this key's own and private.
+
+    Args:
+        image_id: Which image.
+        name: Name of the copy.
+        description: What it is.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    members = {"name": name, "description": description}
+    return cast("ImageResult", caller.call("clone_image", image_id, members=members, timeout=LONG_S))
+
+
+def image(
+    prompt: str,
+    *,
+    model: str | None = None,
+    size: str | None = None,
+    quality: str | None = None,
+    n: int | None = None,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> PicturesResult:
+    """Have a picture drawn from a description. Only the hosted service can; other servers answer 501.
+
+    Args:
+        prompt: What is to be seen.
+        public_key: Public key.
+        secret_key: Secret key.
+        model: Which model draws it.
+        size: Such as `1024x1024`.
+        quality: `standard` or `hd`.
+        n: How many.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        URLs or base64 data in `images`, as the service gives them.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    members = {"prompt": prompt, "model": model, "size": size, "quality": quality, "n": n}
+    return cast("PicturesResult", caller.call("generate_picture", members=members, timeout=LONG_S))

@@ -1,0 +1,89 @@
+# Generated from src/unsandbox/_async/functions/logs.py by scripts/unasync.py; change that one.
+"""Functions for platform logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from unsandbox._sync.functions.context import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from unsandbox._shared.results import LogLineResult, LogResult
+
+__all__ = [
+    "fetch_logs",
+    "stream_logs",
+]
+
+
+def fetch_logs(
+    source: str = "all",
+    lines: int | None = None,
+    since: str | None = None,
+    grep: str | None = None,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    level: str | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> LogResult:
+    """Return the last lines of the server's log that concern this key, oldest first.
+
+    Args:
+        source: `api`, `engine`, `portal`, `pool/NAME`, or `all`.
+        lines: At most so many, 1 to 10000.
+        since: How far back, such as `37s`, `5m`, `1h`, `1d`.
+        grep: Only lines that hold this text.
+        public_key: Public key.
+        secret_key: Secret key.
+        level: Only lines of this level.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Returns:
+        The lines, in `lines`, each with its `source` and `line`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    query = {"source": source, "lines": lines, "since": since, "grep": grep, "level": level}
+    return cast("LogResult", caller.call("fetch_logs", query=query))
+
+
+def stream_logs(
+    source: str = "all",
+    grep: str | None = None,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    since: str | None = None,
+    level: str | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> Generator[LogLineResult]:
+    """Yield lines of the server's log as they are written, until the loop is left.
+
+    Args:
+        source: `api`, `engine`, `portal`, `pool/NAME`, or `all`.
+        grep: Only lines that hold this text.
+        public_key: Public key.
+        secret_key: Secret key.
+        since: How far back, such as `37s`, `5m`, `1h`, `1d`.
+        level: Only lines of this level.
+        account: As for `execute_code`.
+        account_index: As for `execute_code`.
+
+    Example:
+        ```python
+        for entry in stream_logs("api"):
+            print(entry["line"])
+        ```
+    """
+    from unsandbox._compat.blocking import closing
+
+    caller = connect(public_key, secret_key, account, account_index)
+    query = {"source": source, "since": since, "grep": grep, "level": level}
+    with closing(caller.log_lines(query)) as lines:
+        for line in lines:
+            yield cast("LogLineResult", line)

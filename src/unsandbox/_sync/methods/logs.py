@@ -1,0 +1,125 @@
+# Generated from src/unsandbox/_async/methods/logs.py by scripts/unasync.py; change that one.
+"""The server's own log lines that concern a key: a page of them, or as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Generator, Mapping
+from types import MappingProxyType
+
+from unsandbox._compat.blocking import closing
+from unsandbox._sync.base import Connected
+from unsandbox._sync.connection import Link
+from unsandbox.credentials import Credentials
+from unsandbox.errors import APIError, ConnectionFailedError
+from unsandbox.protocol.logs import LogLine, LogPage
+from unsandbox.protocol.retry import RetryPolicy
+from unsandbox.protocol.sse import EventReader
+
+_PATIENCE = RetryPolicy(max_retries=10, base_s=0.5, cap_s=30.0)
+_KEEPALIVE = ":keepalive"
+"""What the hosted service sends as data where a comment was meant."""
+
+
+class LogMethods(Connected):
+    """Methods of a client for platform logs."""
+
+    def fetch_logs(
+        self,
+        source: str | None = None,
+        *,
+        lines: int | None = None,
+        since: str | None = None,
+        grep: str | None = None,
+        level: str | None = None,
+    ) -> LogPage:
+        """Return the last lines of the server's log that concern this key, oldest first.
+
+        Args:
+            source: `api`, `engine`, `portal`, `pool/NAME`, or `all`, which is what is meant without one.
+            lines: At most so many, 1 to 10000; 100 when not given.
+            since: How far back, such as `37s`, `5m`, `1h`, `1d`; `5m` when not given.
+            grep: Only lines that hold this text.
+            level: Only lines of this level: `debug`, `info`, `warning` or `error`.
+        """
+        query = {"source": source, "lines": lines, "since": since, "grep": grep, "level": level}
+        return self._do("fetch_logs", LogPage, query=query)
+
+    def stream_logs(
+        self,
+        source: str | None = None,
+        *,
+        since: str | None = None,
+        grep: str | None = None,
+        level: str | None = None,
+    ) -> Generator[LogLine]:
+        """Yield lines of the server's log as they are written, until the loop is left.
+
+        A connection that breaks is made again and goes on where it broke, as far as the server keeps its lines.
+
+        Args:
+            source: As for `fetch_logs`.
+            since: Begin so far back; without it, with what comes next.
+            grep: As for `fetch_logs`.
+            level: As for `fetch_logs`.
+
+        Example:
+            ```python
+            for entry in client.stream_logs(level="error"):
+                print(entry.source, entry.line)
+            ```
+        """
+        query = {"source": source, "since": since, "grep": grep, "level": level}
+        with closing(follow_logs(self._link, self._signer(), query)) as lines:
+            for line in lines:
+                yield line
+
+
+def follow_logs(
+    link: Link,
+    keys: Credentials | None,
+    query: dict[str, str | None],
+    path: str = "/logs/stream",
+    params: Mapping[str, str] = MappingProxyType({}),
+    operation: str = "stream_logs",
+) -> Generator[LogLine]:
+    """Yield lines as they are written; reconnects with patience, and raises when that is used up."""
+    last_id: str | None = None
+    failures = 0
+    while True:
+        asked = dict(query)
+        began = time.monotonic()
+        headers = {"Accept": "text/event-stream"}
+        if last_id is not None:
+            headers["Last-Event-ID"] = last_id
+        error: ConnectionFailedError | APIError | None = None
+        try:
+            stream = link.open_stream(keys, operation, path, params, asked, headers)
+            try:
+                reader = EventReader()
+                while piece := stream.read():
+                    failures = 0
+                    began = time.monotonic()
+                    for event in reader.feed(piece):
+                        last_id = event.id or last_id
+                        if event.data != _KEEPALIVE:
+                            yield _line(event.data)
+            finally:
+                stream.close()
+        except (ConnectionFailedError, APIError) as caught:
+            error = caught
+        failures += 1
+        broken = error or ConnectionFailedError("the log stream ends again and again")
+        link.pause(operation, "GET", failures, broken, _PATIENCE)
+        if last_id is None:
+            # What was written meanwhile, by the clock; a line on the edge may come twice.
+            query = query | {"since": f"{int(time.monotonic() - began) + 1}s"}
+
+
+def _line(data: str) -> LogLine:
+    with contextlib.suppress(ValueError, AttributeError):
+        members = json.loads(data)
+        return LogLine(source=members.get("source"), line=members.get("line"))
+    return LogLine(line=data)

@@ -1,0 +1,124 @@
+# Generated from src/unsandbox/_async/methods/snapshots.py by scripts/unasync.py; change that one.
+"""Snapshots: the saved state of a session or service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from unsandbox._compat.blocking import OneTimeCode
+from unsandbox._shared.options import some
+from unsandbox._sync.base import LONG_S, Connected
+from unsandbox.protocol.snapshots import Cloned, Restored, Snapshot, SnapshotList, SourceType
+
+
+class SnapshotMethods(Connected):
+    """Methods of a client for snapshots."""
+
+    def list_snapshots(self) -> SnapshotList:
+        """Return the snapshots of this key, newest first."""
+        return self._do("list_snapshots", SnapshotList)
+
+    def create_snapshot(
+        self,
+        source_type: SourceType,
+        source_id: str,
+        *,
+        name: str | None = None,
+        hot: bool | None = None,
+        ephemeral: bool | None = None,
+    ) -> Snapshot:
+        """Save the state of a session or service.
+
+        Args:
+            source_type: `session` or `service`.
+            source_id: Which one.
+            name: A name for people.
+            hot: With memory and running processes, where the isolation of the source can do that.
+            ephemeral: Whether the server may remove it by itself.
+        """
+        return self._do(
+            "create_snapshot",
+            Snapshot,
+            members={
+                "source_type": source_type,
+                "source_id": source_id,
+                "name": name,
+                "hot": hot,
+                "ephemeral": ephemeral,
+            },
+            timeout=LONG_S,
+        )
+
+    def get_snapshot(self, snapshot_id: str) -> Snapshot:
+        """Return a snapshot.
+
+        Args:
+            snapshot_id: Which snapshot.
+
+        Raises:
+            NotFoundError: There is no such snapshot, or it belongs to another key.
+        """
+        return self._do("get_snapshot", Snapshot, snapshot_id)
+
+    def delete_snapshot(self, snapshot_id: str, *, otp: OneTimeCode | None = None) -> Snapshot:
+        """Delete a snapshot.
+
+        Args:
+            snapshot_id: Which snapshot.
+            otp: One-time code, where the server wants one.
+        """
+        return self._do("delete_snapshot", Snapshot, snapshot_id, otp=otp)
+
+    def restore_snapshot(self, snapshot_id: str) -> Restored:
+        """Put the saved state back into the session or service that it is from.
+
+        Args:
+            snapshot_id: Which snapshot.
+        """
+        return self._do("restore_snapshot", Restored, snapshot_id, timeout=LONG_S)
+
+    def lock_snapshot(self, snapshot_id: str) -> Snapshot:
+        """Protect a snapshot from deletion.
+
+        Args:
+            snapshot_id: Which snapshot.
+        """
+        return self._do("lock_snapshot", Snapshot, snapshot_id)
+
+    def unlock_snapshot(self, snapshot_id: str, *, otp: OneTimeCode | None = None) -> Snapshot:
+        """Take the protection off a snapshot.
+
+        Args:
+            snapshot_id: Which snapshot.
+            otp: One-time code, where the server wants one.
+        """
+        return self._do("unlock_snapshot", Snapshot, snapshot_id, otp=otp)
+
+    def clone_snapshot(
+        self,
+        snapshot_id: str,
+        type: SourceType | None = None,  # noqa: A002 - the wire's name
+        *,
+        name: str | None = None,
+        shell: str | None = None,
+        ports: Iterable[int] | None = None,
+    ) -> Cloned:
+        """Make a new session or service of the saved state.
+
+        Args:
+            snapshot_id: Which snapshot.
+            type: `session` or `service`; without it, what the snapshot is from.
+            name: Name of the new one.
+            shell: Shell of a new session.
+            ports: Ports of a new service.
+
+        Returns:
+            The id of the new one, in `session_id` or `service_id`.
+        """
+        return self._do(
+            "clone_snapshot",
+            Cloned,
+            snapshot_id,
+            members={"type": type, "name": name, "shell": shell, "ports": some(ports)},
+            timeout=LONG_S,
+        )

@@ -1,0 +1,171 @@
+# Generated from src/unsandbox/_async/objects/session.py by scripts/unasync.py; change that one.
+"""A session as an object: made by a block and deleted with it, or one that was there before."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from unsandbox._compat.blocking import Interrupted, OneTimeCode, finish
+from unsandbox._shared.deadline import NEVER, Deadline
+from unsandbox._shared.files import InputFiles
+from unsandbox._sync.objects.terminal import Terminal
+from unsandbox._sync.operations import CLEAN_UP_S, perform
+from unsandbox.errors import ClientStateError, InvalidResponseError, NotFoundError
+from unsandbox.protocol import codec
+from unsandbox.protocol.sessions import CommandResult, Session
+from unsandbox.protocol.snapshots import Snapshot
+
+if TYPE_CHECKING:
+    from unsandbox._sync.methods.sessions import SessionMethods
+
+
+class LiveSession:
+    """A live session. `Client.session` makes one for a block, `Client.attach_session` takes one up.
+
+    Attributes:
+        info: What the server said of it last; None before anything was asked.
+    """
+
+    def __init__(
+        self,
+        client: SessionMethods,
+        session_id: str | None,
+        options: dict[str, Any] | None,
+        otp: OneTimeCode | None,
+    ) -> None:
+        self._client = client
+        self._id = session_id
+        self._options = options
+        self._otp = otp
+        self._deleted = False
+        self.info: Session | None = None
+
+    @property
+    def id(self) -> str:
+        """The session's id.
+
+        Raises:
+            ClientStateError: The block that makes it has not begun.
+        """
+        if self._id is None:
+            raise ClientStateError("this session does not exist yet: use it in an `with` block")
+        return self._id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._id or 'not begun'}>"
+
+    def __enter__(self) -> Self:
+        if self._id is None:
+            client = self._client
+            answer = perform(client._link, client._signer(), "create_session", members=self._options)
+            self.info = codec.response_from_wire(answer, Session)
+            if not self.info.session_id:
+                raise InvalidResponseError("the server's answer holds no session id")
+            self._id = self.info.session_id
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._options is None or self._deleted:
+            return
+        if error is not None:
+            # The error of the block is the one to be seen.
+            finish(self._delete_soon, CLEAN_UP_S)
+            return
+        try:
+            self._delete()
+        except NotFoundError:
+            pass  # Its program ended, or it was idle for too long.
+        except Interrupted:
+            finish(self._delete_soon, CLEAN_UP_S)
+            raise
+
+    def run(
+        self, command: str, *, timeout: float | None = 30.0, input_files: InputFiles | None = None
+    ) -> CommandResult:
+        """Run one command in the live shell: what it changes is there for the next one.
+
+        Args:
+            command: The command; in a REPL, an expression or statements.
+            timeout: Seconds that it may run; then it ends with exit code 124. None for no limit.
+            input_files: Files for it, found in `/tmp/input/`.
+        """
+        return self._client.session_command(self.id, command, timeout=timeout, input_files=input_files)
+
+    def refresh(self) -> Session:
+        """Return the session as it is now."""
+        self.info = self._client.get_session(self.id)
+        return self.info
+
+    def freeze(self) -> Session:
+        """Stop all its processes where they are; their memory stays."""
+        self.info = self._client.freeze_session(self.id)
+        return self.info
+
+    def unfreeze(self) -> Session:
+        """Let its processes go on."""
+        self.info = self._client.unfreeze_session(self.id)
+        return self.info
+
+    def boost(self, vcpu: int | None = None) -> Session:
+        """Give it more processors and memory.
+
+        Args:
+            vcpu: How many processors, 1 to 8; 2 when not given.
+        """
+        self.info = self._client.boost_session(self.id, vcpu=vcpu)
+        return self.info
+
+    def unboost(self) -> Session:
+        """Return it to one processor."""
+        self.info = self._client.unboost_session(self.id)
+        return self.info
+
+    def snapshot(self, *, name: str | None = None, hot: bool | None = None) -> Snapshot:
+        """Save its state.
+
+        Args:
+            name: A name for people.
+            hot: With memory and running processes, where its isolation can do that.
+        """
+        return self._client.session_snapshot(self.id, name=name, hot=hot)
+
+    def terminal(self, *, columns: int = 80, rows: int = 24, reconnect: int = 3) -> Terminal:
+        """Return its terminal for one block; the arguments are those of `Client.terminal`.
+
+        Args:
+            columns: Width in characters.
+            rows: Height in lines.
+            reconnect: How often a connection that breaks is made again.
+        """
+        return self._client.terminal(self.id, columns=columns, rows=rows, reconnect=reconnect)
+
+    def delete(self, *, otp: OneTimeCode | None = None) -> Session:
+        """End it, and return it with what lay in `/tmp/artifacts`.
+
+        Args:
+            otp: One-time code, where the server wants one.
+        """
+        if otp is not None:
+            self._otp = otp
+        return self._delete()
+
+    def _delete_soon(self) -> Session:
+        return self._delete(Deadline(CLEAN_UP_S))
+
+    def _delete(self, deadline: Deadline = NEVER) -> Session:
+        client = self._client
+        answer = client._link.call(
+            client._signer(),
+            "delete_session",
+            params={"id": self.id},
+            query={"audit": True} if self._options and self._options.get("audit") else None,
+            deadline=deadline,
+            urgent=True,
+            otp=client._otp if self._otp is None else self._otp,
+        )
+        self._deleted = True
+        self.info = codec.response_from_wire(answer, Session)
+        return self.info

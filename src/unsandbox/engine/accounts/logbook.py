@@ -1,0 +1,121 @@
+"""What happened lately, line by line, for the key that it concerns. Never code, output or secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from unsandbox.engine.errors import InvalidJob
+from unsandbox.protocol.logs import DEFAULT_SINCE, LogQuery, since_seconds
+
+KEPT_LINES = 20_000
+_BEHIND_LINES = 1_000
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line.
+
+    Attributes:
+        time: Unix seconds.
+        source: `api` or `engine`.
+        level: One of `LEVELS`.
+        owner: The key it concerns.
+        text: The line itself.
+    """
+
+    time: float
+    source: str
+    level: str
+    owner: str
+    text: str
+
+    @property
+    def line(self) -> str:
+        """The line with its time (UTC) and level."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.time))
+        return f"{stamp} {self.level.upper()} {self.text}"
+
+
+_LEVELS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
+
+
+@functools.cache
+def _logger(source: str) -> logging.Logger:
+    return logging.getLogger(f"unsandbox.{source}")
+
+
+class LogBook:
+    """Keeps the last lines in memory, passes every line to `logging`, and lets readers follow."""
+
+    def __init__(self) -> None:
+        self._entries: deque[Entry] = deque(maxlen=KEPT_LINES)
+        self._followers: set[asyncio.Queue[Entry | None]] = set()
+
+    def note(self, source: str, owner: str, text: str, level: str = "info") -> None:
+        """Add a line. A line feed in it cannot forge a second one."""
+        entry = Entry(time.time(), source, level, owner, text.replace("\r", "\\r").replace("\n", "\\n"))
+        self._entries.append(entry)
+        _logger(source).log(_LEVELS[level], "%s", entry.text)
+        for follower in list(self._followers):
+            if follower.qsize() >= _BEHIND_LINES:
+                # Too slow to follow: it is told the end and comes back with `since`.
+                self._followers.discard(follower)
+                follower.put_nowait(None)
+            else:
+                follower.put_nowait(entry)
+
+    def read(self, owner: str, query: LogQuery, lines: int) -> list[Entry]:
+        """Return the last lines of an owner that fit, oldest first.
+
+        Raises:
+            InvalidJob: `since` or `level` makes no sense.
+        """
+        try:
+            oldest = time.time() - since_seconds(query.since or DEFAULT_SINCE)
+        except ValueError as error:
+            raise InvalidJob(str(error)) from error
+        found = [entry for entry in self._entries if entry.time >= oldest and _fits(entry, owner, query)]
+        return found[-lines:]
+
+    async def follow(self, owner: str, query: LogQuery, idle_s: float) -> AsyncIterator[Entry | None]:
+        """Yield lines as they are noted; None when there was none for `idle_s` seconds. Ends when too slow."""
+        queue: asyncio.Queue[Entry | None] = asyncio.Queue()
+        self._followers.add(queue)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(idle_s):
+                        entry = await queue.get()
+                except TimeoutError:
+                    yield None
+                    continue
+                if entry is None:
+                    return
+                if _fits(entry, owner, query):
+                    yield entry
+        finally:
+            self._followers.discard(queue)
+
+    def close(self) -> None:
+        """End every follower."""
+        for follower in self._followers:
+            follower.put_nowait(None)
+
+
+def _fits(entry: Entry, owner: str, query: LogQuery) -> bool:
+    if query.level is not None and query.level.lower() not in LEVELS:
+        raise InvalidJob(f"level must be one of {', '.join(LEVELS)}")
+    return (
+        entry.owner == owner
+        and query.source in (None, "", "all", entry.source)
+        and (query.level is None or entry.level == query.level.lower())
+        # A plain search: a pattern of the caller's could take for ever.
+        and (not query.grep or query.grep in entry.text)
+    )

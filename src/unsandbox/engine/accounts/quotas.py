@@ -1,0 +1,213 @@
+"""What each key may use in all: CPU time, memory, disk, output, isolation. Counts and rates are elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from unsandbox.engine.accounts.cpu_ledger import DAY_S, HOUR_S, CpuLedger
+from unsandbox.engine.accounts.keys import KeyRing, KeySettings
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.errors import InsufficientStorage, LimitReached
+from unsandbox.engine.store.objects import ObjectStore
+from unsandbox.sandbox.spec import MIB, SandboxUnavailable
+
+_NOTHING_SET = KeySettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What things that last take as long as they are there, used or not. Bytes."""
+
+    memory: int = 0
+    disk: int = 0
+
+    def __add__(self, other: Held) -> Held:
+        """Return both together."""
+        return Held(self.memory + other.memory, self.disk + other.disk)
+
+
+class Quotas:
+    """Says yes or no to what a key wants next.
+
+    Args:
+        config: What a key may have when nothing else is set.
+        store: Where the use of CPU time lives on.
+
+    Attributes:
+        rings: Where the settings of keys are found; a key that none knows has the engine's bounds.
+        holders: Each tells what a key holds of one kind of thing that lasts.
+        jobs: Bytes of memory that the running jobs of each key may take.
+        ledger: CPU time used.
+        stirred: Set when something begins that uses CPU time.
+    """
+
+    def __init__(self, config: EngineConfig, store: ObjectStore) -> None:
+        self._config = config
+        self.rings: list[KeyRing] = []
+        self.holders: list[Callable[[str], Held]] = []
+        self.jobs: Counter[str] = Counter()
+        self.ledger = CpuLedger(store)
+        self.stirred = asyncio.Event()
+        self._making: dict[str, Held] = {}
+
+    def settings(self, owner: str) -> KeySettings:
+        """Return what is set for a key."""
+        for ring in self.rings:
+            if (known := ring.find(owner)) is not None:
+                return known.settings
+        return _NOTHING_SET
+
+    # Of one sandbox
+
+    def isolation(self, owner: str, asked: str) -> str:
+        """Return the isolation that a key gets when it asks for one: never less than is set for it.
+
+        Raises:
+            SandboxUnavailable: It asks for less.
+        """
+        least = self.settings(owner).isolation
+        if least is None or asked == least:
+            return asked
+        if asked == "bubblewrap":
+            raise SandboxUnavailable("this key runs nothing with less isolation than gVisor; ask for 'auto'")
+        return least if asked == "auto" else asked
+
+    def memory_bytes(self, owner: str, vcpu: int) -> int:
+        """Return the memory of a sandbox with so many CPUs."""
+        settings = self.settings(owner)
+        most = [limit * MIB for limit in (settings.sandbox_memory_mb, settings.memory_mb) if limit is not None]
+        return min((self._config.memory_per_vcpu_bytes * vcpu, *most))
+
+    def output_bytes(self, owner: str) -> int:
+        """Return what is kept of each output stream."""
+        limit = self.settings(owner).output_mb
+        return self._config.output_bytes if limit is None else min(self._config.output_bytes, limit * MIB)
+
+    # Of all together
+
+    def held(self, owner: str) -> Held:
+        """Return what the things of a key that last take, those included that are just being made."""
+        return sum((holder(owner) for holder in self.holders), self._making.get(owner, Held()))
+
+    @contextlib.contextmanager
+    def making(self, owner: str, wanted: Held) -> Iterator[None]:
+        """Count something while it is being made, so that two at once do not pass a limit.
+
+        Raises:
+            LimitReached: Its memory is more than the key has left.
+            InsufficientStorage: Its disk is.
+        """
+        self.check_room(owner, wanted)
+        self._making[owner] = self._making.get(owner, Held()) + wanted
+        try:
+            yield
+        finally:
+            self._making[owner] += Held(-wanted.memory, -wanted.disk)
+            if self._making[owner] == Held():
+                del self._making[owner]
+
+    def check_room(self, owner: str, wanted: Held) -> None:
+        """Refuse what a key has no memory or disk left for.
+
+        Raises:
+            LimitReached: There is too little memory.
+            InsufficientStorage: There is too little disk.
+        """
+        settings = self.settings(owner)
+        if settings.disk_mb is None and settings.memory_mb is None:
+            return
+        held = self.held(owner)
+        if settings.disk_mb is not None and wanted.disk and held.disk + wanted.disk > settings.disk_mb * MIB:
+            raise InsufficientStorage(
+                f"this key may store {settings.disk_mb} MiB; disks of sessions and services, snapshots and "
+                f"images take {_mib(held.disk)} MiB, and {_mib(wanted.disk)} MiB more are needed; delete one",
+                code="disk_limit_reached",
+            )
+        if wanted.memory and not self.has_memory(owner, wanted.memory):
+            raise _no_memory(settings, held.memory + self.jobs[owner], wanted.memory)
+
+    def check_job(self, owner: str, memory: int) -> None:
+        """Refuse a job that cannot run before something that lasts is deleted, or CPU time is there again.
+
+        Raises:
+            LimitReached: So it is.
+        """
+        settings = self.settings(owner)
+        if settings.memory_mb is not None:
+            held = self.held(owner).memory
+            if held + memory > settings.memory_mb * MIB:
+                raise _no_memory(settings, held, memory)
+        self.check_cpu(owner)
+
+    def has_memory(self, owner: str, memory: int) -> bool:
+        """Tell whether so much more memory may be taken now."""
+        limit = self.settings(owner).memory_mb
+        return limit is None or self.held(owner).memory + self.jobs[owner] + memory <= limit * MIB
+
+    # CPU time
+
+    def counts_cpu(self, owner: str) -> bool:
+        """Tell whether a key has a limit on CPU time."""
+        settings = self.settings(owner)
+        return settings.cpu_s_per_hour is not None or settings.cpu_s_per_day is not None
+
+    def charge_cpu(self, owner: str, seconds: float) -> None:
+        """Take note of CPU time that was used."""
+        if self.counts_cpu(owner):
+            self.ledger.charge(owner, seconds)
+
+    def cpu_left(self, owner: str) -> float:
+        """Return the seconds of CPU time that a key may still use now; infinite without a limit."""
+        return min(
+            (limit - self.ledger.used(owner, window_s) for _, window_s, limit in self._windows(owner)),
+            default=float("inf"),
+        )
+
+    def check_cpu(self, owner: str) -> None:
+        """Refuse when a key has used up its CPU time.
+
+        Raises:
+            LimitReached: It has; says when there is some again.
+        """
+        for name, window_s, limit in self._windows(owner):
+            used = self.ledger.used(owner, window_s)
+            if used >= limit:
+                wait_s = round(self.ledger.free_in(owner, window_s, limit) + 0.5)
+                raise LimitReached(
+                    f"this key may use {limit} s of CPU time in any {name} and has used {used:.0f} s; there is "
+                    f"some again in {wait_s} s",
+                    code="cpu_limit_reached",
+                    retry_after=wait_s,
+                )
+
+    def _windows(self, owner: str) -> list[tuple[str, int, int]]:
+        settings = self.settings(owner)
+        limits = (("hour", HOUR_S, settings.cpu_s_per_hour), ("day", DAY_S, settings.cpu_s_per_day))
+        return [(name, window_s, limit) for name, window_s, limit in limits if limit is not None]
+
+    def used(self, owner: str) -> dict[str, float]:
+        """Return what of a key's limits is used now, by the names of the limits."""
+        held = self.held(owner)
+        used: dict[str, float] = {
+            "memory_mb": _mib(held.memory + self.jobs[owner]),
+            "disk_mb": _mib(held.disk),
+        }
+        for name, window_s, _ in self._windows(owner):
+            used[f"cpu_s_per_{name}"] = round(self.ledger.used(owner, window_s), 3)
+        return used
+
+
+def _mib(size: int) -> int:
+    return -(-size // MIB)
+
+
+def _no_memory(settings: KeySettings, taken: int, wanted: int) -> LimitReached:
+    return LimitReached(
+        f"the sandboxes of this key may have {settings.memory_mb} MiB of memory at once; {_mib(taken)} MiB are "
+        f"taken and {_mib(wanted)} MiB more are needed; end or delete something, or ask for fewer vcpu",
+        code="memory_limit_reached",
+    )

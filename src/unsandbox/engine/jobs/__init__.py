@@ -1,0 +1,1 @@
+"""Jobs: accepted, queued, run, recorded."""

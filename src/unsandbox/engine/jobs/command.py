@@ -1,0 +1,79 @@
+"""A command in a live sandbox, as a job: with a status, a result that is kept, and a way to cancel it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from unsandbox.engine.errors import Refused
+from unsandbox.engine.jobs.records import JobRecord, failed_result
+from unsandbox.engine.persistent.text import command_result
+from unsandbox.protocol import models
+from unsandbox.protocol.models import JobStatus
+from unsandbox.sandbox.persistent_spec import CommandOutcome
+from unsandbox.sandbox.spec import SandboxError
+
+logger = logging.getLogger("unsandbox.engine")
+
+SHELL = "bash"
+"""What the language of such a job is said to be."""
+
+
+class CommandJob:
+    """A running command.
+
+    Args:
+        task: Runs it.
+    """
+
+    def __init__(self, task: asyncio.Task[CommandOutcome]) -> None:
+        self._task = task
+
+    def cancel(self) -> None:
+        """Kill it."""
+        self._task.cancel()
+
+    def cpu_s(self) -> float | None:
+        """Return None: what it uses is counted with all of its sandbox."""
+        return None
+
+    async def result(self, record: JobRecord) -> models.Job:
+        """Return what its job ends with."""
+        await asyncio.wait({self._task})
+        if self._task.cancelled():
+            if record.kill_reason is not None:
+                return failed_result(record, JobStatus.FAILED, record.kill_reason)
+            return failed_result(record, JobStatus.CANCELLED, "the command was cancelled")
+        error = self._task.exception()
+        if error is None:
+            return _ended(record, self._task.result())
+        if isinstance(error, Refused):
+            return failed_result(record, JobStatus.FAILED, error.message)
+        if isinstance(error, SandboxError):
+            return failed_result(record, JobStatus.FAILED, f"the sandbox ended while the command ran: {error}")
+        logger.error("job %s: the engine failed", record.job_id, exc_info=error)
+        return failed_result(record, JobStatus.FAILED, "the engine failed; its log says why")
+
+
+def _ended(record: JobRecord, outcome: CommandOutcome) -> models.Job:
+    result = command_result(outcome)
+    return models.Job(
+        job_id=record.job_id,
+        # Historical clients show nothing of a job that failed, so that is for what could not be run.
+        status=(JobStatus.TIMEOUT if outcome.timed_out else JobStatus.COMPLETED).value,
+        language=record.language,
+        stdout=result.stdout,
+        stderr=result.stderr,
+        exit_code=result.exit_code,
+        success=result.success,
+        error=result.error,
+        stdout_base64=result.stdout_base64,
+        stderr_base64=result.stderr_base64,
+        stdout_truncated=result.stdout_truncated,
+        stderr_truncated=result.stderr_truncated,
+        total_time_ms=round(outcome.wall_s * 1000, 3),
+        network_mode=record.network_mode,
+        created_at=str(int(record.created_at)),
+        completed_at=int(time.time()),
+    )

@@ -1,0 +1,107 @@
+"""Jobs as they are stored and listed, and back."""
+
+from __future__ import annotations
+
+import time
+
+from unsandbox.engine.errors import Conflict
+from unsandbox.engine.jobs.records import JobRecord, failed_result
+from unsandbox.engine.store.store import JobRow
+from unsandbox.protocol import codec, models
+from unsandbox.protocol.contents import Pieces, chunks_of
+from unsandbox.protocol.held import fill_in
+from unsandbox.protocol.models import JobStatus
+from unsandbox.protocol.splitting import Parted, restored
+from unsandbox.sandbox import NetworkMode
+
+
+def within(ended: list[JobRecord], most_bytes: int) -> list[models.Job]:
+    """Return the results of jobs, at least one, as long as they fit."""
+    jobs: list[models.Job] = []
+    size = 0
+    for record in ended:
+        size += record.size
+        if jobs and size > most_bytes:
+            break
+        jobs.append(record.as_job())
+    return jobs
+
+
+def same_request(record: JobRecord, fingerprint: str | None) -> JobRecord:
+    """Return a job that an idempotency key made before.
+
+    Raises:
+        Conflict: It was made by a different request.
+    """
+    if fingerprint is not None and record.fingerprint not in {None, fingerprint}:
+        raise Conflict(
+            "this Idempotency-Key was used for a different request; use a new key for a new request",
+            code="idempotency_key_reused",
+        )
+    return record
+
+
+def row_of(
+    record: JobRecord, result: models.Job | None = None, encoded: bytes | Pieces | None = None
+) -> JobRow:
+    """Return a job as it is stored, with its result once there is one."""
+    return JobRow(
+        job_id=record.job_id,
+        owner=record.owner,
+        status=(result.status if result else None) or record.status.value,
+        language=record.language,
+        created_at=record.created_at,
+        completed_at=time.time() if result else None,
+        idempotency_key=record.idempotency_key,
+        fingerprint=record.fingerprint,
+        result=encoded,
+    )
+
+
+def summary_of(row: JobRow) -> models.Job:
+    """Return what a list shows of a stored job."""
+    return models.Job(
+        job_id=row.job_id,
+        status=row.status,
+        language=row.language,
+        created_at=str(int(row.created_at)),
+        completed_at=None if row.completed_at is None else int(row.completed_at),
+    )
+
+
+def listed(job: models.Job) -> models.Job:
+    """Return what a list shows of a job: no output, no artifacts."""
+    shown = ("job_id", "status", "language", "error", "created_at", "completed_at")
+    return models.Job(**{name: getattr(job, name) for name in shown})
+
+
+def revived(row: JobRow) -> JobRecord:
+    """Make a record of a stored job; it takes no part in the engine any more."""
+    record = JobRecord(
+        owner=row.owner,
+        spec=None,
+        language=row.language,
+        network_mode=NetworkMode.ZEROTRUST,
+        job_id=row.job_id,
+        idempotency_key=row.idempotency_key,
+        fingerprint=row.fingerprint,
+        status=JobStatus(row.status),
+        created_at=row.created_at,
+    )
+    record.accepted.set()
+    if row.result is not None:
+        record.result = _result_of(row.result)
+        record.ended.set()
+    return record
+
+
+def _result_of(stored: bytes | Pieces | Parted) -> models.Job:
+    if isinstance(stored, Parted):
+        return fill_in(codec.from_wire(restored(codec.loads_object(stored.body), stored.marks), models.Job))
+    return codec.from_wire(codec.loads_object(b"".join(chunks_of(stored))), models.Job)
+
+
+def lost_result(row: JobRow) -> bytes:
+    """Return the stored answer of a job that a server left unfinished when it died."""
+    record = revived(row)
+    return codec.encode(failed_result(record, JobStatus.FAILED, "the server was restarted while it ran"))

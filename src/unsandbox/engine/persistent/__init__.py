@@ -1,0 +1,1 @@
+"""Code that sessions and services share."""

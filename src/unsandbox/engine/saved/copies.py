@@ -1,0 +1,99 @@
+"""Copies of what was saved: the request that makes a session or service out of a snapshot or image."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Any, TypeVar, cast
+
+from unsandbox.engine.errors import InvalidJob
+from unsandbox.engine.saved.saved import SavedDocument
+from unsandbox.protocol.images import SpawnRequest
+from unsandbox.protocol.services import ServiceRequest
+from unsandbox.protocol.sessions import SessionRequest
+from unsandbox.protocol.snapshots import CloneRequest
+from unsandbox.sandbox.spec import NetworkMode
+
+R = TypeVar("R", bound=SessionRequest | ServiceRequest)
+
+DEFAULT_BACKEND = "bubblewrap"
+
+
+def same_request(document: SavedDocument) -> SessionRequest | ServiceRequest:
+    """Return what makes the source again."""
+    return _on_its_backend(document, document.request())
+
+
+def clone_request(document: SavedDocument, kind: str, wanted: CloneRequest) -> SessionRequest | ServiceRequest:
+    """Return what makes a clone: what made the source, with what the caller changes.
+
+    Args:
+        document: The saved state.
+        kind: `session` or `service`, whatever the source was.
+        wanted: What the caller changes.
+    """
+    if kind == "session":
+        session = _as_session(document.request())
+        return _on_its_backend(document, session.replace(name=wanted.name, shell=wanted.shell or session.shell))
+    return _new_service(document, name=wanted.name, ports=wanted.ports, shell=wanted.shell)
+
+
+def spawn_request(document: SavedDocument, wanted: SpawnRequest) -> ServiceRequest:
+    """Return what makes a service of an image.
+
+    Raises:
+        InvalidJob: A session is asked for.
+    """
+    if wanted.type == "session":
+        raise InvalidJob("an image is spawned as a service; clone a snapshot to get a session")
+    request = _new_service(
+        document,
+        name=wanted.name,
+        ports=wanted.ports,
+        shell=wanted.shell,
+        network_mode=wanted.network_mode,
+        vcpu=wanted.vcpu,
+        service_type=None if wanted.type == "service" else wanted.type,
+    )
+    if wanted.bootstrap is None:
+        return request
+    return request.replace(bootstrap=wanted.bootstrap, bootstrap_content=None, bootstrap_url=None)
+
+
+def free_name(base: str | None) -> str:
+    """Return a name for a service made of another one, which nobody else has.
+
+    Example:
+        >>> free_name("2 My web-1a2b3c").rpartition("-")[0]
+        'my-web'
+    """
+    stem = re.sub(r"-[0-9a-f]{6}\Z", "", base or "")
+    # `80-web` would mean port 80 of `web`.
+    stem = re.sub(r"[^a-z0-9]+", "-", stem.lower()).lstrip("0123456789-")[:50].strip("-")
+    return f"{stem or 'copy'}-{secrets.token_hex(3)}"
+
+
+def _new_service(document: SavedDocument, *, name: str | None, **changes: Any) -> ServiceRequest:
+    base = document.request()
+    if isinstance(base, SessionRequest):
+        base = ServiceRequest(
+            name=document.name or base.name or "", network_mode=base.network_mode, vcpu=base.vcpu
+        )
+    given = {field: value for field, value in changes.items() if value is not None}
+    # Domains lead to one service only.
+    return _on_its_backend(
+        document, base.replace(name=name or free_name(base.name), custom_domains=None, **given)
+    )
+
+
+def _as_session(request: SessionRequest | ServiceRequest) -> SessionRequest:
+    if isinstance(request, SessionRequest):
+        return request
+    network = request.network_mode or NetworkMode.ZEROTRUST.value
+    return SessionRequest(network_mode=network, vcpu=request.vcpu)
+
+
+def _on_its_backend(document: SavedDocument, request: R) -> R:
+    """Ask for the backend that can read a hot state, else for one that isolates no less than the source's."""
+    free = not document.hot and document.isolation == DEFAULT_BACKEND
+    return cast("R", request.replace(isolation="auto" if free else document.isolation))

@@ -1,0 +1,323 @@
+"""Images: published copies of a service or snapshot, for one key, some keys, or all."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, NoReturn
+
+from unsandbox.engine.context import Context
+from unsandbox.engine.errors import Forbidden, InvalidJob, LimitReached, NotImplementedHere
+from unsandbox.engine.saved.blobs import Blobs
+from unsandbox.engine.saved.copies import spawn_request
+from unsandbox.engine.saved.image_access import (
+    FILTERS,
+    ImageDocument,
+    access_of,
+    describe,
+    groups_of,
+    trusted_of,
+)
+from unsandbox.engine.saved.saved import Kept, SavedDocument, capture, opened, saved_id, settings_of, whole
+from unsandbox.engine.saved.snapshots import Snapshots
+from unsandbox.engine.saved.sources import SavedState, Source
+from unsandbox.engine.store.objects import Document
+from unsandbox.protocol.images import (
+    Image,
+    ImageCloneRequest,
+    ImageRequest,
+    SpawnRequest,
+    Trusted,
+)
+from unsandbox.protocol.services import Service
+
+_TRUSTED_KEYS = 1000
+_PUBLIC_KEY = re.compile(r"unsb-pk-[a-z0-9]{4}(-[a-z0-9]{4}){3}\Z")
+
+
+class Images:
+    """All images of an engine.
+
+    Args:
+        context: What the engine shares.
+        blobs: Where their bytes are; an image of a snapshot shares the snapshot's.
+        snapshots: What images can be made of.
+        sources: `service` in it is what images can be made of, and what is made of images.
+    """
+
+    def __init__(
+        self, context: Context, blobs: Blobs, snapshots: Snapshots, sources: Mapping[str, Source]
+    ) -> None:
+        self._config = context.config
+        self._box = context.box
+        self._blobs = blobs
+        self._snapshots = snapshots
+        self._sources = sources
+        self._kept = Kept(
+            "image",
+            ImageDocument,
+            context,
+            blobs,
+            context.config.images_per_key,
+            lambda image, name: image.name == name,
+        )
+
+    async def start(self) -> None:
+        """Take up what an earlier process stored."""
+        await self._kept.start()
+
+    async def stop(self) -> None:
+        """Wait for what is being stored."""
+        await self._kept.stop()
+
+    def __len__(self) -> int:
+        """How many there are, of all keys."""
+        return len(self._kept.shelf)
+
+    async def publish(self, owner: str, request: ImageRequest) -> Image:
+        """Make an image of a service or snapshot; nobody else sees it yet.
+
+        Raises:
+            InvalidJob: The snapshot is a hot one: memory is not for others.
+            UnknownObject: No such service or snapshot of this key.
+            LimitReached: The key has as many images as it may have.
+        """
+        return await whole(self._publish(owner, request))
+
+    def list_of(self, owner: str, which: str | None = None) -> list[Image]:
+        """Return the images that a key may use and find, newest first.
+
+        Args:
+            owner: The key that asks.
+            which: `owned`, `shared` (others' that trust this key) or `public`; None or `all`: all of these.
+
+        Raises:
+            InvalidJob: There is no such filter.
+        """
+        if which not in (None, "", "all", *FILTERS):
+            raise InvalidJob(f"filter must be all, {', '.join(FILTERS)}")
+        wanted = FILTERS if which in (None, "", "all") else (which,)
+        found = [document for document in self._kept.shelf if not groups_of(document, owner).isdisjoint(wanted)]
+        found.sort(key=lambda document: document.created_at, reverse=True)
+        return [describe(document, owner, listed=True) for document in found]
+
+    def get(self, owner: str, name: str) -> Image:
+        """Return an image.
+
+        Raises:
+            UnknownObject: No such image that this key may see.
+        """
+        return describe(self._usable(owner, name), owner)
+
+    async def delete(self, owner: str, name: str) -> Image:
+        """Delete an image.
+
+        Raises:
+            Conflict: It is locked.
+            Forbidden: It is another key's.
+        """
+        document = self._own(owner, name)
+        await self._kept.remove(document)
+        return describe(document, owner)
+
+    async def set_locked(self, owner: str, name: str, locked: bool) -> Image:
+        """Protect an image from deletion, or no longer."""
+        return describe(await self._change(owner, name, lambda _: {"locked": locked}), owner)
+
+    async def set_visibility(self, owner: str, name: str, visibility: str) -> Image:
+        """Say who may see an image: `private`, `unlisted` or `public`."""
+        return describe(await self._change(owner, name, lambda _: {"visibility": visibility}), owner)
+
+    async def grant(self, owner: str, name: str, key: str | None) -> Trusted:
+        """Let another key use an image.
+
+        Raises:
+            InvalidJob: That is no public key.
+        """
+        wanted = _public_key(key)
+
+        def trust(document: ImageDocument) -> dict[str, Any]:
+            if wanted in document.trusted:
+                return {}
+            if len(document.trusted) >= _TRUSTED_KEYS:
+                raise LimitReached(f"an image may trust {_TRUSTED_KEYS} keys; revoke one, or make it unlisted")
+            return {"trusted": [*document.trusted, wanted]}
+
+        return trusted_of(await self._change(owner, name, trust))
+
+    async def revoke(self, owner: str, name: str, key: str | None) -> Trusted:
+        """Let another key no longer use an image; one that it does not trust is no error."""
+        unwanted = _public_key(key)
+        return trusted_of(
+            await self._change(
+                owner, name, lambda document: {"trusted": [k for k in document.trusted if k != unwanted]}
+            )
+        )
+
+    def trusted(self, owner: str, name: str) -> Trusted:
+        """Return the keys that an image trusts, to its owner."""
+        return trusted_of(self._own(owner, name))
+
+    async def transfer(self, owner: str, name: str, to: str) -> Image:
+        """Give an image to another key.
+
+        Raises:
+            InvalidJob: That is no public key.
+            LimitReached: That key has as many images as it may have.
+        """
+        receiver = _public_key(to)
+
+        def give(document: ImageDocument) -> dict[str, Any]:
+            if receiver == owner:
+                return {}
+            self._kept.check_room(receiver, document.size)
+            return {"owner": receiver, "trusted": [key for key in document.trusted if key != receiver]}
+
+        document = await self._change(owner, name, give)
+        return describe(document, receiver).replace(access=access_of(document, owner), trusted_keys=None)
+
+    async def spawn(self, owner: str, name: str, request: SpawnRequest, limit: int | None = None) -> Service:
+        """Start a service from an image.
+
+        Args:
+            owner: The key that asks.
+            name: Which image.
+            request: What shall be different from what the image is of.
+            limit: Services that the key may have; by default the engine's bound.
+        """
+        document = self._usable(owner, name)
+        async with opened(self._blobs, document, self._box) as state:
+            made: Service = await self._services.make_from(
+                owner, spawn_request(document, request), state, limit=limit
+            )
+            return made
+
+    async def clone(self, owner: str, name: str, request: ImageCloneRequest) -> Image:
+        """Copy an image: the copy is the caller's, private, and trusts nobody."""
+        original = self._usable(owner, name)
+        self._kept.check_room(owner, original.size)
+        self._blobs.hold(original.sha256)
+        document = ImageDocument(
+            object_id=saved_id("image"),
+            owner=owner,
+            created_at=time.time(),
+            name=request.name or original.name,
+            description=request.description or original.description,
+            source_type=original.source_type,
+            source_id=original.source_id,
+            **_state_of(original),
+        )
+        await self._kept.add(document)
+        return describe(document, owner)
+
+    @contextlib.asynccontextmanager
+    async def golden(self, owner: str, name: str) -> AsyncIterator[SavedState]:
+        """Give the state in an image, for a new service.
+
+        Args:
+            owner: The key that asks.
+            name: Id of an image that it may use, or name of one of its own.
+
+        Raises:
+            UnknownObject: There is none.
+            Damaged: The saved bytes are not what was saved.
+        """
+        async with opened(self._blobs, self._usable(owner, name), self._box) as state:
+            yield state
+
+    def refuse_pictures(self) -> NoReturn:
+        """Refuse to draw.
+
+        Raises:
+            NotImplementedHere: Always.
+        """
+        raise NotImplementedHere(
+            "this server draws no pictures: POST /image is served by the hosted service only; "
+            "to publish a service or snapshot, use POST /images"
+        )
+
+    async def _publish(self, owner: str, request: ImageRequest) -> Image:
+        self._kept.check_room(owner)
+        if request.source_type == "snapshot":
+            document = self._of_snapshot(owner, request)
+        else:
+            document = await self._of_service(owner, request)
+        await self._kept.add(document)
+        return describe(document, owner)
+
+    def _of_snapshot(self, owner: str, request: ImageRequest) -> ImageDocument:
+        snapshot = self._snapshots.document(owner, request.source_id)
+        if snapshot.hot:
+            raise InvalidJob(
+                "a hot snapshot holds memory, and with it secrets, so it is not published; "
+                "take a cold one (without 'hot') and publish that",
+                code="hot_not_publishable",
+            )
+        self._blobs.hold(snapshot.sha256)
+        return self._new(owner, request, snapshot.object_id, _state_of(snapshot))
+
+    @property
+    def _services(self) -> Source:
+        return self._sources["service"]
+
+    async def _of_service(self, owner: str, request: ImageRequest) -> ImageDocument:
+        info = self._services.source(owner, request.source_id)
+        async with self._services.lend(info.object_id) as sandbox:
+            blob = await capture(self._blobs, sandbox, self._config)
+        state = {
+            "kind": "service",
+            "container": info.container,
+            "isolation": info.isolation,
+            "sha256": blob.sha256,
+            "size": blob.size,
+            "settings": settings_of(info),
+            "env_names": list(info.env_names),
+        }
+        return self._new(owner, request, info.object_id, state)
+
+    def _new(self, owner: str, request: ImageRequest, source_id: str, state: dict[str, Any]) -> ImageDocument:
+        return ImageDocument(
+            object_id=saved_id("image"),
+            owner=owner,
+            created_at=time.time(),
+            name=request.name,
+            description=request.description,
+            source_type=request.source_type,
+            source_id=source_id,
+            **state,
+        )
+
+    def _usable(self, owner: str, name: str) -> ImageDocument:
+        """Return an image that a key may use, by id, or by name when it is the key's own."""
+        document = self._kept.shelf.find(name)
+        if document is not None and access_of(document, owner) is not None:
+            return document
+        # A name of somebody else's image is never taken: anybody could publish under it.
+        return self._kept.shelf.get(owner, name)
+
+    def _own(self, owner: str, name: str) -> ImageDocument:
+        """Return an image that a key owns; for one that it may use the refusal says so."""
+        document = self._usable(owner, name)
+        if document.owner != owner:
+            raise Forbidden("this image is another key's; only its owner may do this", code="not_owner")
+        return document
+
+    async def _change(
+        self, owner: str, name: str, changes: Callable[[ImageDocument], dict[str, Any]]
+    ) -> ImageDocument:
+        return await self._kept.change(self._own(owner, name), changes)
+
+
+def _public_key(text: str | None) -> str:
+    key = (text or "").strip()
+    if not _PUBLIC_KEY.match(key):
+        raise InvalidJob("name a public key (unsb-pk-xxxx-xxxx-xxxx-xxxx)", code="invalid_key")
+    return key
+
+
+def _state_of(document: SavedDocument) -> dict[str, Any]:
+    """Return what a saved state is, whatever keeps it."""
+    shared = set(SavedDocument.__struct_fields__) - set(Document.__struct_fields__) - {"name", "locked"}
+    return {name: getattr(document, name) for name in shared}

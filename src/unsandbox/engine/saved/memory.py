@@ -1,0 +1,83 @@
+"""Memory and running processes of a sandbox as one encrypted file: they hold what programs keep secret."""
+
+from __future__ import annotations
+
+import asyncio
+import tarfile
+from pathlib import Path
+
+import zstandard
+
+from unsandbox.engine.accounts.secretbox import SecretBox
+from unsandbox.engine.errors import Damaged, InvalidJob
+from unsandbox.engine.saved.sealed_file import SealedReader, SealedWriter
+from unsandbox.errors import EngineError
+from unsandbox.sandbox.persistent_spec import LiveSandbox
+from unsandbox.sandbox.spec import SandboxUnavailable
+from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
+
+_LEVEL = 1
+"""Of zstd: memory images are large, and most of their bytes are zero or text."""
+
+
+async def save_hot(sandbox: LiveSandbox, archive: Path, key: bytes) -> HashedBytes:
+    """Write the state of a sandbox as an encrypted archive; return what it is.
+
+    Args:
+        sandbox: Goes on as it was.
+        archive: Where to; a folder is made beside it for the while.
+        key: From `sealed_file.new_key`.
+
+    Raises:
+        InvalidJob: Its backend cannot save memory and processes.
+        OSError: The disk is full or failed.
+    """
+    image = archive.with_name("image")
+    try:
+        await sandbox.checkpoint(image)
+    except SandboxUnavailable as error:
+        raise InvalidJob(
+            "a hot snapshot keeps memory and running processes, and the backend of this one, "
+            f"{sandbox.backend}, cannot save them; make it with isolation 'gvisor', or take a cold "
+            "snapshot (without 'hot': the files)",
+            code="hot_unavailable",
+        ) from error
+    return await asyncio.to_thread(_pack, image, archive, key)
+
+
+async def load_hot(archive: Path, image: Path, sealed_key: bytes | None, box: SecretBox) -> None:
+    """Turn an archive of `save_hot` into the folder that a sandbox starts from.
+
+    Raises:
+        Damaged: It was changed, or sealed by another server.
+        OSError: The disk is full or failed.
+    """
+    try:
+        key = bytes.fromhex(box.open(sealed_key or b""))
+        await asyncio.to_thread(_unpack, archive, image, key)
+    except EngineError as error:
+        raise Damaged("it was sealed with the key of another server; nothing was changed") from error
+    except (ValueError, tarfile.TarError, zstandard.ZstdError) as error:
+        raise Damaged(f"its data cannot be used: {error}; nothing was changed") from error
+
+
+def _pack(folder: Path, archive: Path, key: bytes) -> HashedBytes:
+    compressor = zstandard.ZstdCompressor(level=_LEVEL)
+    with HashedFile(archive) as file:
+        with (
+            # Closes the sealed writer, which writes the last of it.
+            compressor.stream_writer(SealedWriter(file, key)) as compressed,  # type: ignore[arg-type]
+            tarfile.open(fileobj=compressed, mode="w|") as tar,
+        ):
+            tar.add(folder, arcname=".")
+        return file.finish()
+
+
+def _unpack(archive: Path, folder: Path, key: bytes) -> None:
+    folder.mkdir(mode=0o700)
+    with (
+        archive.open("rb") as file,
+        zstandard.ZstdDecompressor().stream_reader(SealedReader(file, key), closefd=False) as plain,  # type: ignore[arg-type]
+        tarfile.open(fileobj=plain, mode="r|") as tar,
+    ):
+        tar.extractall(folder, filter="data")

@@ -1,0 +1,276 @@
+"""From a live sandbox to stored bytes and back: what snapshots and images have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import string
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from unsandbox.engine.accounts.quotas import Held
+from unsandbox.engine.accounts.secretbox import SecretBox
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.context import Context
+from unsandbox.engine.errors import Conflict, Damaged, LimitReached, TooLarge
+from unsandbox.engine.saved.blobs import Blobs
+from unsandbox.engine.saved.memory import load_hot, save_hot
+from unsandbox.engine.saved.sources import SavedState, SourceInfo
+from unsandbox.engine.store.objects import Document, Shelf
+from unsandbox.protocol import codec
+from unsandbox.protocol.services import ServiceRequest
+from unsandbox.protocol.sessions import SessionRequest
+from unsandbox.sandbox.persistent_spec import LiveSandbox
+from unsandbox.sandbox.spec import MIB
+from unsandbox.sandbox.storage.archive_check import InvalidArchiveError
+from unsandbox.sandbox.storage.hashed_file import HashedBytes
+
+KINDS: dict[str, type[SessionRequest | ServiceRequest]] = {"session": SessionRequest, "service": ServiceRequest}
+"""Kind of a source to the request that makes one."""
+
+_ALPHABET = string.ascii_lowercase + string.digits
+
+
+class SavedDocument(Document, kw_only=True):
+    """What is stored of a saved state, in whatever it is kept.
+
+    Attributes:
+        kind: `session` or `service`.
+        container: Name of the sandbox that it is from.
+        isolation: Name of the backend that it is from.
+        sha256: Names its bytes.
+        size: How many they are.
+        hot: Whether they hold memory and processes.
+        settings: What makes the source again, as it would be sent.
+        sealed_key: Of a hot one: the key of its bytes, sealed with the server's.
+        env_names: Names in the source's vault.
+    """
+
+    kind: str
+    container: str
+    isolation: str
+    sha256: str
+    size: int
+    settings: dict[str, Any]
+    hot: bool = False
+    sealed_key: bytes | None = None
+    env_names: list[str] = msgspec.field(default_factory=list)
+    name: str | None = None
+    locked: bool = False
+
+    def request(self) -> SessionRequest | ServiceRequest:
+        """Return what makes the source again."""
+        return codec.from_wire(self.settings, KINDS[self.kind])
+
+
+S = TypeVar("S", bound=SavedDocument)
+T = TypeVar("T")
+
+
+def saved_id(kind: str) -> str:
+    """Return an id in the historical form, with 82 random bits: who knows an unlisted image's id may use it.
+
+    Example:
+        >>> len(saved_id("image")) - len("unsb-image-")
+        19
+    """
+    groups = ("".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(4))
+    return f"unsb-{kind}-" + "-".join(groups)
+
+
+def settings_of(info: SourceInfo) -> dict[str, Any]:
+    """Return what makes a source again, as it is stored."""
+    return codec.to_wire(info.request)
+
+
+async def capture(
+    blobs: Blobs, sandbox: LiveSandbox, config: EngineConfig, hot_key: bytes | None = None
+) -> HashedBytes:
+    """Save the state of a sandbox; the caller holds the bytes.
+
+    Args:
+        blobs: Where to.
+        sandbox: Goes on as it was, frozen or not.
+        config: Says how large it may be.
+        hot_key: With memory and running processes, encrypted with this key.
+
+    Raises:
+        InvalidJob: Its backend cannot save memory and processes.
+        TooLarge: It is larger than a snapshot may be.
+        OSError: The disk is full or failed.
+    """
+    async with blobs.scratch() as scratch:
+        archive = scratch / "archive"
+        if hot_key is not None:
+            hashed = await save_hot(sandbox, archive, hot_key)
+        else:
+            hashed = await sandbox.archive_work(archive)
+        if hashed.size > config.snapshot_bytes:
+            raise TooLarge(
+                f"the saved state takes {hashed.size >> 20} MiB, more than the {config.snapshot_bytes >> 20} "
+                "MiB that one may take here; delete files that can be made again, and try again",
+                code="snapshot_too_large",
+            )
+        await blobs.put(archive, hashed)
+        return hashed
+
+
+@contextlib.asynccontextmanager
+async def opened(blobs: Blobs, document: SavedDocument, box: SecretBox) -> AsyncIterator[SavedState]:
+    """Give a saved state, verified; its paths are valid within the block.
+
+    Args:
+        blobs: Where the bytes are.
+        document: Which.
+        box: Opens the key of a hot one.
+
+    Raises:
+        Damaged: Its bytes are gone or not what was saved.
+    """
+    async with blobs.file(document.sha256) as archive:
+        if not document.hot:
+            try:
+                yield SavedState(document.object_id, work_archive=archive)
+            except InvalidArchiveError as error:
+                raise Damaged(f"its data cannot be used: {error}; nothing was changed") from error
+            return
+        async with blobs.scratch() as scratch:
+            image = scratch / "image"
+            await load_hot(archive, image, document.sealed_key, box)
+            yield SavedState(document.object_id, hot_image=image)
+
+
+class Kept(Generic[S]):
+    """The saved states of one kind: documents in a shelf, their bytes in the blob store, the two in step.
+
+    Bytes are durable before a document names them and go after it is gone, so that a crash at any moment leaves
+    bytes without a document at worst; the next start sweeps those away.
+
+    Args:
+        kind: Name of the kind, for people and for the store.
+        model: Type of the documents.
+        context: What the engine shares.
+        blobs: Where the bytes are.
+        limit: How many one key may have.
+        same: Tells whether a document is also meant by another name.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        model: type[S],
+        context: Context,
+        blobs: Blobs,
+        limit: int,
+        same: Callable[[S, str], bool] | None = None,
+    ) -> None:
+        self.shelf: Shelf[S] = Shelf(kind, model, context.store, same)
+        self._config = context.config
+        self._quotas = context.quotas
+        self._quotas.holders.append(lambda owner: Held(disk=sum(item.size for item in self.shelf.of(owner))))
+        self._blobs = blobs
+        self._limit = limit
+        self._changing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Take up what an earlier process stored."""
+        for document in await self.shelf.load():
+            self._blobs.hold(document.sha256)
+
+    async def stop(self) -> None:
+        """Return when nothing is being stored."""
+        async with self._changing:
+            pass
+
+    async def add(self, document: S) -> None:
+        """Keep a document, and with it the hold that the caller has on its bytes; both go when that fails."""
+        await whole(self._add(document))
+
+    async def remove(self, document: S) -> None:
+        """Forget a document and let go of its bytes.
+
+        Raises:
+            Conflict: It is locked.
+            UnknownObject: It is gone.
+        """
+        await whole(self._remove(document))
+
+    async def change(self, document: S, changes: Callable[[S], dict[str, Any]]) -> S:
+        """Change a document as it is now; return what it is then.
+
+        Args:
+            document: Which one.
+            changes: Returns the new values of the fields that change.
+
+        Raises:
+            UnknownObject: It is gone.
+        """
+        return await whole(self._change(document, changes))
+
+    def check_room(self, owner: str, size: int = 0, without: Sequence[S] = ()) -> None:
+        """Refuse a further `size` bytes when a key would keep more than it may.
+
+        Args:
+            owner: The key.
+            size: How many bytes more.
+            without: What of it does not count, since it would go first.
+
+        Raises:
+            LimitReached: It would; the message says how much it may.
+            InsufficientStorage: It would store more of all kinds than it may.
+        """
+        kind, gone = self.shelf.kind, {document.object_id for document in without}
+        sizes = [document.size for document in self.shelf.of(owner) if document.object_id not in gone]
+        if len(sizes) >= self._limit:
+            raise LimitReached(
+                f"a key may have {self._limit} {kind}s here, and this one has; delete one",
+                code=f"{kind}_limit_reached",
+            )
+        if sum(sizes) + size > self._config.saved_bytes_per_key:
+            limit = self._config.saved_bytes_per_key // MIB
+            raise LimitReached(
+                f"the {kind}s of a key may take {limit} MiB together here, and with this one they would take "
+                f"{(sum(sizes) + size) // MIB + 1} MiB; delete one",
+                code=f"{kind}_limit_reached",
+            )
+        self._quotas.check_room(owner, Held(disk=size - sum(document.size for document in without)))
+
+    async def _add(self, document: S) -> None:
+        try:
+            async with self._changing:
+                self.check_room(document.owner, document.size)
+                await self.shelf.put(document)
+        except BaseException:
+            await self._blobs.release(document.sha256)
+            raise
+
+    async def _remove(self, document: S) -> None:
+        async with self._changing:
+            current = self.shelf.get(document.owner, document.object_id)
+            if current.locked:
+                raise Conflict(
+                    f"this {self.shelf.kind} is locked; unlock it before you delete it",
+                    code=f"{self.shelf.kind}_locked",
+                )
+            await self.shelf.drop(current)
+        await self._blobs.release(current.sha256)
+
+    async def _change(self, document: S, changes: Callable[[S], dict[str, Any]]) -> S:
+        async with self._changing:
+            current = self.shelf.get(document.owner, document.object_id)
+            changed = msgspec.structs.replace(current, **changes(current))
+            await self.shelf.put(changed)
+            return changed
+
+
+async def whole(work: Coroutine[Any, Any, T]) -> T:
+    """Await something to its end even when the one who waits is cancelled: half of it must not happen."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -1,0 +1,272 @@
+"""Snapshots: the saved state of a session or service, to be put back or cloned."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from weakref import WeakValueDictionary
+
+from unsandbox.engine.context import Context
+from unsandbox.engine.errors import Conflict, InvalidJob, LimitReached, UnknownObject
+from unsandbox.engine.saved.blobs import Blobs
+from unsandbox.engine.saved.copies import clone_request, same_request
+from unsandbox.engine.saved.saved import Kept, SavedDocument, capture, opened, saved_id, settings_of, whole
+from unsandbox.engine.saved.sealed_file import new_key
+from unsandbox.engine.saved.sources import Source
+from unsandbox.engine.store.objects import epoch
+from unsandbox.protocol.services import Service
+from unsandbox.protocol.sessions import Session
+from unsandbox.protocol.snapshots import Cloned, CloneRequest, Restored, Snapshot, SnapshotRequest
+
+NO_LIMITS: Mapping[str, int | None] = {}
+
+
+class SnapshotDocument(SavedDocument, kw_only=True):
+    """What is stored of a snapshot.
+
+    Attributes:
+        source_id: The session or service that it is from.
+        ephemeral: Goes by itself when its key needs the room.
+    """
+
+    source_id: str
+    ephemeral: bool = False
+
+
+class Snapshots:
+    """All snapshots of an engine.
+
+    Args:
+        context: What the engine shares.
+        blobs: Where their bytes are.
+        sources: What can be saved, by kind: `session` and `service`.
+    """
+
+    def __init__(self, context: Context, blobs: Blobs, sources: Mapping[str, Source]) -> None:
+        self._config = context.config
+        self._box = context.box
+        self._blobs = blobs
+        self._sources = sources
+        self._kept = Kept("snapshot", SnapshotDocument, context, blobs, context.config.snapshots_per_key)
+        # A lock lives as long as somebody holds it or waits for it.
+        self._restoring: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def start(self) -> None:
+        """Take up what an earlier process stored."""
+        await self._kept.start()
+
+    async def stop(self) -> None:
+        """Wait for what is being stored."""
+        await self._kept.stop()
+
+    def __len__(self) -> int:
+        """How many there are, of all keys."""
+        return len(self._kept.shelf)
+
+    async def create(self, owner: str, request: SnapshotRequest) -> Snapshot:
+        """Save the state of a session or service; it is durable when this returns.
+
+        Args:
+            owner: The key that asks.
+            request: Names one source, in either of the two ways.
+
+        Raises:
+            InvalidJob: It names none or two sources, or it shall be hot and the source's backend cannot.
+            UnknownObject: No such source of this key.
+            TooLarge: The state is larger than a snapshot may be.
+            LimitReached: The key has as many snapshots as it may have.
+        """
+        return await whole(self._create(owner, request))
+
+    def get(self, owner: str, name: str) -> Snapshot:
+        """Return a snapshot.
+
+        Raises:
+            UnknownObject: No such snapshot of this key.
+        """
+        return describe(self.document(owner, name))
+
+    def list_of(self, owner: str) -> list[Snapshot]:
+        """Return the snapshots of a key, newest first."""
+        return [describe(document) for document in self._kept.shelf.of(owner)]
+
+    def document(self, owner: str, name: str) -> SnapshotDocument:
+        """Return what is stored of a snapshot, for images.
+
+        Raises:
+            UnknownObject: No such snapshot of this key.
+        """
+        return self._kept.shelf.get(owner, name)
+
+    async def set_locked(self, owner: str, name: str, locked: bool) -> Snapshot:
+        """Protect a snapshot from deletion, or no longer."""
+        document = self.document(owner, name)
+        return describe(await self._kept.change(document, lambda _: {"locked": locked}))
+
+    async def delete(self, owner: str, name: str) -> Snapshot:
+        """Delete a snapshot.
+
+        Raises:
+            Conflict: It is locked.
+        """
+        document = self.document(owner, name)
+        await self._kept.remove(document)
+        return describe(document)
+
+    async def restore(self, owner: str, name: str, limits: Mapping[str, int | None] = NO_LIMITS) -> Restored:
+        """Put the saved state back into its source, or make the source again when it was deleted.
+
+        Args:
+            owner: The key that asks.
+            name: Which snapshot.
+            limits: How many of each kind the key may have; the engine's bound where there is none.
+
+        Raises:
+            Damaged: The saved bytes are not what was saved; the source is as it was.
+        """
+        document = self.document(owner, name)
+        source = self._sources[document.kind]
+        one_at_a_time = self._restoring.setdefault(document.source_id, asyncio.Lock())
+        async with one_at_a_time, opened(self._blobs, document, self._box) as state:
+            try:
+                source.source(owner, document.source_id)
+            except UnknownObject:
+                request = same_request(document)
+                await source.make_from(owner, request, state, document.source_id, limits.get(document.kind))
+                message = f"{document.kind} made again from the snapshot"
+                if document.env_names:
+                    message += "; its vault went with it, set it again: " + ", ".join(document.env_names)
+            else:
+                await source.put_back(document.source_id, state)
+                message = f"{document.kind} restored from the snapshot"
+        return Restored(
+            id=document.source_id,
+            type=document.kind,
+            status="restored",
+            restored_id=document.source_id,
+            message=message,
+        )
+
+    async def clone(
+        self,
+        owner: str,
+        name: str,
+        request: CloneRequest,
+        limits: Mapping[str, int | None] = NO_LIMITS,
+    ) -> Cloned:
+        """Make a new session or service of the saved state.
+
+        Args:
+            owner: The key that asks.
+            name: Which snapshot.
+            request: What shall be different.
+            limits: As of `restore`.
+
+        Raises:
+            InvalidJob: A hot snapshot can only become what it was.
+            Damaged: The saved bytes are not what was saved.
+        """
+        document = self.document(owner, name)
+        kind = request.type or document.kind
+        if document.hot and kind != document.kind:
+            raise InvalidJob(f"a hot snapshot of a {document.kind} can only be cloned to a {document.kind}")
+        wanted = clone_request(document, kind, request)
+        async with opened(self._blobs, document, self._box) as state:
+            made = await self._sources[kind].make_from(owner, wanted, state, None, limits.get(kind))
+        return _cloned(made)
+
+    async def _create(self, owner: str, request: SnapshotRequest) -> Snapshot:
+        kind, name = _named_source(request)
+        source = self._sources[kind]
+        info = source.source(owner, name)
+        self._victims(owner)
+        key = new_key() if request.hot else None
+        async with source.lend(info.object_id) as sandbox:
+            blob = await capture(self._blobs, sandbox, self._config, key)
+        document = SnapshotDocument(
+            object_id=saved_id("snapshot"),
+            owner=owner,
+            created_at=time.time(),
+            name=request.name,
+            kind=kind,
+            source_id=info.object_id,
+            container=info.container,
+            isolation=info.isolation,
+            sha256=blob.sha256,
+            size=blob.size,
+            hot=request.hot,
+            sealed_key=self._box.seal(key.hex()) if key else None,
+            ephemeral=request.ephemeral,
+            settings=settings_of(info),
+            env_names=list(info.env_names),
+        )
+        try:
+            await self._make_room(owner, blob.size)
+        except BaseException:
+            await self._blobs.release(blob.sha256)
+            raise
+        await self._kept.add(document)
+        return describe(document)
+
+    async def _make_room(self, owner: str, size: int) -> None:
+        """Let the oldest ephemeral snapshots of a key go until a further one of `size` bytes has room.
+
+        Raises:
+            LimitReached: It would have none even then; all stay.
+        """
+        while victims := self._victims(owner, size):
+            with contextlib.suppress(Conflict, UnknownObject):
+                await self._kept.remove(victims[0])
+
+    def _victims(self, owner: str, size: int = 0) -> list[SnapshotDocument]:
+        """Return the ephemeral snapshots, oldest first, that must go for a further one of `size` bytes."""
+        oldest_first = reversed(self._kept.shelf.of(owner))
+        ephemeral = [item for item in oldest_first if item.ephemeral and not item.locked]
+        self._kept.check_room(owner, size, without=ephemeral)
+        for count in range(len(ephemeral)):
+            with contextlib.suppress(LimitReached):
+                self._kept.check_room(owner, size, without=ephemeral[:count])
+                return ephemeral[:count]
+        return ephemeral
+
+
+def describe(document: SnapshotDocument) -> Snapshot:
+    """Return what a client may see of a snapshot."""
+    return Snapshot(
+        snapshot_id=document.object_id,
+        # Historical clients take a name that is missing in a list from the next item.
+        name=document.name or document.object_id,
+        source_type=document.kind,
+        source_id=document.source_id,
+        size_bytes=document.size,
+        sha256=document.sha256,
+        hot=document.hot,
+        isolation=document.isolation,
+        locked=document.locked,
+        status="completed",
+        container_name=document.container,
+        created_at=epoch(document.created_at),
+    )
+
+
+def _named_source(request: SnapshotRequest) -> tuple[str, str]:
+    named = [
+        (kind, name)
+        for kind, name in (
+            ("session", request.session_id),
+            ("service", request.service_id),
+            (request.source_type or "", request.source_id),
+        )
+        if name
+    ]
+    if len(named) != 1 or not named[0][0]:
+        raise InvalidJob("name one source: session_id, or service_id, or source_type and source_id together")
+    return named[0]
+
+
+def _cloned(made: Session | Service) -> Cloned:
+    if isinstance(made, Session):
+        return Cloned(id=made.session_id, session_id=made.session_id, name=made.name, type="session")
+    return Cloned(id=made.service_id, service_id=made.service_id, name=made.name, type="service")

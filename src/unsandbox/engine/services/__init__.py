@@ -1,0 +1,1 @@
+"""Services: long-running programs with a name."""

@@ -1,0 +1,262 @@
+"""What a service runs: where its script comes from, and how it lies on disk until the service is deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from unsandbox.engine.errors import InvalidJob, TooLarge
+from unsandbox.engine.persistent.limits import remove_tree, sandbox_files
+from unsandbox.engine.store.objects import new_id
+from unsandbox.protocol.contents import Content, chunks_of
+from unsandbox.protocol.services import Redeploy, ServiceRequest
+from unsandbox.sandbox.launcher.network.addresses import is_public_address
+from unsandbox.sandbox.launcher.network.setup import present_networks
+from unsandbox.sandbox.spec import MIB, SandboxFile
+
+if TYPE_CHECKING:
+    from aiohttp.abc import ResolveResult
+
+SCRIPT_PATH = "/tmp/bootstrap.sh"  # noqa: S108 - a path inside the sandbox
+SCRIPT_BYTES = 4 * MIB
+FETCH_S = 30.0
+_REDIRECTS = 5
+_REDIRECTED = frozenset({301, 302, 303, 307, 308})
+_URL = re.compile(r"https?://\S+\Z", re.IGNORECASE)
+_NUMERIC = re.compile(r":|(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\.?\Z", re.IGNORECASE)
+"""A host that is an address, in any of the forms that some resolver takes for one."""
+_NOT_PUBLIC = "its host is not on the public internet, and nothing else may be fetched from"
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """A script, and the URL that it was fetched from, if it was."""
+
+    script: bytes
+    url: str | None = None
+
+
+def is_elsewhere(address: str) -> bool:
+    """Tell whether an address is on the public internet, and neither this machine's own nor on a network of it.
+
+    Raises:
+        OSError: The kernel does not tell what this machine's networks are.
+    """
+    return is_public_address(address) and not any(ip_address(address) in net for net in present_networks())
+
+
+async def read_bootstrap(
+    request: ServiceRequest | Redeploy, is_public: Callable[[str], bool]
+) -> Bootstrap | None:
+    """Return what a request wants to be run; None when it names nothing.
+
+    Args:
+        request: Gives at most one of a command or URL, the text of a script, a URL.
+        is_public: Says which addresses may be fetched from.
+
+    Raises:
+        InvalidJob: It gives more than one, or the URL cannot or may not be fetched.
+        TooLarge: The script is too large.
+    """
+    given = [text for text in (request.bootstrap, request.bootstrap_content, request.bootstrap_url) if text]
+    if len(given) > 1:
+        raise InvalidJob("give one of bootstrap, bootstrap_content and bootstrap_url")
+    if not given:
+        return None
+    text = given[0]
+    if request.bootstrap_url or (request.bootstrap and _URL.match(request.bootstrap.strip())):
+        url = text.strip()
+        return Bootstrap(await fetch_script(url, is_public), url)
+    try:
+        script = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidJob("the bootstrap holds a lone surrogate, which no file can hold as UTF-8") from None
+    if request.bootstrap:
+        script += b"\n"
+    if len(script) > SCRIPT_BYTES:
+        raise _too_large()
+    return Bootstrap(script)
+
+
+async def fetch_script(url: str, is_public: Callable[[str], bool] = is_elsewhere) -> bytes:
+    """Return what lies at an http(s) URL, from nowhere but the public internet.
+
+    Every name is resolved once, every address of it is checked, and the connection goes to a checked address;
+    each redirect is treated as a new URL. Proxies of the environment are not used.
+
+    Args:
+        url: Where the script is.
+        is_public: Says which addresses are allowed.
+
+    Raises:
+        InvalidJob: It cannot or may not be fetched; the message says why, without what was received.
+        TooLarge: It is larger than 4 MiB.
+    """
+    connector = aiohttp.TCPConnector(resolver=_PublicResolver(is_public), use_dns_cache=False, limit=1)
+    try:
+        async with asyncio.timeout(FETCH_S), aiohttp.ClientSession(connector=connector) as session:
+            place = URL(url)
+            for _ in range(_REDIRECTS + 1):
+                _check_place(place, is_public)
+                async with session.get(place, allow_redirects=False) as response:
+                    if response.status in _REDIRECTED and "Location" in response.headers:
+                        place = place.join(URL(response.headers["Location"]))
+                        continue
+                    if response.status != 200:
+                        raise _unusable(f"the server there answers with status {response.status}")
+                    return await _read_bounded(response)
+            raise _unusable(f"more than {_REDIRECTS} redirects")
+    except TimeoutError:
+        raise _unusable(f"it took longer than {FETCH_S:g} s") from None
+    except _NotPublicError as error:
+        raise _unusable(str(error)) from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        inner = error.__cause__ or error.__context__
+        raise _unusable(str(inner) if isinstance(inner, _NotPublicError) else type(error).__name__) from None
+
+
+class _NotPublicError(OSError):
+    """A name that leads to where nothing may be fetched from."""
+
+
+class _PublicResolver(AbstractResolver):
+    """Resolves names to addresses that may be connected to, or not at all."""
+
+    def __init__(self, is_public: Callable[[str], bool]) -> None:
+        self._is_public = is_public
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return all addresses of a host; a single one that is not public spoils all."""
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        except OSError:
+            raise _NotPublicError("its host name cannot be resolved") from None
+        addresses = [str(entry[4][0]) for entry in found]
+        if not addresses or not all(self._is_public(address) for address in addresses):
+            raise _NotPublicError(
+                "its host is not on the public internet, and nothing else may be fetched from"
+            )
+        return [
+            {
+                "hostname": host,
+                "host": address,
+                "port": port,
+                "family": entry[0],
+                "proto": entry[2],
+                "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            }
+            for entry, address in zip(found, addresses, strict=True)
+        ]
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+def _check_place(place: URL, is_public: Callable[[str], bool]) -> None:
+    if place.scheme not in {"http", "https"} or not place.host:
+        raise _unusable("only http and https URLs can be fetched")
+    if place.user or place.password:
+        raise _unusable("it holds credentials, which would be stored in the clear")
+    # An address in the URL itself is not resolved, so the resolver would not see it.
+    if _NUMERIC.search(place.host) and not is_public(place.host):
+        raise _unusable(_NOT_PUBLIC)
+
+
+async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    script = bytearray()
+    async for chunk in response.content.iter_any():
+        script += chunk
+        if len(script) > SCRIPT_BYTES:
+            raise _too_large()
+    if not script:
+        raise _unusable("it is empty")
+    return bytes(script)
+
+
+def _unusable(reason: str) -> InvalidJob:
+    return InvalidJob(f"the bootstrap URL cannot be used: {reason}", code="bootstrap_unavailable")
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the bootstrap is larger than {SCRIPT_BYTES >> 20} MiB; let it fetch what it needs")
+
+
+def write_deployment(folder: Path, script: bytes | None, files: Mapping[str, bytes | Content]) -> str:
+    """Store a script and its input files; return the name under which `read_deployment` finds them.
+
+    It is there whole or not at all. Blocks.
+    """
+    name = new_id("deploy")
+    temporary = folder / f".{name}"
+    (temporary / "input").mkdir(mode=0o700, parents=True)
+    try:
+        if script is not None:
+            _write(temporary / "bootstrap.sh", script)
+        for file, data in files.items():
+            (temporary / "input" / file).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(temporary / "input" / file, data)
+        temporary.rename(folder / name)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return name
+
+
+def read_deployment(folder: Path, name: str) -> tuple[bytes | None, dict[str, bytes | Content]]:
+    """Return a stored script and its input files. Blocks."""
+    script = folder / name / "bootstrap.sh"
+    place = folder / name / "input"
+    files: dict[str, bytes | Content] = {
+        path.relative_to(place).as_posix(): path.read_bytes()
+        for path in sorted(place.rglob("*"))
+        if path.is_file()
+    }
+    return (script.read_bytes() if script.exists() else None), files
+
+
+def remove_deployments(folder: Path, but: str) -> None:
+    """Remove all stored scripts of a service except one. Blocks."""
+    for path in folder.iterdir():
+        if path.name != but and path.name.lstrip(".").startswith("deploy_"):
+            remove_tree(path)
+
+
+def deployment_files(script: bytes | None, files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
+    """Return a script and its input files as a sandbox takes them."""
+    found = sandbox_files(files)
+    if script is not None:
+        found.append(SandboxFile(SCRIPT_PATH, script, mode=0o755))
+    return found
+
+
+def script_argv(script: bytes, shell: str) -> list[str]:
+    r"""Return what runs a script: itself, when its first line names an interpreter.
+
+    Example:
+        >>> script_argv(b"#!/usr/bin/python3\n", "sh"), script_argv(b"echo\n", "sh")
+        (['/tmp/bootstrap.sh'], ['sh', '/tmp/bootstrap.sh'])
+    """
+    return [SCRIPT_PATH] if script.startswith(b"#!") else [shell, SCRIPT_PATH]
+
+
+def _write(path: Path, data: bytes | Content) -> None:
+    with path.open("xb") as file:
+        for chunk in chunks_of(data):
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())

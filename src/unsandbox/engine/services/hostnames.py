@@ -1,0 +1,122 @@
+"""Under which host names services are reached: every name and domain belongs to one service of the server."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Iterable, Iterator
+
+from unsandbox.engine.errors import Conflict, Forbidden, InvalidJob
+from unsandbox.engine.services.document import ServiceDocument
+from unsandbox.engine.store.objects import Shelf
+
+_PORT_FIRST = re.compile(r"[0-9]+-")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\Z")
+_MAX_DOMAINS = 100
+_LONGEST_DOMAIN = 253
+
+
+class ServiceNames:
+    """Finds services by name or domain, and keeps two from having the same.
+
+    Args:
+        shelf: All services.
+        reserved: Host names, as suffixes, that no service may have: those of the API itself.
+
+    Attributes:
+        reserved: All such host names, lower-case.
+    """
+
+    def __init__(self, shelf: Shelf[ServiceDocument], reserved: Iterable[str]) -> None:
+        self._shelf = shelf
+        self.reserved = frozenset({name.lower() for name in reserved} | {"localhost", _own_name()})
+        self._by_name: dict[str, ServiceDocument] = {}
+        self._by_domain: dict[str, ServiceDocument] = {}
+        self._claims: set[str] = set()
+
+    def refresh(self) -> None:
+        """Take note of changed services."""
+        self._by_name = {document.name: document for document in self._shelf}
+        self._by_domain = {domain: document for document in self._shelf for domain in document.domains}
+
+    def named(self, name: str) -> ServiceDocument | None:
+        """Return the service of a name."""
+        return self._by_name.get(name)
+
+    def with_domain(self, domain: str) -> ServiceDocument | None:
+        """Return the service of a domain, which is lower-case."""
+        return self._by_domain.get(domain)
+
+    @contextlib.contextmanager
+    def claim(
+        self, name: str | None, domains: Iterable[str], but: ServiceDocument | None = None
+    ) -> Iterator[None]:
+        """Hold a name and domains that a service is about to get.
+
+        Args:
+            name: Its name; None when that stays as it is.
+            domains: Its domains.
+            but: The service itself, which may have them already.
+
+        Raises:
+            Conflict: Another service has one of them or is about to.
+            InvalidJob: The name is not usable.
+            Forbidden: The API is reached under it.
+        """
+        if name is not None:
+            if _PORT_FIRST.match(name):
+                raise InvalidJob("a service name must not begin with a number and a hyphen: that names a port")
+            if any(f"{name}.{domain}" in self.reserved for domain in self.reserved):
+                raise Forbidden(
+                    f"the name {name!r} is this server's own; choose another", code="name_not_allowed"
+                )
+            if self._by_name.get(name) not in (None, but):
+                raise Conflict(f"the name {name!r} is taken; choose another", code="name_taken")
+        for domain in domains:
+            if self._by_domain.get(domain) not in (None, but):
+                raise Conflict(f"the domain {domain!r} belongs to another service", code="domain_taken")
+        wanted = {*domains, *([name] if name is not None else ())}
+        if wanted & self._claims:
+            raise Conflict("another service is just getting that name or domain", code="name_taken")
+        self._claims |= wanted
+        try:
+            yield
+        finally:
+            self._claims -= wanted
+
+    def clean_domains(self, domains: Iterable[str]) -> list[str]:
+        """Return domains in one form: lower-case, ASCII, each once, without a dot at the end.
+
+        Raises:
+            InvalidJob: One is no host name, or there are too many.
+            Forbidden: One is the server's own.
+        """
+        cleaned = dict.fromkeys(_clean(domain) for domain in domains)
+        if len(cleaned) > _MAX_DOMAINS:
+            raise InvalidJob(f"{len(cleaned)} domains; at most {_MAX_DOMAINS} are allowed")
+        for domain in cleaned:
+            if any(domain == own or domain.endswith(f".{own}") for own in self.reserved):
+                raise Forbidden(f"the domain {domain!r} is this server's own", code="domain_not_allowed")
+        return list(cleaned)
+
+
+def _clean(domain: str) -> str:
+    text = domain.strip().rstrip(".").lower()
+    with contextlib.suppress(UnicodeError):
+        text = text.encode("idna").decode("ascii")
+    labels = text.split(".")
+    # The last label of a name is no number: that would be an address.
+    if (
+        len(text) > _LONGEST_DOMAIN
+        or len(labels) < 2
+        or not all(map(_LABEL.match, labels))
+        or labels[-1].isdigit()
+        or labels[-1].startswith("0x")
+    ):
+        raise InvalidJob(f"{domain[:80]!r} is no domain: a host name with a dot is, without scheme and port")
+    return text
+
+
+def _own_name() -> str:
+    return socket.gethostname().lower()

@@ -1,0 +1,127 @@
+"""The way into services for requests from outside: who is meant by a host name, and a connection to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.errors import Refused
+from unsandbox.engine.saved.saved import whole
+from unsandbox.engine.services.document import FROZEN, RUNNING, ServiceDocument
+from unsandbox.engine.services.host import ServiceHost
+from unsandbox.sandbox.spec import SandboxError
+
+_PORT_AND_NAME = re.compile(r"([1-9][0-9]{0,4})-(.+)\Z")
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 0.25
+_SETTLED_WAIT_S = 1.0
+"""How long a request waits for a port of a service that runs for long already, or listens on another one."""
+
+
+class Unreachable(Refused):
+    """A request cannot be handed to a service; `code` says why."""
+
+    code = "service_unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A service and the port of it that is meant."""
+
+    document: ServiceDocument
+    port: int
+
+
+class ServiceDoor:
+    """Leads requests into services.
+
+    Args:
+        config: The bounds.
+        host: Where they run.
+        wake: Lets a frozen one go on.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        host: ServiceHost,
+        wake: Callable[[ServiceDocument], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._wake = wake
+
+    def named(self, label: str) -> Target | None:
+        """Return who is meant by the first label of a host name: `name`, or `port-name` for a further port.
+
+        Only ports that the service declares are led to.
+        """
+        document = self._host.names.named(label)
+        if document is not None:
+            return _first_port(document)
+        match = _PORT_AND_NAME.match(label)
+        document = self._host.names.named(match[2]) if match else None
+        if match is None or document is None or int(match[1]) not in document.ports:
+            return None
+        return Target(document, int(match[1]))
+
+    def with_domain(self, domain: str) -> Target | None:
+        """Return who is meant by a whole host name, lower-case."""
+        document = self._host.names.with_domain(domain)
+        return None if document is None else _first_port(document)
+
+    def is_domain(self, domain: str) -> bool:
+        """Tell whether a host name belongs to a service, whether or not that has a port."""
+        return self._host.names.with_domain(domain) is not None
+
+    def is_reserved(self, domain: str) -> bool:
+        """Tell whether a whole host name is the API's own, whatever services are called."""
+        return domain in self._host.names.reserved
+
+    async def connect(self, target: Target) -> int:
+        """Return a connected socket to the port; wakes the service if that is wanted, waits while it starts.
+
+        Raises:
+            Unreachable: It is frozen, its program has ended, or nothing listens there.
+        """
+        document = target.document
+        self._host.activity.touch(document)
+        if document.state == FROZEN:
+            if not document.unfreeze_on_demand:
+                raise Unreachable(f"the service {document.name!r} is frozen", code="service_frozen")
+            # A visitor who leaves must not stop it half-way.
+            await whole(self._wake(document))
+        arrived, pause = time.monotonic(), _FIRST_PAUSE_S
+        while True:
+            run = self._host.run_of(document)
+            if document.state != RUNNING:
+                raise Unreachable(
+                    f"the service {document.name!r} does not run", code=f"service_{document.state}"
+                )
+            with contextlib.suppress(ConnectionError, SandboxError):
+                if run.sandbox is not None:
+                    descriptor = await run.sandbox.connect(target.port)
+                    run.listened = True
+                    return descriptor
+            patience = arrived + _SETTLED_WAIT_S
+            if not run.listened:
+                # A service that starts over and over again is no reason to wait for ever.
+                starting = min(run.starting_since, arrived) + self._config.service_start_s
+                patience = max(patience, starting)
+            if time.monotonic() >= patience:
+                raise Unreachable(
+                    f"nothing listens on port {target.port} of the service {document.name!r}",
+                    code="nothing_listens",
+                )
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE_S, pause * 1.5)
+
+
+def _first_port(document: ServiceDocument) -> Target | None:
+    return Target(document, document.ports[0]) if document.ports else None

@@ -1,0 +1,344 @@
+"""One service while this process runs it: its sandbox, its program, and what happens when that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from unsandbox.engine.context import Context
+from unsandbox.engine.errors import Refused
+from unsandbox.engine.persistent.limits import open_live
+from unsandbox.engine.saved.sources import SavedState
+from unsandbox.engine.services.log import ServiceLog
+from unsandbox.errors import EngineError
+from unsandbox.sandbox.host.descriptors import readable
+from unsandbox.sandbox.persistent_spec import LiveProcess, LiveSandbox, LiveSpec
+from unsandbox.sandbox.spec import MIB, SandboxError
+
+logger = logging.getLogger("unsandbox.engine.services.services")
+
+_READ_BYTES = 64 * 1024
+_BYTES_PER_S = 4 * MIB
+_BURST_BYTES = 16 * MIB
+_LAST_OUTPUT_S = 2.0
+_LISTEN_TRIES = 5
+_LISTEN_PAUSE_S = 0.1
+# One stream for the log, so that what was written first stands first.
+_JOIN_STREAMS = 'exec "$@" 2>&1'
+_FAILURES = (Refused, SandboxError, EngineError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is to be started; made anew for every start."""
+
+    isolation: str
+    spec: LiveSpec
+    argv: Sequence[str] | None
+    ports: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a program ended: its exit code if it had one, in words, and how long it ran."""
+
+    exit_code: int | None
+    words: str
+    ran_s: float
+
+
+class ServiceRun:
+    """Keeps the program of one service going. Every start has a fresh sandbox with the same work folder.
+
+    `start`, `stop`, `freeze` and `thaw` are called with `lock` held.
+
+    Args:
+        context: What the engine shares.
+        log: Takes the program's output.
+        prepare: Says what to start.
+        on_end: Told of every end; returns the seconds after which to start again, None for never.
+        gate: Bounds how many start at the same time.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        log: ServiceLog,
+        prepare: Callable[[], Awaitable[Launch]],
+        on_end: Callable[[End], Awaitable[float | None]],
+        gate: asyncio.Semaphore,
+    ) -> None:
+        self._context = context
+        self.log = log
+        self._prepare = prepare
+        self._on_end = on_end
+        self._gate = gate
+        self.lock = asyncio.Lock()
+        self.sandbox: LiveSandbox | None = None
+        self.starting_since = time.monotonic()
+        """When it was started last, or ended, or was thawed."""
+        self.listened = False
+        """Whether anybody could connect since then."""
+        self._ports: Sequence[int] = ()
+        self._process: LiveProcess | None = None
+        self._copying: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+
+    @property
+    def kept(self) -> bool:
+        """Whether its program runs or is about to."""
+        return self._keeper is not None and not self._keeper.done()
+
+    async def start(self, state: SavedState | None = None) -> None:
+        """Open the sandbox and start the program; in a hot saved state that runs already.
+
+        Raises:
+            InvalidJob: The isolation or network cannot be had here.
+            SandboxError: The sandbox failed.
+            OSError: The disk is full or failed.
+        """
+        await self._launch(state)
+        self._keeper = asyncio.create_task(self._keep(None))
+
+    def start_later(self) -> None:
+        """Start in the background, as often as it takes."""
+        self._keeper = asyncio.create_task(self._keep(0.0))
+
+    async def stop(self, grace_s: float) -> None:
+        """End the program, by SIGTERM if it obeys within the grace time, and its sandbox."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        process, sandbox = self._process, self.sandbox
+        if process is not None and sandbox is not None and not sandbox.frozen and grace_s > 0:
+            process.kill(15)
+            with contextlib.suppress(TimeoutError, SandboxError):
+                await asyncio.wait_for(process.wait(), grace_s)
+        await self._close()
+        self._thawed.set()
+
+    async def freeze(self) -> None:
+        """Stop every process where it is, and start nothing until it is thawed."""
+        self._thawed.clear()
+        try:
+            sandbox = await self._living()
+            if sandbox is not None:
+                await sandbox.freeze()
+        except BaseException:
+            # Else its keeper would wait for a thaw that never comes.
+            self._thawed.set()
+            raise
+
+    async def thaw(self) -> None:
+        """Let every process go on."""
+        if self.sandbox is not None:
+            await self.sandbox.unfreeze()
+        self.starting_since = time.monotonic()
+        self._thawed.set()
+
+    async def any_sandbox(self, *, frozen: bool) -> LiveSandbox:
+        """Return the sandbox, or open one in which nothing runs.
+
+        Args:
+            frozen: Whether one that must be opened shall be frozen.
+        """
+        sandbox = await self._living()
+        if sandbox is None:
+            launch = await self._prepare()
+            sandbox = self.sandbox = await open_live(self._context, launch.isolation, launch.spec)
+            if frozen:
+                await sandbox.freeze()
+        return sandbox
+
+    async def _living(self) -> LiveSandbox | None:
+        """Return the sandbox unless it has ended; then close what is left of it."""
+        if self.sandbox is not None and await _has_ended(self.sandbox):
+            await self._close()
+        return self.sandbox
+
+    async def _keep(self, delay: float | None) -> None:
+        """Start again and again what ends; a delay of None means that it runs already."""
+        while True:
+            end = None
+            if delay is not None:
+                await asyncio.sleep(delay)
+                await self._thawed.wait()
+                async with self.lock:
+                    if not self._thawed.is_set():
+                        # It was frozen while we waited for our turn.
+                        continue
+                    end = await self._try_to_launch()
+            end = end or await self._wait_for_end()
+            self.starting_since, self.listened = time.monotonic(), False
+            async with self.lock:
+                # Whoever wants to use or thaw it must not find a dead sandbox.
+                if not self._thawed.is_set():
+                    await self._close()
+                await self._living()
+            delay = await self._on_end(end)
+            if delay is None:
+                async with self.lock:
+                    await self._close()
+                return
+
+    async def _try_to_launch(self) -> End | None:
+        """Launch; return how it went when it did not go well."""
+        try:
+            await self._launch(None)
+        except _FAILURES as error:
+            logger.warning("a service cannot be started: %s", error)
+            return End(None, f"it cannot be started: {error}", 0.0)
+        except Exception:
+            logger.exception("a service cannot be started")
+            return End(None, "it cannot be started: the engine failed", 0.0)
+        return None
+
+    async def _launch(self, state: SavedState | None) -> None:
+        async with self._gate:
+            launch = await self._prepare()
+            spec = launch.spec
+            if state is not None:
+                spec = dataclasses.replace(spec, hot_image=state.hot_image)
+            await self._close()
+            sandbox = await open_live(self._context, launch.isolation, spec)
+            # A hot image holds the program itself: it goes on, with streams of its new sandbox.
+            process = sandbox.lasting
+            try:
+                if state is not None and state.work_archive is not None:
+                    await sandbox.replace_work(state.work_archive)
+                if launch.argv is not None and spec.hot_image is None:
+                    process = await sandbox.spawn(["/bin/sh", "-c", _JOIN_STREAMS, "sh", *launch.argv])
+                    sandbox.lasting = process
+            except BaseException:
+                await sandbox.close()
+                raise
+        self.sandbox, self._process, self._ports = sandbox, process, launch.ports
+        self.starting_since = time.monotonic()
+        self.listened = False
+        if process is not None:
+            if process.stdin_fd is not None:
+                os.close(process.stdin_fd)
+                process.stdin_fd = None
+            self._copying = asyncio.create_task(self._copy_output(process.stdout_fd))
+
+    async def _wait_for_end(self) -> End:
+        sandbox = self.sandbox
+        if sandbox is None:
+            return End(None, "its sandbox ended", 0.0)
+        started = self.starting_since
+        sandbox_end = asyncio.create_task(sandbox.wait_ended())
+        waits: set[asyncio.Task[object]] = {sandbox_end}
+        program_end = None
+        if self._process is not None and self._copying is not None:
+            program_end = asyncio.create_task(self._program_end(sandbox, self._process, self._copying))
+            waits.add(program_end)
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            ran_s = time.monotonic() - started
+            if program_end is not None and program_end.done() and program_end.exception() is None:
+                code = program_end.result()
+                return End(code, _words(code), ran_s)
+            return End(None, "its sandbox ended by itself", ran_s)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _program_end(
+        self, sandbox: LiveSandbox, process: LiveProcess, copying: asyncio.Task[None]
+    ) -> int:
+        """Return the exit code, once nothing is left that the program began.
+
+        A script that ends well may leave a server in the background. It is one as long as it holds the output,
+        or, when it has let go of that, if it listens on a port of the service.
+        """
+        code = await process.wait()
+        if code == 0:
+            await asyncio.wait({copying})
+            if await self._listens(sandbox):
+                await sandbox.wait_ended()
+        return code
+
+    async def _listens(self, sandbox: LiveSandbox) -> bool:
+        for _ in range(_LISTEN_TRIES if self._ports else 0):
+            for port in self._ports:
+                with contextlib.suppress(ConnectionError, SandboxError):
+                    os.close(await sandbox.connect(port))
+                    return True
+            await asyncio.sleep(_LISTEN_PAUSE_S)
+        return False
+
+    async def _copy_output(self, descriptor: int | None) -> None:
+        """Write what the program says into the log: no faster than the disk takes it, nor than others bear."""
+        pace = _Pace()
+        while descriptor is not None:
+            try:
+                data = os.read(descriptor, _READ_BYTES)
+            except BlockingIOError:
+                await readable(descriptor)
+                continue
+            except OSError:
+                return
+            if not data:
+                return
+            try:
+                await self.log.append(data)
+            except OSError as error:
+                # The program must not suffer because its words cannot be kept.
+                logger.warning("output of a service is lost: %s", error.strerror)
+                await asyncio.sleep(1.0)
+            await pace.keep(len(data))
+
+    async def _close(self) -> None:
+        process, sandbox, copying = self._process, self.sandbox, self._copying
+        self._process = self.sandbox = self._copying = None
+        if sandbox is not None:
+            await sandbox.close()
+        if copying is not None:
+            # With the sandbox, whoever could write is gone; what was written is still in the pipe.
+            await asyncio.wait({copying}, timeout=_LAST_OUTPUT_S)
+            copying.cancel()
+            await asyncio.gather(copying, return_exceptions=True)
+        if process is not None:
+            process.close()
+
+
+class _Pace:
+    """Holds back who writes without end: its program then waits in its own writing."""
+
+    def __init__(self) -> None:
+        self._allowed = float(_BURST_BYTES)
+        self._since = time.monotonic()
+
+    async def keep(self, written: int) -> None:
+        """Wait as long as what was written is ahead of the pace."""
+        now = time.monotonic()
+        self._allowed = min(_BURST_BYTES, self._allowed + (now - self._since) * _BYTES_PER_S) - written
+        self._since = now
+        if self._allowed < 0:
+            await asyncio.sleep(-self._allowed / _BYTES_PER_S)
+
+
+async def _has_ended(sandbox: LiveSandbox) -> bool:
+    end = asyncio.ensure_future(sandbox.wait_ended())
+    try:
+        done, _ = await asyncio.wait({end}, timeout=0)
+    finally:
+        end.cancel()
+        await asyncio.gather(end, return_exceptions=True)
+    return bool(done)
+
+
+def _words(code: int) -> str:
+    if code > 128:
+        return f"the program was killed by signal {code - 128}"
+    return f"the program ended with exit code {code}"

@@ -1,0 +1,1 @@
+"""Sessions: persistent sandboxes with a terminal."""

@@ -1,0 +1,8 @@
+"""Runs the migrations on the connection that `open_database` hands over."""
+
+from alembic import context
+
+from unsandbox.engine.store.store import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.run_migrations()

@@ -1,0 +1,166 @@
+"""Things that last and belong to a key: how they are named, found, and kept across a restart."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from unsandbox.engine.errors import UnknownObject
+
+
+class Document(msgspec.Struct, kw_only=True):
+    """What is stored of an object. Fields may be added with a default, never renamed: old rows are read."""
+
+    object_id: str
+    owner: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """A stored object: its document as JSON."""
+
+    object_id: str
+    kind: str
+    owner: str
+    document: bytes
+
+
+class ObjectStore(Protocol):
+    """Where objects live on."""
+
+    async def put_object(self, row: ObjectRow) -> None:
+        """Store an object, new or changed; returns when it is durable."""
+
+    async def delete_object(self, object_id: str) -> None:
+        """Forget an object; returns when that is durable."""
+
+    async def load_objects(self, kind: str) -> list[ObjectRow]:
+        """Return all objects of a kind."""
+
+
+note_made: ContextVar[Callable[[str, str], Awaitable[None]] | None] = ContextVar("note_made", default=None)
+"""Told (kind, id) of a new object before it is stored, in the request that makes it: see `Replies`."""
+
+D = TypeVar("D", bound=Document)
+
+
+class Shelf(Generic[D]):
+    """All objects of one kind, in memory and in the store. Changes are stored before they are acknowledged.
+
+    Args:
+        kind: Name of the kind, for people and for the store.
+        model: Type of the documents.
+        store: Where they live on.
+        same: Tells whether an object is also meant by another name (a container name, say).
+    """
+
+    def __init__(
+        self, kind: str, model: type[D], store: ObjectStore, same: Callable[[D, str], bool] | None = None
+    ) -> None:
+        self.kind = kind
+        self._model = model
+        self._store = store
+        self._same = same or (lambda _document, _name: False)
+        self._items: dict[str, D] = {}
+
+    async def load(self) -> list[D]:
+        """Read what an earlier process stored; returns it."""
+        for row in await self._store.load_objects(self.kind):
+            self._items[row.object_id] = msgspec.json.decode(row.document, type=self._model)
+        return list(self._items.values())
+
+    def __iter__(self) -> Iterator[D]:
+        return iter(list(self._items.values()))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, owner: str, name: str) -> D:
+        """Return the object of an owner, by id or another name of it.
+
+        Raises:
+            UnknownObject: There is none, or it is another key's.
+        """
+        found = self._items.get(name)
+        if found is None:
+            mine = (item for item in self._items.values() if item.owner == owner and self._same(item, name))
+            found = next(mine, None)
+        if found is None or found.owner != owner:
+            raise UnknownObject(f"no {self.kind} {name[:80]!r} of this key", code=f"{self.kind}_not_found")
+        return found
+
+    def find(self, object_id: str) -> D | None:
+        """Return an object whoever owns it."""
+        return self._items.get(object_id)
+
+    def of(self, owner: str) -> list[D]:
+        """Return the objects of an owner, newest first."""
+        mine = [item for item in self._items.values() if item.owner == owner]
+        return sorted(mine, key=lambda item: item.created_at, reverse=True)
+
+    async def put(self, document: D) -> None:
+        """Store an object, new or changed."""
+        if document.object_id not in self._items and (note := note_made.get()) is not None:
+            await note(self.kind, document.object_id)
+        stored = msgspec.json.encode(document)
+        await self._store.put_object(ObjectRow(document.object_id, self.kind, document.owner, stored))
+        self._items[document.object_id] = document
+        # While a new one was not on the shelf nobody could `update` it: what changed of it is stored now.
+        if msgspec.json.encode(document) != stored:
+            with contextlib.suppress(UnknownObject):
+                await self.update(document)
+
+    async def update(self, document: D) -> None:
+        """Store a change of an object; one that is being forgotten meanwhile stays forgotten.
+
+        Raises:
+            UnknownObject: It is not on the shelf any more.
+        """
+        self._must_hold(document)
+        row = ObjectRow(document.object_id, self.kind, document.owner, msgspec.json.encode(document))
+        await self._store.put_object(row)
+        # The store works in the order of the calls: a deletion that came in between has taken the row along.
+        self._must_hold(document)
+        self._items[document.object_id] = document
+
+    async def drop(self, document: D) -> None:
+        """Forget an object."""
+        # First here: whoever changes it meanwhile must see that it goes.
+        gone = self._items.pop(document.object_id, None)
+        try:
+            await self._store.delete_object(document.object_id)
+        except BaseException:
+            if gone is not None:
+                self._items.setdefault(document.object_id, gone)
+            raise
+
+    def _must_hold(self, document: D) -> None:
+        if document.object_id not in self._items:
+            raise UnknownObject(f"the {self.kind} was deleted", code=f"{self.kind}_not_found")
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that cannot be guessed: a prefix and 96 random bits.
+
+    Example:
+        >>> len(new_id("session")) - len("session_")
+        24
+    """
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+def container_name() -> str:
+    """Return a name for a sandbox, in the form that historical clients recognise."""
+    return f"unsb-vm-{secrets.token_hex(5)}"
+
+
+def epoch(seconds: float) -> str:
+    """Return a time as the wire has it: Unix seconds as digits."""
+    return str(int(seconds))

@@ -1,0 +1,117 @@
+"""Finds out whether this machine can let a sandbox out (`semitrusted`), and with what."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from unsandbox.sandbox.launcher.network.gate import BLOCK_FD
+from unsandbox.sandbox.launcher.network.netlink import UNICAST, Netlink, Route
+from unsandbox.sandbox.launcher.network.setup import RESOLVER, openable_by_all
+from unsandbox.sandbox.launcher.network.tap_filter import TUN
+from unsandbox.sandbox.spec import SandboxUnavailable
+
+PROGRAM = "slirp4netns"
+INSTALL = f"install it (Debian, Ubuntu: apt-get install {PROGRAM}) and start the server again"
+_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """What sandboxes with a network get it from."""
+
+    program: str
+    """Path of slirp4netns."""
+    ipv6: bool
+    """Whether this machine has a way out by IPv6."""
+    resolv_conf: Path
+    """The sandboxes' `/etc/resolv.conf`."""
+
+    def words(self) -> list[str]:
+        """Return bubblewrap's options: the resolver's address, and to wait until the network is there."""
+        return ["--ro-bind", str(self.resolv_conf), "/etc/resolv.conf", "--block-fd", str(BLOCK_FD)]
+
+
+def network_request(outbound: Outbound | None) -> dict[str, object] | None:
+    """Return what the launcher must know of a sandbox's network."""
+    return None if outbound is None else {"program": outbound.program, "ipv6": outbound.ipv6}
+
+
+def find_outbound(runtime: Path, host_resolv_conf: Path = Path("/etc/resolv.conf")) -> Outbound:
+    """Return what this machine has for the network of sandboxes.
+
+    Args:
+        runtime: Folder in which the sandboxes' `resolv.conf` is written.
+        host_resolv_conf: Where the host's own resolver is found.
+
+    Raises:
+        SandboxUnavailable: It lacks something; the message says what and how to get it.
+    """
+    program = shutil.which(PROGRAM, path=f"{os.environ.get('PATH', '')}:{_PATH}")
+    if program is None:
+        raise SandboxUnavailable(f"{PROGRAM} is not installed: {INSTALL}")
+    _check_tun()
+    try:
+        with Netlink() as kernel:
+            ipv6 = has_ipv6(kernel.routes())
+    except OSError as error:
+        raise SandboxUnavailable(f"the kernel does not tell its routes: {error.strerror}") from error
+    try:
+        text = host_resolv_conf.read_text("utf-8", "replace")
+    except OSError:
+        text = ""
+    path = runtime / "resolv.conf"
+    path.write_text(resolv_conf(text, ipv6))
+    path.chmod(0o444)
+    return Outbound(program, ipv6, path)
+
+
+def _check_tun() -> None:
+    if os.geteuid() == 0 and not openable_by_all(TUN):
+        # The launcher makes a node of its own; whether it may, only a try tells.
+        return
+    try:
+        if not stat.S_ISCHR(TUN.stat().st_mode):
+            raise SandboxUnavailable(f"{TUN} is not a device")
+        os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            todo = f"let users open it (chmod 0666 {TUN}) or run the server as root"
+        else:
+            todo = "load the kernel module (modprobe tun); for a container add --device /dev/net/tun"
+        raise SandboxUnavailable(f"{TUN} cannot be opened ({error.strerror}): {todo}") from error
+
+
+def has_ipv6(routes: Iterable[Route]) -> bool:
+    """Tell whether a default route leads out by IPv6."""
+    return any(
+        route.kind == UNICAST and route.destination.version == 6 and route.destination.prefixlen == 0
+        for route in routes
+    )
+
+
+def resolv_conf(host_text: str, ipv6: bool) -> str:
+    """Return the sandboxes' `resolv.conf`: the address behind which the host's own resolver is.
+
+    Nothing else of the host's file is taken over; its search domains are the host's business.
+
+    Args:
+        host_text: The host's `/etc/resolv.conf`.
+        ipv6: Whether sandboxes get IPv6.
+    """
+    versions = set()
+    for line in host_text.splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver":
+            try:
+                versions.add(ip_address(words[1].partition("%")[0]).version)
+            except ValueError:
+                continue
+    version = 6 if versions == {6} and ipv6 else 4
+    return f"nameserver {RESOLVER[version]}\n"

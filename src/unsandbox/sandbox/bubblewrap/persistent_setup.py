@@ -1,0 +1,168 @@
+"""What a live sandbox on bubblewrap is made of: its options, the request for it, the details of a program."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unsandbox.sandbox.bubblewrap.arguments import (
+    DEFAULT_ENV,
+    WORK,
+    InvalidSpecError,
+    base_words,
+    check_command,
+    check_env,
+    check_files,
+    check_limits,
+    check_system_paths,
+    null_separated,
+)
+from unsandbox.sandbox.bubblewrap.outbound import Outbound, network_request
+from unsandbox.sandbox.host.launcher_client import CgroupReport, LauncherControl
+from unsandbox.sandbox.launcher.network.gate import BLOCK_FD
+from unsandbox.sandbox.launcher.process import INFO_FD
+from unsandbox.sandbox.persistent_spec import LiveSpec
+from unsandbox.sandbox.spec import SandboxUnavailable
+from unsandbox.sandbox.storage.work_disk import DiskImages, FolderDisk, ImageDisk, WorkDisk
+from unsandbox.sandbox.system import System
+
+ARGS_FD = 4
+SECCOMP_FD = 5
+INIT_FD = 8
+IMAGE_FD = BLOCK_FD + 1
+
+_HELPERS = 8
+"""Processes of ours for which there is room beside the tenant's."""
+_MAX_TERMINAL = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a backend lends its live sandboxes."""
+
+    control: LauncherControl
+    cgroup: CgroupReport
+    program: Path
+    init: Path
+    root: Path
+    system: System
+    mountable: Callable[[Sequence[str]], list[str]]
+    filter: bytes
+    discard_fd: int
+    runtime: Path
+    images: DiskImages | None
+    """Where work folders are images; None where they are folders."""
+    uid: int | None
+    """The user of the host that the sandbox runs as; None for this process's own."""
+    network: Outbound | None = None
+    """How it gets out, when it does."""
+
+
+def validate_live(spec: LiveSpec) -> None:
+    """Check a specification.
+
+    Raises:
+        InvalidSpecError: As `command.validate`.
+        SandboxUnavailable: It asks for memory and processes from a checkpoint.
+    """
+    check_env(spec.env)
+    check_files(spec.files)
+    check_system_paths(spec.system_paths)
+    names = ("vcpu", "memory_bytes", "processes", "open_files", "tmpfs_bytes", "work_bytes")
+    check_limits(spec.limits, names)
+    if spec.hot_image is not None:
+        raise SandboxUnavailable("bubblewrap sandboxes cannot start from a checkpoint; gVisor's can")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is started in a sandbox.
+
+    `helper` is None for a program of the tenant; for one of ours, the capabilities that it keeps.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str = WORK
+    terminal: tuple[int, int] | None = None
+    helper: int | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be started.
+
+        Raises:
+            InvalidSpecError: The message names the field.
+        """
+        check_command("argv", self.argv)
+        check_env(self.env)
+        if not self.cwd.startswith("/") or "\0" in self.cwd:
+            raise InvalidSpecError(f"cwd: {self.cwd!r} is not an absolute path")
+        if self.terminal is not None and not all(0 < number <= _MAX_TERMINAL for number in self.terminal):
+            raise InvalidSpecError(f"terminal: {self.terminal!r} is no size")
+
+
+def make_disk(spec: LiveSpec, parts: Parts) -> WorkDisk:
+    """Return the disk that a sandbox asks for, not opened yet."""
+    mount_point = parts.runtime / f"work-{secrets.token_hex(6)}"
+    if parts.images is None:
+        return FolderDisk(spec.work_disk, mount_point, parts.uid)
+    return ImageDisk(parts.images, spec.work_disk, spec.limits.work_bytes, mount_point)
+
+
+def live_arguments(spec: LiveSpec, parts: Parts, disk: WorkDisk) -> bytes:
+    """Return bubblewrap's options."""
+    paths = parts.mountable([*parts.system.always_mounted, *spec.system_paths])
+    words = base_words(parts.root, parts.system, paths, spec.limits.tmpfs_bytes, parts.network)
+    words += ["--bind", str(disk.mount_point), WORK, "--chdir", WORK]
+    words += ["--seccomp", str(SECCOMP_FD), "--info-fd", str(INFO_FD)]
+    return null_separated(words)
+
+
+def live_request(spec: LiveSpec, parts: Parts, disk: WorkDisk, fds: Sequence[int]) -> dict[str, object]:
+    """Return the request to the launcher; `fds` are the numbers of the descriptors in the sandbox program."""
+    return {
+        "fds": fds,
+        "uid": parts.uid,
+        "network": network_request(parts.network),
+        "program": str(parts.program),
+        "argv": ["bwrap", "--args", str(ARGS_FD), "--", f"/proc/self/fd/{INIT_FD}"],
+        "bounds": {
+            "memory_bytes": spec.limits.memory_bytes,
+            "processes": spec.limits.processes + _HELPERS,
+            "vcpu": spec.limits.vcpu,
+        },
+        "live": {
+            "image": None if disk.image is None else IMAGE_FD,
+            "source": None if disk.source is None else str(disk.source),
+            "target": str(disk.mount_point),
+        },
+    }
+
+
+def program_details(program: Program, spec: LiveSpec, parts: Parts) -> bytes:
+    """Return what the process needs to know that enters a sandbox; see `enter.become_program`."""
+    ours = program.helper is not None
+    own = {} if ours else dict(spec.env)
+    term = {"TERM": "xterm-256color"} if program.terminal is not None else {}
+    limits = spec.limits
+    details = {
+        "argv": list(program.argv),
+        "env": DEFAULT_ENV | term | own | dict(program.env),
+        "cwd": program.cwd,
+        "terminal": program.terminal,
+        "helper": program.helper,
+        "filter": base64.b64encode(parts.filter).decode(),
+        "limits": {
+            "open_files": limits.open_files,
+            # Counts the processes of this user in this sandbox.
+            "processes": None if ours else limits.processes,
+            # One file alone cannot fill a folder that is only looked at from time to time.
+            "file_bytes": limits.work_bytes if parts.images is None and not ours else None,
+            "data_bytes": None if "memory" in parts.cgroup.controllers else limits.memory_bytes,
+        },
+    }
+    return json.dumps(details).encode()

@@ -1,0 +1,178 @@
+"""What `runsc` is told of a sandbox: an OCI configuration that holds nothing of the tenant's, and options."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unsandbox.sandbox.bubblewrap.arguments import DEFAULT_ENV, SHM, TMP, WORK
+from unsandbox.sandbox.rootfs import HOSTNAME, SANDBOX_UID
+from unsandbox.sandbox.spec import MIB
+
+SENTRY_BYTES = 64 * MIB
+"""What gVisor needs for itself, on top of the memory that a tenant may use."""
+SENTRY_PROCESSES = 512
+"""Threads and helper processes of gVisor's kernel. A fork bomb meets the limit inside long before this one."""
+PROCESSES_EACH = 4
+"""Host threads for one process of the tenant."""
+_CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
+_NAMESPACES = ("pid", "ipc", "uts", "mount", "user")
+_DISK_HINT = "dev.gvisor.spec.mount.work."
+
+
+@dataclass(frozen=True, slots=True)
+class FirstProcess:
+    """The program that a sandbox begins with. It is written to the disk: nothing of the tenant may be in it."""
+
+    command: Sequence[str]
+    open_files: int
+    uid: int = SANDBOX_UID
+    capabilities: Sequence[str] = ()
+    """Powers inside, of gVisor's kernel; outside nobody has any."""
+
+
+def bounds(memory_bytes: int, processes: int, vcpu: float) -> dict[str, int | float]:
+    """Return the bounds of the control group of a sandbox whose tenant may use this much."""
+    return {
+        "memory_bytes": memory_bytes + SENTRY_BYTES,
+        "processes": SENTRY_PROCESSES + PROCESSES_EACH * processes,
+        "vcpu": vcpu,
+    }
+
+
+def configuration(
+    first: FirstProcess,
+    *,
+    root: Path,
+    mounts: Iterable[tuple[Path, str]],
+    tmpfs_bytes: int,
+    work_bytes: int,
+    work_disk: Path | None = None,
+) -> dict[str, Any]:
+    """Return the content of a bundle's `config.json`.
+
+    Args:
+        first: What it begins with.
+        root: The read-only root folder.
+        mounts: Folders and files of the host and where they appear, read-only.
+        tmpfs_bytes: Size of /tmp; /dev/shm gets a quarter.
+        work_bytes: Size of /work.
+        work_disk: Folder of the host in which gVisor keeps the content of /work, in a format of its own. None
+            keeps it in memory.
+    """
+    user = [{"containerID": 0, "hostID": 0, "size": 1}]
+    owner = {"uid": SANDBOX_UID, "gid": SANDBOX_UID}
+    held = set(_CAPABILITY_SETS) - {"inheritable", "ambient"}
+    work = _options(work_bytes, mode="0755", **owner)
+    hints = {}
+    if work_disk is not None:
+        values = {
+            "source": str(work_disk),
+            "type": "tmpfs",
+            "share": "container",
+            "options": f"rw,{','.join(work)}",
+        }
+        hints = {_DISK_HINT + name: value for name, value in values.items()}
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": HOSTNAME,
+        "root": {"path": str(root), "readonly": True},
+        "annotations": hints,
+        "process": {
+            "terminal": False,
+            "user": {"uid": first.uid, "gid": first.uid},
+            "cwd": WORK,
+            "args": list(first.command),
+            "env": [f"{name}={value}" for name, value in DEFAULT_ENV.items()],
+            "noNewPrivileges": True,
+            "capabilities": {
+                name: list(first.capabilities) if name in held else [] for name in _CAPABILITY_SETS
+            },
+            "rlimits": [
+                {"type": "RLIMIT_NOFILE", "hard": first.open_files, "soft": first.open_files},
+                {"type": "RLIMIT_CORE", "hard": 1, "soft": 1},
+            ],
+        },
+        "mounts": [
+            {
+                "destination": "/proc",
+                "type": "proc",
+                "source": "proc",
+                "options": ["nosuid", "noexec", "nodev"],
+            },
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=0755"]},
+            *(_bind(source, target) for source, target in mounts),
+            _tmpfs(SHM, _options(max(1 << 16, tmpfs_bytes // 4), mode="1777", **owner)),
+            _tmpfs(TMP, _options(tmpfs_bytes, mode="1777", **owner)),
+            _tmpfs(WORK, work)
+            if work_disk is None
+            else {
+                "destination": WORK,
+                "type": "bind",
+                "source": str(work_disk),
+                "options": ["rw", "nosuid", "nodev"],
+            },
+        ],
+        # The launcher has made the process root of a user namespace that knows nobody else.
+        "linux": {
+            "namespaces": [{"type": name} for name in _NAMESPACES],
+            "uidMappings": user,
+            "gidMappings": user,
+        },
+    }
+
+
+def _bind(source: Path, target: str) -> dict[str, Any]:
+    return _mount(target, "bind", str(source), ["rbind", "ro", "nosuid", "nodev"])
+
+
+def _tmpfs(target: str, options: Sequence[str]) -> dict[str, Any]:
+    return _mount(target, "tmpfs", "tmpfs", ["nosuid", "nodev", *options])
+
+
+def _mount(target: str, kind: str, source: str, options: Sequence[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": list(options)}
+
+
+def _options(size: int, **options: str | int) -> list[str]:
+    return [f"size={size}", *(f"{name}={value}" for name, value in options.items())]
+
+
+def runsc_words(bundle: Path) -> list[str]:
+    """Return how every command line for the sandbox of `bundle` begins."""
+    return [
+        "runsc",
+        "--root",
+        str(bundle / "state"),
+        "--platform=systrap",
+        "--network=none",
+        # The launcher has put it into a group of its own.
+        "--ignore-cgroups",
+        # Only for a work folder on disk: whatever else can be written is a tmpfs.
+        "--overlay2=all:self",
+        # Nobody but the package manager changes what is mounted.
+        "--file-access-mounts=exclusive",
+    ]
+
+
+def make_bundle(runtime: Path, uid: int | None) -> Path:
+    """Make a folder for one sandbox, in which user `uid` may keep its state and its disk."""
+    bundle = Path(tempfile.mkdtemp(prefix="gvisor-", dir=runtime))
+    bundle.chmod(0o711)
+    for name in ("state", "disk"):
+        (bundle / name).mkdir(mode=0o700)
+        if uid is not None:
+            os.chown(bundle / name, uid, uid)
+    return bundle
+
+
+def write_configuration(bundle: Path, content: Mapping[str, object]) -> None:
+    """Put a configuration where `runsc` looks for it."""
+    file = bundle / "config.json"
+    file.write_text(json.dumps(content))
+    file.chmod(0o644)

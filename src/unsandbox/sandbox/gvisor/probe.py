@@ -1,0 +1,138 @@
+"""Finds out what gVisor really enforces on this machine, seen from inside one sandbox and from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from unsandbox.sandbox.host import probe
+from unsandbox.sandbox.host.launcher_client import CgroupReport
+from unsandbox.sandbox.host.running_job import SandboxJob
+from unsandbox.sandbox.launcher.cgroups import members
+from unsandbox.sandbox.spec import (
+    Check,
+    OutputSink,
+    ProbeReport,
+    SandboxError,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+
+_KERNEL = "gVisor's kernel"
+_SCRIPT = probe.LOOK_AROUND + 'read -r line < /proc/version; echo "kernel $line"; echo finished; exec sleep 60'
+_OF_THE_HOST = ("isolation: system calls", "isolation: no new privileges")
+"""What gVisor's kernel does not tell inside; it is read from the process that this kernel is."""
+
+
+class _Starts(Protocol):
+    name: str
+
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> SandboxJob: ...
+
+
+async def examine(backend: _Starts, cgroup: CgroupReport, *, version: str, separate_users: bool) -> ProbeReport:
+    """Run the probe in `backend` and judge what it saw, and what the server sees of the sandbox.
+
+    Raises:
+        SandboxUnavailable: No sandbox could be run, or one promise of isolation is not kept.
+    """
+    said = bytearray()
+    finished = asyncio.Event()
+
+    def hear(stream: str, data: bytes) -> None:
+        if stream == "stdout":
+            said.extend(data)
+        if b"\nfinished\n" in said:
+            finished.set()
+
+    try:
+        job = await backend.start(SandboxSpec(run=["sh", "-c", _SCRIPT], limits=probe.LIMITS), hear)
+        ending = asyncio.ensure_future(job.wait())
+        hearing = asyncio.ensure_future(finished.wait())
+        try:
+            await asyncio.wait((ending, hearing), return_when=asyncio.FIRST_COMPLETED)
+            outside = judge_outside(job.process[0], separate_users) if finished.is_set() else []
+        finally:
+            hearing.cancel()
+            job.cancel()
+        outcome = await ending
+    except SandboxUnavailable:
+        raise
+    except SandboxError as error:
+        raise SandboxUnavailable(f"runsc {version}: {error}{probe.hint(str(error))}") from error
+    if not finished.is_set():
+        detail = outcome.stderr.data.decode("utf-8", "replace").strip()[-500:]
+        raise SandboxUnavailable(
+            f"runsc {version}: the probe did not finish ({outcome.reason}, code {outcome.exit_code}): {detail}"
+        )
+    limits = [*probe.limit_checks(cgroup), probe.users_check(separate_users)]
+    if "memory" not in cgroup.controllers:
+        detail = "no memory cgroup: what a sandbox holds is added up every 50 ms"
+        limits = [
+            Check(one.name, True, "watchdog", detail) if one.name == "limit: memory" else one for one in limits
+        ]
+    return probe.report(backend.name, [*judge_inside(said.decode("utf-8", "replace")), *outside, *limits])
+
+
+def judge_inside(said: str) -> list[Check]:
+    """Turn the probe's output into one check for each promise of isolation that can be seen inside."""
+    # gVisor shows an imitation of /sys; nothing of it is the host's.
+    lines = [line for line in said.splitlines() if not line.startswith("visible /sys/")]
+    checks = [
+        replace(check, enforced_by=_KERNEL)
+        for check in probe.judge("\n".join(lines))
+        if check.name not in _OF_THE_HOST
+    ]
+    kernel = next((line for line in lines if line.startswith("kernel ")), "")
+    own = "Linux version" in kernel and os.uname().release not in kernel
+    return [Check("isolation: own kernel", own, _KERNEL, "" if own else "the host's kernel shows"), *checks]
+
+
+def judge_outside(pid: int, separate_users: bool) -> list[Check]:
+    """Look at the process that is the sandbox's kernel.
+
+    Args:
+        pid: The `runsc` that runs the sandbox.
+        separate_users: Whether it must run as another user than the server.
+    """
+    sentries = [member for member in members(pid) if _text(member, "cmdline").startswith("runsc-sandbox")]
+    if not sentries:
+        return [Check("isolation: confined kernel", False, "nothing", "its process is not to be found")]
+    sentry = sentries[0]
+    fields = (line.partition(":")[::2] for line in _text(sentry, "status").splitlines())
+    status = {name: value.split() for name, value in fields}
+    own_user = not separate_users or str(os.geteuid()) not in status.get("Uid", ["0"])
+    separate = [
+        name
+        for name in ("user", "mnt", "net", "ipc")
+        if _namespace(sentry, name) != _namespace(os.getpid(), name)
+    ]
+
+    def check(name: str, ok: bool, by: str, detail: str) -> Check:
+        return Check(f"isolation: {name}", ok, by, "" if ok else detail)
+
+    return [
+        check("system calls", status.get("Seccomp") == ["2"], "seccomp filter of gVisor", "no filter"),
+        check("no new privileges", status.get("NoNewPrivs") == ["1"], "prctl", "not set"),
+        check("kernel's user", own_user, "uid", "gVisor runs as the server's user"),
+        check("kernel's namespaces", len(separate) == 4, "namespaces", f"only {separate} are its own"),
+    ]
+
+
+def _text(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _namespace(pid: int, name: str) -> Sequence[int]:
+    try:
+        status = Path(f"/proc/{pid}/ns/{name}").stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino

@@ -1,0 +1,324 @@
+"""The server's end of the launcher: starts it, sends it jobs, hands its answers to the jobs they concern."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from unsandbox.sandbox.host.descriptors import writable
+from unsandbox.sandbox.launcher.cgroups import Group, Hierarchy, group_name
+from unsandbox.sandbox.launcher.process import FDS_PER_MESSAGE, MAX_MESSAGE
+from unsandbox.sandbox.spec import SandboxError, SandboxUnavailable
+
+_SANDBOX = Path(__file__).resolve().parent.parent
+_READY_TIMEOUT_S = 20.0
+_EXIT_TIMEOUT_S = 10.0
+
+# Makes the package importable without running its __init__, which would load all of asyncio and more.
+_BOOTSTRAP = """
+import sys, types
+for name, path in (("unsandbox", {package!r}), ("unsandbox.sandbox", {sandbox!r})):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+from unsandbox.sandbox.launcher.process import main
+main()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupReport:
+    """Which control groups the launcher can use: version 0 means none.
+
+    `freezer` is how it freezes a live sandbox: `v2`, `v1`, or by `stop` signals.
+    """
+
+    version: int
+    controllers: Sequence[str]
+    freezer: str = "stop"
+    parents: Mapping[str, str] = field(default_factory=dict)
+    """For each controller the folder with the groups of this backend."""
+
+    def hierarchy(self) -> Hierarchy | None:
+        """Return the same for `limits.Group`; None without groups."""
+        parents = {name: Path(folder) for name, folder in self.parents.items()}
+        return Hierarchy(self.version, parents) if parents else None
+
+    def group_of(self, number: int) -> Group | None:
+        """Return the group of a sandbox, to read what it uses; None without groups."""
+        hierarchy = self.hierarchy()
+        return None if hierarchy is None else Group(hierarchy, group_name(number))
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The launcher's account of a sandbox that is gone. Seconds and bytes.
+
+    `exit_code` is the monitor's: negative for a signal, None when it could not be started.
+    """
+
+    exit_code: int | None
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    out_of_memory: bool = False
+    error: str | None = None
+
+
+class JobEvents(Protocol):
+    """What the launcher tells a job, on the event loop."""
+
+    def started(self, pid: int, pidfd: int) -> None:
+        """The sandbox's first process exists; `pidfd` now belongs to the job."""
+
+    def ended(self, ending: Ending) -> None:
+        """No process of the sandbox is left."""
+
+
+class LauncherControl:
+    """Speaks to one launcher process from the event loop that started it."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._jobs: dict[int, JobEvents] = {}
+        self._asks: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._ready: asyncio.Future[CgroupReport] | None = None
+        self.lost = False
+        """Whether the launcher has died by itself: a new one is needed."""
+        self._sending = asyncio.Lock()
+        self._last = self._last_ask = 0
+
+    async def open(self, runtime: Path, token: str) -> CgroupReport:
+        """Start the launcher and return which control groups it can use.
+
+        Raises:
+            SandboxUnavailable: It did not start.
+        """
+        loop = asyncio.get_running_loop()
+        self._ready = loop.create_future()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        code = _BOOTSTRAP.format(package=str(_SANDBOX.parent), sandbox=str(_SANDBOX))
+        command = [sys.executable, "-I", "-S", "-c", code, str(os.getpid()), str(runtime), token]
+        with theirs:
+            # A thread starts it, and may: the launcher watches the server's process, not the thread's life.
+            self._process = await asyncio.to_thread(_spawn, command, theirs.fileno())
+        self._socket = ours
+        loop.add_reader(ours.fileno(), self._receive)
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._ready), _READY_TIMEOUT_S)
+        except (TimeoutError, SandboxError) as error:
+            await self.close()
+            raise SandboxUnavailable(
+                f"the launcher process did not start: {str(error) or 'no answer'}"
+            ) from error
+
+    async def start(
+        self, job: JobEvents, request: dict[str, Any], fds: Sequence[int], *, op: str = "start"
+    ) -> int:
+        """Ask for one sandbox and return its number. The descriptors stay the caller's.
+
+        Args:
+            job: Is told what becomes of it.
+            request: What the launcher must know.
+            fds: What it must have.
+            op: `start` for a process of its own, `prepare` for one that a zygote forks.
+
+        Raises:
+            SandboxError: The launcher is gone.
+        """
+        self._last += 1
+        number = self._last
+        self._jobs[number] = job
+        message = json.dumps({"op": op, "job": number, **request}).encode()
+        try:
+            async with self._sending:
+                batches = [fds[i : i + FDS_PER_MESSAGE] for i in range(0, len(fds), FDS_PER_MESSAGE)] or [()]
+                for batch in batches[:-1]:
+                    await self._send(json.dumps({"op": "more", "job": number}).encode(), batch)
+                await self._send(message, batches[-1])
+        except BaseException:
+            self._jobs.pop(number, None)
+            raise
+        return number
+
+    async def ask(
+        self, job: int, do: str, fds: Sequence[int] = (), **fields: Any
+    ) -> asyncio.Future[dict[str, Any]]:
+        """Send a request that concerns a live sandbox; return the future of its answer.
+
+        The future fails with `SandboxError` when the launcher cannot carry it out or is lost.
+
+        Raises:
+            SandboxError: The launcher is gone.
+        """
+        self._last_ask += 1
+        number = self._last_ask
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        # Who asked may have stopped to wait.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._asks[number] = future
+        message = json.dumps({"op": "live", "job": job, "ask": number, "do": do, **fields}).encode()
+        try:
+            async with self._sending:
+                await self._send(message, fds)
+        except BaseException:
+            del self._asks[number]
+            raise
+        return future
+
+    async def watch(self, job: int) -> None:
+        """Have the launcher look after the memory of a warm sandbox, where no control group does.
+
+        Raises:
+            SandboxError: The launcher is gone.
+        """
+        async with self._sending:
+            await self._send(json.dumps({"op": "watch", "job": job}).encode(), ())
+
+    async def kill(self, job: int) -> None:
+        """Have the launcher kill a sandbox, frozen or not; its `ended` follows.
+
+        Raises:
+            SandboxError: The launcher is gone.
+        """
+        async with self._sending:
+            await self._send(json.dumps({"op": "kill", "job": job}).encode(), ())
+
+    async def close(self) -> None:
+        """Let the launcher kill what runs and clean up; returns when it has ended."""
+        if self._socket is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+        self._lost("the backend was closed")
+        if self._process is not None:
+            process, self._process = self._process, None
+            await _await_exit(process)
+
+    async def _send(self, message: bytes, fds: Sequence[int]) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        while True:
+            if self._socket is None:
+                raise SandboxError("the launcher process is gone")
+            try:
+                self._socket.sendmsg([message], ancillary)
+            except BlockingIOError:
+                await writable(self._socket.fileno())
+            except OSError as error:
+                raise SandboxError(f"cannot reach the launcher process: {error}") from error
+            else:
+                return
+
+    def _receive(self) -> None:
+        # A bounded number of answers, so that a burst of endings does not hold the event loop.
+        for _ in range(32):
+            if self._socket is None:
+                return
+            fds: list[int] = []
+            try:
+                data, fds, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 4)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                asyncio.get_running_loop().remove_reader(self._socket.fileno())
+                self.lost = True
+                self._lost("the launcher process has died")
+                return
+            self._dispatch(json.loads(data), fds)
+
+    def _dispatch(self, answer: dict[str, Any], fds: list[int]) -> None:
+        if "ready" in answer:
+            if self._ready is not None and not self._ready.done():
+                self._ready.set_result(CgroupReport(**answer["ready"]))
+        elif "first" in answer and (job := self._jobs.get(answer["job"])):
+            if fds:
+                os.set_inheritable(fds[0], False)
+                job.started(answer["first"], fds.pop(0))
+            else:
+                # The kernel drops a descriptor for which this process has no room.
+                self._give_up(answer["job"], "too many open files in this process")
+        elif "ask" in answer:
+            self._answered(answer)
+        elif "exit" in answer and (job := self._jobs.pop(answer["job"], None)):
+            job.ended(
+                Ending(
+                    answer["exit"],
+                    answer.get("cpu_s"),
+                    answer.get("peak_memory_bytes"),
+                    answer.get("oom", False),
+                    answer.get("error"),
+                )
+            )
+        for fd in fds:
+            os.close(fd)
+
+    def _answered(self, answer: dict[str, Any]) -> None:
+        future = self._asks.pop(answer["ask"], None)
+        if future is None or future.done():
+            return
+        if "error" in answer:
+            future.set_exception(SandboxError(answer["error"]))
+        else:
+            future.set_result(answer)
+
+    def _give_up(self, number: int, why: str) -> None:
+        """Have the launcher kill a sandbox that cannot be held, and tell its job."""
+        job = self._jobs.pop(number)
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.send(json.dumps({"op": "kill", "job": number}).encode())
+        job.ended(Ending(None, error=why))
+
+    def _lost(self, why: str) -> None:
+        """Answer every job that still waits: its sandbox dies with the launcher."""
+        if self._ready and not self._ready.done():
+            self._ready.set_exception(SandboxError(why))
+            self._ready.exception()
+        asks, self._asks = self._asks, {}
+        for future in asks.values():
+            if not future.done():
+                future.set_exception(SandboxError(why))
+        jobs, self._jobs = self._jobs, {}
+        for job in jobs.values():
+            job.ended(Ending(None, error=why))
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _spawn(command: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, stdin=fd, stdout=subprocess.DEVNULL, env={}, cwd="/", close_fds=True, start_new_session=True
+    )
+
+
+async def _await_exit(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the launcher's end without a thread: at the interpreter's exit none can be started any more."""
+    loop = asyncio.get_running_loop()
+    pidfd = os.pidfd_open(process.pid)
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(pidfd, _settle, ended)
+    try:
+        async with asyncio.timeout(_EXIT_TIMEOUT_S):
+            await ended
+    except TimeoutError:
+        process.kill()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        process.wait(_EXIT_TIMEOUT_S)

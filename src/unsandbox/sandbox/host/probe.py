@@ -1,0 +1,200 @@
+"""Finds out what this machine really enforces, by running a sandbox that looks around."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from unsandbox.sandbox.host.launcher_client import CgroupReport
+from unsandbox.sandbox.launcher.network.setup import INTERFACE
+from unsandbox.sandbox.spec import (
+    MIB,
+    Check,
+    EndReason,
+    Limits,
+    NetworkMode,
+    Outcome,
+    OutputSink,
+    ProbeReport,
+    RunningJob,
+    SandboxError,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+
+# Builtins and coreutils only, for a machine with few packages.
+LOOK_AROUND = r"""
+while IFS= read -r line; do case $line in
+  Uid:*|CapEff:*|CapPrm:*|CapBnd:*|NoNewPrivs:*|Seccomp:*) echo "status $line";;
+esac; done < /proc/self/status
+echo "pid $$"
+while IFS= read -r line; do case $line in *:*) echo "interface ${line%%:*}";; esac; done < /proc/net/dev
+for path in /root/* /root/.[!.]* /home/* /sys/* /etc/shadow /var/lib/dpkg /run/*; do
+  [ -e "$path" ] && echo "visible $path"
+done
+for process in /proc/[0-9]*; do echo "process ${process#/proc/}"; done
+(: > /usr/unsandbox-probe) 2>/dev/null && echo "writable /usr"
+(: > /etc/unsandbox-probe) 2>/dev/null && echo "writable /etc"
+(: >> /proc/sys/kernel/core_pattern) 2>/dev/null && echo "writable core_pattern"
+(: > /work/probe) && (: > /tmp/probe) && echo "private ok"
+"""
+_LOOK_AT_NETWORK = (
+    'while IFS= read -r line; do case $line in *:*) echo "${line%%:*}";; esac; done < /proc/net/dev'
+)
+COMMAND = ("sh", "-c", f"{LOOK_AROUND}exit 0")
+"""The probe, as a command."""
+LIMITS = Limits(wall_s=10, memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB)
+
+
+class Starts(Protocol):
+    """The part of a backend that a probe needs."""
+
+    name: str
+
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
+        """See `Backend`."""
+
+
+async def examine(backend: Starts, cgroup: CgroupReport, *, separate_users: bool) -> ProbeReport:
+    """Run the probe in `backend` and judge what it saw.
+
+    Raises:
+        SandboxUnavailable: No sandbox could be run, or one promise of isolation is not kept.
+    """
+    try:
+        job = await backend.start(SandboxSpec(run=COMMAND, limits=LIMITS))
+        checks = judge_outcome(await job.wait())
+    except SandboxUnavailable:
+        raise
+    except SandboxError as error:
+        raise SandboxUnavailable(f"{error}{hint(str(error))}") from error
+    return report(backend.name, [*checks, *limit_checks(cgroup), users_check(separate_users)])
+
+
+def judge_outcome(outcome: Outcome) -> list[Check]:
+    """Return what a run of `COMMAND` found: one check for each promise of isolation.
+
+    Raises:
+        SandboxUnavailable: It did not finish.
+    """
+    if outcome.reason is not EndReason.EXITED or outcome.exit_code != 0:
+        detail = outcome.stderr.data.decode("utf-8", "replace").strip()
+        raise SandboxUnavailable(
+            f"the probe did not finish: {outcome.reason}, exit code {outcome.exit_code}: {detail}"
+        )
+    return judge(outcome.stdout.data.decode("utf-8", "replace"))
+
+
+def report(backend: str, checks: Sequence[Check]) -> ProbeReport:
+    """Return the report of a backend that keeps every promise of isolation.
+
+    Raises:
+        SandboxUnavailable: One is not kept.
+    """
+    if broken := [check for check in checks if not check.ok and check.name.startswith("isolation")]:
+        raise SandboxUnavailable(
+            "isolation is incomplete: " + "; ".join(f"{check.name}: {check.detail}" for check in broken)
+        )
+    return ProbeReport(backend, usable=True, checks=checks)
+
+
+class Networked(Starts, Protocol):
+    """What a backend must be asked besides."""
+
+    def network_refusal(self, mode: NetworkMode) -> str | None:
+        """See `Backend`."""
+
+
+async def examine_network(backend: Networked) -> Check:
+    """Say whether sandboxes can have outbound network here, by running one that has it."""
+    name = "network: semitrusted"
+    mode = NetworkMode.SEMITRUSTED
+    if (why := backend.network_refusal(mode)) is not None:
+        return Check(name, False, "refused", why)
+    spec = SandboxSpec(run=["sh", "-c", _LOOK_AT_NETWORK], network=mode, limits=LIMITS)
+    try:
+        outcome = await (await backend.start(spec)).wait()
+    except SandboxError as error:
+        return Check(name, False, "refused", str(error))
+    seen = outcome.stdout.data.decode("utf-8", "replace").split()
+    if seen != ["lo", INTERFACE]:
+        return Check(name, False, "refused", f"a sandbox with network has the interfaces {seen}")
+    return Check(name, True, "slirp4netns, policy rules and packet filter")
+
+
+def judge(said: str) -> list[Check]:
+    """Turn the probe's output into one check for each promise of isolation."""
+    facts: dict[str, list[str]] = {}
+    for line in said.splitlines():
+        key, _, value = line.partition(" ")
+        facts.setdefault(key, []).append(value)
+    status = dict(line.replace("\t", " ").partition(":")[::2] for line in facts.get("status", []))
+    none = "0" * 16
+    caps = {status.get(name, "?").strip() for name in ("CapEff", "CapPrm", "CapBnd")}
+    uids = set(status.get("Uid", "0").split())
+    interfaces = [name.strip() for name in facts.get("interface", [])]
+    visible, writable = facts.get("visible", []), facts.get("writable", [])
+
+    def check(name: str, ok: bool, by: str, detail: str) -> Check:
+        return Check(f"isolation: {name}", ok, by, "" if ok else detail)
+
+    return [
+        check("user", "0" not in uids, "user namespace", f"user ids {sorted(uids)}"),
+        check("capabilities", caps == {none}, "user namespace", f"holds {sorted(caps)}"),
+        check("no new privileges", status.get("NoNewPrivs", "").strip() == "1", "prctl", "not set"),
+        check("system calls", status.get("Seccomp", "").strip() == "2", "seccomp filter", "no filter"),
+        check("files", not visible, "mount namespace", f"visible: {visible}"),
+        check("read-only system", not writable, "read-only mounts", f"writable: {writable}"),
+        check("private folders", facts.get("private") == ["ok"], "tmpfs", "/work or /tmp cannot be written"),
+        check(
+            "processes", len(facts.get("process", [])) <= 3, "pid namespace", "foreign processes are visible"
+        ),
+        check("network", interfaces == ["lo"], "network namespace", f"interfaces {interfaces}"),
+    ]
+
+
+def limit_checks(cgroup: CgroupReport) -> Sequence[Check]:
+    """Say what bounds memory, processes and CPU here; a weaker means is reported and not refused."""
+    group = f"cgroup v{cgroup.version}"
+
+    def check(name: str, controller: str, otherwise: str, detail: str) -> Check:
+        if controller in cgroup.controllers:
+            return Check(f"limit: {name}", True, group)
+        return Check(f"limit: {name}", bool(otherwise), otherwise or "nothing", detail)
+
+    return [
+        check(
+            "memory",
+            "memory",
+            "RLIMIT_DATA and watchdog",
+            "no memory cgroup: each process is bounded, their sum is checked every 50 ms, files in memory are "
+            "not counted",
+        ),
+        check("processes", "pids", "RLIMIT_NPROC", "no pids cgroup: counted per user and namespace"),
+        check("CPU", "cpu", "", "no cpu cgroup: programs share the processors without a quota"),
+        Check("limit: files", True, "tmpfs size"),
+        Check("limit: wall time", True, "server's clock"),
+    ]
+
+
+def users_check(separate: bool) -> Check:
+    """Say whether each sandbox has a user of its own on the host."""
+    if separate:
+        return Check("limit: separate users", True, "uid per sandbox")
+    return Check(
+        "limit: separate users",
+        False,
+        "nothing",
+        "all sandboxes run as the server's user, kept apart by namespaces",
+    )
+
+
+def hint(said: str) -> str:
+    """Return what to do about a sandbox program that said this, or nothing."""
+    if "Creating new namespace failed" in said or "setting up uid map" in said or "No permissions" in said:
+        return (
+            " (user namespaces are switched off: set kernel.unprivileged_userns_clone=1, a positive "
+            "user.max_user_namespaces, and kernel.apparmor_restrict_unprivileged_userns=0 or a profile for "
+            "bwrap)"
+        )
+    return ""

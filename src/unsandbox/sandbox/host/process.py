@@ -1,0 +1,176 @@
+"""Programs in live sandboxes, seen from the server: the report of their start, and running one to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Protocol
+
+from unsandbox.protocol.contents import Content, chunks_of
+from unsandbox.sandbox.host.descriptors import readable, writable
+from unsandbox.sandbox.host.stream_capture import StreamCapture
+from unsandbox.sandbox.persistent_spec import CommandOutcome, LiveProcess
+from unsandbox.sandbox.spec import SandboxError
+
+MAX_REPORT = 4096
+_GRACE_S = 0.25
+"""How long output is awaited that others wrote after the program itself had ended."""
+_WRITE_BYTES = 1 << 16
+
+
+class SandboxProcess:
+    """Implements `LiveProcess` over an answer that is still to come."""
+
+    def __init__(
+        self,
+        exited: asyncio.Future[dict[str, Any]],
+        signal: Callable[[int, bool], None],
+        *,
+        terminal_fd: int | None = None,
+        stdin_fd: int | None = None,
+        stdout_fd: int | None = None,
+        stderr_fd: int | None = None,
+    ) -> None:
+        """Take over the descriptors; `signal` sends one to the process group or the whole session."""
+        self._exited = exited
+        self._signal = signal
+        self.terminal_fd = terminal_fd
+        self.stdin_fd = stdin_fd
+        self.stdout_fd = stdout_fd
+        self.stderr_fd = stderr_fd
+
+    async def wait(self) -> int:
+        """Return the exit code; see `LiveProcess.wait`.
+
+        Raises:
+            SandboxError: The sandbox was lost with its launcher.
+        """
+        answer = await asyncio.shield(self._exited)
+        return int(answer["exit"])
+
+    def kill(self, signal_number: int = 9) -> None:
+        """Send a signal to the program's process group; see `LiveProcess.kill`."""
+        self._signal(signal_number, False)
+
+    def kill_session(self) -> None:
+        """Kill everything that is still in the program's session: its jobs in the background too."""
+        self._signal(9, True)
+
+    def take(self, name: str) -> int:
+        """Hand over a descriptor: whoever takes it closes it."""
+        fd: int | None = getattr(self, name)
+        if fd is None:
+            raise SandboxError(f"the program has no {name}")
+        setattr(self, name, None)
+        return fd
+
+    def close(self) -> None:
+        """Close the descriptors that are still open; see `LiveProcess.close`."""
+        for name in ("terminal_fd", "stdin_fd", "stdout_fd", "stderr_fd"):
+            if getattr(self, name) is not None:
+                os.close(self.take(name))
+
+
+async def reports(sock: socket.socket) -> AsyncGenerator[tuple[dict[str, Any], list[int]], None]:
+    """Yield the messages of a process that enters a sandbox, with their descriptors, until it is a program."""
+    sock.setblocking(False)
+    while True:
+        try:
+            data, fds, _, _ = socket.recv_fds(sock, MAX_REPORT, 4)
+        except BlockingIOError:
+            await readable(sock.fileno())
+            continue
+        except ConnectionError:
+            return
+        if not data:
+            return
+        for fd in fds:
+            os.set_inheritable(fd, False)
+            os.set_blocking(fd, False)
+        yield json.loads(data), fds
+
+
+class _Session(LiveProcess, Protocol):
+    def kill_session(self) -> None: ...
+
+    def take(self, name: str) -> int: ...
+
+
+async def communicate(
+    process: _Session, stdin: bytes | Content, *, timeout_s: float | None, output_bytes: int, discard_fd: int
+) -> CommandOutcome:
+    """Feed a program, read it to its end and return what it wrote; see `LiveSandbox.run`."""
+    started = time.monotonic()
+    ended = asyncio.Event()
+    streams: list[StreamCapture] = []
+
+    def check() -> None:
+        if all(stream.ended for stream in streams):
+            ended.set()
+
+    def capture(name: str) -> StreamCapture:
+        return StreamCapture(
+            name,
+            process.take(f"{name}_fd"),
+            keep_bytes=output_bytes,
+            flood_bytes=1 << 62,
+            discard_fd=discard_fd,
+            sink=None,
+            on_flood=lambda: None,
+            on_end=check,
+        )
+
+    try:
+        streams += [capture("stdout"), capture("stderr")]
+        feeding = asyncio.ensure_future(_feed(process.take("stdin_fd"), stdin))
+        timed_out = False
+        try:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    code = await process.wait()
+            except TimeoutError:
+                timed_out = True
+                process.kill_session()
+                code = await process.wait()
+            # What it left in the background may hold the pipes open for ever.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE_S):
+                    await ended.wait()
+        except BaseException:
+            process.kill_session()
+            raise
+        finally:
+            feeding.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await feeding
+        stdout, stderr = (stream.result() for stream in streams)
+        return CommandOutcome(code, stdout, stderr, time.monotonic() - started, timed_out)
+    finally:
+        for stream in streams:
+            stream.close()
+        process.close()
+
+
+async def _feed(fd: int, data: bytes | Content) -> None:
+    """Write `data` into a pipe and close it; a reader that goes away is no error."""
+    try:
+        for chunk in chunks_of(data):
+            await _feed_chunk(fd, chunk)
+    except OSError:
+        return
+    finally:
+        os.close(fd)
+
+
+async def _feed_chunk(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view[:_WRITE_BYTES]) :]
+        except BlockingIOError:
+            await writable(fd)

@@ -1,0 +1,313 @@
+"""One running sandbox, seen from the server: its streams, its clock, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from unsandbox.sandbox.bubblewrap.arguments import MARK_COMPILE_FAILED, MARK_END, MARK_START
+from unsandbox.sandbox.host.artifacts import FOLDER, Collector, open_root
+from unsandbox.sandbox.host.launcher_client import Ending
+from unsandbox.sandbox.host.stream_capture import StreamCapture
+from unsandbox.sandbox.launcher.cgroups import Group
+from unsandbox.sandbox.spec import (
+    Artifact,
+    EndReason,
+    Outcome,
+    OutputSink,
+    SandboxError,
+    SandboxSpec,
+)
+
+Collected = tuple[Sequence[Artifact], Sequence[str]]
+"""Artifacts, and the names left out with the reasons."""
+ArtifactReader = Callable[["SandboxJob"], Collected]
+
+SETUP_TIMEOUT_S = 60.0
+_MAX_REPORT = 256
+"""Bytes of reports believed at most: the script writes far less, a tenant who gets at the socket may not."""
+_KILLED = 137
+
+
+class SandboxJob:
+    """A job from its request to its outcome; implements `RunningJob` and the launcher's `JobEvents`."""
+
+    def __init__(
+        self,
+        spec: SandboxSpec,
+        *,
+        control: socket.socket,
+        stdout_fd: int,
+        stderr_fd: int,
+        discard_fd: int,
+        sink: OutputSink | None,
+        on_over: Callable[[SandboxJob], None],
+        reader: ArtifactReader | None = None,
+    ) -> None:
+        """Watch over a sandbox that is about to be asked for.
+
+        Args:
+            spec: What it runs.
+            control: Where its script reports.
+            stdout_fd: Read end of its output.
+            stderr_fd: Read end of its error output.
+            discard_fd: Where output goes that is not kept.
+            sink: Sees output as it comes.
+            on_over: Called when nothing of it is left.
+            reader: Fetches its artifacts while its script waits, in a worker thread; by default through the
+                first process's root in `/proc`.
+        """
+        # Its files were handed over: on disk or in memory they are not held for as long as it runs.
+        self._spec = spec = replace(spec, files=())
+        self._reader = reader or (lambda job: read_through_proc(job, spec))
+        self._loop = asyncio.get_running_loop()
+        self._outcome: Outcome | SandboxError
+        """There once it is over."""
+        self._over = asyncio.Event()
+        self._on_over = on_over
+        self._reason: EndReason | None = None
+        self._pid = self._pidfd = -1
+        self.group: Group | None = None
+        """Counts what it uses, once it was asked for."""
+        self._reports = b""
+        self._reported = 0
+        self._started_at: float | None = None
+        self._ended_at: float | None = None
+        self._exit_code: int | None = None
+        self._compile_failed = False
+        self._wound_up = False
+        self._ending: Ending | None = None
+        self._collecting: asyncio.Task[None] | None = None
+        self._artifacts: Sequence[Artifact] = ()
+        self._skipped: Sequence[str] = ()
+        self._control = control
+        control.setblocking(False)
+        self._loop.add_reader(control.fileno(), self._report_readable)
+        self._timer = self._loop.call_later(SETUP_TIMEOUT_S, self._kill)
+        self._streams = {
+            name: StreamCapture(
+                name,
+                fd,
+                keep_bytes=spec.limits.output_bytes,
+                flood_bytes=spec.limits.flood_bytes,
+                discard_fd=discard_fd,
+                sink=sink,
+                on_flood=lambda: self._end_early(EndReason.OUTPUT_FLOOD),
+                on_end=self._maybe_finish,
+            )
+            for name, fd in (("stdout", stdout_fd), ("stderr", stderr_fd))
+        }
+
+    async def wait(self) -> Outcome:
+        """Return the outcome; see `RunningJob`.
+
+        Raises:
+            SandboxError: The sandbox could not be set up, or was lost.
+        """
+        await self._over.wait()
+        if isinstance(self._outcome, SandboxError):
+            raise self._outcome
+        return self._outcome
+
+    def cancel(self) -> None:
+        """Kill the whole process tree now; without effect on a program that has ended."""
+        self._end_early(EndReason.CANCELLED)
+
+    def cpu_s(self) -> float | None:
+        """Return the seconds of CPU time used so far; see `RunningJob.cpu_s`."""
+        return None if self.group is None else self.group.cpu_s()
+
+    def abandon(self) -> None:
+        """Give up on a job that was never asked for; nobody has seen it."""
+        self.ended(Ending(None, error="the sandbox was never started"))
+
+    def _end_early(self, reason: EndReason) -> None:
+        if self._reason is None and self._ended_at is None and not self._over.is_set():
+            self._reason = reason
+            self._ended_at = time.monotonic()
+            self._wind_up()
+
+    def _kill(self) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        else:
+            # The set-up takes too long, and there is nothing to kill yet.
+            self.ended(Ending(None, error=f"the sandbox was not ready within {SETUP_TIMEOUT_S:g} s"))
+
+    # What the launcher says
+
+    def started(self, pid: int, pidfd: int) -> None:
+        """The sandbox's first process exists; `pidfd` is ours now."""
+        if self._over.is_set():
+            # Given up on already.
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+            return
+        self._pid, self._pidfd = pid, pidfd
+        # Under load this may come after the script's reports.
+        self._wind_up()
+
+    def ended(self, ending: Ending) -> None:
+        """No process of the sandbox is left, so both streams will end."""
+        if self._ending is None:
+            self._ending = ending
+            if ending.exit_code is None:
+                # Lost, or never there: nobody vouches for the ends of the pipes.
+                for stream in self._streams.values():
+                    stream.close()
+            # A short program's last report may still lie in the socket.
+            self._read_reports()
+            self._maybe_finish()
+
+    # What the job script says
+
+    def _report_readable(self) -> None:
+        if not self._read_reports():
+            self._loop.remove_reader(self._control.fileno())
+
+    def _read_reports(self) -> bool:
+        """Read what the script wrote; False when nothing more can come. Its text is not to be trusted."""
+        if self._control.fileno() < 0:
+            return False
+        try:
+            data = self._receive(_MAX_REPORT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        self._reported += len(data)
+        self._reports += data
+        *lines, self._reports = self._reports.split(b"\n")
+        for line in lines:
+            self._take_report(line)
+        return bool(data) and self._reported < _MAX_REPORT
+
+    def _receive(self, size: int) -> bytes:
+        return self._control.recv(size)
+
+    def _take_report(self, line: bytes) -> None:
+        mark, _, number = line.partition(b" ")
+        code = int(number) if number.isdigit() and len(number) <= 3 else None
+        if mark == MARK_START and self._started_at is None:
+            self._started_at = time.monotonic()
+            self._timer.cancel()
+            wall = self._spec.limits.wall_s
+            self._timer = self._loop.call_later(wall, lambda: self._end_early(EndReason.TIMEOUT))
+        elif mark in (MARK_COMPILE_FAILED, MARK_END) and code is not None and self._ended_at is None:
+            self._ended_at = time.monotonic()
+            self._exit_code = code
+            self._compile_failed = mark == MARK_COMPILE_FAILED
+            self._timer.cancel()
+            self._wind_up()
+
+    def _wind_up(self) -> None:
+        """After the end was reported: fetch the artifacts, then see to it that the sandbox really ends.
+
+        A report may be forged by a program that took over the script; without this it would run on, unlimited.
+        """
+        if self._ended_at is None or self._pidfd < 0 or self._wound_up:
+            return
+        self._wound_up = True
+        wanted = self._spec.collect_artifacts or self._spec.artifact_paths
+        if wanted and self._exit_code is not None and not self._compile_failed:
+            self._collecting = self._loop.create_task(self._collect())
+        else:
+            self._kill()
+
+    # Artifacts
+
+    async def _collect(self) -> None:
+        try:
+            self._artifacts, self._skipped = await asyncio.to_thread(self._reader, self)
+        finally:
+            self._collecting = None
+            self._kill()
+            self._maybe_finish()
+
+    @property
+    def process(self) -> tuple[int, int]:
+        """Number and descriptor of the first process, -1 before it exists."""
+        return self._pid, self._pidfd
+
+    # The end
+
+    def _maybe_finish(self) -> None:
+        streams = self._streams.values()
+        if (
+            self._ending is None
+            or self._collecting is not None
+            or not all(stream.ended for stream in streams)
+            or self._over.is_set()
+        ):
+            return
+        self._timer.cancel()
+        if self._control.fileno() >= 0:
+            self._loop.remove_reader(self._control.fileno())
+            self._control.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if error := self._setup_error(self._ending):
+            self._outcome = SandboxError(error)
+        else:
+            self._outcome = self._result(self._ending)
+        self._over.set()
+        self._on_over(self)
+
+    def _setup_error(self, ending: Ending) -> str | None:
+        if self._reason is not None or (ending.out_of_memory and not ending.error):
+            return None
+        if ending.error:
+            return ending.error
+        if self._started_at is None:
+            said = self._streams["stderr"].result().data.decode("utf-8", "replace").strip()
+            return f"the sandbox could not be set up: {said or f'exit status {ending.exit_code}'}"
+        return None
+
+    def _result(self, ending: Ending) -> Outcome:
+        reason, code = self._reason or EndReason.EXITED, self._exit_code
+        if self._reason is not None:
+            code = None
+        elif code is None:
+            # Killed before it could report, which only the kernel does (or a tenant to himself).
+            code = _KILLED
+        if reason is EndReason.EXITED and ending.out_of_memory and code != 0:
+            reason = EndReason.MEMORY
+        started = self._started_at
+        ended = self._ended_at or time.monotonic()
+        # A job cancelled during its set-up may still have reported a start.
+        wall_s = max(0.0, ended - started) if started is not None else 0.0
+        return Outcome(
+            reason=reason,
+            exit_code=code,
+            stdout=self._streams["stdout"].result(),
+            stderr=self._streams["stderr"].result(),
+            wall_s=wall_s,
+            cpu_s=ending.cpu_s,
+            peak_memory_bytes=ending.peak_memory_bytes,
+            compile_failed=self._compile_failed,
+            artifacts=tuple(self._artifacts),
+            artifacts_skipped=tuple(self._skipped),
+        )
+
+
+def read_through_proc(job: SandboxJob, spec: SandboxSpec) -> Collected:
+    """Read artifacts while the first process waits, below its root; runs in a worker thread."""
+    pid, pidfd = job.process
+    try:
+        root = open_root(pid, pidfd)
+    except OSError as error:
+        return [], [f"all: {error.strerror}"]
+    try:
+        collector = Collector(root, spec.limits)
+        collector.collect(FOLDER if spec.collect_artifacts else None, spec.artifact_paths)
+        return collector.artifacts, collector.skipped
+    finally:
+        os.close(root)

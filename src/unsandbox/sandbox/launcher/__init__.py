@@ -1,0 +1,1 @@
+"""The launcher process: a bare interpreter that imports the standard library and this folder only."""

@@ -1,0 +1,128 @@
+"""Removes what a backend leaves: its runtime folder and its control groups, also those of servers long dead.
+
+The launcher calls this when its server is gone, however the server went. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from unsandbox.sandbox.launcher.cgroups import remove_folder
+
+PREFIX = "unsandbox-"
+_YOUNG_S = 60.0
+"""A folder younger than this may belong to a server that has not locked it yet."""
+
+
+def instance_name(pid: int, token: str) -> str:
+    """Name the runtime folder and control groups of one backend so that its owner can be found later."""
+    return f"{PREFIX}{pid}-{token}"
+
+
+def owner_of(name: str) -> int | None:
+    """Return the process number in a name made by `instance_name`, None for any other name."""
+    parts = name.removeprefix(PREFIX).split("-")
+    return int(parts[0]) if name.startswith(PREFIX) and len(parts) == 2 and parts[0].isdigit() else None
+
+
+def remove_groups(folders: Iterable[Path], patience_s: float = 2.0) -> list[Path]:
+    """Remove control groups and the groups in them; return those still there after `patience_s`."""
+    left = list(folders)
+    give_up = time.monotonic() + patience_s
+    while True:
+        left = [folder for folder in left if not _remove_tree_of_groups(folder)]
+        if not left or time.monotonic() > give_up:
+            return left
+        # Empty groups stay busy until the kernel has finished the exit of their last process.
+        time.sleep(0.01)
+
+
+def _remove_tree_of_groups(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        for child in list(folder.iterdir()):
+            if child.is_dir():
+                _remove_tree_of_groups(child)
+    return remove_folder(folder)
+
+
+def remove_runtime(folder: Path) -> None:
+    """Remove a runtime folder made by this package; any other is left alone."""
+    if owner_of(folder.name) is not None:
+        remove_tree(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and everything in it, also what tenants left: closed folders, and very deep ones."""
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        for command in (["chmod", "-R", "u+rwX", "--", str(folder)], ["rm", "-rf", "--", str(folder)]):
+            with contextlib.suppress(OSError):
+                os.waitpid(os.posix_spawnp(command[0], command, {"PATH": "/usr/bin:/bin"}), 0)
+
+
+def sweep(places: Iterable[Path], remove_as_group: bool) -> None:
+    """Remove what dead owners left below `places`: control groups, or else runtime folders of this user."""
+    for place in places:
+        with contextlib.suppress(OSError):
+            for child in list(place.iterdir()):
+                owner = owner_of(child.name)
+                if owner is None or _alive(owner):
+                    continue
+                if remove_as_group:
+                    _kill_orphans(child)
+                    remove_groups([child], patience_s=0.2)
+                elif _abandoned(child):
+                    remove_runtime(child)
+
+
+def _kill_orphans(group: Path) -> None:
+    """Kill what a server and its launcher, both killed, left waiting in a group.
+
+    Only what has the machine's first process for a parent: whatever else is there, somebody still looks after.
+    """
+    for processes in group.rglob("cgroup.procs"):
+        for number in processes.read_text().split():
+            with contextlib.suppress(OSError, IndexError):
+                stat_line = Path(f"/proc/{number}/stat").read_text()
+                if stat_line.rpartition(")")[2].split()[1] == "1":
+                    os.kill(int(number), signal.SIGKILL)
+
+
+def hold(folder: Path) -> int:
+    """Lock a runtime folder for the life of this process; return the descriptor that holds the lock."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether a runtime folder is this user's, not new, and held by nobody.
+
+    A process number alone proves nothing: containers may share a folder for temporary files, but not numbers.
+    """
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        return False
+    if time.time() - status.st_mtime < _YOUNG_S:
+        return False
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

@@ -1,0 +1,379 @@
+"""Puts a process that the launcher has just forked into a living sandbox and makes it a program there.
+
+The order is the security: control groups while files of the host can still be written; the user before the
+namespaces, so that nothing is ever done inside with rights of the host; every descriptor closed and the process
+not dumpable before tenants can see it; capabilities, privileges and system calls given up before the first
+instruction of the program. Nothing here may import a module later on: the interpreter's files are out of sight
+once the mount namespace is entered. Standard library only.
+"""
+
+from __future__ import annotations
+
+import array
+import base64
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import termios
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from unsandbox.sandbox.launcher.cgroups import write
+
+INSIDE_UID = 1000
+"""The user of every sandbox, seen from inside."""
+
+CAPABILITY_TO_READ_ALL = 1 << 1 | 1 << 2 | 1 << 3
+"""CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER: over the sandbox's own files, in its user namespace."""
+
+_NS_GET_USERNS = 0xB701
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
+# cgroup, uts, ipc, mount; pid is for children
+_CLONE_OTHERS = 0x02000000 | 0x04000000 | 0x08000000 | _CLONE_NEWNET | 0x00020000
+_CLONE_NEWPID = 0x20000000
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
+_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _SECCOMP_MODE_FILTER = 38, 47, 2, 2
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAP_SETPCAP = 1 << 8
+_TIOCGPTPEER = 0x5441
+_TIOCSPTLCK = 0x40045431
+_CORE_LIMIT = 1
+"""A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
+_TIMEOUT_CONNECT_S = 5.0
+_CONNECTOR_IDLE_S = 10.0
+
+CHANGED_SIGNALS = (
+    signal.SIGCHLD,
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+)
+"""What the launcher or its interpreter changed; a program must find the defaults."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Descriptors to enter a sandbox by: its first process, and the user namespace that owns the others."""
+
+    first: int
+    owner: int
+
+    def close(self) -> None:
+        """Close both."""
+        os.close(self.first)
+        os.close(self.owner)
+
+
+def open_doors(first_pid: int, first: int) -> Doors:
+    """Return the doors of the sandbox whose first process is `first_pid`, known to live through pidfd `first`.
+
+    Raises:
+        OSError: It is gone.
+    """
+    namespace = os.open(f"/proc/{first_pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+    finally:
+        os.close(namespace)
+    fcntl.ioctl(owner, termios.FIOCLEX)
+    return Doors(fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, 3), owner)
+
+
+def tell(report: int, fds: Sequence[int] = (), **message: Any) -> None:
+    """Send a message on a report socket."""
+    with socket.socket(fileno=os.dup(report)) as sock:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        sock.sendmsg([json.dumps(message).encode()], ancillary)
+
+
+def become_program(
+    doors: Doors, uid: int | None, details: bytes, fds: Sequence[int], pid_pipe: int
+) -> NoReturn:
+    """In the forked child: enter, and become the program that `details` describes.
+
+    Args:
+        doors: The sandbox.
+        uid: Its user on the host; None when it is this process's own.
+        details: JSON: `argv`, `env`, `cwd`, `terminal`, `limits`, `filter`, and `helper`: None for a program of
+            the tenant; for one of ours, which stays out of the tenants' sight, the capabilities that it keeps.
+        fds: The report socket, then stdin, stdout, stderr unless the program gets a terminal.
+        pid_pipe: Where the number of the program's process goes. A helper has the calling process's own.
+    """
+    report, launcher = fds[0], os.getppid()
+    try:
+        wanted = json.loads(details)
+        _leave_the_launcher((*fds, pid_pipe, doors.first, doors.owner))
+        helper = wanted["helper"] is not None
+        _enter(doors, uid, launcher, with_processes=not helper)
+        pid = os.getpid() if helper else os.fork()
+        if pid:
+            os.write(pid_pipe, struct.pack("=i", pid))
+            tell(report, pid=pid)
+            if not helper:
+                os._exit(0)
+        _lock_down_and_execute(wanted, fds)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
+        with contextlib.suppress(OSError):
+            tell(report, error=_in_words(error))
+    finally:
+        os._exit(127)
+
+
+def become_connector(doors: Doors, uid: int | None, orders: int) -> NoReturn:
+    """In the forked child: connect to ports of the sandbox's loopback as ordered, and send the sockets back.
+
+    It leaves when the other end of `orders` is closed, or when nothing was ordered for a while.
+    """
+    try:
+        _leave_the_launcher((orders, doors.first, doors.owner))
+        _become_user(uid)
+        _enter_namespace(doors.owner, _CLONE_NEWUSER)
+        _enter_namespace(doors.first, _CLONE_NEWNET)
+        doors.close()
+        _give_up_capabilities(0)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        with socket.socket(fileno=orders) as asked:
+            asked.settimeout(_CONNECTOR_IDLE_S)
+            while port := asked.recv(16):
+                _connect(int(port), orders)
+    except TimeoutError:
+        pass
+    except BaseException as error:  # noqa: BLE001 - as above
+        with contextlib.suppress(OSError):
+            tell(orders, error=_in_words(error))
+    finally:
+        os._exit(0)
+
+
+def _connect(port: int, report: int) -> None:
+    try:
+        sock = _connected(port)
+    except OSError as error:
+        tell(report, error=_in_words(error))
+    else:
+        with sock:
+            tell(report, [sock.fileno()], connected=True)
+
+
+def open_low_ports(doors: Doors, uid: int | None, report: int) -> NoReturn:
+    """In the forked child: let the sandbox's programs listen on ports below 1024 of its own network."""
+    try:
+        _leave_the_launcher((report, doors.first, doors.owner))
+        _become_user(uid)
+        _enter_namespace(doors.owner, _CLONE_NEWUSER)
+        _enter_namespace(doors.first, _CLONE_NEWNET)
+        # What lies here is of the network namespace of whoever opens it.
+        write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+        tell(report, done=True)
+    except BaseException as error:  # noqa: BLE001 - as above
+        with contextlib.suppress(OSError):
+            tell(report, error=_in_words(error))
+    finally:
+        os._exit(0)
+
+
+def _connected(port: int) -> socket.socket:
+    problem: OSError | None = None
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.settimeout(_TIMEOUT_CONNECT_S)
+        try:
+            sock.connect((address, port))
+        except OSError as error:
+            sock.close()
+            problem = problem or error
+            continue
+        sock.setblocking(False)
+        return sock
+    raise problem or OSError(errno.ECONNREFUSED, "connection refused")
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}"
+
+
+# The way in
+
+
+def _leave_the_launcher(keep: Sequence[int]) -> None:
+    """Let go of everything of the launcher but the descriptors in `keep`."""
+    # When the whole machine runs out of memory, a sandbox goes before the server or anything else.
+    write("/proc/self/oom_score_adj", "1000")
+    start = 0
+    for fd in sorted(keep):
+        os.closerange(start, fd)
+        start = fd + 1
+    os.closerange(start, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    # So that nothing opened from now on takes a number of the standard streams.
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in range(3):
+        os.dup2(null, fd)
+    signal.set_wakeup_fd(-1)
+    for number in CHANGED_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    os.umask(0o022)
+    # The launcher's command line, in this copy of it: /proc shows it to everybody.
+    start, end = _COMMAND_LINE
+    ctypes.memset(start, 0, end - start)
+
+
+def _find_command_line() -> tuple[int, int]:
+    """Return where in memory this process's command line lies; it is there in every copy that is forked."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    # arg_start and arg_end are the fields 48 and 49 of the whole line, whose third comes first here.
+    return int(fields[45]), int(fields[46])
+
+
+_COMMAND_LINE = _find_command_line()
+
+
+def _become_user(uid: int | None) -> None:
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    # Neither a debugger nor /proc may look at this copy of the launcher.
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def _enter(doors: Doors, uid: int | None, launcher: int, *, with_processes: bool) -> None:
+    _become_user(uid)
+    _enter_namespace(doors.owner, _CLONE_NEWUSER)
+    _enter_namespace(doors.first, _CLONE_OTHERS | (_CLONE_NEWPID if with_processes else 0))
+    try:
+        _enter_namespace(doors.first, _CLONE_NEWUSER)
+    except OSError as error:
+        # Where the sandbox has a single user namespace it is entered already.
+        if error.errno != errno.EINVAL:
+            raise
+    if {*os.getresuid(), *os.getresgid()} != {INSIDE_UID}:
+        raise OSError(errno.EPERM, "not the sandbox's user")
+    # After every change of user and namespace, which reset it. What it forks dies with the sandbox instead.
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:
+        os._exit(127)
+
+
+def _enter_namespace(fd: int, kinds: int) -> None:
+    _check(_libc.setns(fd, kinds))
+
+
+def _lock_down_and_execute(wanted: dict[str, Any], fds: Sequence[int]) -> None:
+    report, *streams = fds
+    os.setsid()
+    if wanted["terminal"] is not None:
+        streams = [_open_terminal(report, *wanted["terminal"])] * 3
+    # They come above the numbers of the standard streams, and close themselves on execution.
+    for target, fd in enumerate(streams):
+        os.dup2(fd, target, inheritable=True)
+    _set_limits(wanted["limits"])
+    _give_up_capabilities(wanted["helper"] or 0)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    os.chdir(wanted["cwd"])
+    argv = [os.fsencode(word) for word in wanted["argv"]]
+    env = {os.fsencode(name): os.fsencode(value) for name, value in wanted["env"].items()}
+    candidates = _candidates(argv[0], env)
+    _refuse_system_calls(base64.b64decode(wanted["filter"]))
+    _execute(candidates, argv, env)
+
+
+def _candidates(program: bytes, env: dict[bytes, bytes]) -> list[bytes]:
+    if b"/" in program:
+        return [program]
+    folders = env.get(b"PATH", b"/usr/bin:/bin").split(b":")
+    return [folder + b"/" + program for folder in folders if folder]
+
+
+def _execute(candidates: Sequence[bytes], argv: list[bytes], env: dict[bytes, bytes]) -> None:
+    problem: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(argv[0]))
+    for candidate in candidates:
+        try:
+            os.execve(candidate, argv, env)  # noqa: S606 - the tenant's program, inside
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            problem = OSError(error.errno, error.strerror, os.fsdecode(argv[0]))
+    raise problem
+
+
+def _open_terminal(report: int, columns: int, rows: int) -> int:
+    """Open a terminal among the sandbox's own, make it this session's, send its master away; return it."""
+    master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+    terminal = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    tell(report, [master], terminal=True)
+    os.close(master)
+    return int(terminal)
+
+
+def _set_limits(limits: dict[str, int | None]) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (_CORE_LIMIT, _CORE_LIMIT))
+    for name, kind in (
+        ("open_files", resource.RLIMIT_NOFILE),
+        ("processes", resource.RLIMIT_NPROC),
+        ("data_bytes", resource.RLIMIT_DATA),
+        ("file_bytes", resource.RLIMIT_FSIZE),
+    ):
+        if (wanted := limits.get(name)) is not None:
+            hard = resource.getrlimit(kind)[1]
+            bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(kind, (bound, bound))
+
+
+def _give_up_capabilities(keep: int) -> None:
+    """Hold no capability any more but those in the mask `keep`, which a helper takes along when it executes."""
+    if keep:
+        # What is to be inherited must still be in the bounding set, which takes a capability to empty.
+        _set_capabilities(keep | _CAP_SETPCAP, keep)
+    for number in range(64):
+        if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            break
+    _set_capabilities(keep, keep)
+    for number in range(keep.bit_length()):
+        if keep >> number & 1:
+            _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
+
+
+def _set_capabilities(held: int, inheritable: int) -> None:
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    sets = (held, held, inheritable)
+    words = [*(one & 0xFFFFFFFF for one in sets), *(one >> 32 for one in sets)]
+    _check(_libc.capset(header, struct.pack("6I", *words)))
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+def _refuse_system_calls(program: bytes) -> None:
+    code = ctypes.create_string_buffer(program, len(program))
+    head = _Filter(len(program) // 8, ctypes.addressof(code))
+    _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(head), 0, 0))
+
+
+def _prctl(option: int, value: int, second: int = 0) -> None:
+    _check(_libc.prctl(option, value, second, 0, 0))
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

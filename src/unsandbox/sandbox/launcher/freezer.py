@@ -1,0 +1,144 @@
+"""Stops every process of a live sandbox where it is, and lets them go on.
+
+By the freezer of cgroup v2 where a v2 hierarchy can be written, even one without controllers beside v1: what it
+holds can still be killed, so that a frozen sandbox dies with its server. Else by the v1 freezer, whose
+prisoners must be thawed to die; else by stop signals, which programs notice (a shell thinks that somebody
+pressed Ctrl-Z).
+
+Loaded by the launcher too, a bare interpreter: standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from unsandbox.sandbox.launcher import cgroups
+
+_SYS_CLONE3 = 435  # on every architecture
+_CLONE_INTO_CGROUP = 0x200000000
+_STOP_ROUNDS = 50
+
+# Not CDLL: with the interpreter's lock held, parent and child both find it as it was.
+_libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def find_base(name: str, hierarchy: cgroups.Hierarchy | None) -> tuple[str, Path] | None:
+    """Return the kind (`v2`, `v1`) and the folder in which this server's freezer groups are made, or None."""
+    if hierarchy is not None and hierarchy.version == 2:
+        return "v2", hierarchy.folders()[0]
+    for kind, base in cgroups.freezer_bases():
+        folder = base / name
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            return kind, folder
+    return None
+
+
+class Freezer:
+    """Freezes one sandbox. `held` asks for the processes that the sandbox has now."""
+
+    def __init__(self, base: tuple[str, Path] | None, name: str, *, nested: bool) -> None:
+        """Make the group, where there are groups.
+
+        Args:
+            base: What `find_base` returned.
+            name: Name of the sandbox's group.
+            nested: Whether a v2 group of that name exists already, with the limits; this one is made below it,
+                so that helpers can share the limits without being frozen.
+
+        Raises:
+            OSError: The kernel refused the group.
+        """
+        self.kind, parent = base if base is not None else ("stop", Path())
+        self.nested = nested and self.kind == "v2"
+        self._folder = parent / name / "tenant" if self.nested else parent / name
+        self._stopped: list[int] = []
+        if self.kind != "stop":
+            self._folder.mkdir()
+
+    def fork(self) -> int:
+        """Fork a child that is in the group from its first moment; return 0 in it.
+
+        Entering a v2 group later costs a grace period of the kernel, some 10 ms; being born there does not.
+
+        Raises:
+            OSError: As `fork`.
+        """
+        if self.kind == "v2":
+            group = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                arguments = struct.pack("=11Q", _CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, *[0] * 5, group)
+                pid = int(_libc.syscall(_SYS_CLONE3, arguments, len(arguments)))
+            finally:
+                os.close(group)
+            if pid >= 0:
+                return pid
+        pid = os.fork()
+        if pid == 0 and self.kind != "stop":
+            cgroups.write(self._folder / ("cgroup.procs" if self.kind == "v2" else "tasks"), "0")
+        return pid
+
+    def freeze(self, held: Iterable[int]) -> None:
+        """Begin to freeze; `frozen` tells when it is done."""
+        if self.kind == "v2":
+            cgroups.write(self._folder / "cgroup.freeze", "1")
+        elif self.kind == "v1":
+            cgroups.write(self._folder / "freezer.state", "FROZEN")
+        else:
+            self._stop(held)
+
+    def _stop(self, held: Iterable[int]) -> None:
+        for pid in held:
+            # What the tenant stopped himself stays stopped afterwards.
+            if pid not in self._stopped and _state(pid) not in ("T", "t", "Z", "X", ""):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    self._stopped.append(pid)
+
+    def frozen(self, held: Iterable[int]) -> bool:
+        """Whether every process stands still now."""
+        if self.kind == "v2":
+            return cgroups.field(self._folder / "cgroup.events", "frozen") == 1
+        if self.kind == "v1":
+            return (self._folder / "freezer.state").read_text().strip() == "FROZEN"
+        found = list(held)
+        self._stop(found)
+        return all(_state(pid) in ("T", "t", "Z", "X", "") for pid in found)
+
+    def thaw(self) -> None:
+        """Let all go on; harmless when nothing is frozen."""
+        if self.kind == "v2":
+            cgroups.write(self._folder / "cgroup.freeze", "0")
+        elif self.kind == "v1":
+            cgroups.write(self._folder / "freezer.state", "THAWED")
+        # Children before their parents, so that none is seen stopped by a parent that goes on already.
+        stopped, self._stopped = self._stopped, []
+        for pid in reversed(stopped):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Have everything in the group die, also what is frozen and had a kill signal sent to it."""
+        with contextlib.suppress(OSError):
+            if self.kind == "v2":
+                cgroups.write(self._folder / "cgroup.kill", "1")
+            elif self.kind == "v1":
+                self.thaw()
+
+    def remove(self) -> bool:
+        """Remove the group; False when the kernel still holds it busy and it should be tried again."""
+        return self.kind == "stop" or cgroups.remove_folder(self._folder)
+
+
+def _state(pid: int) -> str:
+    """Return a process's state letter, empty when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""

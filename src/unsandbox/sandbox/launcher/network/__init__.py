@@ -1,0 +1,1 @@
+"""Outbound networks of sandboxes, set up by the launcher."""

@@ -1,0 +1,1 @@
+"""Disks and archives of persistent sandboxes."""

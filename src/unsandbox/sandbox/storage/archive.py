@@ -1,0 +1,279 @@
+"""Files as tar archives: what is put into a sandbox, and its work folder as a whole.
+
+A work folder is read and replaced by `tar` run *inside* the sandbox, as its user, while the tenant's programs
+stand still: whatever an archive holds, it can reach no more than the tenant can, and the quota holds. The
+server only compresses, and looks an archive through first (`archive_check`). Nothing depends on the backend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import secrets
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Self, TypeVar
+
+from unsandbox.protocol.contents import CHUNK, ChunkReader, Content, Spool, chunks_of
+from unsandbox.sandbox.host.blocking import run_to_end
+from unsandbox.sandbox.host.stream_capture import StreamCapture
+from unsandbox.sandbox.persistent_spec import LiveProcess
+from unsandbox.sandbox.spec import MIB, SandboxError, SandboxFile
+from unsandbox.sandbox.storage.archive_check import opened
+from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
+
+_T = TypeVar("_T")
+
+_LEVEL = 3
+_THREADS = min(2, len(os.sched_getaffinity(0)))
+_JOB_BYTES = MIB
+"""What a thread compresses at a time: by itself zstd takes 8 MiB, and much more memory."""
+_FRAME_BYTES = 32 * MIB
+_WORTH_IT = 0.8
+"""Of the size before: several threads compress what becomes as small as this."""
+_several_threads = threading.Semaphore()
+"""Held by the one archive that several threads compress: others would gain nothing, and it takes 20 MiB."""
+_PIECE = MIB // 4
+_MAX_SHOWN = 200
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "Wrote only")
+"""How tar says that there is no room."""
+
+
+def write_archive(files: Sequence[SandboxFile], folders: Sequence[str], target: IO[bytes]) -> None:
+    """Write files and folders, given by absolute paths, as a tar archive relative to `/`."""
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        now = int(time.time())
+        made = {"/", "/work", "/tmp", "/dev", "/dev/shm"}  # noqa: S108 - inside the sandbox
+
+        def make(folder: PurePosixPath) -> None:
+            for step in (*reversed(folder.parents), folder):
+                if str(step) not in made:
+                    made.add(str(step))
+                    member = tarfile.TarInfo(str(step).lstrip("/"))
+                    member.type, member.mode, member.mtime = tarfile.DIRTYPE, 0o755, now
+                    archive.addfile(member)
+
+        for folder in folders:
+            make(PurePosixPath(folder))
+        for file in files:
+            make(PurePosixPath(file.path).parent)
+            member = tarfile.TarInfo(file.path.lstrip("/"))
+            member.size, member.mode, member.mtime = len(file.data), file.mode, now
+            archive.addfile(member, io.BufferedReader(ChunkReader(chunks_of(file.data))))
+
+
+class _SpoolWriter(io.RawIOBase):
+    """A spool as a file object."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._spool.size
+
+    def write(self, data: Any) -> int:
+        written = bytes(data)
+        self._spool.write(written)
+        return len(written)
+
+
+def archive_of(files: Sequence[SandboxFile]) -> bytes | Content:
+    """Return files, given by absolute paths, as a tar archive relative to `/`; a large one lies on a disk."""
+    if any(not isinstance(file.data, bytes) for file in files):
+        spool = Spool()
+        with io.BufferedWriter(_SpoolWriter(spool), CHUNK) as target:
+            write_archive(files, (), target)
+        return spool.since(0)
+    buffer = io.BytesIO()
+    write_archive(files, (), buffer)
+    return buffer.getvalue()
+
+
+PACK = [
+    *[
+        "tar",
+        "--create",
+        "--blocking-factor=256",
+        "--format=pax",
+        "--sort=name",
+        "--sparse",
+        "--one-file-system",
+        "--numeric-owner",
+    ],
+    *["--owner=sandbox:1000", "--group=sandbox:1000", "--mode=u-s,g-s"],
+    *["--pax-option=delete=atime,delete=ctime", "--directory=/work", "."],
+]
+"""Run inside, by the sandbox's user with the right to read all of its files: its work folder goes to stdout."""
+
+# Not -p: set-user-id bits are dropped; and no umask that takes others.
+_UNPACK_SCRIPT = """
+umask 0
+find /work -xdev -mindepth 1 -delete || exit
+options="--no-same-owner --no-same-permissions --delay-directory-restore"
+exec tar --extract --blocking-factor=256 $options --directory=/work
+"""
+UNPACK = ["sh", "-c", _UNPACK_SCRIPT]
+"""Run inside, likewise: the archive on stdin replaces the content of the work folder."""
+
+
+async def save(tar: LiveProcess, destination: Path) -> HashedBytes:
+    """Write the output of a started `PACK` as a compressed archive; return what it is.
+
+    Written to a temporary name beside `destination`, fsynced and renamed: never half there.
+
+    Raises:
+        SandboxError: The work folder could not be read.
+        OSError: The disk is full or failed.
+    """
+    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        async with _Running(tar) as running:
+            hashed = await running.in_thread(partial(_compress, running.take("stdout_fd"), temporary))
+            await running.must_succeed("the work folder could not be read")
+            await run_to_end(partial(_publish, temporary, destination))
+    finally:
+        temporary.unlink(missing_ok=True)
+    return hashed
+
+
+async def load(tar: LiveProcess, archive: Path) -> None:
+    """Feed an archive, compressed or not, to a started `UNPACK`.
+
+    Raises:
+        SandboxError: It could not be unpacked.
+        OSError: It does not fit into the work folder (`EDQUOT`), or cannot be read.
+    """
+    async with _Running(tar) as running:
+        await running.in_thread(partial(_decompress, archive, running.take("stdin_fd")))
+        await running.must_succeed("the archive could not be unpacked")
+
+
+class _Running:
+    """A started tar: reads what it complains of, and sees to it that it ends."""
+
+    def __init__(self, tar: LiveProcess) -> None:
+        self._tar = tar
+        self._null = -1
+        self._complaints: StreamCapture | None = None
+
+    async def __aenter__(self) -> Self:
+        self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        fd, self._tar.stderr_fd = self._tar.stderr_fd, None
+        if fd is not None:
+            self._complaints = StreamCapture(
+                "stderr",
+                fd,
+                keep_bytes=4096,
+                flood_bytes=1 << 62,
+                discard_fd=self._null,
+                sink=None,
+                on_flood=lambda: None,
+                on_end=lambda: None,
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._tar.kill()
+        self._tar.close()
+        if self._complaints is not None:
+            self._complaints.close()
+        os.close(self._null)
+
+    def take(self, name: str) -> int:
+        """Take over a pipe, for blocking use in a thread."""
+        fd: int = getattr(self._tar, name)
+        setattr(self._tar, name, None)
+        os.set_blocking(fd, True)
+        # The larger it is the less often tar and this process wait for each other. The kernel may refuse.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, MIB)
+        return fd
+
+    async def in_thread(self, work: Callable[[], _T]) -> _T:
+        """Do something that blocks on one of its pipes."""
+        # Its death ends the pipe, and with it the thread.
+        return await run_to_end(work, on_cancel=self._tar.kill)
+
+    async def must_succeed(self, otherwise: str) -> None:
+        """Wait for its end; raise unless it went well."""
+        code = await self._tar.wait()
+        if code == 0:
+            return
+        said = self._complaints.result().data.decode("utf-8", "replace").strip() if self._complaints else ""
+        must_have_room(said, otherwise)
+        raise SandboxError(f"{otherwise}: {said[:_MAX_SHOWN] or f'exit status {code}'}")
+
+
+def must_have_room(said: str, otherwise: str) -> None:
+    """Raise when what tar complained of is a lack of room.
+
+    Raises:
+        OSError: It is (EDQUOT).
+    """
+    if any(words in said for words in _FULL):
+        raise OSError(errno.EDQUOT, f"{otherwise}: the quota of the folder is exceeded")
+
+
+def _compress(source: int, temporary: Path) -> HashedBytes:
+    """Compress what comes from a descriptor into a new file, to its end; it is durable then.
+
+    The first frame is short and tells whether more than one thread is worth it: for what cannot be compressed,
+    as it often is, more threads take longer. Later ones tell it for what follows them.
+    """
+    from zstandard import ZstdCompressionParameters, ZstdCompressor
+
+    alone = ZstdCompressor(level=_LEVEL)
+    together = ZstdCompressor(
+        compression_params=ZstdCompressionParameters.from_level(_LEVEL, threads=_THREADS, job_size=_JOB_BYTES)
+    )
+    piece = memoryview(bytearray(_PIECE))
+    frame, frame_bytes, taken, given = alone.compressobj(), MIB, 0, 0
+    with open(source, "rb", buffering=0) as stream, HashedFile(temporary) as file, ExitStack() as turn:
+        while count := stream.readinto(piece):
+            given += file.write(frame.compress(piece[:count]))
+            taken += count
+            if taken >= frame_bytes:
+                given += file.write(frame.flush())
+                turn.close()
+                chosen = alone
+                if given < taken * _WORTH_IT and _several_threads.acquire(blocking=False):
+                    turn.callback(_several_threads.release)
+                    chosen = together
+                frame, frame_bytes, taken, given = chosen.compressobj(), _FRAME_BYTES, 0, 0
+        file.write(frame.flush())
+        return file.finish()
+
+
+def _publish(temporary: Path, destination: Path) -> None:
+    temporary.replace(destination)
+    folder = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _decompress(archive: Path, target: int) -> None:
+    # One piece of memory for all of it: fresh memory costs more than what is copied into it.
+    piece = memoryview(bytearray(_PIECE))
+    with (
+        open(target, "wb", buffering=0) as pipe,
+        opened(archive) as stream,
+        # Who stops to read says why when asked.
+        contextlib.suppress(BrokenPipeError),
+    ):
+        while count := stream.readinto(piece):
+            rest = piece[:count]
+            while rest:
+                rest = rest[pipe.write(rest) :]

@@ -1,0 +1,390 @@
+"""What makes a sandbox of a fork of the zygote: a list of system calls, and two ways to carry it out.
+
+An interpreter that locks itself down after a fork writes to hundreds of pages, and each is copied first. So on
+x86-64 a few instructions go through the list (`init.build_spawner`), in a process that shares the zygote's
+memory while the zygote waits, as after vfork(2). It forks the program, which is back in this interpreter, and
+becomes the sandbox's first process. Elsewhere a forked interpreter goes through the same list.
+
+Loaded into the zygote before `main`, whose namespace it shares; the same rules hold.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    _Step = tuple[str, tuple[int, ...], int]
+    """Name of a system call, its arguments, and of a fork what `start` returns in the child."""
+
+CONTROL_FD = 3
+"""In the zygote the launcher's socket, in its children the server's."""
+FIRST_PROCESS_FD = 100
+"""In the zygote and until a program runs: above every descriptor that comes with a request."""
+SANDBOX_UID = 1000
+PROGRAM, FEEDER, FIRST = 1 << 24, 1 << 24 | 1, 1 << 24 | 2
+"""What `Setup.start` returns in the forks; above every process number."""
+
+_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
+_NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
+_SHARES_MEMORY, _WAITS, _PIDFD = 0x100, 0x4000, 0x1000
+_SET_TID, _CLEAR_TID = 0x1000000, 0x200000
+_READ_ONLY, _NOSUID, _NODEV, _NOEXEC, _BIND = 1, 2, 4, 8, 4096
+_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 4, 22, 23, 24
+_PR_SET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS, _PR_CAP_AMBIENT = 38, 40, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+_SIGCHLD, _F_SETFD = 17, 2
+_CAPABILITY_VERSION_3 = 0x20080522
+_SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
+_ARCH_GET_FS = 0x1003
+_RSEQ_BYTES, _RSEQ_SIGNATURE, _RSEQ_FAILED = 32, 0x53053053, -2
+_HERE = -100
+_WRITABLE, _EXECUTABLE, _PRIVATE_MEMORY = 3, 5, 0x22
+_PAGE = 4096
+_HEADER_WORDS, _STEP_WORDS = 3, 7
+"""As `init.build_spawner` has them."""
+_WORD = (1 << 64) - 1
+_MOST_PLANS = 256
+
+
+SYSTEM_CALLS = (
+    "arch_prctl", "capset", "chdir", "clone", "close", "close_range", "dup3", "execve", "fcntl", "ioctl",
+    "get_robust_list", "mknodat", "mount", "openat", "prctl", "prlimit64", "rseq", "rt_sigaction",
+    "set_robust_list", "setgroups", "setpriority", "setresgid", "setresuid", "setsid", "socket", "umask",
+    "unshare", "write",
+)  # fmt: skip
+"""Those whose numbers `Setup` needs, as far as the machine has them."""
+
+
+class Setup:
+    """Makes sandboxes.
+
+    Args:
+        numbers: The numbers of the system calls, by name.
+        bpf: The system call filter, as an array of `struct sock_filter`.
+        masked_files: Of /proc, to be empty.
+        masked_folders: Of /proc, to be empty.
+        spawner: Instructions that carry out a list; None where there are none for this machine.
+    """
+
+    def __init__(
+        self,
+        numbers: Mapping[str, int],
+        bpf: bytes,
+        masked_files: Sequence[str],
+        masked_folders: Sequence[str],
+        spawner: bytes | None,
+    ) -> None:
+        import ctypes
+        import os
+        import struct
+
+        self._ctypes = ctypes
+        self._struct = struct
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.syscall.restype = ctypes.c_long
+        self._numbers = numbers
+        self._texts: dict[bytes, Any] = {}
+        self._plans: dict[tuple[Any, ...], Any] = {}
+        self._masks = (masked_files, masked_folders)
+        self._bpf = ctypes.create_string_buffer(bpf, len(bpf))
+        self._filter = struct.pack("HxxxxxxP", len(bpf) // 8, ctypes.addressof(self._bpf))
+        self._capabilities = 0
+        while self._libc.prctl(_PR_CAPBSET_READ, self._capabilities, 0, 0, 0) >= 0:
+            self._capabilities += 1
+        self.used: list[tuple[int, int, int]] = []
+        """Memory that programs use; see `rehearse`."""
+        self._sharing: tuple[Callable[[int], int], _Thread] | None = None
+        """What it takes to have instructions go through a list; else a forked interpreter does."""
+        thread = None if spawner is None else _Thread(ctypes, self._libc, numbers)
+        if spawner is not None and thread is not None and thread.number_at:
+            self._sharing = self._load(spawner), thread
+        else:
+            self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def start(self, settings: Sequence[int], gate: str, fds: Sequence[int]) -> tuple[int, int]:
+        """Make a sandbox.
+
+        Args:
+            settings: User (-1 for that of the zygote), whether somebody waits for it, bytes of /tmp and /work,
+                of /dev/shm, open files, processes, bytes of data or 0.
+            gate: Path of a named pipe at which the program will wait, or empty.
+            fds: Its control socket, stdout, stderr, and what it enters its control groups by.
+
+        Returns:
+            In the zygote a descriptor of the sandbox's first process and 0. In its forks -1, and `PROGRAM` in
+            what becomes the program, `FEEDER` in what feeds a program that waits at a named pipe, `FIRST` in
+            the first process where that is an interpreter.
+
+        Raises:
+            OSError: There is no process to be had.
+        """
+        plan = self.plan(settings, gate, fds)
+        if self._sharing is None:
+            return self._fork(plan, fds[0])
+        return self._share(*self._sharing, plan, fds[0])
+
+    def plan(self, settings: Sequence[int], gate: str, fds: Sequence[int]) -> Any:
+        """Return what `start` will do, and keep it: much the same is asked for again and again."""
+        key = (*settings, gate, *fds)
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+                self._texts.clear()
+            steps = list(self._steps(settings, gate, fds))
+            plan = self._plans[key] = steps if self._sharing is None else self._written(steps)
+        return plan
+
+    # The list
+
+    def _steps(self, settings: Sequence[int], gate: str, fds: Sequence[int]) -> Iterator[_Step]:
+        import os
+        import resource
+
+        uid, urgent, tmpfs, shm, open_files, processes, data = settings
+        control, stdout, stderr, *groups = fds
+        call, at = self._call, self._at
+        owner = max(0, uid)
+        yield call("dup3", control, CONTROL_FD, os.O_CLOEXEC)
+        normal_priority = call("setpriority", os.PRIO_PROCESS, 0, 0)
+        if urgent:
+            yield normal_priority
+        for group in groups:
+            yield call("write", group, at(b"0"), 1)
+        yield call("unshare", _NEWNS | _NEWUTS | _NEWIPC | _NEWNET | _NEWCGROUP)
+        for place, size, mode in (("/dev/shm", shm, "1777"), ("/tmp", tmpfs, "1777"), ("/work", tmpfs, "755")):  # noqa: S108
+            yield self._mount(
+                "tmpfs", place, _NOSUID | _NODEV, f"size={size},mode={mode},uid={owner},gid={owner}"
+            )
+        yield self._mount("proc", "/proc", _NOSUID | _NODEV | _NOEXEC, "")
+        for path in self._masks[0]:
+            yield call("mount", at(b"/dev/null"), at(path.encode()), 0, _BIND, 0)
+        for path in self._masks[1]:
+            yield self._mount("tmpfs", path, _READ_ONLY | _NOSUID | _NODEV | _NOEXEC, "size=4k,mode=555")
+        yield self._mount("devpts", "/dev/pts", _NOSUID | _NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+        yield from self._loopback_up()
+        yield normal_priority
+        yield call("chdir", at(b"/work"))
+        yield call("umask", 0o022)
+        yield call("setsid")
+        yield call("dup3", stdout, 1, 0)
+        yield call("dup3", stderr, 2, 0)
+        yield call("close_range", CONTROL_FD + 1, max(fds), 0)
+        yield self._limit(resource.RLIMIT_NOFILE, open_files)
+        if data:
+            yield self._limit(resource.RLIMIT_DATA, data)
+        if uid >= 0:
+            yield call("setgroups", 0, 0)
+            yield call("setresgid", uid, uid, uid)
+            yield call("setresuid", uid, uid, uid)
+        yield call("unshare", _NEWUSER)
+        # Only now: a namespace made under a limit holds the processes of its maker to it, and as an ordinary
+        # user those are of all sandboxes together.
+        yield self._limit(resource.RLIMIT_NPROC, processes)
+        # The change of user has hidden this process's files in /proc from itself.
+        yield call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
+        mapping = f"{SANDBOX_UID} {owner} 1"
+        for name, text in (("setgroups", "deny"), ("uid_map", mapping), ("gid_map", mapping)):
+            # The first descriptor that is free.
+            fd = CONTROL_FD + 1
+            yield call("openat", _HERE, at(f"/proc/self/{name}".encode()), os.O_WRONLY, 0)
+            yield call("write", fd, at(text.encode()), len(text))
+            yield call("close", fd)
+        # Ignored by the zygote.
+        yield call("rt_sigaction", _SIGCHLD, at(bytes(32)), 0, 8)
+        yield from self._give_up_all()
+        if gate:
+            yield call("mknodat", _HERE, at(gate.encode()), 0o010666, 0)
+        yield self._call_fork(PROGRAM)
+        if gate:
+            yield self._call_fork(FEEDER)
+        words = self._struct.pack("PP", at(b"init"), 0)
+        yield call("close_range", 0, CONTROL_FD - 1, 0)
+        yield call("fcntl", CONTROL_FD, _F_SETFD, 0)
+        path = f"/proc/self/fd/{FIRST_PROCESS_FD}"
+        yield call("execve", at(path.encode()), at(words), at(bytes(8)))
+
+    def _call(self, name: str, *arguments: int, in_child: int = 0) -> _Step:
+        return name, arguments, in_child
+
+    def _call_fork(self, in_child: int) -> _Step:
+        # As the C library forks, which keeps the number of its thread at an address that it told the kernel.
+        number_at = 0 if self._sharing is None else self._sharing[1].number_at
+        return self._call("clone", _SIGCHLD | _SET_TID | _CLEAR_TID, 0, 0, number_at, 0, in_child=in_child)
+
+    def _at(self, text: bytes) -> int:
+        """Return the address of a copy that ends in a NUL byte."""
+        copy = self._texts.get(text)
+        if copy is None:
+            copy = self._texts[text] = self._ctypes.create_string_buffer(text)
+        return int(self._ctypes.addressof(copy))
+
+    def _mount(self, kind: str, place: str, flags: int, options: str) -> _Step:
+        at = self._at
+        return self._call(
+            "mount", at(kind.encode()), at(place.encode()), at(kind.encode()), flags, at(options.encode())
+        )
+
+    def _limit(self, resource: int, most: int) -> _Step:
+        return self._call("prlimit64", 0, resource, self._at(self._struct.pack("QQ", most, most)), 0)
+
+    def _loopback_up(self) -> Iterator[_Step]:
+        # The socket takes the place of stdout, which comes later and closes it.
+        request = self._struct.pack("16sh22x", b"lo", _IFF_UP_RUNNING)
+        yield self._call("close", 1)
+        yield self._call("socket", 2, 2, 0)
+        yield self._call("ioctl", 1, _SIOCSIFFLAGS, self._at(request))
+
+    def _give_up_all(self) -> Iterator[_Step]:
+        """Drop every capability for good, and let the filter judge every further system call."""
+        call, at = self._call, self._at
+        for capability in range(self._capabilities):
+            yield call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+        yield call("capset", at(self._struct.pack("Ii", _CAPABILITY_VERSION_3, 0)), at(bytes(24)))
+        yield call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        yield call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        yield call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, at(self._filter), 0, 0)
+
+    # Carrying it out
+
+    def _load(self, code: bytes) -> Callable[[int], int]:
+        """Return instructions as a function that keeps the interpreter's lock."""
+        ctypes, libc = self._ctypes, self._libc
+        libc.mmap.restype = ctypes.c_void_p
+        place = libc.mmap(None, ctypes.c_size_t(_PAGE), _WRITABLE, _PRIVATE_MEMORY, -1, ctypes.c_size_t(0))
+        ctypes.memmove(place, code, len(code))
+        if libc.mprotect(ctypes.c_void_p(place), ctypes.c_size_t(_PAGE), _EXECUTABLE) != 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+        function: Callable[[int], int] = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_void_p)(place)
+        return function
+
+    def _written(self, steps: Sequence[_Step]) -> tuple[Any, Sequence[str]]:
+        """Return a list as the instructions read it, and the names of its calls."""
+        words = [0] * _HEADER_WORDS
+        for name, arguments, in_child in steps:
+            padded = (*arguments, 0, 0, 0, 0, 0)[:5]
+            words += [self._numbers[name], *(argument & _WORD for argument in padded), in_child]
+        return (self._ctypes.c_uint64 * len(words))(*words), tuple(name for name, _, _ in steps)
+
+    def _share(
+        self,
+        spawn: Callable[[int], int],
+        thread: _Thread,
+        plan: tuple[Any, Sequence[str]],
+        control: int,
+    ) -> tuple[int, int]:
+        """Have the instructions go through a list."""
+        words, names = plan
+        place = self._ctypes.addressof(words)
+        words[0] = _SHARES_MEMORY | _WAITS | _PIDFD | _NEWPID | _SIGCHLD
+        words[1] = 0
+        python = self._ctypes.pythonapi
+        python.PyOS_BeforeFork()
+        result = spawn(place)
+        if result >= PROGRAM:
+            python.PyOS_AfterFork_Child()
+            thread.renew()
+            return -1, result
+        python.PyOS_AfterFork_Parent()
+        if result <= 0:
+            raise OSError(-result, "clone")
+        if words[1]:
+            step = (words[1] - place - 8 * _HEADER_WORDS) // (8 * _STEP_WORDS)
+            _tell(control, names[step], -words[0] & _WORD)
+        return words[2] & 0xFFFFFFFF, 0
+
+    def _fork(self, steps: Sequence[_Step], control: int) -> tuple[int, int]:
+        """Have a forked interpreter go through a list."""
+        import os
+
+        self._check("unshare", self._libc.unshare(_NEWPID))
+        child = os.fork()
+        if child:
+            self._check("setns", self._libc.setns(self._own_pids, _NEWPID))
+            return os.pidfd_open(child), 0
+        name = ""
+        try:
+            for name, arguments, in_child in steps:
+                if in_child:
+                    if os.fork() == 0:
+                        return -1, in_child
+                    continue
+                wide = [self._ctypes.c_ulong(argument & _WORD) for argument in arguments]
+                result = self._libc.syscall(self._ctypes.c_long(self._numbers[name]), *wide)
+                # Without a program for the first process this interpreter is it.
+                if name != "execve":
+                    self._check(name, result)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
+            _tell(control if name == "dup3" else CONTROL_FD, name, getattr(error, "errno", None) or 0)
+            os._exit(1)
+        return -1, FIRST
+
+    def _check(self, name: str, result: int) -> None:
+        if result < 0:
+            raise OSError(self._ctypes.get_errno(), name)
+
+    # The zygote's memory
+
+    def populate(self) -> None:
+        """Have the memory that programs use ready now; where the kernel cannot (before 5.14) it comes later."""
+        number = self._ctypes.c_ulong
+        for address, length, advice in self.used:
+            if self._libc.madvise(number(address), number(length), advice):
+                return
+
+    def trim(self) -> None:
+        """Give back memory that is free: less for each fork to copy and to take down."""
+        if trim := getattr(self._libc, "malloc_trim", None):
+            trim(0)
+
+
+class _Thread:
+    """What the C library has told the kernel of the zygote's one thread, and a fork has to tell again."""
+
+    def __init__(self, ctypes: Any, libc: Any, numbers: Mapping[str, int]) -> None:
+        self._ctypes, self._libc, self._numbers = ctypes, libc, numbers
+        self.number_at = self._number_at()
+        """Where the C library keeps the thread's number; 0 when it does not do so as expected."""
+        self._robust = (ctypes.c_ulong(), ctypes.c_ulong())
+        libc.syscall(numbers["get_robust_list"], 0, *map(ctypes.byref, self._robust))
+        self._rseq_at = self._find_rseq()
+
+    def _number_at(self) -> int:
+        import _thread
+
+        place = self._ctypes.c_ulong()
+        if self._libc.prctl(_PR_GET_TID_ADDRESS, self._ctypes.byref(place), 0, 0, 0) != 0 or not place.value:
+            return 0
+        known = self._ctypes.c_int.from_address(place.value).value
+        return int(place.value) if known == _thread.get_native_id() else 0
+
+    def _find_rseq(self) -> int:
+        """Return the address of the area of restartable sequences, 0 without one."""
+        ctypes = self._ctypes
+        try:
+            offset = ctypes.c_ssize_t.in_dll(self._libc, "__rseq_offset").value
+            size = ctypes.c_uint.in_dll(self._libc, "__rseq_size").value
+        except ValueError:
+            return 0
+        base = ctypes.c_ulong()
+        self._libc.syscall(self._numbers["arch_prctl"], _ARCH_GET_FS, ctypes.byref(base))
+        return int(base.value + offset) if size and base.value else 0
+
+    def renew(self) -> None:
+        """Tell it, in a fork."""
+        ctypes, call = self._ctypes, self._libc.syscall
+        call(self._numbers["set_robust_list"], *self._robust)
+        if self._rseq_at:
+            # Should the kernel refuse, this is what the C library looks for.
+            ctypes.c_int.from_address(self._rseq_at + 4).value = _RSEQ_FAILED
+            call(self._numbers["rseq"], ctypes.c_ulong(self._rseq_at), _RSEQ_BYTES, 0, _RSEQ_SIGNATURE)
+
+
+def _tell(control: int, name: str, number: int) -> None:
+    """Tell the server why a sandbox was not made."""
+    import os
+
+    os.write(control, f"error {name}: {os.strerror(number)}\n".encode())

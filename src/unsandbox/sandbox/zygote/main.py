@@ -1,0 +1,469 @@
+"""The zygote: a Python interpreter that stopped just before its program and forks one warm sandbox per request.
+
+This file runs as the *system's* `python3`, started as `python3 /work/main.py` in a sandbox template: the file
+system of every sandbox, but with the rights to make namespaces. A line in a `.pth` file of the user's site
+folder loads it, and it puts a path hook in place. The interpreter asks that hook about its program, as it asks
+any path hook, after all of its start-up and before it opens the file: from there the zygote serves.
+
+For each request it forks. The child takes on a control group, namespaces, file systems, limits and a user of
+its own, gives up every right, and forks the process that will be the program; that one says that it is ready
+and waits. When its job comes it writes the files, and the hook returns: what follows is the interpreter's own
+code, the same as in a cold run, with no frame of ours below the program. For other languages it executes their
+command instead. The zygote itself never sees a byte of a job.
+
+Standard library only, and only what leaves no trace in the program: every module that a cold run would not
+have is forgotten again. For any `python3` from 3.9 on; hence the imports within functions.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+    from unsandbox.sandbox.zygote.lockdown import CONTROL_FD, FEEDER, FIRST, FIRST_PROCESS_FD, Setup
+    from unsandbox.sandbox.zygote.prefault import rehearse
+
+MAIN = "/work/main.py"
+HOME = "/work/"
+FIRST_PROCESS = "/work/.first"
+"""What becomes the first process of each sandbox, where there is such a program for this machine."""
+KIND_ANY, KIND_NODE, KIND_BASH = range(3)
+"""What waits in a sandbox: this interpreter, or another one that has all but its program."""
+COMMANDS = {KIND_NODE: ("node", "/work/main.js"), KIND_BASH: ("bash", "/work/main.sh")}
+MAX_REQUEST = 1024
+MAX_JOB = 1 << 17
+MAX_GROUPS = 8
+
+_FOLDERS: list[str] = []
+_MAYBE_ARCHIVE: list[str] = []
+"""Where a program lies that holds what is at the end of a zip archive."""
+_DEATH_BY = 128
+_PROGRAM_NUMBER = 2
+"""In its sandbox."""
+_ENDING = 64
+"""The signal by which a program tells the first process that it is about to exit with 0."""
+_BASH_ENV = "/work/.begin"
+_BASH_BEGINS = b"unset BASH_ENV;SECONDS=0;: bash"
+"""What makes a bash that has waited look like a new one."""
+
+
+def install(make_setup: Callable[[], Setup], folders: Iterable[str]) -> None:
+    """Have the interpreter serve instead of opening its program.
+
+    Args:
+        make_setup: Makes what makes the sandboxes.
+        folders: What is made in each sandbox before it is ready.
+    """
+    _FOLDERS.extend(folders)
+    original = sys.path_hooks[0]
+
+    def hook(path: str) -> Any:
+        if path != MAIN:
+            return original(path)
+        # In place, and of the same length: the interpreter is going through this list.
+        sys.path_hooks[0] = original
+        begin: list[Callable[[], None]] = []
+        _leave_no_trace(lambda: begin.append(_serve(make_setup())))
+        if _MAYBE_ARCHIVE:
+            return original(path)
+        # As nearly always: the interpreter will read it as a file.
+        begin[0]()
+        raise ImportError(path)
+
+    sys.path_hooks[0] = hook
+
+
+def _leave_no_trace(work: Callable[[], None]) -> None:
+    """Call `work`, then forget the modules that it loaded and the folder that brought this code here."""
+    seen: list[dict[str, Any]] = [sys.modules, sys.path_importer_cache]
+    before = [set(names) for names in seen]
+    work()
+    for names, known in zip(seen, before):  # noqa: B905 - Python 3.9 has no `strict`
+        for name in set(names) - known:
+            del names[name]
+    sys.modules.pop("__future__", None)
+    for path in [path for path in sys.path if path.startswith(HOME)]:
+        sys.path.remove(path)
+        sys.path_importer_cache.pop(path, None)
+
+
+def _serve(setup: Setup) -> Callable[[], None]:
+    """Fork for each request; returns, in a process that is to become the program, what is left to do there."""
+    import _signal  # type: ignore[import-not-found]
+    import _socket
+    import gc
+    import os
+
+    # The rehearsal shall find memory as it will be.
+    for like in range(2):
+        setup.plan([like] * 7, "", range(CONTROL_FD + 1, CONTROL_FD + 8))
+    # What is there now lives as long as the interpreter. A collector that goes through it at a program's end
+    # would copy every page of it, which takes longer than most programs.
+    end_by = _end_quickly()
+    gc.collect()
+    gc.freeze()
+    setup.trim()
+    setup.used, end = rehearse(MAIN, CONTROL_FD, _await_job)
+    if end is not None:
+        leave = end
+        return lambda: end_by(leave)
+    _keep_first_process()
+    requests = _socket.socket(fileno=CONTROL_FD)
+    # Nobody waits for the children here; the launcher watches them by descriptor.
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
+    requests.send(b"up")
+    while True:
+        data, ancillary, _, _ = requests.recvmsg(MAX_REQUEST, _socket.CMSG_SPACE(4 * (3 + MAX_GROUPS)))
+        if not data:
+            os._exit(0)
+        fds = _descriptors(ancillary)
+        request, *words = data.split()
+        kind, *settings = (int(word) for word in words)
+        pidfd, part = setup.start(settings, _gate(kind), fds)
+        if part:
+            requests.detach()
+            leave = _be(part, setup, kind)
+            return lambda: end_by(leave)
+        attached = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pidfd.to_bytes(4, sys.byteorder))]
+        requests.sendmsg([request], attached)
+        for fd in (*fds, pidfd):
+            os.close(fd)
+
+
+def _keep_first_process() -> None:
+    """Open the program that will be the first process of each sandbox; no path leads to it from there."""
+    import fcntl
+    import os
+
+    try:
+        fd = os.open(FIRST_PROCESS, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_PROCESS_FD)
+    os.close(fd)
+
+
+def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    content = b"".join(data for _, _, data in ancillary)
+    return [int.from_bytes(content[at : at + 4], sys.byteorder) for at in range(0, len(content) - 3, 4)]
+
+
+def _be(part: int, setup: Setup, kind: int) -> Callable[[int], None]:
+    """Be a process of a sandbox that was just made; returns in what becomes a Python program, how that ends."""
+    import _signal
+    import os
+
+    if part == FIRST:
+        _look_after()
+    if part == FEEDER:
+        _feed(kind)
+    if kind == KIND_ANY:
+        setup.populate()
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    os.close(FIRST_PROCESS_FD)
+    if kind != KIND_ANY:
+        _default_signals()
+        env = {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")}
+        if kind == KIND_BASH:
+            env["BASH_ENV"] = _BASH_ENV
+        _become(list(COMMANDS[kind]), env)
+    return _await_job()
+
+
+def _look_after() -> None:
+    """Be the sandbox's first process: collect orphans, report the program's end, wait to be killed."""
+    import _signal
+    import os
+
+    # With a handler in place even a tenant's signal would reach the first process.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+    while True:
+        pid, status = os.wait()
+        if pid == _PROGRAM_NUMBER:
+            break
+    try:
+        # When all the others are gone, every end of the output is closed.
+        os.kill(-1, _signal.SIGKILL)
+        while True:
+            os.wait()
+    except OSError:
+        os.write(CONTROL_FD, b"end %d\n" % _exit_code(status))
+    os.read(CONTROL_FD, 1)
+    os._exit(0)
+
+
+def _exit_code(status: int) -> int:
+    import os
+
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else _DEATH_BY - code
+
+
+def _gate(kind: int) -> str:
+    """Return the named pipe at which an interpreter waits: what bash reads first, or the program itself."""
+    if kind == KIND_ANY:
+        return ""
+    return _BASH_ENV if kind == KIND_BASH else COMMANDS[kind][1]
+
+
+def _feed(kind: int) -> None:
+    """Give an interpreter that waits to read its program the program. Never returns.
+
+    The interpreter has opened a named pipe. When the program runs that is gone, and the file is there.
+    """
+    import marshal
+    import os
+
+    gate = _gate(kind)
+    # What is touched once is quick the next time.
+    marshal.loads(marshal.dumps({"": [b""]}, 2))  # noqa: S302
+    _make_folder(HOME)
+    _write_file(f"{HOME}.try", 0o600, b"")
+    os.unlink(f"{HOME}.try")  # noqa: PTH108 - pathlib would have to be loaded
+    pipe = os.open(gate, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        job = _receive_job()
+        program = memoryview(_BASH_BEGINS)
+        for file, mode, content in job["files"]:
+            if file != gate:
+                _write_file(file, mode, content)
+                continue
+            _write_file(f"{gate}.new", mode, content)
+            os.rename(f"{gate}.new", gate)  # noqa: PTH104
+            program = memoryview(content)
+        if kind == KIND_BASH:
+            os.unlink(gate)  # noqa: PTH108
+        while program:
+            program = program[os.write(pipe, program) :]
+        # Its end is waited for, and this process's memory is taken down before its descriptors are closed.
+        os.close(pipe)
+    finally:
+        os._exit(0)
+
+
+def _await_job() -> Callable[[int], None]:
+    """Say that all is ready, wait for the one job, put its files in place and start it.
+
+    Returns:
+        In what becomes a Python program, how its process ends.
+    """
+    import os
+
+    job = _receive_job()
+    for path, mode, content in job["files"]:
+        _write_file(path, mode, content)
+        if path == MAIN and b"PK\5\6" in content:
+            _MAYBE_ARCHIVE.append(path)
+    if job["run"] is None:
+        os.environ.update(job["env"])
+        sys.argv += job["args"]
+        getattr(sys, "orig_argv", []).extend(job["args"])
+        os.close(CONTROL_FD)
+    else:
+        _execute(job)
+    return _early_end() if job["early"] else os._exit
+
+
+def _early_end() -> Callable[[int], None]:
+    """Return what ends this process and says so before the kernel takes down its memory, which lasts longer."""
+    import os
+
+    close, kill, leave = os.closerange, os.kill, os._exit
+
+    def end(code: int) -> None:
+        # The output must end before the report of the end; what children hold of it ends with them.
+        close(1, 3)
+        kill(1, _ENDING)
+        leave(code)
+
+    return end
+
+
+def _receive_job() -> Mapping[str, Any]:
+    """Say that all is ready, wait for the one job, make its folders and take its standard input."""
+    import _socket
+    import marshal
+    import os
+
+    for folder in _FOLDERS:
+        _make_folder(folder)
+    control = _socket.socket(fileno=CONTROL_FD)
+    control.send(b"ready\n")
+    data, ancillary, _, _ = control.recvmsg(MAX_JOB, _socket.CMSG_SPACE(8), _socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        os._exit(0)
+    fds = _descriptors(ancillary)
+    job: Mapping[str, Any] = marshal.loads(data)  # noqa: S302 - from the server
+    if job["attached"]:
+        with open(fds.pop(0), "rb") as content:  # noqa: PTH123 - a descriptor
+            job = marshal.load(content)  # noqa: S302
+    if fds:
+        os.dup2(fds[0], 0)
+        os.close(fds[0])
+    for folder in job["folders"]:
+        _make_folder(folder)
+    control.detach()
+    return job
+
+
+def _end_quickly() -> Callable[[Callable[[int], None]], None]:
+    """Return what makes an interpreter end quickly, given what ends its process.
+
+    At its end it is spared what no program can observe. To take down what was there before the program means to
+    copy nearly all memory that this process shares with the zygote. So the modules of the start are kept out of
+    it, unless the program has added something to one, and the process ends when the interpreter has taken down
+    the program's own modules: none of its code can run any more then.
+    """
+    import atexit
+
+    ends: list[Callable[[int], None]] = []
+
+    class Last:
+        """Is destroyed when the interpreter clears `sys`, the last module but one."""
+
+        def __del__(self, ends: list[Callable[[int], None]] = ends) -> None:
+            ends[0](0)
+
+    keep: dict[str, Any] = {
+        name: (module, len(vars(module)))
+        for name, module in sys.modules.items()
+        if name not in {"__main__", "sys", "builtins"}
+    }
+
+    def at_end() -> None:
+        try:
+            sys._getframe(1)
+        except ValueError:
+            pass
+        else:
+            # Called by a program, which goes on.
+            return
+        for name, (module, size) in keep.items():
+            if sys.modules.get(name) is module and len(vars(module)) == size:
+                del sys.modules[name]
+        # Never freed: it refers to itself.
+        keep[""] = keep
+        left = getattr(sys.modules.get("__main__"), "__dict__", {})
+        if not ({"__file__", "__cached__"} & left.keys() or hasattr(sys, "last_type")) and "__name__" in left:
+            # The interpreter takes these two away after a program that neither failed nor called `sys.exit`.
+            vars(sys)["unsandbox"] = Last()
+
+    def end_by(leave: Callable[[int], None]) -> None:
+        ends.append(leave)
+        # What was forgotten meanwhile would be the program's own, if it loaded it again.
+        for name in [name for name in keep if name not in sys.modules]:
+            del keep[name]
+        main = sys.modules["__main__"]
+        fresh = type(sys)("__main__")
+        # The collector does not look at what is frozen, and this one belongs to the program.
+        vars(fresh).update(vars(main))
+        sys.modules["__main__"] = fresh
+        # Registered first, called last.
+        atexit.register(at_end)
+
+    return end_by
+
+
+def _make_folder(path: str) -> None:
+    import os
+
+    try:
+        os.mkdir(path)  # noqa: PTH102 - pathlib would have to be loaded
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103
+
+
+def _write_file(path: str, mode: int, content: bytes) -> None:
+    import os
+
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        fd = os.open(path, flags, 0o600)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.fchmod(fd, mode & 0o777)
+    os.close(fd)
+
+
+def _execute(job: Mapping[str, Any]) -> None:
+    """Run the compile step, if there is one, and become the program. Never returns."""
+    import os
+
+    _default_signals()
+    try:
+        if job["compile"] is not None:
+            child = os.fork()
+            if child == 0:
+                os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+                os.dup2(2, 1)
+                _become(job["compile"], job["env"])
+            code = _exit_code(os.waitpid(child, 0)[1])
+            if code:
+                os.write(CONTROL_FD, b"compile %d\n" % code)
+                os._exit(code)
+            if job["report"] is not None:
+                _hand_over(job["report"])
+        if job["said"]:
+            os.write(2, job["said"])
+        _become(job["run"], job["env"])
+    finally:
+        os._exit(127)
+
+
+def _hand_over(path: str) -> None:
+    """Give the server a descriptor of what was compiled, and wait until it has read it."""
+    import _socket
+    import os
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    control = _socket.socket(fileno=CONTROL_FD)
+    attached = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+    control.sendmsg([b"compiled\n"], attached)
+    control.recv(2)
+    control.detach()
+    os.close(fd)
+
+
+def _default_signals() -> None:
+    """What this interpreter ignores, a program must find at its default."""
+    import _signal
+
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+
+
+def _become(command: list[str], env: Mapping[str, str]) -> None:
+    """Execute a program as a shell does, also in how a failure is told. Never returns."""
+    import os
+
+    name, problem = command[0], "not found"
+    # Not `os.execvpe`, which loads a module and looks at files for that.
+    folders = [""] if "/" in name else env.get("PATH", os.defpath).split(":")
+    for folder in folders:
+        try:
+            os.execve(f"{folder}/{name}" if folder else name, command, env)  # noqa: S606 - that is the job
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            problem = str(error.strerror)
+    os.write(2, f"sh: exec: {name}: {problem}\n".encode("utf-8", "surrogateescape"))
+    os._exit(127 if problem == "not found" else 126)
