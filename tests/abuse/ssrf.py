@@ -15,7 +15,7 @@ from pathlib import Path
 import zstandard
 from tests.abuse.served import CANARY, Result, Target, add, attack
 
-from unsandbox.engine.errors import InvalidJob
+from unsandbox.engine.errors import InvalidRequest
 from unsandbox.engine.services.bootstrap import fetch_script, is_elsewhere
 from unsandbox.sandbox.storage.archive_check import InvalidArchiveError, examine
 
@@ -134,7 +134,7 @@ def redirect_to_an_inner_server(target: Target) -> Result:
 
     try:
         script = asyncio.run(fetch_script(f"http://127.0.0.1:{outer.port}/", only_the_first))
-    except InvalidJob as refusal:
+    except InvalidRequest as refusal:
         return ("the inner server was asked" if inner.asked else None), refusal.message[-60:]
     finally:
         inner.close()
@@ -168,7 +168,7 @@ def dns_rebinding(target: Target) -> Result:
 
     try:
         script = asyncio.run(go())
-    except (InvalidJob, TimeoutError):
+    except (InvalidRequest, TimeoutError):
         return ("the inner server was asked" if inner.asked else None), f"resolved {asked} time(s)"
     finally:
         inner.close()
@@ -191,7 +191,7 @@ def public_and_inner_address(target: Target) -> Result:
 
     try:
         return asyncio.run(go()).decode(), ""
-    except InvalidJob as refusal:
+    except InvalidRequest as refusal:
         return ("the inner server was asked" if inner.asked else None), refusal.message[-60:]
     finally:
         inner.close()

@@ -31,7 +31,7 @@ from unsandbox.sandbox import (
     pool_for,
 )
 from unsandbox.sandbox.bubblewrap.template import WarmJob
-from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
 from unsandbox.sandbox.seccomp import compiler as seccomp
 
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ MAIN = "from tests.abuse import inside; inside.main()\n"
 SECRET = "secret-of-the-server-8d1f"
 
 
-LIVE_LIMITS = LiveLimits(memory_bytes=256 * MIB, processes=64, tmpfs_bytes=8 * MIB, work_bytes=64 * MIB)
+LIVE_LIMITS = PersistentLimits(memory_bytes=256 * MIB, processes=64, tmpfs_bytes=8 * MIB, work_bytes=64 * MIB)
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Stage:
         settings = self.settings | {"where": self.variant.backend}
         files = [SandboxFile(f"/work/{path}", data) for path, data in _files(settings).items()]
         if self.variant.kind == "live":
-            sandbox = await self.backend.open_live(LiveSpec(limits=LIVE_LIMITS, files=files))
+            sandbox = await self.backend.open_persistent(PersistentSpec(limits=LIVE_LIMITS, files=files))
             try:
                 outcome = await sandbox.run(["python3", "/work/main.py"], timeout_s=LIMITS.wall_s)
             finally:
@@ -241,7 +241,7 @@ class Stage:
 
     async def race(self) -> Row:
         """In a sandbox that stays, results are read while programs run: a file becomes a link all the time."""
-        sandbox = await self.backend.open_live(LiveSpec(limits=LIVE_LIMITS))
+        sandbox = await self.backend.open_persistent(PersistentSpec(limits=LIVE_LIMITS))
         gained = None
         try:
             swap = f"mkdir -p /tmp/artifacts; cd /tmp/artifacts; ln -s {self.settings['canary']} /tmp/link; echo good > /tmp/good"

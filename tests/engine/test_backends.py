@@ -7,7 +7,7 @@ from tests.sandbox.gvisor import needs_gvisor
 
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.backends import Backends
-from unsandbox.engine.errors import InvalidJob
+from unsandbox.engine.errors import InvalidRequest
 from unsandbox.protocol.models import ExecuteRequest
 from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, SandboxUnavailable
 from unsandbox.sandbox.gvisor import runsc
@@ -62,7 +62,7 @@ async def test_a_job_that_asks_for_gvisor_where_there_is_none(monkeypatch):
     engine = Engine()
     await engine.start()
     try:
-        with pytest.raises(InvalidJob, match="gVisor's runsc is not installed"):
+        with pytest.raises(InvalidRequest, match="gVisor's runsc is not installed"):
             await engine.submit("me", ExecuteRequest(language="bash", code="true", isolation="hardened"))
     finally:
         await engine.stop()
@@ -95,7 +95,7 @@ async def test_an_engine_that_demands_gvisor_runs_everything_on_it():
     try:
         assert report.backend == "gvisor"
         assert (await kernel_of(engine, "auto")).startswith("Linux version 4.4.0")
-        with pytest.raises(InvalidJob, match="less isolation"):
+        with pytest.raises(InvalidRequest, match="less isolation"):
             await kernel_of(engine, "bubblewrap")
     finally:
         await engine.stop()

@@ -11,7 +11,7 @@ from unsandbox.engine.accounts.keys import KeyPair
 from unsandbox.engine.errors import (
     Conflict,
     Forbidden,
-    InvalidJob,
+    InvalidRequest,
     LimitReached,
     NotImplementedHere,
     UnknownObject,
@@ -92,7 +92,7 @@ async def test_a_session_snapshot_becomes_a_service(world):
     image = await world.images.publish(ME, request)
     made = await world.images.spawn(ME, image.image_id, SpawnRequest(bootstrap="run", ports=[80]))
     assert world.services.read(made.service_id) == {"notes": b"1"}
-    with pytest.raises(InvalidJob):
+    with pytest.raises(InvalidRequest):
         await world.images.spawn(ME, image.image_id, SpawnRequest(type="session"))
 
 
@@ -100,7 +100,7 @@ async def test_memory_is_never_published(open_world):
     world = open_world("gvisor")
     session = world.sessions.add(ME)
     snapshot = await world.snapshots.create(ME, SnapshotRequest(session_id=session, hot=True))
-    with pytest.raises(InvalidJob, match="memory"):
+    with pytest.raises(InvalidRequest, match="memory"):
         await world.images.publish(ME, ImageRequest(source_type="snapshot", source_id=snapshot.snapshot_id))
 
 
@@ -175,7 +175,7 @@ async def test_lists_are_newest_first_and_leave_trusted_keys_out(world, service,
     listed = world.images.list_of(ME)
     assert [item.image_id for item in listed] == [newer, image]
     assert [item.trusted_keys for item in listed] == [None, None]
-    with pytest.raises(InvalidJob, match="filter"):
+    with pytest.raises(InvalidRequest, match="filter"):
         world.images.list_of(ME, "mine")
 
 
@@ -186,7 +186,7 @@ async def test_grants_at_the_same_time_all_count(world, image):
     await asyncio.gather(*(world.images.revoke(ME, image, key) for key in keys[1:]))
     trusted = await world.images.revoke(ME, image, YOU)
     assert (trusted.trusted_keys, trusted.count) == ([keys[0]], 1)
-    with pytest.raises(InvalidJob, match="public key"):
+    with pytest.raises(InvalidRequest, match="public key"):
         await world.images.grant(ME, image, "unsb-sk-aaaaa-aaaaa-aaaaa-aaaaa")
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from unsandbox.engine import Engine
-from unsandbox.engine.errors import InvalidJob
+from unsandbox.engine.errors import InvalidRequest
 from unsandbox.protocol.models import ExecuteRequest
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
@@ -46,7 +46,9 @@ async def test_where_it_cannot_be_had_everything_that_asks_for_it_is_refused(mon
             lambda: engine.sessions.create("me", SessionRequest(network_mode="semitrusted")),
             lambda: engine.services.create("me", service),
         ):
-            with pytest.raises(InvalidJob, match=r"is not installed.*apt-get install.*'zerotrust'") as refusal:
+            with pytest.raises(
+                InvalidRequest, match=r"is not installed.*apt-get install.*'zerotrust'"
+            ) as refusal:
                 await ask()
             assert refusal.value.code == "network_mode_unavailable"
         record = await engine.submit("me", job())

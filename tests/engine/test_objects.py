@@ -8,18 +8,18 @@ import pytest
 
 from unsandbox.engine import UnknownObject
 from unsandbox.engine.sessions.history import KEPT_BYTES, History
-from unsandbox.engine.store.objects import Document, Shelf
+from unsandbox.engine.store.objects import Collection, Record
 from unsandbox.engine.store.store import SqlStore, open_database
 
 
-class Thing(Document, kw_only=True):
+class Thing(Record, kw_only=True):
     state: str = ""
 
 
 @pytest.fixture
 async def shelf(tmp_path):
     store = SqlStore(open_database(tmp_path))
-    yield Shelf("thing", Thing, store)
+    yield Collection("thing", Thing, store)
     await store.close()
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from unsandbox.engine import Conflict
 from unsandbox.engine.accounts import idempotency as module
-from unsandbox.engine.accounts.idempotency import Replies
-from unsandbox.engine.store.objects import Document, Shelf
+from unsandbox.engine.accounts.idempotency import IdempotencyStore
+from unsandbox.engine.store.objects import Collection, Record
 from unsandbox.engine.store.store import MemoryStore, SqlStore, open_database
 
 
@@ -28,7 +28,7 @@ class Maker:
 
 
 async def test_repeats_at_the_same_time_and_later_make_one_thing():
-    replies, make = Replies(MemoryStore()), Maker()
+    replies, make = IdempotencyStore(MemoryStore()), Maker()
     make.go.clear()
     asked = [asyncio.create_task(replies.once("me", "k", "f", make)) for _ in range(5)]
     await asyncio.sleep(0)
@@ -39,7 +39,7 @@ async def test_repeats_at_the_same_time_and_later_make_one_thing():
 
 
 async def test_keys_belong_to_their_owner_and_to_one_request():
-    replies, make = Replies(MemoryStore()), Maker()
+    replies, make = IdempotencyStore(MemoryStore()), Maker()
     await replies.once("me", "k", "f", make)
     assert await replies.once("you", "k", "f", make) == b'{"made":2}'
     with pytest.raises(Conflict):
@@ -47,7 +47,7 @@ async def test_keys_belong_to_their_owner_and_to_one_request():
 
 
 async def test_a_failure_is_not_kept():
-    replies, make = Replies(MemoryStore()), Maker()
+    replies, make = IdempotencyStore(MemoryStore()), Maker()
 
     async def fail() -> bytes:
         raise RuntimeError
@@ -58,7 +58,7 @@ async def test_a_failure_is_not_kept():
 
 
 async def test_a_caller_who_leaves_does_not_stop_the_making():
-    replies, make = Replies(MemoryStore()), Maker()
+    replies, make = IdempotencyStore(MemoryStore()), Maker()
     make.go.clear()
     asked = asyncio.create_task(replies.once("me", "k", "f", make))
     await asyncio.sleep(0)
@@ -71,8 +71,8 @@ async def test_a_caller_who_leaves_does_not_stop_the_making():
 
 async def test_they_are_kept_over_a_restart_and_for_a_day(tmp_path, monkeypatch):
     store, make = SqlStore(open_database(tmp_path)), Maker()
-    await Replies(store).once("me", "k", "f", make)
-    again = Replies(store)
+    await IdempotencyStore(store).once("me", "k", "f", make)
+    again = IdempotencyStore(store)
     await again.start()
     assert await again.once("me", "k", "f", make) == b'{"made":1}'
     monkeypatch.setattr(module, "KEPT_S", -1.0)
@@ -84,11 +84,11 @@ async def test_they_are_kept_over_a_restart_and_for_a_day(tmp_path, monkeypatch)
 
 async def test_what_was_made_by_a_server_that_died_before_it_answered_is_not_made_again(tmp_path):
     store = SqlStore(open_database(tmp_path))
-    shelf = Shelf("thing", Document, store)
-    replies, died = Replies(store), asyncio.Event()
+    shelf = Collection("thing", Record, store)
+    replies, died = IdempotencyStore(store), asyncio.Event()
 
     async def make_and_die() -> bytes:
-        await shelf.put(Document(object_id="thing_1", owner="me", created_at=0.0))
+        await shelf.put(Record(object_id="thing_1", owner="me", created_at=0.0))
         died.set()
         await asyncio.Event().wait()
         return b""
@@ -100,15 +100,15 @@ async def test_what_was_made_by_a_server_that_died_before_it_answered_is_not_mad
         found = {row.object_id for row in await store.load_objects(kind)}
         return object_id.encode() if object_id in found else None
 
-    successor, make = Replies(store), Maker()
+    successor, make = IdempotencyStore(store), Maker()
     await successor.start()
     assert await successor.once("me", "k", "f", make, describe) == b"thing_1"
     assert make.made == 0
     with pytest.raises(Conflict):
         await successor.once("me", "k", "other", make, describe)
 
-    await shelf.drop(Document(object_id="thing_1", owner="me", created_at=0.0))
-    another = Replies(store)
+    await shelf.drop(Record(object_id="thing_1", owner="me", created_at=0.0))
+    another = IdempotencyStore(store)
     await another.start()
     assert await another.once("me", "k", "f", make, describe) == b'{"made":1}'
     dying.cancel()

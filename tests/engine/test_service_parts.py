@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from tests.engine.support import needs_root
 
-from unsandbox.engine import Conflict, Forbidden, InvalidJob, TooLarge
+from unsandbox.engine import Conflict, Forbidden, InvalidRequest, TooLarge
 from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.services.bootstrap import (
     SCRIPT_BYTES,
@@ -24,11 +24,11 @@ from unsandbox.engine.services.bootstrap import (
     remove_deployments,
     write_deployment,
 )
-from unsandbox.engine.services.document import ServiceDocument
+from unsandbox.engine.services.document import ServiceRecord
 from unsandbox.engine.services.hostnames import ServiceNames
 from unsandbox.engine.services.log import LONGEST_LINE, ServiceLog
 from unsandbox.engine.services.vault import VaultSealer
-from unsandbox.engine.store.objects import Shelf
+from unsandbox.engine.store.objects import Collection
 from unsandbox.engine.store.store import MemoryStore
 from unsandbox.protocol.services import Redeploy, ServiceRequest
 
@@ -167,9 +167,9 @@ async def test_a_script_is_fetched_through_redirects():
     async with web_server(script=b"echo hi\n", old=to("/older"), older=to("script"), gone=404, none=b"") as url:
         assert await fetch_script(f"{url}/script", anywhere) == b"echo hi\n"
         assert await fetch_script(f"{url.replace('127.0.0.1', 'localhost')}/old", anywhere) == b"echo hi\n"
-        with pytest.raises(InvalidJob, match="404"):
+        with pytest.raises(InvalidRequest, match="404"):
             await fetch_script(f"{url}/gone", anywhere)
-        with pytest.raises(InvalidJob, match="empty"):
+        with pytest.raises(InvalidRequest, match="empty"):
             await fetch_script(f"{url}/none", anywhere)
         given = await read_bootstrap(ServiceRequest(name="a", bootstrap=f" {url}/script "), anywhere)
         assert given is not None
@@ -180,10 +180,10 @@ async def test_a_script_has_bounds():
     async with web_server(large=b"x" * (SCRIPT_BYTES + 1), round=to("/round"), ftp=to("ftp://x/"), file=to("file:///etc/passwd")) as url:  # fmt: skip
         with pytest.raises(TooLarge):
             await fetch_script(f"{url}/large", anywhere)
-        with pytest.raises(InvalidJob, match="redirects"):
+        with pytest.raises(InvalidRequest, match="redirects"):
             await fetch_script(f"{url}/round", anywhere)
         for path in ("ftp", "file"):
-            with pytest.raises(InvalidJob, match="http and https"):
+            with pytest.raises(InvalidRequest, match="http and https"):
                 await fetch_script(f"{url}/{path}", anywhere)
 
 
@@ -193,7 +193,7 @@ async def test_a_script_has_bounds():
 async def test_this_machine_and_its_neighbours_are_out_of_reach(host):
     async with web_server(script=b"echo secret\n") as url:
         port = url.rpartition(":")[2]
-        with pytest.raises(InvalidJob, match="public internet") as refusal:
+        with pytest.raises(InvalidRequest, match="public internet") as refusal:
             await fetch_script(f"http://{host}:{port}/script")
         assert refusal.value.code == "bootstrap_unavailable"
 
@@ -223,7 +223,7 @@ async def test_a_redirect_leads_nowhere_else_either():
         return len(asked) == 1
 
     async with web_server(script=b"echo secret\n") as url, web_server(old=to(f"{url}/script")) as first:
-        with pytest.raises(InvalidJob, match="public internet"):
+        with pytest.raises(InvalidRequest, match="public internet"):
             await fetch_script(f"{first}/old", only_the_first)
         assert asked == ["127.0.0.1", "127.0.0.1"]
 
@@ -232,7 +232,7 @@ async def test_a_redirect_leads_nowhere_else_either():
     "url", ["http://u:p@example.com/", "http:///x", "ftp://example.com/x", "http://nowhere.invalid/x"]
 )
 async def test_what_cannot_be_fetched_is_refused(url):
-    with pytest.raises(InvalidJob, match="bootstrap URL"):
+    with pytest.raises(InvalidRequest, match="bootstrap URL"):
         await read_bootstrap(Redeploy(bootstrap_url=url), anywhere)
 
 
@@ -244,9 +244,9 @@ async def test_where_a_script_comes_from():
     assert (command.script, command.url) == (b"echo http://x\n", None)
     assert content.script == "#!/bin/sh\né".encode()
     assert await read_bootstrap(Redeploy(), anywhere) is None
-    with pytest.raises(InvalidJob, match="one of"):
+    with pytest.raises(InvalidRequest, match="one of"):
         await read_bootstrap(Redeploy(bootstrap="a", bootstrap_content="b"), anywhere)
-    with pytest.raises(InvalidJob, match="surrogate"):
+    with pytest.raises(InvalidRequest, match="surrogate"):
         await read_bootstrap(Redeploy(bootstrap="\ud800"), anywhere)
     with pytest.raises(TooLarge):
         await read_bootstrap(Redeploy(bootstrap_content="x" * (SCRIPT_BYTES + 1)), anywhere)
@@ -278,8 +278,8 @@ def test_a_vault_is_sealed_and_bounded():
     assert "yy" not in str(refusal.value)
 
 
-async def names_with(*documents: ServiceDocument) -> ServiceNames:
-    shelf: Shelf[ServiceDocument] = Shelf("service", ServiceDocument, MemoryStore())
+async def names_with(*documents: ServiceRecord) -> ServiceNames:
+    shelf: Collection[ServiceRecord] = Collection("service", ServiceRecord, MemoryStore())
     for document in documents:
         await shelf.put(document)
     names = ServiceNames(shelf, ["api.example.com"])
@@ -287,8 +287,8 @@ async def names_with(*documents: ServiceDocument) -> ServiceNames:
     return names
 
 
-def service(name: str, *domains: str) -> ServiceDocument:
-    return ServiceDocument(
+def service(name: str, *domains: str) -> ServiceRecord:
+    return ServiceRecord(
         object_id=f"service_{name}", owner="me", created_at=0.0, container="c", network_mode="zerotrust",
         vcpu=1, last_activity=0.0, name=name, domains=list(domains),
     )  # fmt: skip
@@ -308,12 +308,12 @@ async def test_a_name_or_domain_belongs_to_one_service():
             pass
     with names.claim("other", ["other.test"]):
         pass
-    with pytest.raises(InvalidJob), names.claim("8080-shop", []):
+    with pytest.raises(InvalidRequest), names.claim("8080-shop", []):
         pass
 
 
 async def test_a_name_does_not_stand_before_the_api():
-    shelf: Shelf[ServiceDocument] = Shelf("service", ServiceDocument, MemoryStore())
+    shelf: Collection[ServiceRecord] = Collection("service", ServiceRecord, MemoryStore())
     names = ServiceNames(shelf, ["on.example.com", "API.on.example.com", "admin.localhost"])
     for name in ("api", "admin"):
         with pytest.raises(Forbidden, match="own"), names.claim(name, []):
@@ -341,12 +341,12 @@ async def test_domains_have_one_form():
         "x" * 300 + ".test",
         "a.0x7f",
     ]:
-        with pytest.raises(InvalidJob):
+        with pytest.raises(InvalidRequest):
             names.clean_domains([bad])
     for own in ["localhost.", "x.localhost", "api.example.com", "v2.API.example.com"]:
-        with pytest.raises((Forbidden, InvalidJob)):
+        with pytest.raises((Forbidden, InvalidRequest)):
             names.clean_domains([own])
-    with pytest.raises(InvalidJob, match="at most"):
+    with pytest.raises(InvalidRequest, match="at most"):
         names.clean_domains([f"{number}.test" for number in range(101)])
 
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from unsandbox.engine.accounts.secretbox import SecretBox
-from unsandbox.engine.errors import Conflict, Damaged, InvalidJob, LimitReached, TooLarge, UnknownObject
+from unsandbox.engine.errors import Conflict, Damaged, InvalidRequest, LimitReached, TooLarge, UnknownObject
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
 from unsandbox.protocol.snapshots import CloneRequest, SnapshotRequest
@@ -111,7 +111,7 @@ async def test_a_cloned_service_gets_a_name_of_its_own_and_no_domains(world):
     [{}, {"session_id": "a", "service_id": "b"}, {"source_type": "session"}, {"source_id": "a"}],
 )
 async def test_exactly_one_source_must_be_named(world, named):
-    with pytest.raises(InvalidJob, match="name one source"):
+    with pytest.raises(InvalidRequest, match="name one source"):
         await world.snapshots.create("me", SnapshotRequest(**named))
 
 
@@ -174,7 +174,7 @@ async def test_changed_or_missing_bytes_are_refused_and_the_source_stays_as_it_i
 
 async def test_a_hot_one_is_refused_where_the_backend_cannot_and_never_faked(world):
     session = world.sessions.add("me")
-    with pytest.raises(InvalidJob, match="isolation 'gvisor'") as refusal:
+    with pytest.raises(InvalidRequest, match="isolation 'gvisor'") as refusal:
         await world.snapshot(session, hot=True)
     assert refusal.value.code == "hot_unavailable"
     assert world.snapshots.list_of("me") == []
@@ -192,7 +192,7 @@ async def test_a_hot_one_brings_memory_back_even_of_a_deleted_session(open_world
     await world.snapshots.restore("me", snapshot.snapshot_id)
     assert world.sessions.made[session][2].memory == "count=7"
     assert world.sessions.made[session][1].isolation == "gvisor"
-    with pytest.raises(InvalidJob, match="only be cloned to a session"):
+    with pytest.raises(InvalidRequest, match="only be cloned to a session"):
         await world.snapshots.clone("me", snapshot.snapshot_id, CloneRequest(type="service"))
 
 
@@ -261,7 +261,7 @@ async def test_ephemeral_ones_stay_when_nothing_comes_of_the_new_one(open_world)
     world = open_world(snapshots_per_key=1, snapshot_bytes=5000, saved_bytes_per_key=2000)
     session = world.sessions.add("me")
     old = await world.snapshot(session, ephemeral=True)
-    with pytest.raises(InvalidJob, match="isolation 'gvisor'"):
+    with pytest.raises(InvalidRequest, match="isolation 'gvisor'"):
         await world.snapshot(session, hot=True)
     world.sessions.write(session, noise=os.urandom(6000))
     with pytest.raises(TooLarge):

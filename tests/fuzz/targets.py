@@ -24,7 +24,7 @@ from unsandbox.cli.output import parse_env
 from unsandbox.credentials import _parse as parse_accounts
 from unsandbox.engine.accounts import audit
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.errors import Refused
+from unsandbox.engine.errors import RequestError
 from unsandbox.engine.jobs.records import check_request, input_files, stdin_bytes, text_of
 from unsandbox.engine.services.hostnames import _clean as clean_domain
 from unsandbox.engine.services.vault import read_vault
@@ -99,7 +99,7 @@ def requests(data: bytes) -> None:
             request = codec.from_wire(members, model)
             assert codec.from_wire(codec.loads_object(codec.encode(request)), model) == request
             if isinstance(request, models.ExecuteRequest):
-                with contextlib.suppress(Refused):
+                with contextlib.suppress(RequestError):
                     check_request(request, _CONFIG)
                     stdin_bytes(request)
                     input_files(request.input_files or [], _CONFIG)
@@ -187,7 +187,7 @@ def log_times(data: bytes) -> None:
 
 @target(b"1.5", b"nan", b"-1", b"inf", b"1_0")
 def query_numbers(data: bytes) -> None:
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(RequestError):
         assert 0 <= read_number({"n": text(data)}, "n", 1.0, 0.0, 60.0) <= 60
 
 
@@ -210,7 +210,7 @@ def languages_of_programs(data: bytes) -> None:
 def vaults(data: bytes) -> None:
     try:
         pairs = read_vault(data)
-    except Refused:
+    except RequestError:
         return
     written = services.vault_to_text(pairs)
     assert services.vault_from_body(written.encode("utf-8", "surrogateescape")) == pairs
@@ -268,7 +268,7 @@ def host_headers(data: bytes) -> None:
 
 @target(b"shop.example.org", b"1.2.3.4", b"xn--nxasmq6b.example", "bücher.example".encode(), b"a" * 64 + b".b")
 def domains(data: bytes) -> None:
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(RequestError):
         assert clean_domain(text(data)).isascii()
         assert clean_domain(clean_domain(text(data))) == clean_domain(text(data))
 

@@ -37,7 +37,7 @@ def test_every_model_comes_back(model):
 @given(any_model, json_objects)
 def test_unknown_members_are_ignored(model, extra):
     kind = type(model)
-    known = {*kind.__struct_fields__, *kind.ALIASES}
+    known = {*kind.__struct_fields__, *kind.READ_ALIASES}
     wire = {f"x-{name}": value for name, value in extra.items() if f"x-{name}" not in known} | codec.to_wire(
         model
     )
@@ -46,14 +46,14 @@ def test_unknown_members_are_ignored(model, extra):
 
 @pytest.mark.parametrize(
     ("model", "alias"),
-    [(model, alias) for model in MODELS for alias in model.ALIASES],
+    [(model, alias) for model in MODELS for alias in model.READ_ALIASES],
     ids=lambda part: str(part),
 )
 @settings(max_examples=20)
 @given(data=st.data())
 def test_every_alias_is_read_and_our_name_wins(model, alias, data):
     value = data.draw(of_model(model))
-    name = model.ALIASES[alias]
+    name = model.READ_ALIASES[alias]
     if getattr(value, name) is None:
         return
     # The plain members, without the twins that are written beside them.
@@ -89,7 +89,7 @@ def test_nothing_is_null_and_no_error_is_empty(model):
 @given(any_model)
 def test_twins_are_equal(model):
     wire = codec.to_wire(model)
-    for name, twins in type(model).TWINS.items():
+    for name, twins in type(model).WRITE_ALIASES.items():
         for twin in twins:
             assert (twin in wire) == (name in wire)
             assert wire.get(twin) == wire.get(name)
@@ -181,7 +181,7 @@ def test_any_object_is_a_model_or_a_value_error(model, value):
 
 @given(st.sampled_from(MODELS), st.data())
 def test_any_value_in_a_known_field_is_a_model_or_an_answer_error(model, data):
-    names = st.sampled_from([*model.__struct_fields__, *model.ALIASES])
+    names = st.sampled_from([*model.__struct_fields__, *model.READ_ALIASES])
     value = data.draw(st.dictionaries(names, json_values | texts, max_size=6) | json_values)
     try:
         assert isinstance(codec.response_from_wire(value, model), model)
@@ -262,8 +262,8 @@ def test_done(status, done):
 @pytest.mark.parametrize("model", MODELS)
 def test_models_are_frozen_and_every_alias_leads_to_a_field(model):
     assert issubclass(model, WireModel)
-    assert set(model.ALIASES.values()) | set(model.TWINS) <= set(model.__struct_fields__)
-    assert not set(model.ALIASES) & set(model.__struct_fields__)
+    assert set(model.READ_ALIASES.values()) | set(model.WRITE_ALIASES) <= set(model.__struct_fields__)
+    assert not set(model.READ_ALIASES) & set(model.__struct_fields__)
     if model.__struct_fields__ and not any(field.required for field in msgspec.structs.fields(model)):
         value = model()
         with pytest.raises(AttributeError):

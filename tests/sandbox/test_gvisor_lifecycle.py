@@ -21,12 +21,12 @@ HOLDER = """
 import asyncio, json, sys
 sys.path[:0] = {paths!r}
 from unsandbox.sandbox import GvisorBackend, SandboxSpec
-from unsandbox.sandbox.persistent_spec import LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentSpec
 async def main():
     backend = GvisorBackend()
     await backend.open()
     job = await backend.start(SandboxSpec(run=["sh", "-c", "trap '' TERM; echo up; setsid sleep 1000 & sleep 1000"]))
-    live, frozen = await asyncio.gather(backend.open_live(LiveSpec()), backend.open_live(LiveSpec()))
+    live, frozen = await asyncio.gather(backend.open_persistent(PersistentSpec()), backend.open_persistent(PersistentSpec()))
     await live.spawn(["sh", "-c", "setsid sleep 1000 & while :; do :; done"])
     await frozen.spawn(["sleep", "1000"])
     await frozen.freeze()
@@ -60,10 +60,10 @@ async def test_kill_minus_9_of_the_server_leaves_nothing():
 @needs_gvisor
 async def test_a_killed_launcher_takes_its_sandboxes_along_and_gets_a_successor():
     from unsandbox.sandbox import SandboxError, SandboxSpec
-    from unsandbox.sandbox.persistent_spec import LiveSpec
+    from unsandbox.sandbox.persistent_spec import PersistentSpec
 
     async with GvisorBackend() as backend:
-        sandbox = await backend.open_live(LiveSpec())
+        sandbox = await backend.open_persistent(PersistentSpec())
         family = [pid for pid in descendants(os.getpid()) if str(backend._runtime).encode() in cmdline(pid)]
         launcher = next(pid for pid in family if b"launcher" in cmdline(pid))
         os.kill(launcher, 9)
@@ -87,7 +87,7 @@ import asyncio, json, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from unsandbox.sandbox import GvisorBackend, SandboxSpec, Limits
-from unsandbox.sandbox.persistent_spec import LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentSpec
 MIB = 1 << 20
 async def main():
     backend = GvisorBackend()
@@ -101,7 +101,7 @@ async def main():
         memory=await run("python3", "-c", "x = bytearray(1 << 30)\\nfor i in range(0, 1 << 30, 4096): x[i] = 1"),
         probe=[[c.name, c.ok, c.enforced_by] for c in report.checks],
     )
-    sandbox = await backend.open_live(LiveSpec())
+    sandbox = await backend.open_persistent(PersistentSpec())
     await sandbox.run(["sh", "-c", "(n=0; while :; do n=$((n+1)); echo $n > m; mv m n; sleep 0.01; done) >/dev/null 2>&1 &"])
     await sandbox.run(["sh", "-c", "until [ -s n ] && [ $(cat n) -ge 20 ]; do sleep 0.01; done"])
     await sandbox.freeze()
@@ -109,7 +109,7 @@ async def main():
     image = Path({folder!r}, "image")
     await sandbox.checkpoint(image)
     await sandbox.close()
-    again = await backend.open_live(LiveSpec(hot_image=image))
+    again = await backend.open_persistent(PersistentSpec(hot_image=image))
     results["restored"] = int((await again.run(["cat", "n"])).stdout.data)
     runtime = backend._runtime
     await backend.close()

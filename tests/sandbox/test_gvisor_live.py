@@ -43,7 +43,7 @@ from tests.sandbox.test_live_programs import live as live
 
 from unsandbox.sandbox import GvisorBackend, SandboxError, SandboxFile, SandboxUnavailable
 from unsandbox.sandbox.gvisor import persistent as gvisor_live
-from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
 
 pytestmark = needs_gvisor
@@ -72,8 +72,8 @@ http.server.HTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def fresh(backend):
-    limits = LiveLimits(memory_bytes=256 * MIB, processes=64, work_bytes=32 * MIB)
-    sandbox = await backend.open_live(LiveSpec(limits=limits))
+    limits = PersistentLimits(memory_bytes=256 * MIB, processes=64, work_bytes=32 * MIB)
+    sandbox = await backend.open_persistent(PersistentSpec(limits=limits))
     yield sandbox
     await sandbox.close()
 
@@ -126,7 +126,7 @@ def cpu_ticks(backend, sandbox) -> int:
 
 async def test_no_network_but_loopback(backend, live):
     with pytest.raises(SandboxUnavailable, match="bubblewrap"):
-        await backend.open_live(LiveSpec(network=NetworkMode.SEMITRUSTED))
+        await backend.open_persistent(PersistentSpec(network=NetworkMode.SEMITRUSTED))
     outcome = await live.run(["cat", "/proc/net/dev"])
     assert [
         line.split(":")[0].strip() for line in outcome.stdout.data.decode().splitlines() if ":" in line
@@ -184,7 +184,7 @@ async def test_a_fork_bomb_stays_inside(fresh):
 
 
 async def test_too_much_memory_ends_the_sandbox(backend):
-    sandbox = await backend.open_live(LiveSpec(limits=LiveLimits(memory_bytes=100 * MIB)))
+    sandbox = await backend.open_persistent(PersistentSpec(limits=PersistentLimits(memory_bytes=100 * MIB)))
     outcome = await sandbox.run(["/usr/bin/python3", "-c", "x = b'x' * (600 << 20)"])
     assert outcome.exit_code == 137
     await asyncio.wait_for(sandbox.wait_ended(), 5)
@@ -194,8 +194,8 @@ async def test_too_much_memory_ends_the_sandbox(backend):
 
 
 async def test_the_work_folder_is_on_disk_with_a_quota(backend):
-    limits = LiveLimits(memory_bytes=16 * MIB, work_bytes=150 * MIB)
-    sandbox = await backend.open_live(LiveSpec(limits=limits))
+    limits = PersistentLimits(memory_bytes=16 * MIB, work_bytes=150 * MIB)
+    sandbox = await backend.open_persistent(PersistentSpec(limits=limits))
     # More than its memory, and not more than its quota.
     outcome = await sandbox.run(
         ["sh", "-c", "head -c 120M /dev/zero > big && head -c 60M /dev/zero > more; stat -c %s big more"]
@@ -257,7 +257,7 @@ async def test_connections_into_the_sandbox(fresh):
 
 
 async def test_archive_and_replace(backend, tmp_path):
-    sandbox = await backend.open_live(LiveSpec())
+    sandbox = await backend.open_persistent(PersistentSpec())
     script = """
 mkdir -p a/b; echo x > a/b/file; chmod 600 a/b/file; ln -s a/b/file link; ln a/b/file hard; mkfifo pipe
 head -c 3M /dev/urandom > data; echo closed > closed; chmod 0 closed; md5sum data"""
@@ -274,9 +274,9 @@ head -c 3M /dev/urandom > data; echo closed > closed; chmod 0 closed; md5sum dat
 
 
 async def test_a_work_disk_outlives_its_sandbox(backend, tmp_path):
-    spec = LiveSpec(work_disk=tmp_path / "disk")
+    spec = PersistentSpec(work_disk=tmp_path / "disk")
     for expected in (b"1\n", b"2\n"):
-        sandbox = await backend.open_live(spec)
+        sandbox = await backend.open_persistent(spec)
         assert (await sandbox.run(["sh", "-c", "echo >> lines; wc -l < lines"])).stdout.data == expected
         await sandbox.close()
 
@@ -285,7 +285,7 @@ async def test_a_work_disk_is_saved_now_and_then(backend, tmp_path, monkeypatch)
     monkeypatch.setattr(gvisor_live, "SAVE_EVERY_S", 0.1)
     monkeypatch.setattr(gvisor_live, "_SAVE_SHARE", 1)
     disk = tmp_path / "disk"
-    sandbox = await backend.open_live(LiveSpec(work_disk=disk))
+    sandbox = await backend.open_persistent(PersistentSpec(work_disk=disk))
     writer = await sandbox.spawn(["sh", "-c", "while :; do date > changing; done"])
     await sandbox.run(["sh", "-c", "echo kept > note"])
     await eventually(disk.exists, 10)
@@ -296,14 +296,14 @@ async def test_a_work_disk_is_saved_now_and_then(backend, tmp_path, monkeypatch)
     await sandbox.wait_ended()
     await sandbox.close()
     writer.close()
-    again = await backend.open_live(LiveSpec(work_disk=disk))
+    again = await backend.open_persistent(PersistentSpec(work_disk=disk))
     assert (await again.run(["cat", "note"])).stdout.data == b"kept\n"
     await again.close()
     assert [path.name for path in tmp_path.iterdir()] == ["disk"]
 
 
 async def test_a_checkpoint_holds_memory_processes_and_sockets(backend, tmp_path):
-    sandbox = await backend.open_live(LiveSpec())
+    sandbox = await backend.open_persistent(PersistentSpec())
     await sandbox.spawn(["/usr/bin/python3", "-c", COUNTER])
     await sandbox.spawn(["/usr/bin/python3", "-c", SERVER])
     terminal = await sandbox.spawn(
@@ -323,7 +323,7 @@ async def test_a_checkpoint_holds_memory_processes_and_sockets(backend, tmp_path
     terminal.close()
     await sandbox.close()
     for _ in range(3):
-        again = await backend.open_live(LiveSpec(hot_image=image))
+        again = await backend.open_persistent(PersistentSpec(hot_image=image))
         assert before <= await count(again) < before + 150
         first = await count(again)
         while await count(again) == first:
@@ -344,35 +344,35 @@ async def eventually_there(sandbox, path: str) -> None:
 
 
 async def test_a_checkpoint_of_a_checkpoint_and_of_a_frozen_sandbox(backend, tmp_path):
-    sandbox = await backend.open_live(LiveSpec())
+    sandbox = await backend.open_persistent(PersistentSpec())
     await sandbox.spawn(["/usr/bin/python3", "-c", COUNTER])
     await count(sandbox)
     await sandbox.freeze()
     await sandbox.checkpoint(tmp_path / "one")
     assert sandbox.frozen
     await sandbox.close()
-    second = await backend.open_live(LiveSpec(hot_image=tmp_path / "one"))
+    second = await backend.open_persistent(PersistentSpec(hot_image=tmp_path / "one"))
     # Not frozen any more.
     reached = await count(second)
     while await count(second) == reached:
         pass
     await second.checkpoint(tmp_path / "two")
     await second.close()
-    third = await backend.open_live(LiveSpec(hot_image=tmp_path / "two"))
+    third = await backend.open_persistent(PersistentSpec(hot_image=tmp_path / "two"))
     assert await count(third) >= reached
     await third.close()
 
 
 async def test_images_that_cannot_be_restored(backend, tmp_path):
     with pytest.raises(SandboxUnavailable, match="no image"):
-        await backend.open_live(LiveSpec(hot_image=tmp_path))
+        await backend.open_persistent(PersistentSpec(hot_image=tmp_path))
     about = {"format": 1, "runsc": "other", "tmpfs_bytes": 1, "work_bytes": 1, "mounts": []}
     (tmp_path / "unsandbox.json").write_text(json.dumps(about))
     with pytest.raises(SandboxUnavailable, match="written by runsc other"):
-        await backend.open_live(LiveSpec(hot_image=tmp_path))
+        await backend.open_persistent(PersistentSpec(hot_image=tmp_path))
     (tmp_path / "unsandbox.json").write_text(json.dumps(about | {"runsc": backend.version}))
     with pytest.raises(SandboxError, match="could not be set up"):
-        await backend.open_live(LiveSpec(hot_image=tmp_path))
+        await backend.open_persistent(PersistentSpec(hot_image=tmp_path))
 
 
 async def test_a_disk_that_is_full_at_the_start(backend, monkeypatch):
@@ -382,12 +382,12 @@ async def test_a_disk_that_is_full_at_the_start(backend, monkeypatch):
     monkeypatch.setattr(gvisor_live, "write_configuration", full)
     before = len(backend._live)
     with pytest.raises(OSError, match="No space"):
-        await backend.open_live(LiveSpec())
+        await backend.open_persistent(PersistentSpec())
     assert len(backend._live) == before
 
 
 async def test_a_first_process_that_breaks_the_rules_ends_its_sandbox(backend):
-    sandbox = await backend.open_live(LiveSpec())
+    sandbox = await backend.open_persistent(PersistentSpec())
     sandbox._channel._received += b"?" * 9
     with pytest.raises(SandboxError, match="broke the rules"):
         await sandbox.run(["true"])

@@ -26,7 +26,7 @@ from unsandbox.sandbox import (
 )
 from unsandbox.sandbox.launcher import cleanup
 from unsandbox.sandbox.launcher.cleanup import remove_groups
-from unsandbox.sandbox.persistent_spec import LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentSpec
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -357,7 +357,7 @@ async def test_groups_that_somebody_tidied_away_are_made_again():
             group.rmdir()
         outcome = await (await backend.start(SandboxSpec(run=["echo", "ok"]))).wait()
         assert outcome.stdout.data == b"ok\n"
-        sandbox = await backend.open_live(LiveSpec())
+        sandbox = await backend.open_persistent(PersistentSpec())
         assert (await sandbox.run(["echo", "live"])).stdout.data == b"live\n"
         await sandbox.close()
         assert sorted(groups_of(backend._runtime.name)) == sorted(groups)

@@ -19,25 +19,25 @@ from tests.sandbox.support import eventually, sandbox_processes
 
 from unsandbox.sandbox import InvalidSpecError, SandboxError, SandboxFile, SandboxUnavailable
 from unsandbox.sandbox.launcher import enter
-from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSandbox, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.storage import archive as archive_module
 from unsandbox.sandbox.storage import work_disk as disk_module
 from unsandbox.sandbox.storage.archive_check import InvalidArchiveError
 
 MIB = 1 << 20
-SMALL = LiveLimits(memory_bytes=256 * MIB, processes=64, work_bytes=32 * MIB)
+SMALL = PersistentLimits(memory_bytes=256 * MIB, processes=64, work_bytes=32 * MIB)
 
 needs_images = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount images")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def fresh(backend):
-    sandbox: LiveSandbox = await backend.open_live(LiveSpec(limits=SMALL))
+    sandbox: PersistentSandbox = await backend.open_persistent(PersistentSpec(limits=SMALL))
     yield sandbox
     await sandbox.close()
 
 
-async def output(sandbox: LiveSandbox, script: str) -> str:
+async def output(sandbox: PersistentSandbox, script: str) -> str:
     outcome = await sandbox.run(["sh", "-c", script])
     assert outcome.exit_code == 0, outcome.stderr.data
     return outcome.stdout.data.decode()
@@ -74,14 +74,14 @@ async def test_the_disk_takes_neither_devices_nor_set_user_id(fresh):
 async def test_a_named_disk_is_kept_and_used_again(backend, tmp_path, monkeypatch):
     monkeypatch.setattr(disk_module, "LOCK_TIMEOUT_S", 0.2)
     disk = tmp_path / "disk"
-    first = await backend.open_live(LiveSpec(limits=SMALL, work_disk=disk))
+    first = await backend.open_persistent(PersistentSpec(limits=SMALL, work_disk=disk))
     await output(first, "mkdir -p a/b; echo kept > a/b/note; chmod 700 a; ln -s /etc/passwd link")
     with pytest.raises(SandboxError, match="in use"):
-        await asyncio.wait_for(backend.open_live(LiveSpec(limits=SMALL, work_disk=disk)), 20)
+        await asyncio.wait_for(backend.open_persistent(PersistentSpec(limits=SMALL, work_disk=disk)), 20)
     await first.close()
     # Others take this number, and with it the user; the disk's owner is another one then.
-    between = await backend.open_live(LiveSpec())
-    second = await backend.open_live(LiveSpec(limits=SMALL, work_disk=disk))
+    between = await backend.open_persistent(PersistentSpec())
+    second = await backend.open_persistent(PersistentSpec(limits=SMALL, work_disk=disk))
     assert await output(second, "cat a/b/note; stat -c %U a a/b/note; readlink link") == (
         "kept\nsandbox\nsandbox\n/etc/passwd\n"
     )
@@ -93,11 +93,11 @@ async def test_a_named_disk_is_kept_and_used_again(backend, tmp_path, monkeypatc
 @needs_images
 async def test_a_disk_grows_with_its_quota(backend, tmp_path):
     disk = tmp_path / "disk"
-    sandbox = await backend.open_live(LiveSpec(limits=SMALL, work_disk=disk))
+    sandbox = await backend.open_persistent(PersistentSpec(limits=SMALL, work_disk=disk))
     await output(sandbox, "echo x > x")
     await sandbox.close()
-    larger = LiveLimits(work_bytes=80 * MIB)
-    sandbox = await backend.open_live(LiveSpec(limits=larger, work_disk=disk))
+    larger = PersistentLimits(work_bytes=80 * MIB)
+    sandbox = await backend.open_persistent(PersistentSpec(limits=larger, work_disk=disk))
     assert await output(sandbox, "cat x; head -c 75000000 /dev/zero > big; stat -c %s big") == "x\n75000000\n"
     await sandbox.close()
 
@@ -105,7 +105,7 @@ async def test_a_disk_grows_with_its_quota(backend, tmp_path):
 @needs_images
 async def test_an_image_is_sparse(backend, tmp_path):
     disk = tmp_path / "disk"
-    sandbox = await backend.open_live(LiveSpec(work_disk=disk))
+    sandbox = await backend.open_persistent(PersistentSpec(work_disk=disk))
     await sandbox.close()
     status = disk.stat()
     assert status.st_size > 2000 * MIB
@@ -117,10 +117,10 @@ async def test_a_disk_that_is_none_is_told(backend, tmp_path):
     disk = tmp_path / "disk"
     disk.write_bytes(b"not a file system" * 1000)
     with pytest.raises((SandboxError, SandboxUnavailable)):
-        await backend.open_live(LiveSpec(limits=SMALL, work_disk=disk))
+        await backend.open_persistent(PersistentSpec(limits=SMALL, work_disk=disk))
     assert disk.read_bytes().startswith(b"not a file")
     with pytest.raises(OSError):
-        await backend.open_live(LiveSpec(work_disk=tmp_path / "no" / "such"))
+        await backend.open_persistent(PersistentSpec(work_disk=tmp_path / "no" / "such"))
 
 
 # Archives
@@ -140,7 +140,7 @@ cp run setuid; chmod 4755 setuid; mkdir 'odd name'; echo x > "odd name/$(printf 
     assert hashed.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
     assert [path.name for path in tmp_path.iterdir()] == [archive.name]
     assert not fresh.frozen
-    other = await backend.open_live(LiveSpec(limits=SMALL))
+    other = await backend.open_persistent(PersistentSpec(limits=SMALL))
     await output(other, "mkdir -p stale/x; chmod 555 stale; echo old > old; echo y > a")
     await other.replace_work(archive)
     look = """
@@ -167,8 +167,8 @@ stat -c '%s %b' sparse; date -r old +%F; ls -A; cat 'odd name'/*
     assert "stale" not in said
     assert lines[-1] == "x"
     await other.close()
-    started = await backend.open_live(
-        LiveSpec(limits=SMALL, work_archive=archive, files=[SandboxFile("/work/new", b"n")])
+    started = await backend.open_persistent(
+        PersistentSpec(limits=SMALL, work_archive=archive, files=[SandboxFile("/work/new", b"n")])
     )
     assert await output(started, "cat new; ./hard") == "nran\n"
     await started.close()
@@ -189,7 +189,7 @@ async def test_an_archive_is_taken_at_one_moment(fresh, tmp_path):
     writer.close()
 
 
-async def eventually_async(sandbox: LiveSandbox, condition: str) -> None:
+async def eventually_async(sandbox: PersistentSandbox, condition: str) -> None:
     for _ in range(200):
         if (await sandbox.run(["sh", "-c", condition])).exit_code == 0:
             return
@@ -288,7 +288,7 @@ async def test_archives_that_are_none_are_refused(fresh, tmp_path):
 
 @needs_images
 async def test_an_archive_beyond_the_quota_is_told_as_such(backend, fresh, tmp_path):
-    large = await backend.open_live(LiveSpec())
+    large = await backend.open_persistent(PersistentSpec())
     await output(large, "head -c 50000000 /dev/urandom > x")
     await large.archive_work(tmp_path / "large")
     await large.close()
@@ -357,7 +357,7 @@ def readable(fd: int) -> bool:
 
 
 async def test_many_connect_at_once_through_a_few_helpers_that_leave_with_the_sandbox(backend):
-    sandbox = await backend.open_live(LiveSpec())
+    sandbox = await backend.open_persistent(PersistentSpec())
     server = await sandbox.spawn(["/usr/bin/python3", "-c", SERVER, "8000", "4"])
     await eventually(lambda: readable(server.stdout_fd), 10)
     before = set(sandbox_processes())

@@ -19,7 +19,7 @@ from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailabl
 from unsandbox.sandbox.host import launcher_client
 from unsandbox.sandbox.host.launcher_client import CgroupReport
 from unsandbox.sandbox.launcher.cgroups import children
-from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
 
 MIB = 1 << 20
 
@@ -28,12 +28,12 @@ import asyncio, json, os, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from unsandbox.sandbox import BubblewrapBackend
-from unsandbox.sandbox.persistent_spec import LiveSpec, LiveLimits
-LIMITS = LiveLimits(work_bytes=32 << 20)
+from unsandbox.sandbox.persistent_spec import PersistentSpec, PersistentLimits
+LIMITS = PersistentLimits(work_bytes=32 << 20)
 async def main():
     backend = BubblewrapBackend()
     await backend.open()
-    sandboxes = [await backend.open_live(LiveSpec(limits=LIMITS, work_disk=disk)) for disk in (None, Path({disk!r}))]
+    sandboxes = [await backend.open_persistent(PersistentSpec(limits=LIMITS, work_disk=disk)) for disk in (None, Path({disk!r}))]
     for sandbox in sandboxes:
         await sandbox.run(["sh", "-c", "echo kept > note; sync; setsid sleep 1000 >/dev/null 2>&1 &"])
         await sandbox.spawn(["sh", "-c", "trap '' TERM HUP INT; while :; do echo x >> grows; done"])
@@ -92,8 +92,8 @@ async def test_kill_minus_9_of_the_server(backend, tmp_path, frozen):
     await eventually(lambda: not runtime.exists())
     await eventually(lambda: groups_of(runtime.name) == [])
     # The disk that had a name is found again, although nobody had time to unmount it.
-    again = await backend.open_live(
-        LiveSpec(limits=LiveLimits(work_bytes=32 * MIB), work_disk=tmp_path / "disk")
+    again = await backend.open_persistent(
+        PersistentSpec(limits=PersistentLimits(work_bytes=32 * MIB), work_disk=tmp_path / "disk")
     )
     assert (await again.run(["cat", "note"])).stdout.data == b"kept\n"
     await again.close()
@@ -118,15 +118,15 @@ import asyncio, os, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from unsandbox.sandbox import BubblewrapBackend
-from unsandbox.sandbox.persistent_spec import LiveSpec, LiveLimits
+from unsandbox.sandbox.persistent_spec import PersistentSpec, PersistentLimits
 async def main():
     backend = BubblewrapBackend()
     await backend.open()
     await backend.prove_live()
     print(backend._runtime, flush=True)
     async def one(number):
-        limits = LiveLimits(work_bytes=16 << 20)
-        sandbox = await backend.open_live(LiveSpec(limits=limits, work_disk=Path({folder!r}) / str(number)))
+        limits = PersistentLimits(work_bytes=16 << 20)
+        sandbox = await backend.open_persistent(PersistentSpec(limits=limits, work_disk=Path({folder!r}) / str(number)))
         while True:
             await sandbox.run(["true"])
             await sandbox.freeze()
@@ -167,8 +167,8 @@ async def test_kill_minus_9_in_the_midst_of_everything(tmp_path, both, delay_s):
 async def test_a_killed_launcher_ends_its_sandboxes_and_a_new_one_makes_others(tmp_path):
     backend = BubblewrapBackend()
     await backend.open()
-    spec = LiveSpec(limits=LiveLimits(work_bytes=32 * MIB), work_disk=tmp_path / "disk")
-    sandbox = await backend.open_live(spec)
+    spec = PersistentSpec(limits=PersistentLimits(work_bytes=32 * MIB), work_disk=tmp_path / "disk")
+    sandbox = await backend.open_persistent(spec)
     process = await sandbox.spawn(["sleep", "1000"])
     os.kill(backend._control._process.pid, signal.SIGKILL)
     await asyncio.wait_for(sandbox.wait_ended(), 5)
@@ -179,7 +179,7 @@ async def test_a_killed_launcher_ends_its_sandboxes_and_a_new_one_makes_others(t
         with pytest.raises(SandboxError, match="ended"):
             await call()
     await sandbox.close()
-    other = await backend.open_live(spec)
+    other = await backend.open_persistent(spec)
     assert (await other.run(["echo", "on"])).stdout.data == b"on\n"
     await backend.close()
     await asyncio.wait_for(other.wait_ended(), 1)
@@ -190,8 +190,8 @@ async def test_closing_a_backend_closes_its_sandboxes_in_the_midst_of_everything
     backend = BubblewrapBackend()
     await backend.open()
     runtime = backend._runtime
-    sandbox = await backend.open_live(
-        LiveSpec(limits=LiveLimits(work_bytes=64 * MIB), work_disk=tmp_path / "disk")
+    sandbox = await backend.open_persistent(
+        PersistentSpec(limits=PersistentLimits(work_bytes=64 * MIB), work_disk=tmp_path / "disk")
     )
     (tmp_path / "saved").mkdir()
     await sandbox.run(["sh", "-c", "head -c 40000000 /dev/urandom > x"])
@@ -201,7 +201,7 @@ async def test_closing_a_backend_closes_its_sandboxes_in_the_midst_of_everything
             sandbox.run(["sleep", "1000"]),
             sandbox.archive_work(tmp_path / "saved" / "archive"),
             sandbox.run(["sleep", "1000"]),
-            backend.open_live(LiveSpec()),
+            backend.open_persistent(PersistentSpec()),
         )
     ]
     await asyncio.sleep(0.05)
@@ -218,7 +218,7 @@ async def test_closing_a_backend_closes_its_sandboxes_in_the_midst_of_everything
 
 
 async def test_a_sandbox_whose_first_process_dies_has_ended(backend):
-    sandbox = await backend.open_live(LiveSpec())
+    sandbox = await backend.open_persistent(PersistentSpec())
     process = await sandbox.spawn(["sleep", "1000"])
     os.kill(sandbox._pid, signal.SIGKILL)
     await asyncio.wait_for(sandbox.wait_ended(), 3)
@@ -231,16 +231,16 @@ async def test_a_sandbox_whose_first_process_dies_has_ended(backend):
 
 async def test_many_open_and_close_at_once(backend):
     """Also those whose opening is given up."""
-    limits = LiveLimits(work_bytes=16 * MIB)
+    limits = PersistentLimits(work_bytes=16 * MIB)
 
     async def one(number: int) -> bytes:
-        sandbox = await backend.open_live(LiveSpec(limits=limits))
+        sandbox = await backend.open_persistent(PersistentSpec(limits=limits))
         outcome = await sandbox.run(["echo", str(number)])
         await sandbox.close()
         return outcome.stdout.data
 
     tasks = [asyncio.create_task(one(number)) for number in range(12)]
-    given_up = [asyncio.create_task(backend.open_live(LiveSpec(limits=limits))) for _ in range(4)]
+    given_up = [asyncio.create_task(backend.open_persistent(PersistentSpec(limits=limits))) for _ in range(4)]
     for number, task in enumerate(given_up):
         await asyncio.sleep(0.01 * number)
         task.cancel()
@@ -258,7 +258,9 @@ async def test_many_open_and_close_at_once(backend):
 async def test_limits_change_while_it_lives(backend):
     if "memory" not in backend._cgroup.controllers:
         pytest.skip("no control groups")
-    sandbox = await backend.open_live(LiveSpec(limits=LiveLimits(memory_bytes=128 * MIB, vcpu=1)))
+    sandbox = await backend.open_persistent(
+        PersistentSpec(limits=PersistentLimits(memory_bytes=128 * MIB, vcpu=1))
+    )
     want = ["/usr/bin/python3", "-c", "x = b'x' * (200 << 20); print('fits')"]
     assert (await sandbox.run(want)).exit_code in (1, 137)
     await sandbox.set_limits(memory_bytes=512 * MIB)
@@ -282,13 +284,13 @@ import asyncio, json, os, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from unsandbox.sandbox import BubblewrapBackend, SandboxUnavailable, SandboxError, SandboxFile
-from unsandbox.sandbox.persistent_spec import LiveSpec, LiveLimits
+from unsandbox.sandbox.persistent_spec import PersistentSpec, PersistentLimits
 folder = Path({folder!r})
 async def main():
     results = {{}}
     async with BubblewrapBackend() as backend:
-        limits = LiveLimits(work_bytes=8 << 20, processes=40, memory_bytes=256 << 20)
-        sandbox = await backend.open_live(LiveSpec(limits=limits, work_disk=folder / "disk"))
+        limits = PersistentLimits(work_bytes=8 << 20, processes=40, memory_bytes=256 << 20)
+        sandbox = await backend.open_persistent(PersistentSpec(limits=limits, work_disk=folder / "disk"))
         async def sh(script):
             outcome = await sandbox.run(["sh", "-c", script], timeout_s=20)
             return [outcome.exit_code, outcome.stdout.data.decode(), outcome.stderr.data.decode()]
@@ -335,15 +337,15 @@ async def main():
             results["too much"] = str(error) + repr(sandbox._ending)
         await sandbox.close()
         results["kept"] = sorted(os.listdir(folder / "disk"))
-        many = await backend.open_live(LiveSpec(limits=LiveLimits(memory_bytes=200 << 20)))
+        many = await backend.open_persistent(PersistentSpec(limits=PersistentLimits(memory_bytes=200 << 20)))
         await many.spawn(["/usr/bin/python3", "-c", "import os, time\\nfor _ in range(10):\\n if os.fork() == 0:\\n  x = bytearray(40 << 20)\\n  time.sleep(30)\\ntime.sleep(30)"])
         await asyncio.wait_for(many.wait_ended(), 20)
         results["memory"] = many.end_reason
         await many.close()
-        nameless = await backend.open_live(LiveSpec())
+        nameless = await backend.open_persistent(PersistentSpec())
         await nameless.run(["sh", "-c", "mkdir -p a/b; touch a/b/c; chmod 500 a/b; chmod 0 a"])
         runtime = backend._runtime
-        frozen = await backend.open_live(LiveSpec())
+        frozen = await backend.open_persistent(PersistentSpec())
         await frozen.spawn(["sh", "-c", "while :; do :; done"])
         await frozen.freeze()
     results["gone"] = not runtime.exists()
@@ -421,7 +423,7 @@ async def test_other_freezers(monkeypatch, tmp_path, kind):
         if isinstance(backend._cgroup, CgroupReport) and backend._cgroup.version == 2:
             pytest.skip("a v2 hierarchy has its freezer")
         assert backend._cgroup.freezer == kind
-        sandbox = await backend.open_live(LiveSpec())
+        sandbox = await backend.open_persistent(PersistentSpec())
         process = await sandbox.spawn(
             ["sh", "-c", "trap '' TERM; i=0; while :; do i=$((i+1)); echo $i > /tmp/n; done"]
         )
@@ -466,10 +468,10 @@ async def test_no_image_where_none_can_be_mounted(monkeypatch, tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     async with BubblewrapBackend() as backend:
-        spec = LiveSpec(limits=LiveLimits(work_bytes=8 * MIB), work_disk=closed / "disk")
+        spec = PersistentSpec(limits=PersistentLimits(work_bytes=8 * MIB), work_disk=closed / "disk")
         for round_ in range(2):
-            sandbox = await backend.open_live(spec)
-            other = await backend.open_live(LiveSpec())
+            sandbox = await backend.open_persistent(spec)
+            other = await backend.open_persistent(PersistentSpec())
             outcome = await sandbox.run(["sh", "-c", "echo x >> x; stat -c %U x; wc -l < x"])
             assert outcome.stdout.data == f"sandbox\n{round_ + 1}\n".encode()
             await eventually(lambda live=sandbox: live.disk_used() > 0)
@@ -480,12 +482,12 @@ async def test_no_image_where_none_can_be_mounted(monkeypatch, tmp_path):
             await other.close()
             await sandbox.close()
             # The next one has another user.
-            await backend.open_live(LiveSpec())
+            await backend.open_persistent(PersistentSpec())
     image = BubblewrapBackend()
     monkeypatch.undo()
     async with image:
         with pytest.raises(SandboxUnavailable, match="folder"):
-            await image.open_live(spec)
+            await image.open_persistent(spec)
 
 
 async def test_a_container_that_shows_devices_which_it_cannot_use(monkeypatch, caplog):
@@ -500,18 +502,18 @@ async def test_a_container_that_shows_devices_which_it_cannot_use(monkeypatch, c
     )
     monkeypatch.setattr(launcher_client, "_BOOTSTRAP", patched(launcher_client._BOOTSTRAP, patch))
     async with BubblewrapBackend() as backend:
-        checks = {check.name: check for check in await backend.prove_live()}
+        checks = {check.name: check for check in await backend.prove_persistent()}
         assert checks["lasting: sandboxes"].ok
         assert not checks["lasting: disk quota"].ok
         assert "cannot be mounted: Operation not permitted" in checks["lasting: disk quota"].detail
-        sandbox = await backend.open_live(LiveSpec())
+        sandbox = await backend.open_persistent(PersistentSpec())
         assert (await sandbox.run(["stat", "-c", "%U", "/work"])).stdout.data == b"sandbox\n"
         await sandbox.close()
     assert "no quota" in caplog.text
 
 
 async def test_what_a_machine_has_for_live_sandboxes_is_told(backend):
-    checks = {check.name: check for check in await backend.prove_live()}
+    checks = {check.name: check for check in await backend.prove_persistent()}
     assert list(checks) == ["lasting: sandboxes", "lasting: freeze", "lasting: disk quota", "lasting: archives"]
     assert checks["lasting: sandboxes"].ok
     assert checks["lasting: archives"].ok
@@ -534,8 +536,8 @@ async def test_live_sandboxes_that_cannot_be_had_are_refused(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(persistent_probe.probe, "judge", leaky)
             with pytest.raises(SandboxUnavailable, match="a leak"):
-                await backend.open_live(LiveSpec())
-        await (await backend.open_live(LiveSpec())).close()
+                await backend.open_persistent(PersistentSpec())
+        await (await backend.open_persistent(PersistentSpec())).close()
 
 
 async def test_a_kernel_without_id_mapped_mounts(monkeypatch, tmp_path):
@@ -544,7 +546,7 @@ async def test_a_kernel_without_id_mapped_mounts(monkeypatch, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("tested as it is")
     patch = "from unsandbox.sandbox.launcher import disk_mount\ndisk_mount._mapped_copy = lambda *_: None\n"
-    spec = LiveSpec(limits=LiveLimits(work_bytes=16 * MIB), work_disk=tmp_path / "disk")
+    spec = PersistentSpec(limits=PersistentLimits(work_bytes=16 * MIB), work_disk=tmp_path / "disk")
     for before, old in enumerate((True, False, True)):
         with monkeypatch.context() as context:
             if old:
@@ -552,8 +554,8 @@ async def test_a_kernel_without_id_mapped_mounts(monkeypatch, tmp_path):
             async with BubblewrapBackend() as backend:
                 # Whoever comes later has another user.
                 for _ in range(before):
-                    await backend.open_live(LiveSpec())
-                sandbox = await backend.open_live(spec)
+                    await backend.open_persistent(PersistentSpec())
+                sandbox = await backend.open_persistent(spec)
                 script = "mkdir -p a/b; echo x >> a/b/c; stat -c %U . a a/b a/b/c"
                 assert (await sandbox.run(["sh", "-c", script])).stdout.data == b"sandbox\n" * 4
 
@@ -562,7 +564,7 @@ async def test_a_program_that_tenants_stop_before_it_starts_is_given_up(backend,
     from unsandbox.sandbox.bubblewrap import persistent as live
 
     monkeypatch.setattr(live, "_START_TIMEOUT_S", 1.0)
-    sandbox = await backend.open_live(LiveSpec())
+    sandbox = await backend.open_persistent(PersistentSpec())
     stopper = "while :; do for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = $$ ] || kill -STOP $p 2>/dev/null; done; done"
     process = await sandbox.spawn(["sh", "-c", stopper])
     given_up = 0
@@ -583,8 +585,10 @@ async def test_a_program_that_tenants_stop_before_it_starts_is_given_up(backend,
 async def test_more_sandboxes_than_the_machine_has_loop_devices_at_first(backend):
     if os.geteuid() != 0:
         pytest.skip("only root mounts images")
-    limits = LiveLimits(work_bytes=16 * MIB)
-    sandboxes = await asyncio.gather(*(backend.open_live(LiveSpec(limits=limits)) for _ in range(12)))
+    limits = PersistentLimits(work_bytes=16 * MIB)
+    sandboxes = await asyncio.gather(
+        *(backend.open_persistent(PersistentSpec(limits=limits)) for _ in range(12))
+    )
     outcomes = await asyncio.gather(
         *(sandbox.run(["stat", "-f", "-c", "%T", "/work"]) for sandbox in sandboxes)
     )

@@ -15,7 +15,7 @@ import pytest_asyncio
 from tests.sandbox.support import children_of, eventually, groups_of, launchers
 
 from unsandbox.sandbox import InvalidSpecError, SandboxError, SandboxFile
-from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
 
 MIB = 1 << 20
 
@@ -40,8 +40,8 @@ async def read_until(fd: int, wanted: bytes, within_s: float = 5.0) -> bytes:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def live(backend):
     """One sandbox for the tests that leave it as it was."""
-    sandbox = await backend.open_live(
-        LiveSpec(limits=LiveLimits(memory_bytes=512 * MIB, processes=64), env={"FROM": "spec"})
+    sandbox = await backend.open_persistent(
+        PersistentSpec(limits=PersistentLimits(memory_bytes=512 * MIB, processes=64), env={"FROM": "spec"})
     )
     yield sandbox
     await sandbox.close()
@@ -50,7 +50,9 @@ async def live(backend):
 @pytest_asyncio.fixture(loop_scope="session")
 async def fresh(backend):
     """A sandbox of its own for each test."""
-    sandbox = await backend.open_live(LiveSpec(limits=LiveLimits(memory_bytes=256 * MIB, processes=64)))
+    sandbox = await backend.open_persistent(
+        PersistentSpec(limits=PersistentLimits(memory_bytes=256 * MIB, processes=64))
+    )
     yield sandbox
     await sandbox.close()
 
@@ -214,7 +216,7 @@ async def test_a_frozen_sandbox_uses_no_cpu_and_goes_on_afterwards(fresh):
 
 
 async def test_a_frozen_sandbox_can_be_closed_at_once(backend):
-    sandbox = await backend.open_live(LiveSpec())
+    sandbox = await backend.open_persistent(PersistentSpec())
     process = await sandbox.spawn(["sh", "-c", "trap '' TERM; while :; do :; done"])
     await sandbox.freeze()
     await asyncio.wait_for(sandbox.close(), 3)
@@ -227,7 +229,7 @@ async def test_a_frozen_sandbox_can_be_closed_at_once(backend):
 
 async def test_everything_goes_with_the_sandbox(backend):
     before = {child for launcher in launchers() for child in children_of(launcher)}
-    sandbox = await backend.open_live(LiveSpec())
+    sandbox = await backend.open_persistent(PersistentSpec())
     family = {child for launcher in launchers() for child in children_of(launcher)} - before
     assert family
     await sandbox.run(
@@ -275,7 +277,7 @@ done | tr '\\0' '\\n' | grep -aEf /tmp/pattern
 async def test_nothing_of_the_server_is_visible(backend, monkeypatch):
     monkeypatch.setenv("UNSANDBOX_TEST_SECRET", "canary-in-the-environment")
     pattern = SandboxFile("/tmp/pattern", b"unsandbox|launcher|canary|socket|memfd|work/wt|python\n")
-    sandbox = await backend.open_live(LiveSpec(files=[pattern]))
+    sandbox = await backend.open_persistent(PersistentSpec(files=[pattern]))
     look = "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; ls -l /proc/self/fd; cat /proc/self/status"
     said = (await sandbox.run(["sh", "-c", look])).stdout.data.decode(errors="replace")
     # Others look on while programs enter.

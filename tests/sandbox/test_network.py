@@ -26,7 +26,7 @@ from unsandbox.sandbox import (
     SandboxUnavailable,
 )
 from unsandbox.sandbox.launcher.network.netlink import LOCAL, Netlink
-from unsandbox.sandbox.persistent_spec import LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
 
 SEMITRUSTED = NetworkMode.SEMITRUSTED
@@ -584,7 +584,7 @@ async def test_a_killed_server_leaves_nothing(awaited):
 
 
 async def test_a_live_sandbox_has_it_too(backend, internet):
-    sandbox = await backend.open_live(LiveSpec(network=SEMITRUSTED))
+    sandbox = await backend.open_persistent(PersistentSpec(network=SEMITRUSTED))
     try:
         await eventually(lambda: len(tools()) == 1)
         (tool,) = tools()

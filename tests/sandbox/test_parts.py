@@ -183,11 +183,11 @@ def test_bases_of_v1_with_controllers_mounted_together(tmp_path):
         (tmp_path / name).mkdir(parents=True)
     version, bases = cgroups.find_bases(mountinfo, "4:memory:/a/b\n3:cpu,cpuacct:/\n2:pids:/gone\n0::/\n")
     assert version == 1
-    together = tmp_path / "cpu,cpuacct"
+    gather = tmp_path / "cpu,cpuacct"
     assert bases == {
         "memory": tmp_path / "memory/a/b",
-        "cpu": together,
-        "cpuacct": together,
+        "cpu": gather,
+        "cpuacct": gather,
         "pids": tmp_path / "pids",
     }
 

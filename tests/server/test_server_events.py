@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unsandbox.engine.jobs.output import Tape, pieces_behind
+from unsandbox.engine.jobs.output import OutputBuffer, pieces_behind
 from unsandbox.protocol.events import Cursor, OutputChunk
 
 
@@ -130,7 +130,7 @@ async def test_a_cancelled_job_ends_its_stream(wire):
 
 @given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(min_size=1))), st.randoms())
 def test_no_byte_is_lost_or_repeated_wherever_a_reader_comes_back(writes, random):
-    tape, cursor, got = Tape(), Cursor(), {"stdout": b"", "stderr": b""}
+    tape, cursor, got = OutputBuffer(), Cursor(), {"stdout": b"", "stderr": b""}
     for stream, data in writes:
         tape(stream, data)
         pieces = tape.pieces(cursor)

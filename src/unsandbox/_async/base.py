@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from unsandbox._async.connection import Link
+from unsandbox._async.connection import ServerConnection
 from unsandbox._async.functions.context import LONG_S
 from unsandbox._async.operations import perform
 from unsandbox._compat.aio import OneTimeCode
@@ -25,7 +25,7 @@ M = TypeVar("M", bound=WireModel)
 class Connected:
     """A server, the keys to sign with, and the calls to it; the groups of methods inherit from this."""
 
-    _link: Link
+    _link: ServerConnection
     _given: tuple[str | None, str | None, int | str | None]
     _keys: Credentials | None
     _otp: OneTimeCode | None

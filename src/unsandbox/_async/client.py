@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from unsandbox._async.base import typed
-from unsandbox._async.connection import DEFAULT_TIMEOUT_S, Link
+from unsandbox._async.connection import DEFAULT_TIMEOUT_S, ServerConnection
 from unsandbox._async.methods.images import ImageMethods
 from unsandbox._async.methods.jobs import JobMethods
 from unsandbox._async.methods.logs import LogMethods
@@ -17,7 +17,7 @@ from unsandbox._async.methods.snapshots import SnapshotMethods
 from unsandbox._compat.aio import OneTimeCode
 from unsandbox._shared.given import NOT_GIVEN, NotGiven, limit_s
 from unsandbox._shared.hooks import NO_HOOKS, Hooks
-from unsandbox._shared.request import Order
+from unsandbox._shared.request import PreparedRequest
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox._transports.common import MAX_CONNECTIONS
 from unsandbox.credentials import Credentials
@@ -69,7 +69,7 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
         otp: OneTimeCode | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> None:
-        self._link = Link(
+        self._link = ServerConnection(
             choose_base(base_url),
             timeout=limit_s(timeout),
             retry=retry,
@@ -109,7 +109,7 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
             ```
         """
         client = cls(base_url=LOCAL, otp=otp)
-        client._link = Link(
+        client._link = ServerConnection(
             LOCAL,
             timeout=limit_s(timeout),
             retry=retry,
@@ -178,7 +178,7 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
         Raises:
             AuthenticationError: The server does not know the key, or the secret is wrong.
         """
-        return typed(await self._link.call(self._signer(), "validate_keys", order=Order()), KeyInfo)
+        return typed(await self._link.call(self._signer(), "validate_keys", order=PreparedRequest()), KeyInfo)
 
     async def health(self) -> Health:
         """Return how the server is. Needs no keys.

@@ -13,11 +13,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unsandbox._async.events import Teller
-from unsandbox._compat.aio import Lock, OneTimeCode, in_thread, owner, sleep, whether_awaited
+from unsandbox._async.events import Observer
+from unsandbox._compat.aio import Lock, OneTimeCode, in_thread, maybe_await, owner, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.hooks import NO_HOOKS, Hooks, RequestEvent
-from unsandbox._shared.request import Order, clock_offset, library_error
+from unsandbox._shared.request import PreparedRequest, clock_offset, library_error
 from unsandbox._shared.server import LOCAL, Server, parse_base
 from unsandbox._shared.tracing import inject, span
 from unsandbox._transports.aiohttp import AiohttpTransport, load, loaded
@@ -51,7 +51,7 @@ from unsandbox.protocol.splitting import restored
 if TYPE_CHECKING:
     from unsandbox.engine import EngineConfig
 
-__all__ = ["DEFAULT_TIMEOUT_S", "STREAM_IDLE_S", "Link"]
+__all__ = ["DEFAULT_TIMEOUT_S", "STREAM_IDLE_S", "ServerConnection"]
 
 logger = logging.getLogger("unsandbox.client")
 
@@ -149,7 +149,7 @@ class _Signer:
         return True
 
 
-class Link:
+class ServerConnection:
     """The connections to one server, for any number of credentials.
 
     Args:
@@ -176,7 +176,7 @@ class Link:
         self.base_url = base_url
         self.timeout = timeout
         self.retry = retry or RetryPolicy()
-        self.told = Teller(hooks)
+        self.told = Observer(hooks)
         self._whole = whole
         self._max_connections = max_connections
         self._engine_config = engine_config
@@ -189,18 +189,18 @@ class Link:
 
     def with_options(
         self, timeout: float | None = None, retry: RetryPolicy | None = None, hooks: Hooks | None = None
-    ) -> Link:
+    ) -> ServerConnection:
         """Return a link over the same connections with some options changed."""
         other = copy.copy(self)
         other.timeout = self.timeout if timeout is None else timeout
         other.retry = retry or self.retry
-        other.told = self.told if hooks is None else Teller(hooks)
+        other.told = self.told if hooks is None else Observer(hooks)
         return other
 
-    def cleaning(self) -> Link:
+    def cleaning(self) -> ServerConnection:
         """Return a link over the same connections for a clean-up, which no error of a hook stops."""
         other = copy.copy(self)
-        other.told = Teller(self.told.hooks, cleaning=True)
+        other.told = Observer(self.told.hooks, cleaning=True)
         return other
 
     def enter(self) -> None:
@@ -233,7 +233,7 @@ class Link:
         *,
         params: Mapping[str, str] | None = None,
         query: Mapping[str, object] | None = None,
-        order: Order | None = None,
+        order: PreparedRequest | None = None,
         deadline: Deadline = NEVER,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
@@ -292,7 +292,7 @@ class Link:
         signer: _Signer,
         endpoint: Endpoint,
         target: str,
-        order: Order | None,
+        order: PreparedRequest | None,
         deadline: Deadline,
         timeout: float,
         retry: RetryPolicy,
@@ -331,7 +331,7 @@ class Link:
             else:
                 return answer
 
-    async def require(self, order: Order, deadline: Deadline = NEVER) -> None:
+    async def require(self, order: PreparedRequest, deadline: Deadline = NEVER) -> None:
         """Refuse an order of which the server would drop a part in silence.
 
         Raises:
@@ -518,7 +518,7 @@ class Link:
         await self.told.repeats(operation, number, delay, error)
         await sleep(delay)
 
-    def _honours_key(self, order: Order | None) -> bool:
+    def _honours_key(self, order: PreparedRequest | None) -> bool:
         """Tell whether the server is known to run a request once that comes twice under the same key.
 
         Another server might run the program again: there, a request that may have arrived is not repeated.
@@ -526,7 +526,7 @@ class Link:
         return order is not None and order.key is not None and "idempotency" in (self.features or ())
 
     async def _find_out(
-        self, order: Order | None, deadline: Deadline, retry: RetryPolicy, urgent: bool
+        self, order: PreparedRequest | None, deadline: Deadline, retry: RetryPolicy, urgent: bool
     ) -> None:
         """Ask what the server can do, when that decides whether an order is sent again and is not known."""
         remaining = deadline.remaining()
@@ -566,7 +566,7 @@ class Link:
         signer: _Signer,
         endpoint: Endpoint,
         target: str,
-        order: Order | None,
+        order: PreparedRequest | None,
         sudo: Mapping[str, str],
         deadline: Deadline,
         timeout: float,
@@ -646,7 +646,7 @@ class Link:
 
 async def _code_for(challenge_id: str, otp: OneTimeCode) -> dict[str, str]:
     """Return the headers that answer the server's question for a one-time code; empty when nobody gives one."""
-    given = await whether_awaited(otp(challenge_id)) if callable(otp) else otp
+    given = await maybe_await(otp(challenge_id)) if callable(otp) else otp
     code = str(given or "").strip()  # None when whoever was asked gave up.
     if not (code.isascii() and code.isprintable()):
         raise InvalidRequestError("the one-time code holds characters that no code has")

@@ -7,20 +7,20 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from unsandbox._compat.aio import whether_awaited
+from unsandbox._compat.aio import maybe_await
 from unsandbox._shared.hooks import Hooks, PollEvent, RequestEvent, ResponseEvent, RetryEvent
 from unsandbox._shared.tracing import count_retry, measure, measuring
 from unsandbox.errors import UnsandboxError
 from unsandbox.protocol.endpoints.jobs import REQUEST_ID_HEADER
 
-__all__ = ["Teller"]
+__all__ = ["Observer"]
 
 logger = logging.getLogger("unsandbox.client")
 
 E = TypeVar("E")
 
 
-class Teller:
+class Observer:
     """Tells what happens on one link.
 
     Args:
@@ -103,7 +103,7 @@ class Teller:
         if hook is None:
             return
         try:
-            await whether_awaited(hook(event))
+            await maybe_await(hook(event))
         except Exception as error:
             if not self._cleaning:
                 raise

@@ -14,10 +14,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from unsandbox._async.connection import Link
+from unsandbox._async.connection import ServerConnection
 from unsandbox._compat.aio import Interrupted, closing, finish, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.request import Order
+from unsandbox._shared.request import PreparedRequest
 from unsandbox.credentials import Credentials
 from unsandbox.errors import (
     ConnectionFailedError,
@@ -61,9 +61,9 @@ RUN = ("run", "run_async")
 
 
 async def execute(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
-    order: Order,
+    order: PreparedRequest,
     *,
     deadline: Deadline,
     operation: tuple[str, str] = EXECUTE,
@@ -106,9 +106,9 @@ async def execute(
 
 
 async def submit(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
-    order: Order,
+    order: PreparedRequest,
     *,
     deadline: Deadline = NEVER,
     operation: tuple[str, str] = EXECUTE,
@@ -141,7 +141,7 @@ async def submit(
 
 
 async def wait(
-    link: Link, keys: Credentials | None, job_id: str, *, deadline: Deadline, keep: bool
+    link: ServerConnection, keys: Credentials | None, job_id: str, *, deadline: Deadline, keep: bool
 ) -> dict[str, Any]:
     """Return a job as it ended.
 
@@ -181,7 +181,12 @@ async def wait(
 
 
 async def look(
-    link: Link, keys: Credentials | None, job_id: str, *, hold: float | None = None, deadline: Deadline = NEVER
+    link: ServerConnection,
+    keys: Credentials | None,
+    job_id: str,
+    *,
+    hold: float | None = None,
+    deadline: Deadline = NEVER,
 ) -> dict[str, Any]:
     """Return a job as it is now, or, with `hold`, as soon as it ends within so many seconds."""
     return await link.call(
@@ -195,14 +200,14 @@ async def look(
     )
 
 
-def patience(link: Link) -> RetryPolicy:
+def patience(link: ServerConnection) -> RetryPolicy:
     """Return the policy of a wait: it may last long, so a server that is away for a while is waited for."""
     retry = link.retry
     return replace(retry, max_retries=max(_PATIENCE, retry.max_retries)) if retry.max_retries > 0 else retry
 
 
 async def cancel(
-    link: Link, keys: Credentials | None, job_id: str, *, deadline: Deadline = NEVER
+    link: ServerConnection, keys: Credentials | None, job_id: str, *, deadline: Deadline = NEVER
 ) -> dict[str, Any]:
     """End a job and return what the server says of it, partial output included."""
     return await link.call(keys, "cancel_job", params={"id": job_id}, deadline=deadline, urgent=True)
@@ -221,7 +226,7 @@ def job_id_of(answer: dict[str, Any]) -> str:
 
 
 async def looks(
-    link: Link, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
+    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
 ) -> AsyncGenerator[dict[str, Any]]:
     """Yield a job again and again until it has ended: by long-polling where the server can, else on schedule.
 
@@ -257,7 +262,7 @@ async def looks(
 
 
 async def _watch(
-    link: Link, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
+    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
 ) -> dict[str, Any]:
     async with closing(looks(link, keys, job_id, deadline, last)) as seen:
         async for answer in seen:
@@ -276,7 +281,7 @@ def ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
     return status in TERMINAL_STATUSES
 
 
-async def end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
+async def end(link: ServerConnection, keys: Credentials | None, job_id: str) -> dict[str, Any]:
     """Cancel a job and return what there is of it; servers that answer only "cancelled" are asked once more."""
     link, deadline = link.cleaning(), Deadline(CLEAN_UP_S)
     answer = await cancel(link, keys, job_id, deadline=deadline)
@@ -288,11 +293,11 @@ async def end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, An
 
 
 async def _abandon(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
     at_once: str,
     query: Mapping[str, object] | None,
-    order: Order,
+    order: PreparedRequest,
     answer: dict[str, Any],
 ) -> dict[str, Any] | None:
     """Cancel the job of an execution that is being left, also when its id never arrived."""

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from unsandbox._async.connection import Link
+from unsandbox._async.connection import ServerConnection
 from unsandbox._compat.aio import Interrupted, OneTimeCode, finish, in_thread
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.files import reads_files
-from unsandbox._shared.request import Order
+from unsandbox._shared.request import PreparedRequest
 from unsandbox.credentials import Credentials
 from unsandbox.errors import ConnectionFailedError, UnavailableError, UnsandboxError
 from unsandbox.protocol.endpoints.endpoint import Endpoint
@@ -39,7 +39,7 @@ _UNDONE_BY = {
 
 
 async def perform(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
     name: str,
     object_id: str | None = None,
@@ -69,7 +69,7 @@ async def perform(
     endpoint = BY_NAME[name]
     order = None
     if text is not None:
-        order = Order(text, "text/plain", creates=endpoint.creates)
+        order = PreparedRequest(text, "text/plain", creates=endpoint.creates)
     elif members is not None or endpoint.creates:
         given = members or {}
         if reads_files(given.get("input_files")):
@@ -77,7 +77,7 @@ async def perform(
         else:
             body = encode_members(endpoint, given)
         needs = ("isolation",) if given.get("isolation") not in (None, "auto") else ()
-        order = Order(body, creates=endpoint.creates, needs=needs)
+        order = PreparedRequest(body, creates=endpoint.creates, needs=needs)
         await link.require(order)
     params = None if object_id is None else {"id": object_id}
     try:
@@ -98,12 +98,12 @@ def _undone_by(endpoint: Endpoint) -> dict[str, str]:
 
 
 async def _undo(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
     name: str,
     params: Mapping[str, str] | None,
     query: Mapping[str, object] | None,
-    order: Order,
+    order: PreparedRequest,
     otp: OneTimeCode | None,
     undone_by: Mapping[str, str],
 ) -> None:

@@ -15,20 +15,20 @@ __all__ = [
     "NOTHING",
     "Closeable",
     "Interrupted",
+    "ItemSource",
     "Lock",
     "OneTimeCode",
-    "Pulled",
     "Source",
     "Stdin",
     "closing",
-    "collected",
     "finish",
+    "gather",
     "in_thread",
+    "maybe_await",
     "owner",
+    "read_all",
     "shared",
     "sleep",
-    "together",
-    "whether_awaited",
 ]
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class Closeable(Protocol):
         """Release what it holds."""
 
 
-async def collected(data: Stdin | None, seconds: float | None = None) -> str | bytes | None:
+async def read_all(data: Stdin | None, seconds: float | None = None) -> str | bytes | None:
     """Return standard input in one piece.
 
     Args:
@@ -84,7 +84,7 @@ async def collected(data: Stdin | None, seconds: float | None = None) -> str | b
     return joined(in_time(data, seconds))
 
 
-class Pulled(Generic[T]):
+class ItemSource(Generic[T]):
     """Gives the items of an iterable, plain or async, one by one; `NOTHING` when there is none, or none yet.
 
     Args:
@@ -132,7 +132,7 @@ class Pulled(Generic[T]):
             await asyncio.wait({coming})
 
 
-async def together(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+async def gather(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     """Make several calls at once and return their results; when one fails, the others are broken off."""
     if len(calls) == 1:
         return [await calls[0]()]
@@ -150,7 +150,7 @@ async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
     return await call()
 
 
-async def whether_awaited(value: T | Awaitable[T]) -> T:
+async def maybe_await(value: T | Awaitable[T]) -> T:
     """Return what a caller's function returned, after awaiting it if it was an async one."""
     return await value if inspect.isawaitable(value) else value
 

@@ -15,20 +15,20 @@ __all__ = [
     "NOTHING",
     "Closeable",
     "Interrupted",
+    "ItemSource",
     "Lock",
     "OneTimeCode",
-    "Pulled",
     "Source",
     "Stdin",
     "closing",
-    "collected",
     "finish",
+    "gather",
     "in_thread",
+    "maybe_await",
     "owner",
+    "read_all",
     "shared",
     "sleep",
-    "together",
-    "whether_awaited",
 ]
 
 P = ParamSpec("P")
@@ -68,7 +68,7 @@ def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     return work(*args, **kwargs)
 
 
-def collected(data: Stdin | None, seconds: float | None = None) -> str | bytes | None:
+def read_all(data: Stdin | None, seconds: float | None = None) -> str | bytes | None:
     """Return standard input in one piece.
 
     Args:
@@ -88,7 +88,7 @@ def collected(data: Stdin | None, seconds: float | None = None) -> str | bytes |
     return joined(in_time(data, seconds))
 
 
-class Pulled(Generic[T]):
+class ItemSource(Generic[T]):
     """Gives the items of an iterable one by one; `NOTHING` when there are no more.
 
     Args:
@@ -113,7 +113,7 @@ class Pulled(Generic[T]):
         """Do nothing: there is never an item that is still awaited."""
 
 
-def together(calls: Sequence[Callable[[], T]]) -> list[T]:
+def gather(calls: Sequence[Callable[[], T]]) -> list[T]:
     """Make several calls at once, in threads, and return their results."""
     if len(calls) <= 1:
         return [call() for call in calls]
@@ -121,7 +121,7 @@ def together(calls: Sequence[Callable[[], T]]) -> list[T]:
         return list(pool.map(lambda call: call(), calls))
 
 
-def whether_awaited(value: T) -> T:
+def maybe_await(value: T) -> T:
     """Return what a caller's function returned: here it is never awaited."""
     return value
 

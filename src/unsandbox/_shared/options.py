@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unsandbox._shared.files import InputFiles, encode_files, utf8
-from unsandbox._shared.request import Order
+from unsandbox._shared.request import PreparedRequest
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol import codec
 from unsandbox.protocol.models import MAX_ENV_VARS
@@ -34,7 +34,7 @@ def encode_execution(
     args: Iterable[str] | None = None,
     isolation: str | None = None,
     timeout: float | None = None,
-) -> Order:
+) -> PreparedRequest:
     """Return the request of an execution. What is not given is left out, so the server's defaults hold.
 
     Small files in `input_files` are read here, large ones when they are sent.
@@ -66,7 +66,7 @@ def encode_execution(
     if isolation not in (None, "auto"):
         needs.append("isolation")
         body["isolation"] = isolation
-    return Order(codec.encode_pieces(body), needs=needs)
+    return PreparedRequest(codec.encode_pieces(body), needs=needs)
 
 
 def encode_script(
@@ -76,7 +76,7 @@ def encode_script(
     network_mode: str | None = None,
     ttl: int | None = None,
     timeout: float | None = None,
-) -> tuple[Order, dict[str, object]]:
+) -> tuple[PreparedRequest, dict[str, object]]:
     """Return body and query of a script that names its language in its `#!` line.
 
     Raises:
@@ -86,7 +86,7 @@ def encode_script(
     options: dict[str, object] = _bounds(network_mode, None, ttl, timeout)
     if env:
         options["env"] = codec.encode(_environment(env)).decode()
-    return Order(body, "text/plain"), options
+    return PreparedRequest(body, "text/plain"), options
 
 
 def _bounds(

@@ -13,7 +13,7 @@ from unsandbox.protocol.contents import LARGE, Pieces, chunks_of
 from unsandbox.protocol.signing import CLOCK_TOLERANCE_S
 
 
-class Order:
+class PreparedRequest:
     """Body and idempotency key of one operation.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from unsandbox._compat.blocking import OneTimeCode
 from unsandbox._shared.server import LOCAL
-from unsandbox._sync.connection import Link
+from unsandbox._sync.connection import ServerConnection
 from unsandbox._sync.functions.context import LONG_S
 from unsandbox._sync.operations import perform
 from unsandbox.credentials import Credentials, resolve_credentials
@@ -24,7 +24,7 @@ M = TypeVar("M", bound=WireModel)
 class Connected:
     """A server, the keys to sign with, and the calls to it; the groups of methods inherit from this."""
 
-    _link: Link
+    _link: ServerConnection
     _given: tuple[str | None, str | None, int | str | None]
     _keys: Credentials | None
     _otp: OneTimeCode | None

@@ -12,13 +12,13 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unsandbox._compat.blocking import Lock, OneTimeCode, in_thread, owner, sleep, whether_awaited
+from unsandbox._compat.blocking import Lock, OneTimeCode, in_thread, maybe_await, owner, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.hooks import NO_HOOKS, Hooks, RequestEvent
-from unsandbox._shared.request import Order, clock_offset, library_error
+from unsandbox._shared.request import PreparedRequest, clock_offset, library_error
 from unsandbox._shared.server import LOCAL, Server, parse_base
 from unsandbox._shared.tracing import inject, span
-from unsandbox._sync.events import Teller
+from unsandbox._sync.events import Observer
 from unsandbox._transports.common import MAX_CONNECTIONS, RawResponse
 from unsandbox._transports.requests import RequestsTransport, load, loaded
 from unsandbox._transports.requests_live import LIBRARY, RequestsSocket, RequestsStream
@@ -50,7 +50,7 @@ from unsandbox.protocol.splitting import restored
 if TYPE_CHECKING:
     from unsandbox.engine import EngineConfig
 
-__all__ = ["DEFAULT_TIMEOUT_S", "STREAM_IDLE_S", "Link"]
+__all__ = ["DEFAULT_TIMEOUT_S", "STREAM_IDLE_S", "ServerConnection"]
 
 logger = logging.getLogger("unsandbox.client")
 
@@ -148,7 +148,7 @@ class _Signer:
         return True
 
 
-class Link:
+class ServerConnection:
     """The connections to one server, for any number of credentials.
 
     Args:
@@ -175,7 +175,7 @@ class Link:
         self.base_url = base_url
         self.timeout = timeout
         self.retry = retry or RetryPolicy()
-        self.told = Teller(hooks)
+        self.told = Observer(hooks)
         self._whole = whole
         self._max_connections = max_connections
         self._engine_config = engine_config
@@ -188,18 +188,18 @@ class Link:
 
     def with_options(
         self, timeout: float | None = None, retry: RetryPolicy | None = None, hooks: Hooks | None = None
-    ) -> Link:
+    ) -> ServerConnection:
         """Return a link over the same connections with some options changed."""
         other = copy.copy(self)
         other.timeout = self.timeout if timeout is None else timeout
         other.retry = retry or self.retry
-        other.told = self.told if hooks is None else Teller(hooks)
+        other.told = self.told if hooks is None else Observer(hooks)
         return other
 
-    def cleaning(self) -> Link:
+    def cleaning(self) -> ServerConnection:
         """Return a link over the same connections for a clean-up, which no error of a hook stops."""
         other = copy.copy(self)
-        other.told = Teller(self.told.hooks, cleaning=True)
+        other.told = Observer(self.told.hooks, cleaning=True)
         return other
 
     def enter(self) -> None:
@@ -232,7 +232,7 @@ class Link:
         *,
         params: Mapping[str, str] | None = None,
         query: Mapping[str, object] | None = None,
-        order: Order | None = None,
+        order: PreparedRequest | None = None,
         deadline: Deadline = NEVER,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
@@ -291,7 +291,7 @@ class Link:
         signer: _Signer,
         endpoint: Endpoint,
         target: str,
-        order: Order | None,
+        order: PreparedRequest | None,
         deadline: Deadline,
         timeout: float,
         retry: RetryPolicy,
@@ -330,7 +330,7 @@ class Link:
             else:
                 return answer
 
-    def require(self, order: Order, deadline: Deadline = NEVER) -> None:
+    def require(self, order: PreparedRequest, deadline: Deadline = NEVER) -> None:
         """Refuse an order of which the server would drop a part in silence.
 
         Raises:
@@ -517,14 +517,16 @@ class Link:
         self.told.repeats(operation, number, delay, error)
         sleep(delay)
 
-    def _honours_key(self, order: Order | None) -> bool:
+    def _honours_key(self, order: PreparedRequest | None) -> bool:
         """Tell whether the server is known to run a request once that comes twice under the same key.
 
         Another server might run the program again: there, a request that may have arrived is not repeated.
         """
         return order is not None and order.key is not None and "idempotency" in (self.features or ())
 
-    def _find_out(self, order: Order | None, deadline: Deadline, retry: RetryPolicy, urgent: bool) -> None:
+    def _find_out(
+        self, order: PreparedRequest | None, deadline: Deadline, retry: RetryPolicy, urgent: bool
+    ) -> None:
         """Ask what the server can do, when that decides whether an order is sent again and is not known."""
         remaining = deadline.remaining()
         in_time = remaining is None or remaining > retry.base_s / 2
@@ -563,7 +565,7 @@ class Link:
         signer: _Signer,
         endpoint: Endpoint,
         target: str,
-        order: Order | None,
+        order: PreparedRequest | None,
         sudo: Mapping[str, str],
         deadline: Deadline,
         timeout: float,
@@ -641,7 +643,7 @@ class Link:
 
 def _code_for(challenge_id: str, otp: OneTimeCode) -> dict[str, str]:
     """Return the headers that answer the server's question for a one-time code; empty when nobody gives one."""
-    given = whether_awaited(otp(challenge_id)) if callable(otp) else otp
+    given = maybe_await(otp(challenge_id)) if callable(otp) else otp
     code = str(given or "").strip()  # None when whoever was asked gave up.
     if not (code.isascii() and code.isprintable()):
         raise InvalidRequestError("the one-time code holds characters that no code has")

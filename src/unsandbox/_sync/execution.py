@@ -17,8 +17,8 @@ from typing import Any
 
 from unsandbox._compat.blocking import Interrupted, closing, finish, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.request import Order
-from unsandbox._sync.connection import Link
+from unsandbox._shared.request import PreparedRequest
+from unsandbox._sync.connection import ServerConnection
 from unsandbox.credentials import Credentials
 from unsandbox.errors import (
     ConnectionFailedError,
@@ -62,9 +62,9 @@ RUN = ("run", "run_async")
 
 
 def execute(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
-    order: Order,
+    order: PreparedRequest,
     *,
     deadline: Deadline,
     operation: tuple[str, str] = EXECUTE,
@@ -107,9 +107,9 @@ def execute(
 
 
 def submit(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
-    order: Order,
+    order: PreparedRequest,
     *,
     deadline: Deadline = NEVER,
     operation: tuple[str, str] = EXECUTE,
@@ -142,7 +142,7 @@ def submit(
 
 
 def wait(
-    link: Link, keys: Credentials | None, job_id: str, *, deadline: Deadline, keep: bool
+    link: ServerConnection, keys: Credentials | None, job_id: str, *, deadline: Deadline, keep: bool
 ) -> dict[str, Any]:
     """Return a job as it ended.
 
@@ -182,7 +182,12 @@ def wait(
 
 
 def look(
-    link: Link, keys: Credentials | None, job_id: str, *, hold: float | None = None, deadline: Deadline = NEVER
+    link: ServerConnection,
+    keys: Credentials | None,
+    job_id: str,
+    *,
+    hold: float | None = None,
+    deadline: Deadline = NEVER,
 ) -> dict[str, Any]:
     """Return a job as it is now, or, with `hold`, as soon as it ends within so many seconds."""
     return link.call(
@@ -196,13 +201,15 @@ def look(
     )
 
 
-def patience(link: Link) -> RetryPolicy:
+def patience(link: ServerConnection) -> RetryPolicy:
     """Return the policy of a wait: it may last long, so a server that is away for a while is waited for."""
     retry = link.retry
     return replace(retry, max_retries=max(_PATIENCE, retry.max_retries)) if retry.max_retries > 0 else retry
 
 
-def cancel(link: Link, keys: Credentials | None, job_id: str, *, deadline: Deadline = NEVER) -> dict[str, Any]:
+def cancel(
+    link: ServerConnection, keys: Credentials | None, job_id: str, *, deadline: Deadline = NEVER
+) -> dict[str, Any]:
     """End a job and return what the server says of it, partial output included."""
     return link.call(keys, "cancel_job", params={"id": job_id}, deadline=deadline, urgent=True)
 
@@ -220,7 +227,7 @@ def job_id_of(answer: dict[str, Any]) -> str:
 
 
 def looks(
-    link: Link, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
+    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
 ) -> Generator[dict[str, Any]]:
     """Yield a job again and again until it has ended: by long-polling where the server can, else on schedule.
 
@@ -256,7 +263,7 @@ def looks(
 
 
 def _watch(
-    link: Link, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
+    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
 ) -> dict[str, Any]:
     with closing(looks(link, keys, job_id, deadline, last)) as seen:
         for answer in seen:
@@ -275,7 +282,7 @@ def ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
     return status in TERMINAL_STATUSES
 
 
-def end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
+def end(link: ServerConnection, keys: Credentials | None, job_id: str) -> dict[str, Any]:
     """Cancel a job and return what there is of it; servers that answer only "cancelled" are asked once more."""
     link, deadline = link.cleaning(), Deadline(CLEAN_UP_S)
     answer = cancel(link, keys, job_id, deadline=deadline)
@@ -287,11 +294,11 @@ def end(link: Link, keys: Credentials | None, job_id: str) -> dict[str, Any]:
 
 
 def _abandon(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
     at_once: str,
     query: Mapping[str, object] | None,
-    order: Order,
+    order: PreparedRequest,
     answer: dict[str, Any],
 ) -> dict[str, Any] | None:
     """Cancel the job of an execution that is being left, also when its id never arrived."""

@@ -15,8 +15,8 @@ from unsandbox._compat.blocking import Interrupted, OneTimeCode, finish, in_thre
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.files import reads_files
-from unsandbox._shared.request import Order
-from unsandbox._sync.connection import Link
+from unsandbox._shared.request import PreparedRequest
+from unsandbox._sync.connection import ServerConnection
 from unsandbox.credentials import Credentials
 from unsandbox.errors import ConnectionFailedError, UnavailableError, UnsandboxError
 from unsandbox.protocol.endpoints.endpoint import Endpoint
@@ -40,7 +40,7 @@ _UNDONE_BY = {
 
 
 def perform(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
     name: str,
     object_id: str | None = None,
@@ -70,7 +70,7 @@ def perform(
     endpoint = BY_NAME[name]
     order = None
     if text is not None:
-        order = Order(text, "text/plain", creates=endpoint.creates)
+        order = PreparedRequest(text, "text/plain", creates=endpoint.creates)
     elif members is not None or endpoint.creates:
         given = members or {}
         if reads_files(given.get("input_files")):
@@ -78,7 +78,7 @@ def perform(
         else:
             body = encode_members(endpoint, given)
         needs = ("isolation",) if given.get("isolation") not in (None, "auto") else ()
-        order = Order(body, creates=endpoint.creates, needs=needs)
+        order = PreparedRequest(body, creates=endpoint.creates, needs=needs)
         link.require(order)
     params = None if object_id is None else {"id": object_id}
     try:
@@ -99,12 +99,12 @@ def _undone_by(endpoint: Endpoint) -> dict[str, str]:
 
 
 def _undo(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
     name: str,
     params: Mapping[str, str] | None,
     query: Mapping[str, object] | None,
-    order: Order,
+    order: PreparedRequest,
     otp: OneTimeCode | None,
     undone_by: Mapping[str, str],
 ) -> None:

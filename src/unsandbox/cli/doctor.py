@@ -59,7 +59,7 @@ async def _examine() -> tuple[ProbeReport, list[str], dict[str, str]]:
         report = ProbeReport(backend="bubblewrap", usable=False, checks=(), reason=str(error))
     else:
         await engine.stop()
-        report = dataclasses.replace(report, checks=[*report.checks, *await _examine_lasting()])
+        report = dataclasses.replace(report, checks=[*report.checks, *await _examine_persistent()])
     available = {language.name for language in engine.languages.available()}
     missing = {
         language.name: language.how_to_get()
@@ -69,10 +69,10 @@ async def _examine() -> tuple[ProbeReport, list[str], dict[str, str]]:
     return report, sorted(available), missing
 
 
-async def _examine_lasting() -> Sequence[Check]:
+async def _examine_persistent() -> Sequence[Check]:
     """Return what sessions and services have here."""
     async with BubblewrapBackend(system=find_system()) as backend:
-        return await backend.prove_live()
+        return await backend.prove_persistent()
 
 
 async def _examine_gvisor() -> ProbeReport:

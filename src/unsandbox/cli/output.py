@@ -40,7 +40,7 @@ def show(model: WireModel, as_json: bool, columns: Sequence[str] = ()) -> None:
     if as_json:
         print_json(members)
         return
-    twins = {twin for names in model.TWINS.values() for twin in names}
+    twins = {twin for names in model.WRITE_ALIASES.values() for twin in names}
     shown = [name for name in (columns or members) if name in members and name not in twins]
     width = max((len(name) for name in shown), default=0)
     for name in shown:

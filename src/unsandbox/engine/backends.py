@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.errors import InvalidJob
+from unsandbox.engine.errors import InvalidRequest
 from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, LanguageTable, Limits, PoolConfig, pool_for
 from unsandbox.sandbox.gvisor import runsc
-from unsandbox.sandbox.persistent_spec import LiveBackend, LiveSandbox, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentBackend, PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import (
     Backend,
     NetworkMode,
@@ -94,14 +94,14 @@ class Backends:
         other.refuse_if_hopeless()
         return other
 
-    def live(self, isolation: str) -> LiveBackend:
+    def live(self, isolation: str) -> PersistentBackend:
         """Return the backend for what stays: a session or service.
 
         Raises:
             SandboxUnavailable: There is none on this machine that is at least what was asked for.
         """
         backend = self.for_job(isolation)
-        if not hasattr(backend, "open_live"):
+        if not hasattr(backend, "open_persistent"):
             raise SandboxUnavailable(f"the backend {backend.name!r} cannot make sandboxes that stay")
         return backend  # type: ignore[return-value]
 
@@ -117,14 +117,14 @@ class Backends:
         return {"auto": self._default.name, "hardened": HARDENED}.get(asked, asked)
 
 
-def check_network(backend: Backend | LiveBackend, mode: NetworkMode) -> None:
+def check_network(backend: Backend | PersistentBackend, mode: NetworkMode) -> None:
     """Refuse a network that sandboxes of a backend cannot have.
 
     Raises:
-        InvalidJob: With the reason, and what to do.
+        InvalidRequest: With the reason, and what to do.
     """
     if (why := backend.network_refusal(mode)) is not None:
-        raise InvalidJob(f"{why} (or use 'zerotrust': no network)", code="network_mode_unavailable")
+        raise InvalidRequest(f"{why} (or use 'zerotrust': no network)", code="network_mode_unavailable")
 
 
 class _OnDemand:
@@ -140,7 +140,7 @@ class _OnDemand:
 
     @property
     def hot(self) -> bool:
-        """See `LiveBackend`."""
+        """See `PersistentBackend`."""
         return bool(getattr(self._backend, "hot", False))
 
     def refuse_if_hopeless(self) -> None:
@@ -173,11 +173,11 @@ class _OnDemand:
         await self.open()
         return await self._backend.start(spec, sink)
 
-    async def open_live(self, spec: LiveSpec) -> LiveSandbox:
-        """See `LiveBackend`."""
+    async def open_persistent(self, spec: PersistentSpec) -> PersistentSandbox:
+        """See `PersistentBackend`."""
         await self.open()
-        live: LiveBackend = self._backend  # type: ignore[assignment]
-        return await live.open_live(spec)
+        live: PersistentBackend = self._backend  # type: ignore[assignment]
+        return await live.open_persistent(spec)
 
     def network_refusal(self, mode: NetworkMode) -> str | None:
         """See `Backend`."""

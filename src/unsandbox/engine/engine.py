@@ -11,13 +11,13 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from unsandbox.engine.accounts.audit import AuditLog, audit_key
-from unsandbox.engine.accounts.idempotency import Replies
+from unsandbox.engine.accounts.idempotency import IdempotencyStore
 from unsandbox.engine.accounts.logbook import LogBook
 from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.backends import Backends, default_backend, pool_of
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context, Part
-from unsandbox.engine.jobs.desk import JobDesk
+from unsandbox.engine.jobs.desk import JobManager
 from unsandbox.engine.saved.blobs import Blobs
 from unsandbox.engine.saved.images import Images
 from unsandbox.engine.saved.snapshots import Snapshots
@@ -33,7 +33,7 @@ from unsandbox.sandbox import (
     load_languages,
 )
 from unsandbox.sandbox.languages.caches import with_caches
-from unsandbox.sandbox.persistent_spec import LiveSandbox
+from unsandbox.sandbox.persistent_spec import PersistentSandbox
 
 logger = logging.getLogger("unsandbox.engine")
 
@@ -44,7 +44,7 @@ _BEGINS_WITHIN_S = 5.0
 """What has stirred is in one of the lists after so long."""
 
 
-class Engine(JobDesk):
+class Engine(JobManager):
     """Jobs of many keys on this machine. One instance belongs to the event loop that started it.
 
     Args:
@@ -95,7 +95,7 @@ class Engine(JobDesk):
             LogBook(),
             None if folder is None else AuditLog(folder, audit_key(self._box)),
         )
-        self.replies = Replies(self._store)
+        self.replies = IdempotencyStore(self._store)
         self.probe: ProbeReport | None = None
         self.sessions: Sessions
         self.snapshots: Snapshots
@@ -106,7 +106,7 @@ class Engine(JobDesk):
         self._parts: list[Part] = []
         self._tidying: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._seen_cpu: WeakKeyDictionary[LiveSandbox, float] = WeakKeyDictionary()
+        self._seen_cpu: WeakKeyDictionary[PersistentSandbox, float] = WeakKeyDictionary()
 
     async def start(self) -> ProbeReport:
         """Probe the isolation and begin to take jobs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """Root of all refusals.
 
     Attributes:
@@ -21,73 +21,73 @@ class Refused(Exception):
         self.details = details
 
 
-class InvalidJob(Refused):
+class InvalidRequest(RequestError):
     """The request can never be run as it is."""
 
     code = "invalid_request"
 
 
-class TooLarge(Refused):
+class TooLarge(RequestError):
     """Program or files are larger than this engine takes."""
 
     code = "too_large"
 
 
-class UnknownJob(Refused):
+class UnknownJob(RequestError):
     """No such job, or not one of this key."""
 
     code = "job_not_found"
 
 
-class UnknownObject(Refused):
+class UnknownObject(RequestError):
     """No such session, service, snapshot or image, or not one of this key."""
 
     code = "not_found"
 
 
-class Forbidden(Refused):
+class Forbidden(RequestError):
     """This key may not do this."""
 
     code = "forbidden"
 
 
-class NotImplementedHere(Refused):
+class NotImplementedHere(RequestError):
     """Only the hosted service can do this."""
 
     code = "not_implemented"
 
 
-class Conflict(Refused):
+class Conflict(RequestError):
     """The request contradicts an earlier one."""
 
     code = "conflict"
 
 
-class LimitReached(Refused):
+class LimitReached(RequestError):
     """This key has as many jobs as it may have."""
 
     code = "concurrency_limit_reached"
 
 
-class Damaged(Refused):
+class Damaged(RequestError):
     """What was saved is no longer what it was; nothing was done with it."""
 
     code = "damaged"
 
 
-class InsufficientStorage(Refused):
+class InsufficientStorage(RequestError):
     """The disk is full; what was there before is as it was."""
 
     code = "insufficient_storage"
 
 
-class StorageUnavailable(Refused):
+class StorageUnavailable(RequestError):
     """What lies elsewhere cannot be reached now."""
 
     code = "storage_unavailable"
 
 
-class Stopping(Refused):
+class Stopping(RequestError):
     """The engine is shutting down and takes nothing new."""
 
     code = "stopping"

@@ -39,14 +39,14 @@ def to_wire(model: WireModel, *, whole: bool = True) -> dict[str, Any]:
     """
     plain: dict[str, Any] = {}
     for name in model.__struct_fields__:
-        value = getattr(model, "held" if name == model.HELD and not whole else name)
-        if value is None or (name == "held" and model.HELD) or (name == "error" and not value):
+        value = getattr(model, "held" if name == model.LAZY_FIELD and not whole else name)
+        if value is None or (name == "held" and model.LAZY_FIELD) or (name == "error" and not value):
             # The C client takes any `error`, even an empty one, for a failure.
             continue
         if isinstance(value, list):
             value = [to_wire(item, whole=whole) if isinstance(item, WireModel) else item for item in value]
         plain[name] = value
-    for name, twins in model.TWINS.items():
+    for name, twins in model.WRITE_ALIASES.items():
         if name in plain:
             plain.update(dict.fromkeys(twins, plain[name]))
     return plain
@@ -177,10 +177,10 @@ def response_from_wire(value: Any, model: type[T]) -> T:
 
 def _canonical(value: Mapping[str, Any], model: type[WireModel]) -> dict[str, Any]:
     result = {name: item for name, item in value.items() if item is not None}
-    for alias, name in model.ALIASES.items():
+    for alias, name in model.READ_ALIASES.items():
         if alias in result:
             result.setdefault(name, result.pop(alias))
-    for name, fix in model.FIXES.items():
+    for name, fix in model.COERCERS.items():
         if name in result:
             result[name] = fix(result[name])
     for name, item_model in nested(model).items():

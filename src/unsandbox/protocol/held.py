@@ -19,7 +19,7 @@ M = TypeVar("M", bound=WireModel)
 class HeldInputFile(InputFile, frozen=True, kw_only=True):
     """An input file whose bytes lie elsewhere; `data` and `content` read them."""
 
-    HELD = "content"
+    LAZY_FIELD = "content"
 
     held: Content
 
@@ -47,7 +47,7 @@ class HeldInputFile(InputFile, frozen=True, kw_only=True):
 class HeldArtifact(Artifact, frozen=True, kw_only=True):
     """An artifact whose bytes lie in a file; `data` and `content_base64` read them, `save` copies them."""
 
-    HELD = "content_base64"
+    LAZY_FIELD = "content_base64"
 
     held: Content
 

@@ -29,8 +29,8 @@ class Image(WireModel, frozen=True, kw_only=True):
     A historical client takes the first `]` for the list's end.
     """
 
-    ALIASES = {"id": "image_id", "trusted": "trusted_keys", "size": "size_bytes"}
-    TWINS = {"image_id": ("id",)}
+    READ_ALIASES = {"id": "image_id", "trusted": "trusted_keys", "size": "size_bytes"}
+    WRITE_ALIASES = {"image_id": ("id",)}
 
     image_id: str | None = None
     """By which it is used."""
@@ -86,7 +86,7 @@ class VisibilityRequest(WireModel, frozen=True, kw_only=True):
 class AccessRequest(WireModel, frozen=True, kw_only=True):
     """A key that is to be trusted, or no longer."""
 
-    ALIASES = {"trusted_key": "trusted_api_key", "api_key": "trusted_api_key"}
+    READ_ALIASES = {"trusted_key": "trusted_api_key", "api_key": "trusted_api_key"}
 
     trusted_api_key: str | None = None
 
@@ -94,8 +94,8 @@ class AccessRequest(WireModel, frozen=True, kw_only=True):
 class Trusted(WireModel, frozen=True, kw_only=True):
     """The keys that an image trusts."""
 
-    ALIASES = {"trusted": "trusted_keys"}
-    TWINS = {"trusted_keys": ("trusted",)}
+    READ_ALIASES = {"trusted": "trusted_keys"}
+    WRITE_ALIASES = {"trusted_keys": ("trusted",)}
 
     trusted_keys: list[str] = []
     """Their public keys."""
@@ -112,8 +112,8 @@ class TransferRequest(WireModel, frozen=True, kw_only=True):
 class SpawnRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /images/{id}/spawn` takes: a service made of the image."""
 
-    ALIASES = {"network": "network_mode"}
-    FIXES = {"ports": ports_from_wire}
+    READ_ALIASES = {"network": "network_mode"}
+    COERCERS = {"ports": ports_from_wire}
 
     name: ServiceName | None = None
     ports: list[Port] | None = None

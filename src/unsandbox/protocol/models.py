@@ -1,8 +1,8 @@
 """Every type that crosses the wire, with its aliases.
 
-Decoding tolerates unknown fields, accepts every historical alias (`ALIASES`) and numbers written as strings.
-Encoding leaves out what is None and writes both names of each historical pair (`TWINS`), so that all clients
-find the one they read. Times are Unix seconds; sizes are bytes; durations say their unit in their name.
+Decoding ignores unknown fields and accepts every historical alias (`READ_ALIASES`) and numbers written as
+strings. Encoding omits None and writes both names of each historical pair (`WRITE_ALIASES`), so that every
+client finds the name it reads. Times are Unix seconds; sizes are bytes; durations say their unit in their name.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class JobStatus(enum.StrEnum):
 class WireModel(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all wire types: frozen, keyword-only, unknown fields ignored."""
 
-    ALIASES: ClassVar[dict[str, str]] = {}
+    READ_ALIASES: ClassVar[dict[str, str]] = {}
     """Accepted name to our name; our name wins when both are present."""
-    TWINS: ClassVar[dict[str, tuple[str, ...]]] = {}
+    WRITE_ALIASES: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Our name to the further names that are written with the same value."""
-    FIXES: ClassVar[dict[str, Callable[[Any], Any]]] = {}
+    COERCERS: ClassVar[dict[str, Callable[[Any], Any]]] = {}
     """Our name to what turns a historical form of its value into the form declared here."""
-    HELD: ClassVar[str] = ""
+    LAZY_FIELD: ClassVar[str] = ""
     """Our name of the member whose value is the base64 of `held`, a field that is not on the wire."""
 
     def replace(self, **changes: Any) -> Self:
@@ -82,7 +82,7 @@ def _short(value: object) -> str:
 class InputFile(WireModel, frozen=True, kw_only=True):
     """A file for the program, found at `/tmp/input/<filename>`, which may have folders (`data/a.csv`)."""
 
-    ALIASES = {"content_base64": "content"}
+    READ_ALIASES = {"content_base64": "content"}
 
     filename: str
     """Base name under which the program finds it in `/tmp/input/`."""
@@ -119,7 +119,7 @@ class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     `stdin`, `stdin_base64`, `isolation` and `args` are ours: the hosted service has none of them.
     """
 
-    ALIASES = {"network": "network_mode", "return_artifact": "return_artifacts"}
+    READ_ALIASES = {"network": "network_mode", "return_artifact": "return_artifacts"}
 
     language: str
     code: str
@@ -141,7 +141,7 @@ class ExecuteRequest(WireModel, frozen=True, kw_only=True):
 class Artifact(WireModel, frozen=True, kw_only=True):
     """A file that the program left, or its compiled binary."""
 
-    ALIASES = {"content": "content_base64"}
+    READ_ALIASES = {"content": "content_base64"}
 
     filename: str
     """Its base name."""
@@ -201,7 +201,7 @@ class Job(WireModel, frozen=True, kw_only=True):
     `stderr_bytes`.
     """
 
-    ALIASES = {
+    READ_ALIASES = {
         "id": "job_id",
         "execution_time_ms": "total_time_ms",
         "execution_time": "total_time_ms",
@@ -209,7 +209,7 @@ class Job(WireModel, frozen=True, kw_only=True):
         "submitted_at": "created_at",
         "output": "stdout",
     }
-    TWINS = {"job_id": ("id",), "total_time_ms": ("execution_time_ms", "execution_time")}
+    WRITE_ALIASES = {"job_id": ("id",), "total_time_ms": ("execution_time_ms", "execution_time")}
 
     job_id: str | None = None
     """By which it is looked at, waited for and cancelled."""

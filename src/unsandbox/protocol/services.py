@@ -35,8 +35,8 @@ def ports_from_wire(value: Any) -> Any:
 class ServiceRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /services` takes."""
 
-    ALIASES = {"network": "network_mode", "domains": "custom_domains"}
-    FIXES = {"ports": ports_from_wire}
+    READ_ALIASES = {"network": "network_mode", "domains": "custom_domains"}
+    COERCERS = {"ports": ports_from_wire}
 
     name: ServiceName
     ports: list[Port] | None = None
@@ -63,8 +63,8 @@ class ServiceRequest(WireModel, frozen=True, kw_only=True):
 class ServiceUpdate(WireModel, frozen=True, kw_only=True):
     """What `PATCH /services/{id}` takes: any of these."""
 
-    ALIASES = {"domains": "custom_domains"}
-    FIXES = {"ports": ports_from_wire}
+    READ_ALIASES = {"domains": "custom_domains"}
+    COERCERS = {"ports": ports_from_wire}
 
     vcpu: Vcpu | None = None
     unfreeze_on_demand: bool | None = None
@@ -92,8 +92,8 @@ class Redeploy(WireModel, frozen=True, kw_only=True):
 class Domains(WireModel, frozen=True, kw_only=True):
     """What `PUT /services/{id}/domains` takes (exactly one member) and answers (`custom_domains`)."""
 
-    ALIASES = {"domains": "custom_domains"}
-    TWINS = {"custom_domains": ("domains",)}
+    READ_ALIASES = {"domains": "custom_domains"}
+    WRITE_ALIASES = {"custom_domains": ("domains",)}
 
     custom_domains: list[str] | None = None
     """All names."""
@@ -106,8 +106,8 @@ class Domains(WireModel, frozen=True, kw_only=True):
 class Service(WireModel, frozen=True, kw_only=True):
     """A service as the server knows it."""
 
-    ALIASES = {"id": "service_id", "status": "state", "domains": "custom_domains"}
-    TWINS = {"service_id": ("id",), "state": ("status",), "custom_domains": ("domains",)}
+    READ_ALIASES = {"id": "service_id", "status": "state", "domains": "custom_domains"}
+    WRITE_ALIASES = {"service_id": ("id",), "state": ("status",), "custom_domains": ("domains",)}
 
     service_id: str | None = None
     """By which it is used."""
@@ -171,8 +171,8 @@ class ServiceList(WireModel, frozen=True, kw_only=True):
 class ServiceLog(WireModel, frozen=True, kw_only=True):
     """The output of a service's program."""
 
-    ALIASES = {"logs": "log"}
-    TWINS = {"log": ("logs",)}
+    READ_ALIASES = {"logs": "log"}
+    WRITE_ALIASES = {"log": ("logs",)}
 
     log: str = ""
     """The lines, as one text."""
@@ -187,8 +187,8 @@ class ServiceJob(Job, frozen=True, kw_only=True):
 class VaultInfo(WireModel, frozen=True, kw_only=True):
     """What is told of a vault: never its values."""
 
-    ALIASES = {"env_count": "count"}
-    TWINS = {"count": ("env_count",)}
+    READ_ALIASES = {"env_count": "count"}
+    WRITE_ALIASES = {"count": ("env_count",)}
 
     has_vault: bool | None = None
     """Whether there is anything in it."""
@@ -209,8 +209,8 @@ class VaultKeys(WireModel, frozen=True, kw_only=True):
 class VaultExport(WireModel, frozen=True, kw_only=True):
     """The whole vault as lines `KEY=VALUE`."""
 
-    ALIASES = {"content": "env"}
-    TWINS = {"env": ("content",)}
+    READ_ALIASES = {"content": "env"}
+    WRITE_ALIASES = {"env": ("content",)}
 
     env: str = ""
     """The lines."""

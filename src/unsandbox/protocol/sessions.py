@@ -31,7 +31,7 @@ BOOST_VCPU = 2
 class SessionRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /sessions` takes."""
 
-    ALIASES = {"network": "network_mode", "persistence": "multiplexer"}
+    READ_ALIASES = {"network": "network_mode", "persistence": "multiplexer"}
 
     network_mode: NetworkModeName = "zerotrust"
     ttl: SessionTtl = DEFAULT_TTL_S
@@ -55,8 +55,8 @@ class SessionRequest(WireModel, frozen=True, kw_only=True):
 class Session(WireModel, frozen=True, kw_only=True):
     """A session as the server knows it. In lists it is flat: historical clients scan for braces."""
 
-    ALIASES = {"id": "session_id", "state": "status"}
-    TWINS = {"session_id": ("id",), "status": ("state",)}
+    READ_ALIASES = {"id": "session_id", "state": "status"}
+    WRITE_ALIASES = {"session_id": ("id",), "status": ("state",)}
 
     session_id: str | None = None
     """By which it is used; whoever knows it can open its terminal."""
@@ -119,8 +119,8 @@ class CommandRequest(WireModel, frozen=True, kw_only=True):
 class CommandResult(WireModel, frozen=True, kw_only=True):
     """What a command answers; `exit_code` is 124 when its time was up."""
 
-    ALIASES = {"output": "stdout"}
-    TWINS = {"stdout": ("output",)}
+    READ_ALIASES = {"output": "stdout"}
+    WRITE_ALIASES = {"stdout": ("output",)}
 
     stdout: str | None = None
     """Standard output as text; see `stdout_bytes`."""

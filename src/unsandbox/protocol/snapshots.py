@@ -27,8 +27,8 @@ class SnapshotRequest(WireModel, frozen=True, kw_only=True):
 class Snapshot(WireModel, frozen=True, kw_only=True):
     """A snapshot as the server knows it."""
 
-    ALIASES = {"id": "snapshot_id", "size": "size_bytes"}
-    TWINS = {"snapshot_id": ("id",), "size_bytes": ("size",), "source_type": ("type",)}
+    READ_ALIASES = {"id": "snapshot_id", "size": "size_bytes"}
+    WRITE_ALIASES = {"snapshot_id": ("id",), "size_bytes": ("size",), "source_type": ("type",)}
 
     snapshot_id: str | None = None
     """By which it is used."""
@@ -91,8 +91,8 @@ class Restored(WireModel, frozen=True, kw_only=True):
 class CloneRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /snapshots/{id}/clone` takes."""
 
-    ALIASES = {"clone_type": "type"}
-    FIXES = {"ports": ports_from_wire}
+    READ_ALIASES = {"clone_type": "type"}
+    COERCERS = {"ports": ports_from_wire}
 
     type: SourceType | None = None
     name: ServiceName | None = None

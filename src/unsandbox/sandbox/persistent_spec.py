@@ -17,7 +17,7 @@ from unsandbox.sandbox.storage.hashed_file import HashedBytes
 
 
 @dataclass(frozen=True, slots=True)
-class LiveLimits:
+class PersistentLimits:
     """Bounds of a live sandbox. Sizes in bytes. `vcpu` and `memory_bytes` can be changed while it lives."""
 
     vcpu: float = 1.0
@@ -30,10 +30,10 @@ class LiveLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class LiveSpec:
+class PersistentSpec:
     """What a live sandbox is made of."""
 
-    limits: LiveLimits = field(default_factory=LiveLimits)
+    limits: PersistentLimits = field(default_factory=PersistentLimits)
     network: NetworkMode = NetworkMode.ZEROTRUST
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment of every program started in it."""
@@ -49,8 +49,8 @@ class LiveSpec:
     work_archive: Path | None = None
     """A tar archive (optionally zstd) whose content the work folder has at the start."""
     hot_image: Path | None = None
-    """A folder that `LiveSandbox.checkpoint` wrote: memory and processes at the start are its. Only of the
-    same backend; `work_archive` is then ignored, the image holds the files too."""
+    """A folder that `PersistentSandbox.checkpoint` of the same backend wrote: the sandbox starts with its
+    memory, processes and files, and `work_archive` is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class CommandOutcome:
     timed_out: bool = False
 
 
-class LiveProcess(Protocol):
+class RunningProcess(Protocol):
     """A program started in a live sandbox. It owns its descriptors: the host's ends, non-blocking."""
 
     terminal_fd: int | None
@@ -84,13 +84,13 @@ class LiveProcess(Protocol):
         """Close the descriptors that are still open. The program itself goes on."""
 
 
-class LiveSandbox(Protocol):
+class PersistentSandbox(Protocol):
     """A sandbox that stays until it is closed. Belongs to the event loop that made it."""
 
     frozen: bool
     backend: str
     """Name of the backend that made it."""
-    lasting: LiveProcess | None
+    lasting: RunningProcess | None
     """A program on pipes that a restored sandbox shall have again: set before `checkpoint`; after a start from
     a hot image it is the restored program with pipes of its own, if it still runs."""
 
@@ -101,7 +101,7 @@ class LiveSandbox(Protocol):
         env: Mapping[str, str] | None = None,
         cwd: str = "/work",
         terminal: tuple[int, int] | None = None,
-    ) -> LiveProcess:
+    ) -> RunningProcess:
         """Start a program, with pipes, or on a terminal of (columns, rows).
 
         Raises:
@@ -177,7 +177,7 @@ class LiveSandbox(Protocol):
         """Kill everything in it, release disk and groups. Repeating does no harm."""
 
 
-class LiveBackend(Protocol):
+class PersistentBackend(Protocol):
     """A backend that can make live sandboxes. `BubblewrapBackend` is one."""
 
     name: str
@@ -187,7 +187,7 @@ class LiveBackend(Protocol):
     def network_refusal(self, mode: NetworkMode) -> str | None:
         """See `Backend`."""
 
-    async def open_live(self, spec: LiveSpec) -> LiveSandbox:
+    async def open_persistent(self, spec: PersistentSpec) -> PersistentSandbox:
         """Make a live sandbox.
 
         Raises:

@@ -21,10 +21,10 @@ from unsandbox.engine import (
     Engine,
     Forbidden,
     InsufficientStorage,
-    InvalidJob,
+    InvalidRequest,
     LimitReached,
     NotImplementedHere,
-    Refused,
+    RequestError,
     Stopping,
     StorageUnavailable,
     TooLarge,
@@ -64,8 +64,8 @@ from unsandbox.server.sudo import Sudo, SudoNeeded
 logger = logging.getLogger("unsandbox.server")
 _http_logger = logging.getLogger("unsandbox.server.http")
 
-_STATUS_OF_REFUSAL: dict[type[Refused], int] = {
-    InvalidJob: 400,
+_STATUS_OF_REFUSAL: dict[type[RequestError], int] = {
+    InvalidRequest: 400,
     UnknownJob: 404,
     UnknownObject: 404,
     Forbidden: 403,
@@ -219,7 +219,7 @@ class Server:
             try:
                 response = await answer_to(call, request)
                 status = response.status
-            except Refused as refusal:
+            except RequestError as refusal:
                 status = _STATUS_OF_REFUSAL.get(type(refusal), 400)
                 raise
             else:
@@ -339,7 +339,7 @@ class Server:
             response = _error(
                 428, "sudo_otp_required", needed.message, request_id, challenge_id=needed.challenge_id
             )
-        except Refused as refusal:
+        except RequestError as refusal:
             status = _STATUS_OF_REFUSAL.get(type(refusal), 400)
             response = _error(status, refusal.code, refusal.message, request_id, **refusal.details)
             if status in {429, 503}:

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from aiohttp import web
 
-from unsandbox.engine import InvalidJob, TooLarge
+from unsandbox.engine import InvalidRequest, TooLarge
 from unsandbox.protocol.contents import LARGE, Content
 from unsandbox.protocol.signing import Verifier
 from unsandbox.protocol.splitting import Splitter
@@ -51,7 +51,7 @@ async def read_body(request: web.Request, caller: Caller | None, limit: int, *, 
 
     Raises:
         TooLarge: It is larger; no more than that is read.
-        InvalidJob: It ends early, or does not come.
+        InvalidRequest: It ends early, or does not come.
         Unauthorized: The signature does not fit.
     """
     length = request.content_length
@@ -66,9 +66,9 @@ async def read_body(request: web.Request, caller: Caller | None, limit: int, *, 
                 return await _read_large(request, caller, limit)
         data = await request.read()
     except TimeoutError as error:
-        raise InvalidJob("the body did not come in time", code="incomplete") from error
+        raise InvalidRequest("the body did not come in time", code="incomplete") from error
     except ConnectionResetError as error:
-        raise InvalidJob("the connection was closed before the end of the body", code="incomplete") from error
+        raise InvalidRequest("the connection closed before the body ended", code="incomplete") from error
     if caller is not None:
         caller.check_body(request.method, request.raw_path, data)
     return Body(data)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from yarl import URL
 
-from unsandbox.engine import Engine, InvalidJob
+from unsandbox.engine import Engine, InvalidRequest
 from unsandbox.engine.accounts.keys import KeySettings
 from unsandbox.protocol import codec
 from unsandbox.protocol.contents import Content
@@ -84,7 +84,7 @@ def read_body(call: Call, model: type[T]) -> T:
     """Return the JSON body as a model; absent, `{}`, `[]` and `null` are an object without members.
 
     Raises:
-        InvalidJob: It is not JSON, or a member is missing or of the wrong type.
+        InvalidRequest: It is not JSON, or a member is missing or of the wrong type.
     """
     return to_model(read_members(call), model)
 
@@ -93,12 +93,12 @@ def read_members(call: Call) -> dict[str, Any]:
     """Return the JSON body as an object.
 
     Raises:
-        InvalidJob: It is not JSON, or not an object.
+        InvalidRequest: It is not JSON, or not an object.
     """
     try:
         members = codec.loads_object(call.body)
     except ValueError as error:
-        raise InvalidJob(f"the body is not usable JSON: {error}", code="invalid_json") from error
+        raise InvalidRequest(f"the body is not usable JSON: {error}", code="invalid_json") from error
     return restored(members, call.marks) if call.marks else members
 
 
@@ -106,19 +106,19 @@ def to_model(members: Mapping[str, Any], model: type[T]) -> T:
     """Return what a request says as a model.
 
     Raises:
-        InvalidJob: A member is missing or of the wrong type; the message names it.
+        InvalidRequest: A member is missing or of the wrong type; the message names it.
     """
     try:
         return fill_in(codec.from_wire(members, model))
     except ValueError as error:
-        raise InvalidJob(str(error)) from error
+        raise InvalidRequest(str(error)) from error
 
 
 def read_number(query: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
     """Return a number of the query; one above `high` counts as `high`.
 
     Raises:
-        InvalidJob: It is not a number, or below `low`.
+        InvalidRequest: It is not a number, or below `low`.
     """
     text = query.get(name)
     if text is None:
@@ -128,7 +128,7 @@ def read_number(query: Mapping[str, str], name: str, default: float, low: float,
     except ValueError:
         value = float("nan")
     if not low <= value:  # also true for NaN
-        raise InvalidJob(f"the query member {name!r} must be a number from {low:g} to {high:g}")
+        raise InvalidRequest(f"the query member {name!r} must be a number from {low:g} to {high:g}")
     return min(value, high)
 
 

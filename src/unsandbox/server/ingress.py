@@ -20,7 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from unsandbox.engine import Conflict, Engine, Refused, UnknownObject
+from unsandbox.engine import Conflict, Engine, RequestError, UnknownObject
 from unsandbox.engine.services.router import Target, Unreachable
 from unsandbox.protocol.endpoints.jobs import CHALLENGE_HEADER, OTP_HEADER
 from unsandbox.sandbox.spec import SandboxError
@@ -169,7 +169,7 @@ class Ingress:
             return ingress_answer(
                 request, 404, "service_not_found", "There is no such service", "It was deleted."
             )
-        except (Refused, Conflict, SandboxError, OSError) as error:
+        except (RequestError, Conflict, SandboxError, OSError) as error:
             logger.warning("service %s cannot be reached: %s", target.document.object_id, error)
             return _bad_gateway(request, "service_unavailable", "The service cannot be started right now")
         connection = _Connection(descriptor)

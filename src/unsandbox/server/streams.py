@@ -7,7 +7,7 @@ import contextlib
 
 from aiohttp import web
 
-from unsandbox.engine import InvalidJob
+from unsandbox.engine import InvalidRequest
 from unsandbox.protocol import codec, models
 from unsandbox.protocol.events import (
     CURSOR_HEADER,
@@ -39,7 +39,7 @@ async def stream_events(request: web.Request, call: Call) -> web.StreamResponse:
     try:
         cursor = Cursor.parse(given) if given else Cursor()
     except ValueError as error:
-        raise InvalidJob(str(error)) from error
+        raise InvalidRequest(str(error)) from error
     job_id = call.params["id"]
     await call.engine.get(call.owner, job_id)  # Refuses an unknown job while it still can.
     response = await _open_stream(request)
@@ -54,7 +54,7 @@ def _event_bytes(event: tuple[str, bytes, Cursor] | models.Job | None) -> bytes:
     if event is None:
         return b": keepalive\n\n"
     if isinstance(event, models.Job):
-        if any(artifact.HELD for artifact in event.artifacts or ()):
+        if any(artifact.LAZY_FIELD for artifact in event.artifacts or ()):
             event = event.replace(artifacts=None, artifacts_apart=True)
         return f"event: {RESULT_EVENT}\ndata: ".encode() + codec.encode(event) + b"\n\n"
     stream, data, cursor = event

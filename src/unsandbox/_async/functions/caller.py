@@ -7,7 +7,7 @@ from typing import Any
 
 from unsandbox._async import execution
 from unsandbox._async.base import LONG_S
-from unsandbox._async.connection import Link
+from unsandbox._async.connection import ServerConnection
 from unsandbox._async.methods.logs import follow_logs
 from unsandbox._async.operations import perform
 from unsandbox._compat.aio import OneTimeCode, closing, in_thread, shared
@@ -16,7 +16,7 @@ from unsandbox._shared.bodies import encode_vault
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.files import InputFiles, reads_files
 from unsandbox._shared.options import command_members, command_patience, encode_execution, encode_script
-from unsandbox._shared.request import Order
+from unsandbox._shared.request import PreparedRequest
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox.credentials import Credentials, resolve_credentials
 from unsandbox.errors import APIError, ConnectionFailedError, InvalidRequestError, InvalidResponseError
@@ -29,7 +29,7 @@ class Caller:
 
     __slots__ = ("_keys", "_link")
 
-    def __init__(self, link: Link, keys: Credentials | None) -> None:
+    def __init__(self, link: ServerConnection, keys: Credentials | None) -> None:
         self._link = link
         self._keys = keys
 
@@ -198,11 +198,11 @@ async def healthy(api_base: str) -> bool:
 _HEALTH_TIMEOUT_S = 10.0
 
 
-async def _link(base_url: str) -> Link:
-    return await shared(base_url, lambda: Link(base_url, whole=True))
+async def _link(base_url: str) -> ServerConnection:
+    return await shared(base_url, lambda: ServerConnection(base_url, whole=True))
 
 
-async def _encode(**options: Any) -> Order:
+async def _encode(**options: Any) -> PreparedRequest:
     if reads_files(options["input_files"]):
         return await in_thread(encode_execution, **options)
     return encode_execution(**options)

@@ -11,13 +11,13 @@ from unsandbox._async import execution
 from unsandbox._async.base import Connected, type_partial, typed
 from unsandbox._async.objects.map import AsyncMap, OnProgress
 from unsandbox._async.objects.stream import AsyncJobStream
-from unsandbox._compat.aio import Source, Stdin, collected, in_thread, whether_awaited
+from unsandbox._compat.aio import Source, Stdin, in_thread, maybe_await, read_all
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.events import ResultEvent
 from unsandbox._shared.files import InputFiles, reads_files
 from unsandbox._shared.mapping import Request
 from unsandbox._shared.options import encode_execution, encode_script
-from unsandbox._shared.request import Order
+from unsandbox._shared.request import PreparedRequest
 from unsandbox.errors import InvalidResponseError, WaitTimeoutError
 from unsandbox.protocol.models import Cancelled, EndedJobs, IsolationName, Job, JobList, NetworkModeName
 from unsandbox.protocol.polling import LONG_POLL_S
@@ -404,11 +404,11 @@ class JobMethods(Connected):
         """
         return typed(await self._link.call(self._signer(), "list_jobs", query={"limit": limit}), JobList)
 
-    async def _encode(self, options: dict[str, Any], deadline: Deadline = NEVER) -> Order:
+    async def _encode(self, options: dict[str, Any], deadline: Deadline = NEVER) -> PreparedRequest:
         """Return the request of an execution; the options are those of `execute`."""
         if options["stdin"] is not None:
             try:
-                stdin = await collected(options["stdin"], deadline.remaining())
+                stdin = await read_all(options["stdin"], deadline.remaining())
             except TimeoutError as error:
                 if not deadline.passed:
                     raise  # Of whoever gives the standard input.
@@ -432,5 +432,5 @@ async def _heard(stream: AsyncJobStream, listeners: dict[str, OnOutput | None]) 
                 return event.job
             listener = listeners[event.stream]
             if listener is not None and event.text:
-                await whether_awaited(listener(event.text))
+                await maybe_await(listener(event.text))
     raise InvalidResponseError("the events of the job end without its result")

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from types import MappingProxyType
 
 from unsandbox._async.base import Connected
-from unsandbox._async.connection import Link
+from unsandbox._async.connection import ServerConnection
 from unsandbox._compat.aio import closing
 from unsandbox.credentials import Credentials
 from unsandbox.errors import APIError, ConnectionFailedError
@@ -77,7 +77,7 @@ class LogMethods(Connected):
 
 
 async def follow_logs(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
     query: dict[str, str | None],
     path: str = "/logs/stream",

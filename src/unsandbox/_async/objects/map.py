@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from unsandbox._async import execution
 from unsandbox._async.base import type_partial
-from unsandbox._compat.aio import NOTHING, Pulled, Source, finish, sleep, together, whether_awaited
+from unsandbox._compat.aio import NOTHING, ItemSource, Source, finish, gather, maybe_await, sleep
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.mapping import Mapped, Progress, Request, options_of
-from unsandbox._shared.request import Order
+from unsandbox._shared.request import PreparedRequest
 from unsandbox.errors import InvalidRequestError, NotFoundError, RateLimitError, UnsandboxError
 from unsandbox.protocol import codec
 from unsandbox.protocol.endpoints.jobs import BY_NAME
@@ -58,7 +58,7 @@ class AsyncMap:
         Deadline(timeout)  # Refused now, and not with each request.
         total = len(requests) if isinstance(requests, Sized) else None
         self._outcomes = _run(
-            _State(client, Pulled(requests), concurrency, ordered, on_progress, timeout, total)
+            _State(client, ItemSource(requests), concurrency, ordered, on_progress, timeout, total)
         )
 
     def __aiter__(self) -> Self:
@@ -86,7 +86,7 @@ class _Taken:
 
     index: int
     request: Request
-    order: Order | None = None
+    order: PreparedRequest | None = None
 
 
 @dataclass(slots=True)
@@ -101,7 +101,7 @@ class _Running:
 @dataclass
 class _State:
     client: JobMethods
-    requests: Pulled[Request]
+    requests: ItemSource[Request]
     concurrency: int
     ordered: bool
     on_progress: OnProgress | None
@@ -205,7 +205,7 @@ async def _give_up_late(state: _State) -> None:
         return
     late = [job_id for job_id, running in state.in_flight.items() if running.deadline.passed]
     for start in range(0, len(late), _BATCH):
-        await together([_ender(state, job_id) for job_id in late[start : start + _BATCH]])
+        await gather([_ender(state, job_id) for job_id in late[start : start + _BATCH]])
 
 
 def _ender(state: _State, job_id: str) -> Callable[[], Any]:
@@ -253,7 +253,7 @@ async def _start_some(state: _State) -> bool:
             break
         batch.append(_Taken(state.taken, request))
         state.taken += 1
-    refused = any(await together([_starter(state, taken) for taken in batch]))
+    refused = any(await gather([_starter(state, taken) for taken in batch]))
     if refused:
         state.limit = max(1, len(state.in_flight))
     return refused
@@ -285,7 +285,7 @@ def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
     return start
 
 
-async def _encoded(client: JobMethods, options: dict[str, Any], deadline: Deadline) -> Order:
+async def _encoded(client: JobMethods, options: dict[str, Any], deadline: Deadline) -> PreparedRequest:
     """Return what a request sends.
 
     Raises:
@@ -310,12 +310,12 @@ async def _collect(state: _State, hold_s: float) -> bool:
     state.looked = time.monotonic()
     if "wait_many" in (state.client._link.features or ()):
         shares = range(0, len(ids), MAX_WAITED_JOBS)
-        await together([_waiter(state, ids[start : start + MAX_WAITED_JOBS], hold_s) for start in shares])
+        await gather([_waiter(state, ids[start : start + MAX_WAITED_JOBS], hold_s) for start in shares])
     else:
         for job_id in ids[:_BATCH]:
             # The next time it is the turn of others.
             state.in_flight[job_id] = state.in_flight.pop(job_id)
-        await together([_looker(state, job_id) for job_id in ids[:_BATCH]])
+        await gather([_looker(state, job_id) for job_id in ids[:_BATCH]])
     return len(state.in_flight) < before
 
 
@@ -323,7 +323,9 @@ def _waiter(state: _State, ids: list[str], hold_s: float) -> Callable[[], Any]:
     async def wait() -> None:
         """Take in those of some jobs that have ended."""
         link, keys = state.client._link, state.client._signer()
-        order = Order(encode_members(BY_NAME["wait_jobs"], {"ids": ids, "timeout": hold_s}), creates=False)
+        order = PreparedRequest(
+            encode_members(BY_NAME["wait_jobs"], {"ids": ids, "timeout": hold_s}), creates=False
+        )
         answer = await link.call(
             keys, "wait_jobs", order=order, timeout=hold_s + _HTTP_MARGIN_S, retry=execution.patience(link)
         )
@@ -371,7 +373,7 @@ async def _tell(state: _State) -> None:
         progress = Progress(state.taken, running, done, state.failed, state.total)
         if progress != state.told:
             state.told = progress
-            await whether_awaited(state.on_progress(progress))
+            await maybe_await(state.on_progress(progress))
 
 
 async def _cancel_all(state: _State) -> None:
@@ -390,4 +392,4 @@ async def _cancel_all(state: _State) -> None:
     # The newest first: they wait still, and would be started if those that run were ended before them.
     ids = list(reversed(state.in_flight))
     for start in range(0, len(ids), _BATCH):
-        await together([canceller(job_id) for job_id in ids[start : start + _BATCH]])
+        await gather([canceller(job_id) for job_id in ids[start : start + _BATCH]])

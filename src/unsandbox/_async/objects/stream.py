@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from unsandbox._async import execution
-from unsandbox._async.connection import STREAM_IDLE_S, Link
+from unsandbox._async.connection import STREAM_IDLE_S, ServerConnection
 from unsandbox._compat.aio import closing, finish
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.events import Decoder, Event, ResultEvent
@@ -125,7 +125,7 @@ async def _run(
 
 
 async def _listen(
-    link: Link, keys: Credentials | None, job_id: str, deadline: Deadline
+    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline
 ) -> AsyncGenerator[Event]:
     """Yield the events that the server sends. A connection that breaks is made again behind the last byte."""
     decoder = Decoder()
@@ -162,7 +162,7 @@ async def _listen(
 
 
 async def _connection(
-    link: Link, keys: Credentials | None, job_id: str, cursor: Cursor, deadline: Deadline
+    link: ServerConnection, keys: Credentials | None, job_id: str, cursor: Cursor, deadline: Deadline
 ) -> AsyncGenerator[ServerEvent]:
     """Yield the events of one connection until it ends."""
     headers = {"Accept": "text/event-stream"}
@@ -191,7 +191,7 @@ async def _connection(
 
 
 async def _look_again(
-    link: Link, keys: Credentials | None, job_id: str, deadline: Deadline
+    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline
 ) -> AsyncGenerator[Event]:
     """Yield what each look at the job shows as new: for servers that send no events."""
     decoder = Decoder()

@@ -12,11 +12,11 @@ from unsandbox._shared.bodies import encode_vault
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.files import InputFiles, reads_files
 from unsandbox._shared.options import command_members, command_patience, encode_execution, encode_script
-from unsandbox._shared.request import Order
+from unsandbox._shared.request import PreparedRequest
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox._sync import execution
 from unsandbox._sync.base import LONG_S
-from unsandbox._sync.connection import Link
+from unsandbox._sync.connection import ServerConnection
 from unsandbox._sync.methods.logs import follow_logs
 from unsandbox._sync.operations import perform
 from unsandbox.credentials import Credentials, resolve_credentials
@@ -30,7 +30,7 @@ class Caller:
 
     __slots__ = ("_keys", "_link")
 
-    def __init__(self, link: Link, keys: Credentials | None) -> None:
+    def __init__(self, link: ServerConnection, keys: Credentials | None) -> None:
         self._link = link
         self._keys = keys
 
@@ -197,11 +197,11 @@ def healthy(api_base: str) -> bool:
 _HEALTH_TIMEOUT_S = 10.0
 
 
-def _link(base_url: str) -> Link:
-    return shared(base_url, lambda: Link(base_url, whole=True))
+def _link(base_url: str) -> ServerConnection:
+    return shared(base_url, lambda: ServerConnection(base_url, whole=True))
 
 
-def _encode(**options: Any) -> Order:
+def _encode(**options: Any) -> PreparedRequest:
     if reads_files(options["input_files"]):
         return in_thread(encode_execution, **options)
     return encode_execution(**options)

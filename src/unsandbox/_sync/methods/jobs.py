@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from unsandbox._compat.blocking import Source, Stdin, collected, in_thread, whether_awaited
+from unsandbox._compat.blocking import Source, Stdin, in_thread, maybe_await, read_all
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.events import ResultEvent
 from unsandbox._shared.files import InputFiles, reads_files
 from unsandbox._shared.mapping import Request
 from unsandbox._shared.options import encode_execution, encode_script
-from unsandbox._shared.request import Order
+from unsandbox._shared.request import PreparedRequest
 from unsandbox._sync import execution
 from unsandbox._sync.base import Connected, type_partial, typed
 from unsandbox._sync.objects.map import Map, OnProgress
@@ -403,11 +403,11 @@ class JobMethods(Connected):
         """
         return typed(self._link.call(self._signer(), "list_jobs", query={"limit": limit}), JobList)
 
-    def _encode(self, options: dict[str, Any], deadline: Deadline = NEVER) -> Order:
+    def _encode(self, options: dict[str, Any], deadline: Deadline = NEVER) -> PreparedRequest:
         """Return the request of an execution; the options are those of `execute`."""
         if options["stdin"] is not None:
             try:
-                stdin = collected(options["stdin"], deadline.remaining())
+                stdin = read_all(options["stdin"], deadline.remaining())
             except TimeoutError as error:
                 if not deadline.passed:
                     raise  # Of whoever gives the standard input.
@@ -431,5 +431,5 @@ def _heard(stream: JobStream, listeners: dict[str, OnOutput | None]) -> Job:
                 return event.job
             listener = listeners[event.stream]
             if listener is not None and event.text:
-                whether_awaited(listener(event.text))
+                maybe_await(listener(event.text))
     raise InvalidResponseError("the events of the job end without its result")

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from unsandbox._compat.blocking import closing
 from unsandbox._sync.base import Connected
-from unsandbox._sync.connection import Link
+from unsandbox._sync.connection import ServerConnection
 from unsandbox.credentials import Credentials
 from unsandbox.errors import APIError, ConnectionFailedError
 from unsandbox.protocol.logs import LogLine, LogPage
@@ -78,7 +78,7 @@ class LogMethods(Connected):
 
 
 def follow_logs(
-    link: Link,
+    link: ServerConnection,
     keys: Credentials | None,
     query: dict[str, str | None],
     path: str = "/logs/stream",

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from unsandbox._compat.blocking import NOTHING, Pulled, Source, finish, sleep, together, whether_awaited
+from unsandbox._compat.blocking import NOTHING, ItemSource, Source, finish, gather, maybe_await, sleep
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.mapping import Mapped, Progress, Request, options_of
-from unsandbox._shared.request import Order
+from unsandbox._shared.request import PreparedRequest
 from unsandbox._sync import execution
 from unsandbox._sync.base import type_partial
 from unsandbox.errors import InvalidRequestError, NotFoundError, RateLimitError, UnsandboxError
@@ -59,7 +59,7 @@ class Map:
         Deadline(timeout)  # Refused now, and not with each request.
         total = len(requests) if isinstance(requests, Sized) else None
         self._outcomes = _run(
-            _State(client, Pulled(requests), concurrency, ordered, on_progress, timeout, total)
+            _State(client, ItemSource(requests), concurrency, ordered, on_progress, timeout, total)
         )
 
     def __iter__(self) -> Self:
@@ -87,7 +87,7 @@ class _Taken:
 
     index: int
     request: Request
-    order: Order | None = None
+    order: PreparedRequest | None = None
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class _Running:
 @dataclass
 class _State:
     client: JobMethods
-    requests: Pulled[Request]
+    requests: ItemSource[Request]
     concurrency: int
     ordered: bool
     on_progress: OnProgress | None
@@ -206,7 +206,7 @@ def _give_up_late(state: _State) -> None:
         return
     late = [job_id for job_id, running in state.in_flight.items() if running.deadline.passed]
     for start in range(0, len(late), _BATCH):
-        together([_ender(state, job_id) for job_id in late[start : start + _BATCH]])
+        gather([_ender(state, job_id) for job_id in late[start : start + _BATCH]])
 
 
 def _ender(state: _State, job_id: str) -> Callable[[], Any]:
@@ -254,7 +254,7 @@ def _start_some(state: _State) -> bool:
             break
         batch.append(_Taken(state.taken, request))
         state.taken += 1
-    refused = any(together([_starter(state, taken) for taken in batch]))
+    refused = any(gather([_starter(state, taken) for taken in batch]))
     if refused:
         state.limit = max(1, len(state.in_flight))
     return refused
@@ -286,7 +286,7 @@ def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
     return start
 
 
-def _encoded(client: JobMethods, options: dict[str, Any], deadline: Deadline) -> Order:
+def _encoded(client: JobMethods, options: dict[str, Any], deadline: Deadline) -> PreparedRequest:
     """Return what a request sends.
 
     Raises:
@@ -311,12 +311,12 @@ def _collect(state: _State, hold_s: float) -> bool:
     state.looked = time.monotonic()
     if "wait_many" in (state.client._link.features or ()):
         shares = range(0, len(ids), MAX_WAITED_JOBS)
-        together([_waiter(state, ids[start : start + MAX_WAITED_JOBS], hold_s) for start in shares])
+        gather([_waiter(state, ids[start : start + MAX_WAITED_JOBS], hold_s) for start in shares])
     else:
         for job_id in ids[:_BATCH]:
             # The next time it is the turn of others.
             state.in_flight[job_id] = state.in_flight.pop(job_id)
-        together([_looker(state, job_id) for job_id in ids[:_BATCH]])
+        gather([_looker(state, job_id) for job_id in ids[:_BATCH]])
     return len(state.in_flight) < before
 
 
@@ -324,7 +324,9 @@ def _waiter(state: _State, ids: list[str], hold_s: float) -> Callable[[], Any]:
     def wait() -> None:
         """Take in those of some jobs that have ended."""
         link, keys = state.client._link, state.client._signer()
-        order = Order(encode_members(BY_NAME["wait_jobs"], {"ids": ids, "timeout": hold_s}), creates=False)
+        order = PreparedRequest(
+            encode_members(BY_NAME["wait_jobs"], {"ids": ids, "timeout": hold_s}), creates=False
+        )
         answer = link.call(
             keys, "wait_jobs", order=order, timeout=hold_s + _HTTP_MARGIN_S, retry=execution.patience(link)
         )
@@ -372,7 +374,7 @@ def _tell(state: _State) -> None:
         progress = Progress(state.taken, running, done, state.failed, state.total)
         if progress != state.told:
             state.told = progress
-            whether_awaited(state.on_progress(progress))
+            maybe_await(state.on_progress(progress))
 
 
 def _cancel_all(state: _State) -> None:
@@ -391,4 +393,4 @@ def _cancel_all(state: _State) -> None:
     # The newest first: they wait still, and would be started if those that run were ended before them.
     ids = list(reversed(state.in_flight))
     for start in range(0, len(ids), _BATCH):
-        together([canceller(job_id) for job_id in ids[start : start + _BATCH]])
+        gather([canceller(job_id) for job_id in ids[start : start + _BATCH]])

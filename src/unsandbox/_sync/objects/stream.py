@@ -12,7 +12,7 @@ from unsandbox._compat.blocking import closing, finish
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.events import Decoder, Event, ResultEvent
 from unsandbox._sync import execution
-from unsandbox._sync.connection import STREAM_IDLE_S, Link
+from unsandbox._sync.connection import STREAM_IDLE_S, ServerConnection
 from unsandbox.credentials import Credentials
 from unsandbox.errors import APIError, ConnectionFailedError, InvalidResponseError, WaitTimeoutError
 from unsandbox.protocol import codec
@@ -123,7 +123,9 @@ def _run(
             finish(end, execution.CLEAN_UP_S)
 
 
-def _listen(link: Link, keys: Credentials | None, job_id: str, deadline: Deadline) -> Generator[Event]:
+def _listen(
+    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline
+) -> Generator[Event]:
     """Yield the events that the server sends. A connection that breaks is made again behind the last byte."""
     decoder = Decoder()
     cursor = Cursor()
@@ -159,7 +161,7 @@ def _listen(link: Link, keys: Credentials | None, job_id: str, deadline: Deadlin
 
 
 def _connection(
-    link: Link, keys: Credentials | None, job_id: str, cursor: Cursor, deadline: Deadline
+    link: ServerConnection, keys: Credentials | None, job_id: str, cursor: Cursor, deadline: Deadline
 ) -> Generator[ServerEvent]:
     """Yield the events of one connection until it ends."""
     headers = {"Accept": "text/event-stream"}
@@ -187,7 +189,9 @@ def _connection(
         stream.close()
 
 
-def _look_again(link: Link, keys: Credentials | None, job_id: str, deadline: Deadline) -> Generator[Event]:
+def _look_again(
+    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline
+) -> Generator[Event]:
     """Yield what each look at the job shows as new: for servers that send no events."""
     decoder = Decoder()
     seen = dict.fromkeys(STREAMS, 0)

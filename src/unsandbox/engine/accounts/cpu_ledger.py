@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from unsandbox.engine.store.objects import Document, ObjectStore, Shelf
+from unsandbox.engine.store.objects import Collection, ObjectStore, Record
 
 HOUR_S = 3600
 DAY_S = 86400
 _SLICE_S = 60
 
 
-class CpuUse(Document, kw_only=True):
+class CpuUse(Record, kw_only=True):
     """What is stored of a key's use: seconds of CPU time by minute since 1970."""
 
     minutes: dict[int, float] = msgspec.field(default_factory=dict)
@@ -29,7 +29,7 @@ class CpuLedger:
     """
 
     def __init__(self, store: ObjectStore, clock: Callable[[], float] = time.time) -> None:
-        self._shelf: Shelf[CpuUse] = Shelf("cpu_use", CpuUse, store)
+        self._shelf: Collection[CpuUse] = Collection("cpu_use", CpuUse, store)
         self._clock = clock
         self._uses: dict[str, CpuUse] = {}
         self._unsaved: set[str] = set()

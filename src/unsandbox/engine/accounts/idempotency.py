@@ -12,12 +12,12 @@ import time
 from collections.abc import Awaitable, Callable
 
 from unsandbox.engine.errors import Conflict
-from unsandbox.engine.store.objects import Document, ObjectStore, Shelf, note_made
+from unsandbox.engine.store.objects import Collection, ObjectStore, Record, note_made
 
 KEPT_S = 86400.0
 
 
-class ReplyDocument(Document, kw_only=True):
+class ReplyRecord(Record, kw_only=True):
     """One kept answer; its id is a hash of owner and key."""
 
     fingerprint: str
@@ -28,7 +28,7 @@ class ReplyDocument(Document, kw_only=True):
     """What it made, noted before that is stored: after a crash the object tells whether it came to be."""
 
 
-class Replies:
+class IdempotencyStore:
     """The kept answers of an engine.
 
     Args:
@@ -36,7 +36,7 @@ class Replies:
     """
 
     def __init__(self, store: ObjectStore) -> None:
-        self._shelf: Shelf[ReplyDocument] = Shelf("reply", ReplyDocument, store)
+        self._shelf: Collection[ReplyRecord] = Collection("reply", ReplyRecord, store)
         self._under_way: dict[str, tuple[str, asyncio.Task[bytes]]] = {}
 
     async def start(self) -> None:
@@ -97,7 +97,7 @@ class Replies:
     async def _make(
         self, name: str, owner: str, fingerprint: str, make: Callable[[], Awaitable[bytes]]
     ) -> bytes:
-        document = ReplyDocument(
+        document = ReplyRecord(
             object_id=name, owner=owner, created_at=time.time(), fingerprint=fingerprint, body=b""
         )
 

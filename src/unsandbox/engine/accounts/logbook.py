@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from unsandbox.engine.errors import InvalidJob
+from unsandbox.engine.errors import InvalidRequest
 from unsandbox.protocol.logs import DEFAULT_SINCE, LogQuery, since_seconds
 
 KEPT_LINES = 20_000
@@ -75,12 +75,12 @@ class LogBook:
         """Return the last lines of an owner that fit, oldest first.
 
         Raises:
-            InvalidJob: `since` or `level` makes no sense.
+            InvalidRequest: `since` or `level` makes no sense.
         """
         try:
             oldest = time.time() - since_seconds(query.since or DEFAULT_SINCE)
         except ValueError as error:
-            raise InvalidJob(str(error)) from error
+            raise InvalidRequest(str(error)) from error
         found = [entry for entry in self._entries if entry.time >= oldest and _fits(entry, owner, query)]
         return found[-lines:]
 
@@ -111,7 +111,7 @@ class LogBook:
 
 def _fits(entry: Entry, owner: str, query: LogQuery) -> bool:
     if query.level is not None and query.level.lower() not in LEVELS:
-        raise InvalidJob(f"level must be one of {', '.join(LEVELS)}")
+        raise InvalidRequest(f"level must be one of {', '.join(LEVELS)}")
     return (
         entry.owner == owner
         and query.source in (None, "", "all", entry.source)

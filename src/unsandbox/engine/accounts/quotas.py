@@ -19,15 +19,15 @@ _NOTHING_SET = KeySettings()
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Reservation:
     """What things that last take as long as they are there, used or not. Bytes."""
 
     memory: int = 0
     disk: int = 0
 
-    def __add__(self, other: Held) -> Held:
+    def __add__(self, other: Reservation) -> Reservation:
         """Return both together."""
-        return Held(self.memory + other.memory, self.disk + other.disk)
+        return Reservation(self.memory + other.memory, self.disk + other.disk)
 
 
 class Quotas:
@@ -48,11 +48,11 @@ class Quotas:
     def __init__(self, config: EngineConfig, store: ObjectStore) -> None:
         self._config = config
         self.rings: list[KeyRing] = []
-        self.holders: list[Callable[[str], Held]] = []
+        self.holders: list[Callable[[str], Reservation]] = []
         self.jobs: Counter[str] = Counter()
         self.ledger = CpuLedger(store)
         self.stirred = asyncio.Event()
-        self._making: dict[str, Held] = {}
+        self._making: dict[str, Reservation] = {}
 
     def settings(self, owner: str) -> KeySettings:
         """Return what is set for a key."""
@@ -89,12 +89,12 @@ class Quotas:
 
     # Of all together
 
-    def held(self, owner: str) -> Held:
+    def held(self, owner: str) -> Reservation:
         """Return what the things of a key that last take, those included that are just being made."""
-        return sum((holder(owner) for holder in self.holders), self._making.get(owner, Held()))
+        return sum((holder(owner) for holder in self.holders), self._making.get(owner, Reservation()))
 
     @contextlib.contextmanager
-    def making(self, owner: str, wanted: Held) -> Iterator[None]:
+    def making(self, owner: str, wanted: Reservation) -> Iterator[None]:
         """Count something while it is being made, so that two at once do not pass a limit.
 
         Raises:
@@ -102,15 +102,15 @@ class Quotas:
             InsufficientStorage: Its disk is.
         """
         self.check_room(owner, wanted)
-        self._making[owner] = self._making.get(owner, Held()) + wanted
+        self._making[owner] = self._making.get(owner, Reservation()) + wanted
         try:
             yield
         finally:
-            self._making[owner] += Held(-wanted.memory, -wanted.disk)
-            if self._making[owner] == Held():
+            self._making[owner] += Reservation(-wanted.memory, -wanted.disk)
+            if self._making[owner] == Reservation():
                 del self._making[owner]
 
-    def check_room(self, owner: str, wanted: Held) -> None:
+    def check_room(self, owner: str, wanted: Reservation) -> None:
         """Refuse what a key has no memory or disk left for.
 
         Raises:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 
-from unsandbox.engine.errors import Refused
+from unsandbox.engine.errors import RequestError
 from unsandbox.engine.jobs.records import JobRecord, failed_result
 from unsandbox.engine.persistent.text import command_result
 from unsandbox.protocol import models
@@ -48,7 +48,7 @@ class CommandJob:
         error = self._task.exception()
         if error is None:
             return _ended(record, self._task.result())
-        if isinstance(error, Refused):
+        if isinstance(error, RequestError):
             return failed_result(record, JobStatus.FAILED, error.message)
         if isinstance(error, SandboxError):
             return failed_result(record, JobStatus.FAILED, f"the sandbox ended while the command ran: {error}")

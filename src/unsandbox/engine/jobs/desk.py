@@ -16,9 +16,9 @@ from unsandbox.engine.accounts.logbook import LogBook
 from unsandbox.engine.accounts.quotas import Quotas
 from unsandbox.engine.backends import Backends, check_network
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.errors import InvalidJob, LimitReached, Stopping, UnknownJob
+from unsandbox.engine.errors import InvalidRequest, LimitReached, Stopping, UnknownJob
 from unsandbox.engine.jobs.command import SHELL, CommandJob
-from unsandbox.engine.jobs.output import Tape, pieces_behind
+from unsandbox.engine.jobs.output import OutputBuffer, pieces_behind
 from unsandbox.engine.jobs.queue import FairQueue
 from unsandbox.engine.jobs.records import (
     JobRecord,
@@ -59,7 +59,7 @@ _TIDY_EVERY_S = 3600.0
 _SAVE_AGAIN_S = 5.0
 
 
-class JobDesk:
+class JobManager:
     """The jobs of all keys. A part of `Engine`, which makes what it works with.
 
     Args:
@@ -126,7 +126,7 @@ class JobDesk:
             concurrency: Jobs that the key may have waiting or running; by default the engine's bound.
 
         Raises:
-            InvalidJob: It can never be run as it is.
+            InvalidRequest: It can never be run as it is.
             TooLarge: Program or files exceed the limits.
             LimitReached: The key has as many jobs as it may have, or no memory or CPU time left.
             Conflict: The idempotency key belongs to another request.
@@ -340,18 +340,18 @@ class JobDesk:
         try:
             return self.quotas.isolation(owner, request.isolation)
         except SandboxUnavailable as error:
-            raise InvalidJob(str(error), code="isolation_unavailable") from error
+            raise InvalidRequest(str(error), code="isolation_unavailable") from error
 
     def _build_spec(self, owner: str, request: models.ExecuteRequest, isolation: str) -> SandboxSpec:
         try:
             language = self.languages.resolve(request.language)
         except UnknownLanguageError as error:
-            raise InvalidJob(str(error), code="unknown_language") from error
+            raise InvalidRequest(str(error), code="unknown_language") from error
         check_request(request, self.config)
         try:
             backend = self.backends.for_job(isolation)
         except SandboxUnavailable as error:
-            raise InvalidJob(str(error), code="isolation_unavailable") from error
+            raise InvalidRequest(str(error), code="isolation_unavailable") from error
         check_network(backend, NetworkMode(request.network_mode))
         limits = Limits(
             wall_s=float(request.ttl or language.time_s),
@@ -373,7 +373,7 @@ class JobDesk:
                 cache_scope=owner,
             )
         except ValueError as error:
-            raise InvalidJob(str(error)) from error
+            raise InvalidRequest(str(error)) from error
 
     async def _accept(self, record: JobRecord) -> JobRecord:
         key = (record.owner, record.idempotency_key) if record.idempotency_key else None
@@ -512,7 +512,7 @@ class JobDesk:
         record.status = JobStatus.RUNNING
         if record.trace is not None:
             record.trace.started(record)
-        record.tape = Tape()
+        record.tape = OutputBuffer()
         record.started.set()
         running = await self.backends.for_job(record.isolation).start(spec, record.tape)
         record.attach(running)

@@ -9,7 +9,7 @@ from unsandbox.protocol.events import STREAMS, Cursor
 _PIECE_BYTES = 32 * 1024
 
 
-class Tape:
+class OutputBuffer:
     """Receives output (an `OutputSink`) and wakes who waits for more.
 
     The sandbox keeps the same bytes for the result; this copy goes when the job has ended.

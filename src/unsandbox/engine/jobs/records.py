@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.errors import InvalidJob, TooLarge
-from unsandbox.engine.jobs.output import Tape
+from unsandbox.engine.errors import InvalidRequest, TooLarge
+from unsandbox.engine.jobs.output import OutputBuffer
 from unsandbox.engine.jobs.tracing import JobTrace
 from unsandbox.protocol import models
 from unsandbox.protocol.contents import Content, base64_length
@@ -76,7 +76,7 @@ class JobRecord:
     """Set when the job is stored, or refused after all (then it has neither spec nor result)."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     running: Cancellable | None = None
-    tape: Tape | None = None
+    tape: OutputBuffer | None = None
     """Its output so far, while it runs."""
     cancel_requested: bool = False
     kill_reason: str | None = None
@@ -122,7 +122,7 @@ def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
     """Refuse what could never run, before it is accepted.
 
     Raises:
-        InvalidJob: An environment variable, file name or standard input is not usable.
+        InvalidRequest: An environment variable, file name or standard input is not usable.
         TooLarge: Program or files exceed the limits.
     """
     if len(request.code) > config.code_bytes:
@@ -130,28 +130,28 @@ def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
     _check_bytes(request.code, "code")
     for word in request.args or ():
         if "\0" in word:
-            raise InvalidJob("args: an argument must not hold a NUL byte")
+            raise InvalidRequest("args: an argument must not hold a NUL byte")
         _check_bytes(word, "args")
     if request.args and sum(len(word) + 1 for word in request.args) > ARGS_CHARACTERS:
         raise TooLarge(f"the arguments are longer than {ARGS_CHARACTERS >> 10} KiB; send data as input files")
     env = request.env or {}
     if len(env) > models.MAX_ENV_VARS:
-        raise InvalidJob(f"env has {len(env)} variables; at most {models.MAX_ENV_VARS} are allowed")
+        raise InvalidRequest(f"env has {len(env)} variables; at most {models.MAX_ENV_VARS} are allowed")
     for name, value in env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
-            raise InvalidJob("env: a name must not be empty or hold '=', and nothing may hold a NUL byte")
+            raise InvalidRequest("env: a name must not be empty or hold '=', and nothing may hold a NUL byte")
         _check_bytes(name + value, "env")
     if request.stdin is not None and request.stdin_base64 is not None:
-        raise InvalidJob("give stdin or stdin_base64, not both")
+        raise InvalidRequest("give stdin or stdin_base64, not both")
     if request.return_wasm_artifact:
-        raise InvalidJob("this server does not compile to WebAssembly; leave return_wasm_artifact out")
+        raise InvalidRequest("this server does not compile to WebAssembly; leave return_wasm_artifact out")
 
 
 def stdin_bytes(request: models.ExecuteRequest) -> bytes:
     """Return the program's standard input.
 
     Raises:
-        InvalidJob: `stdin_base64` is not base64, or `stdin` is not text that can be written.
+        InvalidRequest: `stdin_base64` is not base64, or `stdin` is not text that can be written.
     """
     if request.stdin_base64 is None:
         _check_bytes(request.stdin or "", "stdin")
@@ -159,34 +159,34 @@ def stdin_bytes(request: models.ExecuteRequest) -> bytes:
     try:
         return base64.b64decode(request.stdin_base64, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidJob("stdin_base64 is not valid base64 (standard alphabet, padded)") from None
+        raise InvalidRequest("stdin_base64 is not valid base64 (standard alphabet, padded)") from None
 
 
 def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str, bytes | Content]:
     """Return the input files by name, which may have folders: their bytes, or where those lie.
 
     Raises:
-        InvalidJob: Too many files, a name that is no file name, or a name given twice.
+        InvalidRequest: Too many files, a name that is no file name, or a name given twice.
         TooLarge: Together they exceed the limit.
     """
     files: dict[str, bytes | Content] = {}
     if len(given) > models.MAX_INPUT_FILES:
-        raise InvalidJob(f"{len(given)} input files; at most {models.MAX_INPUT_FILES} are allowed")
+        raise InvalidRequest(f"{len(given)} input files; at most {models.MAX_INPUT_FILES} are allowed")
     total = 0
     for file in given:
         # Historical clients send trailing newlines.
         try:
             name = input_name(file.filename.strip())
         except ValueError as error:
-            raise InvalidJob(str(error)) from error
+            raise InvalidRequest(str(error)) from error
         if name in files:
-            raise InvalidJob(SAME_NAME)
+            raise InvalidRequest(SAME_NAME)
         files[name] = file.source
         total += len(files[name])
         if total > config.input_bytes:
             raise TooLarge(f"the input files together exceed {config.input_bytes >> 20} MiB")
     if (both := clash(set(files))) is not None:
-        raise InvalidJob(f"input_files: {both[:80]!r} is a file, and another file has it for a folder")
+        raise InvalidRequest(f"input_files: {both[:80]!r} is a file, and another file has it for a folder")
     return files
 
 
@@ -194,7 +194,7 @@ def _check_bytes(text: str, what: str) -> None:
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidJob(f"{what} holds a lone surrogate, which no file can hold as UTF-8") from None
+        raise InvalidRequest(f"{what} holds a lone surrogate, which no file can hold as UTF-8") from None
 
 
 def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job:
@@ -301,9 +301,9 @@ def _whole_characters(captured: Captured) -> Captured:
 
 def text_of(captured: Captured) -> tuple[str, str | None, int]:
     """Return a stream as text, its exact bytes as base64 where text replaced some, and the bytes dropped."""
-    whole = _whole_characters(captured)
+    run_uncancelled = _whole_characters(captured)
     try:
-        return whole.data.decode("utf-8"), None, whole.dropped_bytes
+        return run_uncancelled.data.decode("utf-8"), None, run_uncancelled.dropped_bytes
     except UnicodeDecodeError:
-        exact = base64.b64encode(whole.data).decode("ascii")
-        return whole.data.decode("utf-8", "replace"), exact, whole.dropped_bytes
+        exact = base64.b64encode(run_uncancelled.data).decode("ascii")
+        return run_uncancelled.data.decode("utf-8", "replace"), exact, run_uncancelled.dropped_bytes

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from unsandbox.engine.accounts.quotas import Held
+from unsandbox.engine.accounts.quotas import Reservation
 from unsandbox.engine.backends import check_network
 from unsandbox.engine.context import Context
-from unsandbox.engine.errors import InvalidJob, LimitReached
-from unsandbox.engine.store.objects import Document, Shelf
+from unsandbox.engine.errors import InvalidRequest, LimitReached
+from unsandbox.engine.store.objects import Collection, Record
 from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.languages.table import INPUT_FOLDER
-from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSandbox, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import SandboxError, SandboxFile, SandboxUnavailable
 
 _SAVE_ACTIVITY_EVERY_S = 30.0
@@ -30,7 +30,7 @@ def steady_time() -> float:
     return _BEGAN + time.monotonic()
 
 
-class LiveDocument(Document, kw_only=True):
+class PersistentRecord(Record, kw_only=True):
     """What is stored of a session or service alike."""
 
     container: str
@@ -40,7 +40,7 @@ class LiveDocument(Document, kw_only=True):
     isolation: str = "auto"
 
 
-L = TypeVar("L", bound=LiveDocument)
+L = TypeVar("L", bound=PersistentRecord)
 
 
 def check_room(kind: str, mine: int, limit: int) -> None:
@@ -55,24 +55,24 @@ def check_room(kind: str, mine: int, limit: int) -> None:
         )
 
 
-def live_limits(context: Context, owner: str, vcpu: int) -> LiveLimits:
+def persistent_limits(context: Context, owner: str, vcpu: int) -> PersistentLimits:
     """Return the limits of a key's sandbox with so many CPUs."""
-    return LiveLimits(
+    return PersistentLimits(
         vcpu=float(vcpu),
         memory_bytes=context.quotas.memory_bytes(owner, vcpu),
         work_bytes=context.config.work_bytes,
     )
 
 
-def held_by_one(context: Context, owner: str, vcpu: int) -> Held:
+def held_by_one(context: Context, owner: str, vcpu: int) -> Reservation:
     """Return what a session or service with so many CPUs takes of what its key may have."""
-    limits = live_limits(context, owner, vcpu)
-    return Held(limits.memory_bytes, limits.work_bytes)
+    limits = persistent_limits(context, owner, vcpu)
+    return Reservation(limits.memory_bytes, limits.work_bytes)
 
 
-def held_by_all(context: Context, owner: str, documents: Iterable[LiveDocument]) -> Held:
+def held_by_all(context: Context, owner: str, documents: Iterable[PersistentRecord]) -> Reservation:
     """Return what sessions or services of a key take together, open or not: they may be opened at any time."""
-    return sum((held_by_one(context, owner, document.vcpu) for document in documents), Held())
+    return sum((held_by_one(context, owner, document.vcpu) for document in documents), Reservation())
 
 
 def sandbox_files(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
@@ -80,40 +80,40 @@ def sandbox_files(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
     return [SandboxFile(f"{INPUT_FOLDER}/{name}", data) for name, data in files.items()]
 
 
-async def open_live(context: Context, isolation: str, spec: LiveSpec) -> LiveSandbox:
+async def open_persistent(context: Context, isolation: str, spec: PersistentSpec) -> PersistentSandbox:
     """Make a sandbox that stays; the toolchains of all languages find what they read outside /usr.
 
     Raises:
-        InvalidJob: The isolation or network cannot be had here, or a file's place is not usable.
+        InvalidRequest: The isolation or network cannot be had here, or a file's place is not usable.
     """
     if spec.work_disk is not None:
         spec.work_disk.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         backend = context.backends.live(isolation)
         check_network(backend, spec.network)
-        sandbox = await backend.open_live(replace(spec, system_paths=context.languages.system_paths()))
+        sandbox = await backend.open_persistent(replace(spec, system_paths=context.languages.system_paths()))
     except SandboxUnavailable as error:
-        raise InvalidJob(str(error), code="isolation_unavailable") from error
+        raise InvalidRequest(str(error), code="isolation_unavailable") from error
     except ValueError as error:
-        raise InvalidJob(str(error)) from error
+        raise InvalidRequest(str(error)) from error
     context.quotas.stirred.set()
     return sandbox
 
 
-async def set_vcpu(context: Context, document: LiveDocument, sandbox: LiveSandbox, vcpu: int) -> None:
+async def set_vcpu(context: Context, document: PersistentRecord, sandbox: PersistentSandbox, vcpu: int) -> None:
     """Give a living sandbox so many CPUs and the memory that belongs to them.
 
     Raises:
-        InvalidJob: This machine cannot enforce it, or the kernel refuses.
+        InvalidRequest: This machine cannot enforce it, or the kernel refuses.
         LimitReached: Its key has not so much memory left.
     """
-    limits = live_limits(context, document.owner, vcpu)
-    more = limits.memory_bytes - live_limits(context, document.owner, document.vcpu).memory_bytes
-    context.quotas.check_room(document.owner, Held(max(0, more)))
+    limits = persistent_limits(context, document.owner, vcpu)
+    more = limits.memory_bytes - persistent_limits(context, document.owner, document.vcpu).memory_bytes
+    context.quotas.check_room(document.owner, Reservation(max(0, more)))
     try:
         await sandbox.set_limits(vcpu=limits.vcpu, memory_bytes=limits.memory_bytes)
     except SandboxError as error:
-        raise InvalidJob(str(error), code="limits_unavailable") from error
+        raise InvalidRequest(str(error), code="limits_unavailable") from error
 
 
 def remove_tree(path: Path) -> None:
@@ -124,7 +124,7 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class Making:
+class InFlight:
     """Counts what is being made for each key, so that two at once do not pass a limit."""
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ class Activity(Generic[L]):
         background: Does the storing.
     """
 
-    def __init__(self, shelf: Shelf[L], background: Background) -> None:
+    def __init__(self, shelf: Collection[L], background: Background) -> None:
         self._shelf = shelf
         self._background = background
         self._saved: dict[str, float] = {}

@@ -6,8 +6,8 @@ import re
 import secrets
 from typing import Any, TypeVar, cast
 
-from unsandbox.engine.errors import InvalidJob
-from unsandbox.engine.saved.saved import SavedDocument
+from unsandbox.engine.errors import InvalidRequest
+from unsandbox.engine.saved.saved import SavedRecord
 from unsandbox.protocol.images import SpawnRequest
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
@@ -19,12 +19,12 @@ R = TypeVar("R", bound=SessionRequest | ServiceRequest)
 DEFAULT_BACKEND = "bubblewrap"
 
 
-def same_request(document: SavedDocument) -> SessionRequest | ServiceRequest:
+def same_request(document: SavedRecord) -> SessionRequest | ServiceRequest:
     """Return what makes the source again."""
     return _on_its_backend(document, document.request())
 
 
-def clone_request(document: SavedDocument, kind: str, wanted: CloneRequest) -> SessionRequest | ServiceRequest:
+def clone_request(document: SavedRecord, kind: str, wanted: CloneRequest) -> SessionRequest | ServiceRequest:
     """Return what makes a clone: what made the source, with what the caller changes.
 
     Args:
@@ -38,14 +38,14 @@ def clone_request(document: SavedDocument, kind: str, wanted: CloneRequest) -> S
     return _new_service(document, name=wanted.name, ports=wanted.ports, shell=wanted.shell)
 
 
-def spawn_request(document: SavedDocument, wanted: SpawnRequest) -> ServiceRequest:
+def spawn_request(document: SavedRecord, wanted: SpawnRequest) -> ServiceRequest:
     """Return what makes a service of an image.
 
     Raises:
-        InvalidJob: A session is asked for.
+        InvalidRequest: A session is asked for.
     """
     if wanted.type == "session":
-        raise InvalidJob("an image is spawned as a service; clone a snapshot to get a session")
+        raise InvalidRequest("an image is spawned as a service; clone a snapshot to get a session")
     request = _new_service(
         document,
         name=wanted.name,
@@ -73,7 +73,7 @@ def free_name(base: str | None) -> str:
     return f"{stem or 'copy'}-{secrets.token_hex(3)}"
 
 
-def _new_service(document: SavedDocument, *, name: str | None, **changes: Any) -> ServiceRequest:
+def _new_service(document: SavedRecord, *, name: str | None, **changes: Any) -> ServiceRequest:
     base = document.request()
     if isinstance(base, SessionRequest):
         base = ServiceRequest(
@@ -93,7 +93,7 @@ def _as_session(request: SessionRequest | ServiceRequest) -> SessionRequest:
     return SessionRequest(network_mode=network, vcpu=request.vcpu)
 
 
-def _on_its_backend(document: SavedDocument, request: R) -> R:
+def _on_its_backend(document: SavedRecord, request: R) -> R:
     """Ask for the backend that can read a hot state, else for one that isolates no less than the source's."""
     free = not document.hot and document.isolation == DEFAULT_BACKEND
     return cast("R", request.replace(isolation="auto" if free else document.isolation))

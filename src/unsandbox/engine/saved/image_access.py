@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from unsandbox.engine.saved.saved import SavedDocument
+from unsandbox.engine.saved.saved import SavedRecord
 from unsandbox.engine.store.objects import epoch
 from unsandbox.protocol.images import Image, Trusted
 
@@ -12,7 +12,7 @@ FILTERS = ("owned", "shared", "public")
 """Names of the lists."""
 
 
-class ImageDocument(SavedDocument, kw_only=True):
+class ImageRecord(SavedRecord, kw_only=True):
     """What is stored of an image.
 
     Attributes:
@@ -30,7 +30,7 @@ class ImageDocument(SavedDocument, kw_only=True):
     trusted: list[str] = msgspec.field(default_factory=list)
 
 
-def access_of(document: ImageDocument, key: str) -> str | None:
+def access_of(document: ImageRecord, key: str) -> str | None:
     """Return by what right a key may use an image, None when it may not know of it."""
     if document.owner == key:
         return "owner"
@@ -39,14 +39,14 @@ def access_of(document: ImageDocument, key: str) -> str | None:
     return None if document.visibility == "private" else "public"
 
 
-def groups_of(document: ImageDocument, key: str) -> set[str]:
+def groups_of(document: ImageRecord, key: str) -> set[str]:
     """Return in which lists of a key an image stands; an unlisted one of others is in none."""
     access = access_of(document, key)
     groups = {"owner": {"owned"}, "trusted": {"shared"}}.get(access or "", set())
     return groups | ({"public"} if document.visibility == "public" else set())
 
 
-def describe(document: ImageDocument, key: str, listed: bool = False) -> Image:
+def describe(document: ImageRecord, key: str, listed: bool = False) -> Image:
     """Return what a key may see of an image; its trusted keys are for its owner alone."""
     access = access_of(document, key)
     return Image(
@@ -67,6 +67,6 @@ def describe(document: ImageDocument, key: str, listed: bool = False) -> Image:
     )
 
 
-def trusted_of(document: ImageDocument) -> Trusted:
+def trusted_of(document: ImageRecord) -> Trusted:
     """Return the keys that an image trusts."""
     return Trusted(trusted_keys=document.trusted, count=len(document.trusted))

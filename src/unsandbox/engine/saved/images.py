@@ -9,21 +9,29 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn
 
 from unsandbox.engine.context import Context
-from unsandbox.engine.errors import Forbidden, InvalidJob, LimitReached, NotImplementedHere
+from unsandbox.engine.errors import Forbidden, InvalidRequest, LimitReached, NotImplementedHere
 from unsandbox.engine.saved.blobs import Blobs
 from unsandbox.engine.saved.copies import spawn_request
 from unsandbox.engine.saved.image_access import (
     FILTERS,
-    ImageDocument,
+    ImageRecord,
     access_of,
     describe,
     groups_of,
     trusted_of,
 )
-from unsandbox.engine.saved.saved import Kept, SavedDocument, capture, opened, saved_id, settings_of, whole
+from unsandbox.engine.saved.saved import (
+    SavedCollection,
+    SavedRecord,
+    capture,
+    opened,
+    run_uncancelled,
+    saved_id,
+    settings_of,
+)
 from unsandbox.engine.saved.snapshots import Snapshots
 from unsandbox.engine.saved.sources import SavedState, Source
-from unsandbox.engine.store.objects import Document
+from unsandbox.engine.store.objects import Record
 from unsandbox.protocol.images import (
     Image,
     ImageCloneRequest,
@@ -55,9 +63,9 @@ class Images:
         self._blobs = blobs
         self._snapshots = snapshots
         self._sources = sources
-        self._kept = Kept(
+        self._kept = SavedCollection(
             "image",
-            ImageDocument,
+            ImageRecord,
             context,
             blobs,
             context.config.images_per_key,
@@ -80,11 +88,11 @@ class Images:
         """Make an image of a service or snapshot; nobody else sees it yet.
 
         Raises:
-            InvalidJob: The snapshot is a hot one: memory is not for others.
+            InvalidRequest: The snapshot is a hot one: memory is not for others.
             UnknownObject: No such service or snapshot of this key.
             LimitReached: The key has as many images as it may have.
         """
-        return await whole(self._publish(owner, request))
+        return await run_uncancelled(self._publish(owner, request))
 
     def list_of(self, owner: str, which: str | None = None) -> list[Image]:
         """Return the images that a key may use and find, newest first.
@@ -94,10 +102,10 @@ class Images:
             which: `owned`, `shared` (others' that trust this key) or `public`; None or `all`: all of these.
 
         Raises:
-            InvalidJob: There is no such filter.
+            InvalidRequest: There is no such filter.
         """
         if which not in (None, "", "all", *FILTERS):
-            raise InvalidJob(f"filter must be all, {', '.join(FILTERS)}")
+            raise InvalidRequest(f"filter must be all, {', '.join(FILTERS)}")
         wanted = FILTERS if which in (None, "", "all") else (which,)
         found = [document for document in self._kept.shelf if not groups_of(document, owner).isdisjoint(wanted)]
         found.sort(key=lambda document: document.created_at, reverse=True)
@@ -134,11 +142,11 @@ class Images:
         """Let another key use an image.
 
         Raises:
-            InvalidJob: That is no public key.
+            InvalidRequest: That is no public key.
         """
         wanted = _public_key(key)
 
-        def trust(document: ImageDocument) -> dict[str, Any]:
+        def trust(document: ImageRecord) -> dict[str, Any]:
             if wanted in document.trusted:
                 return {}
             if len(document.trusted) >= _TRUSTED_KEYS:
@@ -164,12 +172,12 @@ class Images:
         """Give an image to another key.
 
         Raises:
-            InvalidJob: That is no public key.
+            InvalidRequest: That is no public key.
             LimitReached: That key has as many images as it may have.
         """
         receiver = _public_key(to)
 
-        def give(document: ImageDocument) -> dict[str, Any]:
+        def give(document: ImageRecord) -> dict[str, Any]:
             if receiver == owner:
                 return {}
             self._kept.check_room(receiver, document.size)
@@ -199,7 +207,7 @@ class Images:
         original = self._usable(owner, name)
         self._kept.check_room(owner, original.size)
         self._blobs.hold(original.sha256)
-        document = ImageDocument(
+        document = ImageRecord(
             object_id=saved_id("image"),
             owner=owner,
             created_at=time.time(),
@@ -247,10 +255,10 @@ class Images:
         await self._kept.add(document)
         return describe(document, owner)
 
-    def _of_snapshot(self, owner: str, request: ImageRequest) -> ImageDocument:
+    def _of_snapshot(self, owner: str, request: ImageRequest) -> ImageRecord:
         snapshot = self._snapshots.document(owner, request.source_id)
         if snapshot.hot:
-            raise InvalidJob(
+            raise InvalidRequest(
                 "a hot snapshot holds memory, and with it secrets, so it is not published; "
                 "take a cold one (without 'hot') and publish that",
                 code="hot_not_publishable",
@@ -262,7 +270,7 @@ class Images:
     def _services(self) -> Source:
         return self._sources["service"]
 
-    async def _of_service(self, owner: str, request: ImageRequest) -> ImageDocument:
+    async def _of_service(self, owner: str, request: ImageRequest) -> ImageRecord:
         info = self._services.source(owner, request.source_id)
         async with self._services.lend(info.object_id) as sandbox:
             blob = await capture(self._blobs, sandbox, self._config)
@@ -277,8 +285,8 @@ class Images:
         }
         return self._new(owner, request, info.object_id, state)
 
-    def _new(self, owner: str, request: ImageRequest, source_id: str, state: dict[str, Any]) -> ImageDocument:
-        return ImageDocument(
+    def _new(self, owner: str, request: ImageRequest, source_id: str, state: dict[str, Any]) -> ImageRecord:
+        return ImageRecord(
             object_id=saved_id("image"),
             owner=owner,
             created_at=time.time(),
@@ -289,7 +297,7 @@ class Images:
             **state,
         )
 
-    def _usable(self, owner: str, name: str) -> ImageDocument:
+    def _usable(self, owner: str, name: str) -> ImageRecord:
         """Return an image that a key may use, by id, or by name when it is the key's own."""
         document = self._kept.shelf.find(name)
         if document is not None and access_of(document, owner) is not None:
@@ -297,7 +305,7 @@ class Images:
         # A name of somebody else's image is never taken: anybody could publish under it.
         return self._kept.shelf.get(owner, name)
 
-    def _own(self, owner: str, name: str) -> ImageDocument:
+    def _own(self, owner: str, name: str) -> ImageRecord:
         """Return an image that a key owns; for one that it may use the refusal says so."""
         document = self._usable(owner, name)
         if document.owner != owner:
@@ -305,19 +313,19 @@ class Images:
         return document
 
     async def _change(
-        self, owner: str, name: str, changes: Callable[[ImageDocument], dict[str, Any]]
-    ) -> ImageDocument:
+        self, owner: str, name: str, changes: Callable[[ImageRecord], dict[str, Any]]
+    ) -> ImageRecord:
         return await self._kept.change(self._own(owner, name), changes)
 
 
 def _public_key(text: str | None) -> str:
     key = (text or "").strip()
     if not _PUBLIC_KEY.match(key):
-        raise InvalidJob("name a public key (unsb-pk-xxxx-xxxx-xxxx-xxxx)", code="invalid_key")
+        raise InvalidRequest("name a public key (unsb-pk-xxxx-xxxx-xxxx-xxxx)", code="invalid_key")
     return key
 
 
-def _state_of(document: SavedDocument) -> dict[str, Any]:
+def _state_of(document: SavedRecord) -> dict[str, Any]:
     """Return what a saved state is, whatever keeps it."""
-    shared = set(SavedDocument.__struct_fields__) - set(Document.__struct_fields__) - {"name", "locked"}
+    shared = set(SavedRecord.__struct_fields__) - set(Record.__struct_fields__) - {"name", "locked"}
     return {name: getattr(document, name) for name in shared}

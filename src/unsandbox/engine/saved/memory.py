@@ -9,10 +9,10 @@ from pathlib import Path
 import zstandard
 
 from unsandbox.engine.accounts.secretbox import SecretBox
-from unsandbox.engine.errors import Damaged, InvalidJob
+from unsandbox.engine.errors import Damaged, InvalidRequest
 from unsandbox.engine.saved.sealed_file import SealedReader, SealedWriter
 from unsandbox.errors import EngineError
-from unsandbox.sandbox.persistent_spec import LiveSandbox
+from unsandbox.sandbox.persistent_spec import PersistentSandbox
 from unsandbox.sandbox.spec import SandboxUnavailable
 from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
 
@@ -20,7 +20,7 @@ _LEVEL = 1
 """Of zstd: memory images are large, and most of their bytes are zero or text."""
 
 
-async def save_hot(sandbox: LiveSandbox, archive: Path, key: bytes) -> HashedBytes:
+async def save_hot(sandbox: PersistentSandbox, archive: Path, key: bytes) -> HashedBytes:
     """Write the state of a sandbox as an encrypted archive; return what it is.
 
     Args:
@@ -29,14 +29,14 @@ async def save_hot(sandbox: LiveSandbox, archive: Path, key: bytes) -> HashedByt
         key: From `sealed_file.new_key`.
 
     Raises:
-        InvalidJob: Its backend cannot save memory and processes.
+        InvalidRequest: Its backend cannot save memory and processes.
         OSError: The disk is full or failed.
     """
     image = archive.with_name("image")
     try:
         await sandbox.checkpoint(image)
     except SandboxUnavailable as error:
-        raise InvalidJob(
+        raise InvalidRequest(
             "a hot snapshot keeps memory and running processes, and the backend of this one, "
             f"{sandbox.backend}, cannot save them; make it with isolation 'gvisor', or take a cold "
             "snapshot (without 'hot': the files)",

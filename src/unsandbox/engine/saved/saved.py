@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from unsandbox.engine.accounts.quotas import Held
+from unsandbox.engine.accounts.quotas import Reservation
 from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
@@ -19,11 +19,11 @@ from unsandbox.engine.errors import Conflict, Damaged, LimitReached, TooLarge
 from unsandbox.engine.saved.blobs import Blobs
 from unsandbox.engine.saved.memory import load_hot, save_hot
 from unsandbox.engine.saved.sources import SavedState, SourceInfo
-from unsandbox.engine.store.objects import Document, Shelf
+from unsandbox.engine.store.objects import Collection, Record
 from unsandbox.protocol import codec
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
-from unsandbox.sandbox.persistent_spec import LiveSandbox
+from unsandbox.sandbox.persistent_spec import PersistentSandbox
 from unsandbox.sandbox.spec import MIB
 from unsandbox.sandbox.storage.archive_check import InvalidArchiveError
 from unsandbox.sandbox.storage.hashed_file import HashedBytes
@@ -34,7 +34,7 @@ KINDS: dict[str, type[SessionRequest | ServiceRequest]] = {"session": SessionReq
 _ALPHABET = string.ascii_lowercase + string.digits
 
 
-class SavedDocument(Document, kw_only=True):
+class SavedRecord(Record, kw_only=True):
     """What is stored of a saved state, in whatever it is kept.
 
     Attributes:
@@ -66,7 +66,7 @@ class SavedDocument(Document, kw_only=True):
         return codec.from_wire(self.settings, KINDS[self.kind])
 
 
-S = TypeVar("S", bound=SavedDocument)
+S = TypeVar("S", bound=SavedRecord)
 T = TypeVar("T")
 
 
@@ -87,7 +87,7 @@ def settings_of(info: SourceInfo) -> dict[str, Any]:
 
 
 async def capture(
-    blobs: Blobs, sandbox: LiveSandbox, config: EngineConfig, hot_key: bytes | None = None
+    blobs: Blobs, sandbox: PersistentSandbox, config: EngineConfig, hot_key: bytes | None = None
 ) -> HashedBytes:
     """Save the state of a sandbox; the caller holds the bytes.
 
@@ -98,7 +98,7 @@ async def capture(
         hot_key: With memory and running processes, encrypted with this key.
 
     Raises:
-        InvalidJob: Its backend cannot save memory and processes.
+        InvalidRequest: Its backend cannot save memory and processes.
         TooLarge: It is larger than a snapshot may be.
         OSError: The disk is full or failed.
     """
@@ -119,7 +119,7 @@ async def capture(
 
 
 @contextlib.asynccontextmanager
-async def opened(blobs: Blobs, document: SavedDocument, box: SecretBox) -> AsyncIterator[SavedState]:
+async def opened(blobs: Blobs, document: SavedRecord, box: SecretBox) -> AsyncIterator[SavedState]:
     """Give a saved state, verified; its paths are valid within the block.
 
     Args:
@@ -143,7 +143,7 @@ async def opened(blobs: Blobs, document: SavedDocument, box: SecretBox) -> Async
             yield SavedState(document.object_id, hot_image=image)
 
 
-class Kept(Generic[S]):
+class SavedCollection(Generic[S]):
     """The saved states of one kind: documents in a shelf, their bytes in the blob store, the two in step.
 
     Bytes are durable before a document names them and go after it is gone, so that a crash at any moment leaves
@@ -167,10 +167,12 @@ class Kept(Generic[S]):
         limit: int,
         same: Callable[[S, str], bool] | None = None,
     ) -> None:
-        self.shelf: Shelf[S] = Shelf(kind, model, context.store, same)
+        self.shelf: Collection[S] = Collection(kind, model, context.store, same)
         self._config = context.config
         self._quotas = context.quotas
-        self._quotas.holders.append(lambda owner: Held(disk=sum(item.size for item in self.shelf.of(owner))))
+        self._quotas.holders.append(
+            lambda owner: Reservation(disk=sum(item.size for item in self.shelf.of(owner)))
+        )
         self._blobs = blobs
         self._limit = limit
         self._changing = asyncio.Lock()
@@ -187,7 +189,7 @@ class Kept(Generic[S]):
 
     async def add(self, document: S) -> None:
         """Keep a document, and with it the hold that the caller has on its bytes; both go when that fails."""
-        await whole(self._add(document))
+        await run_uncancelled(self._add(document))
 
     async def remove(self, document: S) -> None:
         """Forget a document and let go of its bytes.
@@ -196,7 +198,7 @@ class Kept(Generic[S]):
             Conflict: It is locked.
             UnknownObject: It is gone.
         """
-        await whole(self._remove(document))
+        await run_uncancelled(self._remove(document))
 
     async def change(self, document: S, changes: Callable[[S], dict[str, Any]]) -> S:
         """Change a document as it is now; return what it is then.
@@ -208,7 +210,7 @@ class Kept(Generic[S]):
         Raises:
             UnknownObject: It is gone.
         """
-        return await whole(self._change(document, changes))
+        return await run_uncancelled(self._change(document, changes))
 
     def check_room(self, owner: str, size: int = 0, without: Sequence[S] = ()) -> None:
         """Refuse a further `size` bytes when a key would keep more than it may.
@@ -236,7 +238,7 @@ class Kept(Generic[S]):
                 f"{(sum(sizes) + size) // MIB + 1} MiB; delete one",
                 code=f"{kind}_limit_reached",
             )
-        self._quotas.check_room(owner, Held(disk=size - sum(document.size for document in without)))
+        self._quotas.check_room(owner, Reservation(disk=size - sum(document.size for document in without)))
 
     async def _add(self, document: S) -> None:
         try:
@@ -266,7 +268,7 @@ class Kept(Generic[S]):
             return changed
 
 
-async def whole(work: Coroutine[Any, Any, T]) -> T:
+async def run_uncancelled(work: Coroutine[Any, Any, T]) -> T:
     """Await something to its end even when the one who waits is cancelled: half of it must not happen."""
     task = asyncio.ensure_future(work)
     try:

@@ -9,10 +9,18 @@ from collections.abc import Mapping
 from weakref import WeakValueDictionary
 
 from unsandbox.engine.context import Context
-from unsandbox.engine.errors import Conflict, InvalidJob, LimitReached, UnknownObject
+from unsandbox.engine.errors import Conflict, InvalidRequest, LimitReached, UnknownObject
 from unsandbox.engine.saved.blobs import Blobs
 from unsandbox.engine.saved.copies import clone_request, same_request
-from unsandbox.engine.saved.saved import Kept, SavedDocument, capture, opened, saved_id, settings_of, whole
+from unsandbox.engine.saved.saved import (
+    SavedCollection,
+    SavedRecord,
+    capture,
+    opened,
+    run_uncancelled,
+    saved_id,
+    settings_of,
+)
 from unsandbox.engine.saved.sealed_file import new_key
 from unsandbox.engine.saved.sources import Source
 from unsandbox.engine.store.objects import epoch
@@ -23,7 +31,7 @@ from unsandbox.protocol.snapshots import Cloned, CloneRequest, Restored, Snapsho
 NO_LIMITS: Mapping[str, int | None] = {}
 
 
-class SnapshotDocument(SavedDocument, kw_only=True):
+class SnapshotRecord(SavedRecord, kw_only=True):
     """What is stored of a snapshot.
 
     Attributes:
@@ -49,7 +57,9 @@ class Snapshots:
         self._box = context.box
         self._blobs = blobs
         self._sources = sources
-        self._kept = Kept("snapshot", SnapshotDocument, context, blobs, context.config.snapshots_per_key)
+        self._kept = SavedCollection(
+            "snapshot", SnapshotRecord, context, blobs, context.config.snapshots_per_key
+        )
         # A lock lives as long as somebody holds it or waits for it.
         self._restoring: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -73,12 +83,12 @@ class Snapshots:
             request: Names one source, in either of the two ways.
 
         Raises:
-            InvalidJob: It names none or two sources, or it shall be hot and the source's backend cannot.
+            InvalidRequest: It names none or two sources, or it shall be hot and the source's backend cannot.
             UnknownObject: No such source of this key.
             TooLarge: The state is larger than a snapshot may be.
             LimitReached: The key has as many snapshots as it may have.
         """
-        return await whole(self._create(owner, request))
+        return await run_uncancelled(self._create(owner, request))
 
     def get(self, owner: str, name: str) -> Snapshot:
         """Return a snapshot.
@@ -92,7 +102,7 @@ class Snapshots:
         """Return the snapshots of a key, newest first."""
         return [describe(document) for document in self._kept.shelf.of(owner)]
 
-    def document(self, owner: str, name: str) -> SnapshotDocument:
+    def document(self, owner: str, name: str) -> SnapshotRecord:
         """Return what is stored of a snapshot, for images.
 
         Raises:
@@ -165,13 +175,13 @@ class Snapshots:
             limits: As of `restore`.
 
         Raises:
-            InvalidJob: A hot snapshot can only become what it was.
+            InvalidRequest: A hot snapshot can only become what it was.
             Damaged: The saved bytes are not what was saved.
         """
         document = self.document(owner, name)
         kind = request.type or document.kind
         if document.hot and kind != document.kind:
-            raise InvalidJob(f"a hot snapshot of a {document.kind} can only be cloned to a {document.kind}")
+            raise InvalidRequest(f"a hot snapshot of a {document.kind} can only be cloned to a {document.kind}")
         wanted = clone_request(document, kind, request)
         async with opened(self._blobs, document, self._box) as state:
             made = await self._sources[kind].make_from(owner, wanted, state, None, limits.get(kind))
@@ -185,7 +195,7 @@ class Snapshots:
         key = new_key() if request.hot else None
         async with source.lend(info.object_id) as sandbox:
             blob = await capture(self._blobs, sandbox, self._config, key)
-        document = SnapshotDocument(
+        document = SnapshotRecord(
             object_id=saved_id("snapshot"),
             owner=owner,
             created_at=time.time(),
@@ -220,7 +230,7 @@ class Snapshots:
             with contextlib.suppress(Conflict, UnknownObject):
                 await self._kept.remove(victims[0])
 
-    def _victims(self, owner: str, size: int = 0) -> list[SnapshotDocument]:
+    def _victims(self, owner: str, size: int = 0) -> list[SnapshotRecord]:
         """Return the ephemeral snapshots, oldest first, that must go for a further one of `size` bytes."""
         oldest_first = reversed(self._kept.shelf.of(owner))
         ephemeral = [item for item in oldest_first if item.ephemeral and not item.locked]
@@ -232,7 +242,7 @@ class Snapshots:
         return ephemeral
 
 
-def describe(document: SnapshotDocument) -> Snapshot:
+def describe(document: SnapshotRecord) -> Snapshot:
     """Return what a client may see of a snapshot."""
     return Snapshot(
         snapshot_id=document.object_id,
@@ -262,7 +272,7 @@ def _named_source(request: SnapshotRequest) -> tuple[str, str]:
         if name
     ]
     if len(named) != 1 or not named[0][0]:
-        raise InvalidJob("name one source: session_id, or service_id, or source_type and source_id together")
+        raise InvalidRequest("name one source: session_id, service_id, or source_type with source_id")
     return named[0]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
-from unsandbox.sandbox.persistent_spec import LiveSandbox
+from unsandbox.sandbox.persistent_spec import PersistentSandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +18,8 @@ class SavedState:
 
     Attributes:
         origin: Id of the snapshot or image.
-        work_archive: For `LiveSpec.work_archive` or `LiveSandbox.replace_work`.
-        hot_image: For `LiveSpec.hot_image`; only ever of the same backend, and then there is no `work_archive`.
+        work_archive: For `PersistentSpec.work_archive` or `PersistentSandbox.replace_work`.
+        hot_image: For `PersistentSpec.hot_image`; of the same backend, and without a `work_archive`.
     """
 
     origin: str
@@ -60,7 +60,7 @@ class Source(Protocol):
             UnknownObject: There is none of this owner.
         """
 
-    def lend(self, object_id: str) -> AbstractAsyncContextManager[LiveSandbox]:
+    def lend(self, object_id: str) -> AbstractAsyncContextManager[PersistentSandbox]:
         """Give its sandbox, opened if need be; within the block it is in use. A frozen one stays frozen."""
 
     async def make_from(

@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from unsandbox.engine.errors import InvalidJob, TooLarge
+from unsandbox.engine.errors import InvalidRequest, TooLarge
 from unsandbox.engine.persistent.limits import remove_tree, sandbox_files
 from unsandbox.engine.store.objects import new_id
 from unsandbox.protocol.contents import Content, chunks_of
@@ -67,12 +67,12 @@ async def read_bootstrap(
         is_public: Says which addresses may be fetched from.
 
     Raises:
-        InvalidJob: It gives more than one, or the URL cannot or may not be fetched.
+        InvalidRequest: It gives more than one, or the URL cannot or may not be fetched.
         TooLarge: The script is too large.
     """
     given = [text for text in (request.bootstrap, request.bootstrap_content, request.bootstrap_url) if text]
     if len(given) > 1:
-        raise InvalidJob("give one of bootstrap, bootstrap_content and bootstrap_url")
+        raise InvalidRequest("give one of bootstrap, bootstrap_content and bootstrap_url")
     if not given:
         return None
     text = given[0]
@@ -82,7 +82,7 @@ async def read_bootstrap(
     try:
         script = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidJob("the bootstrap holds a lone surrogate, which no file can hold as UTF-8") from None
+        raise InvalidRequest("the bootstrap holds a lone surrogate, which no file can hold as UTF-8") from None
     if request.bootstrap:
         script += b"\n"
     if len(script) > SCRIPT_BYTES:
@@ -101,7 +101,7 @@ async def fetch_script(url: str, is_public: Callable[[str], bool] = is_elsewhere
         is_public: Says which addresses are allowed.
 
     Raises:
-        InvalidJob: It cannot or may not be fetched; the message says why, without what was received.
+        InvalidRequest: It cannot or may not be fetched; the message says why, without what was received.
         TooLarge: It is larger than 4 MiB.
     """
     connector = aiohttp.TCPConnector(resolver=_PublicResolver(is_public), use_dns_cache=False, limit=1)
@@ -188,8 +188,8 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
     return bytes(script)
 
 
-def _unusable(reason: str) -> InvalidJob:
-    return InvalidJob(f"the bootstrap URL cannot be used: {reason}", code="bootstrap_unavailable")
+def _unusable(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"the bootstrap URL cannot be used: {reason}", code="bootstrap_unavailable")
 
 
 def _too_large() -> TooLarge:

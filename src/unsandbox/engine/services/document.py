@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from unsandbox.engine.persistent.limits import LiveDocument
+from unsandbox.engine.persistent.limits import PersistentRecord
 from unsandbox.engine.store.objects import epoch
 from unsandbox.protocol.services import Service, ServiceRequest
 
@@ -18,7 +18,7 @@ FAILED = "failed"
 """As `STOPPED`, but the program ended badly."""
 
 
-class ServiceDocument(LiveDocument, kw_only=True):
+class ServiceRecord(PersistentRecord, kw_only=True):
     """What is stored of a service. What it runs lies in files beside its disk; see `bootstrap`."""
 
     name: str
@@ -54,7 +54,7 @@ class Deployed:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-def describe(document: ServiceDocument, memory_mb: int, disk_used: int | None) -> Service:
+def describe(document: ServiceRecord, memory_mb: int, disk_used: int | None) -> Service:
     """Return what a client may see; memory in MiB, what the work folder takes in bytes."""
     return Service(
         service_id=document.object_id,
@@ -80,7 +80,7 @@ def describe(document: ServiceDocument, memory_mb: int, disk_used: int | None) -
     )
 
 
-def as_request(document: ServiceDocument, script: bytes | None) -> ServiceRequest:
+def as_request(document: ServiceRecord, script: bytes | None) -> ServiceRequest:
     """Return what would make a service like this one, without its input files and vault."""
     return ServiceRequest(
         name=document.name,
@@ -97,7 +97,7 @@ def as_request(document: ServiceDocument, script: bytes | None) -> ServiceReques
     )
 
 
-def _message(document: ServiceDocument) -> str | None:
+def _message(document: ServiceRecord) -> str | None:
     if document.last_end is None or document.state == FROZEN:
         return None
     if document.state == RUNNING:

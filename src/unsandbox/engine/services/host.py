@@ -12,8 +12,8 @@ from typing import Any
 from unsandbox.engine.config import usable_cpus
 from unsandbox.engine.context import Context
 from unsandbox.engine.errors import Conflict, UnknownObject
-from unsandbox.engine.persistent.limits import Activity, Background, live_limits, remove_tree
-from unsandbox.engine.saved.saved import whole
+from unsandbox.engine.persistent.limits import Activity, Background, persistent_limits, remove_tree
+from unsandbox.engine.saved.saved import run_uncancelled
 from unsandbox.engine.saved.sources import SavedState
 from unsandbox.engine.services.bootstrap import (
     Bootstrap,
@@ -23,15 +23,15 @@ from unsandbox.engine.services.bootstrap import (
     script_argv,
     write_deployment,
 )
-from unsandbox.engine.services.document import FAILED, FROZEN, RUNNING, STOPPED, ServiceDocument
+from unsandbox.engine.services.document import FAILED, FROZEN, RUNNING, STOPPED, ServiceRecord
 from unsandbox.engine.services.hostnames import ServiceNames
 from unsandbox.engine.services.log import ServiceLog
-from unsandbox.engine.services.supervisor import End, Launch, ServiceRun
+from unsandbox.engine.services.supervisor import End, Launch, ServiceSupervisor
 from unsandbox.engine.services.vault import VaultSealer
-from unsandbox.engine.store.objects import Shelf
+from unsandbox.engine.store.objects import Collection
 from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.languages.shells import find_shell
-from unsandbox.sandbox.persistent_spec import LiveSandbox, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
 
 logger = logging.getLogger("unsandbox.engine.services.services")
@@ -41,7 +41,7 @@ _LONGEST_DELAY_S = 60.0
 _STEADY_S = 60.0
 
 
-class ServiceHost:
+class ServiceRegistry:
     """Starts, stops and finds services; knows nothing of requests.
 
     Args:
@@ -57,12 +57,12 @@ class ServiceHost:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._config = context.config
-        self.shelf: Shelf[ServiceDocument] = Shelf(
-            "service", ServiceDocument, context.store, lambda item, name: name in (item.name, item.container)
+        self.shelf: Collection[ServiceRecord] = Collection(
+            "service", ServiceRecord, context.store, lambda item, name: name in (item.name, item.container)
         )
         self.names = ServiceNames(self.shelf, context.config.reserved_domains)
         self.sealer = VaultSealer(context.box)
-        self._runs: dict[str, ServiceRun] = {}
+        self._runs: dict[str, ServiceSupervisor] = {}
         self._delays: dict[str, float] = {}
         self._background = Background()
         self.activity = Activity(self.shelf, self._background)
@@ -85,7 +85,7 @@ class ServiceHost:
             run.log.close()
         await self._background.finish()
 
-    def known(self, object_id: str) -> ServiceDocument:
+    def known(self, object_id: str) -> ServiceRecord:
         """Return a service whoever owns it.
 
         Raises:
@@ -96,7 +96,7 @@ class ServiceHost:
             raise UnknownObject(f"no service {object_id[:80]!r}", code="service_not_found")
         return document
 
-    def run_of(self, document: ServiceDocument) -> ServiceRun:
+    def run_of(self, document: ServiceRecord) -> ServiceSupervisor:
         """Return what this process has of a service.
 
         Raises:
@@ -107,14 +107,14 @@ class ServiceHost:
             raise UnknownObject(f"service {document.object_id} was deleted", code="service_not_found")
         return run
 
-    def live(self) -> Iterator[tuple[str, LiveSandbox]]:
+    def live(self) -> Iterator[tuple[str, PersistentSandbox]]:
         """Yield key and sandbox of every service that has one now."""
         for object_id, run in self._runs.items():
             if run.sandbox is not None and (document := self.shelf.find(object_id)) is not None:
                 yield document.owner, run.sandbox
 
     @contextlib.asynccontextmanager
-    async def locked(self, document: ServiceDocument) -> AsyncIterator[ServiceRun]:
+    async def locked(self, document: ServiceRecord) -> AsyncIterator[ServiceSupervisor]:
         """Hold a service: nobody else changes what runs of it meanwhile.
 
         Raises:
@@ -123,13 +123,13 @@ class ServiceHost:
         async with self.run_of(document).lock:
             yield self.run_of(document)
 
-    async def save(self, document: ServiceDocument) -> None:
+    async def save(self, document: ServiceRecord) -> None:
         """Store a changed service, unless it was deleted."""
         if self.shelf.find(document.object_id) is document:
             await self.shelf.update(document)
             self.names.refresh()
 
-    async def change(self, document: ServiceDocument, **changes: Any) -> None:
+    async def change(self, document: ServiceRecord, **changes: Any) -> None:
         """Change fields of a service and store it; when that fails, they are as they were."""
         before = {name: getattr(document, name) for name in changes}
         for name, value in changes.items():
@@ -145,7 +145,7 @@ class ServiceHost:
 
     async def add(
         self,
-        document: ServiceDocument,
+        document: ServiceRecord,
         bootstrap: Bootstrap | None,
         files: dict[str, bytes | Content],
         state: SavedState | None,
@@ -167,7 +167,7 @@ class ServiceHost:
             raise
         self.names.refresh()
 
-    async def remove(self, document: ServiceDocument) -> None:
+    async def remove(self, document: ServiceRecord) -> None:
         """End a service and remove all that is of it.
 
         Raises:
@@ -182,7 +182,7 @@ class ServiceHost:
         await self._forget(document, run)
 
     async def deploy(
-        self, document: ServiceDocument, bootstrap: Bootstrap | None, files: dict[str, bytes | Content]
+        self, document: ServiceRecord, bootstrap: Bootstrap | None, files: dict[str, bytes | Content]
     ) -> dict[str, Any]:
         """Write what a service is to run; return what changes in its document when it counts."""
         script = bootstrap.script if bootstrap else None
@@ -192,16 +192,16 @@ class ServiceHost:
             "bootstrap_url": bootstrap.url if bootstrap else None,
         }
 
-    async def deployed(self, document: ServiceDocument) -> tuple[bytes | None, dict[str, bytes | Content]]:
+    async def deployed(self, document: ServiceRecord) -> tuple[bytes | None, dict[str, bytes | Content]]:
         """Return the script and the files of a service."""
         return await asyncio.to_thread(self.read_deployed, document)
 
-    def read_deployed(self, document: ServiceDocument) -> tuple[bytes | None, dict[str, bytes | Content]]:
+    def read_deployed(self, document: ServiceRecord) -> tuple[bytes | None, dict[str, bytes | Content]]:
         """As `deployed`; blocks."""
         return read_deployment(self._folder(document), document.deployment)
 
     async def start_again(
-        self, document: ServiceDocument, run: ServiceRun, state: SavedState | None = None, **changes: Any
+        self, document: ServiceRecord, run: ServiceSupervisor, state: SavedState | None = None, **changes: Any
     ) -> None:
         """End the program of a service and start it; the caller holds the service.
 
@@ -223,7 +223,7 @@ class ServiceHost:
         self._delays.pop(document.object_id, None)
         await self.start_or_retry(run, state)
 
-    async def start_or_retry(self, run: ServiceRun, state: SavedState | None) -> None:
+    async def start_or_retry(self, run: ServiceSupervisor, state: SavedState | None) -> None:
         """Start a service; when that fails the caller is told why, and it is tried again in the background."""
         try:
             await run.start(state)
@@ -231,7 +231,7 @@ class ServiceHost:
             run.start_later()
             raise
 
-    async def _new_run(self, document: ServiceDocument) -> ServiceRun:
+    async def _new_run(self, document: ServiceRecord) -> ServiceSupervisor:
         log = await asyncio.to_thread(ServiceLog, self._folder(document) / "log")
 
         async def prepare() -> Launch:
@@ -240,14 +240,14 @@ class ServiceHost:
         async def on_end(end: End) -> float | None:
             return await self._take_note_of_end(document, end)
 
-        return ServiceRun(self._context, log, prepare, on_end, self._gate)
+        return ServiceSupervisor(self._context, log, prepare, on_end, self._gate)
 
-    async def _prepare(self, document: ServiceDocument) -> Launch:
+    async def _prepare(self, document: ServiceRecord) -> Launch:
         script, files = await self.deployed(document)
         shell = find_shell(document.shell, self._context.languages.system).program if document.shell else "sh"
         port = {"PORT": str(document.ports[0])} if document.ports else {}
-        spec = LiveSpec(
-            limits=live_limits(self._context, document.owner, document.vcpu),
+        spec = PersistentSpec(
+            limits=persistent_limits(self._context, document.owner, document.vcpu),
             network=NetworkMode(document.network_mode),
             env=port | self.sealer.open(document.vault),
             files=deployment_files(script, files),
@@ -257,7 +257,7 @@ class ServiceHost:
         argv = None if script is None else script_argv(script, shell)
         return Launch(document.isolation, spec, argv, document.ports)
 
-    async def _take_note_of_end(self, document: ServiceDocument, end: End) -> float | None:
+    async def _take_note_of_end(self, document: ServiceRecord, end: End) -> float | None:
         """Decide what follows the end of a program: seconds until it is started again, or None."""
         if document.state == FROZEN:
             return 0.0
@@ -273,7 +273,7 @@ class ServiceHost:
         self._context.logbook.note("engine", document.owner, f"service {name}: {end.words}")
         try:
             # Also when the engine stops just now: else the next one starts again what had ended.
-            await whole(self.save(document))
+            await run_uncancelled(self.save(document))
         except UnknownObject:
             return None
         except Exception:
@@ -281,18 +281,18 @@ class ServiceHost:
             logger.exception("the end of the program of %s could not be stored", name)
         return delay
 
-    async def _forget(self, document: ServiceDocument, run: ServiceRun) -> None:
+    async def _forget(self, document: ServiceRecord, run: ServiceSupervisor) -> None:
         run.log.close()
         for kept in (self._runs, self._delays):
             kept.pop(document.object_id, None)
         self.activity.forget(document.object_id)
         await asyncio.to_thread(remove_tree, self._folder(document))
 
-    async def _end(self, run: ServiceRun, grace_s: float) -> None:
+    async def _end(self, run: ServiceSupervisor, grace_s: float) -> None:
         async with run.lock:
             await run.stop(grace_s)
 
-    def _folder(self, document: ServiceDocument) -> Path:
+    def _folder(self, document: ServiceRecord) -> Path:
         return self._context.folder / "services" / document.object_id
 
     def _sweep(self) -> None:

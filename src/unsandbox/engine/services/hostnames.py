@@ -7,9 +7,9 @@ import re
 import socket
 from collections.abc import Iterable, Iterator
 
-from unsandbox.engine.errors import Conflict, Forbidden, InvalidJob
-from unsandbox.engine.services.document import ServiceDocument
-from unsandbox.engine.store.objects import Shelf
+from unsandbox.engine.errors import Conflict, Forbidden, InvalidRequest
+from unsandbox.engine.services.document import ServiceRecord
+from unsandbox.engine.store.objects import Collection
 
 _PORT_FIRST = re.compile(r"[0-9]+-")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\Z")
@@ -28,11 +28,11 @@ class ServiceNames:
         reserved: All such host names, lower-case.
     """
 
-    def __init__(self, shelf: Shelf[ServiceDocument], reserved: Iterable[str]) -> None:
+    def __init__(self, shelf: Collection[ServiceRecord], reserved: Iterable[str]) -> None:
         self._shelf = shelf
         self.reserved = frozenset({name.lower() for name in reserved} | {"localhost", _own_name()})
-        self._by_name: dict[str, ServiceDocument] = {}
-        self._by_domain: dict[str, ServiceDocument] = {}
+        self._by_name: dict[str, ServiceRecord] = {}
+        self._by_domain: dict[str, ServiceRecord] = {}
         self._claims: set[str] = set()
 
     def refresh(self) -> None:
@@ -40,17 +40,17 @@ class ServiceNames:
         self._by_name = {document.name: document for document in self._shelf}
         self._by_domain = {domain: document for document in self._shelf for domain in document.domains}
 
-    def named(self, name: str) -> ServiceDocument | None:
+    def named(self, name: str) -> ServiceRecord | None:
         """Return the service of a name."""
         return self._by_name.get(name)
 
-    def with_domain(self, domain: str) -> ServiceDocument | None:
+    def with_domain(self, domain: str) -> ServiceRecord | None:
         """Return the service of a domain, which is lower-case."""
         return self._by_domain.get(domain)
 
     @contextlib.contextmanager
     def claim(
-        self, name: str | None, domains: Iterable[str], but: ServiceDocument | None = None
+        self, name: str | None, domains: Iterable[str], but: ServiceRecord | None = None
     ) -> Iterator[None]:
         """Hold a name and domains that a service is about to get.
 
@@ -61,12 +61,14 @@ class ServiceNames:
 
         Raises:
             Conflict: Another service has one of them or is about to.
-            InvalidJob: The name is not usable.
+            InvalidRequest: The name is not usable.
             Forbidden: The API is reached under it.
         """
         if name is not None:
             if _PORT_FIRST.match(name):
-                raise InvalidJob("a service name must not begin with a number and a hyphen: that names a port")
+                raise InvalidRequest(
+                    "a service name must not begin with a number and a hyphen, which name a port"
+                )
             if any(f"{name}.{domain}" in self.reserved for domain in self.reserved):
                 raise Forbidden(
                     f"the name {name!r} is this server's own; choose another", code="name_not_allowed"
@@ -89,12 +91,12 @@ class ServiceNames:
         """Return domains in one form: lower-case, ASCII, each once, without a dot at the end.
 
         Raises:
-            InvalidJob: One is no host name, or there are too many.
+            InvalidRequest: One is no host name, or there are too many.
             Forbidden: One is the server's own.
         """
         cleaned = dict.fromkeys(_clean(domain) for domain in domains)
         if len(cleaned) > _MAX_DOMAINS:
-            raise InvalidJob(f"{len(cleaned)} domains; at most {_MAX_DOMAINS} are allowed")
+            raise InvalidRequest(f"{len(cleaned)} domains; at most {_MAX_DOMAINS} are allowed")
         for domain in cleaned:
             if any(domain == own or domain.endswith(f".{own}") for own in self.reserved):
                 raise Forbidden(f"the domain {domain!r} is this server's own", code="domain_not_allowed")
@@ -114,7 +116,9 @@ def _clean(domain: str) -> str:
         or labels[-1].isdigit()
         or labels[-1].startswith("0x")
     ):
-        raise InvalidJob(f"{domain[:80]!r} is no domain: a host name with a dot is, without scheme and port")
+        raise InvalidRequest(
+            f"{domain[:80]!r} is not a domain: give a host name with a dot, without scheme and port"
+        )
     return text
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.errors import Refused
-from unsandbox.engine.saved.saved import whole
-from unsandbox.engine.services.document import FROZEN, RUNNING, ServiceDocument
-from unsandbox.engine.services.host import ServiceHost
+from unsandbox.engine.errors import RequestError
+from unsandbox.engine.saved.saved import run_uncancelled
+from unsandbox.engine.services.document import FROZEN, RUNNING, ServiceRecord
+from unsandbox.engine.services.host import ServiceRegistry
 from unsandbox.sandbox.spec import SandboxError
 
 _PORT_AND_NAME = re.compile(r"([1-9][0-9]{0,4})-(.+)\Z")
@@ -24,7 +24,7 @@ _SETTLED_WAIT_S = 1.0
 """How long a request waits for a port of a service that runs for long already, or listens on another one."""
 
 
-class Unreachable(Refused):
+class Unreachable(RequestError):
     """A request cannot be handed to a service; `code` says why."""
 
     code = "service_unreachable"
@@ -34,11 +34,11 @@ class Unreachable(Refused):
 class Target:
     """A service and the port of it that is meant."""
 
-    document: ServiceDocument
+    document: ServiceRecord
     port: int
 
 
-class ServiceDoor:
+class ServiceRouter:
     """Leads requests into services.
 
     Args:
@@ -50,8 +50,8 @@ class ServiceDoor:
     def __init__(
         self,
         config: EngineConfig,
-        host: ServiceHost,
-        wake: Callable[[ServiceDocument], Coroutine[Any, Any, None]],
+        host: ServiceRegistry,
+        wake: Callable[[ServiceRecord], Coroutine[Any, Any, None]],
     ) -> None:
         self._config = config
         self._host = host
@@ -96,7 +96,7 @@ class ServiceDoor:
             if not document.unfreeze_on_demand:
                 raise Unreachable(f"the service {document.name!r} is frozen", code="service_frozen")
             # A visitor who leaves must not stop it half-way.
-            await whole(self._wake(document))
+            await run_uncancelled(self._wake(document))
         arrived, pause = time.monotonic(), _FIRST_PAUSE_S
         while True:
             run = self._host.run_of(document)
@@ -123,5 +123,5 @@ class ServiceDoor:
             pause = min(_LONGEST_PAUSE_S, pause * 1.5)
 
 
-def _first_port(document: ServiceDocument) -> Target | None:
+def _first_port(document: ServiceRecord) -> Target | None:
     return Target(document, document.ports[0]) if document.ports else None

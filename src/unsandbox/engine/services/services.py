@@ -10,14 +10,14 @@ from contextlib import AbstractAsyncContextManager
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
-from unsandbox.engine.errors import Conflict, InvalidJob, UnknownObject
+from unsandbox.engine.errors import Conflict, InvalidRequest, UnknownObject
 from unsandbox.engine.jobs.records import input_files
 from unsandbox.engine.persistent.limits import (
-    Making,
+    InFlight,
     check_room,
     held_by_all,
     held_by_one,
-    live_limits,
+    persistent_limits,
     sandbox_files,
     set_vcpu,
     steady_time,
@@ -29,28 +29,28 @@ from unsandbox.engine.services.document import (
     FROZEN,
     RUNNING,
     STOPPED,
-    ServiceDocument,
+    ServiceRecord,
     as_request,
     describe,
 )
-from unsandbox.engine.services.host import ServiceHost
+from unsandbox.engine.services.host import ServiceRegistry
 from unsandbox.engine.services.log import ServiceLog
-from unsandbox.engine.services.router import ServiceDoor
-from unsandbox.engine.services.supervisor import ServiceRun
+from unsandbox.engine.services.router import ServiceRouter
+from unsandbox.engine.services.supervisor import ServiceSupervisor
 from unsandbox.engine.services.vault import Vaults
 from unsandbox.engine.store.objects import container_name, new_id
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
 from unsandbox.protocol.services import ServiceLog as ServiceText
 from unsandbox.sandbox.languages.shells import find_shell
-from unsandbox.sandbox.persistent_spec import CommandOutcome, LiveSandbox
+from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSandbox
 from unsandbox.sandbox.spec import NetworkMode, SandboxError
 from unsandbox.sandbox.system import System
 
 _IMAGE_PREFIX = "unsb-image-"
 _COMMAND = 'command -v bash >/dev/null && exec bash -c "$1"; exec sh -c "$1"'
 
-Golden = Callable[[str, str], AbstractAsyncContextManager[SavedState]]
+ImageOpener = Callable[[str, str], AbstractAsyncContextManager[SavedState]]
 """Opens an image, named by its owner and id or name, for the time of a call."""
 
 
@@ -72,11 +72,11 @@ class Services:
     def __init__(self, context: Context, is_public: Callable[[str], bool] = is_elsewhere) -> None:
         self._context = context
         self._is_public = is_public
-        self._host = ServiceHost(context)
-        self._making = Making()
+        self._host = ServiceRegistry(context)
+        self._making = InFlight()
         self.vaults = Vaults(self._host, self.restart)
-        self.door = ServiceDoor(context.config, self._host, self.wake)
-        self.golden: Golden = _no_images
+        self.door = ServiceRouter(context.config, self._host, self.wake)
+        self.golden: ImageOpener = _no_images
         shelf = self._host.shelf
         context.quotas.holders.append(lambda owner: held_by_all(context, owner, shelf.of(owner)))
 
@@ -96,7 +96,7 @@ class Services:
         """How many there are, of all keys."""
         return len(self._host.shelf)
 
-    def live(self) -> Iterator[tuple[str, LiveSandbox]]:
+    def live(self) -> Iterator[tuple[str, PersistentSandbox]]:
         """Yield key and sandbox of every service that has one now."""
         return self._host.live()
 
@@ -109,7 +109,7 @@ class Services:
             limit: Services that the key may have; by default the engine's bound.
 
         Raises:
-            InvalidJob: Something in it is not usable, or isolation or network cannot be had here.
+            InvalidRequest: Something in it is not usable, or isolation or network cannot be had here.
             Conflict: The name or a domain is taken.
             LimitReached: The key has no service, memory or CPU time left.
             InsufficientStorage: It stores as much as it may.
@@ -162,11 +162,11 @@ class Services:
             bootstrap = await read_bootstrap(request, self._is_public)
             try:
                 await self._host.add(document, bootstrap, files, state)
-            except InvalidJob as error:
+            except InvalidRequest as error:
                 if request.network_mode is not None:
                     raise
                 hint = "a service is 'semitrusted' unless network_mode says 'zerotrust' (no network)"
-                raise InvalidJob(f"{error.message}; {hint}", code=error.code) from error
+                raise InvalidRequest(f"{error.message}; {hint}", code=error.code) from error
         self._note(document, "was made")
         return self.describe(document)
 
@@ -186,7 +186,7 @@ class Services:
         """Change what can be changed while it runs; ports are told to the program when it starts next.
 
         Raises:
-            InvalidJob: This machine cannot enforce the number of CPUs, or a domain is none.
+            InvalidRequest: This machine cannot enforce the number of CPUs, or a domain is none.
             Conflict: The new name or a domain is taken.
         """
         document = self._find(owner, name)
@@ -194,7 +194,7 @@ class Services:
             await self._update(document, run, change)
         return self.describe(document)
 
-    async def _update(self, document: ServiceDocument, run: ServiceRun, change: ServiceUpdate) -> None:
+    async def _update(self, document: ServiceRecord, run: ServiceSupervisor, change: ServiceUpdate) -> None:
         domains = document.domains
         if change.custom_domains is not None:
             domains = self._host.names.clean_domains(change.custom_domains)
@@ -215,7 +215,7 @@ class Services:
                 )
             except Exception:
                 if change.vcpu is not None and run.sandbox is not None:
-                    with contextlib.suppress(InvalidJob):
+                    with contextlib.suppress(InvalidRequest):
                         await set_vcpu(self._context, document, run.sandbox, document.vcpu)
                 raise
 
@@ -223,13 +223,13 @@ class Services:
         """Replace, add or remove domains: exactly one of these; return what the service has then.
 
         Raises:
-            InvalidJob: More or less than one is asked for, or one is no domain.
+            InvalidRequest: More or less than one is asked for, or one is no domain.
             Forbidden: A domain is the server's own.
             Conflict: A domain belongs to another service.
         """
         document = self._find(owner, name)
         if sum(part is not None for part in (change.custom_domains, change.add, change.remove)) != 1:
-            raise InvalidJob("give exactly one of custom_domains, add and remove")
+            raise InvalidRequest("give exactly one of custom_domains, add and remove")
         async with self._host.locked(document) as run:
             wanted = change.custom_domains or []
             if change.add is not None:
@@ -292,7 +292,7 @@ class Services:
         await self.wake(document)
         return self.describe(document)
 
-    async def wake(self, document: ServiceDocument) -> None:
+    async def wake(self, document: ServiceRecord) -> None:
         """Let a service go on if it is frozen."""
         async with self._host.locked(document) as run:
             if document.state == FROZEN:
@@ -310,14 +310,14 @@ class Services:
         """Run the bootstrap again, or a new one, in a fresh sandbox with the same work folder.
 
         Raises:
-            InvalidJob: There is no bootstrap, or the new one is not usable.
+            InvalidRequest: There is no bootstrap, or the new one is not usable.
         """
         document = self._find(owner, name)
         bootstrap = await read_bootstrap(request, self._is_public)
         if bootstrap is None and document.bootstrap_url is not None:
             bootstrap = await read_bootstrap(Redeploy(bootstrap_url=document.bootstrap_url), self._is_public)
         if bootstrap is None and not document.has_bootstrap:
-            raise InvalidJob("this service has no bootstrap; give one", code="no_bootstrap")
+            raise InvalidRequest("this service has no bootstrap; give one", code="no_bootstrap")
         files = input_files(request.input_files or [], self._config)
         async with self._host.locked(document) as run:
             changes = {}
@@ -330,7 +330,7 @@ class Services:
         self._note(document, "was deployed again")
         return self.describe(document)
 
-    async def restart(self, document: ServiceDocument) -> None:
+    async def restart(self, document: ServiceRecord) -> None:
         """Start the program of a service again unless it ended well; that of a frozen one when it is thawed."""
         async with self._host.locked(document) as run:
             if document.state in (RUNNING, FAILED):
@@ -339,7 +339,7 @@ class Services:
                 # What its processes know is no longer true.
                 await run.stop(0.0)
 
-    def check_runs(self, owner: str, name: str) -> ServiceDocument:
+    def check_runs(self, owner: str, name: str) -> ServiceRecord:
         """Return a service that can take a command now.
 
         Raises:
@@ -354,7 +354,7 @@ class Services:
 
     async def command(
         self,
-        document: ServiceDocument,
+        document: ServiceRecord,
         command: str,
         timeout_s: float | None,
         files: dict[str, bytes | Content],
@@ -363,10 +363,10 @@ class Services:
 
         Raises:
             Conflict: The service does not run any more.
-            InvalidJob: The command cannot be passed on.
+            InvalidRequest: The command cannot be passed on.
         """
         if "\0" in command:
-            raise InvalidJob("a command must not hold a NUL byte")
+            raise InvalidRequest("a command must not hold a NUL byte")
         self._host.activity.touch(document)
         async with self._host.locked(document) as run:
             if document.state != RUNNING or run.sandbox is None:
@@ -406,7 +406,7 @@ class Services:
         )
 
     @contextlib.asynccontextmanager
-    async def lend(self, object_id: str) -> AsyncIterator[LiveSandbox]:
+    async def lend(self, object_id: str) -> AsyncIterator[PersistentSandbox]:
         """Give the sandbox of a service; see `Source.lend`."""
         document = self._host.known(object_id)
         self._host.activity.touch(document)
@@ -422,19 +422,19 @@ class Services:
             self._host.activity.touch(document)
             await self._host.start_again(document, run, state)
 
-    def describe(self, document: ServiceDocument) -> Service:
+    def describe(self, document: ServiceRecord) -> Service:
         """Return what a client may see."""
         used = None
         with contextlib.suppress(SandboxError, OSError, UnknownObject):
             sandbox = self._host.run_of(document).sandbox
             used = None if sandbox is None else sandbox.disk_used()
-        memory_mb = live_limits(self._context, document.owner, document.vcpu).memory_bytes >> 20
+        memory_mb = persistent_limits(self._context, document.owner, document.vcpu).memory_bytes >> 20
         return describe(document, memory_mb, used)
 
-    def _find(self, owner: str, name: str) -> ServiceDocument:
+    def _find(self, owner: str, name: str) -> ServiceRecord:
         return self._host.shelf.get(owner, name)
 
-    def _note(self, document: ServiceDocument, words: str) -> None:
+    def _note(self, document: ServiceRecord, words: str) -> None:
         self._context.logbook.note("engine", document.owner, f"service {document.object_id} {words}")
 
 
@@ -443,14 +443,14 @@ def _check_shell(request: ServiceRequest, system: System) -> None:
         try:
             find_shell(request.shell, system)
         except LookupError as error:
-            raise InvalidJob(str(error), code="unknown_shell") from error
+            raise InvalidRequest(str(error), code="unknown_shell") from error
 
 
 def _new_document(
     owner: str, request: ServiceRequest, domains: list[str], object_id: str | None, isolation: str
-) -> ServiceDocument:
+) -> ServiceRecord:
     now = time.time()
-    return ServiceDocument(
+    return ServiceRecord(
         object_id=object_id or new_id("service"),
         owner=owner,
         created_at=now,
@@ -473,7 +473,7 @@ def _restarting() -> Conflict:
     return Conflict("the service is just not running; try again", code="service_restarting")
 
 
-def _ended(document: ServiceDocument) -> Conflict:
+def _ended(document: ServiceRecord) -> Conflict:
     return Conflict(
         f"the service does not run: {document.last_end or 'its program has ended'}; redeploy it first",
         code=f"service_{document.state}",

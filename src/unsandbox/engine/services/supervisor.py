@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from unsandbox.engine.context import Context
-from unsandbox.engine.errors import Refused
-from unsandbox.engine.persistent.limits import open_live
+from unsandbox.engine.errors import RequestError
+from unsandbox.engine.persistent.limits import open_persistent
 from unsandbox.engine.saved.sources import SavedState
 from unsandbox.engine.services.log import ServiceLog
 from unsandbox.errors import EngineError
 from unsandbox.sandbox.host.descriptors import readable
-from unsandbox.sandbox.persistent_spec import LiveProcess, LiveSandbox, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec, RunningProcess
 from unsandbox.sandbox.spec import MIB, SandboxError
 
 logger = logging.getLogger("unsandbox.engine.services.services")
@@ -31,7 +31,7 @@ _LISTEN_TRIES = 5
 _LISTEN_PAUSE_S = 0.1
 # One stream for the log, so that what was written first stands first.
 _JOIN_STREAMS = 'exec "$@" 2>&1'
-_FAILURES = (Refused, SandboxError, EngineError, OSError)
+_FAILURES = (RequestError, SandboxError, EngineError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Launch:
     """What is to be started; made anew for every start."""
 
     isolation: str
-    spec: LiveSpec
+    spec: PersistentSpec
     argv: Sequence[str] | None
     ports: Sequence[int] = ()
 
@@ -53,7 +53,7 @@ class End:
     ran_s: float
 
 
-class ServiceRun:
+class ServiceSupervisor:
     """Keeps the program of one service going. Every start has a fresh sandbox with the same work folder.
 
     `start`, `stop`, `freeze` and `thaw` are called with `lock` held.
@@ -80,13 +80,13 @@ class ServiceRun:
         self._on_end = on_end
         self._gate = gate
         self.lock = asyncio.Lock()
-        self.sandbox: LiveSandbox | None = None
+        self.sandbox: PersistentSandbox | None = None
         self.starting_since = time.monotonic()
         """When it was started last, or ended, or was thawed."""
         self.listened = False
         """Whether anybody could connect since then."""
         self._ports: Sequence[int] = ()
-        self._process: LiveProcess | None = None
+        self._process: RunningProcess | None = None
         self._copying: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._thawed = asyncio.Event()
@@ -101,7 +101,7 @@ class ServiceRun:
         """Open the sandbox and start the program; in a hot saved state that runs already.
 
         Raises:
-            InvalidJob: The isolation or network cannot be had here.
+            InvalidRequest: The isolation or network cannot be had here.
             SandboxError: The sandbox failed.
             OSError: The disk is full or failed.
         """
@@ -145,7 +145,7 @@ class ServiceRun:
         self.starting_since = time.monotonic()
         self._thawed.set()
 
-    async def any_sandbox(self, *, frozen: bool) -> LiveSandbox:
+    async def any_sandbox(self, *, frozen: bool) -> PersistentSandbox:
         """Return the sandbox, or open one in which nothing runs.
 
         Args:
@@ -154,12 +154,12 @@ class ServiceRun:
         sandbox = await self._living()
         if sandbox is None:
             launch = await self._prepare()
-            sandbox = self.sandbox = await open_live(self._context, launch.isolation, launch.spec)
+            sandbox = self.sandbox = await open_persistent(self._context, launch.isolation, launch.spec)
             if frozen:
                 await sandbox.freeze()
         return sandbox
 
-    async def _living(self) -> LiveSandbox | None:
+    async def _living(self) -> PersistentSandbox | None:
         """Return the sandbox unless it has ended; then close what is left of it."""
         if self.sandbox is not None and await _has_ended(self.sandbox):
             await self._close()
@@ -209,7 +209,7 @@ class ServiceRun:
             if state is not None:
                 spec = dataclasses.replace(spec, hot_image=state.hot_image)
             await self._close()
-            sandbox = await open_live(self._context, launch.isolation, spec)
+            sandbox = await open_persistent(self._context, launch.isolation, spec)
             # A hot image holds the program itself: it goes on, with streams of its new sandbox.
             process = sandbox.lasting
             try:
@@ -254,7 +254,7 @@ class ServiceRun:
             await asyncio.gather(*waits, return_exceptions=True)
 
     async def _program_end(
-        self, sandbox: LiveSandbox, process: LiveProcess, copying: asyncio.Task[None]
+        self, sandbox: PersistentSandbox, process: RunningProcess, copying: asyncio.Task[None]
     ) -> int:
         """Return the exit code, once nothing is left that the program began.
 
@@ -268,7 +268,7 @@ class ServiceRun:
                 await sandbox.wait_ended()
         return code
 
-    async def _listens(self, sandbox: LiveSandbox) -> bool:
+    async def _listens(self, sandbox: PersistentSandbox) -> bool:
         for _ in range(_LISTEN_TRIES if self._ports else 0):
             for port in self._ports:
                 with contextlib.suppress(ConnectionError, SandboxError):
@@ -328,7 +328,7 @@ class _Pace:
             await asyncio.sleep(-self._allowed / _BYTES_PER_S)
 
 
-async def _has_ended(sandbox: LiveSandbox) -> bool:
+async def _has_ended(sandbox: PersistentSandbox) -> bool:
     end = asyncio.ensure_future(sandbox.wait_ended())
     try:
         done, _ = await asyncio.wait({end}, timeout=0)

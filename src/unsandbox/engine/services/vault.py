@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from unsandbox.engine.accounts.secretbox import SecretBox
-from unsandbox.engine.errors import InvalidJob, TooLarge
+from unsandbox.engine.errors import InvalidRequest, TooLarge
 from unsandbox.protocol.services import VAULT_BYTES, VaultInfo, vault_from_body, vault_to_text
 
 if TYPE_CHECKING:
-    from unsandbox.engine.services.document import ServiceDocument
-    from unsandbox.engine.services.host import ServiceHost
+    from unsandbox.engine.services.document import ServiceRecord
+    from unsandbox.engine.services.host import ServiceRegistry
 
 
 class VaultSealer:
@@ -50,7 +50,7 @@ def read_vault(body: bytes) -> dict[str, str]:
     """Return the variables that a request wants to have in the vault.
 
     Raises:
-        InvalidJob: The body is in no form that a vault has; the message names the place, never a value.
+        InvalidRequest: The body is in no form that a vault has; the message names the place, never a value.
         TooLarge: It is far larger than any vault may be.
     """
     if len(body) > 8 * VAULT_BYTES:
@@ -58,7 +58,7 @@ def read_vault(body: bytes) -> dict[str, str]:
     try:
         return vault_from_body(body)
     except ValueError as error:
-        raise InvalidJob(str(error), code="invalid_vault") from None
+        raise InvalidRequest(str(error), code="invalid_vault") from None
 
 
 class Vaults:
@@ -69,7 +69,7 @@ class Vaults:
         restart: Starts the program of a service again.
     """
 
-    def __init__(self, host: ServiceHost, restart: Callable[[ServiceDocument], Awaitable[None]]) -> None:
+    def __init__(self, host: ServiceRegistry, restart: Callable[[ServiceRecord], Awaitable[None]]) -> None:
         self._host = host
         self._restart = restart
 
@@ -116,12 +116,12 @@ class Vaults:
 
         Raises:
             UnknownObject: No such service of this key.
-            InvalidJob: The vault has no variable of such a name.
+            InvalidRequest: The vault has no variable of such a name.
         """
         if keys is None:
             return await self.set(owner, name, {})
         pairs = self.open(owner, name)
         missing = [number for number, key in enumerate(keys, 1) if key not in pairs]
         if missing:
-            raise InvalidJob(f"the vault has no variable of the name that stands at place {missing[0]}")
+            raise InvalidRequest(f"the vault has no variable of the name that stands at place {missing[0]}")
         return await self.set(owner, name, {key: value for key, value in pairs.items() if key not in keys})

@@ -13,18 +13,18 @@ from weakref import WeakValueDictionary
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
-from unsandbox.engine.errors import Conflict, InvalidJob, UnknownObject
+from unsandbox.engine.errors import Conflict, InvalidRequest, UnknownObject
 from unsandbox.engine.jobs.records import input_files
 from unsandbox.engine.persistent.limits import (
     Activity,
     Background,
-    LiveDocument,
-    Making,
+    InFlight,
+    PersistentRecord,
     check_room,
     held_by_all,
     held_by_one,
-    live_limits,
-    open_live,
+    open_persistent,
+    persistent_limits,
     remove_tree,
     sandbox_files,
     set_vcpu,
@@ -33,12 +33,12 @@ from unsandbox.engine.persistent.limits import (
 from unsandbox.engine.saved.sources import SavedState, SourceInfo
 from unsandbox.engine.sessions.history import History
 from unsandbox.engine.sessions.terminal import DEFAULT_SIZE, Terminal
-from unsandbox.engine.store.objects import Shelf, container_name, epoch, new_id
+from unsandbox.engine.store.objects import Collection, container_name, epoch, new_id
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.sessions import Session, SessionRequest
 from unsandbox.sandbox.languages.shells import Shell, ShellDriver, find_shell
 from unsandbox.sandbox.languages.table import UnknownLanguageError
-from unsandbox.sandbox.persistent_spec import CommandOutcome, LiveSandbox, LiveSpec
+from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import Artifact, NetworkMode, SandboxError
 
 logger = logging.getLogger("unsandbox.engine.sessions.sessions")
@@ -47,7 +47,7 @@ _MULTIPLEXERS = ("tmux", "screen")
 AUDIT_FILE = "audit.log"
 
 
-class SessionDocument(LiveDocument, kw_only=True):
+class SessionRecord(PersistentRecord, kw_only=True):
     """What is stored of a session."""
 
     shell: str
@@ -63,7 +63,7 @@ class SessionDocument(LiveDocument, kw_only=True):
 class _Live:
     """What a session has while this process runs it."""
 
-    sandbox: LiveSandbox
+    sandbox: PersistentSandbox
     driver: ShellDriver | None = None
     terminal: Terminal | None = None
     busy: int = 0
@@ -71,7 +71,7 @@ class _Live:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class Attachment:
     """A viewer's place at a terminal.
 
     Attributes:
@@ -96,8 +96,8 @@ class Sessions:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._shelf: Shelf[SessionDocument] = Shelf(
-            "session", SessionDocument, context.store, lambda item, name: item.container == name
+        self._shelf: Collection[SessionRecord] = Collection(
+            "session", SessionRecord, context.store, lambda item, name: item.container == name
         )
         self._live: dict[str, _Live] = {}
         self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -105,7 +105,7 @@ class Sessions:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._background = Background()
         self._activity = Activity(self._shelf, self._background)
-        self._making = Making()
+        self._making = InFlight()
         context.quotas.holders.append(lambda owner: held_by_all(context, owner, self._shelf.of(owner)))
 
     @property
@@ -133,7 +133,7 @@ class Sessions:
         """How many there are, of all keys."""
         return len(self._shelf)
 
-    def live(self) -> Iterator[tuple[str, LiveSandbox]]:
+    def live(self) -> Iterator[tuple[str, PersistentSandbox]]:
         """Yield key and sandbox of every session that has one now."""
         for object_id, live in self._live.items():
             if (document := self._shelf.find(object_id)) is not None:
@@ -148,7 +148,7 @@ class Sessions:
             limit: Sessions that the key may have; by default the engine's bound.
 
         Raises:
-            InvalidJob: An unknown shell, or isolation that cannot be had here.
+            InvalidRequest: An unknown shell, or isolation that cannot be had here.
             LimitReached: The key has as many sessions, or as much memory, as it may have.
             InsufficientStorage: It stores as much as it may.
         """
@@ -188,10 +188,10 @@ class Sessions:
     ) -> Session:
         multiplexer = request.multiplexer or ("tmux" if request.tmux else "screen" if request.screen else None)
         if multiplexer not in (None, *_MULTIPLEXERS):
-            raise InvalidJob("multiplexer must be tmux or screen")
+            raise InvalidRequest("multiplexer must be tmux or screen")
         files = input_files(request.input_files or [], self._config)
         now = time.time()
-        document = SessionDocument(
+        document = SessionRecord(
             object_id=object_id or new_id("session"),
             owner=owner,
             created_at=now,
@@ -237,7 +237,7 @@ class Sessions:
         return SourceInfo(document.object_id, document.container, document.isolation, request)
 
     @contextlib.asynccontextmanager
-    async def lend(self, object_id: str) -> AsyncIterator[LiveSandbox]:
+    async def lend(self, object_id: str) -> AsyncIterator[PersistentSandbox]:
         """Give the sandbox of a session; see `Source.lend`."""
         document = self._known(object_id)
         live = await self._ensure_live(document)
@@ -321,7 +321,7 @@ class Sessions:
         """Give a session so many CPUs and the memory that belongs to them; None: as many as it began with.
 
         Raises:
-            InvalidJob: This machine cannot enforce it.
+            InvalidRequest: This machine cannot enforce it.
         """
         document = self._shelf.get(owner, name)
         live = await self._ensure_live(document)
@@ -345,7 +345,7 @@ class Sessions:
         Raises:
             Conflict: The session is frozen.
             LimitReached: The key has used up its CPU time.
-            InvalidJob: Its shell takes no one-shot commands.
+            InvalidRequest: Its shell takes no one-shot commands.
         """
         document = self._shelf.get(owner, name)
         self._context.quotas.check_cpu(owner)
@@ -354,7 +354,7 @@ class Sessions:
         # Historical clients send a trailing newline.
         command = command.rstrip("\n")
         if "\0" in command:
-            raise InvalidJob("a command must not hold a NUL byte")
+            raise InvalidRequest("a command must not hold a NUL byte")
         live = await self._ensure_live(document)
         self._history_of(document).note(f"{epoch(time.time())} {command}\n")
         with self._used(document, live):
@@ -366,10 +366,10 @@ class Sessions:
                         live.driver = await self._shell(document.shell).open_driver(live.sandbox)
                     return await live.driver.run(command, timeout_s)
             except ValueError as error:
-                raise InvalidJob(str(error)) from error
+                raise InvalidRequest(str(error)) from error
 
     @contextlib.contextmanager
-    def _used(self, document: SessionDocument, live: _Live) -> Iterator[None]:
+    def _used(self, document: SessionRecord, live: _Live) -> Iterator[None]:
         """Keep a session from ending of idleness within the block."""
         live.busy += 1
         try:
@@ -378,7 +378,7 @@ class Sessions:
             live.busy -= 1
             self._activity.touch(document)
 
-    async def terminal(self, session_id: str) -> Visit:
+    async def terminal(self, session_id: str) -> Attachment:
         """Return a place at the terminal of a session, opened if need be; `leave_terminal` gives it up.
 
         Knowing the id is the permission: the protocol's terminal carries no signature.
@@ -405,9 +405,9 @@ class Sessions:
                 live.terminal = Terminal(process, lambda: self._activity.touch(document))
         live.busy += 1
         self._activity.touch(document)
-        return Visit(live.terminal, document.multiplexer is not None, live)
+        return Attachment(live.terminal, document.multiplexer is not None, live)
 
-    def leave_terminal(self, session_id: str, visit: Visit) -> None:
+    def leave_terminal(self, session_id: str, visit: Attachment) -> None:
         """Take note that a viewer is gone; without a multiplexer the last one takes the shell along."""
         live = visit.live
         live.busy -= 1
@@ -426,7 +426,7 @@ class Sessions:
         if document.audit:
             self._history_of(document).note(data.decode("utf-8", "surrogateescape").replace("\r", "\n"))
 
-    def describe(self, document: SessionDocument) -> Session:
+    def describe(self, document: SessionRecord) -> Session:
         """Return what a client may see."""
         idle = steady_time() - document.last_activity
         return Session(
@@ -438,7 +438,7 @@ class Sessions:
             remaining_ttl=max(0, int(document.ttl - idle)),
             network_mode=document.network_mode,
             vcpu=document.vcpu,
-            memory_mb=live_limits(self._context, document.owner, document.vcpu).memory_bytes >> 20,
+            memory_mb=persistent_limits(self._context, document.owner, document.vcpu).memory_bytes >> 20,
             boosted=document.vcpu > document.base_vcpu,
             created_at=epoch(document.created_at),
             last_activity=epoch(document.last_activity),
@@ -449,7 +449,7 @@ class Sessions:
         try:
             return find_shell(name, self._context.languages.system)
         except LookupError as error:
-            raise InvalidJob(str(error), code="unknown_shell") from error
+            raise InvalidRequest(str(error), code="unknown_shell") from error
 
     def _shell_name(self, request: SessionRequest) -> str:
         if request.shell or not request.language:
@@ -459,13 +459,13 @@ class Sessions:
             return self._context.languages.resolve(request.language).name
         return request.language
 
-    def _known(self, object_id: str) -> SessionDocument:
+    def _known(self, object_id: str) -> SessionRecord:
         document = self._shelf.find(object_id)
         if document is None:
             raise UnknownObject(f"no session {object_id[:80]!r}", code="session_not_found")
         return document
 
-    def _history_of(self, document: SessionDocument) -> History:
+    def _history_of(self, document: SessionRecord) -> History:
         history = self._histories.get(document.object_id)
         if history is None:
             kept = document.audit and self._context.lasting
@@ -479,7 +479,7 @@ class Sessions:
             lock = self._opening[object_id] = asyncio.Lock()
         return lock
 
-    async def _ensure_live(self, document: SessionDocument) -> _Live:
+    async def _ensure_live(self, document: SessionRecord) -> _Live:
         async with self._opening_of(document.object_id):
             if self._shelf.find(document.object_id) is not document:
                 raise UnknownObject("the session was deleted", code="session_not_found")
@@ -489,17 +489,17 @@ class Sessions:
             return live
 
     async def _open(
-        self, document: SessionDocument, files: dict[str, bytes | Content], state: SavedState | None
+        self, document: SessionRecord, files: dict[str, bytes | Content], state: SavedState | None
     ) -> _Live:
-        spec = LiveSpec(
-            limits=live_limits(self._context, document.owner, document.vcpu),
+        spec = PersistentSpec(
+            limits=persistent_limits(self._context, document.owner, document.vcpu),
             network=NetworkMode(document.network_mode),
             files=sandbox_files(files),
             work_disk=self._disk(document) if self._context.lasting else None,
             work_archive=state.work_archive if state else None,
             hot_image=state.hot_image if state else None,
         )
-        sandbox = await open_live(self._context, document.isolation, spec)
+        sandbox = await open_persistent(self._context, document.isolation, spec)
         document.isolation = sandbox.backend
         live = self._live[document.object_id] = _Live(sandbox)
         if spec.hot_image is not None:
@@ -507,7 +507,7 @@ class Sessions:
         self._background.start(self._watch(document.object_id, sandbox))
         return live
 
-    def _disk(self, document: SessionDocument) -> Path:
+    def _disk(self, document: SessionRecord) -> Path:
         return self._context.folder / "sessions" / document.object_id
 
     def _sweep(self) -> None:
@@ -516,7 +516,7 @@ class Sessions:
             if self._shelf.find(path.name.partition(".")[0]) is None:
                 remove_tree(path)
 
-    async def _watch(self, object_id: str, sandbox: LiveSandbox) -> None:
+    async def _watch(self, object_id: str, sandbox: PersistentSandbox) -> None:
         """Forget a sandbox that ended by itself; the next use of the session opens a new one."""
         await sandbox.wait_ended()
         live = self._live.get(object_id)
@@ -535,7 +535,7 @@ class Sessions:
             live.driver.close()
         await live.sandbox.close()
 
-    async def _remove(self, document: SessionDocument) -> None:
+    async def _remove(self, document: SessionRecord) -> None:
         timer = self._timers.pop(document.object_id, None)
         if timer is not None:
             timer.cancel()
@@ -547,16 +547,16 @@ class Sessions:
                 history.remove()
             await self._remove_disk(document)
 
-    async def _remove_disk(self, document: SessionDocument) -> None:
+    async def _remove_disk(self, document: SessionRecord) -> None:
         if self._context.lasting:
             await asyncio.to_thread(remove_tree, self._disk(document))
 
-    def _set_timer(self, document: SessionDocument) -> None:
+    def _set_timer(self, document: SessionRecord) -> None:
         delay = max(0.0, document.last_activity + document.ttl - steady_time())
         loop = asyncio.get_running_loop()
         self._timers[document.object_id] = loop.call_later(delay + 0.05, self._check_idle, document)
 
-    def _check_idle(self, document: SessionDocument) -> None:
+    def _check_idle(self, document: SessionRecord) -> None:
         if self._shelf.find(document.object_id) is None:
             return
         live = self._live.get(document.object_id)

@@ -11,7 +11,7 @@ import termios
 from collections import deque
 from collections.abc import Callable
 
-from unsandbox.sandbox.persistent_spec import LiveProcess
+from unsandbox.sandbox.persistent_spec import RunningProcess
 
 DEFAULT_SIZE = (80, 24)
 SCROLLBACK_BYTES = 256 * 1024
@@ -69,7 +69,7 @@ class Terminal:
         on_end: Called once when the program has ended.
     """
 
-    def __init__(self, process: LiveProcess, on_end: Callable[[], None]) -> None:
+    def __init__(self, process: RunningProcess, on_end: Callable[[], None]) -> None:
         if process.terminal_fd is None:
             raise ValueError("the program has no terminal")
         self._process = process

@@ -14,7 +14,7 @@ import msgspec
 from unsandbox.engine.errors import UnknownObject
 
 
-class Document(msgspec.Struct, kw_only=True):
+class Record(msgspec.Struct, kw_only=True):
     """What is stored of an object. Fields may be added with a default, never renamed: old rows are read."""
 
     object_id: str
@@ -46,12 +46,12 @@ class ObjectStore(Protocol):
 
 
 note_made: ContextVar[Callable[[str, str], Awaitable[None]] | None] = ContextVar("note_made", default=None)
-"""Told (kind, id) of a new object before it is stored, in the request that makes it: see `Replies`."""
+"""Told (kind, id) of a new object before it is stored, in the request that makes it: see `IdempotencyStore`."""
 
-D = TypeVar("D", bound=Document)
+D = TypeVar("D", bound=Record)
 
 
-class Shelf(Generic[D]):
+class Collection(Generic[D]):
     """All objects of one kind, in memory and in the store. Changes are stored before they are acknowledged.
 
     Args:

@@ -23,9 +23,9 @@ from unsandbox.sandbox.bubblewrap.arguments import (
 )
 from unsandbox.sandbox.bubblewrap.outbound import Outbound, find_outbound, network_request
 from unsandbox.sandbox.bubblewrap.persistent import BubblewrapSandbox
-from unsandbox.sandbox.bubblewrap.persistent_probe import LASTING, examine_live, lasting_checks
-from unsandbox.sandbox.bubblewrap.persistent_setup import Parts, validate_live
-from unsandbox.sandbox.bubblewrap.pool import BubblewrapPremises, WarmPool
+from unsandbox.sandbox.bubblewrap.persistent_probe import LASTING, examine_persistent, persistent_checks
+from unsandbox.sandbox.bubblewrap.persistent_setup import BackendResources, validate_persistent
+from unsandbox.sandbox.bubblewrap.pool import BubblewrapPoolContext, WarmPool
 from unsandbox.sandbox.bubblewrap.template import PoolConfig, Template, python_version
 from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe, readable_file
@@ -36,7 +36,7 @@ from unsandbox.sandbox.launcher.disk_mount import CANNOT_MOUNT
 from unsandbox.sandbox.launcher.network.gate import BLOCK_FD
 from unsandbox.sandbox.launcher.process import INFO_FD
 from unsandbox.sandbox.native import first_process
-from unsandbox.sandbox.persistent_spec import LiveSandbox, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.seccomp import compiler as seccomp
 from unsandbox.sandbox.spec import (
     Check,
@@ -125,7 +125,7 @@ class BubblewrapBackend:
         self._no_images = ""
         """Why work folders cannot be images here."""
         self._proving = asyncio.Lock()
-        self._live_checks: Sequence[Check] = ()
+        self._persistent_checks: Sequence[Check] = ()
         self._pool_config = pool
         self._pool: WarmPool | None = None
         self._warm_jobs: set[SandboxJob] = set()
@@ -171,7 +171,7 @@ class BubblewrapBackend:
         if config is None or not config.size or python is None or self._program is None:
             return
         paths = self._mountable([*self._system.always_mounted, *config.system_paths])
-        premises = BubblewrapPremises(
+        premises = BubblewrapPoolContext(
             control=self._control,
             cgroup=self._cgroup,
             discard_fd=self._discard,
@@ -275,22 +275,24 @@ class BubblewrapBackend:
         if (why := self.network_refusal(network)) is not None:
             raise SandboxUnavailable(why)
 
-    async def open_live(self, spec: LiveSpec) -> LiveSandbox:
-        """Make a sandbox that stays until it is closed; see `LiveBackend.open_live`.
+    async def open_persistent(self, spec: PersistentSpec) -> PersistentSandbox:
+        """Make a sandbox that stays until it is closed; see `PersistentBackend.open_persistent`.
 
         Raises:
             InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
             SandboxUnavailable: It asks for isolation that this backend does not have.
             SandboxError: The backend is closed, or the sandbox could not be set up.
         """
-        validate_live(spec)
+        validate_persistent(spec)
         await self._must_serve(spec.network)
-        refused = [check.detail for check in await self.prove_live() if check.name == LASTING and not check.ok]
+        refused = [
+            check.detail for check in await self.prove_persistent() if check.name == LASTING and not check.ok
+        ]
         if refused:
             raise SandboxUnavailable(f"sandboxes that stay cannot be had on this machine: {refused[0]}")
-        return await self._open_live(spec)
+        return await self._open_persistent(spec)
 
-    async def prove_live(self) -> Sequence[Check]:
+    async def prove_persistent(self) -> Sequence[Check]:
         """Return what sandboxes that stay have here, found out the first time by making one.
 
         Raises:
@@ -298,22 +300,22 @@ class BubblewrapBackend:
         """
         await self._must_serve(NetworkMode.ZEROTRUST)
         async with self._proving:
-            if not self._live_checks:
+            if not self._persistent_checks:
                 self._no_images = images_usable()
-                problem = await examine_live(self._open_live)
+                problem = await examine_persistent(self._open_persistent)
                 if CANNOT_MOUNT in problem:
                     # A container may show devices that it cannot use.
                     logger.warning("work folders have no quota of their own: %s", problem)
                     self._no_images = problem
-                    problem = await examine_live(self._open_live)
-                checks = lasting_checks(problem, self._cgroup.freezer, self._no_images, self._system)
+                    problem = await examine_persistent(self._open_persistent)
+                checks = persistent_checks(problem, self._cgroup.freezer, self._no_images, self._system)
                 if problem:
                     # It may pass.
                     return checks
-                self._live_checks = checks
-            return self._live_checks
+                self._persistent_checks = checks
+            return self._persistent_checks
 
-    async def _open_live(self, spec: LiveSpec) -> LiveSandbox:
+    async def _open_persistent(self, spec: PersistentSpec) -> PersistentSandbox:
         slot = self._take_slot()
         sandbox = BubblewrapSandbox(spec, self._parts(slot, spec.network), on_over=self._live_over)
         self._live[sandbox] = slot
@@ -324,10 +326,10 @@ class BubblewrapBackend:
             raise
         return sandbox
 
-    def _parts(self, slot: int, network: NetworkMode) -> Parts:
+    def _parts(self, slot: int, network: NetworkMode) -> BackendResources:
         if self._program is None or self._init is None or self._runtime is None:
             raise SandboxError("the backend is not open")
-        return Parts(
+        return BackendResources(
             control=self._control,
             cgroup=self._cgroup,
             program=self._program,

@@ -19,10 +19,10 @@ from unsandbox.sandbox.bubblewrap.persistent_setup import (
     IMAGE_FD,
     INIT_FD,
     SECCOMP_FD,
-    Parts,
+    BackendResources,
     Program,
-    live_arguments,
-    live_request,
+    persistent_arguments,
+    persistent_request,
     program_details,
 )
 from unsandbox.sandbox.bubblewrap.work_folder import WorkFolder
@@ -32,7 +32,7 @@ from unsandbox.sandbox.host.descriptors import memory_file, pipe
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.process import SandboxProcess, communicate, reports
 from unsandbox.sandbox.native import first_process
-from unsandbox.sandbox.persistent_spec import CommandOutcome, LiveProcess, LiveSpec
+from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
 from unsandbox.sandbox.storage.archive import archive_of, must_have_room
 from unsandbox.sandbox.storage.archive_check import examine
@@ -44,14 +44,16 @@ _CLOSE_TIMEOUT_S = 10.0
 
 
 class BubblewrapSandbox:
-    """One live sandbox; implements `LiveSandbox` and the launcher's `JobEvents`."""
+    """One live sandbox; implements `PersistentSandbox` and the launcher's `JobEvents`."""
 
     backend = "bubblewrap"
 
-    def __init__(self, spec: LiveSpec, parts: Parts, *, on_over: Callable[[BubblewrapSandbox], None]) -> None:
+    def __init__(
+        self, spec: PersistentSpec, parts: BackendResources, *, on_over: Callable[[BubblewrapSandbox], None]
+    ) -> None:
         """Make nothing yet; `open` does. `on_over` is called when nothing of it is left."""
         self.frozen = False
-        self.lasting: LiveProcess | None = None
+        self.lasting: RunningProcess | None = None
         self._spec = spec
         self._parts = parts
         self._on_over = on_over
@@ -110,13 +112,13 @@ class BubblewrapSandbox:
                 1: said,
                 2: said,
                 first_process.READY_FD: there.fileno(),
-                ARGS_FD: send(memory_file(live_arguments(self._spec, self._parts, disk))),
+                ARGS_FD: send(memory_file(persistent_arguments(self._spec, self._parts, disk))),
                 SECCOMP_FD: send(memory_file(self._parts.filter)),
                 INIT_FD: send(os.open(self._parts.init, os.O_RDONLY | os.O_CLOEXEC)),
             }
             if disk.image is not None:
                 descriptors[IMAGE_FD] = disk.image
-            request = live_request(self._spec, self._parts, disk, list(descriptors))
+            request = persistent_request(self._spec, self._parts, disk, list(descriptors))
             self._number = await self._parts.control.start(self, request, list(descriptors.values()))
             sent.close()
             try:
@@ -177,8 +179,8 @@ class BubblewrapSandbox:
         env: Mapping[str, str] | None = None,
         cwd: str = WORK,
         terminal: tuple[int, int] | None = None,
-    ) -> LiveProcess:
-        """Start a program; see `LiveSandbox.spawn`."""
+    ) -> RunningProcess:
+        """Start a program; see `PersistentSandbox.spawn`."""
         return await self._spawn(Program(argv, env or {}, cwd, terminal))
 
     async def _spawn(self, program: Program) -> SandboxProcess:
@@ -261,7 +263,7 @@ class BubblewrapSandbox:
         timeout_s: float | None = None,
         output_bytes: int = 10 * MIB,
     ) -> CommandOutcome:
-        """Run a program to its end; see `LiveSandbox.run`.
+        """Run a program to its end; see `PersistentSandbox.run`.
 
         What it left running in the background goes on, but what that writes later is lost.
         """
@@ -277,7 +279,7 @@ class BubblewrapSandbox:
     # Files
 
     async def put_files(self, files: Sequence[SandboxFile]) -> None:
-        """Write files as the sandbox's user; see `LiveSandbox.put_files`.
+        """Write files as the sandbox's user; see `PersistentSandbox.put_files`.
 
         Raises:
             InvalidSpecError: A path is not below /work, /tmp or /dev/shm.
@@ -300,7 +302,7 @@ class BubblewrapSandbox:
             raise SandboxError(f"the files could not be written: {said}")
 
     async def collect(self, folder: str = artifacts.FOLDER) -> tuple[list[Artifact], list[str]]:
-        """Return the regular files in a folder; see `LiveSandbox.collect`."""
+        """Return the regular files in a folder; see `PersistentSandbox.collect`."""
         self._must_live()
         root = artifacts.open_root(self._pid, self._pidfd)
         try:
@@ -313,12 +315,12 @@ class BubblewrapSandbox:
     # The work folder
 
     def cpu_s(self) -> float | None:
-        """Return the seconds of CPU time used so far; see `LiveSandbox.cpu_s`."""
+        """Return the seconds of CPU time used so far; see `PersistentSandbox.cpu_s`."""
         group = self._parts.cgroup.group_of(self._number)
         return None if group is None or self._ended.is_set() else group.cpu_s()
 
     def disk_used(self) -> int:
-        """Return the bytes that the work folder takes; see `LiveSandbox.disk_used`.
+        """Return the bytes that the work folder takes; see `PersistentSandbox.disk_used`.
 
         Where it is a folder without a quota of its own, as it was when it was looked at last.
         """
@@ -329,7 +331,7 @@ class BubblewrapSandbox:
         await self._parts.control.kill(self._number)
 
     async def archive_work(self, destination: Path) -> HashedBytes:
-        """Write the work folder as an archive; see `LiveSandbox.archive_work`.
+        """Write the work folder as an archive; see `PersistentSandbox.archive_work`.
 
         Raises:
             SandboxError: It could not be read.
@@ -339,7 +341,7 @@ class BubblewrapSandbox:
             return await self._work.save(destination)
 
     async def replace_work(self, archive: Path) -> None:
-        """Replace the content of the work folder; see `LiveSandbox.replace_work`.
+        """Replace the content of the work folder; see `PersistentSandbox.replace_work`.
 
         Raises:
             InvalidArchiveError: The archive is damaged or holds what no work folder may; nothing has changed.
@@ -378,7 +380,7 @@ class BubblewrapSandbox:
             await asked
 
     async def connect(self, port: int) -> int:
-        """Return a connected socket to a port inside; see `LiveSandbox.connect`."""
+        """Return a connected socket to a port inside; see `PersistentSandbox.connect`."""
         if not 0 < port < 1 << 16:
             raise InvalidSpecError(f"port: {port} is not between 1 and 65535")
         self._must_live()
@@ -401,21 +403,21 @@ class BubblewrapSandbox:
     # Freezing and limits
 
     async def freeze(self) -> None:
-        """Stop every process where it is; see `LiveSandbox.freeze`."""
+        """Stop every process where it is; see `PersistentSandbox.freeze`."""
         async with self._changing:
             self._must_live()
             await (await self._parts.control.ask(self._number, "freeze"))
             self.frozen = True
 
     async def unfreeze(self) -> None:
-        """Let every process go on; see `LiveSandbox.unfreeze`."""
+        """Let every process go on; see `PersistentSandbox.unfreeze`."""
         async with self._changing:
             self._must_live()
             await (await self._parts.control.ask(self._number, "unfreeze"))
             self.frozen = False
 
     async def set_limits(self, *, vcpu: float | None = None, memory_bytes: int | None = None) -> None:
-        """Change limits of the living sandbox; see `LiveSandbox.set_limits`.
+        """Change limits of the living sandbox; see `PersistentSandbox.set_limits`.
 
         Raises:
             InvalidSpecError: A limit is not positive.
@@ -441,7 +443,7 @@ class BubblewrapSandbox:
         await self._ended.wait()
 
     async def close(self) -> None:
-        """Kill everything in it and release what it held; see `LiveSandbox.close`."""
+        """Kill everything in it and release what it held; see `PersistentSandbox.close`."""
         self._closed = True
         if not self._number:
             # Never asked for.

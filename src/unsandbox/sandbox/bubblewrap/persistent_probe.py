@@ -6,13 +6,13 @@ import importlib.util
 from collections.abc import Awaitable, Callable, Sequence
 
 from unsandbox.sandbox.host import probe
-from unsandbox.sandbox.persistent_spec import LiveLimits, LiveSandbox, LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import MIB, Check, SandboxError
 from unsandbox.sandbox.system import System
 
 LASTING = "lasting: sandboxes"
 """Name of the check on which all others here depend."""
-_LIMITS = LiveLimits(memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB, work_bytes=16 * MIB)
+_LIMITS = PersistentLimits(memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB, work_bytes=16 * MIB)
 _TIMEOUT_S = 10.0
 _FREEZERS = {
     "v2": ("cgroup v2 freezer", ""),
@@ -24,10 +24,10 @@ _FREEZERS = {
 }
 
 
-async def examine_live(open_live: Callable[[LiveSpec], Awaitable[LiveSandbox]]) -> str:
+async def examine_persistent(open_persistent: Callable[[PersistentSpec], Awaitable[PersistentSandbox]]) -> str:
     """Make a live sandbox, look around in it, freeze it; return what is wrong, empty when nothing is."""
     try:
-        sandbox = await open_live(LiveSpec(limits=_LIMITS))
+        sandbox = await open_persistent(PersistentSpec(limits=_LIMITS))
         try:
             outcome = await sandbox.run(["sh", "-c", f"{probe.LOOK_AROUND}exit 0"], timeout_s=_TIMEOUT_S)
             await sandbox.freeze()
@@ -42,11 +42,11 @@ async def examine_live(open_live: Callable[[LiveSpec], Awaitable[LiveSandbox]]) 
     return "; ".join(f"{check.name}: {check.detail}" for check in broken)
 
 
-def lasting_checks(problem: str, freezer: str, no_images: str, system: System) -> Sequence[Check]:
+def persistent_checks(problem: str, freezer: str, no_images: str, system: System) -> Sequence[Check]:
     """Say what live sandboxes have here.
 
     Args:
-        problem: What `examine_live` returned.
+        problem: What `examine_persistent` returned.
         freezer: How they are frozen; see `CgroupReport`.
         no_images: Why work folders are no images here; empty when they are.
         system: The system that sandboxes see.

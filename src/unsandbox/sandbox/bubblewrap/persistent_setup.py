@@ -25,7 +25,7 @@ from unsandbox.sandbox.bubblewrap.outbound import Outbound, network_request
 from unsandbox.sandbox.host.launcher_client import CgroupReport, LauncherControl
 from unsandbox.sandbox.launcher.network.gate import BLOCK_FD
 from unsandbox.sandbox.launcher.process import INFO_FD
-from unsandbox.sandbox.persistent_spec import LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.spec import SandboxUnavailable
 from unsandbox.sandbox.storage.work_disk import DiskImages, FolderDisk, ImageDisk, WorkDisk
 from unsandbox.sandbox.system import System
@@ -41,7 +41,7 @@ _MAX_TERMINAL = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class BackendResources:
     """What a backend lends its live sandboxes."""
 
     control: LauncherControl
@@ -62,7 +62,7 @@ class Parts:
     """How it gets out, when it does."""
 
 
-def validate_live(spec: LiveSpec) -> None:
+def validate_persistent(spec: PersistentSpec) -> None:
     """Check a specification.
 
     Raises:
@@ -105,7 +105,7 @@ class Program:
             raise InvalidSpecError(f"terminal: {self.terminal!r} is no size")
 
 
-def make_disk(spec: LiveSpec, parts: Parts) -> WorkDisk:
+def make_disk(spec: PersistentSpec, parts: BackendResources) -> WorkDisk:
     """Return the disk that a sandbox asks for, not opened yet."""
     mount_point = parts.runtime / f"work-{secrets.token_hex(6)}"
     if parts.images is None:
@@ -113,7 +113,7 @@ def make_disk(spec: LiveSpec, parts: Parts) -> WorkDisk:
     return ImageDisk(parts.images, spec.work_disk, spec.limits.work_bytes, mount_point)
 
 
-def live_arguments(spec: LiveSpec, parts: Parts, disk: WorkDisk) -> bytes:
+def persistent_arguments(spec: PersistentSpec, parts: BackendResources, disk: WorkDisk) -> bytes:
     """Return bubblewrap's options."""
     paths = parts.mountable([*parts.system.always_mounted, *spec.system_paths])
     words = base_words(parts.root, parts.system, paths, spec.limits.tmpfs_bytes, parts.network)
@@ -122,7 +122,9 @@ def live_arguments(spec: LiveSpec, parts: Parts, disk: WorkDisk) -> bytes:
     return null_separated(words)
 
 
-def live_request(spec: LiveSpec, parts: Parts, disk: WorkDisk, fds: Sequence[int]) -> dict[str, object]:
+def persistent_request(
+    spec: PersistentSpec, parts: BackendResources, disk: WorkDisk, fds: Sequence[int]
+) -> dict[str, object]:
     """Return the request to the launcher; `fds` are the numbers of the descriptors in the sandbox program."""
     return {
         "fds": fds,
@@ -143,7 +145,7 @@ def live_request(spec: LiveSpec, parts: Parts, disk: WorkDisk, fds: Sequence[int
     }
 
 
-def program_details(program: Program, spec: LiveSpec, parts: Parts) -> bytes:
+def program_details(program: Program, spec: PersistentSpec, parts: BackendResources) -> bytes:
     """Return what the process needs to know that enters a sandbox; see `enter.become_program`."""
     ours = program.helper is not None
     own = {} if ours else dict(spec.env)

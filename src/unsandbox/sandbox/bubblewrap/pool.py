@@ -19,10 +19,10 @@ from unsandbox.sandbox.bubblewrap.arguments import shm_bytes
 from unsandbox.sandbox.bubblewrap.template import (
     PYTHON,
     PoolConfig,
-    Premises,
-    Prepared,
+    PoolContext,
     Template,
     WarmJob,
+    WarmSandbox,
     encode_job,
     runs_in_process,
     waiting_kind,
@@ -59,7 +59,7 @@ _FIRST_FILE_FD = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BubblewrapPremises(Premises):
+class BubblewrapPoolContext(PoolContext):
     """What this pool uses of its backend.
 
     Attributes:
@@ -82,7 +82,7 @@ class _Zygote:
     pool: WarmPool
     number: int = 0
     forks: int = 0
-    alive: set[Prepared] = field(default_factory=set)
+    alive: set[WarmSandbox] = field(default_factory=set)
     gone: bool = False
 
     def started(self, pid: int, pidfd: int) -> None:
@@ -97,7 +97,7 @@ class _Zygote:
 
 
 @dataclass(eq=False)
-class _Shelf:
+class _WarmQueue:
     """Sandboxes of one kind.
 
     Attributes:
@@ -113,13 +113,13 @@ class _Shelf:
     most: int
     rest_s: float
     target: int
-    ready: deque[Prepared] = field(default_factory=deque)
-    making: set[Prepared] = field(default_factory=set)
-    waiting: deque[asyncio.Future[Prepared | None]] = field(default_factory=deque)
+    ready: deque[WarmSandbox] = field(default_factory=deque)
+    making: set[WarmSandbox] = field(default_factory=set)
+    waiting: deque[asyncio.Future[WarmSandbox | None]] = field(default_factory=deque)
     calm: asyncio.TimerHandle | None = None
     refilling: asyncio.TimerHandle | None = None
 
-    def pop(self) -> Prepared | None:
+    def pop(self) -> WarmSandbox | None:
         """Return one that is ready, if there is any."""
         while self.ready:
             prepared = self.ready.popleft()
@@ -143,7 +143,7 @@ class WarmPool:
         config: How many wait.
     """
 
-    def __init__(self, host: BubblewrapPremises, config: PoolConfig) -> None:
+    def __init__(self, host: BubblewrapPoolContext, config: PoolConfig) -> None:
         self._host = host
         self._config = config
         self._limits = config.limits
@@ -155,12 +155,14 @@ class WarmPool:
         self._counts_memory, self._counts_processes = (
             name in host.cgroup.parents for name in ("memory", "pids")
         )
-        self._any = _Shelf(KIND_ANY, config.size, config.most, _CALM_S, config.size)
+        self._any = _WarmQueue(KIND_ANY, config.size, config.most, _CALM_S, config.size)
         # Filled when the first job of their language comes, and given up when none came for long.
-        self._others = {kind: _Shelf(kind, 0, max(1, config.most // 8), _OTHERS_CALM_S, 0) for kind in COMMANDS}
+        self._others = {
+            kind: _WarmQueue(kind, 0, max(1, config.most // 8), _OTHERS_CALM_S, 0) for kind in COMMANDS
+        }
         self._zygote: _Zygote | None = None
         self._next: _Zygote | None = None
-        self._dismissed: set[Prepared] = set()
+        self._dismissed: set[WarmSandbox] = set()
         self._failures = 0
         self._compiled = CompileCache(host.template.system)
         self._closed = self._proven = False
@@ -286,7 +288,7 @@ class WarmPool:
             return False
         return spec.network is NetworkMode.ZEROTRUST and self._mounted.issuperset(spec.system_paths)
 
-    def _prepare_for(self, prepared: Prepared, limits: Limits) -> None:
+    def _prepare_for(self, prepared: WarmSandbox, limits: Limits) -> None:
         if prepared.group is None:
             self._run(self._tell(self._host.control.watch, prepared.number))
         elif (bounds := _bounds(limits)) != self._bounds:
@@ -296,7 +298,7 @@ class WarmPool:
 
     # Taking and making
 
-    def _take_other(self, spec: SandboxSpec) -> Prepared | None:
+    def _take_other(self, spec: SandboxSpec) -> WarmSandbox | None:
         """Return a sandbox in which another interpreter waits for this program, if there is one."""
         kind = waiting_kind(spec)
         if kind is None or _bounds(spec.limits) != self._bounds:
@@ -309,13 +311,13 @@ class WarmPool:
         self._refill_soon(shelf)
         return prepared
 
-    async def _take(self) -> Prepared | None:
+    async def _take(self) -> WarmSandbox | None:
         shelf = self._any
         if (prepared := shelf.pop()) is not None:
             self._refill_soon(shelf)
             return prepared
         shelf.target = min(shelf.most, shelf.target + 1)
-        waiter: asyncio.Future[Prepared | None] = self._loop.create_future()
+        waiter: asyncio.Future[WarmSandbox | None] = self._loop.create_future()
         shelf.waiting.append(waiter)
         self._refill(shelf)
         try:
@@ -325,13 +327,13 @@ class WarmPool:
                 self._on_ready(shelf, late)
             raise
 
-    def _refill_soon(self, shelf: _Shelf) -> None:
+    def _refill_soon(self, shelf: _WarmQueue) -> None:
         """Replace what was taken, when its job has been sent; later, when there are others."""
         if shelf.refilling is None:
             delay = _REFILL_AFTER_S if 2 * len(shelf.ready) >= shelf.target else 0.0
             shelf.refilling = self._loop.call_later(delay, self._refill, shelf)
 
-    def _refill(self, shelf: _Shelf) -> None:
+    def _refill(self, shelf: _WarmQueue) -> None:
         """Make as many as are missing, a few at a time."""
         if shelf.refilling is not None:
             shelf.refilling.cancel()
@@ -345,7 +347,7 @@ class WarmPool:
             if (zygote := self._pick_zygote()) is None or not self._make(shelf, zygote, urgent=waiting > 0):
                 return
 
-    def _make(self, shelf: _Shelf, zygote: _Zygote, *, urgent: bool) -> bool:
+    def _make(self, shelf: _WarmQueue, zygote: _Zygote, *, urgent: bool) -> bool:
         """Begin to make one; False when there is no room for it."""
         limits = self._limits
         with contextlib.ExitStack() as sent:
@@ -371,7 +373,7 @@ class WarmPool:
                 self._host.free_slot(slot)
                 self._failed(str(error))
                 return False
-            prepared = Prepared(
+            prepared = WarmSandbox(
                 control=here,
                 stdout_fd=out_read,
                 stderr_fd=err_read,
@@ -398,7 +400,7 @@ class WarmPool:
             asking.add_done_callback(partial(self._asked, prepared, sent.pop_all()))
         return True
 
-    async def _ask(self, prepared: Prepared, request: dict[str, Any], fds: list[int]) -> None:
+    async def _ask(self, prepared: WarmSandbox, request: dict[str, Any], fds: list[int]) -> None:
         try:
             prepared.number = await self._host.control.start(prepared, request, fds, op="prepare")
         except SandboxError as error:
@@ -408,7 +410,7 @@ class WarmPool:
             prepared.group = Group(self._hierarchy, f"job-{prepared.number}")
 
     @staticmethod
-    def _asked(prepared: Prepared, sent: contextlib.ExitStack, asking: asyncio.Task[None]) -> None:
+    def _asked(prepared: WarmSandbox, sent: contextlib.ExitStack, asking: asyncio.Task[None]) -> None:
         # Not in the task itself: one that is cancelled before its first step never runs.
         sent.close()
         if asking.cancelled():
@@ -427,7 +429,7 @@ class WarmPool:
 
     # What becomes of them
 
-    def _on_ready(self, shelf: _Shelf, prepared: Prepared) -> None:
+    def _on_ready(self, shelf: _WarmQueue, prepared: WarmSandbox) -> None:
         self._failures = 0
         shelf.making.discard(prepared)
         if self._next is not None and prepared in self._next.alive:
@@ -444,7 +446,7 @@ class WarmPool:
             shelf.ready.append(prepared)
         self._refill(shelf)
 
-    def _on_over(self, shelf: _Shelf, zygote: _Zygote, prepared: Prepared, error: str | None) -> None:
+    def _on_over(self, shelf: _WarmQueue, zygote: _Zygote, prepared: WarmSandbox, error: str | None) -> None:
         self._host.free_slot(prepared.slot)
         was_made = prepared not in shelf.making
         shelf.making.discard(prepared)
@@ -462,7 +464,7 @@ class WarmPool:
                 why = error or "it ended before it was ready"
                 self._loop.call_later(_NEWS_S, self._not_made, shelf, zygote, why)
 
-    def _not_made(self, shelf: _Shelf, zygote: _Zygote, why: str) -> None:
+    def _not_made(self, shelf: _WarmQueue, zygote: _Zygote, why: str) -> None:
         if not (zygote.gone or self._closed):
             # Else it is the zygote's end that counts, once for all that it was making.
             self._failed(why)
@@ -563,14 +565,14 @@ class WarmPool:
         if not zygote.alive and not zygote.gone:
             self._run(self._tell(self._host.control.kill, zygote.number))
 
-    def _rest_later(self, shelf: _Shelf, *, again: bool = False) -> None:
+    def _rest_later(self, shelf: _WarmQueue, *, again: bool = False) -> None:
         if again and shelf.calm is not None:
             shelf.calm.cancel()
             shelf.calm = None
         if shelf.calm is None and shelf.target > shelf.least:
             shelf.calm = self._loop.call_later(shelf.rest_s, self._rest, shelf)
 
-    def _rest(self, shelf: _Shelf) -> None:
+    def _rest(self, shelf: _WarmQueue) -> None:
         """Let a shelf shrink again, one at a time, when no job had to wait lately."""
         shelf.calm = None
         if shelf.target > shelf.least and not self._closed:

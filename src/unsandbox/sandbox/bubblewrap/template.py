@@ -44,7 +44,7 @@ _TOO_MANY_REPORTS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Premises:
+class PoolContext:
     """What every pool uses of its backend.
 
     Attributes:
@@ -225,7 +225,7 @@ def encode_job(
     return marshal.dumps({"attached": True}, 2), marshal.dumps(content, 2)
 
 
-class Prepared:
+class WarmSandbox:
     """A sandbox on its way to be ready, ready, or in use; implements `JobEvents`."""
 
     def __init__(
@@ -235,8 +235,8 @@ class Prepared:
         stdout_fd: int,
         stderr_fd: int,
         slot: int,
-        on_ready: Callable[[Prepared], None],
-        on_over: Callable[[Prepared, str | None], None],
+        on_ready: Callable[[WarmSandbox], None],
+        on_over: Callable[[WarmSandbox, str | None], None],
     ) -> None:
         self.control = control
         self.stdout_fd, self.stderr_fd = stdout_fd, stderr_fd
@@ -325,7 +325,7 @@ class WarmJob(SandboxJob):
 
     def __init__(
         self,
-        prepared: Prepared,
+        prepared: WarmSandbox,
         spec: SandboxSpec,
         *,
         discard_fd: int,

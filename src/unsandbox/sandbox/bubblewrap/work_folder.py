@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from unsandbox.sandbox.bubblewrap.arguments import WORK
-from unsandbox.sandbox.bubblewrap.persistent_setup import Parts, make_disk
+from unsandbox.sandbox.bubblewrap.persistent_setup import BackendResources, make_disk
 from unsandbox.sandbox.host import artifacts
 from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.process import SandboxProcess, communicate
 from unsandbox.sandbox.launcher import enter
-from unsandbox.sandbox.persistent_spec import LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.spec import SandboxError
 from unsandbox.sandbox.storage.archive import PACK, UNPACK, load, save
 from unsandbox.sandbox.storage.hashed_file import HashedBytes
@@ -29,8 +29,8 @@ class WorkFolder:
 
     def __init__(
         self,
-        spec: LiveSpec,
-        parts: Parts,
+        spec: PersistentSpec,
+        parts: BackendResources,
         start_helper: Callable[[Sequence[str], int], Awaitable[SandboxProcess]],
         on_too_large: Callable[[str], Awaitable[None]],
     ) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from unsandbox.sandbox import rootfs
 from unsandbox.sandbox.bubblewrap.arguments import CONTROL_FD, EXTRA_FD, SCRIPT_FD, job_script
 from unsandbox.sandbox.bubblewrap.backend import BubblewrapBackend
-from unsandbox.sandbox.bubblewrap.persistent_setup import validate_live
+from unsandbox.sandbox.bubblewrap.persistent_setup import validate_persistent
 from unsandbox.sandbox.bubblewrap.template import PoolConfig, WarmJob
 from unsandbox.sandbox.gvisor import agent, commands, probe, runsc
 from unsandbox.sandbox.gvisor.bundle import (
@@ -32,11 +32,11 @@ from unsandbox.sandbox.gvisor.bundle import (
     write_configuration,
 )
 from unsandbox.sandbox.gvisor.files import ARCHIVE_FD, archive_of, fetch, hand_over_lines, place_lines
-from unsandbox.sandbox.gvisor.persistent import AGENT, PYTHON, GvisorSandbox, Parts
-from unsandbox.sandbox.gvisor.pool import GvisorPool, GvisorPremises
+from unsandbox.sandbox.gvisor.persistent import AGENT, PYTHON, BackendResources, GvisorSandbox
+from unsandbox.sandbox.gvisor.pool import GvisorPool, GvisorPoolContext
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe
 from unsandbox.sandbox.host.running_job import SandboxJob
-from unsandbox.sandbox.persistent_spec import LiveSpec
+from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.spec import (
     Limits,
     NetworkMode,
@@ -177,8 +177,8 @@ class GvisorBackend(BubblewrapBackend):
             self._belongings[job] = _Job(bundle, channel)
             return descriptors, job
 
-    async def open_live(self, spec: LiveSpec) -> GvisorSandbox:
-        """Make a sandbox that stays until it is closed, or restore one; see `LiveBackend.open_live`.
+    async def open_persistent(self, spec: PersistentSpec) -> GvisorSandbox:
+        """Open or restore a persistent sandbox; see `PersistentBackend.open_persistent`.
 
         Raises:
             InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
@@ -187,7 +187,7 @@ class GvisorBackend(BubblewrapBackend):
         """
         if spec.network is not NetworkMode.ZEROTRUST:
             raise SandboxUnavailable(NO_NETWORK)
-        validate_live(replace(spec, hot_image=None))
+        validate_persistent(replace(spec, hot_image=None))
         if not self._system.has_program(PYTHON.rpartition("/")[2]):
             raise SandboxUnavailable(
                 f"gVisor sandboxes that stay need {PYTHON} among what sandboxes see; install python3, or "
@@ -204,8 +204,8 @@ class GvisorBackend(BubblewrapBackend):
             raise
         return sandbox
 
-    def _gvisor_parts(self, slot: int) -> Parts:
-        return Parts(
+    def _gvisor_parts(self, slot: int) -> BackendResources:
+        return BackendResources(
             control=self._control,
             cgroup=self._cgroup,
             program=self._existing_program(),
@@ -273,7 +273,7 @@ class GvisorBackend(BubblewrapBackend):
         config = self._pool_config
         if config is None:
             return
-        premises = GvisorPremises(
+        premises = GvisorPoolContext(
             control=self._control,
             cgroup=self._cgroup,
             discard_fd=self._discard,

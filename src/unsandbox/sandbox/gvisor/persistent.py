@@ -45,7 +45,7 @@ from unsandbox.sandbox.host import artifacts
 from unsandbox.sandbox.host.descriptors import memory_file
 from unsandbox.sandbox.host.launcher_client import CgroupReport, Ending, LauncherControl
 from unsandbox.sandbox.host.process import SandboxProcess, communicate
-from unsandbox.sandbox.persistent_spec import CommandOutcome, LiveProcess, LiveSpec
+from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
 from unsandbox.sandbox.storage import archive
 from unsandbox.sandbox.storage.archive_check import examine
@@ -78,7 +78,7 @@ _TAR_OVERHEAD = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class BackendResources:
     """What a backend lends its live sandboxes.
 
     Attributes:
@@ -105,11 +105,13 @@ class Parts:
 
 
 class GvisorSandbox:
-    """One live sandbox; implements `LiveSandbox` and the launcher's `JobEvents`."""
+    """One live sandbox; implements `PersistentSandbox` and the launcher's `JobEvents`."""
 
     backend = "gvisor"
 
-    def __init__(self, spec: LiveSpec, parts: Parts, *, on_over: Callable[[GvisorSandbox], None]) -> None:
+    def __init__(
+        self, spec: PersistentSpec, parts: BackendResources, *, on_over: Callable[[GvisorSandbox], None]
+    ) -> None:
         """Make nothing yet; `open` does. `on_over` is called when nothing of it is left."""
         self.frozen = False
         self._spec = spec
@@ -127,8 +129,8 @@ class GvisorSandbox:
         self._changing = asyncio.Lock()
         self._saving: asyncio.Task[None] | None = None
         self._disk_used = 0
-        self._stream_of: dict[LiveProcess, int] = {}
-        self.lasting: LiveProcess | None = None
+        self._stream_of: dict[RunningProcess, int] = {}
+        self.lasting: RunningProcess | None = None
 
     # Its beginning
 
@@ -281,7 +283,7 @@ class GvisorSandbox:
         cwd: str = WORK,
         terminal: tuple[int, int] | None = None,
     ) -> SandboxProcess:
-        """Start a program; see `LiveSandbox.spawn`."""
+        """Start a program; see `PersistentSandbox.spawn`."""
         check_command("argv", argv)
         check_env(env or {})
         if not cwd.startswith("/") or "\0" in cwd:
@@ -381,7 +383,7 @@ class GvisorSandbox:
         timeout_s: float | None = None,
         output_bytes: int = 10 * MIB,
     ) -> CommandOutcome:
-        """Run a program to its end; see `LiveSandbox.run`."""
+        """Run a program to its end; see `PersistentSandbox.run`."""
         process = await self.spawn(argv, env=env, cwd=cwd)
         return await self._finish(process, stdin, timeout_s, output_bytes)
 
@@ -399,7 +401,7 @@ class GvisorSandbox:
         return await self._finish(await self._start(argv, root=root), stdin, None, output_bytes)
 
     async def connect(self, port: int) -> int:
-        """Return a descriptor of a connection to a port inside; see `LiveSandbox.connect`.
+        """Return a descriptor of a connection to a port inside; see `PersistentSandbox.connect`.
 
         It is one end of a local socket pair whose other end is carried into the sandbox.
         """
@@ -424,7 +426,7 @@ class GvisorSandbox:
     # Files
 
     async def put_files(self, files: Sequence[SandboxFile]) -> None:
-        """Write files as the sandbox's user; see `LiveSandbox.put_files`.
+        """Write files as the sandbox's user; see `PersistentSandbox.put_files`.
 
         Raises:
             InvalidSpecError: A path is not below /work, /tmp or /dev/shm.
@@ -439,7 +441,7 @@ class GvisorSandbox:
             raise SandboxError(f"the files could not be written: {said}")
 
     async def collect(self, folder: str = artifacts.FOLDER) -> tuple[list[Artifact], list[str]]:
-        """Return the regular files in a folder; see `LiveSandbox.collect`."""
+        """Return the regular files in a folder; see `PersistentSandbox.collect`."""
         selection = artifacts.Selection(Limits())
         async with self._standing_still():
             listing = await self._help(gvisor_files.list_words(folder), output_bytes=gvisor_files.MAX_LISTING)
@@ -452,7 +454,7 @@ class GvisorSandbox:
         return selection.artifacts, selection.skipped
 
     def cpu_s(self) -> float | None:
-        """Return the seconds of CPU time used so far; see `LiveSandbox.cpu_s`."""
+        """Return the seconds of CPU time used so far; see `PersistentSandbox.cpu_s`."""
         group = self._parts.cgroup.group_of(self._number)
         return None if group is None or self._ended.is_set() else group.cpu_s()
 
@@ -470,7 +472,7 @@ class GvisorSandbox:
     # Freezing and limits
 
     async def freeze(self) -> None:
-        """Stop every process where it is; see `LiveSandbox.freeze`."""
+        """Stop every process where it is; see `PersistentSandbox.freeze`."""
         async with self._changing:
             self._must_live()
             if not self.frozen:
@@ -481,7 +483,7 @@ class GvisorSandbox:
                 self.frozen = True
 
     async def unfreeze(self) -> None:
-        """Let every process go on; see `LiveSandbox.unfreeze`."""
+        """Let every process go on; see `PersistentSandbox.unfreeze`."""
         async with self._changing:
             self._must_live()
             if self.frozen:
@@ -511,7 +513,7 @@ class GvisorSandbox:
                     await (self._hold_all(True) if self.frozen else self._halt(False))
 
     async def set_limits(self, *, vcpu: float | None = None, memory_bytes: int | None = None) -> None:
-        """Change limits of the living sandbox; see `LiveSandbox.set_limits`.
+        """Change limits of the living sandbox; see `PersistentSandbox.set_limits`.
 
         Raises:
             InvalidSpecError: A limit is not positive.
@@ -532,7 +534,7 @@ class GvisorSandbox:
     # State
 
     async def archive_work(self, destination: Path) -> HashedBytes:
-        """Write the work folder as an archive; see `LiveSandbox.archive_work`.
+        """Write the work folder as an archive; see `PersistentSandbox.archive_work`.
 
         Raises:
             SandboxError: It could not be read.
@@ -542,7 +544,7 @@ class GvisorSandbox:
             return await archive.save(await self._start_tar(archive.PACK), destination)
 
     async def replace_work(self, source: Path) -> None:
-        """Replace the content of the work folder; see `LiveSandbox.replace_work`.
+        """Replace the content of the work folder; see `PersistentSandbox.replace_work`.
 
         Raises:
             InvalidArchiveError: The archive is damaged or holds what no work folder may; nothing has changed.
@@ -554,12 +556,12 @@ class GvisorSandbox:
             await self._help(_CLEAR, root=True)
             await archive.load(await self._start_tar(archive.UNPACK), source)
 
-    async def _start_tar(self, words: Sequence[str]) -> LiveProcess:
+    async def _start_tar(self, words: Sequence[str]) -> RunningProcess:
         # What is unpacked shall be the tenant's; what is packed may be closed to him.
         return await self._start(words, root=words is archive.PACK)
 
     async def checkpoint(self, folder: Path) -> int:
-        """Write files, memory and running processes into a new folder; see `LiveSandbox.checkpoint`."""
+        """Write files, memory and running processes into a new folder; see `PersistentSandbox.checkpoint`."""
         image = await asyncio.to_thread(gvisor_image.NewImage, folder, self._parts.uid)
         try:
             fd = image.descriptor()
@@ -601,7 +603,7 @@ class GvisorSandbox:
         await self._ended.wait()
 
     async def close(self) -> None:
-        """Save the work folder if it has a disk to be kept, kill everything; see `LiveSandbox.close`."""
+        """Save the work folder if it has a disk to be kept, kill everything; see `PersistentSandbox.close`."""
         if self._saving is not None:
             self._saving.cancel()
             await asyncio.gather(self._saving, return_exceptions=True)

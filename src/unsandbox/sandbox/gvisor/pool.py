@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from unsandbox.sandbox.bubblewrap.arguments import CONTROL_FD, EXTRA_FD, SCRIPT_FD
-from unsandbox.sandbox.bubblewrap.template import PoolConfig, Premises, Prepared, WarmJob
+from unsandbox.sandbox.bubblewrap.template import PoolConfig, PoolContext, WarmJob, WarmSandbox
 from unsandbox.sandbox.gvisor import probe
 from unsandbox.sandbox.gvisor.bundle import bounds
 from unsandbox.sandbox.gvisor.files import ARCHIVE_FD, fetch
@@ -55,7 +55,7 @@ _BREATH_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GvisorPremises(Premises):
+class GvisorPoolContext(PoolContext):
     """What this pool uses of its backend.
 
     Attributes:
@@ -73,7 +73,7 @@ class GvisorPremises(Premises):
     archive: Callable[[SandboxSpec], bytes]
 
 
-class _Waiting(Prepared):
+class _Waiting(WarmSandbox):
     """A sandbox on its way to be ready, ready, or in use, with the files that its job will be in."""
 
     bundle: Path
@@ -121,7 +121,7 @@ class GvisorPool:
         config: What they are prepared for, and how many wait; none before the first job if its size is 0.
     """
 
-    def __init__(self, host: GvisorPremises, config: PoolConfig) -> None:
+    def __init__(self, host: GvisorPoolContext, config: PoolConfig) -> None:
         self._host = host
         self.config = config
         # Each takes 20 MB, and half a second of a processor to make.

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from unsandbox.protocol.contents import Content, chunks_of
 from unsandbox.sandbox.host.descriptors import readable, writable
 from unsandbox.sandbox.host.stream_capture import StreamCapture
-from unsandbox.sandbox.persistent_spec import CommandOutcome, LiveProcess
+from unsandbox.sandbox.persistent_spec import CommandOutcome, RunningProcess
 from unsandbox.sandbox.spec import SandboxError
 
 MAX_REPORT = 4096
@@ -24,7 +24,7 @@ _WRITE_BYTES = 1 << 16
 
 
 class SandboxProcess:
-    """Implements `LiveProcess` over an answer that is still to come."""
+    """Implements `RunningProcess` over an answer that is still to come."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class SandboxProcess:
         self.stderr_fd = stderr_fd
 
     async def wait(self) -> int:
-        """Return the exit code; see `LiveProcess.wait`.
+        """Return the exit code; see `RunningProcess.wait`.
 
         Raises:
             SandboxError: The sandbox was lost with its launcher.
@@ -54,7 +54,7 @@ class SandboxProcess:
         return int(answer["exit"])
 
     def kill(self, signal_number: int = 9) -> None:
-        """Send a signal to the program's process group; see `LiveProcess.kill`."""
+        """Send a signal to the program's process group; see `RunningProcess.kill`."""
         self._signal(signal_number, False)
 
     def kill_session(self) -> None:
@@ -70,7 +70,7 @@ class SandboxProcess:
         return fd
 
     def close(self) -> None:
-        """Close the descriptors that are still open; see `LiveProcess.close`."""
+        """Close the descriptors that are still open; see `RunningProcess.close`."""
         for name in ("terminal_fd", "stdin_fd", "stdout_fd", "stderr_fd"):
             if getattr(self, name) is not None:
                 os.close(self.take(name))
@@ -95,7 +95,7 @@ async def reports(sock: socket.socket) -> AsyncGenerator[tuple[dict[str, Any], l
         yield json.loads(data), fds
 
 
-class _Session(LiveProcess, Protocol):
+class _Session(RunningProcess, Protocol):
     def kill_session(self) -> None: ...
 
     def take(self, name: str) -> int: ...
@@ -104,7 +104,7 @@ class _Session(LiveProcess, Protocol):
 async def communicate(
     process: _Session, stdin: bytes | Content, *, timeout_s: float | None, output_bytes: int, discard_fd: int
 ) -> CommandOutcome:
-    """Feed a program, read it to its end and return what it wrote; see `LiveSandbox.run`."""
+    """Feed a program, read it to its end and return what it wrote; see `PersistentSandbox.run`."""
     started = time.monotonic()
     ended = asyncio.Event()
     streams: list[StreamCapture] = []

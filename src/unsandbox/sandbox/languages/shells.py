@@ -15,7 +15,7 @@ from pathlib import Path
 
 from unsandbox.sandbox.host.descriptors import writable
 from unsandbox.sandbox.languages.table import load_languages
-from unsandbox.sandbox.persistent_spec import CommandOutcome, LiveProcess, LiveSandbox
+from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSandbox, RunningProcess
 from unsandbox.sandbox.spec import MIB, Captured, SandboxError
 from unsandbox.sandbox.system import HOST, System
 
@@ -55,7 +55,7 @@ class Shell:
     driver_argv: tuple[str, ...]
     init: str = ""
 
-    async def open_driver(self, sandbox: LiveSandbox, cwd: str = "/work") -> ShellDriver:
+    async def open_driver(self, sandbox: PersistentSandbox, cwd: str = "/work") -> ShellDriver:
         """Start what runs one-shot commands in one lasting state.
 
         Raises:
@@ -73,7 +73,7 @@ class Shell:
             await driver.run(self.init, None)
         return driver
 
-    def take_over(self, sandbox: LiveSandbox) -> ShellDriver | None:
+    def take_over(self, sandbox: PersistentSandbox) -> ShellDriver | None:
         """Return the driver of the shell that a hot image held, state and all; None when it held none."""
         if sandbox.lasting is None or self.driver == "none":
             return None
@@ -142,7 +142,7 @@ class ShellDriver:
     """
 
     def __init__(
-        self, process: LiveProcess, frame: Callable[[bytes, bytes], bytes], *, stale: bool = False
+        self, process: RunningProcess, frame: Callable[[bytes, bytes], bytes], *, stale: bool = False
     ) -> None:
         if process.stdin_fd is None or process.stdout_fd is None or process.stderr_fd is None:
             raise ValueError("a driver needs a program with pipes")

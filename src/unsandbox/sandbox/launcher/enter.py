@@ -66,7 +66,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class NamespaceHandles:
     """Descriptors to enter a sandbox by: its first process, and the user namespace that owns the others."""
 
     first: int
@@ -78,7 +78,7 @@ class Doors:
         os.close(self.owner)
 
 
-def open_doors(first_pid: int, first: int) -> Doors:
+def open_namespaces(first_pid: int, first: int) -> NamespaceHandles:
     """Return the doors of the sandbox whose first process is `first_pid`, known to live through pidfd `first`.
 
     Raises:
@@ -90,7 +90,7 @@ def open_doors(first_pid: int, first: int) -> Doors:
     finally:
         os.close(namespace)
     fcntl.ioctl(owner, termios.FIOCLEX)
-    return Doors(fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, 3), owner)
+    return NamespaceHandles(fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, 3), owner)
 
 
 def tell(report: int, fds: Sequence[int] = (), **message: Any) -> None:
@@ -101,7 +101,7 @@ def tell(report: int, fds: Sequence[int] = (), **message: Any) -> None:
 
 
 def become_program(
-    doors: Doors, uid: int | None, details: bytes, fds: Sequence[int], pid_pipe: int
+    doors: NamespaceHandles, uid: int | None, details: bytes, fds: Sequence[int], pid_pipe: int
 ) -> NoReturn:
     """In the forked child: enter, and become the program that `details` describes.
 
@@ -133,7 +133,7 @@ def become_program(
         os._exit(127)
 
 
-def become_connector(doors: Doors, uid: int | None, orders: int) -> NoReturn:
+def become_connector(doors: NamespaceHandles, uid: int | None, orders: int) -> NoReturn:
     """In the forked child: connect to ports of the sandbox's loopback as ordered, and send the sockets back.
 
     It leaves when the other end of `orders` is closed, or when nothing was ordered for a while.
@@ -169,7 +169,7 @@ def _connect(port: int, report: int) -> None:
             tell(report, [sock.fileno()], connected=True)
 
 
-def open_low_ports(doors: Doors, uid: int | None, report: int) -> NoReturn:
+def open_low_ports(doors: NamespaceHandles, uid: int | None, report: int) -> NoReturn:
     """In the forked child: let the sandbox's programs listen on ports below 1024 of its own network."""
     try:
         _leave_the_launcher((report, doors.first, doors.owner))
@@ -252,7 +252,7 @@ def _become_user(uid: int | None) -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def _enter(doors: Doors, uid: int | None, launcher: int, *, with_processes: bool) -> None:
+def _enter(doors: NamespaceHandles, uid: int | None, launcher: int, *, with_processes: bool) -> None:
     _become_user(uid)
     _enter_namespace(doors.owner, _CLONE_NEWUSER)
     _enter_namespace(doors.first, _CLONE_OTHERS | (_CLONE_NEWPID if with_processes else 0))

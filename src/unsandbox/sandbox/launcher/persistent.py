@@ -42,7 +42,7 @@ class Live:
     group: Group | None
     bounds: Bounds
     first: int | None = None
-    doors: enter.Doors | None = None
+    doors: enter.NamespaceHandles | None = None
     programs: list[Program] = field(default_factory=list)
     freezing: int | None = None
     """The request to freeze that still waits for its answer."""
@@ -80,7 +80,7 @@ class LiveSandboxes:
         if (live := self._lives.get(job)) and live.doors is None:
             live.first = pid
             with contextlib.suppress(OSError):
-                live.doors = enter.open_doors(pid, pidfd)
+                live.doors = enter.open_namespaces(pid, pidfd)
 
     def kill(self, job: int) -> None:
         """See to it that a sandbox whose first process was killed dies, also when frozen, and its helpers."""
@@ -185,7 +185,9 @@ class LiveSandboxes:
             for fd in fds:
                 os.close(fd)
 
-    def _handle(self, live: Live, doors: enter.Doors, request: dict[str, Any], fds: Sequence[int]) -> None:
+    def _handle(
+        self, live: Live, doors: enter.NamespaceHandles, request: dict[str, Any], fds: Sequence[int]
+    ) -> None:
         ask = request["ask"]
         match request["do"]:
             case "spawn":
@@ -215,7 +217,7 @@ class LiveSandboxes:
                 self._set_limits(live, request)
 
     def _spawn(
-        self, live: Live, doors: enter.Doors, ask: int, fds: Sequence[int], *, helper: bool = False
+        self, live: Live, doors: enter.NamespaceHandles, ask: int, fds: Sequence[int], *, helper: bool = False
     ) -> None:
         details, *others = fds
         data = os.pread(details, os.fstat(details).st_size, 0)
@@ -240,7 +242,7 @@ class LiveSandboxes:
         self._pipes[read] = live, program
         self._poll.register(read, select.POLLIN)
 
-    def _connect(self, live: Live, doors: enter.Doors, orders: int) -> None:
+    def _connect(self, live: Live, doors: enter.NamespaceHandles, orders: int) -> None:
         pid = os.fork()
         if pid == 0:
             enter.become_connector(doors, live.uid, orders)

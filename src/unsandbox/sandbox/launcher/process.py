@@ -46,8 +46,8 @@ from unsandbox.sandbox.launcher.cgroups import (
     held_memory,
     open_hierarchy,
 )
-from unsandbox.sandbox.launcher.network.gate import BLOCK_FD, Gates
-from unsandbox.sandbox.launcher.network.setup import Way
+from unsandbox.sandbox.launcher.network.gate import BLOCK_FD, OutboundNetworks
+from unsandbox.sandbox.launcher.network.setup import NetworkConfig
 from unsandbox.sandbox.launcher.zygotes import ZYGOTE_FD, Zygotes
 
 MAX_MESSAGE = 1 << 16
@@ -117,7 +117,7 @@ class Launcher:
         self._next_removal = 0.0
         self._poll = select.poll()
         self._zygotes = Zygotes(self._send, self._make_group, self._remove_group, self._poll)
-        self._gates = Gates(self._poll, self._no_network)
+        self._gates = OutboundNetworks(self._poll, self._no_network)
         self._hierarchy: Hierarchy | None = None
         self._freezer_base: tuple[str, Path] | None = None
         self._live = live_launcher.LiveSandboxes(self._send, self._poll)
@@ -272,7 +272,9 @@ class Launcher:
             else:
                 group = self._make_group(group_name(number), bounds)
             if network := request.get("network"):
-                own[BLOCK_FD] = self._gates.prepare(number, Way(uid=request["uid"], group=group, **network))
+                own[BLOCK_FD] = self._gates.prepare(
+                    number, NetworkConfig(uid=request["uid"], group=group, **network)
+                )
             launcher = os.getpid()
             place = self._make_freezer(number, group) if "live" in request else None
             if place:

@@ -25,7 +25,7 @@ from typing import IO, Any, Self, TypeVar
 from unsandbox.protocol.contents import CHUNK, ChunkReader, Content, Spool, chunks_of
 from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.stream_capture import StreamCapture
-from unsandbox.sandbox.persistent_spec import LiveProcess
+from unsandbox.sandbox.persistent_spec import RunningProcess
 from unsandbox.sandbox.spec import MIB, SandboxError, SandboxFile
 from unsandbox.sandbox.storage.archive_check import opened
 from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
@@ -127,7 +127,7 @@ UNPACK = ["sh", "-c", _UNPACK_SCRIPT]
 """Run inside, likewise: the archive on stdin replaces the content of the work folder."""
 
 
-async def save(tar: LiveProcess, destination: Path) -> HashedBytes:
+async def save(tar: RunningProcess, destination: Path) -> HashedBytes:
     """Write the output of a started `PACK` as a compressed archive; return what it is.
 
     Written to a temporary name beside `destination`, fsynced and renamed: never half there.
@@ -147,7 +147,7 @@ async def save(tar: LiveProcess, destination: Path) -> HashedBytes:
     return hashed
 
 
-async def load(tar: LiveProcess, archive: Path) -> None:
+async def load(tar: RunningProcess, archive: Path) -> None:
     """Feed an archive, compressed or not, to a started `UNPACK`.
 
     Raises:
@@ -162,7 +162,7 @@ async def load(tar: LiveProcess, archive: Path) -> None:
 class _Running:
     """A started tar: reads what it complains of, and sees to it that it ends."""
 
-    def __init__(self, tar: LiveProcess) -> None:
+    def __init__(self, tar: RunningProcess) -> None:
         self._tar = tar
         self._null = -1
         self._complaints: StreamCapture | None = None
@@ -234,7 +234,7 @@ def _compress(source: int, temporary: Path) -> HashedBytes:
     from zstandard import ZstdCompressionParameters, ZstdCompressor
 
     alone = ZstdCompressor(level=_LEVEL)
-    together = ZstdCompressor(
+    gather = ZstdCompressor(
         compression_params=ZstdCompressionParameters.from_level(_LEVEL, threads=_THREADS, job_size=_JOB_BYTES)
     )
     piece = memoryview(bytearray(_PIECE))
@@ -249,7 +249,7 @@ def _compress(source: int, temporary: Path) -> HashedBytes:
                 chosen = alone
                 if given < taken * _WORTH_IT and _several_threads.acquire(blocking=False):
                     turn.callback(_several_threads.release)
-                    chosen = together
+                    chosen = gather
                 frame, frame_bytes, taken, given = chosen.compressobj(), _FRAME_BYTES, 0, 0
         file.write(frame.flush())
         return file.finish()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from unsandbox._version import __version__
-from unsandbox.engine import InvalidJob
+from unsandbox.engine import InvalidRequest
 from unsandbox.engine.jobs.desk import LIST_LIMIT
 from unsandbox.engine.jobs.records import JobRecord
 from unsandbox.protocol import codec, models
@@ -124,7 +124,7 @@ async def _submit(
 ) -> JobRecord:
     key = call.idempotency_key
     if key is not None and not 1 <= len(key) <= _IDEMPOTENCY_KEY_LENGTH:
-        raise InvalidJob(f"Idempotency-Key must have 1 to {_IDEMPOTENCY_KEY_LENGTH} characters")
+        raise InvalidRequest(f"Idempotency-Key must have 1 to {_IDEMPOTENCY_KEY_LENGTH} characters")
     return await call.engine.submit(
         call.owner,
         request,
@@ -139,7 +139,7 @@ def _json_request(call: Call) -> models.ExecuteRequest:
     members = read_members(call)
     if not members.get("language"):
         names = ", ".join(sorted(language.name for language in call.engine.languages.available()))
-        raise InvalidJob(f"'language' is missing; this server runs: {names}", code="missing_language")
+        raise InvalidRequest(f"'language' is missing; this server runs: {names}", code="missing_language")
     return to_model(members, models.ExecuteRequest)
 
 
@@ -147,7 +147,7 @@ def _text_request(call: Call) -> models.ExecuteRequest:
     code = call.body.decode("utf-8", "surrogateescape")
     language = detect_shebang(code)
     if language is None:
-        raise InvalidJob(
+        raise InvalidRequest(
             "the source must begin with a #! line that names a known interpreter, such as "
             "#!/usr/bin/env python3; or use /execute",
             code="missing_language",
@@ -158,5 +158,5 @@ def _text_request(call: Call) -> models.ExecuteRequest:
         try:
             members["env"] = codec.loads_object(call.query["env"].encode("utf-8", "surrogateescape"))
         except ValueError as error:
-            raise InvalidJob(f"the query member 'env' must be a JSON object: {error}") from error
+            raise InvalidRequest(f"the query member 'env' must be a JSON object: {error}") from error
     return to_model(members, models.ExecuteRequest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unsandbox.engine import InvalidJob
+from unsandbox.engine import InvalidRequest
 from unsandbox.engine.jobs.records import input_files
 from unsandbox.engine.services.vault import read_vault
 from unsandbox.protocol.services import (
@@ -147,13 +147,13 @@ def log_lines(call: Call) -> int | None:
     """Return how many lines are asked for; None means all.
 
     Raises:
-        InvalidJob: `lines` is no number of lines.
+        InvalidRequest: `lines` is no number of lines.
     """
     if read_flag(call.query, "all"):
         return None
     text = call.query.get("lines", str(LOG_TAIL_LINES))
     if not (text.isascii() and text.isdigit() and int(text) <= _MOST_LINES):
-        raise InvalidJob("the query member 'lines' must be a whole number of lines")
+        raise InvalidRequest("the query member 'lines' must be a whole number of lines")
     return int(text)
 
 

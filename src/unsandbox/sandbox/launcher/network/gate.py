@@ -28,7 +28,7 @@ from functools import partial
 
 from unsandbox.sandbox.launcher.network import netlink, setup
 from unsandbox.sandbox.launcher.network.addresses import Network
-from unsandbox.sandbox.launcher.network.setup import Way
+from unsandbox.sandbox.launcher.network.setup import NetworkConfig
 
 BLOCK_FD = 9
 """The sandbox program waits for a byte on it before it becomes the tenant's program."""
@@ -38,11 +38,11 @@ _NOT_RENEWED = "a new address of this machine could not be kept from it"
 
 
 @dataclass(slots=True)
-class _Gate:
+class _OutboundNetwork:
     """The network of one sandbox."""
 
     number: int
-    way: Way
+    way: NetworkConfig
     block_read: int
     block_write: int
     namespaces: tuple[int, int] | None = None
@@ -75,7 +75,7 @@ class _Gate:
         self.namespaces = None
 
 
-class Gates:
+class OutboundNetworks:
     """The networks of all sandboxes of one launcher, and which networks are this machine's, as they change."""
 
     def __init__(self, poll: select.poll, on_failure: Callable[[int, str], None]) -> None:
@@ -88,13 +88,13 @@ class Gates:
         """
         self._poll = poll
         self._on_failure = on_failure
-        self._gates: dict[int, _Gate] = {}
-        self._by_report: dict[int, _Gate] = {}
-        self._by_pid: dict[int, _Gate] = {}
+        self._gates: dict[int, _OutboundNetwork] = {}
+        self._by_report: dict[int, _OutboundNetwork] = {}
+        self._by_pid: dict[int, _OutboundNetwork] = {}
         self._changes: netlink.Netlink | None = None
         self._host: set[Network] = set()
 
-    def prepare(self, number: int, way: Way) -> int:
+    def prepare(self, number: int, way: NetworkConfig) -> int:
         """Make ready for a sandbox that is about to be forked; return what it must have as `BLOCK_FD`.
 
         Args:
@@ -106,7 +106,7 @@ class Gates:
             self._host = setup.present_networks()
             self._poll.register(self._changes.fileno(), select.POLLIN)
         read, write = os.pipe2(os.O_CLOEXEC)
-        self._gates[number] = _Gate(number, way, read, write)
+        self._gates[number] = _OutboundNetwork(number, way, read, write)
         return read
 
     def forked(self, number: int) -> None:
@@ -129,7 +129,7 @@ class Gates:
         except OSError as error:
             self._fail(gate, str(error))
 
-    def _attach(self, gate: _Gate, first: int) -> None:
+    def _attach(self, gate: _OutboundNetwork, first: int) -> None:
         net = os.open(f"/proc/{first}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             user = fcntl.ioctl(net, _NS_GET_USERNS)
@@ -154,10 +154,12 @@ class Gates:
         self._by_report[gate.report_fd] = gate
         self._poll.register(gate.report_fd, select.POLLIN)
 
-    def _fork_helper(self, gate: _Gate, fds: Sequence[int], act: Callable[[list[int]], None]) -> None:
+    def _fork_helper(
+        self, gate: _OutboundNetwork, fds: Sequence[int], act: Callable[[list[int]], None]
+    ) -> None:
         gate.helpers.add(self._fork(gate, fds, act))
 
-    def _fork(self, gate: _Gate, fds: Sequence[int], act: Callable[[list[int]], None]) -> int:
+    def _fork(self, gate: _OutboundNetwork, fds: Sequence[int], act: Callable[[list[int]], None]) -> int:
         """Run `act` in a child that has no descriptors but `fds`, as numbers from 3 on; return its number."""
         pid = os.fork()
         if pid:
@@ -249,11 +251,11 @@ class Gates:
         for number in list(self._gates):
             self.close(number)
 
-    def _stop_listening(self, gate: _Gate) -> None:
+    def _stop_listening(self, gate: _OutboundNetwork) -> None:
         if self._by_report.pop(gate.report_fd, None) is not None:
             self._poll.unregister(gate.report_fd)
 
-    def _fail(self, gate: _Gate, why: str) -> None:
+    def _fail(self, gate: _OutboundNetwork, why: str) -> None:
         if gate.failed or self._gates.get(gate.number) is not gate:
             return
         gate.failed = True

@@ -53,7 +53,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class NetworkConfig:
     """By what a sandbox gets out, and as whom."""
 
     program: str
@@ -148,7 +148,7 @@ def _enter(uid: int | None, user: int, net: int | None = None) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def configure(way: Way, first: int, tool: int, forbidden: Sequence[Network], fds: list[int]) -> None:
+def configure(way: NetworkConfig, first: int, tool: int, forbidden: Sequence[Network], fds: list[int]) -> None:
     """Make the rules, let slirp4netns begin, filter and configure the interface that it makes."""
     user, net, report, go, ready = fds
     # Whatever hangs, hangs no longer than this.
@@ -171,7 +171,9 @@ def configure(way: Way, first: int, tool: int, forbidden: Sequence[Network], fds
         os.write(report, READY)
 
 
-def renew(way: Way, tool: int, new: Sequence[Network], forbidden: Sequence[Network], fds: list[int]) -> None:
+def renew(
+    way: NetworkConfig, tool: int, new: Sequence[Network], forbidden: Sequence[Network], fds: list[int]
+) -> None:
     """Forbid further networks in a living sandbox's namespace.
 
     Args:
@@ -206,7 +208,7 @@ def _interface(index: int, versions: Sequence[int]) -> list[tuple[int, bytes]]:
     return requests
 
 
-def become_tool(way: Way, fds: list[int]) -> NoReturn:
+def become_tool(way: NetworkConfig, fds: list[int]) -> NoReturn:
     """Become slirp4netns, in the sandbox's group and user namespace, as soon as the rules are there.
 
     Its network stays the host's. It may do what the sandbox's user may, and gives up most of that: it shuts
