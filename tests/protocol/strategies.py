@@ -17,14 +17,14 @@ from unsandbox.protocol.models import WireModel
 def _models(base: type[WireModel] = WireModel) -> list[type[WireModel]]:
     found = []
     for model in base.__subclasses__():
-        if model.HELD:
+        if model.LAZY_FIELD:
             continue  # The same on the wire as what it inherits from.
         found += [model, *_models(model)]
     return found
 
 
-for _module in pkgutil.iter_modules(protocol.__path__):
-    importlib.import_module(f"{protocol.__name__}.{_module.name}")
+for _module in pkgutil.walk_packages(protocol.__path__, f"{protocol.__name__}."):
+    importlib.import_module(_module.name)
 MODELS = tuple(model for model in _models() if model.__module__.startswith(protocol.__name__))
 """Every type of the wire, in whichever module it stands."""
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from unsandbox.errors import InvalidResponseError
@@ -30,6 +30,7 @@ def usable(name: str) -> str | None:
 
 
 @given(names)
+@example("./C:/a/")
 def test_what_a_name_means_lies_below(name):
     found = usable(name)
     if found is not None:
@@ -61,7 +62,21 @@ def test_plain_folders_are_kept(name):
     assert "/" in relative_name(name)
 
 
-@pytest.mark.parametrize("name", ["/x/a", "\\x\\a", "x/../a", "../a", "C:\\x\\a", "c:a/x/a", "//host/x/a"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/x/a",
+        "\\x\\a",
+        "x/../a",
+        "../a",
+        "C:\\x\\a",
+        "c:a/x/a",
+        "//host/x/a",
+        "./C:/a",
+        ".\\\\C:\\a/",
+        "././c:x/a",
+    ],
+)
 def test_what_leads_elsewhere_means_its_last_part(name):
     assert relative_name(name) == "a"
 

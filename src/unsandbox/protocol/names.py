@@ -28,7 +28,8 @@ def relative_name(given: str) -> str:
     """
     path = given.replace("\\", "/")
     parts = [part for part in path.split("/") if part not in {"", "."}]
-    if path.startswith("/") or _DRIVE.match(path) or ".." in parts:
+    if path.startswith("/") or _DRIVE.match(parts[0] if parts else "") or ".." in parts:
+        # Judged by the first part that counts: `./C:/a` names a drive as much as `C:/a` does.
         parts = parts[-1:]
     name = "/".join(parts)
     try:
