@@ -128,7 +128,7 @@ def test_what_there_is_none_of_is_said_with_what_helps(un):
         assert missing.returncode == 4
         assert f"un {kind} list" in missing.stderr.decode()
         unknown = un(kind, "nosuchverb", check=False)
-        assert (unknown.returncode, b"there are: " in unknown.stderr) == (2, True)
+        assert (unknown.returncode, b"choose from: " in unknown.stderr) == (2, True)
         assert json.loads(un.text("--json", kind, "list"))["count"] >= 0
     for kind in ("service", "snapshot", "image", "jobs"):
         assert json.loads(un.text(kind, "--json"))["count"] >= 0

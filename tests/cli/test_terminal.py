@@ -151,7 +151,7 @@ def test_nothing_is_lost_without_a_yes(run_un):
     user = Typist(["session", "delete", made], run_un.environment)
     user.until(b"[y/N]")
     user.type("n\n")
-    user.until(b"nothing was done")
+    user.until(b"nothing was changed")
     assert user.end() == 1
     user = Typist(["session", "delete", made], run_un.environment)
     user.until(b"[y/N]")

@@ -129,7 +129,7 @@ def test_a_server_keeps_one_of_jobs_and_of_what_is_changed(tmp_path):
         _, job = server.call(keys, "POST", "/execute", {"language": "bash", "code": code})
         assert server.call(keys, "DELETE", "/sessions/none")[0] == 404
         assert server.stop() == 0
-    assert un("audit", "verify", "--data", str(data)).stdout.startswith("whole: 5 lines")
+    assert un("audit", "verify", "--data", str(data)).stdout.startswith("intact: 5 lines")
     lines = [
         json.loads(line) for line in un("audit", "show", "--json", "--data", str(data)).stdout.splitlines()
     ]

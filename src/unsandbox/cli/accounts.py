@@ -1,4 +1,4 @@
-"""`un key` and `un accounts`: which keys are used, and what the server knows of them."""
+"""`un key` and `un accounts`: the keys in use, and their validity and limits on the server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from unsandbox.cli.output import print_json, show, table
 
 
 @click.command()
-@click.option("--extend", is_flag=True, help="Print the page of the hosted service where a key is extended.")
+@click.option("--extend", is_flag=True, help="Print the URL at the hosted service for extending the key.")
 @JSON_OPTION
 @connection_options
 def key(extend: bool, as_json: bool) -> None:
-    """Tell whether your key is valid, and its limits."""
+    """Show whether your key is valid, and its limits. Exit code 3 when it is not."""
     with open_client() as client:
         info = client.validate_keys()
     if extend:
@@ -33,7 +33,7 @@ def key(extend: bool, as_json: bool) -> None:
 @click.command()
 @JSON_OPTION
 def accounts(as_json: bool) -> None:
-    """List the rows of the accounts files, and say which keys a command would use; never a secret."""
+    """List the rows of the accounts files and show which keys are used. Secrets are never printed."""
     from unsandbox.credentials import explain_credentials, list_accounts
 
     rows = [

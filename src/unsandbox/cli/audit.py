@@ -1,4 +1,4 @@
-"""`un audit`: the audit log of a server's data folder."""
+"""`un audit`: read and verify the audit log in a server's data folder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from unsandbox.engine.accounts.secretbox import SecretBox
 
 @click.group()
 def audit() -> None:
-    """Check or show the audit log of a server: who ran what, under which policy, with what outcome."""
+    """Verify or show a server's audit log: which key ran what, under which policy, with which outcome."""
 
 
 @audit.command("verify")
 @DATA_OPTION
 @JSON_OPTION
 def verify_log(data: Path, as_json: bool) -> None:
-    """Check that no line was changed, removed or inserted; exit code 1 when one was.
+    """Verify that no line was changed, removed or inserted. Exit code 1 when one was.
 
-    Keep the number of lines and the last MAC elsewhere: only they tell later that the end was cut off.
+    Store the number of lines and the last MAC elsewhere: without them, lines removed from the end go unnoticed.
     """
     folder = _existing(data)
     verdict = verify(folder, audit_key(SecretBox.from_file(folder / "server.key")))
@@ -33,9 +33,9 @@ def verify_log(data: Path, as_json: bool) -> None:
         members = {"lines": verdict.lines, "last_mac": verdict.last_mac, "problem": verdict.problem}
         print_json(members | {"ok": not verdict.problem})
     elif verdict.problem:
-        click.echo(f"not whole: {verdict.problem}; the {verdict.lines} lines before it are", err=True)
+        click.echo(f"damaged: {verdict.problem}; the {verdict.lines} lines before it are intact", err=True)
     else:
-        click.echo(f"whole: {verdict.lines} lines, last MAC {verdict.last_mac}")
+        click.echo(f"intact: {verdict.lines} lines, last MAC {verdict.last_mac}")
     if verdict.problem:
         raise click.exceptions.Exit(1)
 
@@ -43,9 +43,9 @@ def verify_log(data: Path, as_json: bool) -> None:
 @audit.command()
 @DATA_OPTION
 @JSON_OPTION
-@click.option("-n", "--lines", type=click.IntRange(min=1), help="Only the last so many.")
+@click.option("-n", "--lines", type=click.IntRange(min=1), help="Number of last lines to show.")
 def show(data: Path, as_json: bool, lines: int | None) -> None:
-    """Show the lines, oldest first."""
+    """Print the log, oldest line first."""
     entries = list(read(_existing(data)))[-(lines or 0) :]
     for entry in entries:
         if as_json:
@@ -61,5 +61,5 @@ def show(data: Path, as_json: bool, lines: int | None) -> None:
 def _existing(data: Path) -> Path:
     folder = data.expanduser()
     if not (folder / "server.key").exists():
-        raise click.ClickException(f"{folder} is no data folder of a server; name one with --data")
+        raise click.ClickException(f"{folder} is not a server's data folder; name one with --data")
     return folder

@@ -1,4 +1,4 @@
-"""`un completion`: what makes a shell complete the words of `un`."""
+"""`un completion`: print a shell's completion script."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from click.shell_completion import get_completion_class
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    r"""Print what completes `un` in a shell.
+    r"""Print a completion script for a shell.
 
     \b
     bash: un completion bash >> ~/.bashrc
@@ -20,5 +20,5 @@ def completion(shell: str) -> None:
 
     kind = get_completion_class(shell)
     if kind is None:
-        raise click.ClickException(f"no completion for {shell}")
+        raise click.ClickException(f"no completion is available for {shell}")
     click.echo(kind(cli, {}, "un", "_UN_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""Options that say where a command goes and with which keys, and the client that they make."""
+"""Options that select the server and the keys, and the client built from them."""
 
 from __future__ import annotations
 
@@ -28,25 +28,31 @@ def connection_options(command: F) -> F:
             "-k",
             "--secret-key",
             metavar="KEY",
-            help="Secret key; others on this machine can see it: UNSANDBOX_SECRET_KEY hides it.",
+            help="Secret key. Other users can see arguments; prefer UNSANDBOX_SECRET_KEY.",
             expose_value=False,
             callback=_keep,
         ),
         click.option(
-            "--account", metavar="N", help="Row of the accounts file.", expose_value=False, callback=_keep
+            "--account",
+            metavar="N",
+            help="Row of the accounts file, from 0.",
+            expose_value=False,
+            callback=_keep,
         ),
-        click.option("--api-base", metavar="URL", help="Server to use.", expose_value=False, callback=_keep),
+        click.option(
+            "--api-base", metavar="URL", help="URL of the server.", expose_value=False, callback=_keep
+        ),
         click.option(
             "--local",
             is_flag=True,
-            help="On this machine, in this process: no account, no network.",
+            help="Use the embedded engine: no account or network needed.",
             expose_value=False,
             callback=_keep,
         ),
         click.option(
             "--otp",
             metavar="CODE",
-            help="One-time code, where the server asks for one.",
+            help="One-time code, if the server requires one.",
             expose_value=False,
             callback=_keep,
         ),
@@ -62,14 +68,17 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 
 def asks_for_server() -> bool:
-    """Whether options or environment name a server, other than the engine of this process."""
+    """Return whether options or environment name a server rather than the embedded engine."""
     return _base() not in ("", "local")
 
 
 def warn_of_the_end(what: str) -> None:
-    """Say so when what was made ends with this command, as the engine of this process does."""
+    """Warn that an object on the embedded engine ends with this command."""
     if _base() == "local":
-        click.echo(f"un: this {what} ends with this command; on a server it stays: un serve", err=True)
+        click.echo(
+            f"un: with --local the {what} ends when this command ends; use a server (`un serve`) to keep it",
+            err=True,
+        )
 
 
 def _base() -> str:
@@ -80,7 +89,7 @@ def _base() -> str:
 
 
 def open_client(**options: Any) -> Client:
-    """Return the client that the options of the running command ask for.
+    """Return the client that the options of the running command select.
 
     Args:
         options: Further arguments of `Client`.
@@ -91,7 +100,7 @@ def open_client(**options: Any) -> Client:
 
 
 def open_async_client(**options: Any) -> AsyncClient:
-    """Return the same for asyncio."""
+    """Return the same client for asyncio."""
     from unsandbox import AsyncClient
 
     return _make(AsyncClient, options)
@@ -111,7 +120,7 @@ def _make(kind: type[C], options: dict[str, Any]) -> C:
 
 
 def one_time_code() -> Any:
-    """Return what clients take as `otp`: the code of the command line, or a question on a terminal."""
+    """Return the client's `otp` argument: the code from the command line, or a prompt on a terminal."""
     given = click.get_current_context().meta.get(_KEY, {}).get("otp")
     if given or not sys.stdin.isatty():
         return given

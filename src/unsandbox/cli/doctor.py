@@ -1,4 +1,4 @@
-"""`un doctor`: what this machine can enforce and run, found out by trying."""
+"""`un doctor`: test which isolation this machine can enforce and which languages it can run."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ from unsandbox.sandbox.gvisor import install
 @click.option(
     "--install-gvisor",
     is_flag=True,
-    help="First fetch gVisor's runsc from this machine's Debian mirror into the engine's own folder.",
+    help="First install gVisor's runsc from the machine's Debian mirror into the engine's own folder.",
 )
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, install_gvisor: bool) -> None:
-    """Tell what this machine can enforce and run, by really running a sandbox of each kind."""
+    """Check what this machine can isolate and run, by starting a sandbox of each kind.
+
+    Exit code 1 when no sandbox can be isolated completely.
+    """
     if install_gvisor:
         try:
             found = install.install()
         except SandboxUnavailable as error:
-            raise EngineError(f"gVisor cannot be installed: {error}") from error
-        click.echo(f"installed runsc {found.version} as {found.path}", err=True)
+            raise EngineError(f"cannot install gVisor: {error}") from error
+        click.echo(f"installed runsc {found.version} at {found.path}", err=True)
     report, languages, missing = asyncio.run(_examine())
     gvisor = asyncio.run(_examine_gvisor())
     if as_json:
@@ -70,7 +73,7 @@ async def _examine() -> tuple[ProbeReport, list[str], dict[str, str]]:
 
 
 async def _examine_persistent() -> Sequence[Check]:
-    """Return what sessions and services have here."""
+    """Return the checks of persistent sandboxes."""
     async with BubblewrapBackend(system=find_system()) as backend:
         return await backend.prove_persistent()
 

@@ -1,4 +1,4 @@
-"""The command line as click knows it: subcommands are imported when they are called, or when all are wanted."""
+"""The click group of `un`. A subcommand is imported when it is called, or when the whole tree is read."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="un")
 def cli() -> None:
-    """Run code in many languages, safely: on this machine or on a server."""
+    """Run code safely in many languages, on this machine or on a server."""

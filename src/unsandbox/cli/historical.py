@@ -1,4 +1,4 @@
-"""Groups of verbs: flags of the historical command line are their verbs by now, and one verb is the default."""
+"""Groups that accept the flags of the historical command line as subcommands, and have a default subcommand."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Mapping, Sequence
 import click
 
 COMMON = {"--list": "list", "-l": "list", "--info": "get"}
-"""What every kind of object had."""
+"""Flags that every kind of object had."""
 
 
 def verbs(table: Mapping[str, str], default: str | None = None) -> type[click.Group]:
-    """Return a kind of group that takes `--list` for `list`, `--kill ID` for `delete ID` and so on.
+    """Return a group class that takes `--list` for `list`, `--kill ID` for `delete ID` and so on.
 
-    The flag may stand behind options; where a verb comes first, its own options stay what they are.
+    The flag may follow other options. After a subcommand, options keep their own meaning.
 
     Args:
-        table: Flag to verb.
-        default: The verb that is meant when none is named.
+        table: Subcommand by flag.
+        default: The subcommand to use when none is named.
     """
 
     class HistoricalGroup(click.Group):
         def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-            # While a shell completes words, what is not there yet is not the default.
+            # During completion a missing word does not mean the default.
             words = with_verb(args, table, None if ctx.resilient_parsing else default)
             return super().parse_args(ctx, words)
 
@@ -30,14 +30,14 @@ def verbs(table: Mapping[str, str], default: str | None = None) -> type[click.Gr
             self, ctx: click.Context, args: list[str]
         ) -> tuple[str | None, click.Command | None, list[str]]:
             if args and args[0] not in self.commands and not ctx.resilient_parsing:
-                ctx.fail(f"no verb {args[0]!r}; there are: {', '.join(sorted(self.commands))}")
+                ctx.fail(f"unknown subcommand {args[0]!r}; choose from: {', '.join(sorted(self.commands))}")
             return super().resolve_command(ctx, args)
 
     return HistoricalGroup
 
 
 def with_verb(words: Sequence[str], table: Mapping[str, str], default: str | None = None) -> list[str]:
-    """Return the words with a verb in front.
+    """Return the words with the subcommand in front.
 
     Example:
         >>> with_verb(["--kill", "session_1", "-y"], {"--kill": "delete"})

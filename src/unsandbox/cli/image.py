@@ -1,4 +1,4 @@
-"""`un image`: published copies of services and snapshots."""
+"""`un image`: manage images, which are published copies of services and snapshots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from unsandbox.cli.connection import connection_options, one_time_code, open_client
 from unsandbox.cli.historical import COMMON, verbs
 from unsandbox.cli.options import JSON_OPTION, NETWORK_OPTION, PORTS, VCPU_OPTION, YES_OPTION
-from unsandbox.cli.output import confirm, said
+from unsandbox.cli.output import confirm, print_result
 from unsandbox.cli.verbs import add_get, add_list, add_protected, add_verb
 
 _COLUMNS = ("image_id", "name", "visibility", "access", "size_bytes", "locked")
@@ -30,7 +30,7 @@ _HISTORICAL = COMMON | {
 
 @click.group(cls=verbs(_HISTORICAL, "list"))
 def image() -> None:
-    """Published copies of services and snapshots; without a verb, list them."""
+    """Manage images: published copies of services and snapshots. Without a subcommand, list them."""
 
 
 add_list(
@@ -38,7 +38,7 @@ add_list(
     "list_images",
     "images",
     _COLUMNS,
-    "List images: those you own, those shared with you, public ones, or all that you may use.",
+    "List images: your own, shared with you, or public. By default, all that you may use.",
     click.argument("which", required=False, type=click.Choice(["owned", "shared", "public"])),
 )
 
@@ -47,20 +47,20 @@ add_list(
 @click.argument("source_type", type=click.Choice(["service", "snapshot"]))
 @click.argument("source_id")
 @click.option("--name", help="Name of the image.")
-@click.option("--description", help="What is in it.")
+@click.option("--description", help="Description of its content.")
 @JSON_OPTION
 @connection_options
 def publish(source_type: Any, source_id: str, name: str | None, description: str | None, as_json: bool) -> None:
-    """Make an image of a service or snapshot, private at first; prints its id."""
+    """Publish a service or snapshot as a private image and print its id."""
     with open_client() as client:
         made = client.publish_image(source_type, source_id, name=name, description=description)
-    said(made, as_json, str(made.image_id))
+    print_result(made, as_json, str(made.image_id))
 
 
 add_get(image, "get_image", "image")
 add_verb(image, "lock", "lock_image", "Protect an image from deletion.", "locked")
-add_protected(image, "unlock", "unlock_image", "Take the protection off images.", "unlocked")
-add_protected(image, "delete", "delete_image", "Delete images.", "deleted", "Delete them for good?")
+add_protected(image, "unlock", "unlock_image", "Allow images to be deleted again.", "unlocked")
+add_protected(image, "delete", "delete_image", "Delete images.", "deleted", "Delete the images for good?")
 
 
 @image.command()
@@ -69,9 +69,9 @@ add_protected(image, "delete", "delete_image", "Delete images.", "deleted", "Del
 @JSON_OPTION
 @connection_options
 def visibility(image_id: str, who: Any, as_json: bool) -> None:
-    """Say who may see an image."""
+    """Set the visibility of an image."""
     with open_client() as client:
-        said(client.set_image_visibility(image_id, who), as_json, f"{image_id} is {who}")
+        print_result(client.set_image_visibility(image_id, who), as_json, f"{image_id} is {who}")
 
 
 def _access(name: str, method: str, summary: str) -> None:
@@ -83,11 +83,11 @@ def _access(name: str, method: str, summary: str) -> None:
     def verb(image_id: str, other_key: str, as_json: bool) -> None:
         with open_client() as client:
             trusted = getattr(client, method)(image_id, other_key)
-        said(trusted, as_json, "\n".join(trusted.trusted_keys))
+        print_result(trusted, as_json, "\n".join(trusted.trusted_keys))
 
 
-_access("grant", "grant_image_access", "Let another key use an image.")
-_access("revoke", "revoke_image_access", "Take that right back.")
+_access("grant", "grant_image_access", "Allow another key to use an image.")
+_access("revoke", "revoke_image_access", "Withdraw another key's access to an image.")
 
 
 @image.command()
@@ -95,10 +95,10 @@ _access("revoke", "revoke_image_access", "Take that right back.")
 @JSON_OPTION
 @connection_options
 def trusted(image_id: str, as_json: bool) -> None:
-    """List the keys that may use an image."""
+    """List the keys that have access to an image."""
     with open_client() as client:
         keys = client.list_image_trusted(image_id)
-    said(keys, as_json, "\n".join(keys.trusted_keys))
+    print_result(keys, as_json, "\n".join(keys.trusted_keys))
 
 
 @image.command()
@@ -108,18 +108,18 @@ def trusted(image_id: str, as_json: bool) -> None:
 @JSON_OPTION
 @connection_options
 def transfer(image_id: str, other_key: str, yes: bool, as_json: bool) -> None:
-    """Give an image to another key."""
-    confirm(yes, "You will not own it any more. Go on?")
+    """Transfer the ownership of an image to another key."""
+    confirm(yes, "You will no longer own the image. Continue?")
     with open_client() as client:
         given = client.transfer_image(image_id, other_key, otp=one_time_code())
-    said(given, as_json, f"{image_id} belongs to {other_key}")
+    print_result(given, as_json, f"{image_id} belongs to {other_key}")
 
 
 @image.command()
 @click.argument("image_id")
 @click.option("--name", help="Name of the service.")
-@click.option("--ports", type=PORTS, help="Its ports.")
-@click.option("--bootstrap", help="Command that starts it; that of the image when not given.")
+@click.option("--ports", type=PORTS, help="Ports the program listens on.")
+@click.option("--bootstrap", help="Command that starts the service (default: the image's).")
 @NETWORK_OPTION
 @VCPU_OPTION
 @JSON_OPTION
@@ -133,22 +133,22 @@ def spawn(
     vcpu: int | None,
     as_json: bool,
 ) -> None:
-    """Start a service from an image; prints its id."""
+    """Start a service from an image and print its id."""
     with open_client() as client:
         made = client.spawn_image(
             image_id, name=name, ports=ports, bootstrap=bootstrap, network_mode=network, vcpu=vcpu
         )
-    said(made, as_json, f"{made.service_id}  {made.url or made.name}")
+    print_result(made, as_json, f"{made.service_id}  {made.url or made.name}")
 
 
 @image.command()
 @click.argument("image_id")
 @click.option("--name", help="Name of the copy.")
-@click.option("--description", help="What is in it.")
+@click.option("--description", help="Description of its content.")
 @JSON_OPTION
 @connection_options
 def clone(image_id: str, name: str | None, description: str | None, as_json: bool) -> None:
-    """Copy an image; the copy is yours and private. Prints its id."""
+    """Copy an image and print the copy's id. The copy is private and yours."""
     with open_client() as client:
         made = client.clone_image(image_id, name=name, description=description)
-    said(made, as_json, str(made.image_id))
+    print_result(made, as_json, str(made.image_id))

@@ -1,4 +1,4 @@
-"""`un jobs`: what runs and what has run."""
+"""`un jobs`: list, read, wait for and cancel jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from unsandbox.cli.connection import connection_options, open_client
 from unsandbox.cli.historical import verbs
 from unsandbox.cli.options import JSON_OPTION
-from unsandbox.cli.output import exit_code_of, pass_through, said, show
+from unsandbox.cli.output import exit_code_of, pass_through, print_result, show
 from unsandbox.cli.verbs import add_get, add_list
 
 _COLUMNS = ("job_id", "language", "status", "created_at")
@@ -17,7 +17,7 @@ _COLUMNS = ("job_id", "language", "status", "created_at")
 
 @click.group(cls=verbs({}, "list"))
 def jobs() -> None:
-    """List, read, wait for and cancel jobs; without a verb, list them."""
+    """Manage jobs. Without a subcommand, list them."""
 
 
 add_list(
@@ -26,18 +26,20 @@ add_list(
     "jobs",
     _COLUMNS,
     "List your jobs, newest first.",
-    click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many."),
+    click.option("-n", "--limit", type=click.IntRange(min=1), help="Maximum number of jobs to list."),
 )
-add_get(jobs, "get_job", "job as it is now, its output included")
+add_get(jobs, "get_job", "job with its output so far")
 
 
 @jobs.command()
 @click.argument("job_id")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most; exit code 5.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), help="Maximum seconds to wait; exit code 5 when exceeded."
+)
 @JSON_OPTION
 @connection_options
 def wait(job_id: str, timeout: float | None, as_json: bool) -> None:
-    """Print a job's output as it comes, until its end; exit with its code. It goes on when you stop waiting."""
+    """Follow a job's output until it ends and exit with its code. Ctrl-C does not stop the job."""
     with open_client() as client, client.follow(job_id, timeout=timeout) as events:
         job = pass_through(events, client, as_json)
     if as_json:
@@ -50,8 +52,8 @@ def wait(job_id: str, timeout: float | None, as_json: bool) -> None:
 @JSON_OPTION
 @connection_options
 def cancel(job_ids: tuple[str, ...], as_json: bool) -> None:
-    """End jobs."""
+    """Cancel jobs."""
     with open_client() as client:
         for job_id in job_ids:
             job = client.cancel(job_id)
-            said(job, as_json, f"{job_id} {job.status}")
+            print_result(job, as_json, f"{job_id} {job.status}")

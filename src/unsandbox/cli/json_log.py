@@ -1,4 +1,4 @@
-"""Log records as JSON, one object a line."""
+"""Log records as JSON, one object per line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ACCESS = re.compile(
 
 
 class JsonFormatter(logging.Formatter):
-    """Time (UTC), level, logger and message; of a request also its id, route, status and milliseconds."""
+    """Formats time (UTC), level, logger and message; for requests also id, route, status and milliseconds."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line."""

@@ -1,4 +1,4 @@
-"""`un keys`: the keys of a server's data folder. Works before the server's first start and while it runs."""
+"""`un keys`: manage the keys in a server's data folder, before its first start and while it runs."""
 
 from __future__ import annotations
 
@@ -28,40 +28,48 @@ DATA_OPTION = click.option(
 )
 
 
-_NO_SUCH_KEY = "no such valid key; un keys list shows what there is"
+_NO_SUCH_KEY = "unknown or revoked key; `un keys list` lists the keys"
 _LIMITS: dict[str, tuple[str, click.ParamType[Any], str]] = {
-    "concurrency": ("--concurrency", click.IntRange(min=1), "Jobs that it may have waiting or running."),
-    "rate_per_minute": ("--rate", click.IntRange(min=1), "Requests that it may send a minute."),
-    "burst": ("--burst", click.IntRange(min=1), "Requests at once before the rate counts."),
-    "sessions": ("--sessions", click.IntRange(min=0), "Sessions that it may have."),
-    "services": ("--services", click.IntRange(min=0), "Services that it may have."),
-    "cpu_s_per_hour": ("--cpu-hour", click.IntRange(min=1), "Seconds of CPU time that it may use in any hour."),
-    "cpu_s_per_day": ("--cpu-day", click.IntRange(min=1), "Seconds of CPU time that it may use in any day."),
-    "memory_mb": ("--memory", click.IntRange(min=16), "MiB of memory for all its sandboxes at once."),
-    "sandbox_memory_mb": ("--sandbox-memory", click.IntRange(min=16), "MiB of memory for each sandbox."),
-    "disk_mb": ("--disk", click.IntRange(min=0), "MiB for disks of sessions and services, snapshots, images."),
-    "output_mb": ("--output", click.IntRange(min=1), "MiB kept of each output stream of a job."),
+    "concurrency": ("--concurrency", click.IntRange(min=1), "Jobs that may be queued or running."),
+    "rate_per_minute": ("--rate", click.IntRange(min=1), "Requests per minute."),
+    "burst": ("--burst", click.IntRange(min=1), "Requests in a burst before the rate applies."),
+    "sessions": ("--sessions", click.IntRange(min=0), "Number of sessions."),
+    "services": ("--services", click.IntRange(min=0), "Number of services."),
+    "cpu_s_per_hour": ("--cpu-hour", click.IntRange(min=1), "Seconds of CPU time in any hour."),
+    "cpu_s_per_day": ("--cpu-day", click.IntRange(min=1), "Seconds of CPU time in any day."),
+    "memory_mb": ("--memory", click.IntRange(min=16), "MiB of memory of all its sandboxes together."),
+    "sandbox_memory_mb": ("--sandbox-memory", click.IntRange(min=16), "MiB of memory of each sandbox."),
+    "disk_mb": ("--disk", click.IntRange(min=0), "MiB of disk: sessions, services, snapshots and images."),
+    "output_mb": ("--output", click.IntRange(min=1), "MiB stored of each output stream of a job."),
     "results_mb": (
         "--results",
         click.IntRange(min=1),
-        "MiB for results of jobs; the oldest leave first.",
+        "MiB of stored job results; the oldest are deleted first.",
     ),
-    "isolation": ("--isolation", click.Choice(["gvisor", "hardened"]), "What it gets at least."),
+    "isolation": (
+        "--isolation",
+        click.Choice(["gvisor", "hardened"]),
+        "Minimum isolation backend of its sandboxes.",
+    ),
 }
-"""Options for the settings of a key, by the name of the setting."""
+"""Option, type and help for each setting of a key."""
 
 
 def _settings_options(tier: int | None = None) -> Callable[[Command], Command]:
-    """Return a decorator that adds the options for what a key may do."""
+    """Return a decorator that adds the options for a key's settings."""
 
     def add(command: Command) -> Command:
         for name, (option, kind, text) in reversed(_LIMITS.items()):
             command = click.option(option, name, type=kind, help=text)(command)
         expires = click.option(
-            "--expires", "days", type=click.FloatRange(min=0), help="Days until the key is refused."
+            "--expires", "days", type=click.FloatRange(min=0), help="Days until the key expires."
         )
         shown = click.option(
-            "--tier", type=int, default=tier, show_default=tier is not None, help="Number that clients show."
+            "--tier",
+            type=int,
+            default=tier,
+            show_default=tier is not None,
+            help="Tier number; shown by clients, without further meaning.",
         )
         return shown(expires(command))
 
@@ -81,17 +89,17 @@ def _set(settings: KeySettings) -> dict[str, Any]:
 
 @click.group()
 def keys() -> None:
-    """Make, list, change and revoke the keys of a server."""
+    """Create, list, change and revoke the keys of a server."""
 
 
 @keys.command()
 @DATA_OPTION
 @JSON_OPTION
-@click.option("--note", default="", help="What the key is for; shown in the list.")
-@click.option("--otp", is_flag=True, help="Deleting and unlocking shall need a one-time code (TOTP).")
+@click.option("--note", default="", help="Purpose of the key, shown in the list.")
+@click.option("--otp", is_flag=True, help="Require a one-time code (TOTP) for deleting and unlocking.")
 @_settings_options(tier=1)
 def create(data: Path, as_json: bool, note: str, otp: bool, **settings: Any) -> None:
-    """Make a key pair. Its secret is shown this once."""
+    """Create a key pair. The secret is shown only once."""
     otp_secret = pyotp.random_base32() if otp else None
     with open_keys(data) as ring:
         pair = ring.create(note, otp_secret, KeySettings(**_given(settings)))
@@ -108,7 +116,7 @@ def create(data: Path, as_json: bool, note: str, otp: bool, **settings: Any) -> 
     click.echo(f"secret key  {pair.secret_key}")
     if otp_uri:
         click.echo(f"one-time codes  {otp_uri}")
-    click.echo("The secret is not shown again. Keep it in ~/.unsandbox/accounts.csv, mode 0600.", err=True)
+    click.echo("The secret is not shown again. Store it in ~/.unsandbox/accounts.csv with mode 0600.", err=True)
 
 
 @keys.command("set")
@@ -116,19 +124,22 @@ def create(data: Path, as_json: bool, note: str, otp: bool, **settings: Any) -> 
 @DATA_OPTION
 @JSON_OPTION
 @_settings_options()
-@click.option("--unlimited", metavar="NAMES", help="Take limits away: names as in the list, with commas.")
+@click.option("--unlimited", metavar="NAMES", help="Remove limits: setting names, separated by commas.")
 def change(public_key: str, data: Path, as_json: bool, unlimited: str | None, **settings: Any) -> None:
-    """Change what a key may do; a running server obeys within a second.
+    """Change the settings of a key. A running server applies them within a second.
 
-    What is not named stays as it is. Examples: `--cpu-hour 3600 --memory 8192`, `--unlimited memory_mb`.
+    Settings that are not named stay as they are. Examples: `--cpu-hour 3600 --memory 8192`,
+    `--unlimited memory_mb`.
     """
     names = [name.strip() for name in (unlimited or "").split(",") if name.strip()]
     known = [name for name in KeySettings.__struct_fields__ if name != "tier"]
     if unknown := [name for name in names if name not in known]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(known)}", param_hint="--unlimited")
+        raise click.BadParameter(
+            f"{unknown[0]!r} is not a setting; choose from {', '.join(known)}", param_hint="--unlimited"
+        )
     changes = dict.fromkeys(names) | _given(settings)
     if not changes:
-        raise click.UsageError("say what to change: un keys set --help lists it")
+        raise click.UsageError("no setting was named; `un keys set --help` lists them")
     with open_keys(data) as ring:
         changed = ring.change(public_key, **changes)
     if changed is None:
@@ -144,7 +155,7 @@ def change(public_key: str, data: Path, as_json: bool, unlimited: str | None, **
 @DATA_OPTION
 @JSON_OPTION
 def list_keys(data: Path, as_json: bool) -> None:
-    """List all keys, oldest first; never their secrets."""
+    """List all keys, oldest first, without their secrets."""
     with open_keys(data) as ring:
         rows = ring.list()
     if as_json:
@@ -154,7 +165,7 @@ def list_keys(data: Path, as_json: bool) -> None:
         state = "revoked" if row.revoked_at else "expired" if _expired(row) else "valid"
         click.echo(f"{row.public_key}  {state:8}  {_date(row.created_at)}  {row.note}".rstrip())
     if not rows:
-        click.echo("no keys; make one: un keys create", err=True)
+        click.echo("no keys; `un keys create` creates one", err=True)
 
 
 @keys.command()
@@ -162,7 +173,7 @@ def list_keys(data: Path, as_json: bool) -> None:
 @DATA_OPTION
 @JSON_OPTION
 def revoke(public_key: str, data: Path, as_json: bool) -> None:
-    """Make a key invalid for good; a running server obeys within a second."""
+    """Revoke a key for good. A running server refuses it within a second."""
     with open_keys(data) as ring:
         if not ring.revoke(public_key):
             raise click.ClickException(_NO_SUCH_KEY)

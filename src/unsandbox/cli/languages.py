@@ -1,4 +1,4 @@
-"""`un languages`: what can run, here or on a server, and toolchains brought to this machine."""
+"""`un languages`: list the languages of this machine or a server, and install toolchains."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MIB = 1 << 20
 
 
 @click.group(invoke_without_command=True)
-@click.option("--host", is_flag=True, help="What this machine's own /usr can run.")
-@click.option("--folder", type=click.Path(path_type=Path), help="What a folder of toolchains can run.")
+@click.option("--host", is_flag=True, help="List the languages of this machine's own /usr.")
+@click.option("--folder", type=click.Path(path_type=Path), help="List the languages of a folder of toolchains.")
 @JSON_OPTION
 @connection_options
 @click.pass_context
 def languages(ctx: click.Context, host: bool, folder: Path | None, as_json: bool) -> None:
-    """List languages: of a server where one is named, else of this machine."""
+    """List languages: of the server if one is configured, otherwise of this machine."""
     if ctx.invoked_subcommand is not None:
         return
     if asks_for_server() and not host and folder is None:
@@ -55,22 +55,26 @@ def languages(ctx: click.Context, host: bool, folder: Path | None, as_json: bool
         _COLUMNS,
     )
     if sys.stdout.isatty():
-        click.echo(f"{sum(row['installed'] for row in rows)} of {len(rows)} can run", err=True)
+        click.echo(f"{sum(row['installed'] for row in rows)} of {len(rows)} languages are installed", err=True)
 
 
 @languages.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where to; by default where servers look.")
-@click.option("--refresh", is_flag=True, help="Fetch the lists of packages anew, for newer versions.")
-@click.option("--keep-downloads", is_flag=True, help="Keep the archives, for another folder without network.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Target folder (default: the folder that servers use)."
+)
+@click.option("--refresh", is_flag=True, help="Update the package lists first, to get newer versions.")
+@click.option(
+    "--keep-downloads", is_flag=True, help="Keep the downloaded archives, to fill another folder offline."
+)
 @YES_OPTION
 @JSON_OPTION
 def install(
     names: tuple[str, ...], folder: Path | None, refresh: bool, keep_downloads: bool, yes: bool, as_json: bool
 ) -> None:
-    """Bring toolchains into a folder of their own; sandboxes then see it instead of this machine's /usr.
+    """Install toolchains into a separate folder, which sandboxes then see instead of this machine's /usr.
 
-    Nothing of the machine itself is changed. Stopped halfway, the same command goes on where it was.
+    Nothing else on the machine changes. After an interruption, run the same command again to continue.
     """
     from unsandbox.sandbox.languages.toolchains import Installer
     from unsandbox.sandbox.system import default_folder
@@ -82,15 +86,15 @@ def install(
             estimate = installer.estimate(wanted, refresh=refresh, progress=progress)
         for name, packages in estimate.unknown.items():
             click.echo(
-                f"un: {name} is left out: the package sources do not have {' '.join(packages)}", err=True
+                f"un: skipping {name}: the package sources do not provide {' '.join(packages)}", err=True
             )
         if estimate.nothing_to_do:
-            click.echo(f"nothing to do: {target} has them", err=True)
+            click.echo(f"nothing to do: already installed in {target}", err=True)
             if as_json:
                 print_json(_members(target, estimate))
             return
         click.echo(_size(estimate, target), err=True)
-        confirm(yes, "Go on?")
+        confirm(yes, "Continue?")
         with _progress() as progress:
             report = installer.install(estimate, progress)
         if not keep_downloads:
@@ -116,7 +120,9 @@ def _wanted(names: Sequence[str]) -> list[Language]:
         except UnknownLanguageError as error:
             raise click.UsageError(str(error)) from error
         if not language.can_be_installed:
-            raise click.UsageError(f"{language.name} cannot be installed by this command: {language.elsewhere}")
+            raise click.UsageError(
+                f"{language.name} cannot be installed by this command; get {language.elsewhere}"
+            )
         found.append(language)
     return found
 
@@ -147,7 +153,9 @@ def _state(row: dict[str, Any]) -> str:
 def _size(estimate: Estimate, target: Path) -> str:
     names = " ".join(language.name for language in estimate.languages)
     fetch, disk = estimate.download_bytes // _MIB, estimate.disk_bytes // _MIB
-    return f"{names}\n{estimate.packages} Debian packages; about {fetch} MiB to fetch, {disk} MiB in {target}"
+    return (
+        f"{names}\n{estimate.packages} Debian packages; about {fetch} MiB to download, {disk} MiB in {target}"
+    )
 
 
 def _members(target: Path, estimate: Estimate, report: Report | None = None) -> dict[str, Any]:
@@ -161,21 +169,21 @@ def _members(target: Path, estimate: Estimate, report: Report | None = None) -> 
 
 def _tell(report: Report, target: Path, default: bool) -> None:
     if report.missing:
-        click.echo(f"un: not usable in spite of it: {' '.join(report.missing)}", err=True)
-        for package, said in report.complaints.items():
-            click.echo(f"  {package}: {said}", err=True)
+        click.echo(f"un: still not usable: {' '.join(report.missing)}", err=True)
+        for package, complaint in report.complaints.items():
+            click.echo(f"  {package}: {complaint}", err=True)
     if default:
         lost = {language.name for language in _table("host").available()}
         lost -= {language.name for language in _table(str(target)).available()}
-        click.echo("Sandboxes now see these toolchains instead of this machine's /usr.", err=True)
+        click.echo("Sandboxes now use these toolchains instead of this machine's /usr.", err=True)
         if lost:
-            click.echo(f"Only on this machine, not among them: {' '.join(sorted(lost))}", err=True)
-        click.echo("UNSANDBOX_TOOLCHAINS=host, or un serve --toolchains host, goes back.", err=True)
+            click.echo(f"No longer available, installed only in /usr: {' '.join(sorted(lost))}", err=True)
+        click.echo("To undo this, set UNSANDBOX_TOOLCHAINS=host or run un serve --toolchains host.", err=True)
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
-    """Yield what tells progress: a bar on a terminal, else a line whenever something else is being done."""
+    """Yield a progress callback: a bar on a terminal, otherwise a line for each new stage."""
     if not sys.stderr.isatty():
         last = [""]
 

@@ -1,11 +1,11 @@
-"""The command `un`: runs a file, or a subcommand. What is not needed for it is not imported: help is quick."""
+"""The command `un`: runs a file or a subcommand. Modules load only when needed, which keeps help fast."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-# As `typing` has it, without its cost.
+# Importing `typing` for this constant would slow down `un --help`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,18 +21,18 @@ RUN = "run"
 COMMANDS = {
     "accounts": ("unsandbox.cli.accounts", "accounts", "List the accounts files and their rows."),
     "audit": ("unsandbox.cli.audit", "audit", "Check or show the audit log of a server."),
-    "completion": ("unsandbox.cli.completion", "completion", "Print what completes `un` in your shell."),
-    "doctor": ("unsandbox.cli.doctor", "doctor", "Tell what this machine can enforce and run."),
-    "image": ("unsandbox.cli.image", "image", "Publish, share and spawn images."),
+    "completion": ("unsandbox.cli.completion", "completion", "Print a completion script for your shell."),
+    "doctor": ("unsandbox.cli.doctor", "doctor", "Check what this machine can isolate and run."),
+    "image": ("unsandbox.cli.image", "image", "Publish, share and start images."),
     "jobs": ("unsandbox.cli.jobs", "jobs", "List, read, wait for and cancel jobs."),
-    "key": ("unsandbox.cli.accounts", "key", "Tell whether your key is valid, and its limits."),
-    "keys": ("unsandbox.cli.keys", "keys", "Make, list, change and revoke the keys of a server."),
-    "languages": ("unsandbox.cli.languages", "languages", "List languages, and bring toolchains here."),
-    RUN: ("unsandbox.cli.run", "run", "Run a file; the word may be left out."),
-    "serve": ("unsandbox.cli.serve", "serve", "Serve the API from this machine."),
-    "service": ("unsandbox.cli.service", "service", "Long-running programs with a name."),
-    "session": ("unsandbox.cli.session", "session", "Sandboxes with a terminal."),
-    "snapshot": ("unsandbox.cli.snapshot", "snapshot", "Saved states of sessions and services."),
+    "key": ("unsandbox.cli.accounts", "key", "Show whether your key is valid, and its limits."),
+    "keys": ("unsandbox.cli.keys", "keys", "Create, list, change and revoke keys of a server."),
+    "languages": ("unsandbox.cli.languages", "languages", "List languages; install toolchains."),
+    RUN: ("unsandbox.cli.run", "run", "Run a program (the word `run` is optional)."),
+    "serve": ("unsandbox.cli.serve", "serve", "Start a server on this machine."),
+    "service": ("unsandbox.cli.service", "service", "Manage services: named, long-running programs."),
+    "session": ("unsandbox.cli.session", "session", "Open terminals in sandboxes; manage sessions."),
+    "snapshot": ("unsandbox.cli.snapshot", "snapshot", "Manage snapshots of sessions and services."),
 }
 
 WITH_VALUE = frozenset(
@@ -42,20 +42,20 @@ WITH_VALUE = frozenset(
         *("-v", "--vcpu", "-t", "--ttl", "--timeout", "--isolation", "--stdin"),
     }
 )
-"""Options that take the next word: tells a file's name from an option's value without importing more."""
+"""Options of `un run` that take a value: they tell an option's value from the name of a file."""
 
 _HELP = """\
 Usage: un [OPTIONS] FILE | -s LANG CODE | - | COMMAND ...
 
-  Run code in many languages, safely: on this machine or on a server.
+  Run code safely in many languages, on this machine or on a server.
 
-    un script.py                   run a file; its language by extension or #! line
-    un script.py -- one two        with arguments
-    un -s bash 'echo hello'        inline code
+    un script.py                   run a file; extension or #! line name its language
+    un script.py -- one two        pass arguments
+    un -s bash 'echo hello'        run inline code
     echo 'print(1)' | un -s python -
-                                   standard input as code
-    un --local script.py           on this machine, without account or network
-    un session                     a terminal in a sandbox
+                                   run code from standard input
+    un --local script.py           run on this machine; no account or network needed
+    un session                     open a terminal in a sandbox
 
 Options:
   --version   Show the version and exit.
@@ -64,8 +64,8 @@ Options:
 Commands:
 {commands}
 
-`un run --help` lists the options of a run; every command has a --help of its
-own.
+`un run --help` lists the options for running a program. Every command has its
+own --help.
 """
 
 
@@ -76,9 +76,9 @@ def help_text() -> str:
 
 
 def with_command(words: Sequence[str]) -> list[str]:
-    """Return the words with the subcommand first: what names none is a run.
+    """Return the words with the subcommand first; words that name no subcommand are a run.
 
-    Options that stand before a subcommand go behind it, where they mean the same.
+    Options before a subcommand are moved behind it, where they mean the same.
 
     Example:
         >>> with_command(["-n", "zerotrust", "a.py"]), with_command(["--local", "session", "list"])
@@ -102,7 +102,7 @@ def with_command(words: Sequence[str]) -> list[str]:
 
 
 def _behind(after: list[str], before: list[str]) -> list[str]:
-    """Put options behind the words of a subcommand, but not among the arguments of a program."""
+    """Append options to the words of a subcommand, before the arguments of a program."""
     at = after.index("--") if "--" in after else len(after)
     return [*after[:at], *before, *after[at:]]
 
@@ -110,13 +110,13 @@ def _behind(after: list[str], before: list[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
-    Exit codes: 0 ok, 1 error, 2 wrong arguments, 3 authentication, 4 the API refused or could not be reached,
-    5 a deadline passed; that of the program when it ran and failed.
+    Exit codes: 0 success, 1 local error, 2 invalid arguments, 3 authentication, 4 API error or no connection,
+    5 time limit; the program's own exit code when the program failed.
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
         if words in ([], ["-h"], ["--help"]) and "_UN_COMPLETE" not in os.environ:
-            # Without the library that reads command lines, which takes longer to import than all else together.
+            # Without click, which takes longer to import than everything else together.
             stream = sys.stdout if words else sys.stderr
             stream.write(help_text())
             stream.flush()
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.write("un: interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not complain about that at its end.
+        # The reader closed the pipe. Without this the interpreter reports the error again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_ERROR)
 
@@ -137,7 +137,7 @@ def _dispatch(words: Sequence[str]) -> None:
     from unsandbox.cli.group import cli
 
     try:
-        # https://no-color.org: set to anything but nothing.
+        # https://no-color.org: any non-empty value turns colours off.
         color = False if os.environ.get("NO_COLOR") else None
         sys.exit(cli.main(args=with_command(words), prog_name="un", standalone_mode=False, color=color))
     except click.ClickException as error:
@@ -156,27 +156,27 @@ def _dispatch(words: Sequence[str]) -> None:
 
 
 def _hint(error: Exception) -> str:
-    """Return which command helps against an error, where there is one."""
+    """Return a command that helps with an error; an empty string when there is none."""
     from unsandbox import errors
 
     code = getattr(error, "code", None) or ""
     if isinstance(error, errors.CredentialsError):
-        return "un --local ... runs it on this machine, without an account"
+        return "without an account, `un --local ...` runs programs on this machine"
     if isinstance(error, errors.AuthenticationError):
-        return "un accounts tells which keys are used"
+        return "`un accounts` shows which keys are used"
     if isinstance(error, errors.SudoRequiredError):
-        return "give the one-time code with --otp"
+        return "pass the one-time code with --otp"
     if isinstance(error, errors.ConnectionFailedError):
-        return "un serve starts a server on this machine; --api-base URL names another"
+        return "`un serve` starts a server on this machine; --api-base URL selects another one"
     if code == "unknown_language":
-        return "un languages lists what can run"
+        return "`un languages` lists the available languages"
     kind = code.removesuffix("_not_found")
     listed = next((name for name in (kind, f"{kind}s") if name in COMMANDS), None) if kind != code else None
-    return f"un {listed} list shows what there is" if listed else ""
+    return f"`un {listed} list` lists existing ones" if listed else ""
 
 
 def _exit_code(error: Exception) -> int | None:
-    """Return the exit code for one of our errors, None for any other."""
+    """Return the exit code for an `UnsandboxError`; None for any other error."""
     from unsandbox import errors
 
     by_class: tuple[tuple[type[Exception], int], ...] = (

@@ -1,4 +1,4 @@
-"""What commands print: JSON for scripts, a table on a terminal, plain columns in a pipe."""
+"""Output of commands: JSON for scripts, tables on a terminal, tab-separated columns in a pipe."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def print_json(members: Mapping[str, Any]) -> None:
-    """Print one object on a line of its own."""
+    """Print one object as a single line of JSON."""
     click.echo(json.dumps(members, ensure_ascii=False))
 
 
 def show(model: WireModel, as_json: bool, columns: Sequence[str] = ()) -> None:
-    """Print one object: as JSON, or a line for each of its members.
+    """Print one object as JSON, or with one line per member.
 
     Args:
         model: The object.
-        as_json: Whether as JSON.
-        columns: The members to show, in this order; all of them when not given.
+        as_json: Whether to print JSON.
+        columns: The members to show, in this order. By default all of them.
     """
     from unsandbox.protocol.codec import to_wire
 
@@ -50,14 +50,14 @@ def show(model: WireModel, as_json: bool, columns: Sequence[str] = ()) -> None:
 def show_list(
     models: Sequence[WireModel], as_json: bool, columns: Sequence[str], kind: str, nothing: str = ""
 ) -> None:
-    """Print a list: as JSON, as a table on a terminal, else a line each with tabs between the columns.
+    """Print a list as JSON, as a table on a terminal, or as tab-separated lines in a pipe.
 
     Args:
         models: The objects.
-        as_json: Whether as JSON.
+        as_json: Whether to print JSON.
         columns: The members to show.
-        kind: What they are, in the plural, as the JSON names them.
-        nothing: What to say on standard error when there are none.
+        kind: The name of the list in the JSON, a plural such as `jobs`.
+        nothing: The message on standard error when the list is empty.
     """
     from unsandbox.protocol.codec import to_wire
 
@@ -71,7 +71,7 @@ def show_list(
 
 
 def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
-    """Print rows under their column names on a terminal; in a pipe without names, tabs between the cells."""
+    """Print rows: with column names on a terminal, tab-separated and without names in a pipe."""
     if not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(row))
@@ -82,15 +82,15 @@ def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
 
     drawn = Table(box=None, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
     for name in columns:
-        # What is copied into the next command stays in one piece.
+        # Ids are copied into the next command, so they are never folded.
         drawn.add_column(name, overflow="fold", no_wrap=name.endswith("_id"))
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)
 
 
-def said(model: WireModel, as_json: bool, text: str, end: str = "\n") -> None:
-    """Print what was done: the server's answer as JSON, or a sentence."""
+def print_result(model: WireModel, as_json: bool, text: str, end: str = "\n") -> None:
+    """Print the result of a command: the server's answer as JSON, or a short text."""
     if as_json:
         show(model, as_json)
     else:
@@ -98,22 +98,22 @@ def said(model: WireModel, as_json: bool, text: str, end: str = "\n") -> None:
 
 
 def confirm(yes: bool, question: str) -> None:
-    """Ask before something is lost; without a terminal `--yes` is needed.
+    """Ask for confirmation before a destructive action; without a terminal `--yes` is required.
 
     Raises:
-        click.UsageError: Nobody can be asked.
+        click.UsageError: Standard input is not a terminal and `--yes` was not passed.
         click.ClickException: The answer was no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Nobody can be asked here: say --yes.")
+        raise click.UsageError(f"{question} Standard input is not a terminal; pass --yes to confirm.")
     if not click.confirm(question, err=True):
-        raise click.ClickException("nothing was done")
+        raise click.ClickException("cancelled; nothing was changed")
 
 
 def parse_env(pairs: Sequence[str], env_file: Path | None) -> dict[str, str]:
-    """Return variables from `K=V` words and a file of such lines; words win over the file.
+    """Return variables from `K=V` words and from a file of such lines; words override the file.
 
     Raises:
         click.BadParameter: A word or line has no `=` or no name, or the file is not UTF-8 text.
@@ -138,12 +138,12 @@ def parse_env(pairs: Sequence[str], env_file: Path | None) -> dict[str, str]:
 
 
 def pass_through(events: JobStream, client: Client, quiet: bool = False) -> Job:
-    """Write a program's output to ours as it comes, byte for byte; return the job at its end.
+    """Copy a program's output to standard output and error, byte for byte; return the finished job.
 
     Args:
         events: The job's events.
-        client: What asks for the job's state, for the line that a terminal shows until output comes.
-        quiet: Whether to write no output.
+        client: The client that reads the job's state for the status line, shown until the first output.
+        quiet: Whether to discard the output.
     """
     from unsandbox import InvalidResponseError, OutputEvent
 
@@ -160,7 +160,7 @@ def pass_through(events: JobStream, client: Client, quiet: bool = False) -> Job:
 
 
 def _phases(events: JobStream, client: Client) -> Callable[[], str]:
-    """Return what tells whether a job runs yet; the server is asked until it does."""
+    """Return a function that names the job's phase; it queries the server until the job runs."""
     from unsandbox import UnsandboxError
 
     phase = "starting"
@@ -176,7 +176,7 @@ def _phases(events: JobStream, client: Client) -> Callable[[], str]:
 
 
 def exit_code_of(job: Job) -> int:
-    """Return what a command that was a program exits with."""
+    """Return the exit code of a command that ran a program."""
     if job.status == "timeout":
         return EXIT_TIMEOUT
     if job.exit_code is not None:
@@ -185,13 +185,13 @@ def exit_code_of(job: Job) -> int:
 
 
 def save_artifacts(artifacts: Sequence[Artifact], folder: Path) -> None:
-    """Write artifacts into a folder, each under its name; what exists is overwritten. Says where."""
+    """Write artifacts into a folder under their names, replacing existing files, and print each path."""
     for artifact in artifacts:
         click.echo(f"wrote {artifact.save(folder)}", err=True)
 
 
 def _cell(name: str, value: Any) -> str:
-    """Return a value as people read it; a time is one of the calendar on a terminal only."""
+    """Return a value as text; on a terminal, times are shown as dates."""
     if value is None:
         return ""
     if isinstance(value, bool):

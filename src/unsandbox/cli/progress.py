@@ -1,4 +1,4 @@
-"""A line on standard error that tells what a run is at: only on a terminal, and gone before any output."""
+"""A status line on standard error while a run is silent: on a terminal only, and erased before any output."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Self
 
 _FIRST_S = 0.5
-"""What ends sooner needs no line."""
+"""Shorter runs show no status line."""
 _AGAIN_S = 0.5
 _JOIN_S = 2.0
 _ERASE = "\r\x1b[K"
 
 
 class StatusLine:
-    """Shows what `look` returns and for how long that has been going on, until `end` or the end of the block.
+    """Shows the current phase and its duration until `end` is called or the block ends.
 
     Args:
-        look: Tells what is going on; called now and then in a thread of its own.
+        look: Returns the current phase. Called repeatedly in a separate thread.
 
     Example:
         ```python
@@ -49,7 +49,7 @@ class StatusLine:
             self._thread.join(_JOIN_S)
 
     def end(self) -> None:
-        """Take the line away for good; ending twice does no harm."""
+        """Erase the line for good; further calls have no effect."""
         with self._drawing:
             self._ended.set()
             if self._drawn:

@@ -1,4 +1,4 @@
-"""The command line with every subcommand in place, for what reads it as a whole: the documents."""
+"""The command line with every subcommand loaded, for the reference pages of the documentation."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ def _commands() -> dict[str, click.Command]:
     }
 
 
-cli = click.Group("un", _commands(), help="Run code in many languages, safely: on this machine or on a server.")
+cli = click.Group("un", _commands(), help="Run code safely in many languages, on this machine or on a server.")

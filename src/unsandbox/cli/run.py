@@ -1,4 +1,4 @@
-"""`un FILE`, `un -s LANG CODE`, `un -`: run a program and be it: its output, its exit code."""
+"""`un FILE`, `un -s LANG CODE`, `un -`: run a program and forward its output and exit code."""
 
 from __future__ import annotations
 
@@ -30,29 +30,39 @@ if TYPE_CHECKING:
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="What comes after -- are the arguments of the program.",
+    epilog="Words after -- are the arguments of the program.",
 )
 @click.argument("source", metavar="FILE|CODE|-")
 @click.argument("arguments", nargs=-1, metavar="[-- ARGS...]")
-@click.option("-s", "--shell", "language", metavar="LANG", help="The language; the first word is then code.")
-@click.option("--guess", is_flag=True, help="Where neither name nor #! tells the language, guess by content.")
+@click.option(
+    "-s", "--shell", "language", metavar="LANG", help="Language; the first argument is then the code itself."
+)
+@click.option(
+    "--guess",
+    is_flag=True,
+    help="Guess the language from the content when neither the file's extension nor a #! line names it.",
+)
 @ENV_OPTION
 @ENV_FILE_OPTION
-@click.option("-f", "--file", "files", multiple=True, type=FILE, help="File for the program, in /tmp/input.")
+@click.option(
+    "-f", "--file", "files", multiple=True, type=FILE, help="File to upload to /tmp/input (repeatable)."
+)
 @click.option(
     "-F",
     "--file-path",
     "paths",
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
-    help="File, or folder with all that is in it, for the program: in /tmp/input.",
+    help="File or directory to upload to /tmp/input (repeatable).",
 )
-@click.option("-a", "--artifacts", is_flag=True, help="Save what the program leaves in /tmp/artifacts.")
+@click.option(
+    "-a", "--artifacts", is_flag=True, help="Save the files that the program leaves in /tmp/artifacts."
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the artifacts (.); implies -a.",
+    help="Folder for the artifacts (default: the working folder); implies -a.",
 )
 @NETWORK_OPTION
 @VCPU_OPTION
@@ -61,17 +71,22 @@ if TYPE_CHECKING:
     "--ttl",
     type=click.IntRange(1, 900),
     metavar="S",
-    help="Seconds that the program may run, 1 to 900 (60); exit code 5.",
+    help="Seconds the program may run, 1 to 900 (default 60); exit code 5 when exceeded.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="S",
-    help="Seconds that you wait; exit code 5.",
+    help="Seconds to wait for the result; then the job is cancelled, with exit code 5.",
 )
 @ISOLATION_OPTION
-@click.option("--stdin", "stdin_file", type=click.File("rb"), help="File that the program reads; - is ours.")
-@click.option("--exit-zero", is_flag=True, help="Exit with 0 also when the program failed.")
+@click.option(
+    "--stdin",
+    "stdin_file",
+    type=click.File("rb"),
+    help="File to use as standard input; '-' forwards this command's standard input.",
+)
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 even when the program fails.")
 @JSON_OPTION
 @connection_options
 def run(
@@ -94,9 +109,9 @@ def run(
     exit_zero: bool,
     as_json: bool,
 ) -> None:
-    """Run a program and be it: its output as it comes, its exit code.
+    """Run a program, forwarding its output and exit code.
 
-    FILE is run in the language of its extension or #! line. With -s LANG the word is the code itself. A
+    The extension or the #! line of FILE names its language. With -s LANG the argument is the code itself. A
     single - reads the code from standard input.
     """
     language, code = _program(source, language, guess)
@@ -124,7 +139,7 @@ def run(
     if artifacts or output is not None:
         save_artifacts(job.artifacts or (), output or Path())
         for skipped in job.artifacts_skipped or ():
-            click.echo(f"un: left out {skipped}", err=True)
+            click.echo(f"un: artifact not returned: {skipped}", err=True)
     if job.error and not as_json:
         click.echo(f"un: {job.error}", err=True)
     sys.exit(0 if exit_zero else exit_code_of(job))
@@ -135,15 +150,15 @@ def _execute(client: Client, language: str, code: str, quiet: bool, options: dic
         job = pass_through(events, client, quiet)
     for stream in () if quiet else ("stdout", "stderr"):
         if dropped := getattr(job, f"{stream}_dropped_bytes"):
-            click.echo(f"un: {dropped} bytes of {stream} beyond the limit were dropped", err=True)
+            click.echo(f"un: {stream} was cut at the limit; {dropped} bytes were dropped", err=True)
     return job
 
 
 @contextlib.contextmanager
 def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, and a terminal that is closed, cancel the job as well before they end this process."""
+    """Cancel the job on SIGTERM and SIGHUP (a closed terminal) too, before this process ends."""
     before = []
-    # Not under nohup, nor in another thread than the main one, where whoever runs us there sees to it.
+    # Not under nohup, which ignores SIGHUP, and only in the main thread: Python allows no handlers elsewhere.
     with contextlib.suppress(ValueError):
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
@@ -157,7 +172,7 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
 
 
 def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:
-    """Return the language and the code that the words mean."""
+    """Return the language and the code that the arguments name."""
     if source == "-":
         code = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
         return language or _by_content(code, "standard input", guess), code
@@ -171,8 +186,8 @@ def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:
 
         alike = difflib.get_close_matches(source, COMMANDS, 1)
         raise click.UsageError(
-            f"{source!r} cannot be read: {error.strerror}. "
-            + (f"Did you mean: un {alike[0]}" if alike else "Inline code is run by: un -s LANG CODE")
+            f"cannot read {source!r}: {error.strerror}. "
+            + (f"Did you mean `un {alike[0]}`?" if alike else "To run inline code: un -s LANG CODE")
         ) from error
     from unsandbox.protocol.languages import detect_language
 
@@ -190,5 +205,5 @@ def _by_content(code: str, what: str, guess: bool) -> str:
         if language is not None:
             click.echo(f"un: {what} looks like {language}", err=True)
     if language is None:
-        raise click.UsageError(f"nothing tells the language of {what}; name it: un -s LANG -")
+        raise click.UsageError(f"the language of {what} is unknown; name it: un -s LANG - < FILE")
     return language

@@ -1,4 +1,4 @@
-"""`un serve`: the API from this machine, until SIGTERM."""
+"""`un serve`: serve the API until SIGTERM."""
 
 from __future__ import annotations
 
@@ -35,17 +35,21 @@ logger = logging.getLogger("unsandbox.serve")
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
-@click.option("--port", default=8787, show_default=True, help="Port to bind; 0 picks a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8787, show_default=True, help="Port to listen on; 0 picks a free one.")
 @DATA_OPTION
 @click.option("--tls-cert", type=click.Path(dir_okay=False, path_type=Path), help="Certificate chain (PEM).")
 @click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="Private key (PEM).")
-@click.option("--max-running", default=0, help="Sandboxes at work at once; 0: two per CPU, at least four.")
+@click.option(
+    "--max-running",
+    default=0,
+    help="Maximum number of concurrent sandboxes; 0 means two per CPU, at least four.",
+)
 @click.option(
     "--concurrency",
     default=EngineConfig().concurrency_per_key,
     show_default=True,
-    help="Jobs that one key may have waiting or running.",
+    help="Jobs that one key may have queued or running.",
 )
 @click.option(
     "--isolation",
@@ -53,31 +57,31 @@ logger = logging.getLogger("unsandbox.serve")
     default="auto",
     show_default=True,
     envvar=ISOLATION_VARIABLE,
-    help="What is demanded of every sandbox at least; hardened and gvisor: a kernel of its own, or a refusal.",
+    help="Minimum isolation of all sandboxes; 'hardened' and 'gvisor' require gVisor.",
 )
 @click.option(
     "--toolchains",
-    help="What sandboxes see as /usr: 'host', a folder made by un languages install, or 'auto' (default).",
+    help="Source of the sandboxes' /usr: 'host', a folder made by `un languages install`, or 'auto' (default).",
 )
 @click.option("--max-body", default=192, show_default=True, help="Largest request body in MiB.")
 @click.option(
     "--blobs",
     envvar="UNSANDBOX_BLOBS",
-    help="Where snapshots and images lie: file:///folder, s3://bucket/prefix, gs://…, az://…; credentials come "
-    "from the environment. Without it: in the data folder.",
+    help="Where snapshots and images are stored: file:///folder, s3://bucket/prefix, gs://… or az://…, with "
+    "credentials from the environment. Default: the data folder.",
 )
 @click.option(
     "--service-domain",
     default=SERVICE_DOMAIN,
     show_default=True,
-    help="Services are reached at NAME.DOMAIN; the names below it must lead to this server.",
+    help="Services are reached at NAME.DOMAIN. DNS must resolve *.DOMAIN to this server.",
 )
 @click.option(
     "--api-host",
     "api_hosts",
     multiple=True,
     metavar="NAME",
-    help="A host name of this API, which no service may take, nor any below it; several may be given.",
+    help="Host name of this API (repeatable). Services cannot use it or its subdomains as custom domains.",
 )
 @click.option(
     "--log-level",
@@ -90,7 +94,7 @@ logger = logging.getLogger("unsandbox.serve")
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="json: one object a line.",
+    help="Format of the log; json prints one object per line.",
 )
 def serve(
     host: str,
@@ -109,15 +113,15 @@ def serve(
     log_level: str,
     log_format: str,
 ) -> None:
-    """Serve the API from this machine.
+    """Serve the API from this machine until SIGTERM.
 
-    The first line on standard output is JSON with the member "url"; everything else goes to standard error.
-    Without any key in the data folder one is made, and the log says in which file it is.
+    The first line on standard output is JSON with the member "url". The log goes to standard error. If the data
+    folder has no key, one is created, and the log names the file that holds it.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
-    # Migrations announce themselves at every start; nobody needs that.
+    # Alembic logs every migration check at level INFO.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     server_config = ServerConfig(
         host=host,
@@ -159,11 +163,11 @@ async def _serve(
     try:
         lost = await store.recover(lost_result)
         if lost:
-            logger.warning("%d jobs that an earlier server left unfinished are marked failed", lost)
+            logger.warning("%d unfinished jobs of an earlier server were marked as failed", lost)
         try:
             await engine.start()
         except SandboxUnavailable as error:
-            raise EngineError(f"{error} (un doctor tells more)") from error
+            raise EngineError(f"{error}; `un doctor` shows details") from error
         try:
             await server.start()
         except OSError as error:
@@ -177,7 +181,7 @@ async def _serve(
         sys.stdout.flush()
         logger.info("serving on %s", server.url)
         await stop.wait()
-        logger.info("stopping: running jobs have %g s to end", engine_config.stop_grace_s)
+        logger.info("stopping; running jobs have %g s to finish", engine_config.stop_grace_s)
         await server.stop_listening()
         await engine.stop()
         await server.stop()
@@ -187,20 +191,20 @@ async def _serve(
 
 
 def _first_key(folder: Path, keys: StoredKeys) -> Path | None:
-    """Make a key when there is none, and put it where clients can read it; return that file."""
+    """Create a key if there is none and store it in the format of accounts files; return the file's path."""
     if keys.list():
         return None
     path = folder / "accounts.csv"
     pair = keys.create("made at the first start")
-    path.unlink(missing_ok=True)  # Of keys that are no longer known.
+    path.unlink(missing_ok=True)  # It may hold a key of an earlier database.
     write_private(path, f"{pair.public_key},{pair.secret_key}\n".encode())
-    logger.info("there was no key; one was made and is in %s", path)
+    logger.info("no key was found; a new one was created and stored in %s", path)
     return path
 
 
 @contextlib.contextmanager
 def _only_server_of(folder: Path) -> Iterator[IO[str]]:
-    """Hold the data folder's lock: two servers would each mark the other's jobs as lost."""
+    """Hold the data folder's lock. Two servers on one folder would mark each other's jobs as lost."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (folder / "serve.lock").open("w")
@@ -215,7 +219,7 @@ def _only_server_of(folder: Path) -> Iterator[IO[str]]:
 
 
 def _allow_many_files() -> None:
-    """Every connection and every running sandbox takes descriptors; the usual soft limit is 1024."""
+    """Raise the soft limit on descriptors (usually 1024), as connections and sandboxes need several each."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -225,12 +229,12 @@ def _ssl_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
-        raise click.UsageError("--tls-cert and --tls-key belong together")
+        raise click.UsageError("--tls-cert and --tls-key must be given together")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        raise click.UsageError(f"certificate and key cannot be used: {error}") from error
+        raise click.UsageError(f"cannot load the TLS certificate and key: {error}") from error
     return context
 
 

@@ -1,4 +1,4 @@
-"""`un service`: programs that keep running under a name."""
+"""`un service`: manage services, which are named, long-running programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from unsandbox.cli.options import (
     VCPU_OPTION,
     YES_OPTION,
 )
-from unsandbox.cli.output import confirm, parse_env, print_json, said, show
+from unsandbox.cli.output import confirm, parse_env, print_json, print_result, show
 from unsandbox.cli.verbs import add_get, add_list, add_protected, add_run, add_snapshot, add_verb
 from unsandbox.errors import NotFoundError
 from unsandbox.protocol.logs import LogLine
@@ -46,12 +46,12 @@ _HISTORICAL = COMMON | {
     "--dump-bootstrap": "bootstrap",
 }
 _FILES = click.Path(exists=True, path_type=Path)
-_BOOTSTRAP_FILE = click.option("--bootstrap-file", type=FILE, help="The script.")
+_BOOTSTRAP_FILE = click.option("--bootstrap-file", type=FILE, help="File with the bootstrap script.")
 
 
 @click.group(cls=verbs(_HISTORICAL, "list"))
 def service() -> None:
-    """Programs that keep running under a name; without a verb, list them."""
+    """Manage services: named, long-running programs. Without a subcommand, list them."""
 
 
 add_list(service, "list_services", "services", _COLUMNS, "List your services.")
@@ -60,7 +60,9 @@ add_list(service, "list_services", "services", _COLUMNS, "List your services.")
 def _name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", value):
         raise click.BadParameter(
-            f"{value!r}: a name has lower-case letters, digits and hyphens, such as web-1", ctx, param
+            f"{value!r} is not a service name; use up to 63 lower-case letters, digits and hyphens: web-1",
+            ctx,
+            param,
         )
     return value
 
@@ -68,18 +70,31 @@ def _name(ctx: click.Context, param: click.Parameter, value: str) -> str:
 @service.command()
 @click.argument("name", callback=_name)
 @click.option(
-    "--ports", type=PORTS, help="Ports on which it listens, such as 80,443; its URL leads to the first."
+    "--ports", type=PORTS, help="Ports the program listens on, such as 80,443; the URL leads to the first."
 )
-@click.option("--bootstrap", help="Command that starts it, or the http(s) URL of a script.")
+@click.option("--bootstrap", help="Command that starts the service, or the http(s) URL of a script.")
 @_BOOTSTRAP_FILE
-@click.option("--domains", help="Further names, with commas.")
-@click.option("--image", help="Image to start from.")
-@click.option("--type", "service_type", help="minecraft, mumble, teamspeak, source, tcp or udp.")
-@click.option("--restart", type=click.Choice(["always", "on-failure", "never"]), help="When it ends (always).")
-@click.option("--unfreeze-on-demand", is_flag=True, help="A request wakes it when it is frozen.")
-@click.option("-e", "--env", "pairs", multiple=True, metavar="K=V", help="Variable for its vault.")
+@click.option("--domains", help="Custom domains, separated by commas.")
+@click.option("--image", help="Image to start from (id or name).")
+@click.option("--type", "service_type", help="Service type: minecraft, mumble, teamspeak, source, tcp or udp.")
+@click.option(
+    "--restart",
+    type=click.Choice(["always", "on-failure", "never"]),
+    help="When to restart the program (default always).",
+)
+@click.option("--unfreeze-on-demand", is_flag=True, help="Unfreeze the service when a request arrives.")
+@click.option(
+    "-e", "--env", "pairs", multiple=True, metavar="K=V", help="Variable for the service's vault (repeatable)."
+)
 @ENV_FILE_OPTION
-@click.option("-f", "--file", "files", multiple=True, type=_FILES, help="File for it, in /tmp/input.")
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    type=_FILES,
+    help="File or directory to upload to /tmp/input (repeatable).",
+)
 @VCPU_OPTION
 @ISOLATION_OPTION
 @NETWORK_OPTION
@@ -103,7 +118,7 @@ def create(
     network: str | None,
     as_json: bool,
 ) -> None:
-    """Start a service."""
+    """Create and start a service."""
     vault = parse_env(pairs, env_file)
     options: dict[str, Any] = {"isolation": isolation, "network_mode": network}
     with open_client() as client:
@@ -123,49 +138,49 @@ def create(
         )
         if vault:
             client.set_vault(str(made.service_id), vault)
-    said(made, as_json, f"{made.service_id}  {made.url or made.name}")
+    print_result(made, as_json, f"{made.service_id}  {made.url or made.name}")
     warn_of_the_end("service")
 
 
-add_get(service, "get_service", "service, by id or name")
-add_verb(service, "freeze", "freeze_service", "Stop all processes of a service where they are.", "frozen")
-add_verb(service, "unfreeze", "unfreeze_service", "Let the processes of a service go on.", "running")
+add_get(service, "get_service", "service by id or name")
+add_verb(service, "freeze", "freeze_service", "Suspend all processes of a service.", "frozen")
+add_verb(service, "unfreeze", "unfreeze_service", "Resume the processes of a frozen service.", "running")
 add_verb(service, "lock", "lock_service", "Protect a service from deletion.", "locked")
-add_protected(service, "unlock", "unlock_service", "Take the protection off services.", "unlocked")
+add_protected(service, "unlock", "unlock_service", "Allow services to be deleted again.", "unlocked")
 add_protected(
     service,
     "delete",
     "delete_service",
-    "End services for good.",
+    "Delete services with all their files.",
     "deleted",
-    "Delete them with all their files?",
+    "Delete the services and all their files?",
 )
 
 
 @service.command()
 @click.argument("service_id")
-@click.option("--all", "all_logs", is_flag=True, help="Everything that is kept.")
-@click.option("-n", "--lines", type=click.IntRange(min=1), help="The last so many lines (9000).")
-@click.option("-f", "--follow", is_flag=True, help="Go on as it writes, until Ctrl-C.")
+@click.option("--all", "all_logs", is_flag=True, help="Print the whole stored log.")
+@click.option("-n", "--lines", type=click.IntRange(min=1), help="Number of last lines (default 9000).")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until Ctrl-C.")
 @JSON_OPTION
 @connection_options
 def logs(service_id: str, all_logs: bool, lines: int | None, follow: bool, as_json: bool) -> None:
-    """Print what the program of a service wrote; with --json and --follow an object a line."""
+    """Print the log of a service. --json with --follow prints one object per line."""
     with open_client() as client:
         if follow:
-            # A server that cannot stream has no such path; the rest below serves it too.
+            # Servers without log streaming answer 404; for them the log is polled below.
             with contextlib.suppress(NotFoundError):
                 for entry in client.stream_service_logs(service_id, lines=_ALL_LINES if all_logs else lines):
-                    said(entry, as_json, entry.line or "")
+                    print_result(entry, as_json, entry.line or "")
                     sys.stdout.flush()
         log = client.service_logs(service_id, all_logs=all_logs, lines=lines)
         if not follow:
-            said(log, as_json, log.log, end="")
+            print_result(log, as_json, log.log, end="")
             return
         new, seen = log.log, log.log
         while True:
             for line in new.splitlines():
-                said(LogLine(line=line), as_json, line)
+                print_result(LogLine(line=line), as_json, line)
             sys.stdout.flush()
             time.sleep(1.0)
             now = client.service_logs(service_id, all_logs=all_logs, lines=lines).log
@@ -173,7 +188,7 @@ def logs(service_id: str, all_logs: bool, lines: int | None, follow: bool, as_js
 
 
 def _new_part(seen: str, now: str) -> str:
-    """Return what was added to a log of which only the end is known.
+    """Return the part that was added to a log of which only the end is known.
 
     Example:
         >>> _new_part("a b ", "b c ")
@@ -185,7 +200,7 @@ def _new_part(seen: str, now: str) -> str:
     return now
 
 
-add_run(service, "service_command", "Run one command beside the program of a service")
+add_run(service, "service_command", "Run one command in a service's sandbox")
 
 
 @service.command()
@@ -193,7 +208,7 @@ add_run(service, "service_command", "Run one command beside the program of a ser
 @JSON_OPTION
 @connection_options
 def bootstrap(service_id: str, as_json: bool) -> None:
-    """Print the bootstrap script of a service."""
+    """Print a service's bootstrap script."""
     with open_client() as client:
         script = client.service_command(service_id, "cat /tmp/bootstrap.sh").stdout or ""
     if as_json:
@@ -205,23 +220,31 @@ def bootstrap(service_id: str, as_json: bool) -> None:
 @service.command()
 @click.argument("service_id")
 @click.option(
-    "-v", "--vcpu", type=click.IntRange(1, 8), required=True, help="Processors; memory goes with them."
+    "-v",
+    "--vcpu",
+    type=click.IntRange(1, 8),
+    required=True,
+    help="Processors, 1 to 8, with 2 GiB of memory each.",
 )
 @JSON_OPTION
 @connection_options
 def resize(service_id: str, vcpu: int, as_json: bool) -> None:
-    """Give a service another number of processors."""
+    """Change a service's processors and memory."""
     with open_client() as client:
-        said(client.resize_service(service_id, vcpu), as_json, f"{service_id} has {vcpu} vCPU")
+        print_result(client.resize_service(service_id, vcpu), as_json, f"{service_id} has {vcpu} vCPU")
 
 
 @service.command()
 @click.argument("service_id")
-@click.option("--name", help="Another name.")
-@click.option("--ports", type=PORTS, help="Other ports.")
-@click.option("--unfreeze-on-demand/--no-unfreeze-on-demand", default=None, help="Whether a request wakes it.")
+@click.option("--name", help="New name.")
+@click.option("--ports", type=PORTS, help="New ports.")
 @click.option(
-    "--freeze-page/--no-freeze-page", default=None, help="Whether a frozen one shows a page, or JSON."
+    "--unfreeze-on-demand/--no-unfreeze-on-demand",
+    default=None,
+    help="Unfreeze the service when a request arrives.",
+)
+@click.option(
+    "--freeze-page/--no-freeze-page", default=None, help="Answer for a frozen service with a page or with JSON."
 )
 @JSON_OPTION
 @connection_options
@@ -233,7 +256,7 @@ def update(
     freeze_page: bool | None,
     as_json: bool,
 ) -> None:
-    """Change a service; what is not given stays."""
+    """Change settings of a service. Settings that are not named stay as they are."""
     with open_client() as client:
         changed = client.update_service(
             service_id,
@@ -242,35 +265,35 @@ def update(
             unfreeze_on_demand=unfreeze_on_demand,
             show_freeze_page=freeze_page,
         )
-    said(changed, as_json, f"changed {service_id}")
+    print_result(changed, as_json, f"changed {service_id}")
 
 
 @service.command()
 @click.argument("service_id")
-@click.option("--bootstrap", help="Another command, or the http(s) URL of a script.")
+@click.option("--bootstrap", help="New command, or the http(s) URL of a script.")
 @_BOOTSTRAP_FILE
 @JSON_OPTION
 @connection_options
 def redeploy(service_id: str, bootstrap: str | None, bootstrap_file: Path | None, as_json: bool) -> None:
-    """Run the bootstrap of a service again, or another one, in the same sandbox."""
+    """Restart a service with its bootstrap or a new one. Files in /work are kept."""
     content = bootstrap_file.read_text() if bootstrap_file else None
     with open_client() as client:
         again = client.redeploy_service(service_id, bootstrap=bootstrap, bootstrap_content=content)
-    said(again, as_json, f"redeployed {service_id}")
+    print_result(again, as_json, f"redeployed {service_id}")
 
 
 @service.command()
 @click.argument("service_id")
 @click.argument("domain", nargs=-1)
-@click.option("--add", "how", flag_value="add", help="Add them.")
-@click.option("--remove", "how", flag_value="remove", help="Take them away.")
-@click.option("--clear", "how", flag_value="clear", help="Take all away.")
+@click.option("--add", "how", flag_value="add", help="Add the domains.")
+@click.option("--remove", "how", flag_value="remove", help="Remove the domains.")
+@click.option("--clear", "how", flag_value="clear", help="Remove all domains.")
 @JSON_OPTION
 @connection_options
 def domains(service_id: str, domain: tuple[str, ...], how: str | None, as_json: bool) -> None:
-    """Show the domains of a service, replace them by others, or add or remove some."""
+    """Show, replace, add or remove the custom domains of a service."""
     if (how in ("add", "remove")) > bool(domain) or (how == "clear" and domain):
-        raise click.UsageError("--add and --remove take names, --clear takes none")
+        raise click.UsageError("--add and --remove need domain names; --clear takes no names")
     with open_client() as client:
         if not domain and how is None:
             info = client.get_service(service_id)
@@ -279,7 +302,7 @@ def domains(service_id: str, domain: tuple[str, ...], how: str | None, as_json: 
             left = client.service_domains(service_id, **{how: domain})
         else:
             left = client.service_domains(service_id, domain)
-    said(left, as_json, "".join(f"{name}\n" for name in left.custom_domains or ()), end="")
+    print_result(left, as_json, "".join(f"{name}\n" for name in left.custom_domains or ()), end="")
 
 
 add_snapshot(service, "service_snapshot", "service")
@@ -287,7 +310,7 @@ add_snapshot(service, "service_snapshot", "service")
 
 @service.group()
 def env() -> None:
-    """The environment vault of a service."""
+    """Manage a service's vault (its encrypted environment variables)."""
 
 
 @env.command("status")
@@ -295,7 +318,7 @@ def env() -> None:
 @JSON_OPTION
 @connection_options
 def vault_status(service_id: str, as_json: bool) -> None:
-    """Tell how many variables there are and when they were set; never a value."""
+    """Show the number of variables and when they were set, without their values."""
     with open_client() as client:
         show(client.get_vault(service_id), as_json)
 
@@ -307,13 +330,13 @@ def vault_status(service_id: str, as_json: bool) -> None:
 @JSON_OPTION
 @connection_options
 def vault_set(service_id: str, pairs: tuple[str, ...], env_file: Path | None, as_json: bool) -> None:
-    """Replace the whole vault: by K=V words, a file, or lines on standard input when there is neither."""
+    """Replace the whole vault with K=V words, a file, or lines from standard input if neither is given."""
     from unsandbox.protocol.services import vault_to_text
 
     values = vault_to_text(parse_env(pairs, env_file)) if pairs or env_file else sys.stdin.read()
     with open_client() as client:
         info = client.set_vault(service_id, values)
-    said(info, as_json, f"{info.count} variables")
+    print_result(info, as_json, f"{info.count} variables")
 
 
 @env.command("export")
@@ -324,7 +347,7 @@ def vault_export(service_id: str, as_json: bool) -> None:
     """Print the whole vault, values included."""
     with open_client() as client:
         vault = client.export_vault(service_id)
-    said(vault, as_json, vault.env.rstrip("\n"))
+    print_result(vault, as_json, vault.env.rstrip("\n"))
 
 
 @env.command("delete")
@@ -334,9 +357,9 @@ def vault_export(service_id: str, as_json: bool) -> None:
 @JSON_OPTION
 @connection_options
 def vault_delete(service_id: str, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Delete the named variables, or the whole vault."""
+    """Delete the named variables; without names, the whole vault."""
     if not names:
         confirm(yes, "Delete the whole vault?")
     with open_client() as client:
         info = client.delete_vault(service_id, names or None)
-    said(info, as_json, f"{info.count or 0} variables left")
+    print_result(info, as_json, f"{info.count or 0} variables left")

@@ -1,4 +1,4 @@
-"""`un session`: a terminal in a sandbox, and sessions that stay."""
+"""`un session`: open a terminal in a sandbox, and manage sessions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unsandbox.cli.connection import (
 )
 from unsandbox.cli.historical import COMMON, verbs
 from unsandbox.cli.options import ISOLATION_OPTION, JSON_OPTION, NETWORK_OPTION, VCPU_OPTION, YES_OPTION
-from unsandbox.cli.output import confirm, said, save_artifacts, show
+from unsandbox.cli.output import confirm, print_result, save_artifacts, show
 from unsandbox.cli.progress import StatusLine
 from unsandbox.cli.verbs import add_get, add_list, add_run, add_snapshot, add_verb
 from unsandbox.errors import ConnectionFailedError, NotFoundError
@@ -38,11 +38,11 @@ _FILE = click.Path(exists=True, path_type=Path)
 
 
 @click.group(cls=verbs(_HISTORICAL), invoke_without_command=True)
-@click.option("-s", "--shell", metavar="NAME", help="Shell or REPL (bash).")
+@click.option("-s", "--shell", metavar="NAME", help="Shell or REPL (default bash).")
 @click.option(
-    "--tmux", is_flag=True, help="The shell survives a disconnect; `un session attach ID` comes back."
+    "--tmux", is_flag=True, help="Keep the shell after a disconnect; `un session attach ID` reconnects."
 )
-@click.option("--screen", is_flag=True, help="As --tmux.")
+@click.option("--screen", is_flag=True, help="Same as --tmux.")
 @NETWORK_OPTION
 @VCPU_OPTION
 @click.option(
@@ -50,16 +50,25 @@ _FILE = click.Path(exists=True, path_type=Path)
     "--ttl",
     type=click.IntRange(min=1),
     metavar="S",
-    help="Seconds without traffic until it is deleted (3600).",
+    help="Idle seconds before the session is deleted (default 3600).",
 )
-@click.option("-f", "--file", "files", multiple=True, type=_FILE, help="File for it, in /tmp/input.")
-@click.option("-a", "--audit", is_flag=True, help="Save the shell history at the end.")
 @click.option(
-    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for what is saved."
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    type=_FILE,
+    help="File or directory to upload to /tmp/input (repeatable).",
+)
+@click.option("-a", "--audit", is_flag=True, help="Save the shell history when the session ends.")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for saved files."
 )
 @ISOLATION_OPTION
-@click.option("--name", help="A name for people.")
-@click.option("-d", "--detach", is_flag=True, help="Make it, print its id, open no terminal.")
+@click.option("--name", help="Display name.")
+@click.option(
+    "-d", "--detach", is_flag=True, help="Create the session, print its id and do not open a terminal."
+)
 @JSON_OPTION
 @connection_options
 @click.pass_context
@@ -79,11 +88,11 @@ def session(
     detach: bool,
     as_json: bool,
 ) -> None:
-    """Open a terminal in a new sandbox; with a verb, work with sessions that stay.
+    """Open a terminal in a new sandbox, or manage sessions.
 
-    The session is deleted when its shell ends, whose exit code becomes that of this command. After a disconnect
-    it stays: `un session attach ID`. With --json the terminal is on standard error, and standard output says at
-    the end which session it was.
+    Without a subcommand, opens a terminal. The session is deleted when its shell ends, and this command exits
+    with the shell's exit code. After a disconnect the session is kept; `un session attach ID` reconnects. With
+    --json the terminal is on standard error, and the session is printed on standard output at the end.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -101,7 +110,7 @@ def session(
     if detach:
         with open_client() as client:
             made = client.create_session(**wanted)
-        said(made, as_json, str(made.session_id))
+        print_result(made, as_json, str(made.session_id))
         warn_of_the_end("session")
         return
     sys.exit(asyncio.run(_new(wanted, audit, output, as_json)))
@@ -128,7 +137,7 @@ async def _new(wanted: dict[str, Any], audit: bool, output: Path | None, as_json
                     last = await client.delete_session(session_id, audit=audit or None, otp=one_time_code())
                     save_artifacts(last.artifacts or (), output or Path())
             else:
-                click.echo(f"the session stays; come back with: un session attach {session_id}", err=True)
+                click.echo(f"disconnected; reconnect with: un session attach {session_id}", err=True)
             if as_json:
                 show(last, as_json)
     return code & 0xFF
@@ -142,17 +151,19 @@ add_list(session, "list_sessions", "sessions", _COLUMNS, "List your sessions.")
 @JSON_OPTION
 @connection_options
 def attach(session_id: str, as_json: bool) -> None:
-    """Open the terminal of a session; it stays when the terminal closes.
+    """Open the terminal of an existing session. The session is kept when the terminal closes.
 
-    With --json the terminal is on standard error, and standard output tells at the end how the session is.
+    With --json the terminal is on standard error, and the session is printed on standard output at the end.
     """
     from unsandbox.cli.terminal import show_terminal
 
     async def join() -> int:
         async with open_async_client() as client:
-            # Asked first, as a refused terminal does not say why.
+            # Checked first, because a refused WebSocket does not say why.
             if (await client.get_session(session_id)).status == "frozen":
-                raise click.ClickException(f"the session is frozen; first: un session unfreeze {session_id}")
+                raise click.ClickException(
+                    f"the session is frozen; run `un session unfreeze {session_id}` first"
+                )
             terminal = await show_terminal(client, session_id, sys.stderr if as_json else sys.stdout)
             if as_json:
                 show(await client.get_session(session_id), as_json)
@@ -161,45 +172,51 @@ def attach(session_id: str, as_json: bool) -> None:
     sys.exit(asyncio.run(join()))
 
 
-add_run(session, "session_command", "Run one command in the live shell of a session")
+add_run(session, "session_command", "Run one command in a session's shell")
 
 
 @session.command()
 @click.argument("session_ids", nargs=-1, required=True)
-@click.option("-a", "--audit", is_flag=True, help="Save the shell history.")
+@click.option("-a", "--audit", is_flag=True, help="Save the shell history before deleting.")
 @click.option(
-    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for what is saved."
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for saved files."
 )
 @YES_OPTION
 @JSON_OPTION
 @connection_options
 def delete(session_ids: tuple[str, ...], audit: bool, output: Path | None, yes: bool, as_json: bool) -> None:
-    """End sessions; what lies in their /tmp/artifacts is saved with --output."""
-    confirm(yes, f"Delete {len(session_ids)} session(s) with all files?")
+    """Delete sessions with all their files. --output saves their /tmp/artifacts first."""
+    confirm(yes, f"Delete {len(session_ids)} session(s) and all their files?")
     with open_client() as client:
         for session_id in session_ids:
             gone = client.delete_session(session_id, audit=audit or None, otp=one_time_code())
             if audit or output is not None:
                 save_artifacts(gone.artifacts or (), output or Path())
-            said(gone, as_json, f"deleted {gone.session_id}")
+            print_result(gone, as_json, f"deleted {gone.session_id}")
 
 
-add_get(session, "get_session", "session, by id or container name")
-add_verb(session, "freeze", "freeze_session", "Stop all processes of a session where they are.", "frozen")
-add_verb(session, "unfreeze", "unfreeze_session", "Let the processes of a session go on.", "running")
-add_verb(session, "unboost", "unboost_session", "Return a session to what it began with.", "unboosted")
+add_get(session, "get_session", "session by id or container name")
+add_verb(session, "freeze", "freeze_session", "Suspend all processes of a session.", "frozen")
+add_verb(session, "unfreeze", "unfreeze_session", "Resume the processes of a frozen session.", "running")
+add_verb(
+    session,
+    "unboost",
+    "unboost_session",
+    "Return a session to its original processors and memory.",
+    "unboosted",
+)
 
 
 @session.command()
 @click.argument("session_id")
-@click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors (2).")
+@click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors (default 2).")
 @JSON_OPTION
 @connection_options
 def boost(session_id: str, vcpu: int | None, as_json: bool) -> None:
     """Give a session more processors and memory."""
     with open_client() as client:
         boosted = client.boost_session(session_id, vcpu=vcpu)
-        said(boosted, as_json, f"{session_id} has {boosted.vcpu} vCPU, {boosted.memory_mb} MB")
+        print_result(boosted, as_json, f"{session_id} has {boosted.vcpu} vCPU, {boosted.memory_mb} MB")
 
 
 add_snapshot(session, "session_snapshot", "session")

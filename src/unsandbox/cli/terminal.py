@@ -1,4 +1,4 @@
-"""A session's terminal in this one: raw mode, resizing, and everything as it was at the end."""
+"""Shows a session's terminal in this terminal: raw mode, resizing, and restoring the settings at the end."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _READ_BYTES = 4096
 
 
 async def show_terminal(client: AsyncClient, session_id: str, screen: TextIO) -> AsyncTerminal:
-    """Join this terminal and a session's until the shell there ends or the connection does.
+    """Connect this terminal to a session's until the shell or the connection ends.
 
-    Without a terminal on our side the session's still is one: what is piped in is typed.
+    If standard input is not a terminal, its content is typed into the session's terminal.
 
     Args:
-        client: Where the session is.
+        client: The client of the session.
         session_id: The session.
-        screen: Where its output goes.
+        screen: The stream for its output.
 
     Returns:
-        The terminal as it ended: by its shell, or by the connection alone.
+        The closed terminal; `exited` tells whether its shell ended.
     """
     columns, rows = _size()
     async with client.terminal(session_id, columns=columns, rows=rows) as terminal:
@@ -51,9 +51,9 @@ async def show_terminal(client: AsyncClient, session_id: str, screen: TextIO) ->
 
 
 async def _type(terminal: AsyncTerminal) -> None:
-    """Pass on what is typed; at the end of piped input the shell is told so (Ctrl-D).
+    """Forward the input; the end of piped input is sent as Ctrl-D.
 
-    The end of a terminal is a hang-up, of which the shell there must hear nothing.
+    The end of a terminal is a hang-up and is not forwarded, so that the remote shell survives it.
     """
     loop, keys = asyncio.get_running_loop(), asyncio.Queue[bytes]()
     fd = sys.stdin.fileno()
@@ -71,7 +71,7 @@ async def _type(terminal: AsyncTerminal) -> None:
     try:
         loop.add_reader(fd, read)
     except PermissionError:
-        # A regular file cannot be waited for, and need not be.
+        # epoll refuses regular files, which are always readable.
         data = await asyncio.to_thread(sys.stdin.buffer.read)
         keys.put_nowait(data)
         keys.put_nowait(b"")
@@ -85,7 +85,7 @@ async def _type(terminal: AsyncTerminal) -> None:
 
 
 def _size() -> os.terminal_size:
-    """Return the size of our terminal, also when only one of the three streams leads to it."""
+    """Return the size of this terminal, found through any of the three standard streams."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             return os.get_terminal_size(stream.fileno())
@@ -100,7 +100,7 @@ def _raw_mode() -> Iterator[None]:
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
     try:
-        # Not the default, which would throw away what was typed ahead.
+        # The default would discard input that was typed ahead.
         tty.setraw(fd, termios.TCSADRAIN)
         yield
     finally:

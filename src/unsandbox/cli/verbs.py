@@ -1,4 +1,4 @@
-"""Verbs that only call one method of a client with an id: one line each."""
+"""Subcommands that call one method of the client with an id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from unsandbox.cli.connection import connection_options, one_time_code, open_client
 from unsandbox.cli.options import JSON_OPTION, YES_OPTION
-from unsandbox.cli.output import confirm, said, show, show_list
+from unsandbox.cli.output import confirm, print_result, show, show_list
 
 
 def add_list(
@@ -21,15 +21,15 @@ def add_list(
     summary: str,
     *choices: Callable[[Any], Any],
 ) -> None:
-    """Add the verb `list`.
+    """Add the subcommand `list`.
 
     Args:
-        group: Where to add it.
+        group: The group to extend.
         method: Name of the client's method.
-        kind: What is listed, in the plural, as the answer names it.
-        columns: What is shown of each.
-        summary: Its help.
-        choices: Options and arguments, which go to the method by their names.
+        kind: Name of the list in the answer, a plural such as `jobs`.
+        columns: The members to show.
+        summary: Help text.
+        choices: Further options and arguments, passed to the method by name.
     """
 
     def verb(as_json: bool, **chosen: Any) -> None:
@@ -43,14 +43,14 @@ def add_list(
 
 
 def add_verb(group: click.Group, name: str, method: str, summary: str, done: str) -> None:
-    """Add a verb that calls `method` with an id.
+    """Add a subcommand that calls `method` with an id.
 
     Args:
-        group: Where to add it.
-        name: The verb.
+        group: The group to extend.
+        name: Name of the subcommand.
         method: Name of the client's method.
-        summary: Its help.
-        done: What is said before the id when it is done.
+        summary: Help text.
+        done: Printed before the id on success.
     """
 
     @group.command(name, help=summary)
@@ -59,11 +59,11 @@ def add_verb(group: click.Group, name: str, method: str, summary: str, done: str
     @connection_options
     def verb(id_: str, as_json: bool) -> None:
         with open_client() as client:
-            said(getattr(client, method)(id_), as_json, f"{done} {id_}")
+            print_result(getattr(client, method)(id_), as_json, f"{done} {id_}")
 
 
 def add_get(group: click.Group, method: str, what: str) -> None:
-    """Add the verb `get`, which shows one object."""
+    """Add the subcommand `get`, which shows one object."""
 
     @group.command("get", help=f"Show one {what}.")
     @click.argument("id_", metavar="ID")
@@ -77,7 +77,7 @@ def add_get(group: click.Group, method: str, what: str) -> None:
 def add_protected(
     group: click.Group, name: str, method: str, summary: str, done: str, question: str | None = None
 ) -> None:
-    """Add a verb for which the server may want a one-time code; with a question it asks before it acts."""
+    """Add a subcommand that may need a one-time code; with a question it asks for confirmation first."""
 
     @group.command(name, help=summary)
     @click.argument("ids", nargs=-1, required=True, metavar="ID...")
@@ -89,28 +89,28 @@ def add_protected(
             confirm(yes, question)
         with open_client() as client:
             for id_ in ids:
-                said(getattr(client, method)(id_, otp=one_time_code()), as_json, f"{done} {id_}")
+                print_result(getattr(client, method)(id_, otp=one_time_code()), as_json, f"{done} {id_}")
 
 
 def add_snapshot(group: click.Group, method: str, what: str) -> None:
-    """Add the verb `snapshot`, which saves the state of one object and prints the snapshot's id."""
+    """Add the subcommand `snapshot`, which saves the state of one object and prints the snapshot's id."""
 
-    @group.command("snapshot", help=f"Save the state of a {what}; prints the snapshot's id.")
+    @group.command("snapshot", help=f"Save the state of a {what} and print the snapshot's id.")
     @click.argument("id_", metavar="ID")
     @click.option("--name", help="Name of the snapshot.")
-    @click.option("--hot", is_flag=True, help="With memory and running processes.")
+    @click.option("--hot", is_flag=True, help="Include memory and running processes.")
     @JSON_OPTION
     @connection_options
     def verb(id_: str, name: str | None, hot: bool, as_json: bool) -> None:
         with open_client() as client:
             saved = getattr(client, method)(id_, name=name, hot=hot or None)
-        said(saved, as_json, str(saved.snapshot_id))
+        print_result(saved, as_json, str(saved.snapshot_id))
 
 
 def add_run(group: click.Group, method: str, summary: str) -> None:
-    """Add the verb `run`: one command beside what runs there, its output and exit code as ours."""
+    """Add the subcommand `run`, which forwards the output and exit code of one command."""
 
-    @group.command("run", help=f"{summary}; exit with its code.")
+    @group.command("run", help=f"{summary}, forwarding its output and exit code.")
     @click.argument("id_", metavar="ID")
     @click.argument("command")
     @click.option(
@@ -118,7 +118,7 @@ def add_run(group: click.Group, method: str, summary: str) -> None:
         type=click.FloatRange(min=0),
         default=30.0,
         show_default=True,
-        help="Seconds.",
+        help="Seconds until the command is stopped.",
     )
     @JSON_OPTION
     @connection_options

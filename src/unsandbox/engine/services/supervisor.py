@@ -246,7 +246,7 @@ class ServiceSupervisor:
             ran_s = time.monotonic() - started
             if program_end is not None and program_end.done() and program_end.exception() is None:
                 code = program_end.result()
-                return End(code, _words(code), ran_s)
+                return End(code, _describe_exit(code), ran_s)
             return End(None, "its sandbox ended by itself", ran_s)
         finally:
             for wait in waits:
@@ -338,7 +338,7 @@ async def _has_ended(sandbox: PersistentSandbox) -> bool:
     return bool(done)
 
 
-def _words(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code > 128:
         return f"the program was killed by signal {code - 128}"
     return f"the program ended with exit code {code}"
