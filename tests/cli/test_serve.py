@@ -180,8 +180,8 @@ def test_https(data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--tls-cert", "c"], "belong together"),
-        (["--tls-cert", "/none", "--tls-key", "/none"], "cannot be used"),
+        (["--tls-cert", "c"], "given together"),
+        (["--tls-cert", "/none", "--tls-key", "/none"], "cannot load"),
         (["--port", "x"], "--port"),
     ],
 )
