@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from unsandbox.sandbox import proc_masks
 from unsandbox.sandbox.bubblewrap.outbound import Outbound
 from unsandbox.sandbox.host.artifacts import FOLDER as ARTIFACT_FOLDER
+from unsandbox.sandbox.launcher.fd_numbers import CONTROL_FD, EXTRA_FD, SCRIPT_FD
 from unsandbox.sandbox.rootfs import HOSTNAME, SANDBOX_UID
 from unsandbox.sandbox.spec import SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import System
@@ -31,13 +32,6 @@ DEFAULT_ENV = {
     "TERM": "dumb",
 }
 
-CONTROL_FD = 3
-"""The job script reports on it; the programs that it runs do not inherit it."""
-SCRIPT_FD = 7
-"""The job script is read from it. A shell can only close descriptors of one digit."""
-
-EXTRA_FD = 5
-"""For backends whose script hands over more than reports."""
 _CLOSED = f"{CONTROL_FD}>&- 4>&- {EXTRA_FD}>&-"
 
 MARK_START, MARK_COMPILE_FAILED, MARK_END = b"start", b"compile", b"end"

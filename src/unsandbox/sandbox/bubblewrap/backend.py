@@ -14,13 +14,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from unsandbox.sandbox import rootfs
-from unsandbox.sandbox.bubblewrap.arguments import (
-    CONTROL_FD,
-    SCRIPT_FD,
-    job_script,
-    sandbox_arguments,
-    validate,
-)
+from unsandbox.sandbox.bubblewrap.arguments import job_script, sandbox_arguments, validate
 from unsandbox.sandbox.bubblewrap.outbound import Outbound, find_outbound, network_request
 from unsandbox.sandbox.bubblewrap.persistent import BubblewrapSandbox
 from unsandbox.sandbox.bubblewrap.persistent_probe import LASTING, examine_persistent, persistent_checks
@@ -33,8 +27,14 @@ from unsandbox.sandbox.host.launcher_client import CgroupReport, LauncherControl
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.launcher.cleanup import remove_runtime
 from unsandbox.sandbox.launcher.disk_mount import CANNOT_MOUNT
-from unsandbox.sandbox.launcher.network.gate import BLOCK_FD
-from unsandbox.sandbox.launcher.process import INFO_FD
+from unsandbox.sandbox.launcher.fd_numbers import (
+    ARGS_FD,
+    CONTROL_FD,
+    FIRST_FILE_FD,
+    INFO_FD,
+    SCRIPT_FD,
+    SECCOMP_FD,
+)
 from unsandbox.sandbox.native import first_process
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.seccomp import compiler as seccomp
@@ -53,9 +53,6 @@ from unsandbox.sandbox.uid_ranges import USERS_PER_SERVER, available_users
 
 logger = logging.getLogger("unsandbox.sandbox")
 
-_ARGS_FD = 4
-_SECCOMP_FD = 5
-_FIRST_FILE_FD = BLOCK_FD + 1
 _CLOSE_TIMEOUT_S = 5.0
 
 
@@ -391,10 +388,10 @@ class BubblewrapBackend:
                 1: out_write,
                 2: err_write,
                 CONTROL_FD: there.fileno(),
-                _ARGS_FD: send(memory_file(self._arguments(spec))),
-                _SECCOMP_FD: send(memory_file(self._filter)),
+                ARGS_FD: send(memory_file(self._arguments(spec))),
+                SECCOMP_FD: send(memory_file(self._filter)),
                 SCRIPT_FD: send(memory_file(self._script(spec))),
-                **dict(enumerate(files, _FIRST_FILE_FD)),
+                **dict(enumerate(files, FIRST_FILE_FD)),
             }
             job = SandboxJob(
                 spec,
@@ -415,9 +412,9 @@ class BubblewrapBackend:
             root=self._existing_root(),
             system=self._system,
             system_paths=self._mountable([*self._system.always_mounted, *spec.system_paths]),
-            seccomp_fd=_SECCOMP_FD,
+            seccomp_fd=SECCOMP_FD,
             info_fd=INFO_FD,
-            file_fds=range(_FIRST_FILE_FD, _FIRST_FILE_FD + len(spec.files)),
+            file_fds=range(FIRST_FILE_FD, FIRST_FILE_FD + len(spec.files)),
             network=self._network(spec.network),
         )
 
@@ -441,7 +438,7 @@ class BubblewrapBackend:
             "argv": [
                 "bwrap",
                 "--args",
-                str(_ARGS_FD),
+                str(ARGS_FD),
                 "--",
                 "/bin/sh",
                 "-c",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from unsandbox.sandbox.launcher.network.gate import BLOCK_FD
+from unsandbox.sandbox.launcher.fd_numbers import BLOCK_FD
 from unsandbox.sandbox.launcher.network.netlink import UNICAST, Netlink, Route
 from unsandbox.sandbox.launcher.network.setup import RESOLVER, openable_by_all
 from unsandbox.sandbox.launcher.network.tap_filter import TUN

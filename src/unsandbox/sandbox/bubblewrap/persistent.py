@@ -15,10 +15,6 @@ from typing import Any
 from unsandbox.sandbox.bubblewrap.arguments import WORK, InvalidSpecError, check_files
 from unsandbox.sandbox.bubblewrap.connector import Connector
 from unsandbox.sandbox.bubblewrap.persistent_setup import (
-    ARGS_FD,
-    IMAGE_FD,
-    INIT_FD,
-    SECCOMP_FD,
     BackendResources,
     Program,
     persistent_arguments,
@@ -31,6 +27,7 @@ from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.descriptors import memory_file, pipe
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.process import SandboxProcess, communicate, reports
+from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INIT_FD, READY_FD, SECCOMP_FD
 from unsandbox.sandbox.native import first_process
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
@@ -111,7 +108,7 @@ class BubblewrapSandbox:
                 0: send(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)),
                 1: said,
                 2: said,
-                first_process.READY_FD: there.fileno(),
+                READY_FD: there.fileno(),
                 ARGS_FD: send(memory_file(persistent_arguments(self._spec, self._parts, disk))),
                 SECCOMP_FD: send(memory_file(self._parts.filter)),
                 INIT_FD: send(os.open(self._parts.init, os.O_RDONLY | os.O_CLOEXEC)),

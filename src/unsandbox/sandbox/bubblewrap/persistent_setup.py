@@ -23,17 +23,11 @@ from unsandbox.sandbox.bubblewrap.arguments import (
 )
 from unsandbox.sandbox.bubblewrap.outbound import Outbound, network_request
 from unsandbox.sandbox.host.launcher_client import CgroupReport, LauncherControl
-from unsandbox.sandbox.launcher.network.gate import BLOCK_FD
-from unsandbox.sandbox.launcher.process import INFO_FD
+from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INFO_FD, INIT_FD, SECCOMP_FD
 from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.spec import SandboxUnavailable
 from unsandbox.sandbox.storage.work_disk import DiskImages, FolderDisk, ImageDisk, WorkDisk
 from unsandbox.sandbox.system import System
-
-ARGS_FD = 4
-SECCOMP_FD = 5
-INIT_FD = 8
-IMAGE_FD = BLOCK_FD + 1
 
 _HELPERS = 8
 """Processes of ours for which there is room beside the tenant's."""

@@ -32,7 +32,8 @@ from unsandbox.sandbox.host.compile_cache import CompileCache, Compiled, read_pr
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.running_job import SandboxJob
-from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Hierarchy
+from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Hierarchy, group_name
+from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, ZYGOTE_FILE_FD
 from unsandbox.sandbox.launcher.zygotes import ZYGOTE_GONE
 from unsandbox.sandbox.spec import Captured, Limits, NetworkMode, OutputSink, SandboxError, SandboxSpec
 from unsandbox.sandbox.zygote.main import COMMANDS, KIND_ANY
@@ -54,8 +55,6 @@ _REFILL_AFTER_S = 0.01
 """As long as half of a shelf is left, the programs that run have the processors before the preparation."""
 _LONGEST_SAID = 1 << 15
 """A compiler that said more than this says it again. It must fit into a pipe that nobody reads yet."""
-_ARGS_FD = 4
-_FIRST_FILE_FD = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -407,7 +406,7 @@ class WarmPool:
             prepared.ended(Ending(None, error=str(error)))
             return
         if self._hierarchy is not None:
-            prepared.group = Group(self._hierarchy, f"job-{prepared.number}")
+            prepared.group = Group(self._hierarchy, group_name(prepared.number))
 
     @staticmethod
     def _asked(prepared: WarmSandbox, sent: contextlib.ExitStack, asking: asyncio.Task[None]) -> None:
@@ -517,7 +516,7 @@ class WarmPool:
                     "fds": list(fds),
                     "uid": None,
                     "program": str(self._host.program),
-                    "argv": ["bwrap", "--args", str(_ARGS_FD), "--", *PYTHON],
+                    "argv": ["bwrap", "--args", str(ARGS_FD), "--", *PYTHON],
                     "bounds": self._bounds_words,
                     "nice": _NICE if self._host.users is not None else 0,
                 }
@@ -536,12 +535,12 @@ class WarmPool:
         ends = [pipe(None) for _ in range(2)]
         for read, _ in ends:
             send(read)
-        numbers = {path: fd for fd, path in enumerate(self._files, _FIRST_FILE_FD)}
+        numbers = {path: fd for fd, path in enumerate(self._files, ZYGOTE_FILE_FD)}
         return {
             0: send(input_file(b"")),
             1: send(ends[0][1]),
             2: send(ends[1][1]),
-            _ARGS_FD: send(memory_file(self._host.template.arguments(numbers))),
+            ARGS_FD: send(memory_file(self._host.template.arguments(numbers))),
             **{numbers[path]: send(memory_file(data)) for path, data in self._files.items()},
         }
 

@@ -22,7 +22,7 @@ from unsandbox.sandbox.host.launcher_client import CgroupReport, Ending, Launche
 from unsandbox.sandbox.host.running_job import ArtifactReader, SandboxJob
 from unsandbox.sandbox.languages.table import FOLDERS, LanguageTable
 from unsandbox.sandbox.launcher.cgroups import Group
-from unsandbox.sandbox.launcher.process import INFO_FD
+from unsandbox.sandbox.launcher.fd_numbers import INFO_FD
 from unsandbox.sandbox.native import first_process
 from unsandbox.sandbox.rootfs import HOSTNAME
 from unsandbox.sandbox.seccomp import compiler as seccomp

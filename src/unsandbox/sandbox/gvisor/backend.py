@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unsandbox.sandbox import rootfs
-from unsandbox.sandbox.bubblewrap.arguments import CONTROL_FD, EXTRA_FD, SCRIPT_FD, job_script
+from unsandbox.sandbox.bubblewrap.arguments import job_script
 from unsandbox.sandbox.bubblewrap.backend import BubblewrapBackend
 from unsandbox.sandbox.bubblewrap.persistent_setup import validate_persistent
 from unsandbox.sandbox.bubblewrap.template import PoolConfig, WarmJob
@@ -31,11 +31,12 @@ from unsandbox.sandbox.gvisor.bundle import (
     runsc_words,
     write_configuration,
 )
-from unsandbox.sandbox.gvisor.files import ARCHIVE_FD, archive_of, fetch, hand_over_lines, place_lines
+from unsandbox.sandbox.gvisor.files import archive_of, fetch, hand_over_lines, place_lines
 from unsandbox.sandbox.gvisor.persistent import AGENT, PYTHON, BackendResources, GvisorSandbox
 from unsandbox.sandbox.gvisor.pool import GvisorPool, GvisorPoolContext
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe
 from unsandbox.sandbox.host.running_job import SandboxJob
+from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_FD, SCRIPT_FD
 from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.spec import (
     Limits,

@@ -20,8 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from unsandbox.protocol.names import MAX_DEPTH
-from unsandbox.sandbox.bubblewrap.arguments import EXTRA_FD, TMP, WORK
+from unsandbox.sandbox.bubblewrap.arguments import TMP, WORK
 from unsandbox.sandbox.host.artifacts import FOLDER, MAX_ENTRIES_SEEN, Selection
+from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, EXTRA_FD
 from unsandbox.sandbox.spec import MIB, Artifact, SandboxSpec
 from unsandbox.sandbox.storage.archive import write_archive
 
@@ -33,8 +34,6 @@ PACK = [
 ]  # fmt: skip
 """Writes the files whose names come on standard input, each with a NUL byte."""
 MAX_LISTING = 64 * MIB
-ARCHIVE_FD = 8
-"""Where a job's files come from."""
 _WRITTEN_BY_SHELL = 1 << 16
 _READ_TIMEOUT_S = 60.0
 _CHUNK = 1 << 20

@@ -45,6 +45,7 @@ from unsandbox.sandbox.host import artifacts
 from unsandbox.sandbox.host.descriptors import memory_file
 from unsandbox.sandbox.host.launcher_client import CgroupReport, Ending, LauncherControl
 from unsandbox.sandbox.host.process import SandboxProcess, communicate
+from unsandbox.sandbox.launcher.fd_numbers import CHECKPOINT_FD
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
 from unsandbox.sandbox.storage import archive
@@ -57,7 +58,6 @@ PYTHON = "/usr/bin/python3"
 """Runs the agent; inside."""
 AGENT = "/opt/unsandbox/agent.py"
 """Where the agent lies; inside."""
-_IMAGE_FD = 3
 _SETUP_TIMEOUT_S = 60.0
 _CLOSE_TIMEOUT_S = 10.0
 _SAVE_TIMEOUT_S = 120.0
@@ -180,8 +180,8 @@ class GvisorSandbox:
             fds = {0: their_in, 1: their_out, 2: said}
             words = ["run"]
             if image is not None:
-                fds[_IMAGE_FD] = sent.enter_context(gvisor_image.readable_image(image))
-                words = ["restore", "--image-path", f"/proc/self/fd/{_IMAGE_FD}"]
+                fds[CHECKPOINT_FD] = sent.enter_context(gvisor_image.readable_image(image))
+                words = ["restore", "--image-path", f"/proc/self/fd/{CHECKPOINT_FD}"]
                 keep = [] if self._shape.lasting is None else [self._shape.lasting]
                 for stream in keep:
                     self._channel.use_stream(stream)
@@ -575,7 +575,7 @@ class GvisorSandbox:
             await asyncio.to_thread(image.discard)
 
     async def _checkpoint(self, fd: int) -> None:
-        options = ["--image-path", f"/proc/self/fd/{_IMAGE_FD}", "--leave-running", "--compression=none"]
+        options = ["--image-path", f"/proc/self/fd/{CHECKPOINT_FD}", "--leave-running", "--compression=none"]
         async with self._changing:
             self._must_live()
             if self.frozen:
@@ -583,7 +583,7 @@ class GvisorSandbox:
             try:
                 await self._channel.hold()
                 try:
-                    await self._runsc(["checkpoint", *options], {_IMAGE_FD: fd})
+                    await self._runsc(["checkpoint", *options], {CHECKPOINT_FD: fd})
                 finally:
                     self._channel.release()
             finally:

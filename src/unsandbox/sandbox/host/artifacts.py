@@ -7,30 +7,23 @@ read, opened without blocking, so that a FIFO nobody writes to cannot hold the r
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import itertools
 import os
 import select
 import stat
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from unsandbox.protocol.contents import CHUNK, SPOOLED, Content, Spool
 from unsandbox.protocol.names import MAX_DEPTH, MAX_PATH_BYTES
+from unsandbox.sandbox.launcher import syscalls
 from unsandbox.sandbox.spec import Artifact, Limits
 
 FOLDER = "/tmp/artifacts"  # noqa: S108 - a path inside the sandbox
-_SYS_OPENAT2 = 437  # on every architecture
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_NO_SYMLINKS = 0x04
-_RESOLVE_BENEATH = 0x08
-_RESOLVE = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
+_RESOLVE = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 MAX_ENTRIES_SEEN = 10_000
 _MAX_SKIPPED = 100
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_beneath(root_fd: int, path: str, flags: int) -> int:
@@ -39,12 +32,10 @@ def open_beneath(root_fd: int, path: str, flags: int) -> int:
     Raises:
         OSError: As `open` does; `ELOOP` for a symbolic link anywhere in the path.
     """
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _RESOLVE)
-    result = int(_libc.syscall(_SYS_OPENAT2, root_fd, os.fsencode(path.lstrip("/") or "."), how, len(how)))
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return result
+    try:
+        return syscalls.openat2(root_fd, path.lstrip("/") or ".", flags | os.O_NOFOLLOW, _RESOLVE)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def open_root(pid: int, pidfd: int) -> int:

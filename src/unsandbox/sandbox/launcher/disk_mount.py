@@ -7,7 +7,6 @@ the mount ends with the sandbox's last process. Standard library only; the launc
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -16,28 +15,19 @@ import stat
 import struct
 from pathlib import Path
 
+from unsandbox.sandbox.launcher import syscalls
+
 INSIDE_UID = 1000
 """Owner of the files on a disk, whichever user of the host the sandbox runs as."""
 
 CANNOT_MOUNT = "the work disk cannot be mounted"
 
-_CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
-_MS_NOSUID, _MS_NODEV, _MS_NOATIME, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 1024, 0x1000, 0x4000, 0x80000
-_MNT_DETACH = 2
 _LOOP_CONTROL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _LOOP_AUTOCLEAR, _LOOP_DIRECT_IO = 4, 16
 _LOOP_MAJOR = 7
 _LOOP_ROUNDS = 50
-# Numbers that all architectures share.
-_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
-_OPEN_TREE_CLONE, _CLOEXEC, _AT_EMPTY_PATH = 1, 0x80000, 0x1000
-_MOVE_MOUNT_FROM_EMPTY_PATH = 4
-_MOUNT_ATTR_IDMAP = 0x00100000
-_PR_SET_PDEATHSIG = 1
 # Inode tables need no zeroing: a sparse file reads as zeros. What is deleted is given back to the host's disk.
-_OPTIONS = b"errors=remount-ro,noinit_itable,discard"
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_OPTIONS = "errors=remount-ro,noinit_itable,discard"
 
 
 def mount_image(image: int, target: str, uid: int) -> None:
@@ -54,8 +44,8 @@ def mount_image(image: int, target: str, uid: int) -> None:
     _leave_the_mounts_of_the_host()
     device, path = _attach(image, Path(target).parent)
     try:
-        flags = _MS_NOSUID | _MS_NODEV | _MS_NOATIME
-        _check(_libc.mount(os.fsencode(path), os.fsencode(target), b"ext4", flags, _OPTIONS))
+        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOATIME
+        syscalls.mount(path, target, "ext4", flags, _OPTIONS)
     finally:
         os.close(device)
     with contextlib.suppress(OSError):
@@ -74,12 +64,12 @@ def mount_folder(source: str, target: str) -> None:
         OSError: It cannot be mounted.
     """
     _leave_the_mounts_of_the_host()
-    _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND, None))
+    syscalls.mount(source, target, None, syscalls.MS_BIND)
 
 
 def _leave_the_mounts_of_the_host() -> None:
-    _check(_libc.unshare(_CLONE_NEWNS))
-    _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None))
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
 
 
 def _attach(image: int, folder: Path) -> tuple[int, str]:
@@ -134,8 +124,8 @@ def _show_as(target: str, uid: int) -> None:
         give_to(owner, target)
     if mapped is not None:
         try:
-            _check(_libc.umount2(os.fsencode(target), _MNT_DETACH))
-            _syscall(_SYS_MOVE_MOUNT, mapped, b"", -100, os.fsencode(target), _MOVE_MOUNT_FROM_EMPTY_PATH)
+            syscalls.detach(target)
+            syscalls.attach_mount(mapped, target)
         finally:
             os.close(mapped)
 
@@ -144,11 +134,10 @@ def _mapped_copy(target: str, uid: int) -> int | None:
     """Return a descriptor of a copy of a mount that shows user 1000 as `uid`; None where the kernel cannot."""
     tree = -1
     try:
-        tree = _syscall(_SYS_OPEN_TREE, -100, os.fsencode(target), _OPEN_TREE_CLONE | _CLOEXEC)
+        tree = syscalls.copy_mount(target)
         namespace = _user_namespace(uid)
         try:
-            attributes = struct.pack("=4Q", _MOUNT_ATTR_IDMAP, 0, 0, namespace)
-            _syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
+            syscalls.map_users(tree, namespace)
         finally:
             os.close(namespace)
     except OSError as error:
@@ -167,11 +156,8 @@ def _user_namespace(uid: int) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            _check(_libc.unshare(_CLONE_NEWUSER))
-            # After the change of namespace, which resets it.
-            _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-            if os.getppid() != parent:
-                os._exit(1)
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
+            syscalls.die_with_parent(parent)
             os.write(ready_write, b"+")
             signal.pause()
         finally:
@@ -200,15 +186,3 @@ def give_to(uid: int, folder: str) -> None:
     pid = os.posix_spawnp(command[0], command, {"PATH": "/usr/bin:/bin"})
     if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
         raise OSError(errno.EIO, "the work folder could not be given to its user", folder)
-
-
-def _syscall(number: int, *arguments: object) -> int:
-    result = int(_libc.syscall(number, *arguments))
-    _check(result)
-    return result
-
-
-def _check(result: int) -> None:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

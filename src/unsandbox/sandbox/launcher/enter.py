@@ -12,7 +12,6 @@ from __future__ import annotations
 import array
 import base64
 import contextlib
-import ctypes
 import errno
 import fcntl
 import json
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from unsandbox.sandbox.launcher import syscalls
 from unsandbox.sandbox.launcher.cgroups import write
 
 INSIDE_UID = 1000
@@ -35,15 +35,14 @@ INSIDE_UID = 1000
 CAPABILITY_TO_READ_ALL = 1 << 1 | 1 << 2 | 1 << 3
 """CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER: over the sandbox's own files, in its user namespace."""
 
-_NS_GET_USERNS = 0xB701
-_CLONE_NEWUSER = 0x10000000
-_CLONE_NEWNET = 0x40000000
-# cgroup, uts, ipc, mount; pid is for children
-_CLONE_OTHERS = 0x02000000 | 0x04000000 | 0x08000000 | _CLONE_NEWNET | 0x00020000
-_CLONE_NEWPID = 0x20000000
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
-_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _SECCOMP_MODE_FILTER = 38, 47, 2, 2
-_CAPABILITY_VERSION_3 = 0x20080522
+# All but that of users, which comes first, and that of processes, which is for children.
+_OTHER_NAMESPACES = (
+    syscalls.CLONE_NEWCGROUP
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWNS
+)
 _CAP_SETPCAP = 1 << 8
 _TIOCGPTPEER = 0x5441
 _TIOCSPTLCK = 0x40045431
@@ -61,8 +60,6 @@ CHANGED_SIGNALS = (
     signal.SIGXFSZ,
 )
 """What the launcher or its interpreter changed; a program must find the defaults."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ def open_namespaces(first_pid: int, first: int) -> NamespaceHandles:
     """
     namespace = os.open(f"/proc/{first_pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+        owner = fcntl.ioctl(namespace, syscalls.NS_GET_USERNS)
     finally:
         os.close(namespace)
     fcntl.ioctl(owner, termios.FIOCLEX)
@@ -101,7 +98,7 @@ def tell(report: int, fds: Sequence[int] = (), **message: Any) -> None:
 
 
 def become_program(
-    doors: NamespaceHandles, uid: int | None, details: bytes, fds: Sequence[int], pid_pipe: int
+    doors: NamespaceHandles, uid: int | None, details: bytes, fds: Sequence[int], pid_pipe: int, launcher: int
 ) -> NoReturn:
     """In the forked child: enter, and become the program that `details` describes.
 
@@ -112,8 +109,9 @@ def become_program(
             the tenant; for one of ours, which stays out of the tenants' sight, the capabilities that it keeps.
         fds: The report socket, then stdin, stdout, stderr unless the program gets a terminal.
         pid_pipe: Where the number of the program's process goes. A helper has the calling process's own.
+        launcher: Number of the process that forked this one.
     """
-    report, launcher = fds[0], os.getppid()
+    report = fds[0]
     try:
         wanted = json.loads(details)
         _leave_the_launcher((*fds, pid_pipe, doors.first, doors.owner))
@@ -141,11 +139,11 @@ def become_connector(doors: NamespaceHandles, uid: int | None, orders: int) -> N
     try:
         _leave_the_launcher((orders, doors.first, doors.owner))
         _become_user(uid)
-        _enter_namespace(doors.owner, _CLONE_NEWUSER)
-        _enter_namespace(doors.first, _CLONE_NEWNET)
+        syscalls.setns(doors.owner, syscalls.CLONE_NEWUSER)
+        syscalls.setns(doors.first, syscalls.CLONE_NEWNET)
         doors.close()
         _give_up_capabilities(0)
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         with socket.socket(fileno=orders) as asked:
             asked.settimeout(_CONNECTOR_IDLE_S)
             while port := asked.recv(16):
@@ -174,8 +172,8 @@ def open_low_ports(doors: NamespaceHandles, uid: int | None, report: int) -> NoR
     try:
         _leave_the_launcher((report, doors.first, doors.owner))
         _become_user(uid)
-        _enter_namespace(doors.owner, _CLONE_NEWUSER)
-        _enter_namespace(doors.first, _CLONE_NEWNET)
+        syscalls.setns(doors.owner, syscalls.CLONE_NEWUSER)
+        syscalls.setns(doors.first, syscalls.CLONE_NEWNET)
         # What lies here is of the network namespace of whoever opens it.
         write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
         tell(report, done=True)
@@ -229,8 +227,7 @@ def _leave_the_launcher(keep: Sequence[int]) -> None:
         signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
     # The launcher's command line, in this copy of it: /proc shows it to everybody.
-    start, end = _COMMAND_LINE
-    ctypes.memset(start, 0, end - start)
+    syscalls.clear_memory(*_COMMAND_LINE)
 
 
 def _find_command_line() -> tuple[int, int]:
@@ -249,15 +246,16 @@ def _become_user(uid: int | None) -> None:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     # Neither a debugger nor /proc may look at this copy of the launcher.
-    _prctl(_PR_SET_DUMPABLE, 0)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def _enter(doors: NamespaceHandles, uid: int | None, launcher: int, *, with_processes: bool) -> None:
     _become_user(uid)
-    _enter_namespace(doors.owner, _CLONE_NEWUSER)
-    _enter_namespace(doors.first, _CLONE_OTHERS | (_CLONE_NEWPID if with_processes else 0))
+    syscalls.setns(doors.owner, syscalls.CLONE_NEWUSER)
+    kinds = _OTHER_NAMESPACES | (syscalls.CLONE_NEWPID if with_processes else 0)
+    syscalls.setns(doors.first, kinds)
     try:
-        _enter_namespace(doors.first, _CLONE_NEWUSER)
+        syscalls.setns(doors.first, syscalls.CLONE_NEWUSER)
     except OSError as error:
         # Where the sandbox has a single user namespace it is entered already.
         if error.errno != errno.EINVAL:
@@ -265,13 +263,7 @@ def _enter(doors: NamespaceHandles, uid: int | None, launcher: int, *, with_proc
     if {*os.getresuid(), *os.getresgid()} != {INSIDE_UID}:
         raise OSError(errno.EPERM, "not the sandbox's user")
     # After every change of user and namespace, which reset it. What it forks dies with the sandbox instead.
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:
-        os._exit(127)
-
-
-def _enter_namespace(fd: int, kinds: int) -> None:
-    _check(_libc.setns(fd, kinds))
+    syscalls.die_with_parent(launcher)
 
 
 def _lock_down_and_execute(wanted: dict[str, Any], fds: Sequence[int]) -> None:
@@ -284,12 +276,12 @@ def _lock_down_and_execute(wanted: dict[str, Any], fds: Sequence[int]) -> None:
         os.dup2(fd, target, inheritable=True)
     _set_limits(wanted["limits"])
     _give_up_capabilities(wanted["helper"] or 0)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     os.chdir(wanted["cwd"])
     argv = [os.fsencode(word) for word in wanted["argv"]]
     env = {os.fsencode(name): os.fsencode(value) for name, value in wanted["env"].items()}
     candidates = _candidates(argv[0], env)
-    _refuse_system_calls(base64.b64decode(wanted["filter"]))
+    syscalls.install_filter(base64.b64decode(wanted["filter"]))
     _execute(candidates, argv, env)
 
 
@@ -342,38 +334,9 @@ def _give_up_capabilities(keep: int) -> None:
     """Hold no capability any more but those in the mask `keep`, which a helper takes along when it executes."""
     if keep:
         # What is to be inherited must still be in the bounding set, which takes a capability to empty.
-        _set_capabilities(keep | _CAP_SETPCAP, keep)
-    for number in range(64):
-        if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
-            break
-    _set_capabilities(keep, keep)
+        syscalls.set_capabilities(keep | _CAP_SETPCAP, keep)
+    syscalls.drop_bounding_set()
+    syscalls.set_capabilities(keep, keep)
     for number in range(keep.bit_length()):
         if keep >> number & 1:
-            _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
-
-
-def _set_capabilities(held: int, inheritable: int) -> None:
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    sets = (held, held, inheritable)
-    words = [*(one & 0xFFFFFFFF for one in sets), *(one >> 32 for one in sets)]
-    _check(_libc.capset(header, struct.pack("6I", *words)))
-
-
-class _Filter(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
-
-
-def _refuse_system_calls(program: bytes) -> None:
-    code = ctypes.create_string_buffer(program, len(program))
-    head = _Filter(len(program) // 8, ctypes.addressof(code))
-    _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(head), 0, 0))
-
-
-def _prctl(option: int, value: int, second: int = 0) -> None:
-    _check(_libc.prctl(option, value, second, 0, 0))
-
-
-def _check(result: int) -> None:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+            syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)

@@ -11,21 +11,12 @@ Loaded by the launcher too, a bare interpreter: standard library only.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from unsandbox.sandbox.launcher import cgroups
-
-_SYS_CLONE3 = 435  # on every architecture
-_CLONE_INTO_CGROUP = 0x200000000
-_STOP_ROUNDS = 50
-
-# Not CDLL: with the interpreter's lock held, parent and child both find it as it was.
-_libc = ctypes.PyDLL(None, use_errno=True)
+from unsandbox.sandbox.launcher import cgroups, syscalls
 
 
 def find_base(name: str, hierarchy: cgroups.Hierarchy | None) -> tuple[str, Path] | None:
@@ -73,12 +64,12 @@ class Freezer:
         if self.kind == "v2":
             group = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                arguments = struct.pack("=11Q", _CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, *[0] * 5, group)
-                pid = int(_libc.syscall(_SYS_CLONE3, arguments, len(arguments)))
+                return syscalls.fork_into_cgroup(group)
+            except OSError:
+                # A kernel that cannot, or a filter that does not let it.
+                pass
             finally:
                 os.close(group)
-            if pid >= 0:
-                return pid
         pid = os.fork()
         if pid == 0 and self.kind != "stop":
             cgroups.write(self._folder / ("cgroup.procs" if self.kind == "v2" else "tasks"), "0")

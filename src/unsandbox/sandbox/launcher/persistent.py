@@ -223,13 +223,14 @@ class LiveSandboxes:
         data = os.pread(details, os.fstat(details).st_size, 0)
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
+            launcher = os.getpid()
             # A helper must be able to work while the tenant's programs stand still.
             pid = os.fork() if helper else live.freezer.fork()
             if pid == 0:
                 try:
                     if live.group and (helper or not live.freezer.nested):
                         live.group.enter()
-                    enter.become_program(doors, live.uid, data, others, write)
+                    enter.become_program(doors, live.uid, data, others, write, launcher)
                 finally:
                     os._exit(127)
         except BaseException:

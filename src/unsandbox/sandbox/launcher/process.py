@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
 import fcntl
 import gc
 import json
@@ -33,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox.launcher import cleanup, enter, freezer
+from unsandbox.sandbox.launcher import cleanup, enter, freezer, syscalls
 from unsandbox.sandbox.launcher import persistent as live_launcher
 from unsandbox.sandbox.launcher.cgroups import (
     Bounds,
@@ -46,28 +45,19 @@ from unsandbox.sandbox.launcher.cgroups import (
     held_memory,
     open_hierarchy,
 )
-from unsandbox.sandbox.launcher.network.gate import BLOCK_FD, OutboundNetworks
+from unsandbox.sandbox.launcher.fd_numbers import BLOCK_FD, INFO_FD, ZYGOTE_FD
+from unsandbox.sandbox.launcher.network.gate import OutboundNetworks
 from unsandbox.sandbox.launcher.network.setup import NetworkConfig
-from unsandbox.sandbox.launcher.zygotes import ZYGOTE_FD, Zygotes
+from unsandbox.sandbox.launcher.zygotes import Zygotes
 
 MAX_MESSAGE = 1 << 16
 FDS_PER_MESSAGE = 200
 """The kernel takes 253 descriptors in one message."""
 
-INFO_FD = 6
-"""Where the sandbox program of a job reports its child; the launcher makes this pipe itself."""
-
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
-_PR_SET_CHILD_SUBREAPER = 36
-_CLONE_NEWUSER = 0x10000000
-_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
-_KEYCTL_JOIN_SESSION_KEYRING = 1
 _WATCH_INTERVAL_S = 0.05
 _REMOVAL_INTERVAL_S = 0.01
 _CORE_LIMIT = 1
 """A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(slots=True)
@@ -173,9 +163,8 @@ class Launcher:
 
     def _prepare(self) -> None:
         # Keys of the server's login session must not be listed in /proc/keys inside.
-        if (keyctl := _SYS_KEYCTL.get(os.uname().machine)) is not None:
-            _libc.syscall(keyctl, _KEYCTL_JOIN_SESSION_KEYRING, None)
-        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        syscalls.leave_session_keyring()
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -329,11 +318,11 @@ class Launcher:
     def _make_freezer(self, number: int, group: Group | None) -> freezer.Freezer:
         nested = group is not None and self._hierarchy is not None and self._hierarchy.version == 2
         try:
-            return freezer.Freezer(self._freezer_base, f"job-{number}", nested=nested)
+            return freezer.Freezer(self._freezer_base, group_name(number), nested=nested)
         except FileNotFoundError:
             # Tidied up by somebody, as above.
             self._freezer_base = freezer.find_base(self._name, self._hierarchy)
-            return freezer.Freezer(self._freezer_base, f"job-{number}", nested=nested)
+            return freezer.Freezer(self._freezer_base, group_name(number), nested=nested)
 
     def _read_info(self, job: Job) -> None:
         try:
@@ -550,9 +539,7 @@ def _become_sandbox(
         if request.get("alone"):
             _own_user_namespace()
         # After the change of user, which resets it. The sandbox program asks for the same, a moment later.
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != launcher:
-            os._exit(127)
+        syscalls.die_with_parent(launcher)
         os.execve(request["program"], request["argv"], {})  # noqa: S606 - a fixed program
     except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
         os.write(report, json.dumps({"error": f"cannot start the sandbox program: {error}"}).encode())
@@ -564,10 +551,11 @@ def _own_user_namespace() -> None:
     """Become root of a new user namespace that knows no user but the present one."""
     uid, gid = os.geteuid(), os.getegid()
     # A change of user has made /proc/self root's.
-    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
-    if _libc.unshare(_CLONE_NEWUSER) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"Creating new namespace failed: {os.strerror(number)}")
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+    except OSError as error:
+        raise OSError(error.errno, f"Creating new namespace failed: {error.strerror}") from error
     for file, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         Path("/proc/self", file).write_text(text)
 

@@ -17,10 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Usage, held_memory
+from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Usage, group_name, held_memory
 
-ZYGOTE_FD = 3
-"""The zygote's end of its socket, in the zygote."""
 ZYGOTE_GONE = "the zygote is gone"
 """Why a sandbox was not made, when the reason is told for the zygote itself."""
 _MESSAGE = 1024
@@ -94,7 +92,7 @@ class Zygotes:
         group: Group | None = None
         groups: list[int] = []
         try:
-            group = self._make_group(f"job-{number}", Bounds(**request["bounds"]))
+            group = self._make_group(group_name(number), Bounds(**request["bounds"]))
             groups = group.entrances() if group else []
             attached = array.array("i", [*fds, *groups])
             words = " ".join(map(str, (number, *request["settings"])))

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unsandbox.sandbox.launcher.fd_numbers import READY_FD
 from unsandbox.sandbox.spec import SandboxUnavailable
 
-READY_FD = 3
 READY = b"init"
 """What it writes to `READY_FD` when the sandbox stands."""
 

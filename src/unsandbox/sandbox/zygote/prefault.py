@@ -21,6 +21,7 @@ _GAP = 2
 """Pages between two that are wanted which cost less than another system call."""
 _PRESENT, _OF_FILE, _EXCLUSIVE = 0x80, 0x20, 0x01
 """In the highest byte of an entry of `pagemap`."""
+_BITS = _PRESENT | _OF_FILE | _EXCLUSIVE
 _PROGRAM = b"""import sys
 def next_of(number):
     return number + 1
@@ -120,7 +121,7 @@ def _touched(pid: int) -> Iterable[tuple[int, int, int]]:
                     continue
                 flags = os.pread(pagemap, (end - first) * 8, first * 8)[7::8]
                 if rights[1] == "w":
-                    wanted = [at for at, flag in enumerate(flags) if flag & 0xA1 == _PRESENT | _EXCLUSIVE]
+                    wanted = [at for at, flag in enumerate(flags) if flag & _BITS == _PRESENT | _EXCLUSIVE]
                     advice = _POPULATE_WRITE
                 elif inode != "0":
                     wanted = [at for at, flag in enumerate(flags) if flag & _PRESENT]

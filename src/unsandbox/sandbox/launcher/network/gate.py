@@ -26,14 +26,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from unsandbox.sandbox.launcher import syscalls
 from unsandbox.sandbox.launcher.network import netlink, setup
 from unsandbox.sandbox.launcher.network.addresses import Network
 from unsandbox.sandbox.launcher.network.setup import NetworkConfig
 
-BLOCK_FD = 9
-"""The sandbox program waits for a byte on it before it becomes the tenant's program."""
-
-_NS_GET_USERNS = 0xB701
 _NOT_RENEWED = "a new address of this machine could not be kept from it"
 
 
@@ -132,7 +129,7 @@ class OutboundNetworks:
     def _attach(self, gate: _OutboundNetwork, first: int) -> None:
         net = os.open(f"/proc/{first}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            user = fcntl.ioctl(net, _NS_GET_USERNS)
+            user = fcntl.ioctl(net, syscalls.NS_GET_USERNS)
         except OSError:
             os.close(net)
             raise
@@ -155,12 +152,13 @@ class OutboundNetworks:
         self._poll.register(gate.report_fd, select.POLLIN)
 
     def _fork_helper(
-        self, gate: _OutboundNetwork, fds: Sequence[int], act: Callable[[list[int]], None]
+        self, gate: _OutboundNetwork, fds: Sequence[int], act: Callable[[int, list[int]], None]
     ) -> None:
         gate.helpers.add(self._fork(gate, fds, act))
 
-    def _fork(self, gate: _OutboundNetwork, fds: Sequence[int], act: Callable[[list[int]], None]) -> int:
+    def _fork(self, gate: _OutboundNetwork, fds: Sequence[int], act: Callable[[int, list[int]], None]) -> int:
         """Run `act` in a child that has no descriptors but `fds`, as numbers from 3 on; return its number."""
+        launcher = os.getpid()
         pid = os.fork()
         if pid:
             self._by_pid[pid] = gate
@@ -169,7 +167,7 @@ class OutboundNetworks:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
-            act(_keep_only(fds))
+            act(launcher, _keep_only(fds))
             os._exit(0)
         except OSError as error:
             os.write(2, str(error).encode())

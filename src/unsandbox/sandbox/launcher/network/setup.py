@@ -7,7 +7,6 @@ back to the launcher's code, and hold no descriptor but those. Standard library 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import resource
@@ -21,6 +20,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import NoReturn
 
+from unsandbox.sandbox.launcher import syscalls
 from unsandbox.sandbox.launcher.cgroups import Group
 from unsandbox.sandbox.launcher.network import netlink, tap_filter
 from unsandbox.sandbox.launcher.network.addresses import NOT_PUBLIC, Address, Network
@@ -45,11 +45,6 @@ _EVERYBODY = stat.S_IROTH | stat.S_IWOTH
 _READY_TIMEOUT_S = 20
 _TOOL_FILES = 1024
 """Descriptors of slirp4netns: each connection takes one, and one port of the host."""
-
-_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
-_MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NOEXEC = 0x4000, 1 << 18, 2, 8
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +131,21 @@ def spoken_versions() -> tuple[int, ...]:
 # In the forked children
 
 
-def _enter(uid: int | None, user: int, net: int | None = None) -> None:
+def _enter(launcher: int, uid: int | None, user: int, net: int | None = None) -> None:
     """Become the sandbox's user, who owns its namespaces and nothing else, and go into them."""
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    _checked(_libc.setns(user, _CLONE_NEWUSER), "setns")
+    syscalls.setns(user, syscalls.CLONE_NEWUSER)
     if net is not None:
-        _checked(_libc.setns(net, _CLONE_NEWNET), "setns")
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        syscalls.setns(net, syscalls.CLONE_NEWNET)
+    syscalls.die_with_parent(launcher)
 
 
-def configure(way: NetworkConfig, first: int, tool: int, forbidden: Sequence[Network], fds: list[int]) -> None:
+def configure(
+    way: NetworkConfig, first: int, tool: int, forbidden: Sequence[Network], launcher: int, fds: list[int]
+) -> None:
     """Make the rules, let slirp4netns begin, filter and configure the interface that it makes."""
     user, net, report, go, ready = fds
     # Whatever hangs, hangs no longer than this.
@@ -157,7 +154,7 @@ def configure(way: NetworkConfig, first: int, tool: int, forbidden: Sequence[Net
         # Before that, slirp4netns is nobody there.
         while not Path(f"/proc/{first}/gid_map").read_text():
             time.sleep(0.0005)
-        _enter(way.uid, user, net)
+        _enter(launcher, way.uid, user, net)
         with netlink.Netlink() as kernel:
             kernel.carry_out(first_rules(forbidden))
             os.write(go, b"1")
@@ -172,7 +169,12 @@ def configure(way: NetworkConfig, first: int, tool: int, forbidden: Sequence[Net
 
 
 def renew(
-    way: NetworkConfig, tool: int, new: Sequence[Network], forbidden: Sequence[Network], fds: list[int]
+    way: NetworkConfig,
+    tool: int,
+    new: Sequence[Network],
+    forbidden: Sequence[Network],
+    launcher: int,
+    fds: list[int],
 ) -> None:
     """Forbid further networks in a living sandbox's namespace.
 
@@ -181,12 +183,13 @@ def renew(
         tool: Number of its slirp4netns, -1 when that has ended.
         new: What is to be forbidden now.
         forbidden: Everything of the host's, with that.
+        launcher: Number of the process that forked this one.
         fds: A place for error messages, its user and its network namespace.
     """
     log, user, net = fds
     os.dup2(log, 2)
     signal.alarm(_READY_TIMEOUT_S)
-    _enter(way.uid, user, net)
+    _enter(launcher, way.uid, user, net)
     with netlink.Netlink() as kernel:
         kernel.carry_out(rules(new))
     if tool > 0:
@@ -208,7 +211,7 @@ def _interface(index: int, versions: Sequence[int]) -> list[tuple[int, bytes]]:
     return requests
 
 
-def become_tool(way: NetworkConfig, fds: list[int]) -> NoReturn:
+def become_tool(way: NetworkConfig, launcher: int, fds: list[int]) -> NoReturn:
     """Become slirp4netns, in the sandbox's group and user namespace, as soon as the rules are there.
 
     Its network stays the host's. It may do what the sandbox's user may, and gives up most of that: it shuts
@@ -227,7 +230,7 @@ def become_tool(way: NetworkConfig, fds: list[int]) -> NoReturn:
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     if os.read(go, 1) != b"1":
         os._exit(1)
-    _enter(way.uid, user)
+    _enter(launcher, way.uid, user)
     for fd in (exit_read, ready, net):
         os.set_inheritable(fd, True)
     words = [way.program, f"--exit-fd={exit_read}", f"--ready-fd={ready}", "--netns-type=path"]
@@ -249,17 +252,11 @@ def _find_tun() -> None:
     """Give this process alone a device node that its user may open, where the host's is not such a one."""
     if os.geteuid() != 0 or openable_by_all(TUN):
         return
-    _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
-    _checked(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount")
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     folder = TUN.parent if TUN.parent.is_dir() else Path("/dev")
-    _checked(_libc.mount(b"tmpfs", bytes(folder), b"tmpfs", _MS_NOSUID | _MS_NOEXEC, b"mode=755"), "mount")
+    syscalls.mount("tmpfs", str(folder), "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NOEXEC, "mode=755")
     TUN.parent.mkdir(exist_ok=True)
     TUN.parent.chmod(0o755)
     os.mknod(TUN, stat.S_IFCHR, TUN_DEVICE)
     TUN.chmod(0o666)
-
-
-def _checked(result: int, what: str) -> None:
-    if result:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}")

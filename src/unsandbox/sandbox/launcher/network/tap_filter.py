@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import IO
 
+from unsandbox.sandbox.launcher import syscalls
 from unsandbox.sandbox.launcher.network.addresses import Address, Network
 
 Instruction = tuple[int, int, int, int]
@@ -35,8 +36,6 @@ _ROUTER_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 133, 136
 _DNS_PORT = 53
 
 _TUNATTACHFILTER = 0x401054D5
-_SYS_PIDFD_GETFD = 438
-_libc = ctypes.CDLL(None, use_errno=True)
 
 TUN = Path("/dev/net/tun")
 TUN_DEVICE = os.makedev(10, 200)
@@ -75,11 +74,11 @@ def _opened(pid: int) -> IO[bytes]:
         if _device_of(opened) == TUN_DEVICE:
             pidfd = os.pidfd_open(pid)
             try:
-                copy = _libc.syscall(_SYS_PIDFD_GETFD, pidfd, int(opened.name), 0)
+                copy = syscalls.pidfd_getfd(pidfd, int(opened.name))
+            except OSError as error:
+                raise OSError(error.errno, "the TAP interface cannot be filtered") from error
             finally:
                 os.close(pidfd)
-            if copy < 0:
-                raise OSError(ctypes.get_errno(), "the TAP interface cannot be filtered")
             return os.fdopen(copy, "r+b", buffering=0)
     raise ProcessLookupError(errno.ESRCH, "nothing serves the TAP interface")
 
