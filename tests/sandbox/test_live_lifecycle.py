@@ -122,7 +122,7 @@ from unsandbox.sandbox.persistent_spec import PersistentSpec, PersistentLimits
 async def main():
     backend = BubblewrapBackend()
     await backend.open()
-    await backend.prove_live()
+    await backend.prove_persistent()
     print(backend._runtime, flush=True)
     async def one(number):
         limits = PersistentLimits(work_bytes=16 << 20)
