@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests._async.conftest import new_key
 from tests.client.aids_async import gather, pieces
 from tests.client.fake import JOB, OURS, FakeServer, Request, reply
+from tests.client.proxy import PASS, Fate, Proxy
 from tests.support import Serve
 
 from unsandbox import (
@@ -25,6 +27,7 @@ from unsandbox import (
     WaitTimeoutError,
 )
 from unsandbox._async import execution
+from unsandbox.local import LocalServer
 
 
 def echo(number: int) -> tuple[str, str]:
@@ -35,7 +38,7 @@ def sleeper(seconds: float) -> dict[str, str]:
     return {"language": "bash", "code": f"sleep {seconds}; echo {seconds}"}
 
 
-async def running(client: AsyncClient) -> int:
+async def running_jobs(client: AsyncClient) -> int:
     return sum(job.status in ("pending", "running") for job in (await client.list_jobs(limit=50)).jobs)
 
 
@@ -114,16 +117,16 @@ async def test_requests_are_taken_only_as_fast_as_outcomes_are(real: AsyncClient
             if len(got) == 20:
                 break
     assert [item.result().stdout for item in got] == [f"{number}\n" for number in range(1, 21)]
-    assert await running(real) == 0
+    assert await running_jobs(real) == 0
 
 
 async def test_leaving_cancels_what_runs(real: AsyncClient) -> None:
     async with real.map([echo(0), *[sleeper(60)] * 10], concurrency=3) as outcomes:
         async for item in outcomes:
             assert item.index == 0
-            assert await running(real) > 0
+            assert await running_jobs(real) > 0
             break
-    assert await running(real) == 0
+    assert await running_jobs(real) == 0
 
 
 async def test_leaving_many_takes_as_long_as_it_must(
@@ -133,7 +136,7 @@ async def test_leaving_many_takes_as_long_as_it_must(
     async with real.map([echo(0), *[sleeper(60)] * 100], concurrency=100, ordered=False) as outcomes:
         async for _ in outcomes:
             break
-    assert await running(real) == 0
+    assert await running_jobs(real) == 0
 
 
 async def test_requests_may_come_from_elsewhere(real: AsyncClient) -> None:
@@ -159,6 +162,36 @@ async def test_a_key_that_may_have_few_jobs_gets_all_of_them_done(served: Serve)
     async with AsyncClient(*new_key(served, concurrency=2), base_url=served.url) as client:
         outcomes = [item async for item in client.map([sleeper(0.05)] * 12, concurrency=10)]
     assert [item.result().exit_code for item in outcomes] == [0] * 12
+
+
+async def test_many_jobs_are_started_with_few_looks_at_those_in_flight(engine: LocalServer) -> None:
+    looks: list[float] = []
+    running = 0
+
+    def note(request: str) -> Fate:
+        if request == "POST /jobs/wait" and 256 < running < 600:
+            looks.append(time.monotonic())
+        return PASS
+
+    def progress(now: Progress) -> None:
+        nonlocal running
+        running = now.running
+        if running == 600:
+            raise EOFError
+
+    proxy = Proxy(engine.url)
+    proxy.rule = note
+    try:
+        async with AsyncClient(engine.public_key, engine.secret_key, base_url=proxy.url) as client:
+            endless = itertools.repeat(sleeper(600))
+            with pytest.raises(EOFError):
+                [item async for item in client.map(endless, concurrency=600, on_progress=progress)]
+            assert await running_jobs(client) == 0
+    finally:
+        proxy.close()
+    pauses = [later - before for before, later in itertools.pairwise(looks)]
+    # The proxy sees a look a moment after the client decided on it.
+    assert all(pause > 0.2 for pause in pauses), pauses
 
 
 async def test_what_can_be_read_only_once_is_sent_whole_after_a_refusal(
@@ -193,7 +226,7 @@ async def test_a_wait_for_several(real: AsyncClient) -> None:
 
 
 async def test_each_job_has_a_deadline(real: AsyncClient) -> None:
-    before = await running(real)
+    before = await running_jobs(real)
     requests: list[Any] = [
         {"language": "bash", "code": "echo begun; sleep 600"},
         {"language": "bash", "code": "sleep 0.1; echo quick", "timeout": 60},
@@ -209,7 +242,7 @@ async def test_each_job_has_a_deadline(real: AsyncClient) -> None:
     assert outcomes[1].result().stdout == "quick\n"
     assert isinstance(outcomes[2].error, WaitTimeoutError)
     assert isinstance(outcomes[3].error, InvalidRequestError)
-    assert await running(real) == before
+    assert await running_jobs(real) == before
 
 
 async def test_a_deadline_comes_in_time_without_a_shared_wait(client: AsyncClient, fake: FakeServer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tests._sync.conftest import new_key
 from tests.client.aids_sync import gather, pieces
 from tests.client.fake import JOB, OURS, FakeServer, Request, reply
+from tests.client.proxy import PASS, Fate, Proxy
 from tests.support import Serve
 
 from unsandbox import (
@@ -26,6 +28,7 @@ from unsandbox import (
     WaitTimeoutError,
 )
 from unsandbox._sync import execution
+from unsandbox.local import LocalServer
 
 
 def echo(number: int) -> tuple[str, str]:
@@ -36,7 +39,7 @@ def sleeper(seconds: float) -> dict[str, str]:
     return {"language": "bash", "code": f"sleep {seconds}; echo {seconds}"}
 
 
-def running(client: Client) -> int:
+def running_jobs(client: Client) -> int:
     return sum(job.status in ("pending", "running") for job in (client.list_jobs(limit=50)).jobs)
 
 
@@ -115,16 +118,16 @@ def test_requests_are_taken_only_as_fast_as_outcomes_are(real: Client) -> None:
             if len(got) == 20:
                 break
     assert [item.result().stdout for item in got] == [f"{number}\n" for number in range(1, 21)]
-    assert running(real) == 0
+    assert running_jobs(real) == 0
 
 
 def test_leaving_cancels_what_runs(real: Client) -> None:
     with real.map([echo(0), *[sleeper(60)] * 10], concurrency=3) as outcomes:
         for item in outcomes:
             assert item.index == 0
-            assert running(real) > 0
+            assert running_jobs(real) > 0
             break
-    assert running(real) == 0
+    assert running_jobs(real) == 0
 
 
 def test_leaving_many_takes_as_long_as_it_must(real: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +135,7 @@ def test_leaving_many_takes_as_long_as_it_must(real: Client, monkeypatch: pytest
     with real.map([echo(0), *[sleeper(60)] * 100], concurrency=100, ordered=False) as outcomes:
         for _ in outcomes:
             break
-    assert running(real) == 0
+    assert running_jobs(real) == 0
 
 
 def test_requests_may_come_from_elsewhere(real: Client) -> None:
@@ -158,6 +161,36 @@ def test_a_key_that_may_have_few_jobs_gets_all_of_them_done(served: Serve) -> No
     with Client(*new_key(served, concurrency=2), base_url=served.url) as client:
         outcomes = [item for item in client.map([sleeper(0.05)] * 12, concurrency=10)]
     assert [item.result().exit_code for item in outcomes] == [0] * 12
+
+
+def test_many_jobs_are_started_with_few_looks_at_those_in_flight(engine: LocalServer) -> None:
+    looks: list[float] = []
+    running = 0
+
+    def note(request: str) -> Fate:
+        if request == "POST /jobs/wait" and 256 < running < 600:
+            looks.append(time.monotonic())
+        return PASS
+
+    def progress(now: Progress) -> None:
+        nonlocal running
+        running = now.running
+        if running == 600:
+            raise EOFError
+
+    proxy = Proxy(engine.url)
+    proxy.rule = note
+    try:
+        with Client(engine.public_key, engine.secret_key, base_url=proxy.url) as client:
+            endless = itertools.repeat(sleeper(600))
+            with pytest.raises(EOFError):
+                [item for item in client.map(endless, concurrency=600, on_progress=progress)]
+            assert running_jobs(client) == 0
+    finally:
+        proxy.close()
+    pauses = [later - before for before, later in itertools.pairwise(looks)]
+    # The proxy sees a look a moment after the client decided on it.
+    assert all(pause > 0.2 for pause in pauses), pauses
 
 
 def test_what_can_be_read_only_once_is_sent_whole_after_a_refusal(client: Client, fake: FakeServer) -> None:
@@ -190,7 +223,7 @@ def test_a_wait_for_several(real: Client) -> None:
 
 
 def test_each_job_has_a_deadline(real: Client) -> None:
-    before = running(real)
+    before = running_jobs(real)
     requests: list[Any] = [
         {"language": "bash", "code": "echo begun; sleep 600"},
         {"language": "bash", "code": "sleep 0.1; echo quick", "timeout": 60},
@@ -206,7 +239,7 @@ def test_each_job_has_a_deadline(real: Client) -> None:
     assert outcomes[1].result().stdout == "quick\n"
     assert isinstance(outcomes[2].error, WaitTimeoutError)
     assert isinstance(outcomes[3].error, InvalidRequestError)
-    assert running(real) == before
+    assert running_jobs(real) == before
 
 
 def test_a_deadline_comes_in_time_without_a_shared_wait(client: Client, fake: FakeServer) -> None:

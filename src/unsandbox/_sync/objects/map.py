@@ -33,8 +33,11 @@ _HELD = 4
 """Results that may wait for their turn, as a multiple of the jobs in flight."""
 _REFUSED_PAUSE_S = 0.5
 _SHORT_HOLD_S = 0.25
+_LOOK_EVERY_S = 0.25
+"""Seconds between two looks at many jobs in flight while more of them are being started."""
 _HTTP_MARGIN_S = 15.0
 _MANY = 256
+"""Jobs in flight above which a look costs more than it tells."""
 _CANCEL_S = 0.05
 """What ending one of many jobs may take; usually it is a tenth of that."""
 
@@ -154,6 +157,8 @@ def _run(state: _State) -> Generator[Mapped]:
             for mapped in _ready(state):
                 yield mapped
             _tell(state)
+            if _fills(state, refused):
+                continue
             if state.in_flight:
                 left_s = _time_left(state)
                 if _collect(state, min(left_s, _hold_s(state, refused))):
@@ -165,8 +170,6 @@ def _run(state: _State) -> Generator[Mapped]:
                 _tell(state)
                 for mapped in _ready(state):
                     yield mapped
-            elif state.in_flight:
-                continue
             elif refused:
                 sleep(_REFUSED_PAUSE_S)
             elif state.requests.exhausted and not state.waiting:
@@ -179,10 +182,10 @@ def _run(state: _State) -> Generator[Mapped]:
 
 
 def _fills(state: _State, refused: bool) -> bool:
-    """Tell whether to go on starting before looking again: looks at thousands in flight are not cheap."""
+    """Tell whether to start more jobs before looking again: each look names every job in flight."""
     if len(state.in_flight) < _MANY or _hold_s(state, refused) > 0:
         return False
-    return time.monotonic() < state.looked + _SHORT_HOLD_S
+    return time.monotonic() < state.looked + _LOOK_EVERY_S
 
 
 def _hold_s(state: _State, refused: bool) -> float:
