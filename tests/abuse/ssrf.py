@@ -17,7 +17,8 @@ from tests.abuse.served import CANARY, Result, Target, add, attack
 
 from unsandbox.engine.errors import InvalidRequest
 from unsandbox.engine.services.bootstrap import fetch_script, is_elsewhere
-from unsandbox.sandbox.storage.archive_check import InvalidArchiveError, examine
+from unsandbox.sandbox.errors import InvalidArchiveError
+from unsandbox.sandbox.storage.archive_check import examine
 
 SSRF, ARCHIVES = "bootstrap to internal servers", "archives"
 PUBLIC = "every address is checked to be public"

@@ -32,7 +32,7 @@ from unsandbox.protocol.services import Service, ServiceRequest
 from unsandbox.protocol.sessions import Session, SessionRequest
 from unsandbox.protocol.snapshots import SnapshotRequest
 from unsandbox.sandbox import BubblewrapBackend, load_languages
-from unsandbox.sandbox.spec import SandboxUnavailable
+from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
 
 

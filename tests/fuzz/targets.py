@@ -35,6 +35,7 @@ from unsandbox.protocol.events import Cursor, OutputChunk
 from unsandbox.protocol.logs import since_seconds
 from unsandbox.protocol.sse import EventReader, ServerEvent
 from unsandbox.sandbox import Limits
+from unsandbox.sandbox.errors import InvalidArchiveError
 from unsandbox.sandbox.gvisor import files
 from unsandbox.sandbox.gvisor.channel import Channel
 from unsandbox.sandbox.host.artifacts import Selection
@@ -310,7 +311,7 @@ def archives(data: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
-        with contextlib.suppress(archive_check.InvalidArchiveError):
+        with contextlib.suppress(InvalidArchiveError):
             archive_check.examine(Path(file.name), 1 << 20)
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from unsandbox.sandbox.errors import InvalidArchiveError
 from unsandbox.sandbox.spec import MIB
 from unsandbox.sandbox.storage.archive import PACK
-from unsandbox.sandbox.storage.archive_check import InvalidArchiveError, examine
+from unsandbox.sandbox.storage.archive_check import examine
 
 END = bytes(1024)
 

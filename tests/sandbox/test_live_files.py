@@ -18,11 +18,11 @@ import zstandard
 from tests.sandbox.support import eventually, sandbox_processes
 
 from unsandbox.sandbox import InvalidSpecError, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox.errors import InvalidArchiveError
 from unsandbox.sandbox.launcher import enter
 from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.storage import archive as archive_module
 from unsandbox.sandbox.storage import work_disk as disk_module
-from unsandbox.sandbox.storage.archive_check import InvalidArchiveError
 
 MIB = 1 << 20
 SMALL = PersistentLimits(memory_bytes=256 * MIB, processes=64, work_bytes=32 * MIB)

@@ -15,16 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from unsandbox.sandbox import Limits, SandboxSpec, SandboxUnavailable, rootfs, uid_ranges
-from unsandbox.sandbox.bubblewrap.arguments import job_script, validate
+from unsandbox.sandbox import Limits, SandboxSpec, SandboxUnavailable, layout, rootfs, uid_ranges
+from unsandbox.sandbox.gvisor import agent
 from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.artifacts import Collector
+from unsandbox.sandbox.host.job_script import job_script
 from unsandbox.sandbox.host.launcher_client import CgroupReport
-from unsandbox.sandbox.launcher import cgroups, cleanup
+from unsandbox.sandbox.launcher import cgroups, cleanup, disk_mount, enter
 from unsandbox.sandbox.seccomp import compiler as seccomp
 from unsandbox.sandbox.seccomp import policy
 from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
 from unsandbox.sandbox.system import System
+from unsandbox.sandbox.validation import validate
+from unsandbox.sandbox.zygote import lockdown
+from unsandbox.sandbox.zygote import main as zygote
 
 ALLOW, KILL, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x80000000, 0x50001, 0x50026, 0x50061
 EINVAL, ENOENT, EPROTONOSUPPORT = 0x50016, 0x50002, 0x5005D
@@ -382,7 +386,7 @@ def test_the_script_quotes_every_word():
     words = ["a b", "$HOME", "'", '"', "`id`", "\n", "*", ";", "--", "-x", "\udcff"]
     spec = SandboxSpec(run=["printf", "%s\\0", *words])
     validate(spec)
-    script = job_script(spec, data_bytes=None).encode("utf-8", "surrogateescape")
+    script = job_script(spec, data_bytes=None)
     result = subprocess.run(["sh", "-c", script.replace(b"kill -9 -1", b":").replace(b">&3", b">/dev/null")],
                             capture_output=True, check=False)  # fmt: skip
     assert result.stdout.split(b"\0")[:-1] == [word.encode("utf-8", "surrogateescape") for word in words]
@@ -468,3 +472,13 @@ def test_a_hashed_file_tells_of_a_disk_that_fails(tmp_path):
             hashed_file(tmp_path / "less", [bytes(2 << 20), b"x"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+# Constants that processes share without importing each other
+
+
+def test_every_process_knows_the_same_inside():
+    assert {module.INSIDE_UID for module in (enter, disk_mount)} == {layout.SANDBOX_UID}
+    assert {module.SANDBOX_UID for module in (lockdown, agent)} == {layout.SANDBOX_UID}
+    assert agent.WORK == layout.WORK
+    assert f"{layout.WORK}/main.py" == zygote.MAIN

@@ -596,9 +596,9 @@ async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
 
     def without_dropping(self, *about):
         found = files(self, *about)
-        code = found["/work/.setup"].replace(b"yield from self._give_up_all()", b"pass")
-        assert code != found["/work/.setup"]
-        return {**found, "/work/.setup": code}
+        code = found["/work/.lockdown"].replace(b"yield from self._give_up_all()", b"pass")
+        assert code != found["/work/.lockdown"]
+        return {**found, "/work/.lockdown": code}
 
     monkeypatch.setattr(Template, "files", without_dropping)
     async with BubblewrapBackend(pool=CONFIG) as backend:
@@ -637,9 +637,11 @@ async def test_a_step_that_fails_is_named(monkeypatch, caplog, by):
 
     def broken(self, *about):
         found = files(self, *about)
-        code = found["/work/.setup"].replace(b'call("chdir", at(b"/work"))', b'call("chdir", at(b"/nowhere"))')
-        assert code != found["/work/.setup"]
-        return {**found, "/work/.setup": code}
+        code = found["/work/.lockdown"].replace(
+            b'call("chdir", at(b"/work"))', b'call("chdir", at(b"/nowhere"))'
+        )
+        assert code != found["/work/.lockdown"]
+        return {**found, "/work/.lockdown": code}
 
     monkeypatch.setattr(Template, "files", broken)
     if by == "a fork":

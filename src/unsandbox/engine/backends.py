@@ -11,17 +11,10 @@ from pathlib import Path
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import InvalidRequest
 from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, LanguageTable, Limits, PoolConfig, pool_for
+from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.gvisor import runsc
 from unsandbox.sandbox.persistent_spec import PersistentBackend, PersistentSandbox, PersistentSpec
-from unsandbox.sandbox.spec import (
-    Backend,
-    NetworkMode,
-    OutputSink,
-    ProbeReport,
-    RunningJob,
-    SandboxSpec,
-    SandboxUnavailable,
-)
+from unsandbox.sandbox.spec import Backend, NetworkMode, OutputSink, ProbeReport, RunningJob, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
 
 logger = logging.getLogger("unsandbox.engine")

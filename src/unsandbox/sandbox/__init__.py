@@ -1,8 +1,8 @@
 """Isolation: runs one program in a fresh sandbox and says what came of it."""
 
-from unsandbox.sandbox.bubblewrap.arguments import InvalidSpecError
 from unsandbox.sandbox.bubblewrap.backend import BubblewrapBackend
 from unsandbox.sandbox.bubblewrap.template import PoolConfig, pool_for
+from unsandbox.sandbox.errors import InvalidSpecError, SandboxError, SandboxUnavailable
 from unsandbox.sandbox.gvisor.backend import GvisorBackend
 from unsandbox.sandbox.languages.table import Language, LanguageTable, UnknownLanguageError, load_languages
 from unsandbox.sandbox.spec import (
@@ -17,10 +17,8 @@ from unsandbox.sandbox.spec import (
     OutputSink,
     ProbeReport,
     RunningJob,
-    SandboxError,
     SandboxFile,
     SandboxSpec,
-    SandboxUnavailable,
 )
 from unsandbox.sandbox.system import System, find_system
 

@@ -14,12 +14,10 @@ import stat
 import tempfile
 from pathlib import Path
 
+from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.launcher.cleanup import instance_name
-from unsandbox.sandbox.spec import SandboxUnavailable
+from unsandbox.sandbox.layout import HOSTNAME, SANDBOX_UID
 from unsandbox.sandbox.system import HOST, System
-
-SANDBOX_UID = 1000
-HOSTNAME = "sandbox"
 
 _PASSWD = f"""root:x:0:0:root:/root:/usr/sbin/nologin
 sandbox:x:{SANDBOX_UID}:{SANDBOX_UID}:sandbox:/work:/bin/bash

@@ -19,14 +19,6 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 
-class SandboxError(Exception):
-    """The backend failed to run a job through no fault of the job."""
-
-
-class SandboxUnavailable(SandboxError):  # noqa: N818 - the name says what it is
-    """The isolation that was asked for cannot be had on this machine. The message says why and what to do."""
-
-
 class NetworkMode(enum.StrEnum):
     """What a sandbox may reach: `zerotrust` nothing but its own loopback, `semitrusted` outbound only."""
 

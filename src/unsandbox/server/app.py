@@ -46,7 +46,8 @@ from unsandbox.protocol.endpoints.jobs import (
     REQUEST_ID_HEADER,
 )
 from unsandbox.protocol.models import Job
-from unsandbox.sandbox.spec import MIB, SandboxError, SandboxUnavailable
+from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
+from unsandbox.sandbox.spec import MIB
 from unsandbox.server import tracing
 from unsandbox.server.auth import Unauthorized, check_headers
 from unsandbox.server.body import read_body, too_large

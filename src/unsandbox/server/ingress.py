@@ -23,7 +23,7 @@ from yarl import URL
 from unsandbox.engine import Conflict, Engine, RequestError, UnknownObject
 from unsandbox.engine.services.router import Target, Unreachable
 from unsandbox.protocol.endpoints.jobs import CHALLENGE_HEADER, OTP_HEADER
-from unsandbox.sandbox.spec import SandboxError
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.server.call import SERVICE_DOMAIN
 from unsandbox.server.hosts import host_name, label_of
 from unsandbox.server.ingress_pages import ingress_answer

@@ -13,7 +13,8 @@ from unsandbox.engine.accounts.keys import KeyRing, KeySettings
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import InsufficientStorage, LimitReached
 from unsandbox.engine.store.objects import ObjectStore
-from unsandbox.sandbox.spec import MIB, SandboxUnavailable
+from unsandbox.sandbox.errors import SandboxUnavailable
+from unsandbox.sandbox.spec import MIB
 
 _NOTHING_SET = KeySettings()
 

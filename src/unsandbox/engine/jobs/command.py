@@ -11,8 +11,8 @@ from unsandbox.engine.jobs.records import JobRecord, failed_result
 from unsandbox.engine.persistent.text import command_result
 from unsandbox.protocol import models
 from unsandbox.protocol.models import JobStatus
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.persistent_spec import CommandOutcome
-from unsandbox.sandbox.spec import SandboxError
 
 logger = logging.getLogger("unsandbox.engine")
 

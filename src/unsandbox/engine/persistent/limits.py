@@ -17,9 +17,10 @@ from unsandbox.engine.context import Context
 from unsandbox.engine.errors import InvalidRequest, LimitReached
 from unsandbox.engine.store.objects import Collection, Record
 from unsandbox.protocol.contents import Content
-from unsandbox.sandbox.languages.table import INPUT_FOLDER
+from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
+from unsandbox.sandbox.layout import INPUT_FOLDER
 from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSandbox, PersistentSpec
-from unsandbox.sandbox.spec import SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox.spec import SandboxFile
 
 _SAVE_ACTIVITY_EVERY_S = 30.0
 _BEGAN = time.time() - time.monotonic()

@@ -12,8 +12,8 @@ from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.errors import Damaged, InvalidRequest
 from unsandbox.engine.saved.sealed_file import SealedReader, SealedWriter
 from unsandbox.errors import EngineError
+from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.persistent_spec import PersistentSandbox
-from unsandbox.sandbox.spec import SandboxUnavailable
 from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
 
 _LEVEL = 1

@@ -23,9 +23,9 @@ from unsandbox.engine.store.objects import Collection, Record
 from unsandbox.protocol import codec
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
+from unsandbox.sandbox.errors import InvalidArchiveError
 from unsandbox.sandbox.persistent_spec import PersistentSandbox
 from unsandbox.sandbox.spec import MIB
-from unsandbox.sandbox.storage.archive_check import InvalidArchiveError
 from unsandbox.sandbox.storage.hashed_file import HashedBytes
 
 KINDS: dict[str, type[SessionRequest | ServiceRequest]] = {"session": SessionRequest, "service": ServiceRequest}

@@ -15,7 +15,7 @@ from unsandbox.engine.errors import RequestError
 from unsandbox.engine.saved.saved import run_uncancelled
 from unsandbox.engine.services.document import FROZEN, RUNNING, ServiceRecord
 from unsandbox.engine.services.host import ServiceRegistry
-from unsandbox.sandbox.spec import SandboxError
+from unsandbox.sandbox.errors import SandboxError
 
 _PORT_AND_NAME = re.compile(r"([1-9][0-9]{0,4})-(.+)\Z")
 _FIRST_PAUSE_S = 0.02

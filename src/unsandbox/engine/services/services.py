@@ -42,9 +42,10 @@ from unsandbox.engine.store.objects import container_name, new_id
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
 from unsandbox.protocol.services import ServiceLog as ServiceText
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.languages.shells import find_shell
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSandbox
-from unsandbox.sandbox.spec import NetworkMode, SandboxError
+from unsandbox.sandbox.spec import NetworkMode
 from unsandbox.sandbox.system import System
 
 _IMAGE_PREFIX = "unsb-image-"

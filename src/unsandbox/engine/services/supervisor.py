@@ -17,9 +17,10 @@ from unsandbox.engine.persistent.limits import open_persistent
 from unsandbox.engine.saved.sources import SavedState
 from unsandbox.engine.services.log import ServiceLog
 from unsandbox.errors import EngineError
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.descriptors import readable
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec, RunningProcess
-from unsandbox.sandbox.spec import MIB, SandboxError
+from unsandbox.sandbox.spec import MIB
 
 logger = logging.getLogger("unsandbox.engine.services.services")
 

@@ -36,10 +36,11 @@ from unsandbox.engine.sessions.terminal import DEFAULT_SIZE, Terminal
 from unsandbox.engine.store.objects import Collection, container_name, epoch, new_id
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.sessions import Session, SessionRequest
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.languages.shells import Shell, ShellDriver, find_shell
 from unsandbox.sandbox.languages.table import UnknownLanguageError
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSandbox, PersistentSpec
-from unsandbox.sandbox.spec import Artifact, NetworkMode, SandboxError
+from unsandbox.sandbox.spec import Artifact, NetworkMode
 
 logger = logging.getLogger("unsandbox.engine.sessions.sessions")
 

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from unsandbox.sandbox import rootfs
-from unsandbox.sandbox.bubblewrap.arguments import job_script, sandbox_arguments, validate
+from unsandbox.sandbox.bubblewrap.arguments import Mounts, sandbox_arguments
 from unsandbox.sandbox.bubblewrap.outbound import Outbound, find_outbound, network_request
 from unsandbox.sandbox.bubblewrap.persistent import BubblewrapSandbox
 from unsandbox.sandbox.bubblewrap.persistent_probe import LASTING, examine_persistent, persistent_checks
-from unsandbox.sandbox.bubblewrap.persistent_setup import BackendResources, validate_persistent
+from unsandbox.sandbox.bubblewrap.persistent_setup import BackendResources, refuse_memory_snapshot
 from unsandbox.sandbox.bubblewrap.pool import BubblewrapPoolContext, WarmPool
 from unsandbox.sandbox.bubblewrap.template import PoolConfig, Template, python_version
+from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe, readable_file
+from unsandbox.sandbox.host.job_script import RUN_SCRIPT, job_script
 from unsandbox.sandbox.host.launcher_client import CgroupReport, LauncherControl
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.launcher.cleanup import remove_runtime
@@ -38,18 +40,11 @@ from unsandbox.sandbox.launcher.fd_numbers import (
 from unsandbox.sandbox.native import first_process
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.seccomp import compiler as seccomp
-from unsandbox.sandbox.spec import (
-    Check,
-    NetworkMode,
-    OutputSink,
-    ProbeReport,
-    SandboxError,
-    SandboxSpec,
-    SandboxUnavailable,
-)
+from unsandbox.sandbox.spec import Check, NetworkMode, OutputSink, ProbeReport, SandboxSpec
 from unsandbox.sandbox.storage.work_disk import DiskImages, images_usable
 from unsandbox.sandbox.system import HOST, System
 from unsandbox.sandbox.uid_ranges import USERS_PER_SERVER, available_users
+from unsandbox.sandbox.validation import validate, validate_persistent
 
 logger = logging.getLogger("unsandbox.sandbox")
 
@@ -281,6 +276,7 @@ class BubblewrapBackend:
             SandboxError: The backend is closed, or the sandbox could not be set up.
         """
         validate_persistent(spec)
+        refuse_memory_snapshot(spec)
         await self._must_serve(spec.network)
         refused = [
             check.detail for check in await self.prove_persistent() if check.name == LASTING and not check.ok
@@ -407,21 +403,18 @@ class BubblewrapBackend:
             return descriptors, job
 
     def _arguments(self, spec: SandboxSpec) -> bytes:
+        paths = self._mountable([*self._system.always_mounted, *spec.system_paths])
         return sandbox_arguments(
             spec,
-            root=self._existing_root(),
-            system=self._system,
-            system_paths=self._mountable([*self._system.always_mounted, *spec.system_paths]),
+            Mounts(self._existing_root(), self._system, paths, self._network(spec.network)),
             seccomp_fd=SECCOMP_FD,
             info_fd=INFO_FD,
             file_fds=range(FIRST_FILE_FD, FIRST_FILE_FD + len(spec.files)),
-            network=self._network(spec.network),
         )
 
     def _script(self, spec: SandboxSpec) -> bytes:
         counted = "memory" in self._cgroup.controllers
-        script = job_script(spec, data_bytes=None if counted else spec.limits.memory_bytes)
-        return script.encode("utf-8", "surrogateescape")
+        return job_script(spec, data_bytes=None if counted else spec.limits.memory_bytes)
 
     def _request(
         self,
@@ -442,7 +435,7 @@ class BubblewrapBackend:
                 "--",
                 "/bin/sh",
                 "-c",
-                f". /proc/self/fd/{SCRIPT_FD}",
+                RUN_SCRIPT,
                 "sh",
             ],
             "bounds": {

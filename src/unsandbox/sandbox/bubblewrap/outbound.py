@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.launcher.fd_numbers import BLOCK_FD
 from unsandbox.sandbox.launcher.network.netlink import UNICAST, Netlink, Route
 from unsandbox.sandbox.launcher.network.setup import RESOLVER, openable_by_all
 from unsandbox.sandbox.launcher.network.tap_filter import TUN
-from unsandbox.sandbox.spec import SandboxUnavailable
+from unsandbox.sandbox.layout import PATH
 
 PROGRAM = "slirp4netns"
 INSTALL = f"install it (Debian, Ubuntu: apt-get install {PROGRAM}) and start the server again"
-_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def find_outbound(runtime: Path, host_resolv_conf: Path = Path("/etc/resolv.conf
     Raises:
         SandboxUnavailable: It lacks something; the message says what and how to get it.
     """
-    program = shutil.which(PROGRAM, path=f"{os.environ.get('PATH', '')}:{_PATH}")
+    program = shutil.which(PROGRAM, path=f"{os.environ.get('PATH', '')}:{PATH}")
     if program is None:
         raise SandboxUnavailable(f"{PROGRAM} is not installed: {INSTALL}")
     _check_tun()

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox.bubblewrap.arguments import WORK, InvalidSpecError, check_files
 from unsandbox.sandbox.bubblewrap.connector import Connector
 from unsandbox.sandbox.bubblewrap.persistent_setup import (
     BackendResources,
@@ -22,18 +21,21 @@ from unsandbox.sandbox.bubblewrap.persistent_setup import (
     program_details,
 )
 from unsandbox.sandbox.bubblewrap.work_folder import WorkFolder
+from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host import artifacts
 from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.descriptors import memory_file, pipe
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.process import SandboxProcess, communicate, reports
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INIT_FD, READY_FD, SECCOMP_FD
+from unsandbox.sandbox.layout import ARTIFACT_FOLDER, WORK
 from unsandbox.sandbox.native import first_process
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
-from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxFile
 from unsandbox.sandbox.storage.archive import archive_of, must_have_room
 from unsandbox.sandbox.storage.archive_check import examine
 from unsandbox.sandbox.storage.hashed_file import HashedBytes
+from unsandbox.sandbox.validation import check_files, check_new_limits, check_port
 
 _SETUP_TIMEOUT_S = 60.0
 _START_TIMEOUT_S = 30.0
@@ -298,7 +300,7 @@ class BubblewrapSandbox:
             must_have_room(said, "the files could not be written")
             raise SandboxError(f"the files could not be written: {said}")
 
-    async def collect(self, folder: str = artifacts.FOLDER) -> tuple[list[Artifact], list[str]]:
+    async def collect(self, folder: str = ARTIFACT_FOLDER) -> tuple[list[Artifact], list[str]]:
         """Return the regular files in a folder; see `PersistentSandbox.collect`."""
         self._must_live()
         root = artifacts.open_root(self._pid, self._pidfd)
@@ -378,8 +380,7 @@ class BubblewrapSandbox:
 
     async def connect(self, port: int) -> int:
         """Return a connected socket to a port inside; see `PersistentSandbox.connect`."""
-        if not 0 < port < 1 << 16:
-            raise InvalidSpecError(f"port: {port} is not between 1 and 65535")
+        check_port(port)
         self._must_live()
         return await self._connector.connect(port)
 
@@ -420,9 +421,7 @@ class BubblewrapSandbox:
             InvalidSpecError: A limit is not positive.
             SandboxError: The kernel refuses, as when more memory is in use already.
         """
-        for name, value in (("vcpu", vcpu), ("memory_bytes", memory_bytes)):
-            if value is not None and not value > 0:
-                raise InvalidSpecError(f"limits: {name} must be more than 0")
+        check_new_limits(vcpu, memory_bytes)
         controllers = self._parts.cgroup.controllers
         asked = [name for name, value in (("cpu", vcpu), ("memory", memory_bytes)) if value is not None]
         if missing := [name for name in asked if name not in controllers]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Awaitable, Callable, Sequence
 
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSandbox, PersistentSpec
-from unsandbox.sandbox.spec import MIB, Check, SandboxError
+from unsandbox.sandbox.spec import MIB, Check
 from unsandbox.sandbox.system import System
 
 LASTING = "lasting: sandboxes"

@@ -9,29 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unsandbox.sandbox.bubblewrap.arguments import (
-    DEFAULT_ENV,
-    WORK,
-    InvalidSpecError,
-    base_words,
-    check_command,
-    check_env,
-    check_files,
-    check_limits,
-    check_system_paths,
-    null_separated,
-)
+from unsandbox.sandbox.bubblewrap.arguments import Mounts, base_words, null_separated
 from unsandbox.sandbox.bubblewrap.outbound import Outbound, network_request
+from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.host.launcher_client import CgroupReport, LauncherControl
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INFO_FD, INIT_FD, SECCOMP_FD
+from unsandbox.sandbox.layout import DEFAULT_ENV, WORK
 from unsandbox.sandbox.persistent_spec import PersistentSpec
-from unsandbox.sandbox.spec import SandboxUnavailable
 from unsandbox.sandbox.storage.work_disk import DiskImages, FolderDisk, ImageDisk, WorkDisk
 from unsandbox.sandbox.system import System
+from unsandbox.sandbox.validation import check_program
 
 _HELPERS = 8
 """Processes of ours for which there is room beside the tenant's."""
-_MAX_TERMINAL = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +46,12 @@ class BackendResources:
     """How it gets out, when it does."""
 
 
-def validate_persistent(spec: PersistentSpec) -> None:
-    """Check a specification.
+def refuse_memory_snapshot(spec: PersistentSpec) -> None:
+    """Refuse a sandbox that is to begin with memory and processes from a checkpoint.
 
     Raises:
-        InvalidSpecError: As `command.validate`.
-        SandboxUnavailable: It asks for memory and processes from a checkpoint.
+        SandboxUnavailable: It is to.
     """
-    check_env(spec.env)
-    check_files(spec.files)
-    check_system_paths(spec.system_paths)
-    names = ("vcpu", "memory_bytes", "processes", "open_files", "tmpfs_bytes", "work_bytes")
-    check_limits(spec.limits, names)
     if spec.hot_image is not None:
         raise SandboxUnavailable("bubblewrap sandboxes cannot start from a checkpoint; gVisor's can")
 
@@ -91,12 +75,7 @@ class Program:
         Raises:
             InvalidSpecError: The message names the field.
         """
-        check_command("argv", self.argv)
-        check_env(self.env)
-        if not self.cwd.startswith("/") or "\0" in self.cwd:
-            raise InvalidSpecError(f"cwd: {self.cwd!r} is not an absolute path")
-        if self.terminal is not None and not all(0 < number <= _MAX_TERMINAL for number in self.terminal):
-            raise InvalidSpecError(f"terminal: {self.terminal!r} is no size")
+        check_program(self.argv, self.env, self.cwd, self.terminal)
 
 
 def make_disk(spec: PersistentSpec, parts: BackendResources) -> WorkDisk:
@@ -110,7 +89,7 @@ def make_disk(spec: PersistentSpec, parts: BackendResources) -> WorkDisk:
 def persistent_arguments(spec: PersistentSpec, parts: BackendResources, disk: WorkDisk) -> bytes:
     """Return bubblewrap's options."""
     paths = parts.mountable([*parts.system.always_mounted, *spec.system_paths])
-    words = base_words(parts.root, parts.system, paths, spec.limits.tmpfs_bytes, parts.network)
+    words = base_words(Mounts(parts.root, parts.system, paths, parts.network), spec.limits.tmpfs_bytes)
     words += ["--bind", str(disk.mount_point), WORK, "--chdir", WORK]
     words += ["--seccomp", str(SECCOMP_FD), "--info-fd", str(INFO_FD)]
     return null_separated(words)

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox.bubblewrap.arguments import shm_bytes
 from unsandbox.sandbox.bubblewrap.template import (
     PYTHON,
     PoolConfig,
@@ -27,6 +26,7 @@ from unsandbox.sandbox.bubblewrap.template import (
     runs_in_process,
     waiting_kind,
 )
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.compile_cache import CompileCache, Compiled, read_program, with_program
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe
@@ -35,7 +35,8 @@ from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Hierarchy, group_name
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, ZYGOTE_FILE_FD
 from unsandbox.sandbox.launcher.zygotes import ZYGOTE_GONE
-from unsandbox.sandbox.spec import Captured, Limits, NetworkMode, OutputSink, SandboxError, SandboxSpec
+from unsandbox.sandbox.layout import shm_bytes
+from unsandbox.sandbox.spec import Captured, Limits, NetworkMode, OutputSink, SandboxSpec
 from unsandbox.sandbox.zygote.main import COMMANDS, KIND_ANY
 
 logger = logging.getLogger("unsandbox.sandbox")

@@ -16,15 +16,14 @@ from importlib import resources
 from pathlib import Path
 
 from unsandbox.sandbox import proc_masks
-from unsandbox.sandbox.bubblewrap.arguments import DEFAULT_ENV, MARK_START, SHM, TMP, WORK
-from unsandbox.sandbox.host.artifacts import FOLDER as ARTIFACT_FOLDER
+from unsandbox.sandbox.host.job_script import MARK_START
 from unsandbox.sandbox.host.launcher_client import CgroupReport, Ending, LauncherControl
 from unsandbox.sandbox.host.running_job import ArtifactReader, SandboxJob
-from unsandbox.sandbox.languages.table import FOLDERS, LanguageTable
+from unsandbox.sandbox.languages.table import LanguageTable
 from unsandbox.sandbox.launcher.cgroups import Group
 from unsandbox.sandbox.launcher.fd_numbers import INFO_FD
+from unsandbox.sandbox.layout import ARTIFACT_FOLDER, DEFAULT_ENV, HOSTNAME, PREPARED_FOLDERS, SHM, TMP, WORK
 from unsandbox.sandbox.native import first_process
-from unsandbox.sandbox.rootfs import HOSTNAME
 from unsandbox.sandbox.seccomp import compiler as seccomp
 from unsandbox.sandbox.spec import Captured, Limits, OutputSink, SandboxSpec
 from unsandbox.sandbox.system import System
@@ -456,5 +455,5 @@ def pool_for(table: LanguageTable, size: int, most: int, limits: Limits) -> Pool
         system_paths=tuple(paths),
         python_env=dict(table["python"].env),
         limits=limits,
-        folders=FOLDERS,
+        folders=PREPARED_FOLDERS,
     )

@@ -8,14 +8,14 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from unsandbox.sandbox.bubblewrap.arguments import WORK
 from unsandbox.sandbox.bubblewrap.persistent_setup import BackendResources, make_disk
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host import artifacts
 from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.process import SandboxProcess, communicate
 from unsandbox.sandbox.launcher import enter
+from unsandbox.sandbox.layout import WORK
 from unsandbox.sandbox.persistent_spec import PersistentSpec
-from unsandbox.sandbox.spec import SandboxError
 from unsandbox.sandbox.storage.archive import PACK, UNPACK, load, save
 from unsandbox.sandbox.storage.hashed_file import HashedBytes
 

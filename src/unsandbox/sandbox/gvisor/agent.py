@@ -75,7 +75,7 @@ EXIT = b"O"
 DONE = b"A"
 
 WORK = "/work"
-_TENANT = 1000
+SANDBOX_UID = 1000
 _MAX_ROUNDS = 50
 
 
@@ -437,8 +437,8 @@ def become(details: dict[str, Any], fds: tuple[int, ...]) -> None:
         resource.setrlimit(getattr(resource, name), (value, value))
     if not details["root"]:
         os.setgroups([])
-        os.setresgid(_TENANT, _TENANT, _TENANT)
-        os.setresuid(_TENANT, _TENANT, _TENANT)
+        os.setresgid(SANDBOX_UID, SANDBOX_UID, SANDBOX_UID)
+        os.setresuid(SANDBOX_UID, SANDBOX_UID, SANDBOX_UID)
     os.umask(0o022)
     os.chdir(details["cwd"])
     argv = details["argv"]
@@ -454,8 +454,8 @@ def open_pipes() -> tuple[tuple[int, ...], tuple[int, ...]]:
 def open_terminal(columns: int, rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return a new terminal's two ends, in the shape of `open_pipes`."""
     # A terminal belongs to whoever opens it.
-    os.setegid(_TENANT)
-    os.seteuid(_TENANT)
+    os.setegid(SANDBOX_UID)
+    os.seteuid(SANDBOX_UID)
     try:
         master, slave = os.openpty()
     finally:
@@ -482,7 +482,7 @@ def processes() -> list[tuple[int, list[str]]]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                if folder.stat().st_uid == _TENANT:
+                if folder.stat().st_uid == SANDBOX_UID:
                     fields = (folder / "stat").read_text().rpartition(")")[2].split()
                     found.append((int(folder.name), fields))
             except OSError as error:

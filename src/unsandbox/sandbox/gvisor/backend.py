@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unsandbox.sandbox import rootfs
-from unsandbox.sandbox.bubblewrap.arguments import job_script
 from unsandbox.sandbox.bubblewrap.backend import BubblewrapBackend
-from unsandbox.sandbox.bubblewrap.persistent_setup import validate_persistent
 from unsandbox.sandbox.bubblewrap.template import PoolConfig, WarmJob
+from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.gvisor import agent, commands, probe, runsc
 from unsandbox.sandbox.gvisor.bundle import (
     FirstProcess,
@@ -35,19 +34,13 @@ from unsandbox.sandbox.gvisor.files import archive_of, fetch, hand_over_lines, p
 from unsandbox.sandbox.gvisor.persistent import AGENT, PYTHON, BackendResources, GvisorSandbox
 from unsandbox.sandbox.gvisor.pool import GvisorPool, GvisorPoolContext
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe
+from unsandbox.sandbox.host.job_script import RUN_SCRIPT, job_script
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_FD, SCRIPT_FD
 from unsandbox.sandbox.persistent_spec import PersistentSpec
-from unsandbox.sandbox.spec import (
-    Limits,
-    NetworkMode,
-    OutputSink,
-    ProbeReport,
-    SandboxError,
-    SandboxSpec,
-    SandboxUnavailable,
-)
+from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, ProbeReport, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
+from unsandbox.sandbox.validation import validate_persistent
 
 NO_NETWORK = (
     "network mode semitrusted is not available in gVisor sandboxes: they have no network but their own "
@@ -65,9 +58,6 @@ class _Job:
     def close(self) -> None:
         self.channel.close()
         shutil.rmtree(self.bundle, ignore_errors=True)
-
-
-_RUN_SCRIPT = f". /proc/self/fd/{SCRIPT_FD}"
 
 
 class GvisorBackend(BubblewrapBackend):
@@ -188,7 +178,7 @@ class GvisorBackend(BubblewrapBackend):
         """
         if spec.network is not NetworkMode.ZEROTRUST:
             raise SandboxUnavailable(NO_NETWORK)
-        validate_persistent(replace(spec, hot_image=None))
+        validate_persistent(spec)
         if not self._system.has_program(PYTHON.rpartition("/")[2]):
             raise SandboxUnavailable(
                 f"gVisor sandboxes that stay need {PYTHON} among what sandboxes see; install python3, or "
@@ -218,7 +208,7 @@ class GvisorBackend(BubblewrapBackend):
             uid=None if self._users is None else self._users[slot],
         )
 
-    def _make_bundle(self, spec: SandboxSpec, uid: int | None, command: str = _RUN_SCRIPT) -> Path:
+    def _make_bundle(self, spec: SandboxSpec, uid: int | None, command: str = RUN_SCRIPT) -> Path:
         """Make the folder that describes one sandbox to `runsc`, with room for what that keeps of it."""
         bundle = make_bundle(self._existing_runtime(), uid)
         first = FirstProcess(
@@ -241,14 +231,13 @@ class GvisorBackend(BubblewrapBackend):
 
     def _script(self, spec: SandboxSpec, before: Sequence[str] = ()) -> bytes:
         counted = "memory" in self._cgroup.controllers
-        script = job_script(
+        return job_script(
             spec,
             data_bytes=None if counted else spec.limits.memory_bytes,
             prepare=[*before, *place_lines(spec)],
             artifacts=hand_over_lines(spec),
             all_variables=True,
         )
-        return script.encode("utf-8", "surrogateescape")
 
     def _request(
         self, job: SandboxJob, spec: SandboxSpec, uid: int | None, descriptors: Mapping[int, int]

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox.bubblewrap.arguments import DEFAULT_ENV, SHM, TMP, WORK
-from unsandbox.sandbox.rootfs import HOSTNAME, SANDBOX_UID
+from unsandbox.sandbox.layout import DEFAULT_ENV, HOSTNAME, SANDBOX_UID, SHM, TMP, WORK, shm_bytes
 from unsandbox.sandbox.spec import MIB
 
 SENTRY_BYTES = 64 * MIB
@@ -107,7 +106,7 @@ def configuration(
             },
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=0755"]},
             *(_bind(source, target) for source, target in mounts),
-            _tmpfs(SHM, _options(max(1 << 16, tmpfs_bytes // 4), mode="1777", **owner)),
+            _tmpfs(SHM, _options(shm_bytes(tmpfs_bytes), mode="1777", **owner)),
             _tmpfs(TMP, _options(tmpfs_bytes, mode="1777", **owner)),
             _tmpfs(WORK, work)
             if work_disk is None

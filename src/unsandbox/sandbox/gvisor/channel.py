@@ -13,8 +13,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.gvisor import agent
-from unsandbox.sandbox.spec import SandboxError
 
 _READ_BYTES = 1 << 18
 _GRANT = agent.WINDOW // 4

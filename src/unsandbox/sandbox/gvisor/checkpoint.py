@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unsandbox.sandbox.spec import SandboxUnavailable
+from unsandbox.sandbox.errors import SandboxUnavailable
 
 _ABOUT = "unsandbox.json"
 """In an image's folder, beside the files of `runsc`: what it needs to be restored."""

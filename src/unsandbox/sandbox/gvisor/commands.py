@@ -8,10 +8,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.gvisor.bundle import runsc_words
 from unsandbox.sandbox.host.descriptors import memory_file
 from unsandbox.sandbox.host.launcher_client import Ending, LauncherControl
-from unsandbox.sandbox.spec import MIB, SandboxError
+from unsandbox.sandbox.spec import MIB
 
 _BOUNDS = {"memory_bytes": 512 * MIB, "processes": 128, "vcpu": 1.0}
 

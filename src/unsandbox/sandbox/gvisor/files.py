@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from unsandbox.protocol.names import MAX_DEPTH
-from unsandbox.sandbox.bubblewrap.arguments import TMP, WORK
-from unsandbox.sandbox.host.artifacts import FOLDER, MAX_ENTRIES_SEEN, Selection
+from unsandbox.sandbox.host.artifacts import MAX_ENTRIES_SEEN, Selection
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, EXTRA_FD
+from unsandbox.sandbox.layout import ARTIFACT_FOLDER, TMP, WORK
 from unsandbox.sandbox.spec import MIB, Artifact, SandboxSpec
 from unsandbox.sandbox.storage.archive import write_archive
 
@@ -68,7 +68,7 @@ def written_by_shell(spec: SandboxSpec) -> bool:
 
 def places(spec: SandboxSpec) -> list[str]:
     """Return the folders that an archive makes, besides those of its files."""
-    return [*spec.folders, *([FOLDER] if spec.collect_artifacts else [])]
+    return [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
 
 
 def archive_of(spec: SandboxSpec) -> bytes:
@@ -88,7 +88,7 @@ def list_words(*places: str) -> list[str]:
 
 def hand_over_lines(spec: SandboxSpec) -> list[str]:
     """Return the lines that list what artifacts there are, and then write those whose names come back."""
-    places = [*spec.artifact_paths, *([FOLDER] if spec.collect_artifacts else [])]
+    places = [*spec.artifact_paths, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
     return [
         f"{shlex.join(list_words(*places))} >&{EXTRA_FD}",
         rf"printf '\0' >&{EXTRA_FD}",
@@ -115,7 +115,7 @@ def fetch(channel: socket.socket, spec: SandboxSpec) -> tuple[list[Artifact], li
     selection = Selection(spec.limits)
     give_up = time.monotonic() + _READ_TIMEOUT_S
     try:
-        folder = FOLDER if spec.collect_artifacts else None
+        folder = ARTIFACT_FOLDER if spec.collect_artifacts else None
         wanted = select(_read_listing(channel, give_up), folder, spec.artifact_paths, selection)
         channel.sendall(b"".join(os.fsencode(entry.path) + b"\0" for entry in wanted))
         channel.shutdown(socket.SHUT_WR)

@@ -16,8 +16,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.gvisor.runsc import NEEDED, VARIABLE, Runsc, examine, own_folder
-from unsandbox.sandbox.spec import SandboxUnavailable
 
 _PACKAGE = "runsc"
 _TIMEOUT_S = 300

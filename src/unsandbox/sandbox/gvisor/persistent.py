@@ -19,14 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from unsandbox.protocol.contents import Content
-from unsandbox.sandbox.bubblewrap.arguments import (
-    DEFAULT_ENV,
-    WORK,
-    InvalidSpecError,
-    check_command,
-    check_env,
-    check_files,
-)
+from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.gvisor import agent, commands
 from unsandbox.sandbox.gvisor import checkpoint as gvisor_image
 from unsandbox.sandbox.gvisor import files as gvisor_files
@@ -46,11 +39,13 @@ from unsandbox.sandbox.host.descriptors import memory_file
 from unsandbox.sandbox.host.launcher_client import CgroupReport, Ending, LauncherControl
 from unsandbox.sandbox.host.process import SandboxProcess, communicate
 from unsandbox.sandbox.launcher.fd_numbers import CHECKPOINT_FD
+from unsandbox.sandbox.layout import ARTIFACT_FOLDER, DEFAULT_ENV, WORK
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
-from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxError, SandboxFile, SandboxUnavailable
+from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxFile
 from unsandbox.sandbox.storage import archive
 from unsandbox.sandbox.storage.archive_check import examine
 from unsandbox.sandbox.storage.hashed_file import HashedBytes
+from unsandbox.sandbox.validation import check_files, check_new_limits, check_port, check_program
 
 logger = logging.getLogger("unsandbox.sandbox")
 
@@ -66,7 +61,6 @@ SAVE_EVERY_S = 30.0
 _SAVE_SHARE = 20
 """Time between two such saves, in times of what one took."""
 _CLOCK_SLACK_S = 0.1
-_MAX_TERMINAL = 0xFFFF
 _KILLED = 137
 # Files may change while they are read; tar then says 1.
 _PACK_LOOSELY = ["sh", "-c", f"{shlex.join(archive.PACK)}; [ $? -le 1 ]"]
@@ -284,12 +278,7 @@ class GvisorSandbox:
         terminal: tuple[int, int] | None = None,
     ) -> SandboxProcess:
         """Start a program; see `PersistentSandbox.spawn`."""
-        check_command("argv", argv)
-        check_env(env or {})
-        if not cwd.startswith("/") or "\0" in cwd:
-            raise InvalidSpecError(f"cwd: {cwd!r} is not an absolute path")
-        if terminal is not None and not all(0 < number <= _MAX_TERMINAL for number in terminal):
-            raise InvalidSpecError(f"terminal: {terminal!r} is no size")
+        check_program(argv, env or {}, cwd, terminal)
         term = {"TERM": "xterm-256color"} if terminal is not None else {}
         variables = DEFAULT_ENV | term | dict(self._spec.env) | dict(env or {})
         async with self._changing:
@@ -405,8 +394,7 @@ class GvisorSandbox:
 
         It is one end of a local socket pair whose other end is carried into the sandbox.
         """
-        if not 0 < port < 1 << 16:
-            raise InvalidSpecError(f"port: {port} is not between 1 and 65535")
+        check_port(port)
         async with self._changing:
             self._must_go_on()
             channel, stream = self._channel, self._channel.new_stream()
@@ -440,7 +428,7 @@ class GvisorSandbox:
             said = outcome.stderr.data.decode("utf-8", "replace").strip()
             raise SandboxError(f"the files could not be written: {said}")
 
-    async def collect(self, folder: str = artifacts.FOLDER) -> tuple[list[Artifact], list[str]]:
+    async def collect(self, folder: str = ARTIFACT_FOLDER) -> tuple[list[Artifact], list[str]]:
         """Return the regular files in a folder; see `PersistentSandbox.collect`."""
         selection = artifacts.Selection(Limits())
         async with self._standing_still():
@@ -519,9 +507,7 @@ class GvisorSandbox:
             InvalidSpecError: A limit is not positive.
             SandboxError: The kernel refuses, as when more memory is in use already.
         """
-        for name, value in (("vcpu", vcpu), ("memory_bytes", memory_bytes)):
-            if value is not None and not value > 0:
-                raise InvalidSpecError(f"limits: {name} must be more than 0")
+        check_new_limits(vcpu, memory_bytes)
         self._must_live()
         memory = None if memory_bytes is None else memory_bytes + SENTRY_BYTES
         answer = await (await self._parts.control.ask(self._number, "limits", vcpu=vcpu, memory_bytes=memory))

@@ -9,18 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.launcher_client import CgroupReport
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.launcher.cgroups import members
-from unsandbox.sandbox.spec import (
-    Check,
-    OutputSink,
-    ProbeReport,
-    SandboxError,
-    SandboxSpec,
-    SandboxUnavailable,
-)
+from unsandbox.sandbox.spec import Check, OutputSink, ProbeReport, SandboxSpec
 
 _KERNEL = "gVisor's kernel"
 _SCRIPT = probe.LOOK_AROUND + 'read -r line < /proc/version; echo "kernel $line"; echo finished; exec sleep 60'

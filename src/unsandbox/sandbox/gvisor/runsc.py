@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from unsandbox.sandbox.spec import SandboxUnavailable
+from unsandbox.sandbox.errors import SandboxUnavailable
 
 VARIABLE = "UNSANDBOX_RUNSC"
 """Environment variable with the path of the program."""

@@ -18,9 +18,9 @@ from pathlib import PurePosixPath
 from unsandbox.protocol.contents import CHUNK, SPOOLED, Content, Spool
 from unsandbox.protocol.names import MAX_DEPTH, MAX_PATH_BYTES
 from unsandbox.sandbox.launcher import syscalls
+from unsandbox.sandbox.layout import ARTIFACT_FOLDER
 from unsandbox.sandbox.spec import Artifact, Limits
 
-FOLDER = "/tmp/artifacts"  # noqa: S108 - a path inside the sandbox
 _RESOLVE = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 MAX_ENTRIES_SEEN = 10_000
 _MAX_SKIPPED = 100
@@ -193,8 +193,8 @@ def _joined(size: int, read: Callable[[int], bytes]) -> bytes:
 
 def _display(path: str) -> str:
     """Return a name as valid text, with the folders below that of artifacts: what is not UTF-8 is replaced."""
-    inside = path.startswith(f"{FOLDER}/")
-    name = path.removeprefix(f"{FOLDER}/") if inside else PurePosixPath(path).name
+    inside = path.startswith(f"{ARTIFACT_FOLDER}/")
+    name = path.removeprefix(f"{ARTIFACT_FOLDER}/") if inside else PurePosixPath(path).name
     return os.fsencode(name).decode("utf-8", "replace")
 
 

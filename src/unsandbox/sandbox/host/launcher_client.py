@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host.descriptors import writable
 from unsandbox.sandbox.launcher.cgroups import Group, Hierarchy, group_name
 from unsandbox.sandbox.launcher.process import FDS_PER_MESSAGE, MAX_MESSAGE
-from unsandbox.sandbox.spec import SandboxError, SandboxUnavailable
 
 _SANDBOX = Path(__file__).resolve().parent.parent
 _READY_TIMEOUT_S = 20.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host.launcher_client import CgroupReport
 from unsandbox.sandbox.launcher.network.setup import INTERFACE
 from unsandbox.sandbox.spec import (
@@ -17,9 +18,7 @@ from unsandbox.sandbox.spec import (
     OutputSink,
     ProbeReport,
     RunningJob,
-    SandboxError,
     SandboxSpec,
-    SandboxUnavailable,
 )
 
 # Builtins and coreutils only, for a machine with few packages.

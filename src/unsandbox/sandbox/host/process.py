@@ -12,10 +12,10 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 from unsandbox.protocol.contents import Content, chunks_of
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.descriptors import readable, writable
 from unsandbox.sandbox.host.stream_capture import StreamCapture
 from unsandbox.sandbox.persistent_spec import CommandOutcome, RunningProcess
-from unsandbox.sandbox.spec import SandboxError
 
 MAX_REPORT = 4096
 _GRACE_S = 0.25

@@ -11,19 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from unsandbox.sandbox.bubblewrap.arguments import MARK_COMPILE_FAILED, MARK_END, MARK_START
-from unsandbox.sandbox.host.artifacts import FOLDER, Collector, open_root
+from unsandbox.sandbox.errors import SandboxError
+from unsandbox.sandbox.host.artifacts import Collector, open_root
+from unsandbox.sandbox.host.job_script import MARK_COMPILE_FAILED, MARK_END, MARK_START
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.stream_capture import StreamCapture
 from unsandbox.sandbox.launcher.cgroups import Group
-from unsandbox.sandbox.spec import (
-    Artifact,
-    EndReason,
-    Outcome,
-    OutputSink,
-    SandboxError,
-    SandboxSpec,
-)
+from unsandbox.sandbox.layout import ARTIFACT_FOLDER
+from unsandbox.sandbox.spec import Artifact, EndReason, Outcome, OutputSink, SandboxSpec
 
 Collected = tuple[Sequence[Artifact], Sequence[str]]
 """Artifacts, and the names left out with the reasons."""
@@ -307,7 +302,7 @@ def read_through_proc(job: SandboxJob, spec: SandboxSpec) -> Collected:
         return [], [f"all: {error.strerror}"]
     try:
         collector = Collector(root, spec.limits)
-        collector.collect(FOLDER if spec.collect_artifacts else None, spec.artifact_paths)
+        collector.collect(ARTIFACT_FOLDER if spec.collect_artifacts else None, spec.artifact_paths)
         return collector.artifacts, collector.skipped
     finally:
         os.close(root)

@@ -29,16 +29,9 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from unsandbox.protocol.contents import ChunkReader, Content, chunks_of
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.languages.table import Language
-from unsandbox.sandbox.spec import (
-    MIB,
-    Limits,
-    OutputSink,
-    RunningJob,
-    SandboxError,
-    SandboxFile,
-    SandboxSpec,
-)
+from unsandbox.sandbox.spec import MIB, Limits, OutputSink, RunningJob, SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import CACHES, System
 
 logger = logging.getLogger("unsandbox.sandbox")

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.descriptors import writable
 from unsandbox.sandbox.languages.table import load_languages
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSandbox, RunningProcess
-from unsandbox.sandbox.spec import MIB, Captured, SandboxError
+from unsandbox.sandbox.spec import MIB, Captured
 from unsandbox.sandbox.system import HOST, System
 
 _TABLE = Path(__file__).with_name("shells.toml")

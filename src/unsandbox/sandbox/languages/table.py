@@ -15,15 +15,11 @@ from typing import Any
 
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.names import relative_name
-from unsandbox.sandbox.bubblewrap.arguments import WORK, InvalidSpecError
-from unsandbox.sandbox.host.artifacts import FOLDER as ARTIFACT_FOLDER
+from unsandbox.sandbox.errors import InvalidSpecError
 from unsandbox.sandbox.languages.java import java_steps
+from unsandbox.sandbox.layout import INPUT_FOLDER, PREPARED_FOLDERS, WORK
 from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
-
-INPUT_FOLDER = "/tmp/input"  # noqa: S108 - a path inside the sandbox
-FOLDERS = (ARTIFACT_FOLDER, INPUT_FOLDER)
-"""What every program finds."""
 
 SAME_NAME = "input_files: two files have the same name; one would overwrite the other"
 _SUGGESTIONS = 3
@@ -188,7 +184,7 @@ class Language:
             collect_artifacts=return_artifacts,
             artifact_paths=binary,
             compiled=names["bin"] if compile_step is not None and self.binary else None,
-            folders=FOLDERS,
+            folders=PREPARED_FOLDERS,
             system_paths=self.system_paths,
             cache_scope=cache_scope,
         )

@@ -13,8 +13,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.launcher.fd_numbers import READY_FD
-from unsandbox.sandbox.spec import SandboxUnavailable
 
 READY = b"init"
 """What it writes to `READY_FD` when the sandbox stands."""

@@ -15,8 +15,8 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 
+from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.seccomp import policy
-from unsandbox.sandbox.spec import SandboxUnavailable
 
 Instruction = tuple[int, int, int, int]
 """Code, jump if true, jump if false, constant."""

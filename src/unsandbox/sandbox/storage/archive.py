@@ -23,10 +23,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self, TypeVar
 
 from unsandbox.protocol.contents import CHUNK, ChunkReader, Content, Spool, chunks_of
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.stream_capture import StreamCapture
 from unsandbox.sandbox.persistent_spec import RunningProcess
-from unsandbox.sandbox.spec import MIB, SandboxError, SandboxFile
+from unsandbox.sandbox.spec import MIB, SandboxFile
 from unsandbox.sandbox.storage.archive_check import opened
 from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
 

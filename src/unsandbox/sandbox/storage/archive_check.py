@@ -10,7 +10,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import cast
 
-from unsandbox.sandbox.spec import MIB, SandboxError
+from unsandbox.sandbox.errors import InvalidArchiveError
+from unsandbox.sandbox.spec import MIB
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAX_WINDOW = 128 * MIB
@@ -30,10 +31,6 @@ _NAMING_KEYS = {b"path", b"linkpath", b"GNU.sparse.name"}
 _SPARSE = b"GNU.sparse."
 _SPARSE_KEYS = {_SPARSE + key for key in (b"major", b"minor", b"name", b"realsize")}
 _SPARSE_FORMAT = {(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")}
-
-
-class InvalidArchiveError(SandboxError):
-    """An archive that is not one, or holds what no work folder may have; the message says what."""
 
 
 @contextlib.contextmanager

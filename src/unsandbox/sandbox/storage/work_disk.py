@@ -23,9 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.launcher.cleanup import remove_tree
 from unsandbox.sandbox.launcher.disk_mount import INSIDE_UID, give_to
-from unsandbox.sandbox.spec import MIB, SandboxError, SandboxUnavailable
+from unsandbox.sandbox.spec import MIB
 
 LOCK_TIMEOUT_S = 5.0
 _RELEASE_TIMEOUT_S = 60.0

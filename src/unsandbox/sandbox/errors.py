@@ -1,0 +1,19 @@
+"""Errors of the isolation layer."""
+
+from __future__ import annotations
+
+
+class SandboxError(Exception):
+    """The backend failed to run a job through no fault of the job."""
+
+
+class SandboxUnavailable(SandboxError):  # noqa: N818 - the name says what it is
+    """This machine cannot provide the requested isolation. The message says why and what to do."""
+
+
+class InvalidSpecError(ValueError):
+    """The specification cannot be carried out as it is written. The message names the field."""
+
+
+class InvalidArchiveError(SandboxError):
+    """An archive is damaged, or holds something that no work folder may hold."""
