@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unsandbox.engine import Conflict, Engine, EngineConfig, Stopping, UnknownJob
+from unsandbox.engine import Conflict, Engine, EngineConfig, InvalidRequest, LimitReached, Stopping, UnknownJob
 from unsandbox.engine.jobs.queue import FairQueue
-from unsandbox.engine.jobs.records import JobRecord, result_of
+from unsandbox.engine.jobs.records import LARGE_REQUEST, JobRecord, result_of
 from unsandbox.engine.jobs.rows import lost_result
 from unsandbox.engine.store.store import SqlStore, open_database
 from unsandbox.protocol.models import ExecuteRequest
@@ -178,6 +178,23 @@ async def test_a_restart_keeps_results_and_idempotency_keys(tmp_path):
     assert again.as_job() == job.as_job()
     await engine.stop()
     await store.close()
+
+
+async def test_large_programs_are_read_beside_the_event_loop_and_made_once_per_key():
+    engine = Engine()
+    await engine.start()
+    large = request("echo $RANDOM\n#" + "x" * LARGE_REQUEST)
+    jobs = await asyncio.gather(
+        *(engine.submit("me", large, idempotency_key="k", fingerprint="f") for _ in range(5))
+    )
+    assert len({job.job_id for job in jobs}) == 1
+    await jobs[0].ended.wait()
+    with pytest.raises(InvalidRequest, match="NUL"):
+        await engine.submit("me", large.replace(args=["\0"]))
+    many = (engine.submit("me", large, concurrency=2) for _ in range(5))
+    found = await asyncio.gather(*many, return_exceptions=True)
+    assert [isinstance(one, LimitReached) for one in found].count(True) == 3
+    await engine.stop()
 
 
 async def test_stop_ends_everything_and_says_what_became_of_each_job():

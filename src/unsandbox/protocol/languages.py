@@ -110,6 +110,7 @@ EXTENSIONS: dict[str, str] = _column(1)
 INTERPRETERS: dict[str, str] = _column(2)
 """Last path component of a `#!` line (lower case, version stripped) to language."""
 
+_LONGEST_SHEBANG = 1024
 _VERSION = re.compile(r"-?[0-9]+(\.[0-9]+)*\Z")
 
 
@@ -131,14 +132,15 @@ def detect_shebang(source: str) -> str | None:
     r"""Return the language that the `#!` line of a program names, or None.
 
     The interpreter is the last path component on line 1, after `env` and its options; a trailing version is
-    stripped.
+    stripped. A line of more than 1024 characters names none (Linux reads 256 bytes of it).
 
     Example:
         >>> detect_shebang("#!/usr/bin/env -S FOO=1 python3.12 -u\n"), detect_shebang("print(1)")
         ('python', None)
     """
-    first_line = source.removeprefix("\ufeff").partition("\n")[0]
-    if not first_line.startswith("#!"):
+    start = source[: _LONGEST_SHEBANG + 2].removeprefix("\ufeff")
+    first_line, end, _ = start.partition("\n")
+    if not first_line.startswith("#!") or (not end and len(start) > _LONGEST_SHEBANG):
         return None
     words = first_line[2:].split()
     if words and posixpath.basename(words[0]) == "env":

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from unsandbox.engine.jobs.records import (
     check_request,
     failed_result,
     input_files,
+    is_large,
     result_of,
     stdin_bytes,
 )
@@ -133,14 +134,20 @@ class JobManager:
             Stopping: The engine is shutting down.
         """
         self._check_not_stopping()
-        prior = self._by_idempotency.get((owner, idempotency_key)) if idempotency_key else None
-        if prior is not None:
-            await prior.accepted.wait()
-            if prior.result is not None or prior.job_id in self._jobs:
-                return same_request(prior, fingerprint)
+        if (prior := await self._prior(owner, idempotency_key, fingerprint)) is not None:
+            return prior
         self._check_room(owner, concurrency)
         isolation = self._isolation(owner, request)
-        spec = self._build_spec(owner, request, isolation)
+        build = self._spec_builder(owner, request, isolation)
+        if is_large(request):
+            spec = await asyncio.to_thread(build)
+            # The key may have sent more jobs meanwhile, and even this one again.
+            self._check_not_stopping()
+            if (prior := await self._prior(owner, idempotency_key, fingerprint)) is not None:
+                return prior
+            self._check_room(owner, concurrency)
+        else:
+            spec = build()
         self.quotas.check_job(owner, spec.limits.memory_bytes)
         record = JobRecord(
             owner=owner,
@@ -154,6 +161,17 @@ class JobManager:
             fingerprint=fingerprint,
         )
         return await self._accept(record)
+
+    async def _prior(
+        self, owner: str, idempotency_key: str | None, fingerprint: str | None
+    ) -> JobRecord | None:
+        """Return the job that this idempotency key made before, if there is one."""
+        prior = self._by_idempotency.get((owner, idempotency_key)) if idempotency_key else None
+        if prior is not None:
+            await prior.accepted.wait()
+            if prior.result is not None or prior.job_id in self._jobs:
+                return same_request(prior, fingerprint)
+        return None
 
     async def run_beside(
         self,
@@ -342,12 +360,14 @@ class JobManager:
         except SandboxUnavailable as error:
             raise InvalidRequest(str(error), code="isolation_unavailable") from error
 
-    def _build_spec(self, owner: str, request: models.ExecuteRequest, isolation: str) -> SandboxSpec:
+    def _spec_builder(
+        self, owner: str, request: models.ExecuteRequest, isolation: str
+    ) -> Callable[[], SandboxSpec]:
+        """Return the function that reads program and files, which any thread may call."""
         try:
             language = self.languages.resolve(request.language)
         except UnknownLanguageError as error:
             raise InvalidRequest(str(error), code="unknown_language") from error
-        check_request(request, self.config)
         try:
             backend = self.backends.for_job(isolation)
         except SandboxUnavailable as error:
@@ -359,21 +379,27 @@ class JobManager:
             memory_bytes=self.quotas.memory_bytes(owner, request.vcpu),
             output_bytes=self.quotas.output_bytes(owner),
         )
-        try:
-            return language.build_spec(
-                request.code,
-                env=request.env or {},
-                input_files=input_files(request.input_files or [], self.config),
-                stdin=stdin_bytes(request),
-                network=NetworkMode(request.network_mode),
-                limits=limits,
-                return_artifacts=request.return_artifacts,
-                args=request.args or (),
-                cache=self.caches.place_or_make(language, backend),
-                cache_scope=owner,
-            )
-        except ValueError as error:
-            raise InvalidRequest(str(error)) from error
+        cache = self.caches.place_or_make(language, backend)
+
+        def build() -> SandboxSpec:
+            check_request(request, self.config)
+            try:
+                return language.build_spec(
+                    request.code,
+                    env=request.env or {},
+                    input_files=input_files(request.input_files or [], self.config),
+                    stdin=stdin_bytes(request),
+                    network=NetworkMode(request.network_mode),
+                    limits=limits,
+                    return_artifacts=request.return_artifacts,
+                    args=request.args or (),
+                    cache=cache,
+                    cache_scope=owner,
+                )
+            except ValueError as error:
+                raise InvalidRequest(str(error)) from error
+
+        return build
 
     async def _accept(self, record: JobRecord) -> JobRecord:
         key = (record.owner, record.idempotency_key) if record.idempotency_key else None

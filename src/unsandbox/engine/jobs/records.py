@@ -17,13 +17,15 @@ from unsandbox.engine.jobs.output import OutputBuffer
 from unsandbox.engine.jobs.tracing import JobTrace
 from unsandbox.protocol import models
 from unsandbox.protocol.contents import Content, base64_length
-from unsandbox.protocol.held import held_artifact
+from unsandbox.protocol.held import HeldInputFile, held_artifact
 from unsandbox.protocol.models import JobStatus
 from unsandbox.protocol.names import clash
 from unsandbox.sandbox.languages.table import SAME_NAME, input_name
 from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Limits, Outcome, SandboxSpec
 
 ARGS_CHARACTERS = 32 * 1024
+LARGE_REQUEST = 128 * 1024
+"""Characters of program, input and files that the event loop reads at once, in a few milliseconds."""
 EXIT_TIMEOUT = 124
 """Exit code of a job that outlived its `ttl`, as of timeout(1)."""
 EXIT_KILLED = 137
@@ -116,6 +118,13 @@ class JobRecord:
             detected_language=self.detected_language,
             created_at=str(int(self.created_at)),
         )
+
+
+def is_large(request: models.ExecuteRequest) -> bool:
+    """Whether reading a request takes so long that a thread has to do it: other requests go on meanwhile."""
+    held = [file for file in request.input_files or () if not isinstance(file, HeldInputFile)]
+    texts = (request.code, request.stdin or "", request.stdin_base64 or "", *(file.content for file in held))
+    return sum(map(len, texts)) > LARGE_REQUEST
 
 
 def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:

@@ -14,15 +14,21 @@ _JAVA = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
 # Words that `languages.toml` explains: archives of the classes that launcher and compiler load.
 _LAUNCHER_ARCHIVE, _COMPILER_ARCHIVE = "{launcher_archive}", "{compiler_archive}"
 _CLASSES = "/work/classes"
+# These read what a tenant wrote, in linear time: repetitions never give back what they took (`*+`), a string or
+# comment without an end goes on to the end of its line or of the file, and runs of words are bounded.
 _NOISE = re.compile(
-    r'//[^\n]*|/\*.*?\*/|"""(?:\\.|.)*?"""|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', re.DOTALL
+    r"//[^\n]*+|/\*(?:[^*]|\*(?!/))*+(?:\*/|\Z)"
+    r'|"""(?:[^"\\]|\\.|"(?!""))*+(?:"""|\Z)'
+    r'|"(?:[^"\\\n]|\\.)*+"?'
+    r"|'(?:[^'\\\n]|\\.)*+'?",
+    re.DOTALL,
 )
 _TOKEN = re.compile(
     r"(?P<open>\{)|(?P<close>\})"
-    r"|(?P<type>(?P<modifiers>(?:\b(?:public|final|abstract|sealed|strictfp|static)\s+)*)"
-    r"\b(?:class|interface|enum|record)\s+(?P<name>\w+))"
-    r"|(?P<package>\bpackage\s+(?P<path>[\w.]+)\s*;)"
-    r"|(?P<main>\bstatic\s+(?:\w+\s+)*void\s+main\s*\()"
+    r"|(?P<type>(?P<modifiers>(?:\b(?:public|final|abstract|sealed|strictfp|static)\s++){0,6}+)"
+    r"\b(?:class|interface|enum|record)\s++(?P<name>\w++))"
+    r"|(?P<package>\bpackage\s++(?P<path>[\w.]++)\s*+;)"
+    r"|(?P<main>\bstatic\s++(?:(?!void\b)\w++\s++){0,6}+void\s++main\s*+\()"
 )
 
 Steps = tuple[str, Sequence[str] | None, Sequence[str]]

@@ -1,0 +1,52 @@
+"""Every parser that sees a tenant's or a visitor's bytes does work that grows with its input and no faster."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tests.fuzz.growth import TooMuchWorkError, check_growth
+
+from unsandbox.protocol.languages import detect_shebang
+from unsandbox.sandbox.languages.java import java_steps
+
+JAVA = [
+    (b'class A { String s = """', b"\\"),
+    (b'"""', b'\\"""'),
+    (b"", b"static "),
+    (b"static", b" "),
+    (b"static ", b"a "),
+    (b"", b"/*/"),
+    (b"/*", b"*"),
+    (b"", b'""'),
+    (b"", b"'"),
+    (b"", b"package a."),
+    (b"", b"{}"),
+    (b"", b"public static void main "),
+]
+
+
+@pytest.mark.parametrize(("begin", "unit"), JAVA)
+def test_java_programs_are_read_once(begin, unit):
+    check_growth(lambda data: java_steps(data.decode()), begin, unit)
+
+
+@pytest.mark.parametrize(
+    ("begin", "unit"),
+    [
+        (b"#!/usr/bin/env ", b"A=1 "),
+        (b"#!/usr/bin/env ", b"-i "),
+        (b"#!/1", b"1"),
+        (b"#!/", b"a/"),
+        (b"#!", b" "),
+    ],
+)
+def test_interpreter_lines_are_read_once(begin, unit):
+    check_growth(lambda data: detect_shebang(data.decode()), begin, unit, b"x")
+
+
+def test_what_is_not_linear_is_found():
+    with pytest.raises(TooMuchWorkError, match="times the work"):
+        check_growth(lambda data: [data.count(b"a") for _ in range(0, len(data), 64)], b"", b"ab")
+    with pytest.raises(TooMuchWorkError, match="more than"):
+        check_growth(lambda data: re.match(rb"(?:a|a)*b", data), b"", b"a", longest_s=0.2)
