@@ -132,11 +132,11 @@ class AuditLog:
         self._size = os.fstat(self._fd).st_size
         start = max(0, self._size - _TAIL_BYTES)
         tail = os.pread(self._fd, _TAIL_BYTES, start)
-        run_uncancelled, newline, torn = tail.rpartition(b"\n")
+        whole, newline, torn = tail.rpartition(b"\n")
         if torn:
             os.ftruncate(self._fd, self._size - len(torn))
             self._size -= len(torn)
-        last = run_uncancelled.rpartition(b"\n")[2] if newline else b""
+        last = whole.rpartition(b"\n")[2] if newline else b""
         if not last and len(files) > 1:
             last = files[-2].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
         if last:

@@ -310,9 +310,9 @@ def _whole_characters(captured: Captured) -> Captured:
 
 def text_of(captured: Captured) -> tuple[str, str | None, int]:
     """Return a stream as text, its exact bytes as base64 where text replaced some, and the bytes dropped."""
-    run_uncancelled = _whole_characters(captured)
+    whole = _whole_characters(captured)
     try:
-        return run_uncancelled.data.decode("utf-8"), None, run_uncancelled.dropped_bytes
+        return whole.data.decode("utf-8"), None, whole.dropped_bytes
     except UnicodeDecodeError:
-        exact = base64.b64encode(run_uncancelled.data).decode("ascii")
-        return run_uncancelled.data.decode("utf-8", "replace"), exact, run_uncancelled.dropped_bytes
+        exact = base64.b64encode(whole.data).decode("ascii")
+        return whole.data.decode("utf-8", "replace"), exact, whole.dropped_bytes

@@ -100,9 +100,9 @@ class ServiceLog:
                 if not await self._more(position + len(rest), idle_s):
                     yield []
                 continue
-            *run_uncancelled, rest = (rest + data).split(b"\n")
+            *lines, rest = (rest + data).split(b"\n")
             lines = []
-            for line in run_uncancelled:
+            for line in lines:
                 position += len(line) + 1
                 lines.append((position, line))
             while len(rest) >= LONGEST_LINE:
