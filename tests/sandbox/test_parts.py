@@ -187,11 +187,11 @@ def test_bases_of_v1_with_controllers_mounted_together(tmp_path):
         (tmp_path / name).mkdir(parents=True)
     version, bases = cgroups.find_bases(mountinfo, "4:memory:/a/b\n3:cpu,cpuacct:/\n2:pids:/gone\n0::/\n")
     assert version == 1
-    gather = tmp_path / "cpu,cpuacct"
+    both = tmp_path / "cpu,cpuacct"
     assert bases == {
         "memory": tmp_path / "memory/a/b",
-        "cpu": gather,
-        "cpuacct": gather,
+        "cpu": both,
+        "cpuacct": both,
         "pids": tmp_path / "pids",
     }
 

@@ -100,9 +100,9 @@ class ServiceLog:
                 if not await self._more(position + len(rest), idle_s):
                     yield []
                 continue
-            *lines, rest = (rest + data).split(b"\n")
+            *complete, rest = (rest + data).split(b"\n")
             lines = []
-            for line in lines:
+            for line in complete:
                 position += len(line) + 1
                 lines.append((position, line))
             while len(rest) >= LONGEST_LINE:

@@ -235,7 +235,7 @@ def _compress(source: int, temporary: Path) -> HashedBytes:
     from zstandard import ZstdCompressionParameters, ZstdCompressor
 
     alone = ZstdCompressor(level=_LEVEL)
-    gather = ZstdCompressor(
+    threaded = ZstdCompressor(
         compression_params=ZstdCompressionParameters.from_level(_LEVEL, threads=_THREADS, job_size=_JOB_BYTES)
     )
     piece = memoryview(bytearray(_PIECE))
@@ -250,7 +250,7 @@ def _compress(source: int, temporary: Path) -> HashedBytes:
                 chosen = alone
                 if given < taken * _WORTH_IT and _several_threads.acquire(blocking=False):
                     turn.callback(_several_threads.release)
-                    chosen = gather
+                    chosen = threaded
                 frame, frame_bytes, taken, given = chosen.compressobj(), _FRAME_BYTES, 0, 0
         file.write(frame.flush())
         return file.finish()
