@@ -34,6 +34,12 @@ def signature_headers(
     }
 
 
+def default_signals() -> None:
+    """Between fork and exec: hear what `nohup`, or a script that starts the tests with `&`, ignores for them."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def un(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
     return subprocess.run([*UN, *arguments], capture_output=True, text=True, check=check, timeout=60)

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from tests.cli.conftest import CommandLineHere
-from tests.support import UN, eventually
+from tests.support import UN, default_signals, eventually
 
 from unsandbox.cli import main as module
 from unsandbox.cli.main import with_command
@@ -106,7 +106,8 @@ def test_json_is_one_object(un):
 )
 def test_output_comes_while_the_program_runs_and_a_signal_cancels_it(run_un, number, code):
     with subprocess.Popen(
-        [*UN, "-s", "bash", "echo begun; sleep 60"], env=run_un.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*UN, "-s", "bash", "echo begun; sleep 60"], env=run_un.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=default_signals,
     ) as process:  # fmt: skip
         assert process.stdout.readline() == b"begun\n"
         process.send_signal(number)
@@ -116,6 +117,19 @@ def test_output_comes_while_the_program_runs_and_a_signal_cancels_it(run_un, num
     eventually(
         lambda: json.loads(run_un.text("jobs", "get", newest["id"], "--json"))["status"] == "cancelled", 60
     )
+
+
+def test_a_run_that_ignores_hang_ups_goes_on(run_un):
+    words = ["-s", "bash", 'echo begun; read -r x; echo "$x"; sleep 1; echo end']
+    with subprocess.Popen(
+        [*UN, *words, "--stdin", "-"], env=run_un.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    ) as process:  # fmt: skip
+        process.stdin.write(b"typed\n")
+        process.stdin.close()
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGHUP)
+        assert (process.stdout.read(), process.wait(60)) == (b"typed\nend\n", 0)
 
 
 def test_a_reader_that_has_seen_enough_ends_the_program(run_un):

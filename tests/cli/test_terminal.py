@@ -14,18 +14,24 @@ import time
 from fcntl import ioctl
 
 import pytest
-from tests.support import UN, eventually
+from tests.support import UN, default_signals, eventually
 
 
 class Typist:
     """A user at a terminal."""
 
-    def __init__(self, words, environment, columns=80, rows=24) -> None:
+    def __init__(self, words, environment, columns=80, rows=24, hang_up=signal.SIG_DFL) -> None:
         self.master, slave = pty.openpty()
         self.resize(columns, rows)
+
+        def begin() -> None:
+            ioctl(0, termios.TIOCSCTTY, 0)
+            default_signals()
+            signal.signal(signal.SIGHUP, hang_up)
+
         self.process = subprocess.Popen(
             [*UN, *words], env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=begin,
         )  # fmt: skip
         os.close(slave)
         self.seen = b""
@@ -90,13 +96,14 @@ def test_a_session_is_gone_at_its_end_and_tells_so_as_json(run_un):
     assert session["id"] not in run_un.text("session", "list")
 
 
-def test_a_session_with_a_multiplexer_is_come_back_to(run_un):
+@pytest.mark.parametrize("hang_up", [signal.SIG_DFL, signal.SIG_IGN], ids=["plain", "nohup"])
+def test_a_session_with_a_multiplexer_is_come_back_to(run_un, hang_up):
     made = run_un.text("session", "-d", "--tmux", "-s", "bash").strip()
-    first = Typist(["session", "attach", made], run_un.environment)
+    first = Typist(["session", "attach", made], run_un.environment, hang_up=hang_up)
     first.type("x=kept; echo first-$x\n")
     first.until(b"first-kept")
     os.close(first.master)
-    first.process.wait(60)
+    assert first.process.wait(60) == -signal.SIGHUP
     again = Typist(["session", "--attach", made], run_un.environment)
     again.until(b"first-kept")
     again.type("echo back-$x; exit\n")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.client.fake import OURS, PUBLIC, SECRET, FakeServer, Hang, Request, reply
+from tests.support import default_signals
 
 from unsandbox import AsyncClient, local
 from unsandbox._async import execution
@@ -212,8 +213,9 @@ def test_ctrl_c_cancels_the_job_of_the_sync_client(fake: FakeServer) -> None:
         f"import un, sys; un.API_BASE = sys.argv[1]; un.execute_code('python', 'x', {PUBLIC!r}, {SECRET!r})"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, fake.url], stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+        [sys.executable, "-c", script, fake.url], stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=default_signals,
+    ) as process:  # fmt: skip
         ends = time.monotonic() + 20
         while len(fake.requests) < 2:
             assert time.monotonic() < ends

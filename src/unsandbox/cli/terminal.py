@@ -53,7 +53,8 @@ async def show_terminal(client: AsyncClient, session_id: str, screen: TextIO) ->
 async def _type(terminal: AsyncTerminal) -> None:
     """Forward the input; the end of piped input is sent as Ctrl-D.
 
-    The end of a terminal is a hang-up and is not forwarded, so that the remote shell survives it.
+    The end of a terminal is a hang-up: it ends this program and is not forwarded, so that the remote shell
+    survives it.
     """
     loop, keys = asyncio.get_running_loop(), asyncio.Queue[bytes]()
     fd = sys.stdin.fileno()
@@ -78,8 +79,11 @@ async def _type(terminal: AsyncTerminal) -> None:
     try:
         while data := await keys.get():
             await terminal.write(data)
-        if not typed:
-            await terminal.write(b"\x04")
+        if typed:
+            # SIGHUP was ignored (nohup), or it would have ended this program before the end could be read.
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGHUP)
+        await terminal.write(b"\x04")
     finally:
         loop.remove_reader(fd)
 

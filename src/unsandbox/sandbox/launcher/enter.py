@@ -59,7 +59,7 @@ CHANGED_SIGNALS = (
     signal.SIGPIPE,
     signal.SIGXFSZ,
 )
-"""What the launcher or its interpreter changed; a program must find the defaults."""
+"""What the launcher or its interpreter changed; a program must find the defaults (see `default_signals`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +204,18 @@ def _in_words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
     return f"{type(error).__name__}: {error}"
+
+
+def default_signals() -> None:
+    """Give every signal its default action and block none.
+
+    Both are inherited, also by executed programs: from `nohup` (SIGHUP), from a script that starts the server with
+    `&` (SIGINT, SIGQUIT), or from a thread that blocks signals. The launcher does this once, so that no program in
+    a sandbox depends on how the server was started.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 # The way in

@@ -562,6 +562,7 @@ def _own_user_namespace() -> None:
 
 def main() -> None:
     """Entry point of the launcher process: arguments are the server's pid, the runtime folder and a token."""
+    enter.default_signals()
     # The terminal's Ctrl-C and a service manager's SIGTERM are the server's business; this goes with it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)

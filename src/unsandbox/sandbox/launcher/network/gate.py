@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from unsandbox.sandbox.launcher import syscalls
+from unsandbox.sandbox.launcher.enter import CHANGED_SIGNALS
 from unsandbox.sandbox.launcher.network import netlink, setup
 from unsandbox.sandbox.launcher.network.addresses import Network
 from unsandbox.sandbox.launcher.network.setup import NetworkConfig
@@ -165,7 +166,7 @@ class OutboundNetworks:
             return pid
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            for number in CHANGED_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             act(launcher, _keep_only(fds))
             os._exit(0)
