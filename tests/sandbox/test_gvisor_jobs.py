@@ -32,8 +32,11 @@ from tests.sandbox.test_running import (  # noqa: F401 - run here too
     test_output_and_exit_code,
     test_output_arrives_while_the_program_runs,
     test_output_beyond_the_limit_is_counted_and_dropped,
+    test_output_of_processes_that_outlive_the_program_is_waited_for,
     test_standard_streams_can_be_opened_by_name,
     test_stdin,
+    test_who_does_not_hold_the_output_is_killed_at_once,
+    test_who_writes_without_end_is_killed_later,
 )
 
 from unsandbox.sandbox import EndReason, GvisorBackend, Limits, NetworkMode, SandboxSpec, SandboxUnavailable

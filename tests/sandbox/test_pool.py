@@ -269,6 +269,8 @@ COMMANDS = {
     "python with its own environment": (["python3", "/work/main.py"], {"env": {"PYTHONUTF8": "0", "PYTHONHASHSEED": "0"},
         "files": [SandboxFile("/work/main.py", b"import sys; print(sys.flags, hash('a'))")]}),
     "background": (["sh", "-c", "sleep 100 & setsid sleep 100 & echo done"], {}),
+    "a filter of all output": (["bash", "-c", "exec > >(sed 's/^/> /') 2>&1; echo one; echo two >&2"], {}),
+    "an orphan": (["sh", "-c", "sh -c '(sleep 0.3; echo two) &'; echo one; exit 3"], {}),
 }  # fmt: skip
 
 
@@ -626,6 +628,9 @@ async def test_where_a_forked_interpreter_does_the_work(monkeypatch, missing):
         await eventually(lambda: backend._pool._others[KIND_BASH].ready)
         outcome = await run_in(backend, script, expect_warm=True)
         assert (outcome.stdout.data, outcome.exit_code) == (b"1 2\n", 7)
+        late = TABLE["bash"].build_spec("exec > >(sleep 0.2; cat); echo late; exit 7")
+        outcome = await run_in(backend, late, expect_warm=True)
+        assert (outcome.stdout.data, outcome.exit_code, outcome.output_cut) == (b"late\n", 7, False)
 
 
 @pytest.mark.parametrize("by", ["instructions", "a fork"])
@@ -655,6 +660,8 @@ async def test_a_step_that_fails_is_named(monkeypatch, caplog, by):
 ENDINGS = {
     "a child that goes on to the end": "import os\npid = os.fork()\nif pid: os.waitpid(pid, 0); print('parent')\nelse: print('child')",
     "a child that holds the output": "import os, sys, time\nif os.fork() == 0:\n    time.sleep(60)\nprint('hello')",
+    "a child that writes later": "import subprocess\nsubprocess.Popen(['sh', '-c', 'sleep 0.2; echo late'])\nprint('hello')",
+    "an orphan that writes later": "import subprocess\nsubprocess.run(['sh', '-c', '(sleep 0.2; echo late) &'])\nprint('hello')",
     "a descriptor for more output": "import os\nfd = os.dup(1)\nimport atexit\natexit.register(os.write, fd, b'last\\n')\nprint('hello')",
     "no output": "import os\nos.close(1); os.close(2)",
     "a child that says that the end has come": "import os, time\npid = os.fork()\nif pid: os.waitpid(pid, 0); print('parent')\nelse: os.kill(1, 64); os._exit(0)",
@@ -677,6 +684,8 @@ async def test_an_end_that_is_told_early_loses_nothing(backend, warm, name):
             cold.stdout.data,
             cold.stderr.data,
         )
+        assert hot.output_cut == cold.output_cut == ("holds" in name)
+        assert ("later" in name) == (b"late\n" in hot.stdout.data and "thread" not in name)
 
 
 async def test_no_signal_from_inside_ends_it(warm):

@@ -18,6 +18,7 @@ from unsandbox.sandbox import (
     SandboxFile,
     SandboxSpec,
 )
+from unsandbox.sandbox.host.running_job import QUIET_S
 
 MIB = 1 << 20
 
@@ -262,6 +263,51 @@ async def test_a_daemon_that_holds_the_pipes_does_not_hold_the_job(run, still_we
     assert outcome.stdout.data == b"started\n"
     assert outcome.wall_s < 2
     await still_well()
+
+
+FINISHING = {
+    "a filter of all output": "exec > >(sed 's/^/> /') 2>&1; echo one; echo two >&2",
+    "a job in the background": "(sleep 0.3; echo '> two') & echo '> one'",
+    "an orphan": "sh -c '(sleep 0.3; echo \"> two\") &'; echo '> one'",
+    "one in a session of its own": "setsid sh -c 'sleep 0.3; echo \"> two\"' & echo '> one'",
+    "one that holds the error output": "(sleep 0.3; echo '> two' >&2) & echo '> one'; exec 2>&1",
+}
+
+
+@pytest.mark.parametrize("script", FINISHING.values(), ids=FINISHING)
+async def test_output_of_processes_that_outlive_the_program_is_waited_for(run, script):
+    outcome = await run("bash", "-c", script)
+    assert outcome.stdout.data + outcome.stderr.data == b"> one\n> two\n"
+    assert (outcome.exit_code, outcome.output_cut) == (0, False)
+
+
+async def test_who_holds_the_output_and_writes_nothing_is_killed_soon(run, still_well):
+    begin = time.monotonic()
+    outcome = await run("sh", "-c", "sleep 1000 & echo started; exit 3")
+    assert (outcome.exit_code, outcome.stdout.data, outcome.output_cut) == (3, b"started\n", True)
+    assert QUIET_S <= time.monotonic() - begin < 15
+    await still_well()
+
+
+async def test_who_writes_without_end_is_killed_later(run, still_well):
+    outcome = await run("sh", "-c", "(while :; do echo more; sleep 0.1; done) & exit 3")
+    assert (outcome.reason, outcome.exit_code, outcome.output_cut) == (EndReason.EXITED, 3, True)
+    assert outcome.stdout.data.count(b"more\n") > 10
+    await still_well()
+
+
+async def test_who_does_not_hold_the_output_is_killed_at_once(run):
+    outcome = await run("sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo started")
+    assert (outcome.stdout.data, outcome.output_cut) == (b"started\n", False)
+
+
+async def test_a_job_whose_output_is_still_held_can_be_cancelled(backend):
+    heard = asyncio.Event()
+    spec = SandboxSpec(run=["bash", "-c", "(while :; do echo more; sleep 0.1; done) & exit 3"])
+    job = await backend.start(spec, lambda *_: heard.set())
+    await heard.wait()
+    job.cancel()
+    assert (await job.wait()).reason in {EndReason.EXITED, EndReason.CANCELLED}
 
 
 async def test_cpu_quota(python):

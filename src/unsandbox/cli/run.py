@@ -140,6 +140,8 @@ def run(
         save_artifacts(job.artifacts or (), output or Path())
         for skipped in job.artifacts_skipped or ():
             click.echo(f"un: artifact not returned: {skipped}", err=True)
+    if job.output_cut and not as_json:
+        click.echo("un: background processes that still held the output were killed", err=True)
     if job.error and not as_json:
         click.echo(f"un: {job.error}", err=True)
     sys.exit(0 if exit_zero else exit_code_of(job))

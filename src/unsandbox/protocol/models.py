@@ -253,6 +253,8 @@ class Job(WireModel, frozen=True, kw_only=True):
     """As `stdout_truncated`."""
     stderr_dropped_bytes: int | None = None
     """As `stdout_dropped_bytes`."""
+    output_cut: bool | None = None
+    """True when processes that outlived the program still held its output and were killed."""
     artifacts: list[Artifact] | None = None
     """The files that it left, if they were asked for."""
     artifacts_skipped: list[str] | None = None

@@ -134,6 +134,8 @@ class Outcome:
     artifacts: Sequence[Artifact] = ()
     artifacts_skipped: Sequence[str] = ()
     """Names that were left out, each with its reason: `name: symbolic link`."""
+    output_cut: bool = False
+    """Whether processes that outlived the program were killed while they held its output."""
 
 
 class OutputSink(Protocol):

@@ -253,6 +253,7 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
         stdout_dropped_bytes=stdout_dropped or None,
         stderr_truncated=True if stderr_dropped else None,
         stderr_dropped_bytes=stderr_dropped or None,
+        output_cut=True if outcome.output_cut else None,
         artifacts=wire_artifacts(outcome.artifacts),
         artifacts_skipped=[
             *outcome.artifacts_skipped,

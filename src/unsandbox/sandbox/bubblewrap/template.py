@@ -381,6 +381,10 @@ class WarmJob(SandboxJob):
         used = None if self._prepared.group is None else self._prepared.group.cpu_s()
         return None if used is None else max(0.0, used - self._prepared.cpu_s)
 
+    def _look_again(self) -> None:
+        # Its first process has let go of the output: what ends the streams is the last one that holds it.
+        self._look_later()
+
     def begin(self) -> None:
         """The job was sent: its time runs."""
         self._take_report(MARK_START + b" ")

@@ -97,6 +97,9 @@ class _Waiting(WarmSandbox):
 class GvisorJob(WarmJob):
     """A job in a sandbox that was waiting: it does not wait until gVisor's kernel is gone."""
 
+    # Not as in other warm sandboxes: gVisor's kernel holds the output to the end.
+    _look_again = SandboxJob._look_again
+
     def _wind_up(self) -> None:
         super()._wind_up()
         if self._wound_up and self._exit_code is not None and self._ending is not None:

@@ -13,7 +13,10 @@ RUN_SCRIPT = f". /proc/self/fd/{SCRIPT_FD}"
 """The command of the shell that carries the script out."""
 _CLOSED = f"{CONTROL_FD}>&- 4>&- {EXTRA_FD}>&-"
 
-MARK_START, MARK_COMPILE_FAILED, MARK_END = b"start", b"compile", b"end"
+MARK_START, MARK_COMPILE_FAILED, MARK_RAN, MARK_END = b"start", b"compile", b"ran", b"end"
+"""What a sandbox reports; `ran`: the program has ended, and processes that it left hold its output."""
+LOOK_AGAIN = b"look\n"
+"""The answer to `ran`: say `ran` or `end` again. Any other answer ends what is left."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOADER_PREFIXES = ("LD_", "GLIBC_", "GCONV_", "MALLOC_", "BASH_")
@@ -41,7 +44,8 @@ def job_script(
     """Return the shell script that is the sandbox's first process.
 
     It limits itself, says that it starts, runs the steps, kills whatever they left running, and reports the
-    exit status. When artifacts are wanted it then waits: they exist only while the sandbox does.
+    exit status. As long as processes that the program left hold its output, the server says how long they may
+    go on. When artifacts are wanted the script then waits: they exist only while the sandbox does.
 
     Args:
         spec: A validated specification.
@@ -79,6 +83,7 @@ def job_script(
     lines += [
         f"(exec {prefix}{shlex.join(spec.run)}) 2>&4 {_CLOSED}",
         "code=$?",
+        *_LET_OTHERS_FINISH,
         "kill -9 -1",
         _report(MARK_END),
     ]
@@ -90,3 +95,19 @@ def job_script(
 
 def _report(mark: bytes) -> str:
     return f'echo "{mark.decode()} $code" >&{CONTROL_FD}'
+
+
+_LET_OTHERS_FINISH = (
+    # The shell itself has the output open, too. `-ef`: the same pipe.
+    "output_is_held() {",
+    "for file in /proc/[0-9]*/fd/*; do",
+    'case $file in "/proc/$$/"*) continue ;; esac',
+    '[ "$file" -ef /proc/self/fd/1 ] || [ "$file" -ef /proc/self/fd/4 ] && return 0',
+    "done",
+    "return 1",
+    "}",
+    "while kill -0 -1 && output_is_held; do",
+    f"{_report(MARK_RAN)}; read -r answer <&{CONTROL_FD} || break",
+    f'[ "$answer" = {LOOK_AGAIN.decode().strip()} ] || break',
+    "done",
+)

@@ -13,7 +13,13 @@ from dataclasses import replace
 
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.artifacts import Collector, open_root
-from unsandbox.sandbox.host.job_script import MARK_COMPILE_FAILED, MARK_END, MARK_START
+from unsandbox.sandbox.host.job_script import (
+    LOOK_AGAIN,
+    MARK_COMPILE_FAILED,
+    MARK_END,
+    MARK_RAN,
+    MARK_START,
+)
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.stream_capture import StreamCapture
 from unsandbox.sandbox.launcher.cgroups import Group
@@ -25,7 +31,13 @@ Collected = tuple[Sequence[Artifact], Sequence[str]]
 ArtifactReader = Callable[["SandboxJob"], Collected]
 
 SETUP_TIMEOUT_S = 60.0
-_MAX_REPORT = 256
+QUIET_S = 1.0
+"""How long processes that outlive the program may hold its output without writing."""
+LINGER_S = 5.0
+"""How long they may hold it altogether."""
+_LOOK_S = 0.05
+_STOP_TIMEOUT_S = 5.0
+_MAX_REPORT = 4096
 """Bytes of reports believed at most: the script writes far less, a tenant who gets at the socket may not."""
 _KILLED = 137
 
@@ -75,6 +87,9 @@ class SandboxJob:
         self._started_at: float | None = None
         self._ended_at: float | None = None
         self._exit_code: int | None = None
+        self._lingering = self._output_cut = False
+        self._heard = 0
+        self._quiet_since = 0.0
         self._compile_failed = False
         self._wound_up = False
         self._ending: Ending | None = None
@@ -94,7 +109,7 @@ class SandboxJob:
                 discard_fd=discard_fd,
                 sink=sink,
                 on_flood=lambda: self._end_early(EndReason.OUTPUT_FLOOD),
-                on_end=self._maybe_finish,
+                on_end=self._stream_ended,
             )
             for name, fd in (("stdout", stdout_fd), ("stderr", stderr_fd))
         }
@@ -111,7 +126,9 @@ class SandboxJob:
         return self._outcome
 
     def cancel(self) -> None:
-        """Kill the whole process tree now; without effect on a program that has ended."""
+        """Kill the whole process tree now; without effect on the result of a program that has ended."""
+        # The next look at what the program left finds that it was enough.
+        self._quiet_since = float("-inf")
         self._end_early(EndReason.CANCELLED)
 
     def cpu_s(self) -> float | None:
@@ -195,19 +212,68 @@ class SandboxJob:
             self._timer.cancel()
             wall = self._spec.limits.wall_s
             self._timer = self._loop.call_later(wall, lambda: self._end_early(EndReason.TIMEOUT))
-        elif mark in (MARK_COMPILE_FAILED, MARK_END) and code is not None and self._ended_at is None:
-            self._ended_at = time.monotonic()
-            self._exit_code = code
-            self._compile_failed = mark == MARK_COMPILE_FAILED
+        elif mark == MARK_RAN and code is not None and (self._ended_at is None or self._lingering):
+            if self._ended_at is None:
+                self._program_ended(code)
+                self._lingering, self._quiet_since = True, time.monotonic()
+            self._look_later()
+        elif mark in (MARK_COMPILE_FAILED, MARK_END) and code is not None:
+            if self._ended_at is None:
+                self._program_ended(code)
+                self._compile_failed = mark == MARK_COMPILE_FAILED
+            self._lingering = False
             self._timer.cancel()
             self._wind_up()
+
+    def _program_ended(self, code: int) -> None:
+        self._ended_at = time.monotonic()
+        self._exit_code = code
+
+    # What the program left running
+
+    def _look_after_output(self) -> None:
+        """Let processes that outlived the program write on, as long as they do so and not for too long."""
+        now = time.monotonic()
+        heard = sum(stream.total_bytes for stream in self._streams.values())
+        if heard != self._heard:
+            self._heard, self._quiet_since = heard, now
+        over = all(stream.ended for stream in self._streams.values())
+        late = now - self._quiet_since >= QUIET_S or now - (self._ended_at or now) >= LINGER_S
+        if over or late:
+            self._stop_lingering()
+        else:
+            self._look_again()
+
+    def _look_later(self) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_later(_LOOK_S, self._look_after_output)
+
+    def _look_again(self) -> None:
+        # The script knows whether its output is held; here the sandbox program has it open as well.
+        self._say(LOOK_AGAIN)
+
+    def _stop_lingering(self) -> None:
+        self._lingering = False
+        self._output_cut = not all(stream.ended for stream in self._streams.values())
+        self._timer.cancel()
+        self._timer = self._loop.call_later(_STOP_TIMEOUT_S, self._kill)
+        self._say(b"stop\n")
+
+    def _say(self, word: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._control.send(word)
+
+    def _stream_ended(self) -> None:
+        if self._lingering and all(stream.ended for stream in self._streams.values()):
+            self._stop_lingering()
+        self._maybe_finish()
 
     def _wind_up(self) -> None:
         """After the end was reported: fetch the artifacts, then see to it that the sandbox really ends.
 
         A report may be forged by a program that took over the script; without this it would run on, unlimited.
         """
-        if self._ended_at is None or self._pidfd < 0 or self._wound_up:
+        if self._ended_at is None or self._lingering or self._pidfd < 0 or self._wound_up:
             return
         self._wound_up = True
         wanted = self._spec.collect_artifacts or self._spec.artifact_paths
@@ -290,6 +356,7 @@ class SandboxJob:
             compile_failed=self._compile_failed,
             artifacts=tuple(self._artifacts),
             artifacts_skipped=tuple(self._skipped),
+            output_cut=self._output_cut,
         )
 
 

@@ -51,6 +51,11 @@ class StreamCapture:
         """Whether every writer is gone and everything was read."""
         return self._fd < 0
 
+    @property
+    def total_bytes(self) -> int:
+        """How much was written so far."""
+        return self._total
+
     def result(self) -> Captured:
         """Return what was captured so far."""
         return Captured(b"".join(self._parts), self._total)

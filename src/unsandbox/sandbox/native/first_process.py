@@ -47,7 +47,7 @@ _WAITER_X86_64 = (
         # prctl(PR_SET_DUMPABLE, 0)
         "b89d000000bf0400000031f60f05"
         # prctl(PR_SET_NAME, "init")
-        "b89d000000bf0f000000488d35370100000f05"
+        "b89d000000bf0f000000488d35820100000f05"
         # room for what a signal says, a status, and a set of all signals
         "4881ec9000000048c7842488000000ffffffff"
         # rt_sigprocmask(SIG_SETMASK, all): they wait to be asked for
@@ -59,21 +59,27 @@ _WAITER_X86_64 = (
         # if it is not signal 64, or not of process 2: reap again
         "83f84075ba837c24100275b3"
         # kill(-1, SIGKILL); code 0; say so
-        "b83e00000048c7c7ffffffffbe090000000f0531c0eb47"
-        # process 2: keep the status; kill(-1, SIGKILL)
-        "8b9c2480000000b83e00000048c7c7ffffffffbe090000000f05"
+        "b83e00000048c7c7ffffffffbe090000000f0531dbeb7e"
+        # process 2: its exit code is the second byte of the status, or 128 + signal
+        "8b8424800000000fb6dc83e07f74068d9880000000"
+        # wait4(-1, status, WNOHANG), again while there was one; nobody left: say so
+        "b83d00000048c7c7ffffffff488db42480000000ba010000004531d20f0585c07fde7845"
+        # somebody is left: say "ran", and go on when told to
+        "b872616e20e853000000e89100000085c07e41"
+        # kill(-1, SIGKILL)
+        "b83e00000048c7c7ffffffffbe090000000f05"
         # wait4(-1, status), again until nobody is left
         "b83d00000048c7c7ffffffff488db4248000000031d24531d20f0585c079e1"
-        # exit code: the second byte, or 128 + signal
-        "0fb6c783e37f74068d8380000000"
-        # say so: "end ", then the digits from the last to the first, then a newline
-        "c70424656e6420b90a00000031d2f7f180c2308854240631d2f7f180c23088542405043088442404c64424070a"
-        # write(3, text, 8)
-        "b801000000bf030000004889e6ba080000000f05"
-        # read(3, text, 1), which ends when the other end is closed
-        "31c0bf030000004889e6ba010000000f05"
+        # say "end", and wait until the other end is closed
+        "b8656e6420e80e000000e84c000000"
         # exit(0)
         "b83c00000031ff0f05"
+        # say: the word in eax, the digits of ebx from the last to the first, a newline
+        "8944240889d8b90a00000031d2f7f180c2308854240e31d2f7f180c2308854240d04308844240cc644240f0a"
+        # write(3, text, 8)
+        "b801000000bf03000000488d742408ba080000000f05c3"
+        # hear: read(3, text, 1)
+        "31c0bf03000000488d742408ba010000000f05c3"
     )
     + _NAME
 )
@@ -136,10 +142,10 @@ def build(name: str | None = None) -> bytes:
 def build_waiter(name: str | None = None) -> bytes | None:
     """Return the first process of a warm sandbox, by default for this machine; None when there is none for it.
 
-    It reaps, and when the program (process number 2) has ended it kills whatever else there is, reports the
-    exit code on `READY_FD` as `end NNN`, and stays until that descriptor's other end is closed. A program that
-    is about to exit with 0 may say so with signal 64: then the report does not wait for its memory to be taken
-    down.
+    It reaps. When the program (process number 2) has ended and others have not, it reports the exit code on
+    `READY_FD` as `ran NNN` and waits for a byte. Then it kills whatever else there is, reports `end NNN`, and
+    stays until that descriptor's other end is closed. A program that is about to exit with 0 and has left no
+    other may say so with signal 64: then the report does not wait for its memory to be taken down.
     """
     machine = _MACHINES.get(name or platform.machine())
     return _executable(machine, _WAITER_X86_64) if machine is _MACHINES["x86_64"] else None

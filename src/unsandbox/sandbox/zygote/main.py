@@ -192,7 +192,12 @@ def _look_after() -> None:
         if pid == _PROGRAM_NUMBER:
             break
     try:
-        # When all the others are gone, every end of the output is closed.
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        # Others are left, and may hold the output: the server says when it is enough.
+        os.write(CONTROL_FD, b"ran %d\n" % _exit_code(status))
+        if not os.read(CONTROL_FD, 1):
+            os._exit(0)
         os.kill(-1, _signal.SIGKILL)
         while True:
             os.wait()
@@ -281,9 +286,13 @@ def _early_end() -> Callable[[int], None]:
     close, kill, leave = os.closerange, os.kill, os._exit
 
     def end(code: int) -> None:
-        # The output must end before the report of the end; what children hold of it ends with them.
-        close(1, 3)
-        kill(1, _ENDING)
+        try:
+            kill(-1, 0)
+        except ProcessLookupError:
+            # The output must end before the report of the end.
+            close(1, 3)
+            kill(1, _ENDING)
+        # Others are left, which may hold the output: not so quickly.
         leave(code)
 
     return end
