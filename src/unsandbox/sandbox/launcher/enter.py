@@ -209,9 +209,9 @@ def _in_words(error: BaseException) -> str:
 def default_signals() -> None:
     """Give every signal its default action and block none.
 
-    Both are inherited, also by executed programs: from `nohup` (SIGHUP), from a script that starts the server with
-    `&` (SIGINT, SIGQUIT), or from a thread that blocks signals. The launcher does this once, so that no program in
-    a sandbox depends on how the server was started.
+    Both are inherited, also by executed programs: from `nohup` (SIGHUP), from a script that starts the server
+    with `&` (SIGINT, SIGQUIT), or from a thread that blocks signals. The launcher does this once, so that no
+    program in a sandbox depends on how the server was started.
     """
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
