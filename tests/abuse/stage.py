@@ -30,7 +30,7 @@ from unsandbox.sandbox import (
     load_languages,
     pool_for,
 )
-from unsandbox.sandbox.bubblewrap.template import WarmJob
+from unsandbox.sandbox.host.warm_sandbox import WarmJob
 from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
 from unsandbox.sandbox.seccomp import compiler as seccomp
 

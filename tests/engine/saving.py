@@ -33,7 +33,8 @@ from unsandbox.protocol.sessions import Session, SessionRequest
 from unsandbox.protocol.snapshots import SnapshotRequest
 from unsandbox.sandbox import BubblewrapBackend, load_languages
 from unsandbox.sandbox.errors import SandboxUnavailable
-from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
+from unsandbox.sandbox.persistent_spec import HashedBytes
+from unsandbox.sandbox.storage.hashed_file import HashedFile
 
 
 def archive_of(files: dict[str, bytes]) -> bytes:

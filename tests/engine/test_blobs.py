@@ -17,8 +17,9 @@ from unsandbox.engine.errors import Damaged
 from unsandbox.engine.saved.blobs import Blobs
 from unsandbox.engine.store.disk_full import is_disk_full
 from unsandbox.errors import EngineError
+from unsandbox.sandbox.persistent_spec import HashedBytes
 from unsandbox.sandbox.spec import MIB
-from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
+from unsandbox.sandbox.storage.hashed_file import HashedFile
 
 
 @pytest.fixture(params=["folder", "object store"])

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import graphlib
 import re
 import subprocess
 import sys
@@ -43,6 +44,45 @@ def imported(path):
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module)
     return found
+
+
+MODULES = {
+    ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in SRC.rglob("*.py")
+}
+
+
+def imported_at_once(path):
+    """Yield the import statements that run when a module is imported: not those in functions, nor for types."""
+    waiting = list(ast.parse(path.read_text()).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+
+
+def needed_first(name):
+    """Return the modules of this project that a module imports when it is imported, but for its own packages."""
+    found = set()
+    for node in imported_at_once(MODULES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        else:
+            assert node.level == 0, f"{name}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    found = {one if one in MODULES else one.rpartition(".")[0] for one in found}
+    return {one for one in found & MODULES.keys() if not f"{name}.".startswith(f"{one}.")}
+
+
+def test_no_module_needs_itself_to_be_imported():
+    graph = {name: needed_first(name) for name in MODULES}
+    assert "unsandbox.sandbox.spec" in graph["unsandbox.sandbox.persistent_spec"]
+    # Raises CycleError, which names the modules of a circle.
+    assert set(graphlib.TopologicalSorter(graph).static_order()) >= MODULES.keys()
 
 
 @pytest.mark.parametrize(("module", "side"), [("un", "_sync"), ("un_async", "_async")])

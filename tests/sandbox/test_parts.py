@@ -22,9 +22,10 @@ from unsandbox.sandbox.host.artifacts import Collector
 from unsandbox.sandbox.host.job_script import job_script
 from unsandbox.sandbox.host.launcher_client import CgroupReport
 from unsandbox.sandbox.launcher import cgroups, cleanup, disk_mount, enter
+from unsandbox.sandbox.persistent_spec import HashedBytes
 from unsandbox.sandbox.seccomp import compiler as seccomp
 from unsandbox.sandbox.seccomp import policy
-from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
+from unsandbox.sandbox.storage.hashed_file import HashedFile
 from unsandbox.sandbox.system import System
 from unsandbox.sandbox.validation import validate
 from unsandbox.sandbox.zygote import lockdown

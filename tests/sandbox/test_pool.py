@@ -31,7 +31,7 @@ from unsandbox.sandbox import (
     load_languages,
     pool_for,
 )
-from unsandbox.sandbox.bubblewrap.template import WarmJob
+from unsandbox.sandbox.host.warm_sandbox import WarmJob
 from unsandbox.sandbox.native import first_process
 from unsandbox.sandbox.zygote.main import KIND_BASH, KIND_NODE
 

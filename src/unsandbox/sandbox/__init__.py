@@ -1,10 +1,11 @@
 """Isolation: runs one program in a fresh sandbox and says what came of it."""
 
 from unsandbox.sandbox.bubblewrap.backend import BubblewrapBackend
-from unsandbox.sandbox.bubblewrap.template import PoolConfig, pool_for
 from unsandbox.sandbox.errors import InvalidSpecError, SandboxError, SandboxUnavailable
 from unsandbox.sandbox.gvisor.backend import GvisorBackend
+from unsandbox.sandbox.languages.pool import pool_for
 from unsandbox.sandbox.languages.table import Language, LanguageTable, UnknownLanguageError, load_languages
+from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import (
     Artifact,
     Backend,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 from unsandbox.sandbox.spec import GIB, MIB, Artifact, Captured, NetworkMode, SandboxFile
-from unsandbox.sandbox.storage.hashed_file import HashedBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,14 @@ class PersistentSpec:
     hot_image: Path | None = None
     """A folder that `PersistentSandbox.checkpoint` of the same backend wrote: the sandbox starts with its
     memory, processes and files, and `work_archive` is ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class HashedBytes:
+    """The SHA-256 of a file in hex, which names it, and its size in bytes."""
+
+    sha256: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

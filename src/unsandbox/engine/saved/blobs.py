@@ -29,8 +29,8 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from unsandbox.engine.errors import Damaged, StorageUnavailable
 from unsandbox.errors import EngineError
+from unsandbox.sandbox.persistent_spec import HashedBytes
 from unsandbox.sandbox.spec import MIB
-from unsandbox.sandbox.storage.hashed_file import HashedBytes
 
 logger = logging.getLogger("unsandbox.engine.saved.blobs")
 

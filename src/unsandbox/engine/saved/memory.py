@@ -13,8 +13,8 @@ from unsandbox.engine.errors import Damaged, InvalidRequest
 from unsandbox.engine.saved.sealed_file import SealedReader, SealedWriter
 from unsandbox.errors import EngineError
 from unsandbox.sandbox.errors import SandboxUnavailable
-from unsandbox.sandbox.persistent_spec import PersistentSandbox
-from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
+from unsandbox.sandbox.persistent_spec import HashedBytes, PersistentSandbox
+from unsandbox.sandbox.storage.hashed_file import HashedFile
 
 _LEVEL = 1
 """Of zstd: memory images are large, and most of their bytes are zero or text."""

@@ -24,9 +24,8 @@ from unsandbox.protocol import codec
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
 from unsandbox.sandbox.errors import InvalidArchiveError
-from unsandbox.sandbox.persistent_spec import PersistentSandbox
+from unsandbox.sandbox.persistent_spec import HashedBytes, PersistentSandbox
 from unsandbox.sandbox.spec import MIB
-from unsandbox.sandbox.storage.hashed_file import HashedBytes
 
 KINDS: dict[str, type[SessionRequest | ServiceRequest]] = {"session": SessionRequest, "service": ServiceRequest}
 """Kind of a source to the request that makes one."""

@@ -20,7 +20,7 @@ from unsandbox.sandbox.bubblewrap.persistent import BubblewrapSandbox
 from unsandbox.sandbox.bubblewrap.persistent_probe import LASTING, examine_persistent, persistent_checks
 from unsandbox.sandbox.bubblewrap.persistent_setup import BackendResources, refuse_memory_snapshot
 from unsandbox.sandbox.bubblewrap.pool import BubblewrapPoolContext, WarmPool
-from unsandbox.sandbox.bubblewrap.template import PoolConfig, Template, python_version
+from unsandbox.sandbox.bubblewrap.template import Template, python_version
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe, readable_file
@@ -39,6 +39,7 @@ from unsandbox.sandbox.launcher.fd_numbers import (
 )
 from unsandbox.sandbox.native import first_process
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
+from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.seccomp import compiler as seccomp
 from unsandbox.sandbox.spec import Check, NetworkMode, OutputSink, ProbeReport, SandboxSpec
 from unsandbox.sandbox.storage.work_disk import DiskImages, images_usable

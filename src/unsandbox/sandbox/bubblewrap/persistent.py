@@ -30,11 +30,10 @@ from unsandbox.sandbox.host.process import SandboxProcess, communicate, reports
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INIT_FD, READY_FD, SECCOMP_FD
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER, WORK
 from unsandbox.sandbox.native import first_process
-from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
+from unsandbox.sandbox.persistent_spec import CommandOutcome, HashedBytes, PersistentSpec, RunningProcess
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxFile
 from unsandbox.sandbox.storage.archive import archive_of, must_have_room
 from unsandbox.sandbox.storage.archive_check import examine
-from unsandbox.sandbox.storage.hashed_file import HashedBytes
 from unsandbox.sandbox.validation import check_files, check_new_limits, check_port
 
 _SETUP_TIMEOUT_S = 60.0

@@ -15,27 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox.bubblewrap.template import (
-    PYTHON,
-    PoolConfig,
-    PoolContext,
-    Template,
-    WarmJob,
-    WarmSandbox,
-    encode_job,
-    runs_in_process,
-    waiting_kind,
-)
+from unsandbox.sandbox.bubblewrap.job_message import PYTHON, encode_job, runs_in_process, waiting_kind
+from unsandbox.sandbox.bubblewrap.template import Template
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.compile_cache import CompileCache, Compiled, read_program, with_program
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe
 from unsandbox.sandbox.host.launcher_client import Ending
+from unsandbox.sandbox.host.pool import PoolContext
 from unsandbox.sandbox.host.running_job import SandboxJob
+from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Hierarchy, group_name
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, ZYGOTE_FILE_FD
 from unsandbox.sandbox.launcher.zygotes import ZYGOTE_GONE
 from unsandbox.sandbox.layout import shm_bytes
+from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Captured, Limits, NetworkMode, OutputSink, SandboxSpec
 from unsandbox.sandbox.zygote.main import COMMANDS, KIND_ANY
 

@@ -15,9 +15,8 @@ from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.process import SandboxProcess, communicate
 from unsandbox.sandbox.launcher import enter
 from unsandbox.sandbox.layout import WORK
-from unsandbox.sandbox.persistent_spec import PersistentSpec
+from unsandbox.sandbox.persistent_spec import HashedBytes, PersistentSpec
 from unsandbox.sandbox.storage.archive import PACK, UNPACK, load, save
-from unsandbox.sandbox.storage.hashed_file import HashedBytes
 
 _WATCH_MIN_S = 1.0
 _WATCH_SHARE = 20

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from unsandbox.sandbox import rootfs
 from unsandbox.sandbox.bubblewrap.backend import BubblewrapBackend
-from unsandbox.sandbox.bubblewrap.template import PoolConfig, WarmJob
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.gvisor import agent, commands, probe, runsc
 from unsandbox.sandbox.gvisor.bundle import (
@@ -36,8 +35,10 @@ from unsandbox.sandbox.gvisor.pool import GvisorPool, GvisorPoolContext
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe
 from unsandbox.sandbox.host.job_script import RUN_SCRIPT, job_script
 from unsandbox.sandbox.host.running_job import SandboxJob
+from unsandbox.sandbox.host.warm_sandbox import WarmJob
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_FD, SCRIPT_FD
 from unsandbox.sandbox.persistent_spec import PersistentSpec
+from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, ProbeReport, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
 from unsandbox.sandbox.validation import validate_persistent

@@ -40,11 +40,10 @@ from unsandbox.sandbox.host.launcher_client import CgroupReport, Ending, Launche
 from unsandbox.sandbox.host.process import SandboxProcess, communicate
 from unsandbox.sandbox.launcher.fd_numbers import CHECKPOINT_FD
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER, DEFAULT_ENV, WORK
-from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
+from unsandbox.sandbox.persistent_spec import CommandOutcome, HashedBytes, PersistentSpec, RunningProcess
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxFile
 from unsandbox.sandbox.storage import archive
 from unsandbox.sandbox.storage.archive_check import examine
-from unsandbox.sandbox.storage.hashed_file import HashedBytes
 from unsandbox.sandbox.validation import check_files, check_new_limits, check_port, check_program
 
 logger = logging.getLogger("unsandbox.sandbox")

@@ -20,16 +20,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox.bubblewrap.template import PoolConfig, PoolContext, WarmJob, WarmSandbox
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.gvisor import probe
 from unsandbox.sandbox.gvisor.bundle import bounds
 from unsandbox.sandbox.gvisor.files import fetch
 from unsandbox.sandbox.host.descriptors import memory_file, pipe
 from unsandbox.sandbox.host.launcher_client import Ending
+from unsandbox.sandbox.host.pool import PoolContext
 from unsandbox.sandbox.host.running_job import Collected, SandboxJob
+from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_FD, SCRIPT_FD
+from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, SandboxSpec
 
 logger = logging.getLogger("unsandbox.sandbox")

@@ -26,10 +26,10 @@ from unsandbox.protocol.contents import CHUNK, ChunkReader, Content, Spool, chun
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.stream_capture import StreamCapture
-from unsandbox.sandbox.persistent_spec import RunningProcess
+from unsandbox.sandbox.persistent_spec import HashedBytes, RunningProcess
 from unsandbox.sandbox.spec import MIB, SandboxFile
 from unsandbox.sandbox.storage.archive_check import opened
-from unsandbox.sandbox.storage.hashed_file import HashedBytes, HashedFile
+from unsandbox.sandbox.storage.hashed_file import HashedFile
 
 _T = TypeVar("_T")
 

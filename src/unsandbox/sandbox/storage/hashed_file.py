@@ -7,11 +7,11 @@ import hashlib
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from unsandbox.sandbox.persistent_spec import HashedBytes
 from unsandbox.sandbox.spec import MIB
 
 _PIECE = MIB // 4
@@ -23,14 +23,6 @@ _SYNC_FILE_RANGE_WRITE = 2
 
 _sync_file_range = ctypes.CDLL(None).sync_file_range
 _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-
-
-@dataclass(frozen=True, slots=True)
-class HashedBytes:
-    """What is known of bytes in a file: their SHA-256 in hex, which names them, and how many they are."""
-
-    sha256: str
-    size: int
 
 
 class HashedFile:

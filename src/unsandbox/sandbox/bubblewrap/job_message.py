@@ -1,0 +1,85 @@
+"""Messages to warm sandboxes: what a job is to the interpreter that waits in one."""
+
+from __future__ import annotations
+
+import marshal
+import re
+from collections.abc import Collection, Mapping
+
+from unsandbox.sandbox.layout import ARTIFACT_FOLDER, DEFAULT_ENV, WORK
+from unsandbox.sandbox.spec import SandboxSpec
+from unsandbox.sandbox.zygote.main import COMMANDS, MAIN
+
+PYTHON = ("python3", MAIN)
+"""The command of programs that the waiting interpreter runs itself; any other is executed by it."""
+_READS_AT_START = re.compile(r"PYTHON|LD_|LC_|MALLOC_|GLIBC_|GCONV_|(LANG|LANGUAGE|HOME|PATH|TZ)\Z")
+"""Variables that an interpreter, its loader or its C library looks at once, when it starts."""
+_INLINE_BYTES = 1 << 16
+
+
+def runs_in_process(spec: SandboxSpec, template_env: Mapping[str, str]) -> bool:
+    """Whether the waiting interpreter is in the state in which a fresh one would begin this program."""
+    if tuple(spec.run[:2]) != PYTHON or spec.compile is not None:
+        return False
+    changed = {
+        name for name in spec.env.keys() | template_env.keys() if spec.env.get(name) != template_env.get(name)
+    }
+    return not any(_READS_AT_START.match(name) for name in changed)
+
+
+def waiting_kind(spec: SandboxSpec) -> int | None:
+    """Return in which kind of sandbox an interpreter waits that would begin this program.
+
+    It was started without variables and input of a job's own.
+    """
+    kind = next((kind for kind, command in COMMANDS.items() if tuple(spec.run) == command), None)
+    if kind is None or spec.compile is not None or spec.env or spec.stdin:
+        return None
+    there = any(file.path == spec.run[1] and file.mode == 0o644 for file in spec.files)
+    return kind if there else None
+
+
+def encode_job(
+    spec: SandboxSpec,
+    *,
+    in_process: bool,
+    report: bool,
+    said: bytes,
+    present: Collection[str],
+    known: Mapping[str, str],
+) -> tuple[bytes, bytes | None]:
+    """Return the message that a waiting sandbox takes, and what goes into a file because it is too long.
+
+    Args:
+        spec: The job.
+        in_process: Whether the waiting interpreter runs it.
+        report: Whether the sandbox hands over what it has compiled before it goes on.
+        said: What a compile step of an earlier run wrote to stderr.
+        present: Folders that are there already.
+        known: Variables that the waiting interpreter has.
+    """
+    folders = [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
+    if in_process:
+        env = {name: value for name, value in spec.env.items() if known.get(name) != value}
+    else:
+        env = {**DEFAULT_ENV, "PWD": WORK, **spec.env}
+    content = {
+        "attached": False,
+        "run": None if in_process else list(spec.run),
+        "args": list(spec.run[2:]),
+        "report": spec.compiled if report else None,
+        "said": said,
+        "compile": None if spec.compile is None else list(spec.compile),
+        "env": env,
+        "folders": [folder for folder in folders if folder not in present],
+        # Artifacts are looked for when every process but the first is gone.
+        "early": not (spec.collect_artifacts or spec.artifact_paths),
+        "files": [(file.path, file.mode, file.data) for file in spec.files],
+    }
+    # The oldest version that has all of these types: the other side may be any Python 3.
+    size = sum(len(file.data) for file in spec.files)
+    if size < _INLINE_BYTES:
+        message = marshal.dumps(content, 2)
+        if len(message) < _INLINE_BYTES:
+            return message, None
+    return marshal.dumps({"attached": True}, 2), marshal.dumps(content, 2)
