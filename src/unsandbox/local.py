@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unsandbox.errors import EngineError
@@ -107,6 +107,7 @@ class _EngineThread:
                 "pip install 'unsandbox[local]'"
             ) from error
         self.config = config or EngineConfig()
+        self._grace_s = self.config.stop_grace_s
         pair = KeyPair.generate()
         self._engine: Engine = Engine(self.config)
         self._server: Server = Server(self._engine, FixedKeys(pair), ServerConfig(port=0))
@@ -125,7 +126,7 @@ class _EngineThread:
     def stop(self) -> None:
         """Stop server and engine, end the thread."""
         try:
-            self._call(self._stop()).result(self.config.stop_grace_s + 20.0)
+            self._call(self._stop()).result(self._grace_s + 20.0)
         finally:
             self._end_thread()
 
@@ -135,7 +136,7 @@ class _EngineThread:
 
     def abandon_jobs(self) -> None:
         """Let a following `stop` end running jobs at once instead of waiting for them."""
-        self._engine.config = replace(self.config, stop_grace_s=0.0)
+        self._grace_s = 0.0
 
     async def _start(self) -> None:
         await self._engine.start()
@@ -147,7 +148,7 @@ class _EngineThread:
 
     async def _stop(self) -> None:
         await self._server.stop_listening()
-        await self._engine.stop()
+        await self._engine.stop(self._grace_s)
         await self._server.stop()
 
     def _call(self, work: Coroutine[Any, Any, None]) -> Any:

@@ -26,8 +26,9 @@ from unsandbox.engine.saved.blobs import Blobs
 from unsandbox.engine.saved.images import Images
 from unsandbox.engine.saved.snapshots import Snapshots
 from unsandbox.engine.saved.sources import SavedState, SourceInfo
+from unsandbox.engine.store.database import open_database
 from unsandbox.engine.store.objects import new_id
-from unsandbox.engine.store.store import SqlStore, open_database
+from unsandbox.engine.store.sql import SqlStore
 from unsandbox.protocol.services import Service, ServiceRequest
 from unsandbox.protocol.sessions import Session, SessionRequest
 from unsandbox.protocol.snapshots import SnapshotRequest
@@ -164,8 +165,6 @@ class World:
             store=self.store,
             backends=Backends(BubblewrapBackend()),
             languages=load_languages(),
-            folder=folder,
-            lasting=True,
             logbook=LogBook(),
             box=SecretBox.of_this_process(),
             quotas=Quotas(EngineConfig(**config), self.store),

@@ -63,13 +63,15 @@ async def test_a_job_that_asks_for_gvisor_where_there_is_none(monkeypatch):
     await engine.start()
     try:
         with pytest.raises(InvalidRequest, match="gVisor's runsc is not installed"):
-            await engine.submit("me", ExecuteRequest(language="bash", code="true", isolation="hardened"))
+            await engine.jobs.submit("me", ExecuteRequest(language="bash", code="true", isolation="hardened"))
     finally:
         await engine.stop()
 
 
 async def kernel_of(engine: Engine, isolation: str) -> str:
-    record = await engine.submit("me", ExecuteRequest(language="bash", code=KERNEL.code, isolation=isolation))
+    record = await engine.jobs.submit(
+        "me", ExecuteRequest(language="bash", code=KERNEL.code, isolation=isolation)
+    )
     await record.ended.wait()
     return record.as_job().stdout
 

@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unsandbox.engine import Conflict, Engine, EngineConfig, InvalidRequest, LimitReached, Stopping, UnknownJob
+from unsandbox.engine.jobs.inputs import LARGE_REQUEST
 from unsandbox.engine.jobs.queue import FairQueue
-from unsandbox.engine.jobs.records import LARGE_REQUEST, JobRecord, result_of
+from unsandbox.engine.jobs.records import JobRecord
+from unsandbox.engine.jobs.results import result_of
 from unsandbox.engine.jobs.rows import lost_result
-from unsandbox.engine.store.store import SqlStore, open_database
+from unsandbox.engine.store.database import open_database
+from unsandbox.engine.store.sql import SqlStore
 from unsandbox.protocol.models import ExecuteRequest
 from unsandbox.sandbox import Captured, EndReason, Limits, Outcome
 
@@ -89,7 +92,7 @@ def test_places_are_never_exceeded_and_a_newcomer_is_never_shut_out(steps):
         else:
             waiting.append(record(step))
             queue.put(waiting[-1])
-        assert queue.working == len(working)
+        assert sum(len(records) for _, records in queue.placed()) == len(working)
 
 
 @given(st.text(st.characters(codec="utf-8")), st.integers(0, 40))
@@ -134,17 +137,19 @@ async def test_results_leave_memory_oldest_first_and_are_found_in_the_data_folde
     await engine.start()
     ids = []
     for number in range(4):
-        job = await engine.submit("me", request(f"echo {number}"), idempotency_key=str(number), fingerprint="f")
+        job = await engine.jobs.submit(
+            "me", request(f"echo {number}"), idempotency_key=str(number), fingerprint="f"
+        )
         await job.ended.wait()
         ids.append(job.job_id)
-    assert len(engine._jobs) == len(engine._ended) == len(engine._by_idempotency) == 2
-    assert (await engine.get("me", ids[0])).stdout == "0\n"
-    assert [job.job_id for job in await engine.list_jobs("me")] == ids[::-1]
-    again = await engine.submit("me", request("echo 0"), idempotency_key="0", fingerprint="f")
+    assert len(engine.jobs.table) == 2
+    assert (await engine.jobs.get("me", ids[0])).stdout == "0\n"
+    assert [job.job_id for job in await engine.jobs.list_of("me")] == ids[::-1]
+    again = await engine.jobs.submit("me", request("echo 0"), idempotency_key="0", fingerprint="f")
     assert again.job_id == ids[0]
     with pytest.raises(Conflict):
-        await engine.submit("me", request("echo x"), idempotency_key="0", fingerprint="g")
-    assert engine.active_jobs("me") == 0
+        await engine.jobs.submit("me", request("echo x"), idempotency_key="0", fingerprint="g")
+    assert engine.jobs.active("me") == 0
     await engine.stop()
     await store.close()
 
@@ -152,12 +157,12 @@ async def test_results_leave_memory_oldest_first_and_are_found_in_the_data_folde
 async def test_without_a_data_folder_old_results_are_gone_and_said_so():
     engine = Engine(EngineConfig(kept_bytes=1, stop_grace_s=0))
     await engine.start()
-    jobs = [await engine.submit("me", request(f"echo {number}")) for number in range(2)]
+    jobs = [await engine.jobs.submit("me", request(f"echo {number}")) for number in range(2)]
     await asyncio.gather(*(job.ended.wait() for job in jobs))
     found = []
     for job in jobs:
         try:
-            found.append(await engine.get("me", job.job_id))
+            found.append(await engine.jobs.get("me", job.job_id))
         except UnknownJob as error:
             assert "limited time" in error.message
     assert len(found) == 1
@@ -167,14 +172,14 @@ async def test_without_a_data_folder_old_results_are_gone_and_said_so():
 async def test_a_restart_keeps_results_and_idempotency_keys(tmp_path):
     engine = Engine(store=(store := SqlStore(open_database(tmp_path))))
     await engine.start()
-    job = await engine.submit("me", request("echo $RANDOM"), idempotency_key="k", fingerprint="f")
+    job = await engine.jobs.submit("me", request("echo $RANDOM"), idempotency_key="k", fingerprint="f")
     await job.ended.wait()
     await engine.stop()
     await store.close()
     engine = Engine(store=(store := SqlStore(open_database(tmp_path))))
     assert await store.recover(lost_result) == 0
     await engine.start()
-    again = await engine.submit("me", request("echo $RANDOM"), idempotency_key="k", fingerprint="f")
+    again = await engine.jobs.submit("me", request("echo $RANDOM"), idempotency_key="k", fingerprint="f")
     assert again.as_job() == job.as_job()
     await engine.stop()
     await store.close()
@@ -185,13 +190,13 @@ async def test_large_programs_are_read_beside_the_event_loop_and_made_once_per_k
     await engine.start()
     large = request("echo $RANDOM\n#" + "x" * LARGE_REQUEST)
     jobs = await asyncio.gather(
-        *(engine.submit("me", large, idempotency_key="k", fingerprint="f") for _ in range(5))
+        *(engine.jobs.submit("me", large, idempotency_key="k", fingerprint="f") for _ in range(5))
     )
     assert len({job.job_id for job in jobs}) == 1
     await jobs[0].ended.wait()
     with pytest.raises(InvalidRequest, match="NUL"):
-        await engine.submit("me", large.replace(args=["\0"]))
-    many = (engine.submit("me", large, concurrency=2) for _ in range(5))
+        await engine.jobs.submit("me", large.replace(args=["\0"]))
+    many = (engine.jobs.submit("me", large, concurrency=2) for _ in range(5))
     found = await asyncio.gather(*many, return_exceptions=True)
     assert [isinstance(one, LimitReached) for one in found].count(True) == 3
     await engine.stop()
@@ -200,8 +205,8 @@ async def test_large_programs_are_read_beside_the_event_loop_and_made_once_per_k
 async def test_stop_ends_everything_and_says_what_became_of_each_job():
     engine = Engine(EngineConfig(max_running=1, stop_grace_s=0.2))
     await engine.start()
-    running = await engine.submit("me", request("echo begun; sleep 60"))
-    waiting = await engine.submit("me", request("echo never"))
+    running = await engine.jobs.submit("me", request("echo begun; sleep 60"))
+    waiting = await engine.jobs.submit("me", request("echo never"))
     async with asyncio.timeout(10):
         while running.running is None:
             await asyncio.sleep(0.01)
@@ -210,14 +215,14 @@ async def test_stop_ends_everything_and_says_what_became_of_each_job():
     assert "stopped while it ran" in running.as_job().error
     assert "stopped before it ran" in waiting.as_job().error
     with pytest.raises(Stopping):
-        await engine.submit("me", request("echo late"))
+        await engine.jobs.submit("me", request("echo late"))
 
 
 async def test_binary_artifacts_come_back_as_they_are():
     engine = Engine(EngineConfig(stop_grace_s=0))
     await engine.start()
     code = "printf 'a\\0\\377' > /tmp/artifacts/blob"
-    job = await engine.submit("me", ExecuteRequest(language="bash", code=code, return_artifacts=True))
+    job = await engine.jobs.submit("me", ExecuteRequest(language="bash", code=code, return_artifacts=True))
     await job.ended.wait()
     (artifact,) = job.as_job().artifacts
     assert (artifact.filename, artifact.data) == ("blob", b"a\0\xff")

@@ -226,15 +226,15 @@ async def test_a_locked_one_stays(world, image):
 
 async def test_a_golden_image_is_named_by_id_or_by_the_name_of_an_own_one(world, image):
     for name in (image, "site"):
-        async with world.images.golden(ME, name) as state:
+        async with world.images.open(ME, name) as state:
             assert state.origin == image
             assert state.work_archive.exists()
     await world.images.set_visibility(ME, image, "public")
-    async with world.images.golden(YOU, image) as state:
+    async with world.images.open(YOU, image) as state:
         assert state.origin == image
     # Else anybody could publish something under a name that others trust.
     with pytest.raises(UnknownObject):
-        async with world.images.golden(YOU, "site"):
+        async with world.images.open(YOU, "site"):
             pass
 
 

@@ -25,8 +25,8 @@ async def test_a_job_has_the_network_that_it_asks_for():
     await engine.start()
     try:
         for mode, interfaces in (("zerotrust", "['lo']\n"), ("semitrusted", "['lo', 'tap0']\n")):
-            record = await engine.submit("me", job(network_mode=mode))
-            result = await engine.get("me", record.job_id, wait_s=20)
+            record = await engine.jobs.submit("me", job(network_mode=mode))
+            result = await engine.jobs.get("me", record.job_id, wait_s=20)
             assert (result.stdout, result.network_mode) == (interfaces, mode)
     finally:
         await engine.stop()
@@ -42,7 +42,7 @@ async def test_where_it_cannot_be_had_everything_that_asks_for_it_is_refused(mon
         assert report.usable
         service = ServiceRequest(name="web", ports=[80], bootstrap="true")
         for ask in (
-            lambda: engine.submit("me", job(network_mode="semitrusted")),
+            lambda: engine.jobs.submit("me", job(network_mode="semitrusted")),
             lambda: engine.sessions.create("me", SessionRequest(network_mode="semitrusted")),
             lambda: engine.services.create("me", service),
         ):
@@ -51,7 +51,7 @@ async def test_where_it_cannot_be_had_everything_that_asks_for_it_is_refused(mon
             ) as refusal:
                 await ask()
             assert refusal.value.code == "network_mode_unavailable"
-        record = await engine.submit("me", job())
-        assert (await engine.get("me", record.job_id, wait_s=20)).stdout == "['lo']\n"
+        record = await engine.jobs.submit("me", job())
+        assert (await engine.jobs.get("me", record.job_id, wait_s=20)).stdout == "['lo']\n"
     finally:
         await engine.stop()

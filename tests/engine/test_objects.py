@@ -8,8 +8,9 @@ import pytest
 
 from unsandbox.engine import UnknownObject
 from unsandbox.engine.sessions.history import KEPT_BYTES, History
+from unsandbox.engine.store.database import open_database
 from unsandbox.engine.store.objects import Collection, Record
-from unsandbox.engine.store.store import SqlStore, open_database
+from unsandbox.engine.store.sql import SqlStore
 
 
 class Thing(Record, kw_only=True):

@@ -9,8 +9,10 @@ import pytest
 from unsandbox.engine import Conflict
 from unsandbox.engine.accounts import idempotency as module
 from unsandbox.engine.accounts.idempotency import IdempotencyStore
+from unsandbox.engine.store.database import open_database
+from unsandbox.engine.store.memory import MemoryStore
 from unsandbox.engine.store.objects import Collection, Record
-from unsandbox.engine.store.store import MemoryStore, SqlStore, open_database
+from unsandbox.engine.store.sql import SqlStore
 
 
 class Maker:

@@ -28,8 +28,8 @@ from unsandbox.engine.services.document import ServiceRecord
 from unsandbox.engine.services.hostnames import ServiceNames
 from unsandbox.engine.services.log import LONGEST_LINE, ServiceLog
 from unsandbox.engine.services.vault import VaultSealer
+from unsandbox.engine.store.memory import MemoryStore
 from unsandbox.engine.store.objects import Collection
-from unsandbox.engine.store.store import MemoryStore
 from unsandbox.protocol.services import Redeploy, ServiceRequest
 
 

@@ -14,8 +14,10 @@ import pytest_asyncio
 
 from unsandbox.engine import Conflict, Engine, EngineConfig, LimitReached, UnknownObject
 from unsandbox.engine.accounts.secretbox import SecretBox
+from unsandbox.engine.store.database import open_database
+from unsandbox.engine.store.memory import MemoryStore
 from unsandbox.engine.store.objects import ObjectRow
-from unsandbox.engine.store.store import MemoryStore, SqlStore, open_database
+from unsandbox.engine.store.sql import SqlStore
 from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -126,9 +128,9 @@ async def test_a_script_may_leave_its_server_in_the_background(engine):
     for name, how in [("holds", ""), ("lets-go", ">/dev/null 2>&1 </dev/null")]:
         script = f'echo run; setsid /usr/bin/python3 -c "{server}" {how} &\nsleep 0.5; exit 0'
         await make(engine, name, script, ports=[8000])
-        target = engine.services.door.named(name)
+        target = engine.services.router.named(name)
         assert target is not None
-        os.close(await engine.services.door.connect(target))
+        os.close(await engine.services.router.connect(target))
         await asyncio.sleep(1.2)  # Longer than the engine looks for what was left.
         assert shown(engine, name).restarts == 0
         assert log(engine, name).count("run\n") == 1
@@ -138,9 +140,9 @@ async def test_a_script_may_leave_its_server_in_the_background(engine):
 async def test_ports_below_1024_are_like_others(engine):
     server = "import socket; s = socket.create_server(('127.0.0.1', 80))\nwhile True: s.accept()"
     await make(engine, "low", f"#!/usr/bin/python3\n{server}", ports=[80])
-    target = engine.services.door.named("low")
+    target = engine.services.router.named("low")
     assert target is not None
-    os.close(await engine.services.door.connect(target))
+    os.close(await engine.services.router.connect(target))
     assert Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text().strip() != "0"
 
 
@@ -268,7 +270,7 @@ async def test_calls_at_once_end_in_one_clear_state(engine):
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert all(not isinstance(result, Exception) or isinstance(result, UnknownObject) for result in results)
     assert engine.services.list_of(ME) == []
-    assert engine.backends.live("auto").running == 0
+    assert engine.context.backends.live("auto").running == 0
 
 
 async def test_a_full_stop_and_a_new_start(tmp_path):
@@ -299,7 +301,7 @@ async def test_a_full_stop_and_a_new_start(tmp_path):
             for field in same:
                 assert getattr(after[name], field) == getattr(service, field), (name, field)
         await eventually(lambda: log(engine, "runs").endswith("ended\nbegun very-private\n"))
-        assert engine.services.door.with_domain("runs.test") is not None
+        assert engine.services.router.with_domain("runs.test") is not None
         # Not started until it is asked for.
         assert log(engine, "ice") == "begun\n"
         await engine.services.unfreeze(ME, "ice")

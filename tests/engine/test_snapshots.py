@@ -385,7 +385,7 @@ async def test_a_server_that_is_killed_leaves_whole_snapshots_and_no_bytes_witho
         for snapshot in snapshots:
             await world.snapshots.restore("me", snapshot.snapshot_id)
         for image in images:
-            async with world.images.golden("me", image.image_id):
+            async with world.images.open("me", image.image_id):
                 pass
         named = {item.sha256 for item in snapshots} | {item.fingerprint for item in images}
         assert {path.name for path in world.stored()} == named

@@ -11,7 +11,10 @@ import sqlalchemy as sa
 
 from unsandbox.engine.accounts.keys import FixedKeys, KeyPair, StoredKeys
 from unsandbox.engine.accounts.secretbox import SecretBox, write_private
-from unsandbox.engine.store.store import JobRow, SqlStore, metadata, open_database
+from unsandbox.engine.store.database import open_database
+from unsandbox.engine.store.rows import JobRow
+from unsandbox.engine.store.schema import metadata
+from unsandbox.engine.store.sql import SqlStore
 from unsandbox.errors import EngineError
 
 

@@ -25,7 +25,8 @@ from unsandbox.credentials import _parse as parse_accounts
 from unsandbox.engine.accounts import audit
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import RequestError
-from unsandbox.engine.jobs.records import check_request, input_files, stdin_bytes, text_of
+from unsandbox.engine.jobs.inputs import check_request, input_files, stdin_bytes
+from unsandbox.engine.jobs.results import text_of
 from unsandbox.engine.services.hostnames import _clean as clean_domain
 from unsandbox.engine.services.vault import read_vault
 from unsandbox.errors import CredentialsError, InvalidRequestError, InvalidResponseError

@@ -139,7 +139,7 @@ async def test_the_engine_makes_a_cache_beside_the_first_job(system):
     try:
 
         async def says(code):
-            record = await engine.submit("me", models.ExecuteRequest(language="tiny", code=code))
+            record = await engine.jobs.submit("me", models.ExecuteRequest(language="tiny", code=code))
             assert record.spec is not None
             assert record.spec.limits.wall_s == 77
             await record.ended.wait()

@@ -17,7 +17,7 @@ from tests.support import signature_headers
 from yarl import URL
 
 from unsandbox.engine import Engine, EngineConfig
-from unsandbox.engine.accounts.keys import FixedKeys, KeyPair
+from unsandbox.engine.accounts.keys import FixedKeys, KeyPair, KeySettings
 from unsandbox.server import Server, ServerConfig
 
 
@@ -80,9 +80,12 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def open_wire(engine: Engine, config: ServerConfig, *pairs: KeyPair) -> AsyncIterator[list[Wire]]:
-    """Serve an engine and yield a client for each key pair."""
-    server = Server(engine, FixedKeys(*pairs), config)
+async def open_wire(
+    engine: Engine, config: ServerConfig, *pairs: KeyPair, settings: KeySettings | None = None
+) -> AsyncIterator[list[Wire]]:
+    """Serve an engine and yield a client for each key pair; `settings` are those of the first one."""
+    limits = {} if settings is None else {pairs[0].public_key: settings}
+    server = Server(engine, FixedKeys(*pairs, settings=limits), config)
     await server.start()
     async with aiohttp.ClientSession() as session:
         yield [Wire(server.url, pair.public_key, pair.secret_key, session) for pair in pairs]
@@ -119,9 +122,10 @@ def stranger(wires: list[Wire]) -> Wire:
 
 @pytest.fixture
 def serve(engine: Engine) -> Callable[..., AbstractAsyncContextManager[list[Wire]]]:
-    """Start a further server on the same engine, with a configuration of the test's own."""
+    """Start a further server on the same engine, with a configuration and two keys of the test's own."""
 
-    def start(**config: Any) -> AbstractAsyncContextManager[list[Wire]]:
-        return open_wire(engine, ServerConfig(port=0, **config), KeyPair.generate())
+    def start(settings: KeySettings | None = None, **config: Any) -> AbstractAsyncContextManager[list[Wire]]:
+        pairs = KeyPair.generate(), KeyPair.generate()
+        return open_wire(engine, ServerConfig(port=0, **config), *pairs, settings=settings)
 
     return start

@@ -207,10 +207,10 @@ async def test_a_visitor_who_leaves_does_not_stop_the_waking(engine, wire):
     """Cut off at every step of it, the service runs in the end, and can be frozen again."""
     visitor = await serve_app(wire, "sleepy", "echo.py", unfreeze_on_demand=True)
     await visitor.json("GET", "/")
-    target = engine.services.door.named("sleepy")
+    target = engine.services.router.named("sleepy")
     for steps in range(0, 12, 2):
         await wire.call("POST", "/services/sleepy/freeze")
-        arrival = asyncio.ensure_future(engine.services.door.connect(target))
+        arrival = asyncio.ensure_future(engine.services.router.connect(target))
         for _ in range(steps + 1):
             await asyncio.sleep(0)
         arrival.cancel()

@@ -135,7 +135,7 @@ async def test_more_output_than_is_kept_is_flagged_and_counted(wire):
 
 
 async def test_a_long_job_is_answered_as_running_and_found_later(wire, serve):
-    async with serve(hold_s=0.2) as (quick,):
+    async with serve(hold_s=0.2) as (quick, _):
         answer = await quick.execute("bash", "sleep 1; echo late")
         assert answer.status == 200
         assert answer.json["status"] in {"pending", "running"}

@@ -169,7 +169,7 @@ async def test_requests_have_ids(wire):
 
 
 async def test_a_body_larger_than_the_limit_is_413(serve):
-    async with serve(body_bytes=1 << 20) as (wire,):
+    async with serve(body_bytes=1 << 20) as (wire, _):
         answer = await wire.call("POST", "/execute", b" " * (1 << 20) + b"{}")
         assert (answer.status, answer.json["error"]) == (413, "too_large")
         chunked = header_lines(wire.headers("POST", "/execute", b"") | {"Transfer-Encoding": "chunked"})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import pytest
+
+from unsandbox.engine.accounts.keys import KeySettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -140,10 +141,8 @@ async def test_a_refused_request_does_not_use_up_its_idempotency_key(wire):
     assert good.json["stdout"] == "ok\n"
 
 
-async def test_more_jobs_than_a_key_may_have_are_refused_with_a_time_to_come_back(wire, stranger, engine):
-    before = engine.config
-    engine.config = dataclasses.replace(before, concurrency_per_key=2)
-    try:
+async def test_more_jobs_than_a_key_may_have_are_refused_with_a_time_to_come_back(serve):
+    async with serve(KeySettings(concurrency=2)) as (wire, stranger):
         jobs = [await start(wire) for _ in range(2)]
         answer = await wire.execute("bash", "echo no")
         assert answer.status == 429
@@ -154,5 +153,3 @@ async def test_more_jobs_than_a_key_may_have_are_refused_with_a_time_to_come_bac
         for job_id in jobs:
             await wire.call("DELETE", f"/jobs/{job_id}")
         assert (await wire.execute("bash", "echo again")).json["stdout"] == "again\n"
-    finally:
-        engine.config = before

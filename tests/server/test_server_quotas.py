@@ -16,7 +16,10 @@ from unsandbox.cli.keys import keys as keys_command
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.accounts.cpu_ledger import DAY_S, HOUR_S, CpuLedger
 from unsandbox.engine.accounts.keys import KeyPair, KeySettings, StoredKeys
-from unsandbox.engine.store.store import JobRow, MemoryStore, SqlStore, open_database
+from unsandbox.engine.store.database import open_database
+from unsandbox.engine.store.memory import MemoryStore
+from unsandbox.engine.store.rows import JobRow
+from unsandbox.engine.store.sql import SqlStore
 from unsandbox.sandbox.spec import MIB
 from unsandbox.server import Server, ServerConfig
 

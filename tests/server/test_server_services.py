@@ -200,7 +200,7 @@ async def test_commands_have_a_time_limit_and_can_be_cancelled(wire, sleeper, se
     )
     assert (late.status, late.json["status"], late.json["exit_code"]) == (202, "timeout", 124)
     assert late.json["stdout"] == "a\n"
-    async with serve(hold_s=0.2) as (quick,):
+    async with serve(hold_s=0.2) as (quick, _):
         await create(quick, "held")
         held = await quick.call("POST", "/services/held/execute", {"command": "sleep 1; echo b", "timeout": 0})
         assert (held.status, held.json["status"]) == (202, "running")
@@ -447,7 +447,7 @@ async def test_services_have_a_network_unless_told_otherwise(wire):
 
 
 async def test_a_domain_of_the_operators(serve):
-    async with serve(service_domain="on.example.test") as (own,):
+    async with serve(service_domain="on.example.test") as (own, _):
         made = await create(own, "ours", None)
         assert made["url"] == f"http://ours.on.example.test:{URL(own.url).port}"
         for host, error in [

@@ -22,7 +22,8 @@ from tests.server.conftest import Wire, open_wire
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.accounts.keys import KeyPair
 from unsandbox.engine.accounts.secretbox import SecretBox
-from unsandbox.engine.store.store import SqlStore, open_database
+from unsandbox.engine.store.database import open_database
+from unsandbox.engine.store.sql import SqlStore
 from unsandbox.server import ServerConfig
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

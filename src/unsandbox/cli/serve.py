@@ -25,7 +25,8 @@ from unsandbox.engine.accounts.secretbox import write_private
 from unsandbox.engine.backends import POLICIES
 from unsandbox.engine.config import ISOLATION_VARIABLE
 from unsandbox.engine.jobs.rows import lost_result
-from unsandbox.engine.store.store import SqlStore, open_database
+from unsandbox.engine.store.database import open_database
+from unsandbox.engine.store.sql import SqlStore
 from unsandbox.errors import EngineError
 from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.server import Server, ServerConfig

@@ -12,24 +12,22 @@ from unsandbox.engine.accounts.quotas import Quotas
 from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.backends import Backends
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.store.store import Store
+from unsandbox.engine.store.rows import Store
 from unsandbox.sandbox.languages.table import LanguageTable
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Given to sessions, services, snapshots and images.
+    """Given to every part of an engine.
 
     Attributes:
         config: The bounds.
-        store: Where objects live on.
+        store: Where jobs and objects are stored.
         backends: Make sandboxes.
-        languages: What can run here.
-        folder: Where disks and blobs lie: the data folder, or one that goes with the process.
-        lasting: Whether that folder outlives the process.
-        logbook: What a key's owner may read of what happened.
-        box: Encrypts what is secret at rest.
-        quotas: What each key may use in all.
+        languages: The languages that can run here.
+        logbook: The events that the owner of a key may read.
+        box: Encrypts secrets at rest.
+        quotas: The totals that each key may use.
         audit: Who did what, in a data folder.
     """
 
@@ -37,19 +35,30 @@ class Context:
     store: Store
     backends: Backends
     languages: LanguageTable
-    folder: Path
-    lasting: bool
     logbook: LogBook
     box: SecretBox
     quotas: Quotas
     audit: AuditLog | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where disks and blobs lie.
+
+    Attributes:
+        path: The data folder, or one that is removed with the process.
+        durable: Whether it outlives the process.
+    """
+
+    path: Path
+    durable: bool
+
+
 class Part(Protocol):
-    """A part of an engine: what it keeps comes back at the start and is let go of at the stop."""
+    """A part of an engine: it loads what it keeps at the start and releases it at the stop."""
 
     async def start(self) -> None:
-        """Take up what an earlier process left."""
+        """Load what an earlier process left."""
 
     async def stop(self) -> None:
-        """End what runs. In a lasting data folder the objects themselves stay."""
+        """End what runs. In a durable folder the objects themselves stay."""

@@ -1,4 +1,4 @@
-"""The engine: jobs, and all that lasts, put together; started and stopped."""
+"""The engine: puts jobs, sessions, services, snapshots and images together; starts and stops them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ import contextlib
 import itertools
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from unsandbox.engine.accounts.audit import AuditLog, audit_key
 from unsandbox.engine.accounts.idempotency import IdempotencyStore
 from unsandbox.engine.accounts.logbook import LogBook
+from unsandbox.engine.accounts.quotas import Quotas
 from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.backends import Backends, default_backend, pool_of
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.context import Context, Part
-from unsandbox.engine.jobs.desk import JobManager
+from unsandbox.engine.context import Context, Folder, Part
+from unsandbox.engine.jobs.manager import JobManager
 from unsandbox.engine.saved.blobs import Blobs
 from unsandbox.engine.saved.images import Images
 from unsandbox.engine.saved.snapshots import Snapshots
 from unsandbox.engine.saved.sources import Source
 from unsandbox.engine.services.services import Services
 from unsandbox.engine.sessions.sessions import Sessions
-from unsandbox.engine.store.store import MemoryStore, Store
+from unsandbox.engine.store.memory import MemoryStore
+from unsandbox.engine.store.rows import Store
 from unsandbox.sandbox import (
     Backend,
     LanguageTable,
@@ -32,7 +35,7 @@ from unsandbox.sandbox import (
     find_system,
     load_languages,
 )
-from unsandbox.sandbox.languages.caches import with_caches
+from unsandbox.sandbox.languages.caches import ToolchainCaches, with_caches
 from unsandbox.sandbox.persistent_spec import PersistentSandbox
 
 logger = logging.getLogger("unsandbox.engine")
@@ -41,35 +44,40 @@ _TIDY_EVERY_S = 3600.0
 _WATCH_EVERY_S = 1.0
 _SAVE_CPU_EVERY_S = 30.0
 _BEGINS_WITHIN_S = 5.0
-"""What has stirred is in one of the lists after so long."""
+"""Time within which new activity appears among the jobs, sessions or services."""
 
 
-class Engine(JobManager):
+class Engine:
     """Jobs of many keys on this machine. One instance belongs to the event loop that started it.
 
     Args:
         config: The bounds.
-        store: Where jobs live on; without one they are gone with the process.
-        backend: The isolation; when not given, what `config.isolation` demands.
+        store: Where jobs and objects are stored; without one they are gone with the process.
+        backend: The isolation; when not given, the one that `config.isolation` demands.
         languages: The language table; the built-in one when not given.
-        folder: Data folder for what lasts; without one, sessions and the like are gone with the process.
-        box: Encrypts what is secret at rest; with a data folder it must be the same at every start.
+        folder: Data folder; without one, sessions and the like are gone with the process.
+        box: Encrypts secrets at rest; with a data folder it must be the same at every start.
         blobs: URL of the store for snapshots and images; a folder in the data folder when not given.
 
     Attributes:
-        sessions: Live sandboxes with a shell; like every part, there once the engine is started.
+        context: What its parts share.
+        caches: Of the toolchains.
+        jobs: Programs that run once.
+        sessions: Persistent sandboxes with a shell; like the following, available once the engine is started.
+        services: Persistent sandboxes that keep a program running under a name.
         snapshots: Saved states of sessions and services.
         images: Published copies of services and snapshots.
-        services: Live sandboxes that keep a program running under a name.
 
     Example:
         >>> async def demo() -> str | None:
         ...     engine = Engine()
         ...     await engine.start()
-        ...     record = await engine.submit("me", models.ExecuteRequest(language="python", code="print(1)"))
-        ...     await record.ended.wait()
+        ...     record = await engine.jobs.submit(
+        ...         "me", models.ExecuteRequest(language="python", code="print(1)")
+        ...     )
+        ...     job = await engine.jobs.get("me", record.job_id, wait_s=10)
         ...     await engine.stop()
-        ...     return record.as_job().stdout
+        ...     return job.stdout
     """
 
     def __init__(
@@ -84,23 +92,28 @@ class Engine(JobManager):
         blobs: str | None = None,
     ) -> None:
         config = config or EngineConfig()
+        store = store or MemoryStore()
         languages = languages or load_languages(system=with_caches(find_system(config.toolchains)))
+        box = box or SecretBox.of_this_process()
         self._backend = backend or default_backend(config, languages)
-        self._box = box or SecretBox.of_this_process()
-        super().__init__(
-            config,
-            store or MemoryStore(),
-            Backends(self._backend, config.isolation, languages.system, pool_of(config, languages)),
-            languages,
-            LogBook(),
-            None if folder is None else AuditLog(folder, audit_key(self._box)),
+        self.context = Context(
+            config=config,
+            store=store,
+            backends=Backends(self._backend, config.isolation, languages.system, pool_of(config, languages)),
+            languages=languages,
+            logbook=LogBook(),
+            box=box,
+            quotas=Quotas(config, store),
+            audit=None if folder is None else AuditLog(folder, audit_key(box)),
         )
-        self.replies = IdempotencyStore(self._store)
+        self.caches = ToolchainCaches(languages.system)
+        self.jobs = JobManager(self.context, self.caches)
+        self.replies = IdempotencyStore(store)
         self.probe: ProbeReport | None = None
         self.sessions: Sessions
+        self.services: Services
         self.snapshots: Snapshots
         self.images: Images
-        self.services: Services
         self._folder = folder
         self._blobs_url = blobs
         self._parts: list[Part] = []
@@ -108,11 +121,36 @@ class Engine(JobManager):
         self._watching: asyncio.Task[None] | None = None
         self._seen_cpu: WeakKeyDictionary[PersistentSandbox, float] = WeakKeyDictionary()
 
+    @property
+    def config(self) -> EngineConfig:
+        """The bounds."""
+        return self.context.config
+
+    @property
+    def languages(self) -> LanguageTable:
+        """The languages that can run here."""
+        return self.context.languages
+
+    @property
+    def quotas(self) -> Quotas:
+        """The totals that each key may use."""
+        return self.context.quotas
+
+    @property
+    def logbook(self) -> LogBook:
+        """The events that the owner of a key may read."""
+        return self.context.logbook
+
+    @property
+    def audit(self) -> AuditLog | None:
+        """Who did what, in a data folder."""
+        return self.context.audit
+
     async def start(self) -> ProbeReport:
         """Probe the isolation and begin to take jobs.
 
         Raises:
-            SandboxUnavailable: The isolation cannot be had here; nothing is ever run with less.
+            SandboxUnavailable: The isolation is not available here; nothing is ever run with less.
             EngineError: The data folder or the blob store cannot be used.
         """
         self.probe = await self._backend.open()
@@ -126,30 +164,20 @@ class Engine(JobManager):
         return self.probe
 
     async def _start_parts(self) -> None:
+        context = self.context
         await self.replies.start()
-        await self.quotas.ledger.load()
-        if self.audit is not None:
-            self.audit.open()
-            self.audit.note("started", backend=self._backend.name)
-        context = Context(
-            config=self.config,
-            store=self._store,
-            backends=self.backends,
-            languages=self.languages,
-            folder=self._folder or self._backend.scratch(),
-            lasting=self._folder is not None,
-            logbook=self.logbook,
-            box=self._box,
-            quotas=self.quotas,
-            audit=self.audit,
-        )
-        blobs = await asyncio.to_thread(Blobs.open, context.folder, self._blobs_url)
-        self.sessions = Sessions(context)
-        self.services = Services(context)
+        await context.quotas.ledger.load()
+        if context.audit is not None:
+            context.audit.open()
+            context.audit.note("started", backend=self._backend.name)
+        folder = Folder(self._folder or self._backend.scratch(), durable=self._folder is not None)
+        blobs = await asyncio.to_thread(Blobs.open, folder.path, self._blobs_url)
+        self.sessions = Sessions(context, folder)
+        self.services = Services(context, folder)
         sources: dict[str, Source] = {self.sessions.kind: self.sessions, self.services.kind: self.services}
         self.snapshots = Snapshots(context, blobs, sources)
         self.images = Images(context, blobs, self.snapshots, sources)
-        self.services.golden = self.images.golden
+        self.services.open_image = self.images.open
         for part in (self.sessions, self.services, self.snapshots, self.images):
             self._parts.append(part)
             await part.start()
@@ -159,17 +187,21 @@ class Engine(JobManager):
         await self.caches.close()
         for part in reversed(self._parts):
             await part.stop()
-        await self.backends.close()
+        await self.context.backends.close()
         await self._backend.close()
         if self.audit is not None:
             self.audit.note("stopped")
             self.audit.close()
 
-    async def stop(self) -> None:
-        """Take nothing new, let running jobs end within the grace time, mark the others, free everything."""
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Take nothing new, let running jobs end, mark the others, release everything.
+
+        Args:
+            grace_s: How long running jobs may take; by default `config.stop_grace_s`.
+        """
         self.logbook.close()
         await self._end_task(self._tidying)
-        await self.stop_jobs()
+        await self.jobs.stop(self.config.stop_grace_s if grace_s is None else grace_s)
         await self._end_task(self._watching)
         with contextlib.suppress(Exception):
             await self.quotas.ledger.save()
@@ -188,38 +220,41 @@ class Engine(JobManager):
         while True:
             await asyncio.sleep(_WATCH_EVERY_S)
             try:
-                self._charge_live()
-                self.watch_cpu()
+                self._charge_persistent()
+                self.jobs.enforce_cpu_limits()
             except Exception:
-                logger.exception("the CPU time of keys could not be looked at; it is tried again")
-            if self._at_rest() or time.monotonic() >= save_at:
+                logger.exception("the CPU time of keys could not be checked; it is tried again")
+            if self._is_idle() or time.monotonic() >= save_at:
                 save_at = time.monotonic() + _SAVE_CPU_EVERY_S
                 try:
                     await self.quotas.ledger.save()
                 except Exception:
                     logger.exception("the CPU time of keys could not be stored; it is tried again")
                     continue
-            if self.quotas.stirred.is_set():
-                self.quotas.stirred.clear()
+            if self.quotas.activity.is_set():
+                self.quotas.activity.clear()
                 rest_at = time.monotonic() + _BEGINS_WITHIN_S
-            elif time.monotonic() >= rest_at and self._at_rest():
-                await self.quotas.stirred.wait()
+            elif time.monotonic() >= rest_at and self._is_idle():
+                await self.quotas.activity.wait()
 
-    def _at_rest(self) -> bool:
-        """Whether nothing is there that could use CPU time: then nothing has to be looked at."""
-        live = itertools.chain(self.sessions.live(), self.services.live())
-        return not self.unfinished and next(live, None) is None
+    def _persistent(self) -> Iterator[tuple[str, PersistentSandbox]]:
+        """Yield key and sandbox of every session and service that has one now."""
+        return itertools.chain(self.sessions.sandboxes(), self.services.sandboxes())
 
-    def _charge_live(self) -> None:
-        """Take note of what sessions and services have used since the last time."""
-        for owner, sandbox in (*self.sessions.live(), *self.services.live()):
+    def _is_idle(self) -> bool:
+        """Tell whether nothing can use CPU time, so that nothing has to be checked."""
+        return not self.jobs.unfinished and next(self._persistent(), None) is None
+
+    def _charge_persistent(self) -> None:
+        """Charge keys for the CPU time that sessions and services have used since the last call."""
+        for owner, sandbox in list(self._persistent()):
             if self.quotas.counts_cpu(owner) and (used := sandbox.cpu_s()) is not None:
                 self.quotas.charge_cpu(owner, max(0.0, used - self._seen_cpu.get(sandbox, 0.0)))
                 self._seen_cpu[sandbox] = used
 
     def numbers(self) -> dict[str, int]:
-        """Return how much of everything there is now."""
-        waiting, running = self.job_numbers()
+        """Return how many jobs and objects of each kind there are now."""
+        waiting, running = self.jobs.counts()
         return {
             "jobs_waiting": waiting,
             "jobs_running": running,
@@ -230,11 +265,12 @@ class Engine(JobManager):
         }
 
     async def _tidy(self) -> None:
-        """Now and then forget what has been kept long enough."""
+        """Delete old jobs and old kept answers every hour."""
+        store = self.context.store
         while True:
             try:
-                await self._store.prune(time.time() - self.config.retention_s, self.config.retention_jobs)
+                await store.prune(time.time() - self.config.retention_s, self.config.retention_jobs)
                 await self.replies.prune()
             except Exception:
-                logger.exception("what is too old could not be removed; it is tried again later")
+                logger.exception("old jobs and answers could not be deleted; it is tried again later")
             await asyncio.sleep(_TIDY_EVERY_S)

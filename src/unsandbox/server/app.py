@@ -251,7 +251,7 @@ class Server:
                 )
                 return _json(endpoint.status, body)
             found = await handler(call)
-            encoded = self._engine.encoded(found) if type(found) is Job else codec.encode_pieces(found)
+            encoded = self._engine.jobs.encoded(found) if type(found) is Job else codec.encode_pieces(found)
             return _json(endpoint.status, encoded)
 
         return serve

@@ -120,13 +120,13 @@ class Ingress:
             if not hosts and request.version < aiohttp.HttpVersion11:
                 return await handler(request)
             return _refuse(request, 400, "bad_host", "The request does not name one host")
-        label, door = label_of(name, self._domains), self._engine.services.door
-        if door.is_reserved(name):
+        label, router = label_of(name, self._domains), self._engine.services.router
+        if router.is_reserved(name):
             return await handler(request)
         if label is not None:
-            target = door.named(label)
-        elif door.is_domain(name):
-            target = door.with_domain(name)
+            target = router.named(label)
+        elif router.is_domain(name):
+            target = router.with_domain(name)
         else:
             return await handler(request)
         if target is None:
@@ -162,7 +162,7 @@ class Ingress:
 
     async def _forward(self, request: web.Request, target: Target, host: str) -> web.StreamResponse:
         try:
-            descriptor = await self._engine.services.door.connect(target)
+            descriptor = await self._engine.services.router.connect(target)
         except Unreachable as reason:
             return _unreachable(request, target, reason)
         except UnknownObject:

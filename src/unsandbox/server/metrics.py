@@ -74,7 +74,7 @@ class _EngineNumbers(Collector):
             if name in numbers:
                 yield GaugeMetricFamily(f"unsandbox_{name}", help_text, value=numbers[name])
         ended = CounterMetricFamily("unsandbox_jobs_ended", "Jobs that ended, by status.", labels=["status"])
-        for status, count in self._engine.ended_by_status.items():
+        for status, count in self._engine.jobs.ended_by_status.items():
             ended.add_metric([status], count)
         yield ended
 

@@ -41,10 +41,10 @@ async def stream_events(request: web.Request, call: Call) -> web.StreamResponse:
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
     job_id = call.params["id"]
-    await call.engine.get(call.owner, job_id)  # Refuses an unknown job while it still can.
+    await call.engine.jobs.get(call.owner, job_id)  # Refuses an unknown job while it still can.
     response = await _open_stream(request)
     with contextlib.suppress(ConnectionError):
-        async for event in call.engine.follow(call.owner, job_id, cursor, KEEPALIVE_S):
+        async for event in call.engine.jobs.follow(call.owner, job_id, cursor, KEEPALIVE_S):
             await response.write(_event_bytes(event))
         await response.write_eof()
     return response

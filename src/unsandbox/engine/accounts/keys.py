@@ -13,7 +13,8 @@ import msgspec
 import sqlalchemy as sa
 
 from unsandbox.engine.accounts.secretbox import SecretBox
-from unsandbox.engine.store.store import keys_table, open_database, reading
+from unsandbox.engine.store.database import open_database, reading
+from unsandbox.engine.store.schema import keys_table
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # No l, o, 0, 1: keys get read aloud and typed.
 _CACHE_S = 1.0

@@ -1,10 +1,9 @@
-"""What each key may use in all: CPU time, memory, disk, output, isolation. Counts and rates are elsewhere."""
+"""The totals that each key may use: CPU time, memory, disk, output, isolation. Rates are elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ _NOTHING_SET = KeySettings()
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What things that last take as long as they are there, used or not. Bytes."""
+    """Bytes that a stored object takes as long as it exists, whether or not it is used."""
 
     memory: int = 0
     disk: int = 0
@@ -32,28 +31,28 @@ class Reservation:
 
 
 class Quotas:
-    """Says yes or no to what a key wants next.
+    """Checks what a key asks for against its limits.
 
     Args:
-        config: What a key may have when nothing else is set.
-        store: Where the use of CPU time lives on.
+        config: The bounds of a key for which nothing else is set.
+        store: Where the use of CPU time is stored.
 
     Attributes:
         rings: Where the settings of keys are found; a key that none knows has the engine's bounds.
-        holders: Each tells what a key holds of one kind of thing that lasts.
-        jobs: Bytes of memory that the running jobs of each key may take.
+        holders: Each returns what a key has reserved with one kind of object.
+        jobs_memory: Returns the bytes of memory that the running jobs of a key may take.
         ledger: CPU time used.
-        stirred: Set when something begins that uses CPU time.
+        activity: Set when something begins that uses CPU time.
     """
 
     def __init__(self, config: EngineConfig, store: ObjectStore) -> None:
         self._config = config
         self.rings: list[KeyRing] = []
         self.holders: list[Callable[[str], Reservation]] = []
-        self.jobs: Counter[str] = Counter()
+        self.jobs_memory: Callable[[str], int] = lambda _owner: 0
         self.ledger = CpuLedger(store)
-        self.stirred = asyncio.Event()
-        self._making: dict[str, Reservation] = {}
+        self.activity = asyncio.Event()
+        self._in_flight: dict[str, list[tuple[str, Reservation]]] = {}
 
     def settings(self, owner: str) -> KeySettings:
         """Return what is set for a key."""
@@ -90,26 +89,32 @@ class Quotas:
 
     # Of all together
 
-    def held(self, owner: str) -> Reservation:
-        """Return what the things of a key that last take, those included that are just being made."""
-        return sum((holder(owner) for holder in self.holders), self._making.get(owner, Reservation()))
+    def reserved(self, owner: str) -> Reservation:
+        """Return what the stored objects of a key reserve, including those that are being made."""
+        in_flight = (wanted for _, wanted in self._in_flight.get(owner, ()))
+        return sum(in_flight, sum((holder(owner) for holder in self.holders), Reservation()))
+
+    def in_flight(self, kind: str, owner: str) -> int:
+        """Return how many objects of a kind are being made for a key."""
+        return sum(entry[0] == kind for entry in self._in_flight.get(owner, ()))
 
     @contextlib.contextmanager
-    def making(self, owner: str, wanted: Reservation) -> Iterator[None]:
-        """Count something while it is being made, so that two at once do not pass a limit.
+    def making(self, kind: str, owner: str, wanted: Reservation) -> Iterator[None]:
+        """Count an object while it is being made, so that two at once do not pass a limit.
 
         Raises:
             LimitReached: Its memory is more than the key has left.
             InsufficientStorage: Its disk is.
         """
         self.check_room(owner, wanted)
-        self._making[owner] = self._making.get(owner, Reservation()) + wanted
+        mine = self._in_flight.setdefault(owner, [])
+        mine.append((kind, wanted))
         try:
             yield
         finally:
-            self._making[owner] += Reservation(-wanted.memory, -wanted.disk)
-            if self._making[owner] == Reservation():
-                del self._making[owner]
+            mine.remove((kind, wanted))
+            if not mine:
+                self._in_flight.pop(owner, None)
 
     def check_room(self, owner: str, wanted: Reservation) -> None:
         """Refuse what a key has no memory or disk left for.
@@ -121,7 +126,7 @@ class Quotas:
         settings = self.settings(owner)
         if settings.disk_mb is None and settings.memory_mb is None:
             return
-        held = self.held(owner)
+        held = self.reserved(owner)
         if settings.disk_mb is not None and wanted.disk and held.disk + wanted.disk > settings.disk_mb * MIB:
             raise InsufficientStorage(
                 f"this key may store {settings.disk_mb} MiB; disks of sessions and services, snapshots and "
@@ -129,7 +134,7 @@ class Quotas:
                 code="disk_limit_reached",
             )
         if wanted.memory and not self.has_memory(owner, wanted.memory):
-            raise _no_memory(settings, held.memory + self.jobs[owner], wanted.memory)
+            raise _no_memory(settings, held.memory + self.jobs_memory(owner), wanted.memory)
 
     def check_job(self, owner: str, memory: int) -> None:
         """Refuse a job that cannot run before something that lasts is deleted, or CPU time is there again.
@@ -139,15 +144,15 @@ class Quotas:
         """
         settings = self.settings(owner)
         if settings.memory_mb is not None:
-            held = self.held(owner).memory
+            held = self.reserved(owner).memory
             if held + memory > settings.memory_mb * MIB:
                 raise _no_memory(settings, held, memory)
         self.check_cpu(owner)
 
     def has_memory(self, owner: str, memory: int) -> bool:
-        """Tell whether so much more memory may be taken now."""
+        """Tell whether a key may use `memory` more bytes now."""
         limit = self.settings(owner).memory_mb
-        return limit is None or self.held(owner).memory + self.jobs[owner] + memory <= limit * MIB
+        return limit is None or self.reserved(owner).memory + self.jobs_memory(owner) + memory <= limit * MIB
 
     # CPU time
 
@@ -192,9 +197,9 @@ class Quotas:
 
     def used(self, owner: str) -> dict[str, float]:
         """Return what of a key's limits is used now, by the names of the limits."""
-        held = self.held(owner)
+        held = self.reserved(owner)
         used: dict[str, float] = {
-            "memory_mb": _mib(held.memory + self.jobs[owner]),
+            "memory_mb": _mib(held.memory + self.jobs_memory(owner)),
             "disk_mb": _mib(held.disk),
         }
         for name, window_s, _ in self._windows(owner):

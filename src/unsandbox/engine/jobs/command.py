@@ -1,4 +1,4 @@
-"""A command in a live sandbox, as a job: with a status, a result that is kept, and a way to cancel it."""
+"""A command in a persistent sandbox as a job: it has a status, a stored result, and can be cancelled."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 import time
 
 from unsandbox.engine.errors import RequestError
-from unsandbox.engine.jobs.records import JobRecord, failed_result
-from unsandbox.engine.persistent.text import command_result
+from unsandbox.engine.jobs.records import JobRecord
+from unsandbox.engine.jobs.results import command_result, failed_result
 from unsandbox.protocol import models
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox.errors import SandboxError
@@ -17,7 +17,7 @@ from unsandbox.sandbox.persistent_spec import CommandOutcome
 logger = logging.getLogger("unsandbox.engine")
 
 SHELL = "bash"
-"""What the language of such a job is said to be."""
+"""The language of such a job."""
 
 
 class CommandJob:
@@ -35,7 +35,7 @@ class CommandJob:
         self._task.cancel()
 
     def cpu_s(self) -> float | None:
-        """Return None: what it uses is counted with all of its sandbox."""
+        """Return None: its CPU time is counted with that of its sandbox."""
         return None
 
     async def result(self, record: JobRecord) -> models.Job:

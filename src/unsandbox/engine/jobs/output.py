@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from unsandbox.protocol.events import STREAMS, Cursor
+
+if TYPE_CHECKING:
+    from unsandbox.engine.jobs.records import JobRecord
+    from unsandbox.protocol.models import Job
 
 _PIECE_BYTES = 32 * 1024
 
 
 class OutputBuffer:
-    """Receives output (an `OutputSink`) and wakes who waits for more.
+    """Receives output (an `OutputSink`) and wakes every follower.
 
-    The sandbox keeps the same bytes for the result; this copy goes when the job has ended.
+    The sandbox keeps the same bytes for the result; this copy is released when the job has ended.
     """
 
     def __init__(self) -> None:
@@ -25,7 +31,7 @@ class OutputBuffer:
         self.wake()
 
     def wake(self) -> None:
-        """Wake everybody who waits."""
+        """Wake every follower."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -49,3 +55,36 @@ def pieces_behind(cursor: Cursor, *rests: bytes) -> list[tuple[str, bytes, Curso
             cursor = cursor._replace(**{name: getattr(cursor, name) + len(piece)})
             found.append((name, piece, cursor))
     return found
+
+
+async def follow(
+    record: JobRecord, cursor: Cursor, idle_s: float
+) -> AsyncIterator[tuple[str, bytes, Cursor] | Job | None]:
+    """Yield the output of a job from a cursor on, as it is written, and at last its result.
+
+    Args:
+        record: The job.
+        cursor: Where to begin.
+        idle_s: None is yielded after each `idle_s` seconds without output.
+    """
+    while True:
+        output = record.output
+        pieces = output.pieces(cursor) if output is not None else []
+        for piece in pieces:
+            yield piece
+            cursor = piece[2]
+        if record.result is not None:
+            break
+        if output is not record.output or (output is not None and output.pieces(cursor)):
+            continue  # More came while the caller was busy with the last piece.
+        try:
+            async with asyncio.timeout(idle_s):
+                await (output.changed() if output is not None else record.started.wait())
+        except TimeoutError:
+            yield None
+    result = record.result
+    for piece in pieces_behind(
+        cursor, result.stdout_bytes[cursor.stdout :], result.stderr_bytes[cursor.stderr :]
+    ):
+        yield piece
+    yield result

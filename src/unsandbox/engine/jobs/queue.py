@@ -1,23 +1,23 @@
-"""Which job is next: first come first served within a key, turn by turn between keys, nobody shut out."""
+"""Which job is next: first come, first served within a key; keys take turns; no key is shut out."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 
 from unsandbox.engine.jobs.records import JobRecord
 
 
 class FairQueue:
-    """Waiting jobs, and how many of them may work at once.
+    """Waiting jobs, and the jobs that have one of the places.
 
     One key's thousand jobs do not delay another key's first: keys take turns, and when all places are taken, a
-    key that has nothing at work may still start one job beyond them, as long as there are such extra places.
+    key that has no place may still start one job beyond them, as long as there are such extra places.
 
     Args:
-        places: Jobs at work at once.
+        places: Jobs that may run at once.
         extra: Further places, one at a time for keys that have none.
-        fits: Tells whether there is room for a job now; its key waits, and nobody else, until there is.
+        fits: Tells whether there is room for a job now; only its own key waits until there is.
     """
 
     def __init__(
@@ -26,23 +26,21 @@ class FairQueue:
         self._places = places
         self._extra = extra
         self._fits = fits
-        self._by_owner: dict[str, deque[JobRecord]] = {}
+        self._waiting: dict[str, deque[JobRecord]] = {}
         self._turns: deque[str] = deque()
-        self._working: Counter[str] = Counter()
-        self.working = 0
-        """How many jobs were taken and not yet given back."""
+        self._placed: dict[str, set[JobRecord]] = {}
 
     def put(self, record: JobRecord) -> None:
         """Add a job at the end of its key's line."""
-        line = self._by_owner.get(record.owner)
+        line = self._waiting.get(record.owner)
         if line is None:
-            line = self._by_owner[record.owner] = deque()
+            line = self._waiting[record.owner] = deque()
             self._turns.append(record.owner)
         line.append(record)
 
     def remove(self, record: JobRecord) -> bool:
-        """Take a job out before its turn; return False when it is not waiting here."""
-        line = self._by_owner.get(record.owner, deque())
+        """Take a job out before its turn; return False when it does not wait here."""
+        line = self._waiting.get(record.owner, deque())
         try:
             line.remove(record)
         except ValueError:
@@ -50,43 +48,53 @@ class FairQueue:
         return True
 
     def take(self) -> JobRecord | None:
-        """Return the next job that may work now, or None; `give_back` its place when its work is done."""
-        if self.working < self._places:
+        """Give the next job a place and return it, or None; `give_back` frees the place."""
+        taken = sum(map(len, self._placed.values()))
+        if taken < self._places:
             record = self.pop(fitting_only=True)
-        elif self.working < self._places + self._extra:
+        elif taken < self._places + self._extra:
             record = self.pop(newcomers_only=True, fitting_only=True)
         else:
             record = None
         if record is not None:
-            self._working[record.owner] += 1
-            self.working += 1
+            self._placed.setdefault(record.owner, set()).add(record)
         return record
 
     def give_back(self, record: JobRecord) -> None:
-        """Make room for another job."""
-        self.working -= 1
-        self._working[record.owner] -= 1
-        if not self._working[record.owner]:
-            del self._working[record.owner]
+        """Free the place of a job."""
+        mine = self._placed[record.owner]
+        mine.remove(record)
+        if not mine:
+            del self._placed[record.owner]
+
+    def placed(self) -> Iterator[tuple[str, Collection[JobRecord]]]:
+        """Return the jobs that have a place, by key."""
+        return iter(self._placed.items())
+
+    def placed_of(self, owner: str) -> Collection[JobRecord]:
+        """Return the jobs of one key that have a place."""
+        return self._placed.get(owner, ())
 
     def pop(self, *, newcomers_only: bool = False, fitting_only: bool = False) -> JobRecord | None:
         """Take the next job out, whether or not there is a place for it.
 
         Args:
-            newcomers_only: Only of keys that have nothing at work.
+            newcomers_only: Only of keys that have no place.
             fitting_only: Only if there is room for it.
         """
         for _ in range(len(self._turns)):
             owner = self._turns.popleft()
-            line = self._by_owner[owner]
-            if (newcomers_only and self._working[owner]) or (fitting_only and line and not self._fits(line[0])):
+            line = self._waiting[owner]
+            if (newcomers_only and owner in self._placed) or (
+                fitting_only and line and not self._fits(line[0])
+            ):
                 self._turns.append(owner)
                 continue
             record = line.popleft() if line else None
             if line:
                 self._turns.append(owner)
             else:
-                del self._by_owner[owner]
+                del self._waiting[owner]
             if record is not None:
                 return record
         return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from unsandbox.engine.errors import Conflict
-from unsandbox.engine.jobs.records import JobRecord, failed_result
-from unsandbox.engine.store.store import JobRow
+from unsandbox.engine.jobs.records import JobRecord
+from unsandbox.engine.jobs.results import failed_result
+from unsandbox.engine.store.rows import JobRow
 from unsandbox.protocol import codec, models
 from unsandbox.protocol.contents import Pieces, chunks_of
 from unsandbox.protocol.held import fill_in
@@ -85,13 +86,13 @@ def revived(row: JobRow) -> JobRecord:
         job_id=row.job_id,
         idempotency_key=row.idempotency_key,
         fingerprint=row.fingerprint,
-        status=JobStatus(row.status),
         created_at=row.created_at,
     )
     record.accepted.set()
     if row.result is not None:
-        record.result = _result_of(row.result)
-        record.ended.set()
+        record.finish(_result_of(row.result))
+    elif row.status == JobStatus.RUNNING:
+        record.started.set()
     return record
 
 

@@ -1,4 +1,4 @@
-"""What the engine tells OpenTelemetry of each job: how long it waited for a place, and how long it ran."""
+"""The spans and metrics of each job for OpenTelemetry: how long it waited for a place, and how long it ran."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from unsandbox.engine.jobs.records import JobRecord
     from unsandbox.protocol.models import Job
 
 _WAITED = _telemetry.Seconds("unsandbox.job.queue.duration", "Seconds from acceptance of a job to its start.")
-_RAN = _telemetry.Seconds("unsandbox.job.run.duration", "Seconds that a job was at work, by status.")
+_RAN = _telemetry.Seconds("unsandbox.job.run.duration", "Seconds that a job ran, by status.")
 
 
 class JobTrace:
     """The spans of one job, children of the request that made it: `job queue`, then `job run`.
 
     Args:
-        record: The job.
+        job_id: The job.
+        language: Its language.
+        network_mode: Its network.
     """
 
-    __slots__ = ("_attributes", "_began", "_parent", "_running", "_span")
+    __slots__ = ("_attributes", "_began", "_job_id", "_parent", "_running", "_span")
 
-    def __init__(self, record: JobRecord) -> None:
+    def __init__(self, job_id: str, language: str, network_mode: str) -> None:
+        self._job_id = job_id
         self._attributes = {
-            "unsandbox.job.language": record.language,
-            "unsandbox.job.network_mode": record.network_mode,
+            "unsandbox.job.language": language,
+            "unsandbox.job.network_mode": network_mode,
         }
         self._running = False
         self._began = time.monotonic()
@@ -39,29 +41,25 @@ class JobTrace:
         if _telemetry.tracing():
             from opentelemetry import context
 
-            # Jobs are started by whoever makes room for them, so what is current then is another request's.
+            # Another request may start this job by making room for it; its span is current then.
             self._parent = context.get_current()
-            self._span = self._begin("job queue", record.job_id)
+            self._span = self._begin("job queue")
 
     @classmethod
-    def of(cls, record: JobRecord) -> JobTrace | None:
-        """Return the trace of a job that has just been accepted; None where nobody listens."""
-        return cls(record) if _telemetry.tracing() or _telemetry.measuring() else None
+    def begin(cls, job_id: str, language: str, network_mode: str) -> JobTrace | None:
+        """Return the trace of a job that has just been accepted; None when nothing records it."""
+        return cls(job_id, language, network_mode) if _telemetry.tracing() or _telemetry.measuring() else None
 
-    def started(self, record: JobRecord) -> None:
-        """Tell that its sandbox is asked for."""
+    def started(self) -> None:
+        """Record that its sandbox is asked for."""
         if self._span is not None:
             self._span.end()
-            self._span = self._begin("job run", record.job_id)
+            self._span = self._begin("job run")
         self._measure(_WAITED)
         self._running = True
 
     def ended(self, result: Job) -> None:
-        """Tell how it ended.
-
-        Args:
-            result: The job with its result; of that, status and exit code are told.
-        """
+        """Record the status and exit code of its result."""
         status = result.status or ""
         if self._running:
             self._attributes["unsandbox.job.status"] = status
@@ -75,8 +73,8 @@ class JobTrace:
             self._span.end()
             self._span = None
 
-    def _begin(self, name: str, job_id: str) -> Span:
-        attributes = self._attributes | {"unsandbox.job.id": job_id}
+    def _begin(self, name: str) -> Span:
+        attributes = self._attributes | {"unsandbox.job.id": self._job_id}
         return _telemetry.tracer().start_span(name, context=self._parent, attributes=attributes)
 
     def _measure(self, what: _telemetry.Seconds) -> None:

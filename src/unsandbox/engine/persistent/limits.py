@@ -1,38 +1,26 @@
-"""What sessions and services have in common: a live sandbox behind a stored object."""
+"""What sessions and services share: a persistent sandbox behind a stored record, and its limits."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import shutil
-import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
 
 from unsandbox.engine.accounts.quotas import Reservation
 from unsandbox.engine.backends import check_network
 from unsandbox.engine.context import Context
 from unsandbox.engine.errors import InvalidRequest, LimitReached
-from unsandbox.engine.store.objects import Collection, Record
+from unsandbox.engine.store.objects import Record
 from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.layout import INPUT_FOLDER
 from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import SandboxFile
 
-_SAVE_ACTIVITY_EVERY_S = 30.0
-_BEGAN = time.time() - time.monotonic()
-
-
-def steady_time() -> float:
-    """Return Unix time by a clock that was set when this process began and never again; no jump moves it."""
-    return _BEGAN + time.monotonic()
-
 
 class PersistentRecord(Record, kw_only=True):
-    """What is stored of a session or service alike."""
+    """The stored fields that sessions and services share."""
 
     container: str
     network_mode: str
@@ -41,14 +29,11 @@ class PersistentRecord(Record, kw_only=True):
     isolation: str = "auto"
 
 
-L = TypeVar("L", bound=PersistentRecord)
-
-
 def check_room(kind: str, mine: int, limit: int) -> None:
-    """Refuse one more object of a kind.
+    """Check that a key may have one more object of a kind.
 
     Raises:
-        LimitReached: The key has as many as it may have.
+        LimitReached: It has as many as it may have.
     """
     if mine >= limit:
         raise LimitReached(
@@ -57,7 +42,7 @@ def check_room(kind: str, mine: int, limit: int) -> None:
 
 
 def persistent_limits(context: Context, owner: str, vcpu: int) -> PersistentLimits:
-    """Return the limits of a key's sandbox with so many CPUs."""
+    """Return the limits of a key's sandbox with `vcpu` CPUs."""
     return PersistentLimits(
         vcpu=float(vcpu),
         memory_bytes=context.quotas.memory_bytes(owner, vcpu),
@@ -65,15 +50,15 @@ def persistent_limits(context: Context, owner: str, vcpu: int) -> PersistentLimi
     )
 
 
-def held_by_one(context: Context, owner: str, vcpu: int) -> Reservation:
-    """Return what a session or service with so many CPUs takes of what its key may have."""
+def reserved_by_one(context: Context, owner: str, vcpu: int) -> Reservation:
+    """Return how much memory and disk a session or service with `vcpu` CPUs reserves."""
     limits = persistent_limits(context, owner, vcpu)
     return Reservation(limits.memory_bytes, limits.work_bytes)
 
 
-def held_by_all(context: Context, owner: str, documents: Iterable[PersistentRecord]) -> Reservation:
-    """Return what sessions or services of a key take together, open or not: they may be opened at any time."""
-    return sum((held_by_one(context, owner, document.vcpu) for document in documents), Reservation())
+def reserved_by_all(context: Context, owner: str, records: Iterable[PersistentRecord]) -> Reservation:
+    """Return how much the sessions or services of a key reserve, open or not."""
+    return sum((reserved_by_one(context, owner, record.vcpu) for record in records), Reservation())
 
 
 def sandbox_files(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
@@ -82,7 +67,7 @@ def sandbox_files(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
 
 
 async def open_persistent(context: Context, isolation: str, spec: PersistentSpec) -> PersistentSandbox:
-    """Make a sandbox that stays; the toolchains of all languages find what they read outside /usr.
+    """Open a persistent sandbox; the toolchains of all languages find what they read outside /usr.
 
     Raises:
         InvalidRequest: The isolation or network cannot be had here, or a file's place is not usable.
@@ -97,20 +82,20 @@ async def open_persistent(context: Context, isolation: str, spec: PersistentSpec
         raise InvalidRequest(str(error), code="isolation_unavailable") from error
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
-    context.quotas.stirred.set()
+    context.quotas.activity.set()
     return sandbox
 
 
-async def set_vcpu(context: Context, document: PersistentRecord, sandbox: PersistentSandbox, vcpu: int) -> None:
-    """Give a living sandbox so many CPUs and the memory that belongs to them.
+async def set_vcpu(context: Context, record: PersistentRecord, sandbox: PersistentSandbox, vcpu: int) -> None:
+    """Give a running sandbox `vcpu` CPUs and the memory that belongs to them.
 
     Raises:
         InvalidRequest: This machine cannot enforce it, or the kernel refuses.
-        LimitReached: Its key has not so much memory left.
+        LimitReached: Its key has not enough memory left.
     """
-    limits = persistent_limits(context, document.owner, vcpu)
-    more = limits.memory_bytes - persistent_limits(context, document.owner, document.vcpu).memory_bytes
-    context.quotas.check_room(document.owner, Reservation(max(0, more)))
+    limits = persistent_limits(context, record.owner, vcpu)
+    more = limits.memory_bytes - persistent_limits(context, record.owner, record.vcpu).memory_bytes
+    context.quotas.check_room(record.owner, Reservation(max(0, more)))
     try:
         await sandbox.set_limits(vcpu=limits.vcpu, memory_bytes=limits.memory_bytes)
     except SandboxError as error:
@@ -118,76 +103,8 @@ async def set_vcpu(context: Context, document: PersistentRecord, sandbox: Persis
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file or a folder with all that is in it; what is not there is no error."""
+    """Remove a file or a folder with all that is in it; a missing one is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-class InFlight:
-    """Counts what is being made for each key, so that two at once do not pass a limit."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def of(self, owner: str) -> int:
-        """Return how many are being made for a key."""
-        return self._counts.get(owner, 0)
-
-    @contextlib.contextmanager
-    def one_more(self, owner: str) -> Iterator[None]:
-        """Count one while it is being made."""
-        self._counts[owner] = self.of(owner) + 1
-        try:
-            yield
-        finally:
-            self._counts[owner] -= 1
-            if not self._counts[owner]:
-                del self._counts[owner]
-
-
-class Background:
-    """Work that nobody waits for, until the engine stops."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Do it as a task that is kept until it has ended."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def finish(self) -> None:
-        """Wait for all of it."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-class Activity(Generic[L]):
-    """Notes when an object was last used; it is stored now and then, so that a restart knows about it.
-
-    Args:
-        shelf: Where the objects are.
-        background: Does the storing.
-    """
-
-    def __init__(self, shelf: Collection[L], background: Background) -> None:
-        self._shelf = shelf
-        self._background = background
-        self._saved: dict[str, float] = {}
-
-    def touch(self, document: L) -> None:
-        """Take note of a use."""
-        document.last_activity = steady_time()
-        saved = self._saved.get(document.object_id, document.created_at)
-        if document.last_activity - saved > _SAVE_ACTIVITY_EVERY_S:
-            self._saved[document.object_id] = document.last_activity
-            if self._shelf.find(document.object_id) is document:
-                self._background.start(self._shelf.update(document))
-
-    def forget(self, object_id: str) -> None:
-        """Take note that an object is gone."""
-        self._saved.pop(object_id, None)

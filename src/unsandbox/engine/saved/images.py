@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn
 
+from unsandbox.engine.background import run_uncancelled
 from unsandbox.engine.context import Context
 from unsandbox.engine.errors import Forbidden, InvalidRequest, LimitReached, NotImplementedHere
 from unsandbox.engine.saved.blobs import Blobs
@@ -25,7 +26,6 @@ from unsandbox.engine.saved.saved import (
     SavedRecord,
     capture,
     opened,
-    run_uncancelled,
     saved_id,
     settings_of,
 )
@@ -221,7 +221,7 @@ class Images:
         return describe(document, owner)
 
     @contextlib.asynccontextmanager
-    async def golden(self, owner: str, name: str) -> AsyncIterator[SavedState]:
+    async def open(self, owner: str, name: str) -> AsyncIterator[SavedState]:
         """Give the state in an image, for a new service.
 
         Args:

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import secrets
 import string
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from unsandbox.engine.accounts.quotas import Reservation
 from unsandbox.engine.accounts.secretbox import SecretBox
+from unsandbox.engine.background import run_uncancelled
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
 from unsandbox.engine.errors import Conflict, Damaged, LimitReached, TooLarge
@@ -66,7 +67,6 @@ class SavedRecord(Record, kw_only=True):
 
 
 S = TypeVar("S", bound=SavedRecord)
-T = TypeVar("T")
 
 
 def saved_id(kind: str) -> str:
@@ -265,13 +265,3 @@ class SavedCollection(Generic[S]):
             changed = msgspec.structs.replace(current, **changes(current))
             await self.shelf.put(changed)
             return changed
-
-
-async def run_uncancelled(work: Coroutine[Any, Any, T]) -> T:
-    """Await something to its end even when the one who waits is cancelled: half of it must not happen."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

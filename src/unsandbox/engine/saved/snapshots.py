@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from weakref import WeakValueDictionary
 
+from unsandbox.engine.background import run_uncancelled
 from unsandbox.engine.context import Context
 from unsandbox.engine.errors import Conflict, InvalidRequest, LimitReached, UnknownObject
 from unsandbox.engine.saved.blobs import Blobs
@@ -17,7 +18,6 @@ from unsandbox.engine.saved.saved import (
     SavedRecord,
     capture,
     opened,
-    run_uncancelled,
     saved_id,
     settings_of,
 )

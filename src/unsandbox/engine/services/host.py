@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+from unsandbox.engine.background import Background, run_uncancelled
 from unsandbox.engine.config import usable_cpus
-from unsandbox.engine.context import Context
+from unsandbox.engine.context import Context, Folder
 from unsandbox.engine.errors import Conflict, UnknownObject
-from unsandbox.engine.persistent.limits import Activity, Background, persistent_limits, remove_tree
-from unsandbox.engine.saved.saved import run_uncancelled
+from unsandbox.engine.persistent.activity import Activity
+from unsandbox.engine.persistent.limits import persistent_limits, remove_tree
 from unsandbox.engine.saved.sources import SavedState
 from unsandbox.engine.services.bootstrap import (
     Bootstrap,
@@ -45,7 +46,8 @@ class ServiceRegistry:
     """Starts, stops and finds services; knows nothing of requests.
 
     Args:
-        context: What the engine shares.
+        context: What the parts of the engine share.
+        folder: Where the disks of services lie.
 
     Attributes:
         shelf: All services.
@@ -54,8 +56,9 @@ class ServiceRegistry:
         activity: Notes when they are used.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, folder: Folder) -> None:
         self._context = context
+        self._root = folder.path / "services"
         self._config = context.config
         self.shelf: Collection[ServiceRecord] = Collection(
             "service", ServiceRecord, context.store, lambda item, name: name in (item.name, item.container)
@@ -107,7 +110,7 @@ class ServiceRegistry:
             raise UnknownObject(f"service {document.object_id} was deleted", code="service_not_found")
         return run
 
-    def live(self) -> Iterator[tuple[str, PersistentSandbox]]:
+    def sandboxes(self) -> Iterator[tuple[str, PersistentSandbox]]:
         """Yield key and sandbox of every service that has one now."""
         for object_id, run in self._runs.items():
             if run.sandbox is not None and (document := self.shelf.find(object_id)) is not None:
@@ -293,12 +296,12 @@ class ServiceRegistry:
             await run.stop(grace_s)
 
     def _folder(self, document: ServiceRecord) -> Path:
-        return self._context.folder / "services" / document.object_id
+        return self._root / document.object_id
 
     def _sweep(self) -> None:
         """Remove what was left of services that were being made or deleted when an earlier process died."""
         with contextlib.suppress(FileNotFoundError):
-            for path in (self._context.folder / "services").iterdir():
+            for path in self._root.iterdir():
                 document = self.shelf.find(path.name)
                 if document is None:
                     remove_tree(path)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from unsandbox.engine.background import run_uncancelled
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import RequestError
-from unsandbox.engine.saved.saved import run_uncancelled
 from unsandbox.engine.services.document import FROZEN, RUNNING, ServiceRecord
 from unsandbox.engine.services.host import ServiceRegistry
 from unsandbox.sandbox.errors import SandboxError

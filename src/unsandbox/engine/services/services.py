@@ -9,18 +9,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.context import Context
+from unsandbox.engine.context import Context, Folder
 from unsandbox.engine.errors import Conflict, InvalidRequest, UnknownObject
-from unsandbox.engine.jobs.records import input_files
+from unsandbox.engine.jobs.inputs import input_files
+from unsandbox.engine.persistent.activity import steady_time
 from unsandbox.engine.persistent.limits import (
-    InFlight,
     check_room,
-    held_by_all,
-    held_by_one,
     persistent_limits,
+    reserved_by_all,
+    reserved_by_one,
     sandbox_files,
     set_vcpu,
-    steady_time,
 )
 from unsandbox.engine.saved.sources import SavedState, SourceInfo
 from unsandbox.engine.services.bootstrap import Bootstrap, is_elsewhere, read_bootstrap
@@ -59,27 +58,29 @@ class Services:
     """All services of an engine.
 
     Args:
-        context: What the engine shares.
+        context: What the parts of the engine share.
+        folder: Where the disks of services lie.
         is_public: Says from which addresses a bootstrap may be fetched.
 
     Attributes:
         vaults: Their environment vaults.
-        door: The way in for requests from outside.
-        golden: Opens an image for a new service; whoever has images sets it.
+        router: Leads requests from outside to them.
+        open_image: Opens an image for a new service; set by the engine.
     """
 
     kind = "service"
 
-    def __init__(self, context: Context, is_public: Callable[[str], bool] = is_elsewhere) -> None:
+    def __init__(
+        self, context: Context, folder: Folder, is_public: Callable[[str], bool] = is_elsewhere
+    ) -> None:
         self._context = context
         self._is_public = is_public
-        self._host = ServiceRegistry(context)
-        self._making = InFlight()
+        self._host = ServiceRegistry(context, folder)
         self.vaults = Vaults(self._host, self.restart)
-        self.door = ServiceRouter(context.config, self._host, self.wake)
-        self.golden: ImageOpener = _no_images
+        self.router = ServiceRouter(context.config, self._host, self.wake)
+        self.open_image: ImageOpener = _no_images
         shelf = self._host.shelf
-        context.quotas.holders.append(lambda owner: held_by_all(context, owner, shelf.of(owner)))
+        context.quotas.holders.append(lambda owner: reserved_by_all(context, owner, shelf.of(owner)))
 
     @property
     def _config(self) -> EngineConfig:
@@ -97,9 +98,9 @@ class Services:
         """How many there are, of all keys."""
         return len(self._host.shelf)
 
-    def live(self) -> Iterator[tuple[str, PersistentSandbox]]:
+    def sandboxes(self) -> Iterator[tuple[str, PersistentSandbox]]:
         """Yield key and sandbox of every service that has one now."""
-        return self._host.live()
+        return self._host.sandboxes()
 
     async def create(self, owner: str, request: ServiceRequest, limit: int | None = None) -> Service:
         """Make a service; its sandbox runs and its program was started when this returns.
@@ -118,7 +119,7 @@ class Services:
         self._context.quotas.check_cpu(owner)
         if request.golden_image is None:
             return await self._make(owner, request, None, limit=limit)
-        async with self.golden(owner, request.golden_image) as state:
+        async with self.open_image(owner, request.golden_image) as state:
             return await self._make(owner, request, state, limit=limit)
 
     async def make_from(
@@ -143,7 +144,7 @@ class Services:
         domains = self._host.names.clean_domains(request.custom_domains or [])
         check_room(
             "service",
-            len(self._host.shelf.of(owner)) + self._making.of(owner),
+            len(self._host.shelf.of(owner)) + self._context.quotas.in_flight("service", owner),
             self._config.services_per_key if limit is None else limit,
         )
         if object_id is not None and self._host.shelf.find(object_id) is not None:
@@ -151,14 +152,13 @@ class Services:
         _check_shell(request, self._context.languages.system)
         isolation = self._context.quotas.isolation(owner, request.isolation)
         document = _new_document(owner, request, domains, object_id, isolation)
-        wanted = held_by_one(self._context, owner, request.vcpu)
+        wanted = reserved_by_one(self._context, owner, request.vcpu)
         if state is not None and state.origin.startswith(_IMAGE_PREFIX):
             document.source_image = state.origin
         files = input_files(request.input_files or [], self._config)
         with (
             self._host.names.claim(document.name, domains),
-            self._making.one_more(owner),
-            self._context.quotas.making(owner, wanted),
+            self._context.quotas.making("service", owner, wanted),
         ):
             bootstrap = await read_bootstrap(request, self._is_public)
             try:

@@ -11,24 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from unsandbox.engine.background import Background
 from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.context import Context
+from unsandbox.engine.context import Context, Folder
 from unsandbox.engine.errors import Conflict, InvalidRequest, UnknownObject
-from unsandbox.engine.jobs.records import input_files
+from unsandbox.engine.jobs.inputs import input_files
+from unsandbox.engine.persistent.activity import Activity, steady_time
 from unsandbox.engine.persistent.limits import (
-    Activity,
-    Background,
-    InFlight,
     PersistentRecord,
     check_room,
-    held_by_all,
-    held_by_one,
     open_persistent,
     persistent_limits,
     remove_tree,
+    reserved_by_all,
+    reserved_by_one,
     sandbox_files,
     set_vcpu,
-    steady_time,
 )
 from unsandbox.engine.saved.sources import SavedState, SourceInfo
 from unsandbox.engine.sessions.history import History
@@ -90,13 +88,15 @@ class Sessions:
     """All sessions of an engine.
 
     Args:
-        context: What the engine shares.
+        context: What the parts of the engine share.
+        folder: Where the disks of sessions lie.
     """
 
     kind = "session"
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, folder: Folder) -> None:
         self._context = context
+        self._folder = folder
         self._shelf: Collection[SessionRecord] = Collection(
             "session", SessionRecord, context.store, lambda item, name: item.container == name
         )
@@ -106,8 +106,7 @@ class Sessions:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._background = Background()
         self._activity = Activity(self._shelf, self._background)
-        self._making = InFlight()
-        context.quotas.holders.append(lambda owner: held_by_all(context, owner, self._shelf.of(owner)))
+        context.quotas.holders.append(lambda owner: reserved_by_all(context, owner, self._shelf.of(owner)))
 
     @property
     def _config(self) -> EngineConfig:
@@ -118,8 +117,8 @@ class Sessions:
         for document in await self._shelf.load():
             document.frozen = False
             self._set_timer(document)
-        if self._context.lasting:
-            (self._context.folder / "sessions").mkdir(mode=0o700, exist_ok=True)
+        if self._folder.durable:
+            (self._folder.path / "sessions").mkdir(mode=0o700, exist_ok=True)
             await asyncio.to_thread(self._sweep)
 
     async def stop(self) -> None:
@@ -134,7 +133,7 @@ class Sessions:
         """How many there are, of all keys."""
         return len(self._shelf)
 
-    def live(self) -> Iterator[tuple[str, PersistentSandbox]]:
+    def sandboxes(self) -> Iterator[tuple[str, PersistentSandbox]]:
         """Yield key and sandbox of every session that has one now."""
         for object_id, live in self._live.items():
             if (document := self._shelf.find(object_id)) is not None:
@@ -177,11 +176,11 @@ class Sessions:
     ) -> Session:
         check_room(
             "session",
-            len(self._shelf.of(owner)) + self._making.of(owner),
+            len(self._shelf.of(owner)) + self._context.quotas.in_flight("session", owner),
             self._config.sessions_per_key if limit is None else limit,
         )
-        wanted = held_by_one(self._context, owner, request.vcpu)
-        with self._making.one_more(owner), self._context.quotas.making(owner, wanted):
+        wanted = reserved_by_one(self._context, owner, request.vcpu)
+        with self._context.quotas.making("session", owner, wanted):
             return await self._make_one(owner, request, state, object_id)
 
     async def _make_one(
@@ -469,7 +468,7 @@ class Sessions:
     def _history_of(self, document: SessionRecord) -> History:
         history = self._histories.get(document.object_id)
         if history is None:
-            kept = document.audit and self._context.lasting
+            kept = document.audit and self._folder.durable
             path = self._disk(document).with_suffix(".audit") if kept else None
             history = self._histories[document.object_id] = History(path)
         return history
@@ -496,7 +495,7 @@ class Sessions:
             limits=persistent_limits(self._context, document.owner, document.vcpu),
             network=NetworkMode(document.network_mode),
             files=sandbox_files(files),
-            work_disk=self._disk(document) if self._context.lasting else None,
+            work_disk=self._disk(document) if self._folder.durable else None,
             work_archive=state.work_archive if state else None,
             hot_image=state.hot_image if state else None,
         )
@@ -509,11 +508,11 @@ class Sessions:
         return live
 
     def _disk(self, document: SessionRecord) -> Path:
-        return self._context.folder / "sessions" / document.object_id
+        return self._folder.path / "sessions" / document.object_id
 
     def _sweep(self) -> None:
         """Remove the disks of sessions that were being made or deleted when an earlier process died."""
-        for path in (self._context.folder / "sessions").iterdir():
+        for path in (self._folder.path / "sessions").iterdir():
             if self._shelf.find(path.name.partition(".")[0]) is None:
                 remove_tree(path)
 
@@ -549,7 +548,7 @@ class Sessions:
             await self._remove_disk(document)
 
     async def _remove_disk(self, document: SessionRecord) -> None:
-        if self._context.lasting:
+        if self._folder.durable:
             await asyncio.to_thread(remove_tree, self._disk(document))
 
     def _set_timer(self, document: SessionRecord) -> None:

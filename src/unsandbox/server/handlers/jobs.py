@@ -8,7 +8,7 @@ from typing import Any
 
 from unsandbox._version import __version__
 from unsandbox.engine import InvalidRequest
-from unsandbox.engine.jobs.desk import LIST_LIMIT
+from unsandbox.engine.jobs.manager import LIST_LIMIT
 from unsandbox.engine.jobs.records import JobRecord
 from unsandbox.protocol import codec, models
 from unsandbox.protocol.languages import detect_shebang
@@ -22,7 +22,7 @@ _IDEMPOTENCY_KEY_LENGTH = 255
 async def execute(call: Call) -> models.Job:
     """Run code; answer at its end, or with status `running` when that takes too long."""
     record = await _submit(call, _json_request(call))
-    return await call.engine.get(call.owner, record.job_id, call.hold_s)
+    return await call.engine.jobs.get(call.owner, record.job_id, call.hold_s)
 
 
 async def execute_async(call: Call) -> models.Job:
@@ -34,7 +34,7 @@ async def run(call: Call) -> models.Job:
     """Run the text in the body."""
     request = _text_request(call)
     record = await _submit(call, request, detected_language=request.language)
-    return await call.engine.get(call.owner, record.job_id, call.hold_s)
+    return await call.engine.jobs.get(call.owner, record.job_id, call.hold_s)
 
 
 async def run_async(call: Call) -> models.Job:
@@ -46,32 +46,34 @@ async def run_async(call: Call) -> models.Job:
 async def list_jobs(call: Call) -> models.JobList:
     """List jobs."""
     limit = int(read_number(call.query, "limit", LIST_LIMIT, 1, LIST_LIMIT))
-    jobs = await call.engine.list_jobs(call.owner, limit)
+    jobs = await call.engine.jobs.list_of(call.owner, limit)
     return models.JobList(jobs=jobs, count=len(jobs))
 
 
 async def get_job(call: Call) -> models.Job:
     """Get one job, holding the answer as long as the caller asks."""
     wait_s = read_number(call.query, "wait", 0.0, 0.0, _LONGEST_WAIT_S)
-    return await call.engine.get(call.owner, call.params["id"], wait_s)
+    return await call.engine.jobs.get(call.owner, call.params["id"], wait_s)
 
 
 async def wait_job(call: Call) -> models.Job:
     """Get one job at its end."""
     wait_s = read_number(call.query, "timeout", call.hold_s, 0.0, call.hold_s)
-    return await call.engine.get(call.owner, call.params["id"], wait_s)
+    return await call.engine.jobs.get(call.owner, call.params["id"], wait_s)
 
 
 async def wait_jobs(call: Call) -> models.EndedJobs:
     """Get those of several jobs that have ended, holding the answer until one has."""
     request = to_model(read_members(call), models.WaitRequest)
-    jobs, unknown = await call.engine.wait_any(call.owner, request.ids, min(request.timeout, _LONGEST_WAIT_S))
+    jobs, unknown = await call.engine.jobs.wait_any(
+        call.owner, request.ids, min(request.timeout, _LONGEST_WAIT_S)
+    )
     return models.EndedJobs(jobs=jobs, count=len(jobs), unknown=unknown)
 
 
 async def cancel_job(call: Call) -> models.Cancelled:
     """End one job."""
-    job = await call.engine.cancel(call.owner, call.params["id"])
+    job = await call.engine.jobs.cancel(call.owner, call.params["id"])
     message = "job cancelled" if job.status == models.JobStatus.CANCELLED else f"job already {job.status}"
     members = {name: getattr(job, name) for name in job.__struct_fields__}
     return models.Cancelled(**members, message=message)
@@ -125,7 +127,7 @@ async def _submit(
     key = call.idempotency_key
     if key is not None and not 1 <= len(key) <= _IDEMPOTENCY_KEY_LENGTH:
         raise InvalidRequest(f"Idempotency-Key must have 1 to {_IDEMPOTENCY_KEY_LENGTH} characters")
-    return await call.engine.submit(
+    return await call.engine.jobs.submit(
         call.owner,
         request,
         idempotency_key=key,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unsandbox.engine import InvalidRequest
-from unsandbox.engine.jobs.records import input_files
+from unsandbox.engine.jobs.inputs import input_files
 from unsandbox.engine.services.vault import read_vault
 from unsandbox.protocol.services import (
     LOG_TAIL_LINES,
@@ -100,13 +100,13 @@ async def service_command(call: Call) -> ServiceJob:
     document = services.check_runs(call.owner, call.params["id"])
     files = input_files(request.input_files or [], call.engine.config)
     timeout_s = request.timeout / 1000 if request.timeout else None
-    record = await call.engine.run_beside(
+    record = await call.engine.jobs.run_command(
         call.owner,
         services.command(document, request.command, timeout_s, files),
         network_mode=document.network_mode,
         concurrency=call.settings.concurrency,
     )
-    job = await call.engine.get(call.owner, record.job_id, call.hold_s)
+    job = await call.engine.jobs.get(call.owner, record.job_id, call.hold_s)
     return ServiceJob(**{name: getattr(job, name) for name in job.__struct_fields__})
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unsandbox.engine.jobs.records import input_files, wire_artifacts
-from unsandbox.engine.persistent.text import command_result
+from unsandbox.engine.jobs.inputs import input_files
+from unsandbox.engine.jobs.results import command_result, wire_artifacts
 from unsandbox.protocol.sessions import (
     BoostRequest,
     CommandRequest,

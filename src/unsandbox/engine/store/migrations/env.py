@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from unsandbox.engine.store.store import metadata
+from unsandbox.engine.store.schema import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()

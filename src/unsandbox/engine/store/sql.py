@@ -1,4 +1,4 @@
-"""What outlives the process: jobs and keys in SQL, through SQLAlchemy Core.
+"""Jobs and objects in a SQL database, through SQLAlchemy Core.
 
 `SqlStore` does its work in one thread. Job rows that arrive while a transaction is under way are written
 together in the next one (group commit); a call returns when its row is committed.
@@ -11,192 +11,18 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from unsandbox.engine.store.objects import ObjectRow, ObjectStore
-from unsandbox.errors import EngineError
+from unsandbox.engine.store.objects import ObjectRow
+from unsandbox.engine.store.rows import JobRow
+from unsandbox.engine.store.schema import jobs_table, objects_table
 from unsandbox.protocol.contents import CHUNK, LARGE, Pieces
 from unsandbox.protocol.splitting import Parted, Splitter
 
 T = TypeVar("T")
-
-metadata = sa.MetaData()
-
-jobs_table = sa.Table(
-    "jobs",
-    metadata,
-    sa.Column("job_id", sa.String(64), primary_key=True),
-    sa.Column("owner", sa.String(64), nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("language", sa.String(32), nullable=False),
-    sa.Column("created_at", sa.Float, nullable=False),
-    sa.Column("completed_at", sa.Float),
-    sa.Column("idempotency_key", sa.String(255)),
-    sa.Column("fingerprint", sa.String(64)),
-    sa.Column("result", sa.LargeBinary),
-    sa.Index("jobs_by_owner", "owner", "created_at"),
-    sa.Index("jobs_by_idempotency_key", "owner", "idempotency_key", unique=True),
-)
-
-objects_table = sa.Table(
-    "objects",
-    metadata,
-    sa.Column("object_id", sa.String(64), primary_key=True),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("owner", sa.String(64), nullable=False),
-    sa.Column("document", sa.LargeBinary, nullable=False),
-    sa.Index("objects_by_kind", "kind"),
-)
-
-keys_table = sa.Table(
-    "keys",
-    metadata,
-    sa.Column("public_key", sa.String(64), primary_key=True),
-    sa.Column("sealed_secret", sa.LargeBinary, nullable=False),
-    sa.Column("note", sa.String(200), nullable=False, server_default=""),
-    sa.Column("created_at", sa.Float, nullable=False),
-    sa.Column("revoked_at", sa.Float),
-    sa.Column("sealed_otp", sa.LargeBinary),
-    sa.Column("settings", sa.LargeBinary),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class JobRow:
-    """A job as it is stored; `result` is the JSON of the answer, once there is one, a large one in parts."""
-
-    job_id: str
-    owner: str
-    status: str
-    language: str
-    created_at: float
-    completed_at: float | None = None
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-    result: bytes | Pieces | Parted | None = None
-
-
-class JobStore(Protocol):
-    """Where jobs live on when they are no longer in memory."""
-
-    async def add_job(self, row: JobRow) -> None:
-        """Store a job that was accepted; returns when it is durable."""
-
-    async def finish_job(self, row: JobRow) -> None:
-        """Store the end of a job; returns when it is durable."""
-
-    async def find_job(self, owner: str, job_id: str) -> JobRow | None:
-        """Return a job of this owner."""
-
-    async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:
-        """Return the job that was created with this key."""
-
-    async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:
-        """Return jobs without their results, newest first."""
-
-    async def results_bytes(self, owner: str) -> int:
-        """Return how many bytes the stored results of an owner take."""
-
-    async def trim_results(self, owner: str, most: int) -> list[str]:
-        """Forget the oldest ended jobs of an owner until the rest takes `most` bytes; return their ids."""
-
-    async def prune(self, older_than: float, most: int) -> int:
-        """Forget jobs that ended before a Unix time, and the oldest beyond a number; return how many."""
-
-
-class Store(JobStore, ObjectStore, Protocol):
-    """Where everything lives on."""
-
-
-class MemoryStore:
-    """Keeps nothing beyond what the engine itself holds: for an engine that lives and dies with its process."""
-
-    async def add_job(self, row: JobRow) -> None:
-        """Do nothing."""
-
-    async def finish_job(self, row: JobRow) -> None:
-        """Do nothing."""
-
-    async def find_job(self, owner: str, job_id: str) -> JobRow | None:  # noqa: ARG002
-        """Return None."""
-        return None
-
-    async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:  # noqa: ARG002
-        """Return None."""
-        return None
-
-    async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:  # noqa: ARG002
-        """Return nothing."""
-        return []
-
-    async def results_bytes(self, owner: str) -> int:  # noqa: ARG002
-        """Return 0."""
-        return 0
-
-    async def trim_results(self, owner: str, most: int) -> list[str]:  # noqa: ARG002
-        """Return nothing."""
-        return []
-
-    async def prune(self, older_than: float, most: int) -> int:  # noqa: ARG002
-        """Return 0."""
-        return 0
-
-    async def put_object(self, row: ObjectRow) -> None:
-        """Do nothing."""
-
-    async def delete_object(self, object_id: str) -> None:
-        """Do nothing."""
-
-    async def load_objects(self, kind: str) -> list[ObjectRow]:  # noqa: ARG002
-        """Return nothing."""
-        return []
-
-
-def open_database(folder: Path) -> sa.Engine:
-    """Open (or make) the database of a data folder and bring its tables up to date.
-
-    Raises:
-        EngineError: The folder or the database cannot be used.
-    """
-    from alembic import command
-    from alembic.config import Config
-
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        engine = sa.create_engine(f"sqlite:///{folder / 'unsandbox.sqlite3'}", connect_args={"timeout": 30})
-        sa.event.listen(engine, "connect", _tune_sqlite)
-        sa.event.listen(engine, "begin", _begin)
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-        with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    except (OSError, sa.exc.SQLAlchemyError) as error:
-        raise EngineError(f"the data folder {folder} cannot be used: {error}") from error
-    return engine
-
-
-def reading(database: sa.Engine) -> sa.Engine:
-    """Return the same database for transactions that only read."""
-    return database.execution_options(unsandbox_reads=True)
-
-
-def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # The driver begins nothing by itself; `_begin` does.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: sa.Connection) -> None:
-    # IMMEDIATE: two processes that open a new folder at once migrate one after the other. Who only reads says
-    # so and never waits for a writer.
-    reads = connection.get_execution_options().get("unsandbox_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
 
 _Write = tuple[sa.Executable, dict[str, Any], "asyncio.Future[None]"]
 

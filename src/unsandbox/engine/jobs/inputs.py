@@ -1,0 +1,104 @@
+"""What a request gives to a program, checked before a job, session or service is accepted."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.errors import InvalidRequest, TooLarge
+from unsandbox.protocol import models
+from unsandbox.protocol.contents import Content
+from unsandbox.protocol.held import HeldInputFile
+from unsandbox.protocol.names import clash
+from unsandbox.sandbox.languages.table import SAME_NAME, input_name
+
+ARGS_CHARACTERS = 32 * 1024
+LARGE_REQUEST = 128 * 1024
+"""Characters of program, input and files that the event loop reads at once, in a few milliseconds."""
+
+
+def is_large(request: models.ExecuteRequest) -> bool:
+    """Whether reading a request takes so long that a thread has to do it: other requests go on meanwhile."""
+    held = [file for file in request.input_files or () if not isinstance(file, HeldInputFile)]
+    texts = (request.code, request.stdin or "", request.stdin_base64 or "", *(file.content for file in held))
+    return sum(map(len, texts)) > LARGE_REQUEST
+
+
+def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
+    """Refuse what could never run, before it is accepted.
+
+    Raises:
+        InvalidRequest: An environment variable, file name or standard input is not usable.
+        TooLarge: Program or files exceed the limits.
+    """
+    if len(request.code) > config.code_bytes:
+        raise TooLarge(f"the program is larger than {config.code_bytes >> 20} MiB; send data as input files")
+    _check_bytes(request.code, "code")
+    for word in request.args or ():
+        if "\0" in word:
+            raise InvalidRequest("args: an argument must not hold a NUL byte")
+        _check_bytes(word, "args")
+    if request.args and sum(len(word) + 1 for word in request.args) > ARGS_CHARACTERS:
+        raise TooLarge(f"the arguments are longer than {ARGS_CHARACTERS >> 10} KiB; send data as input files")
+    env = request.env or {}
+    if len(env) > models.MAX_ENV_VARS:
+        raise InvalidRequest(f"env has {len(env)} variables; at most {models.MAX_ENV_VARS} are allowed")
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidRequest("env: a name must not be empty or hold '=', and nothing may hold a NUL byte")
+        _check_bytes(name + value, "env")
+    if request.stdin is not None and request.stdin_base64 is not None:
+        raise InvalidRequest("give stdin or stdin_base64, not both")
+    if request.return_wasm_artifact:
+        raise InvalidRequest("this server does not compile to WebAssembly; leave return_wasm_artifact out")
+
+
+def stdin_bytes(request: models.ExecuteRequest) -> bytes:
+    """Return the program's standard input.
+
+    Raises:
+        InvalidRequest: `stdin_base64` is not base64, or `stdin` is not text that can be written.
+    """
+    if request.stdin_base64 is None:
+        _check_bytes(request.stdin or "", "stdin")
+        return (request.stdin or "").encode("utf-8", "surrogateescape")
+    try:
+        return base64.b64decode(request.stdin_base64, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("stdin_base64 is not valid base64 (standard alphabet, padded)") from None
+
+
+def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str, bytes | Content]:
+    """Return the input files by name, which may have folders: their bytes, or where those lie.
+
+    Raises:
+        InvalidRequest: Too many files, a name that is no file name, or a name given twice.
+        TooLarge: Together they exceed the limit.
+    """
+    files: dict[str, bytes | Content] = {}
+    if len(given) > models.MAX_INPUT_FILES:
+        raise InvalidRequest(f"{len(given)} input files; at most {models.MAX_INPUT_FILES} are allowed")
+    total = 0
+    for file in given:
+        # Historical clients send trailing newlines.
+        try:
+            name = input_name(file.filename.strip())
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+        if name in files:
+            raise InvalidRequest(SAME_NAME)
+        files[name] = file.source
+        total += len(files[name])
+        if total > config.input_bytes:
+            raise TooLarge(f"the input files together exceed {config.input_bytes >> 20} MiB")
+    if (both := clash(set(files))) is not None:
+        raise InvalidRequest(f"input_files: {both[:80]!r} is a file, and another file has it for a folder")
+    return files
+
+
+def _check_bytes(text: str, what: str) -> None:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{what} holds a lone surrogate, which no file can hold as UTF-8") from None

@@ -1,0 +1,151 @@
+"""What happened in a sandbox, as the wire has it."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Sequence
+
+from unsandbox.engine.jobs.records import JobRecord
+from unsandbox.protocol import models
+from unsandbox.protocol.held import held_artifact
+from unsandbox.protocol.models import JobStatus
+from unsandbox.protocol.sessions import CommandResult
+from unsandbox.sandbox.persistent_spec import CommandOutcome
+from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Limits, Outcome
+
+EXIT_TIMEOUT = 124
+"""Exit code of a job that outlived its `ttl`, as of timeout(1)."""
+EXIT_KILLED = 137
+"""Exit code of a job that was killed by us or by a limit: 128 + SIGKILL."""
+
+
+def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job:
+    """Translate what happened in the sandbox into the answer of the API."""
+    status, error, exit_code = JobStatus.COMPLETED, None, outcome.exit_code
+    match outcome.reason:
+        case _ if record.kill_reason is not None:
+            status, exit_code, error = JobStatus.FAILED, EXIT_KILLED, record.kill_reason
+        case EndReason.TIMEOUT:
+            status, exit_code = JobStatus.TIMEOUT, EXIT_TIMEOUT
+            error = f"the time limit of {limits.wall_s:g} s was reached; a larger ttl (at most 900) allows more"
+        case EndReason.CANCELLED:
+            status, exit_code = JobStatus.CANCELLED, EXIT_KILLED
+            error = "the job was cancelled"
+        case EndReason.MEMORY:
+            status, exit_code = JobStatus.FAILED, EXIT_KILLED
+            error = (
+                f"the memory limit of {limits.memory_bytes >> 20} MiB was reached; a larger vcpu allows more, "
+                "unless the key has a limit"
+            )
+        case EndReason.OUTPUT_FLOOD:
+            status, exit_code = JobStatus.FAILED, EXIT_KILLED
+            error = "the program wrote without end and was killed"
+        case EndReason.EXITED:
+            pass
+    stdout, stdout_exact, stdout_dropped = text_of(outcome.stdout)
+    stderr, stderr_exact, stderr_dropped = text_of(outcome.stderr)
+    return models.Job(
+        job_id=record.job_id,
+        status=status.value,
+        language=record.language,
+        stdout=stdout,
+        stderr=stderr,
+        exit_code=exit_code,
+        success=status is JobStatus.COMPLETED and exit_code == 0,
+        error=error,
+        detected_language=record.detected_language,
+        total_time_ms=round(outcome.wall_s * 1000, 3),
+        cpu_time_ms=None if outcome.cpu_s is None else round(outcome.cpu_s * 1000, 3),
+        peak_memory_bytes=outcome.peak_memory_bytes,
+        network_mode=record.network_mode,
+        created_at=str(int(record.created_at)),
+        completed_at=int(time.time()),
+        stdout_base64=stdout_exact,
+        stderr_base64=stderr_exact,
+        stdout_truncated=True if stdout_dropped else None,
+        stdout_dropped_bytes=stdout_dropped or None,
+        stderr_truncated=True if stderr_dropped else None,
+        stderr_dropped_bytes=stderr_dropped or None,
+        output_cut=True if outcome.output_cut else None,
+        artifacts=wire_artifacts(outcome.artifacts),
+        artifacts_skipped=[
+            *outcome.artifacts_skipped,
+            *(f"{artifact.filename}: empty file" for artifact in outcome.artifacts if not artifact.data),
+        ]
+        or None,
+    )
+
+
+def wire_artifacts(artifacts: Sequence[Artifact]) -> list[models.Artifact] | None:
+    """Return files as the wire has them; empty ones are left out, historical clients stumble over them."""
+    return [_wire_artifact(artifact) for artifact in artifacts if artifact.data] or None
+
+
+def _wire_artifact(artifact: Artifact) -> models.Artifact:
+    data = artifact.data
+    if not isinstance(data, bytes):
+        return held_artifact(artifact.filename, data)
+    encoded = base64.b64encode(data).decode("ascii")
+    return models.Artifact(filename=artifact.filename, content_base64=encoded, size=len(data))
+
+
+def failed_result(record: JobRecord, status: JobStatus, error: str) -> models.Job:
+    """Return the result of a job that ended without a sandbox's outcome."""
+    return models.Job(
+        job_id=record.job_id,
+        status=status.value,
+        language=record.language,
+        stdout="",
+        stderr="",
+        exit_code=EXIT_KILLED,
+        success=False,
+        error=error,
+        detected_language=record.detected_language,
+        network_mode=record.network_mode,
+        created_at=str(int(record.created_at)),
+        completed_at=int(time.time()),
+    )
+
+
+def _whole_characters(captured: Captured) -> Captured:
+    """Cut a truncated stream back to a whole UTF-8 character, so that the cut does not look like bad output."""
+    if not captured.dropped_bytes:
+        return captured
+    data = captured.data
+    for back in range(1, min(4, len(data) + 1)):
+        byte = data[-back]
+        if byte >= 0xC0:
+            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return Captured(data[:-back], captured.total_bytes) if needed > back else captured
+        if byte < 0x80:
+            break
+    return captured
+
+
+def text_of(captured: Captured) -> tuple[str, str | None, int]:
+    """Return a stream as text, its exact bytes as base64 where text replaced some, and the bytes dropped."""
+    whole = _whole_characters(captured)
+    try:
+        return whole.data.decode("utf-8"), None, whole.dropped_bytes
+    except UnicodeDecodeError:
+        exact = base64.b64encode(whole.data).decode("ascii")
+        return whole.data.decode("utf-8", "replace"), exact, whole.dropped_bytes
+
+
+def command_result(outcome: CommandOutcome) -> CommandResult:
+    """Translate the outcome of a command in a persistent sandbox."""
+    stdout, stdout_exact, stdout_dropped = text_of(outcome.stdout)
+    stderr, stderr_exact, stderr_dropped = text_of(outcome.stderr)
+    exit_code = EXIT_TIMEOUT if outcome.timed_out else outcome.exit_code
+    return CommandResult(
+        stdout=stdout,
+        stderr=stderr,
+        exit_code=exit_code,
+        success=exit_code == 0,
+        error="the time limit of the command was reached" if outcome.timed_out else None,
+        stdout_base64=stdout_exact,
+        stderr_base64=stderr_exact,
+        stdout_truncated=True if stdout_dropped else None,
+        stderr_truncated=True if stderr_dropped else None,
+    )

@@ -1,0 +1,57 @@
+"""Jobs as they are stored, and the interface of a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from unsandbox.engine.store.objects import ObjectStore
+from unsandbox.protocol.contents import Pieces
+from unsandbox.protocol.splitting import Parted
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as it is stored; `result` is the JSON of the answer, once there is one, a large one in parts."""
+
+    job_id: str
+    owner: str
+    status: str
+    language: str
+    created_at: float
+    completed_at: float | None = None
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    result: bytes | Pieces | Parted | None = None
+
+
+class JobStore(Protocol):
+    """Where jobs live on when they are no longer in memory."""
+
+    async def add_job(self, row: JobRow) -> None:
+        """Store a job that was accepted; returns when it is durable."""
+
+    async def finish_job(self, row: JobRow) -> None:
+        """Store the end of a job; returns when it is durable."""
+
+    async def find_job(self, owner: str, job_id: str) -> JobRow | None:
+        """Return a job of this owner."""
+
+    async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:
+        """Return the job that was created with this key."""
+
+    async def list_jobs(self, owner: str, limit: int) -> list[JobRow]:
+        """Return jobs without their results, newest first."""
+
+    async def results_bytes(self, owner: str) -> int:
+        """Return how many bytes the stored results of an owner take."""
+
+    async def trim_results(self, owner: str, most: int) -> list[str]:
+        """Forget the oldest ended jobs of an owner until the rest takes `most` bytes; return their ids."""
+
+    async def prune(self, older_than: float, most: int) -> int:
+        """Forget jobs that ended before a Unix time, and the oldest beyond a number; return how many."""
+
+
+class Store(JobStore, ObjectStore, Protocol):
+    """Where everything lives on."""
