@@ -659,7 +659,7 @@ async def test_as_an_ordinary_user(internet, readable_copy, tun):
 
 async def test_without_slirp4netns_it_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("unsandbox.sandbox.bubblewrap.outbound._PATH", str(tmp_path))
+    monkeypatch.setattr("unsandbox.sandbox.bubblewrap.outbound.PATH", str(tmp_path))
     async with BubblewrapBackend() as backend:
         with pytest.raises(
             SandboxUnavailable, match=r"semitrusted.*slirp4netns is not installed.*apt-get install"

@@ -27,6 +27,7 @@ from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe, re
 from unsandbox.sandbox.host.job_script import RUN_SCRIPT, job_script
 from unsandbox.sandbox.host.launcher_client import CgroupReport, LauncherControl
 from unsandbox.sandbox.host.running_job import SandboxJob
+from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.cleanup import remove_runtime
 from unsandbox.sandbox.launcher.disk_mount import CANNOT_MOUNT
 from unsandbox.sandbox.launcher.fd_numbers import (
@@ -37,6 +38,7 @@ from unsandbox.sandbox.launcher.fd_numbers import (
     SCRIPT_FD,
     SECCOMP_FD,
 )
+from unsandbox.sandbox.launcher.messages import Start
 from unsandbox.sandbox.native import first_process
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.pool_config import PoolConfig
@@ -423,28 +425,15 @@ class BubblewrapBackend:
         spec: SandboxSpec,
         uid: int | None,
         descriptors: Mapping[int, int],
-    ) -> dict[str, object]:
-        return {
-            "fds": list(descriptors),
-            "uid": uid,
-            "network": network_request(self._network(spec.network)),
-            "program": str(self._program),
-            "argv": [
-                "bwrap",
-                "--args",
-                str(ARGS_FD),
-                "--",
-                "/bin/sh",
-                "-c",
-                RUN_SCRIPT,
-                "sh",
-            ],
-            "bounds": {
-                "memory_bytes": spec.limits.memory_bytes,
-                "processes": spec.limits.processes,
-                "vcpu": spec.limits.vcpu,
-            },
-        }
+    ) -> Start:
+        return Start(
+            program=str(self._program),
+            argv=("bwrap", "--args", str(ARGS_FD), "--", "/bin/sh", "-c", RUN_SCRIPT, "sh"),
+            fds=tuple(descriptors),
+            bounds=Bounds(spec.limits.memory_bytes, spec.limits.processes, spec.limits.vcpu),
+            uid=uid,
+            network=network_request(self._network(spec.network)),
+        )
 
     def _existing_runtime(self) -> Path:
         if self._runtime is None:

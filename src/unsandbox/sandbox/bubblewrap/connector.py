@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from unsandbox.sandbox.host.process import reports
+from unsandbox.sandbox.launcher.messages import Answered, Failed, Message
 
 _HELPERS = 4
 """So many connections are made at once; a port whose queue is full holds a helper for some seconds."""
@@ -21,7 +21,7 @@ class Connector:
         start: Has the launcher start a helper that takes its orders from a socket; returns its answer to come.
     """
 
-    def __init__(self, start: Callable[[int], Awaitable[asyncio.Future[dict[str, Any]]]]) -> None:
+    def __init__(self, start: Callable[[int], Awaitable[asyncio.Future[Answered]]]) -> None:
         self._start = start
         self._room = asyncio.Semaphore(_HELPERS)
         self._idle: list[socket.socket] = []
@@ -59,7 +59,7 @@ class Connector:
         while self._idle:
             self._idle.pop().close()
 
-    async def _order(self, helper: socket.socket, port: int) -> tuple[dict[str, Any], list[int]] | None:
+    async def _order(self, helper: socket.socket, port: int) -> tuple[Message, list[int]] | None:
         """Return what a helper says, or None when it has left; it is kept for the next order if it has not."""
         with contextlib.ExitStack() as kept:
             kept.callback(helper.close)
@@ -77,8 +77,9 @@ class Connector:
         return None
 
 
-def _taken(answer: tuple[dict[str, Any], list[int]], port: int) -> int:
+def _taken(answer: tuple[Message, list[int]], port: int) -> int:
     message, fds = answer
-    if "error" in message or not fds:
-        raise ConnectionError(f"nothing answers on port {port} of the sandbox: {message.get('error')}")
+    if not fds:
+        why = message.error if isinstance(message, Failed) else "too many open files in this process"
+        raise ConnectionError(f"nothing answers on port {port} of the sandbox: {why}")
     return fds[0]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.launcher.fd_numbers import BLOCK_FD
+from unsandbox.sandbox.launcher.messages import Network
 from unsandbox.sandbox.launcher.network.netlink import UNICAST, Netlink, Route
 from unsandbox.sandbox.launcher.network.setup import RESOLVER, openable_by_all
 from unsandbox.sandbox.launcher.network.tap_filter import TUN
@@ -38,9 +39,9 @@ class Outbound:
         return ["--ro-bind", str(self.resolv_conf), "/etc/resolv.conf", "--block-fd", str(BLOCK_FD)]
 
 
-def network_request(outbound: Outbound | None) -> dict[str, object] | None:
+def network_request(outbound: Outbound | None) -> Network | None:
     """Return what the launcher must know of a sandbox's network."""
-    return None if outbound is None else {"program": outbound.program, "ipv6": outbound.ipv6}
+    return None if outbound is None else Network(outbound.program, outbound.ipv6)
 
 
 def find_outbound(runtime: Path, host_resolv_conf: Path = Path("/etc/resolv.conf")) -> Outbound:

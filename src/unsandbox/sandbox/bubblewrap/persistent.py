@@ -10,7 +10,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from unsandbox.sandbox.bubblewrap.connector import Connector
 from unsandbox.sandbox.bubblewrap.persistent_setup import (
@@ -27,7 +26,9 @@ from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.descriptors import memory_file, pipe
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.process import SandboxProcess, communicate, reports
+from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INIT_FD, READY_FD, SECCOMP_FD
+from unsandbox.sandbox.launcher.messages import Answered, Ask
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER, WORK
 from unsandbox.sandbox.native import first_process
 from unsandbox.sandbox.persistent_spec import CommandOutcome, HashedBytes, PersistentSpec, RunningProcess
@@ -189,14 +190,16 @@ class BubblewrapSandbox:
             self._must_live()
             if self.frozen:
                 raise SandboxError("the sandbox is frozen; unfreeze it first")
-            return await self._enter("spawn", program)
+            return await self._enter(messages.Spawn(job=self._number), program)
 
     async def _start_helper(self, argv: Sequence[str], capabilities: int = 0) -> SandboxProcess:
         """Start a program of ours, out of the tenant's sight, which also runs while all else is frozen."""
         self._must_live()
-        return await self._enter("helper", Program(argv, {}, "/", helper=capabilities))
+        return await self._enter(
+            messages.SpawnHelper(job=self._number), Program(argv, {}, "/", helper=capabilities)
+        )
 
-    async def _enter(self, do: str, program: Program) -> SandboxProcess:
+    async def _enter(self, request: Ask, program: Program) -> SandboxProcess:
         details = program_details(program, self._spec, self._parts)
         with_pipes = program.terminal is None
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -213,7 +216,7 @@ class BubblewrapSandbox:
                     os.set_blocking(both[ours], False)
                     ends[f"{name}_fd"] = both[ours]
                     fds.append(both[1 - ours])
-                exited = await self._parts.control.ask(self._number, do, fds)
+                exited = await self._parts.control.ask(request, fds)
             pid = 0
             try:
                 async with asyncio.timeout(_START_TIMEOUT_S):
@@ -221,9 +224,11 @@ class BubblewrapSandbox:
                         for fd in received:
                             kept.callback(os.close, fd)
                             ends["terminal_fd"] = fd
-                        if "error" in message:
-                            raise SandboxError(f"the program cannot be started: {message['error']}")
-                        pid = message.get("pid", pid)
+                        match message:
+                            case messages.Failed():
+                                raise SandboxError(f"the program cannot be started: {message.error}")
+                            case messages.Entered():
+                                pid = message.pid
             except TimeoutError:
                 # Tenants can stop it before it is a program.
                 self._send_signal(pid, exited, signal.SIGKILL, True)
@@ -237,14 +242,11 @@ class BubblewrapSandbox:
             kept.pop_all()
             return SandboxProcess(exited, functools.partial(self._send_signal, pid, exited), **ends)
 
-    def _send_signal(
-        self, pid: int, exited: asyncio.Future[dict[str, Any]], number: int, session: bool
-    ) -> None:
+    def _send_signal(self, pid: int, exited: asyncio.Future[Answered], number: int, session: bool) -> None:
         async def send() -> None:
             with contextlib.suppress(SandboxError):
-                await (await self._parts.control.ask(
-                    self._number, "signal", pid=pid, signal=number, session=session
-                ))  # fmt: skip
+                wanted = messages.Signal(job=self._number, pid=pid, signal=number, session=session)
+                await (await self._parts.control.ask(wanted))
 
         if not self._ended.is_set() and (session or not exited.done()):
             task = self._loop.create_task(send())
@@ -356,12 +358,12 @@ class BubblewrapSandbox:
         async with self._changing:
             self._must_live()
             if not self.frozen:
-                await (await self._parts.control.ask(self._number, "freeze"))
+                await (await self._parts.control.ask(messages.Freeze(job=self._number)))
             try:
                 yield
             finally:
                 if not self.frozen and not self._ended.is_set():
-                    await (await self._parts.control.ask(self._number, "unfreeze"))
+                    await (await self._parts.control.ask(messages.Unfreeze(job=self._number)))
 
     # Connections
 
@@ -369,11 +371,11 @@ class BubblewrapSandbox:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with here:
             with there:
-                asked = await self._parts.control.ask(self._number, "low_ports", [there.fileno()])
+                asked = await self._parts.control.ask(messages.OpenLowPorts(job=self._number), [there.fileno()])
             async for message, _ in reports(here):
-                if "error" in message:
+                if isinstance(message, messages.Failed):
                     raise SandboxUnavailable(
-                        f"ports below 1024 cannot be opened here ({message['error']}); use higher ones"
+                        f"ports below 1024 cannot be opened here ({message.error}); use higher ones"
                     )
             await asked
 
@@ -383,8 +385,8 @@ class BubblewrapSandbox:
         self._must_live()
         return await self._connector.connect(port)
 
-    async def _start_connector(self, orders: int) -> asyncio.Future[dict[str, Any]]:
-        return await self._parts.control.ask(self._number, "connect", [orders])
+    async def _start_connector(self, orders: int) -> asyncio.Future[Answered]:
+        return await self._parts.control.ask(messages.Connect(job=self._number), [orders])
 
     async def checkpoint(self, folder: Path) -> int:
         """Refuse: memory and processes cannot be saved here.
@@ -403,14 +405,14 @@ class BubblewrapSandbox:
         """Stop every process where it is; see `PersistentSandbox.freeze`."""
         async with self._changing:
             self._must_live()
-            await (await self._parts.control.ask(self._number, "freeze"))
+            await (await self._parts.control.ask(messages.Freeze(job=self._number)))
             self.frozen = True
 
     async def unfreeze(self) -> None:
         """Let every process go on; see `PersistentSandbox.unfreeze`."""
         async with self._changing:
             self._must_live()
-            await (await self._parts.control.ask(self._number, "unfreeze"))
+            await (await self._parts.control.ask(messages.Unfreeze(job=self._number)))
             self.frozen = False
 
     async def set_limits(self, *, vcpu: float | None = None, memory_bytes: int | None = None) -> None:
@@ -429,7 +431,8 @@ class BubblewrapSandbox:
                 "can be written; run as root, or have one delegated to this user"
             )
         self._must_live()
-        await (await self._parts.control.ask(self._number, "limits", vcpu=vcpu, memory_bytes=memory_bytes))
+        wanted = messages.ChangeLimits(job=self._number, vcpu=vcpu, memory_bytes=memory_bytes)
+        await (await self._parts.control.ask(wanted))
 
     # Its end
 

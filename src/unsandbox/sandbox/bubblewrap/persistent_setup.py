@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,10 @@ from unsandbox.sandbox.bubblewrap.arguments import Mounts, base_words, null_sepa
 from unsandbox.sandbox.bubblewrap.outbound import Outbound, network_request
 from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.host.launcher_client import CgroupReport, LauncherControl
+from unsandbox.sandbox.launcher import messages
+from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INFO_FD, INIT_FD, SECCOMP_FD
+from unsandbox.sandbox.launcher.messages import OpenPersistent
 from unsandbox.sandbox.layout import DEFAULT_ENV, WORK
 from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.storage.work_disk import DiskImages, FolderDisk, ImageDisk, WorkDisk
@@ -97,25 +98,21 @@ def persistent_arguments(spec: PersistentSpec, parts: BackendResources, disk: Wo
 
 def persistent_request(
     spec: PersistentSpec, parts: BackendResources, disk: WorkDisk, fds: Sequence[int]
-) -> dict[str, object]:
+) -> OpenPersistent:
     """Return the request to the launcher; `fds` are the numbers of the descriptors in the sandbox program."""
-    return {
-        "fds": fds,
-        "uid": parts.uid,
-        "network": network_request(parts.network),
-        "program": str(parts.program),
-        "argv": ["bwrap", "--args", str(ARGS_FD), "--", f"/proc/self/fd/{INIT_FD}"],
-        "bounds": {
-            "memory_bytes": spec.limits.memory_bytes,
-            "processes": spec.limits.processes + _HELPERS,
-            "vcpu": spec.limits.vcpu,
-        },
-        "live": {
-            "image": None if disk.image is None else IMAGE_FD,
-            "source": None if disk.source is None else str(disk.source),
-            "target": str(disk.mount_point),
-        },
-    }
+    return OpenPersistent(
+        program=str(parts.program),
+        argv=("bwrap", "--args", str(ARGS_FD), "--", f"/proc/self/fd/{INIT_FD}"),
+        fds=tuple(fds),
+        bounds=Bounds(spec.limits.memory_bytes, spec.limits.processes + _HELPERS, spec.limits.vcpu),
+        uid=parts.uid,
+        network=network_request(parts.network),
+        disk=messages.WorkDisk(
+            target=str(disk.mount_point),
+            image_fd=None if disk.image is None else IMAGE_FD,
+            source=None if disk.source is None else str(disk.source),
+        ),
+    )
 
 
 def program_details(program: Program, spec: PersistentSpec, parts: BackendResources) -> bytes:
@@ -124,20 +121,20 @@ def program_details(program: Program, spec: PersistentSpec, parts: BackendResour
     own = {} if ours else dict(spec.env)
     term = {"TERM": "xterm-256color"} if program.terminal is not None else {}
     limits = spec.limits
-    details = {
-        "argv": list(program.argv),
-        "env": DEFAULT_ENV | term | own | dict(program.env),
-        "cwd": program.cwd,
-        "terminal": program.terminal,
-        "helper": program.helper,
-        "filter": base64.b64encode(parts.filter).decode(),
-        "limits": {
-            "open_files": limits.open_files,
+    details = messages.ProgramDetails(
+        argv=tuple(program.argv),
+        env=DEFAULT_ENV | term | own | dict(program.env),
+        cwd=program.cwd,
+        terminal=program.terminal,
+        helper=program.helper,
+        filter=parts.filter,
+        limits=messages.ProcessLimits(
+            open_files=limits.open_files,
             # Counts the processes of this user in this sandbox.
-            "processes": None if ours else limits.processes,
+            processes=None if ours else limits.processes,
             # One file alone cannot fill a folder that is only looked at from time to time.
-            "file_bytes": limits.work_bytes if parts.images is None and not ours else None,
-            "data_bytes": None if "memory" in parts.cgroup.controllers else limits.memory_bytes,
-        },
-    }
-    return json.dumps(details).encode()
+            file_bytes=limits.work_bytes if parts.images is None and not ours else None,
+            data_bytes=None if "memory" in parts.cgroup.controllers else limits.memory_bytes,
+        ),
+    )
+    return messages.encode(details, None)

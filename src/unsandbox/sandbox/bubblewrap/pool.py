@@ -10,7 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Hierarchy, group_name
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, ZYGOTE_FILE_FD
+from unsandbox.sandbox.launcher.messages import PrepareWarm, StartZygote
 from unsandbox.sandbox.launcher.zygotes import ZYGOTE_GONE
 from unsandbox.sandbox.layout import shm_bytes
 from unsandbox.sandbox.pool_config import PoolConfig
@@ -145,7 +146,6 @@ class WarmPool:
         self._files = host.template.files(host.bpf, host.python, config.folders)
         self._mounted = frozenset(config.system_paths)
         self._bounds = _bounds(config.limits)
-        self._bounds_words = asdict(self._bounds)
         self._counts_memory, self._counts_processes = (
             name in host.cgroup.parents for name in ("memory", "pids")
         )
@@ -388,15 +388,15 @@ class WarmPool:
                 limits.processes,
                 0 if self._counts_memory else limits.memory_bytes,
             )
-            request = {"zygote": zygote.number, "bounds": self._bounds_words, "settings": settings}
+            request = PrepareWarm(zygote=zygote.number, bounds=self._bounds, settings=settings)
             fds = [there.fileno(), out_write, err_write]
             asking = self._run(self._ask(prepared, request, fds))
             asking.add_done_callback(partial(self._asked, prepared, sent.pop_all()))
         return True
 
-    async def _ask(self, prepared: WarmSandbox, request: dict[str, Any], fds: list[int]) -> None:
+    async def _ask(self, prepared: WarmSandbox, request: PrepareWarm, fds: list[int]) -> None:
         try:
-            prepared.number = await self._host.control.start(prepared, request, fds, op="prepare")
+            prepared.number = await self._host.control.start(prepared, request, fds)
         except SandboxError as error:
             prepared.ended(Ending(None, error=str(error)))
             return
@@ -507,14 +507,13 @@ class WarmPool:
         try:
             with contextlib.ExitStack() as sent:
                 fds = self._zygote_descriptors(sent)
-                request = {
-                    "fds": list(fds),
-                    "uid": None,
-                    "program": str(self._host.program),
-                    "argv": ["bwrap", "--args", str(ARGS_FD), "--", *PYTHON],
-                    "bounds": self._bounds_words,
-                    "nice": _NICE if self._host.users is not None else 0,
-                }
+                request = StartZygote(
+                    program=str(self._host.program),
+                    argv=("bwrap", "--args", str(ARGS_FD), "--", *PYTHON),
+                    fds=tuple(fds),
+                    bounds=self._bounds,
+                    nice=_NICE if self._host.users is not None else 0,
+                )
                 zygote.number = await self._host.control.start(zygote, request, list(fds.values()))
         except (OSError, SandboxError) as error:
             zygote.ended(Ending(None, error=str(error)))

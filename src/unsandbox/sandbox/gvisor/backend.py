@@ -37,6 +37,7 @@ from unsandbox.sandbox.host.job_script import RUN_SCRIPT, job_script
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.warm_sandbox import WarmJob
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_FD, SCRIPT_FD
+from unsandbox.sandbox.launcher.messages import Start
 from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, ProbeReport, SandboxSpec
@@ -242,16 +243,16 @@ class GvisorBackend(BubblewrapBackend):
 
     def _request(
         self, job: SandboxJob, spec: SandboxSpec, uid: int | None, descriptors: Mapping[int, int]
-    ) -> dict[str, object]:
+    ) -> Start:
         return self._run_request(self._belongings[job].bundle, spec.limits, uid, descriptors)
 
     def _run_request(
         self, bundle: Path, limits: Limits, uid: int | None, descriptors: Mapping[int, int]
-    ) -> dict[str, object]:
+    ) -> Start:
         passed = [word for fd in descriptors if fd > 2 for word in ("--pass-fd", f"{fd}:{fd}")]
         argv = [*runsc_words(bundle), "run", "--bundle", str(bundle), *passed, bundle.name]
         limit = bounds(limits.memory_bytes, limits.processes, limits.vcpu)
-        return commands.request(self._existing_program(), uid, argv, list(descriptors), limit)
+        return commands.request(self._existing_program(), uid, argv, descriptors, limit)
 
     def _existing_program(self) -> Path:
         if self._program is None:

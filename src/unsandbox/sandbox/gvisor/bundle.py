@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.layout import DEFAULT_ENV, HOSTNAME, SANDBOX_UID, SHM, TMP, WORK, shm_bytes
 from unsandbox.sandbox.spec import MIB
 
@@ -35,13 +36,9 @@ class FirstProcess:
     """Powers inside, of gVisor's kernel; outside nobody has any."""
 
 
-def bounds(memory_bytes: int, processes: int, vcpu: float) -> dict[str, int | float]:
+def bounds(memory_bytes: int, processes: int, vcpu: float) -> Bounds:
     """Return the bounds of the control group of a sandbox whose tenant may use this much."""
-    return {
-        "memory_bytes": memory_bytes + SENTRY_BYTES,
-        "processes": SENTRY_PROCESSES + PROCESSES_EACH * processes,
-        "vcpu": vcpu,
-    }
+    return Bounds(memory_bytes + SENTRY_BYTES, SENTRY_PROCESSES + PROCESSES_EACH * processes, vcpu)
 
 
 def configuration(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.gvisor.bundle import runsc_words
 from unsandbox.sandbox.host.descriptors import memory_file
 from unsandbox.sandbox.host.launcher_client import Ending, LauncherControl
+from unsandbox.sandbox.launcher.cgroups import Bounds
+from unsandbox.sandbox.launcher.messages import Start
 from unsandbox.sandbox.spec import MIB
 
-_BOUNDS = {"memory_bytes": 512 * MIB, "processes": 128, "vcpu": 1.0}
+_BOUNDS = Bounds(512 * MIB, processes=128, vcpu=1.0)
 
 
 class _Command:
@@ -31,9 +33,7 @@ class _Command:
             self.over.set_result(ending)
 
 
-def request(
-    program: Path, uid: int | None, argv: Sequence[str], fds: Sequence[int], bounds: Mapping[str, float]
-) -> dict[str, object]:
+def request(program: Path, uid: int | None, argv: Sequence[str], fds: Iterable[int], bounds: Bounds) -> Start:
     """Return what the launcher is asked for to run `runsc`.
 
     Args:
@@ -43,14 +43,9 @@ def request(
         fds: The numbers that its descriptors have in it.
         bounds: Of its control group.
     """
-    return {
-        "alone": True,
-        "fds": list(fds),
-        "uid": uid,
-        "program": str(program),
-        "argv": list(argv),
-        "bounds": dict(bounds),
-    }
+    return Start(
+        program=str(program), argv=tuple(argv), fds=tuple(fds), bounds=bounds, uid=uid, single_process=True
+    )
 
 
 async def run(
@@ -82,7 +77,7 @@ async def run(
         fds = {0: nothing, 1: said, 2: said, **(extra_fds or {})}
         command = _Command()
         argv = [*runsc_words(bundle), *words, bundle.name]
-        await control.start(command, request(program, uid, argv, list(fds), _BOUNDS), list(fds.values()))
+        await control.start(command, request(program, uid, argv, fds, _BOUNDS), list(fds.values()))
         ending = await asyncio.shield(command.over)
         if ending.error or ending.exit_code != 0:
             what = ending.error or os.pread(said, 2000, 0).decode("utf-8", "replace").strip()

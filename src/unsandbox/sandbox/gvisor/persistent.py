@@ -38,7 +38,9 @@ from unsandbox.sandbox.host import artifacts
 from unsandbox.sandbox.host.descriptors import memory_file
 from unsandbox.sandbox.host.launcher_client import CgroupReport, Ending, LauncherControl
 from unsandbox.sandbox.host.process import SandboxProcess, communicate
+from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.fd_numbers import CHECKPOINT_FD
+from unsandbox.sandbox.launcher.messages import Answered, OpenPersistent
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER, DEFAULT_ENV, WORK
 from unsandbox.sandbox.persistent_spec import CommandOutcome, HashedBytes, PersistentSpec, RunningProcess
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxFile
@@ -182,14 +184,15 @@ class GvisorSandbox:
                 self._channel.send(agent.RESET, 0, json.dumps(keep).encode())
             argv = [*runsc_words(bundle), *words, "--bundle", str(bundle), bundle.name]
             limits = self._spec.limits
-            request = commands.request(
-                parts.program,
-                parts.uid,
-                argv,
-                list(fds),
-                bounds(limits.memory_bytes, limits.processes, limits.vcpu),
+            request = OpenPersistent(
+                program=str(parts.program),
+                argv=tuple(argv),
+                fds=tuple(fds),
+                bounds=bounds(limits.memory_bytes, limits.processes, limits.vcpu),
+                uid=parts.uid,
+                single_process=True,
             )
-            self._number = await parts.control.start(self, request | {"live": {}}, list(fds.values()))
+            self._number = await parts.control.start(self, request, list(fds.values()))
             # An image's descriptor is needed until it is read; the others belong to the launcher now.
             try:
                 async with asyncio.timeout(_SETUP_TIMEOUT_S):
@@ -343,13 +346,13 @@ class GvisorSandbox:
         self._channel.inlet(stream, write)
         return read
 
-    def _exit_of(self, said: asyncio.Future[bytes]) -> asyncio.Future[dict[str, Any]]:
-        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+    def _exit_of(self, said: asyncio.Future[bytes]) -> asyncio.Future[Answered]:
+        answer: asyncio.Future[Answered] = self._loop.create_future()
 
         def tell(done: asyncio.Future[bytes]) -> None:
             code = _KILLED if done.cancelled() or done.exception() else int(done.result())
             if not answer.done():
-                answer.set_result({"exit": code})
+                answer.set_result(Answered(ask=0, exit_code=code))
 
         said.add_done_callback(tell)
         return answer
@@ -479,7 +482,8 @@ class GvisorSandbox:
                 self.frozen = False
 
     async def _hold_all(self, hold: bool) -> None:
-        await (await self._parts.control.ask(self._number, "freeze" if hold else "unfreeze"))
+        wanted = (messages.Freeze if hold else messages.Unfreeze)(job=self._number)
+        await (await self._parts.control.ask(wanted))
 
     async def _halt(self, halt: bool) -> None:
         await self._channel.call(agent.HALT, 0, b"1" if halt else b"0", agent.DONE)
@@ -507,14 +511,17 @@ class GvisorSandbox:
             SandboxError: The kernel refuses, as when more memory is in use already.
         """
         check_new_limits(vcpu, memory_bytes)
-        self._must_live()
-        memory = None if memory_bytes is None else memory_bytes + SENTRY_BYTES
-        answer = await (await self._parts.control.ask(self._number, "limits", vcpu=vcpu, memory_bytes=memory))
-        if answer.get("unavailable"):
+        controllers = self._parts.cgroup.controllers
+        asked = [name for name, value in (("cpu", vcpu), ("memory", memory_bytes)) if value is not None]
+        if not all(name in controllers for name in asked):
             raise SandboxUnavailable(
                 "limits of a living sandbox cannot be changed here: no control groups can be written; run as "
                 "root, or have one delegated to this user"
             )
+        self._must_live()
+        memory = None if memory_bytes is None else memory_bytes + SENTRY_BYTES
+        wanted = messages.ChangeLimits(job=self._number, vcpu=vcpu, memory_bytes=memory)
+        await (await self._parts.control.ask(wanted))
 
     # State
 

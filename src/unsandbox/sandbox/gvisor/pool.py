@@ -31,6 +31,7 @@ from unsandbox.sandbox.host.running_job import Collected, SandboxJob
 from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_FD, SCRIPT_FD
+from unsandbox.sandbox.launcher.messages import Start
 from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, SandboxSpec
 
@@ -64,7 +65,7 @@ class GvisorPoolContext(PoolContext):
 
     version: str
     make_bundle: Callable[[SandboxSpec, int | None, str], Path]
-    request: Callable[[Path, Limits, int | None, Mapping[int, int]], dict[str, object]]
+    request: Callable[[Path, Limits, int | None, Mapping[int, int]], Start]
     script: Callable[[SandboxSpec], bytes]
     archive: Callable[[SandboxSpec], bytes]
 
@@ -416,5 +417,4 @@ def _fetch(channel: socket.socket, spec: SandboxSpec, _job: SandboxJob) -> Colle
 
 
 def _bounds(limits: Limits) -> Bounds:
-    wanted = bounds(limits.memory_bytes, limits.processes, limits.vcpu)
-    return Bounds(int(wanted["memory_bytes"]), int(wanted["processes"]), wanted["vcpu"])
+    return bounds(limits.memory_bytes, limits.processes, limits.vcpu)

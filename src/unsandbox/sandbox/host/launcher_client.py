@@ -5,20 +5,28 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host.descriptors import writable
+from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.cgroups import Group, Hierarchy, group_name
-from unsandbox.sandbox.launcher.process import FDS_PER_MESSAGE, MAX_MESSAGE
+from unsandbox.sandbox.launcher.messages import (
+    FDS_PER_MESSAGE,
+    MAX_MESSAGE,
+    Answered,
+    Ask,
+    Message,
+    PrepareWarm,
+    Start,
+)
 
 _SANDBOX = Path(__file__).resolve().parent.parent
 _READY_TIMEOUT_S = 20.0
@@ -90,7 +98,7 @@ class LauncherControl:
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._jobs: dict[int, JobEvents] = {}
-        self._asks: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._asks: dict[int, asyncio.Future[Answered]] = {}
         self._ready: asyncio.Future[CgroupReport] | None = None
         self.lost = False
         """Whether the launcher has died by itself: a new one is needed."""
@@ -122,39 +130,37 @@ class LauncherControl:
                 f"the launcher process did not start: {str(error) or 'no answer'}"
             ) from error
 
-    async def start(
-        self, job: JobEvents, request: dict[str, Any], fds: Sequence[int], *, op: str = "start"
-    ) -> int:
+    async def start(self, job: JobEvents, request: Start | PrepareWarm, fds: Sequence[int]) -> int:
         """Ask for one sandbox and return its number. The descriptors stay the caller's.
 
         Args:
             job: Is told what becomes of it.
-            request: What the launcher must know.
-            fds: What it must have.
-            op: `start` for a process of its own, `prepare` for one that a zygote forks.
+            request: What the launcher must know; the number is added here.
+            fds: The descriptors that go with it.
 
         Raises:
-            SandboxError: The launcher is gone.
+            SandboxError: The launcher is gone, or the request is too long for it.
         """
         self._last += 1
         number = self._last
         self._jobs[number] = job
-        message = json.dumps({"op": op, "job": number, **request}).encode()
         try:
             async with self._sending:
                 batches = [fds[i : i + FDS_PER_MESSAGE] for i in range(0, len(fds), FDS_PER_MESSAGE)] or [()]
                 for batch in batches[:-1]:
-                    await self._send(json.dumps({"op": "more", "job": number}).encode(), batch)
-                await self._send(message, batches[-1])
+                    await self._send(messages.MoreDescriptors(number), batch)
+                await self._send(replace(request, job=number), batches[-1])
         except BaseException:
             self._jobs.pop(number, None)
             raise
         return number
 
-    async def ask(
-        self, job: int, do: str, fds: Sequence[int] = (), **fields: Any
-    ) -> asyncio.Future[dict[str, Any]]:
-        """Send a request that concerns a live sandbox; return the future of its answer.
+    async def ask(self, request: Ask, fds: Sequence[int] = ()) -> asyncio.Future[Answered]:
+        """Send a request that concerns a persistent sandbox; return the future of its answer.
+
+        Args:
+            request: What is wanted; its number is added here.
+            fds: The descriptors that go with it.
 
         The future fails with `SandboxError` when the launcher cannot carry it out or is lost.
 
@@ -163,14 +169,13 @@ class LauncherControl:
         """
         self._last_ask += 1
         number = self._last_ask
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
         # Who asked may have stopped to wait.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._asks[number] = future
-        message = json.dumps({"op": "live", "job": job, "ask": number, "do": do, **fields}).encode()
         try:
             async with self._sending:
-                await self._send(message, fds)
+                await self._send(replace(request, ask=number), fds)
         except BaseException:
             del self._asks[number]
             raise
@@ -183,7 +188,7 @@ class LauncherControl:
             SandboxError: The launcher is gone.
         """
         async with self._sending:
-            await self._send(json.dumps({"op": "watch", "job": job}).encode(), ())
+            await self._send(messages.Watch(job))
 
     async def kill(self, job: int) -> None:
         """Have the launcher kill a sandbox, frozen or not; its `ended` follows.
@@ -192,7 +197,7 @@ class LauncherControl:
             SandboxError: The launcher is gone.
         """
         async with self._sending:
-            await self._send(json.dumps({"op": "kill", "job": job}).encode(), ())
+            await self._send(messages.Kill(job))
 
     async def close(self) -> None:
         """Let the launcher kill what runs and clean up; returns when it has ended."""
@@ -206,13 +211,17 @@ class LauncherControl:
             process, self._process = self._process, None
             await _await_exit(process)
 
-    async def _send(self, message: bytes, fds: Sequence[int]) -> None:
+    async def _send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        try:
+            packet = messages.encode(message)
+        except messages.MessageError as error:
+            raise SandboxError(f"the launcher process cannot be asked: {error}") from error
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         while True:
             if self._socket is None:
                 raise SandboxError("the launcher process is gone")
             try:
-                self._socket.sendmsg([message], ancillary)
+                self._socket.sendmsg([packet], ancillary)
             except BlockingIOError:
                 await writable(self._socket.fileno())
             except OSError as error:
@@ -227,50 +236,66 @@ class LauncherControl:
                 return
             fds: list[int] = []
             try:
-                data, fds, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 4)
+                data, fds, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 4, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except OSError:
                 data = b""
             if not data:
-                asyncio.get_running_loop().remove_reader(self._socket.fileno())
-                self.lost = True
-                self._lost("the launcher process has died")
+                self._give_up_launcher("the launcher process has died")
                 return
-            self._dispatch(json.loads(data), fds)
+            try:
+                self._dispatch(messages.decode(data), fds)
+            except messages.MessageError as error:
+                self._give_up_launcher(f"the launcher process sent what is no message ({error})")
+                return
+            finally:
+                for fd in fds:
+                    os.close(fd)
 
-    def _dispatch(self, answer: dict[str, Any], fds: list[int]) -> None:
-        if "ready" in answer:
-            if self._ready is not None and not self._ready.done():
-                self._ready.set_result(CgroupReport(**answer["ready"]))
-        elif "first" in answer and (job := self._jobs.get(answer["job"])):
-            if fds:
-                os.set_inheritable(fds[0], False)
-                job.started(answer["first"], fds.pop(0))
-            else:
+    def _give_up_launcher(self, why: str) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self.lost = True
+        self._lost(why)
+
+    def _dispatch(self, message: Message, fds: list[int]) -> None:
+        """Hand a message to the job that it concerns, with the descriptors that are taken out of `fds`."""
+        match message:
+            case messages.Ready():
+                if self._ready is not None and not self._ready.done():
+                    self._ready.set_result(
+                        CgroupReport(
+                            message.cgroup_version,
+                            sorted(message.cgroup_parents),
+                            message.freezer,
+                            message.cgroup_parents,
+                        )
+                    )
+            case messages.First() if not fds and message.job in self._jobs:
                 # The kernel drops a descriptor for which this process has no room.
-                self._give_up(answer["job"], "too many open files in this process")
-        elif "ask" in answer:
-            self._answered(answer)
-        elif "exit" in answer and (job := self._jobs.pop(answer["job"], None)):
-            job.ended(
-                Ending(
-                    answer["exit"],
-                    answer.get("cpu_s"),
-                    answer.get("peak_memory_bytes"),
-                    answer.get("oom", False),
-                    answer.get("error"),
+                self._give_up(message.job, "too many open files in this process")
+            case messages.First() if (job := self._jobs.get(message.job)) is not None:
+                job.started(message.pid, fds.pop(0))
+            case messages.Answered():
+                self._answered(message)
+            case messages.Ended() if (job := self._jobs.pop(message.job, None)) is not None:
+                job.ended(
+                    Ending(
+                        message.exit_code,
+                        message.cpu_s,
+                        message.peak_memory_bytes,
+                        message.out_of_memory,
+                        message.error,
+                    )
                 )
-            )
-        for fd in fds:
-            os.close(fd)
 
-    def _answered(self, answer: dict[str, Any]) -> None:
-        future = self._asks.pop(answer["ask"], None)
+    def _answered(self, answer: Answered) -> None:
+        future = self._asks.pop(answer.ask, None)
         if future is None or future.done():
             return
-        if "error" in answer:
-            future.set_exception(SandboxError(answer["error"]))
+        if answer.error is not None:
+            future.set_exception(SandboxError(answer.error))
         else:
             future.set_result(answer)
 
@@ -279,7 +304,7 @@ class LauncherControl:
         job = self._jobs.pop(number)
         if self._socket is not None:
             with contextlib.suppress(OSError):
-                self._socket.send(json.dumps({"op": "kill", "job": number}).encode())
+                self._socket.send(messages.encode(messages.Kill(number)))
         job.ended(Ending(None, error=why))
 
     def _lost(self, why: str) -> None:

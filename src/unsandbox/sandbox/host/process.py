@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from unsandbox.protocol.contents import Content, chunks_of
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.descriptors import readable, writable
 from unsandbox.sandbox.host.stream_capture import StreamCapture
+from unsandbox.sandbox.launcher import messages
+from unsandbox.sandbox.launcher.messages import MAX_MESSAGE, Answered, Message
 from unsandbox.sandbox.persistent_spec import CommandOutcome, RunningProcess
 
-MAX_REPORT = 4096
 _GRACE_S = 0.25
 """How long output is awaited that others wrote after the program itself had ended."""
 _WRITE_BYTES = 1 << 16
@@ -28,7 +28,7 @@ class SandboxProcess:
 
     def __init__(
         self,
-        exited: asyncio.Future[dict[str, Any]],
+        exited: asyncio.Future[Answered],
         signal: Callable[[int, bool], None],
         *,
         terminal_fd: int | None = None,
@@ -50,8 +50,10 @@ class SandboxProcess:
         Raises:
             SandboxError: The sandbox was lost with its launcher.
         """
-        answer = await asyncio.shield(self._exited)
-        return int(answer["exit"])
+        code = (await asyncio.shield(self._exited)).exit_code
+        if code is None:
+            raise SandboxError("the program was lost")
+        return code
 
     def kill(self, signal_number: int = 9) -> None:
         """Send a signal to the program's process group; see `RunningProcess.kill`."""
@@ -76,12 +78,12 @@ class SandboxProcess:
                 os.close(self.take(name))
 
 
-async def reports(sock: socket.socket) -> AsyncGenerator[tuple[dict[str, Any], list[int]], None]:
+async def reports(sock: socket.socket) -> AsyncGenerator[tuple[Message, list[int]], None]:
     """Yield the messages of a process that enters a sandbox, with their descriptors, until it is a program."""
     sock.setblocking(False)
     while True:
         try:
-            data, fds, _, _ = socket.recv_fds(sock, MAX_REPORT, 4)
+            data, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 4, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             await readable(sock.fileno())
             continue
@@ -90,9 +92,8 @@ async def reports(sock: socket.socket) -> AsyncGenerator[tuple[dict[str, Any], l
         if not data:
             return
         for fd in fds:
-            os.set_inheritable(fd, False)
             os.set_blocking(fd, False)
-        yield json.loads(data), fds
+        yield messages.decode(data), fds
 
 
 class _Session(RunningProcess, Protocol):

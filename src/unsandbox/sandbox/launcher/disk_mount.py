@@ -16,6 +16,7 @@ import struct
 from pathlib import Path
 
 from unsandbox.sandbox.launcher import syscalls
+from unsandbox.sandbox.launcher.messages import WorkDisk
 
 INSIDE_UID = 1000
 """Owner of the files on a disk, whichever user of the host the sandbox runs as."""
@@ -28,6 +29,26 @@ _LOOP_MAJOR = 7
 _LOOP_ROUNDS = 50
 # Inode tables need no zeroing: a sparse file reads as zeros. What is deleted is given back to the host's disk.
 _OPTIONS = "errors=remount-ro,noinit_itable,discard"
+
+
+def mount_work_disk(disk: WorkDisk, uid: int) -> None:
+    """In the forked child that becomes a persistent sandbox: mount its work disk, as root.
+
+    Args:
+        disk: Where it is; the descriptor of an image is closed.
+        uid: User and group of the host who shall own what belongs to user 1000 on it.
+
+    Raises:
+        OSError: It cannot be mounted.
+    """
+    try:
+        if disk.image_fd is not None:
+            mount_image(disk.image_fd, disk.target, uid)
+            os.close(disk.image_fd)
+        elif disk.source is not None:
+            mount_folder(disk.source, disk.target)
+    except OSError as error:
+        raise OSError(error.errno, f"{CANNOT_MOUNT}: {error.strerror}") from error
 
 
 def mount_image(image: int, target: str, uid: int) -> None:

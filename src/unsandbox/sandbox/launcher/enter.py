@@ -10,11 +10,9 @@ once the mount namespace is entered. Standard library only.
 from __future__ import annotations
 
 import array
-import base64
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import resource
 import signal
@@ -24,10 +22,11 @@ import termios
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from unsandbox.sandbox.launcher import syscalls
+from unsandbox.sandbox.launcher import messages, syscalls
 from unsandbox.sandbox.launcher.cgroups import write
+from unsandbox.sandbox.launcher.messages import Failed, ProcessLimits, ProgramDetails, Report
 
 INSIDE_UID = 1000
 """The user of every sandbox, seen from inside."""
@@ -46,7 +45,7 @@ _OTHER_NAMESPACES = (
 _CAP_SETPCAP = 1 << 8
 _TIOCGPTPEER = 0x5441
 _TIOCSPTLCK = 0x40045431
-_CORE_LIMIT = 1
+CORE_LIMIT = 1
 """A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
 _TIMEOUT_CONNECT_S = 5.0
 _CONNECTOR_IDLE_S = 10.0
@@ -90,11 +89,11 @@ def open_namespaces(first_pid: int, first: int) -> NamespaceHandles:
     return NamespaceHandles(fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, 3), owner)
 
 
-def tell(report: int, fds: Sequence[int] = (), **message: Any) -> None:
+def tell(report: int, message: Report, fds: Sequence[int] = ()) -> None:
     """Send a message on a report socket."""
     with socket.socket(fileno=os.dup(report)) as sock:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        sock.sendmsg([json.dumps(message).encode()], ancillary)
+        sock.sendmsg([messages.encode(message)], ancillary)
 
 
 def become_program(
@@ -105,28 +104,27 @@ def become_program(
     Args:
         doors: The sandbox.
         uid: Its user on the host; None when it is this process's own.
-        details: JSON: `argv`, `env`, `cwd`, `terminal`, `limits`, `filter`, and `helper`: None for a program of
-            the tenant; for one of ours, which stays out of the tenants' sight, the capabilities that it keeps.
+        details: `ProgramDetails`, encoded. A program of ours stays out of the tenant's sight.
         fds: The report socket, then stdin, stdout, stderr unless the program gets a terminal.
         pid_pipe: Where the number of the program's process goes. A helper has the calling process's own.
         launcher: Number of the process that forked this one.
     """
     report = fds[0]
     try:
-        wanted = json.loads(details)
+        wanted = messages.decode_details(details)
         _leave_the_launcher((*fds, pid_pipe, doors.first, doors.owner))
-        helper = wanted["helper"] is not None
+        helper = wanted.helper is not None
         _enter(doors, uid, launcher, with_processes=not helper)
         pid = os.getpid() if helper else os.fork()
         if pid:
             os.write(pid_pipe, struct.pack("=i", pid))
-            tell(report, pid=pid)
+            tell(report, messages.Entered(pid))
             if not helper:
                 os._exit(0)
         _lock_down_and_execute(wanted, fds)
     except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
         with contextlib.suppress(OSError):
-            tell(report, error=_in_words(error))
+            tell(report, Failed(_in_words(error)))
     finally:
         os._exit(127)
 
@@ -152,7 +150,7 @@ def become_connector(doors: NamespaceHandles, uid: int | None, orders: int) -> N
         pass
     except BaseException as error:  # noqa: BLE001 - as above
         with contextlib.suppress(OSError):
-            tell(orders, error=_in_words(error))
+            tell(orders, Failed(_in_words(error)))
     finally:
         os._exit(0)
 
@@ -161,10 +159,10 @@ def _connect(port: int, report: int) -> None:
     try:
         sock = _connected(port)
     except OSError as error:
-        tell(report, error=_in_words(error))
+        tell(report, Failed(_in_words(error)))
     else:
         with sock:
-            tell(report, [sock.fileno()], connected=True)
+            tell(report, messages.Connected(), [sock.fileno()])
 
 
 def open_low_ports(doors: NamespaceHandles, uid: int | None, report: int) -> NoReturn:
@@ -176,10 +174,10 @@ def open_low_ports(doors: NamespaceHandles, uid: int | None, report: int) -> NoR
         syscalls.setns(doors.first, syscalls.CLONE_NEWNET)
         # What lies here is of the network namespace of whoever opens it.
         write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
-        tell(report, done=True)
+        tell(report, messages.LowPortsOpened())
     except BaseException as error:  # noqa: BLE001 - as above
         with contextlib.suppress(OSError):
-            tell(report, error=_in_words(error))
+            tell(report, Failed(_in_words(error)))
     finally:
         os._exit(0)
 
@@ -278,22 +276,22 @@ def _enter(doors: NamespaceHandles, uid: int | None, launcher: int, *, with_proc
     syscalls.die_with_parent(launcher)
 
 
-def _lock_down_and_execute(wanted: dict[str, Any], fds: Sequence[int]) -> None:
+def _lock_down_and_execute(wanted: ProgramDetails, fds: Sequence[int]) -> None:
     report, *streams = fds
     os.setsid()
-    if wanted["terminal"] is not None:
-        streams = [_open_terminal(report, *wanted["terminal"])] * 3
+    if wanted.terminal is not None:
+        streams = [_open_terminal(report, *wanted.terminal)] * 3
     # They come above the numbers of the standard streams, and close themselves on execution.
     for target, fd in enumerate(streams):
         os.dup2(fd, target, inheritable=True)
-    _set_limits(wanted["limits"])
-    _give_up_capabilities(wanted["helper"] or 0)
+    _set_limits(wanted.limits)
+    _give_up_capabilities(wanted.helper or 0)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    os.chdir(wanted["cwd"])
-    argv = [os.fsencode(word) for word in wanted["argv"]]
-    env = {os.fsencode(name): os.fsencode(value) for name, value in wanted["env"].items()}
+    os.chdir(wanted.cwd)
+    argv = [os.fsencode(word) for word in wanted.argv]
+    env = {os.fsencode(name): os.fsencode(value) for name, value in wanted.env.items()}
     candidates = _candidates(argv[0], env)
-    syscalls.install_filter(base64.b64decode(wanted["filter"]))
+    syscalls.install_filter(wanted.filter)
     _execute(candidates, argv, env)
 
 
@@ -323,20 +321,20 @@ def _open_terminal(report: int, columns: int, rows: int) -> int:
     terminal = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-    tell(report, [master], terminal=True)
+    tell(report, messages.TerminalOpened(), [master])
     os.close(master)
     return int(terminal)
 
 
-def _set_limits(limits: dict[str, int | None]) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (_CORE_LIMIT, _CORE_LIMIT))
-    for name, kind in (
-        ("open_files", resource.RLIMIT_NOFILE),
-        ("processes", resource.RLIMIT_NPROC),
-        ("data_bytes", resource.RLIMIT_DATA),
-        ("file_bytes", resource.RLIMIT_FSIZE),
+def _set_limits(limits: ProcessLimits) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (CORE_LIMIT, CORE_LIMIT))
+    for wanted, kind in (
+        (limits.open_files, resource.RLIMIT_NOFILE),
+        (limits.processes, resource.RLIMIT_NPROC),
+        (limits.data_bytes, resource.RLIMIT_DATA),
+        (limits.file_bytes, resource.RLIMIT_FSIZE),
     ):
-        if (wanted := limits.get(name)) is not None:
+        if wanted is not None:
             hard = resource.getrlimit(kind)[1]
             bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(kind, (bound, bound))

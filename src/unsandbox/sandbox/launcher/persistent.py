@@ -1,7 +1,7 @@
-"""The launcher's part in sandboxes that stay: programs started in them, freezing, limits, connections.
+"""The launcher's part in persistent sandboxes: programs started in them, freezing, limits, connections.
 
-Every program started in a live sandbox is a child of the launcher (the process that entered the namespaces for
-it has ended, and orphans come to the launcher), so its exit status arrives here. Standard library only.
+Every program started in one is a child of the launcher (the process that entered the namespaces for it has
+ended, and orphans come to the launcher), so its exit status arrives here. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from unsandbox.sandbox.launcher import disk_mount, enter
+from unsandbox.sandbox.launcher import enter, messages
 from unsandbox.sandbox.launcher.cgroups import Bounds, Group, held_memory, members
 from unsandbox.sandbox.launcher.freezer import Freezer
+from unsandbox.sandbox.launcher.messages import Answered, Ask
 
 _KILL_ROUNDS = 20
 
 
 @dataclass(slots=True)
 class Program:
-    """One program in a live sandbox. `pid` is known when the process that entered for it has reported it."""
+    """One program in a sandbox. `pid` is known when the process that entered for it has reported it."""
 
     ask: int
     entering: int
@@ -34,8 +35,8 @@ class Program:
 
 
 @dataclass(slots=True)
-class Live:
-    """What the launcher keeps of a live sandbox beside its `Job`."""
+class PersistentState:
+    """What the launcher keeps of a persistent sandbox beside its `Job`."""
 
     uid: int | None
     freezer: Freezer
@@ -53,10 +54,10 @@ class Live:
         return [member for root in roots if root is not None for member in members(root)]
 
 
-class LiveSandboxes:
-    """All live sandboxes of one launcher."""
+class PersistentSandboxes:
+    """All persistent sandboxes of one launcher."""
 
-    def __init__(self, send: Callable[[dict[str, Any]], None], poll: select.poll) -> None:
+    def __init__(self, send: Callable[[Answered], None], poll: select.poll) -> None:
         """Keep nothing yet.
 
         Args:
@@ -65,13 +66,13 @@ class LiveSandboxes:
         """
         self._send = send
         self._poll = poll
-        self._lives: dict[int, Live] = {}
-        self._pipes: dict[int, tuple[Live, Program]] = {}
+        self._lives: dict[int, PersistentState] = {}
+        self._pipes: dict[int, tuple[PersistentState, Program]] = {}
         self._connecting: set[int] = set()
 
     # What the launcher tells
 
-    def add(self, job: int, live: Live) -> None:
+    def add(self, job: int, live: PersistentState) -> None:
         """Take note of a sandbox that is being made."""
         self._lives[job] = live
 
@@ -106,7 +107,7 @@ class LiveSandboxes:
         if live.doors:
             live.doors.close()
         if live.freezing is not None:
-            self._answer(live.freezing, error="the sandbox has ended")
+            self._refuse(live.freezing, "the sandbox has ended")
         for program in list(live.programs):
             self._ended(live, program, 128 + signal.SIGKILL)
         return live.freezer
@@ -166,58 +167,60 @@ class LiveSandboxes:
         """Answer the requests to freeze that are fulfilled."""
         for live in self._lives.values():
             if live.freezing is not None and live.freezer.frozen(live.held()):
-                self._answer(live.freezing)
+                self._send(Answered(ask=live.freezing))
                 live.freezing = None
 
     # What the server asks
 
-    def handle(self, request: dict[str, Any], fds: Sequence[int]) -> None:
+    def handle(self, request: Ask, fds: Sequence[int]) -> None:
         """Carry out a request; closes the descriptors."""
         try:
-            live = self._lives.get(request["job"])
+            live = self._lives.get(request.job)
             if live is None or live.doors is None:
-                self._answer(request["ask"], error="the sandbox has ended")
+                self._refuse(request.ask, "the sandbox has ended")
             else:
                 self._handle(live, live.doors, request, fds)
         except OSError as error:
-            self._answer(request["ask"], error=error.strerror or str(error))
+            self._refuse(request.ask, error.strerror or str(error))
         finally:
             for fd in fds:
                 os.close(fd)
 
     def _handle(
-        self, live: Live, doors: enter.NamespaceHandles, request: dict[str, Any], fds: Sequence[int]
+        self, live: PersistentState, doors: enter.NamespaceHandles, request: Ask, fds: Sequence[int]
     ) -> None:
-        ask = request["ask"]
-        match request["do"]:
-            case "spawn":
-                self._spawn(live, doors, ask, fds)
-            case "helper":
-                self._spawn(live, doors, ask, fds, helper=True)
-            case "connect":
-                self._connect(live, doors, fds[0])
-                self._answer(ask)
-            case "low_ports":
-                pid = os.fork()
-                if pid == 0:
-                    enter.open_low_ports(doors, live.uid, fds[0])
-                self._connecting.add(pid)
-                self._answer(ask)
-            case "signal":
-                self._signal(live, request["pid"], request["signal"], session=request["session"])
-                self._answer(ask)
-            case "freeze":
+        match request:
+            case messages.Spawn():
+                self._spawn(live, doors, request.ask, fds)
+                return
+            case messages.SpawnHelper():
+                self._spawn(live, doors, request.ask, fds, helper=True)
+                return
+            case messages.Freeze():
                 live.freezer.freeze(live.held())
-                live.freezing = ask
+                live.freezing = request.ask
                 self.look()
-            case "unfreeze":
+                return
+            case messages.Connect():
+                self._fork_helper(lambda: enter.become_connector(doors, live.uid, fds[0]))
+            case messages.OpenLowPorts():
+                self._fork_helper(lambda: enter.open_low_ports(doors, live.uid, fds[0]))
+            case messages.Signal():
+                self._signal(live, request)
+            case messages.Unfreeze():
                 live.freezer.thaw()
-                self._answer(ask)
-            case "limits":
+            case messages.ChangeLimits():
                 self._set_limits(live, request)
+        self._send(Answered(ask=request.ask))
 
     def _spawn(
-        self, live: Live, doors: enter.NamespaceHandles, ask: int, fds: Sequence[int], *, helper: bool = False
+        self,
+        live: PersistentState,
+        doors: enter.NamespaceHandles,
+        ask: int,
+        fds: Sequence[int],
+        *,
+        helper: bool = False,
     ) -> None:
         details, *others = fds
         data = os.pread(details, os.fstat(details).st_size, 0)
@@ -243,26 +246,29 @@ class LiveSandboxes:
         self._pipes[read] = live, program
         self._poll.register(read, select.POLLIN)
 
-    def _connect(self, live: Live, doors: enter.NamespaceHandles, orders: int) -> None:
+    def _fork_helper(self, become: Callable[[], NoReturn]) -> None:
         pid = os.fork()
         if pid == 0:
-            enter.become_connector(doors, live.uid, orders)
+            become()
         self._connecting.add(pid)
 
-    def _signal(self, live: Live, leader: int, number: int, *, session: bool) -> None:
+    def _signal(self, live: PersistentState, request: messages.Signal) -> None:
         """Send a signal to a program and its process group, or all of the session that it leads."""
+        leader = request.pid
         for _ in range(_KILL_ROUNDS):
             found = [
-                pid for pid in live.held() if pid == leader or leader in _groups(pid)[: 2 if session else 1]
+                pid
+                for pid in live.held()
+                if pid == leader or leader in _groups(pid)[: 2 if request.session else 1]
             ]
             for pid in found:
-                _send_signal(pid, leader, number)
+                _send_signal(pid, leader, request.signal)
             # A group that forks faster than it is killed.
-            if not found or number != signal.SIGKILL:
+            if not found or request.signal != signal.SIGKILL:
                 break
 
-    def _set_limits(self, live: Live, request: dict[str, Any]) -> None:
-        vcpu, memory = request["vcpu"], request["memory_bytes"]
+    def _set_limits(self, live: PersistentState, request: messages.ChangeLimits) -> None:
+        memory, vcpu = request.memory_bytes, request.vcpu
         live.bounds = Bounds(
             live.bounds.memory_bytes if memory is None else memory,
             live.bounds.processes,
@@ -270,14 +276,13 @@ class LiveSandboxes:
         )
         if live.group is not None:
             live.group.change(live.bounds)
-        self._answer(request["ask"])
 
     # The end of a program
 
-    def _ended(self, live: Live, program: Program, code: int) -> None:
+    def _ended(self, live: PersistentState, program: Program, code: int) -> None:
         self._close_pipe(program)
         live.programs.remove(program)
-        self._answer(program.ask, exit=code)
+        self._send(Answered(ask=program.ask, exit_code=code))
 
     def _close_pipe(self, program: Program) -> None:
         if self._pipes.pop(program.pipe, None):
@@ -286,24 +291,8 @@ class LiveSandboxes:
             # The number may come back, as another's.
             program.pipe = -1
 
-    def _answer(self, ask: int, **answer: Any) -> None:
-        self._send({"ask": ask, **answer})
-
-
-def mount_work_folder(wanted: dict[str, Any], uid: int | None) -> None:
-    """In the forked child that becomes a live sandbox: mount its work disk, as root.
-
-    Raises:
-        OSError: It cannot be mounted.
-    """
-    try:
-        if (image := wanted.get("image")) is not None:
-            disk_mount.mount_image(image, wanted["target"], os.geteuid() if uid is None else uid)
-            os.close(image)
-        elif (source := wanted.get("source")) is not None:
-            disk_mount.mount_folder(source, wanted["target"])
-    except OSError as error:
-        raise OSError(error.errno, f"{disk_mount.CANNOT_MOUNT}: {error.strerror}") from error
+    def _refuse(self, ask: int, why: str) -> None:
+        self._send(Answered(ask=ask, error=why))
 
 
 def _groups(pid: int) -> tuple[int, int] | tuple[()]:

@@ -16,9 +16,7 @@ descriptor 0. Requests are JSON with descriptors attached; so are answers. Stand
 
 from __future__ import annotations
 
-import array
 import contextlib
-import fcntl
 import gc
 import json
 import os
@@ -30,45 +28,30 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from unsandbox.sandbox.launcher import cleanup, enter, freezer, syscalls
-from unsandbox.sandbox.launcher import persistent as live_launcher
-from unsandbox.sandbox.launcher.cgroups import (
-    Bounds,
-    Group,
-    Hierarchy,
-    Usage,
-    children,
-    group_name,
-    held_by_sentry,
-    held_memory,
-    open_hierarchy,
-)
+from unsandbox.sandbox.launcher import cleanup, enter, messages, syscalls
+from unsandbox.sandbox.launcher.cgroups import Group, Usage, children, held_by_sentry, held_memory
+from unsandbox.sandbox.launcher.connection import ServerConnection
 from unsandbox.sandbox.launcher.fd_numbers import BLOCK_FD, INFO_FD, ZYGOTE_FD
+from unsandbox.sandbox.launcher.groups import SandboxGroups
+from unsandbox.sandbox.launcher.messages import OpenPersistent, Start, StartZygote
 from unsandbox.sandbox.launcher.network.gate import OutboundNetworks
 from unsandbox.sandbox.launcher.network.setup import NetworkConfig
+from unsandbox.sandbox.launcher.persistent import PersistentSandboxes, PersistentState
+from unsandbox.sandbox.launcher.sandbox_program import become_sandbox
 from unsandbox.sandbox.launcher.zygotes import Zygotes
 
-MAX_MESSAGE = 1 << 16
-FDS_PER_MESSAGE = 200
-"""The kernel takes 253 descriptors in one message."""
-
 _WATCH_INTERVAL_S = 0.05
-_REMOVAL_INTERVAL_S = 0.01
-_CORE_LIMIT = 1
-"""A limit of one byte also stops the kernel from piping the dump to a handler on the host; zero does not."""
 
 
 @dataclass(slots=True)
 class Job:
     """One sandbox: the monitor that the launcher forked and the sandbox's first process below it."""
 
-    number: int
+    request: Start
     monitor: int
     info_fd: int
     group: Group | None
-    memory_bytes: int
     first: int | None = None
     info: bytes = b""
     exit_status: int | None = None
@@ -78,40 +61,57 @@ class Job:
     out_of_memory: bool = False
     error: str | None = None
     first_gone: bool = False
-    zygote: bool = False
-    """Not a job but what warm sandboxes are forked from: they are counted, not it."""
-    alone: bool = False
-    """Whether the monitor stands for the whole sandbox: its program reports no child, and takes all along."""
+
+    @property
+    def number(self) -> int:
+        """The server's number of it."""
+        return self.request.job
+
+    @property
+    def zygote(self) -> bool:
+        """Whether it is a template that warm sandboxes are forked from: they are counted, not it."""
+        return isinstance(self.request, StartZygote)
 
     def over(self) -> bool:
         """Whether no process of the sandbox is left: a monitor that exits by itself has reaped the first."""
         if self.exit_status is None:
             return False
-        return self.alone or self.first is None or self.first_gone or os.WIFEXITED(self.exit_status)
+        alone = self.request.single_process
+        return alone or self.first is None or self.first_gone or os.WIFEXITED(self.exit_status)
+
+    def ending(self) -> messages.Ended:
+        """Return what the server is told when it is over."""
+        usage = self.group.usage() if self.group else Usage()
+        cpu_s, peak = usage.cpu_s, usage.peak_memory_bytes
+        if cpu_s is None and self.rusage is not None:
+            cpu_s = self.rusage.ru_utime + self.rusage.ru_stime
+        if peak is None and self.rusage is not None:
+            peak = max(self.peak, self.rusage.ru_maxrss * 1024)
+        return messages.Ended(
+            job=self.number,
+            exit_code=os.waitstatus_to_exitcode(self.exit_status or 0),
+            cpu_s=cpu_s,
+            peak_memory_bytes=peak,
+            out_of_memory=self.out_of_memory or usage.oom_kills > 0,
+            error=self.error,
+        )
 
 
 class Launcher:
     """Serves one server until its end of the socket is closed or its process is gone."""
 
     def __init__(self, sock: socket.socket, server_pid: int, runtime: Path, token: str) -> None:
-        self._socket = sock
+        self._server = ServerConnection(sock)
         self._server_pid = server_pid
         self._runtime = runtime
-        self._name = cleanup.instance_name(server_pid, token)
+        self._groups = SandboxGroups(cleanup.instance_name(server_pid, token))
         self._jobs: dict[int, Job] = {}
         self._by_monitor: dict[int, Job] = {}
         self._by_info: dict[int, Job] = {}
-        self._pending_fds: list[int] = []
-        self._pending_job = 0
-        self._busy_groups: list[Group | freezer.Freezer] = []
-        self._next_removal = 0.0
         self._poll = select.poll()
-        self._zygotes = Zygotes(self._send, self._make_group, self._remove_group, self._poll)
-        self._gates = OutboundNetworks(self._poll, self._no_network)
-        self._hierarchy: Hierarchy | None = None
-        self._freezer_base: tuple[str, Path] | None = None
-        self._live = live_launcher.LiveSandboxes(self._send, self._poll)
-        self._open = True
+        self._zygotes = Zygotes(self._server.send, self._groups, self._poll)
+        self._networks = OutboundNetworks(self._poll, self._no_network)
+        self._persistent = PersistentSandboxes(self._server.send, self._poll)
         self._lock = -1
 
     def run(self) -> None:
@@ -125,31 +125,31 @@ class Launcher:
         wakeup_read, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        server = self._watch_server()
+        server_life = self._watch_server()
         self._prepare()
-        for fd in (self._socket.fileno(), wakeup_read, server):
+        for fd in (self._server.fileno(), wakeup_read, server_life):
             self._poll.register(fd, select.POLLIN)
-        while self._open:
+        while not self._server.closed:
             for fd, _ in self._poll.poll(self._poll_timeout_ms()):
-                if fd == self._socket.fileno():
+                if fd == self._server.fileno():
                     self._receive()
                 elif fd == wakeup_read:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wakeup_read, 4096)
-                elif fd == server:
-                    self._open = False
+                elif fd == server_life:
+                    self._server.closed = True
                 elif fd in self._by_info:
                     self._read_info(self._by_info[fd])
-                elif self._live.watches(fd):
-                    self._live.readable(fd)
+                elif self._persistent.watches(fd):
+                    self._persistent.readable(fd)
                 elif self._zygotes.handle(fd):
                     pass
                 else:
-                    self._gates.handle(fd)
+                    self._networks.handle(fd)
             self._reap()
             self._watch()
-            self._live.look()
-            self._remove_busy_groups()
+            self._persistent.look()
+            self._groups.remove_busy()
 
     def _watch_server(self) -> int:
         """Return a descriptor that becomes readable when the server's process is gone."""
@@ -158,7 +158,7 @@ class Launcher:
         except ProcessLookupError:
             fd = os.open("/dev/null", os.O_RDONLY)
         # It may have died, and its number have passed on, before this process had started.
-        self._open = os.getppid() == self._server_pid
+        self._server.closed = os.getppid() != self._server_pid
         return fd
 
     def _prepare(self) -> None:
@@ -169,160 +169,85 @@ class Launcher:
         if soft != hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._lock = cleanup.hold(self._runtime)
-        self._hierarchy = open_hierarchy(self._name)
+        ready = self._groups.open()
         cleanup.sweep([self._runtime.parent], remove_as_group=False)
-        cgroup: dict[str, Any] = {"version": 0, "controllers": []}
-        if self._hierarchy:
-            cleanup.sweep({folder.parent for folder in self._hierarchy.folders()}, remove_as_group=True)
-            cgroup = {"version": self._hierarchy.version, "controllers": self._hierarchy.controllers()}
-            cgroup["parents"] = {name: str(folder) for name, folder in self._hierarchy.parents.items()}
-        self._freezer_base = freezer.find_base(self._name, self._hierarchy)
-        if self._freezer_base:
-            cleanup.sweep([self._freezer_base[1].parent], remove_as_group=True)
-        cgroup["freezer"] = self._freezer_base[0] if self._freezer_base else "stop"
         # What is here now stays: children need no copies of pages that only a collection would touch.
         gc.collect()
         gc.freeze()
-        self._send({"ready": cgroup})
+        self._server.send(ready)
 
     def _poll_timeout_ms(self) -> float | None:
-        if self._busy_groups or self._live.waiting:
-            return 10 if self._busy_groups else 1
-        if self._counts_memory():
+        if self._groups.busy or self._persistent.waiting:
+            return 10 if self._groups.busy else 1
+        if self._groups.count_memory:
             return None
         watched = self._zygotes.watched() or any(not job.zygote for job in self._jobs.values())
         return _WATCH_INTERVAL_S * 1000 if watched else None
 
-    def _counts_memory(self) -> bool:
-        return self._hierarchy is not None and "memory" in self._hierarchy.parents
-
-    # Messages
-
     def _receive(self) -> None:
-        size = socket.CMSG_SPACE(4 * FDS_PER_MESSAGE)
-        try:
-            data, ancillary, _, _ = self._socket.recvmsg(MAX_MESSAGE, size, socket.MSG_CMSG_CLOEXEC)
-        except OSError:
-            data, ancillary = b"", []
-        if not data:
-            self._open = False
+        if (received := self._server.receive()) is None:
             return
-        request = json.loads(data)
-        op, number = request["op"], request["job"]
-        self._keep_fds(number, ancillary)
-        if op == "more":
-            return
-        attached, self._pending_fds = self._pending_fds, []
-        match op:
-            case "start":
-                self._start(request, attached)
-            case "prepare":
-                self._zygotes.prepare(request, attached)
-            case "live":
-                self._live.handle(request, attached)
-            case "watch":
-                self._zygotes.watch(number)
-            case "kill" if not self._zygotes.kill(number) and (job := self._jobs.get(number)):
-                job.killed = True
-                self._kill(job)
-
-    def _keep_fds(self, job: int, ancillary: list[tuple[int, int, bytes]]) -> None:
-        """Take the descriptors of a message; a job with many sends them in several, the request last."""
-        if job != self._pending_job:
-            # A server that was interrupted never finished its request.
-            for fd in self._pending_fds:
-                os.close(fd)
-            self._pending_fds, self._pending_job = [], job
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-                self._pending_fds.extend(fds)
-
-    def _send(self, answer: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        try:
-            self._socket.sendmsg([json.dumps(answer).encode()], ancillary)
-        except OSError:
-            self._open = False
+        request, fds = received
+        match request:
+            case Start():
+                self._start(request, fds)
+            case messages.PrepareWarm():
+                self._zygotes.prepare(request, fds)
+            case messages.Ask():
+                self._persistent.handle(request, fds)
+            case messages.Watch():
+                self._zygotes.watch(request.job)
+            case messages.Kill():
+                if not self._zygotes.kill(request.job) and (job := self._jobs.get(request.job)):
+                    job.killed = True
+                    self._kill(job)
+            case _:
+                raise messages.MessageError("a message that is not for the launcher")
 
     # One job
 
-    def _start(self, request: dict[str, Any], fds: list[int]) -> None:
-        number = request["job"]
+    def _start(self, request: Start, fds: list[int]) -> None:
+        number = request.job
         group: Group | None = None
-        info_read, info_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        info_read, fds_to_close = -1, list(fds)
         try:
-            bounds = Bounds(**request["bounds"])
+            info_read, info_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            fds_to_close.append(info_write)
             own = {INFO_FD: info_write}
-            if "nice" in request:
-                fds.append(self._zygotes.add(number))
-                request["fds"].append(ZYGOTE_FD)
+            if isinstance(request, StartZygote):
+                own[ZYGOTE_FD] = self._zygotes.add(number)
+                fds_to_close.append(own[ZYGOTE_FD])
             else:
-                group = self._make_group(group_name(number), bounds)
-            if network := request.get("network"):
-                own[BLOCK_FD] = self._gates.prepare(
-                    number, NetworkConfig(uid=request["uid"], group=group, **network)
-                )
+                group = self._groups.make(number, request.bounds)
+            if request.network is not None:
+                config = NetworkConfig(request.network.program, request.network.ipv6, request.uid, group)
+                own[BLOCK_FD] = self._networks.prepare(number, config)
             launcher = os.getpid()
-            place = self._make_freezer(number, group) if "live" in request else None
-            if place:
-                self._live.add(number, live_launcher.Live(request["uid"], place, group, bounds))
+            place = None
+            if isinstance(request, OpenPersistent):
+                place = self._groups.make_freezer(number, group)
+                self._persistent.add(number, PersistentState(request.uid, place, group, request.bounds))
             monitor = place.fork() if place else os.fork()
         except OSError as error:
-            self._gates.close(number)
-            for fd in (*fds, info_read, info_write):
-                os.close(fd)
-            self._remove_group(self._live.finish(number))
-            self._remove_group(group)
-            self._send({"job": number, "exit": None, "error": f"cannot start a process: {error}"})
+            self._networks.close(number)
+            for fd in (*fds_to_close, info_read):
+                if fd >= 0:
+                    os.close(fd)
+            self._groups.remove(self._persistent.finish(number))
+            self._groups.remove(group)
+            self._server.send(
+                messages.Ended(job=number, exit_code=None, error=f"cannot start a process: {error}")
+            )
             return
         if monitor == 0:
             born_there = place is not None and place.nested
-            _become_sandbox(request, fds, own, None if born_there else group, launcher)
-        self._gates.forked(number)
-        for fd in (*fds, info_write):
+            become_sandbox(request, fds, own, None if born_there else group, launcher)
+        self._networks.forked(number)
+        for fd in fds_to_close:
             os.close(fd)
-        memory_bytes = request["bounds"]["memory_bytes"]
-        job = Job(number, monitor, info_read, group, memory_bytes, alone=request.get("alone", False))
-        job.zygote = "nice" in request
+        job = Job(request, monitor, info_read, group)
         self._jobs[number] = self._by_monitor[monitor] = self._by_info[info_read] = job
         self._poll.register(info_read, select.POLLIN)
-
-    def _make_group(self, name: str, bounds: Bounds) -> Group | None:
-        if self._hierarchy is None:
-            return None
-        group = Group(self._hierarchy, name)
-        try:
-            group.create(bounds)
-        except FileNotFoundError:
-            # Somebody tidied up: an idle server's group looks as empty as a forgotten one.
-            self._hierarchy = open_hierarchy(self._name)
-            if self._hierarchy is None:
-                raise
-            group = Group(self._hierarchy, name)
-            group.create(bounds)
-        return group
-
-    def _remove_group(self, group: Group | freezer.Freezer | None) -> None:
-        """Remove a group, later if the kernel still holds it."""
-        if group and not group.remove():
-            self._busy_groups.append(group)
-
-    def _remove_busy_groups(self) -> None:
-        """Try again to remove what was busy, every few milliseconds however much happens."""
-        if self._busy_groups and (now := time.monotonic()) >= self._next_removal:
-            self._next_removal = now + _REMOVAL_INTERVAL_S
-            self._busy_groups = [group for group in self._busy_groups if not group.remove()]
-
-    def _make_freezer(self, number: int, group: Group | None) -> freezer.Freezer:
-        nested = group is not None and self._hierarchy is not None and self._hierarchy.version == 2
-        try:
-            return freezer.Freezer(self._freezer_base, group_name(number), nested=nested)
-        except FileNotFoundError:
-            # Tidied up by somebody, as above.
-            self._freezer_base = freezer.find_base(self._name, self._hierarchy)
-            return freezer.Freezer(self._freezer_base, group_name(number), nested=nested)
 
     def _read_info(self, job: Job) -> None:
         try:
@@ -335,7 +260,7 @@ class Launcher:
             return
         self._close_info(job)
         if not job.info:
-            if job.alone and job.exit_status is None:
+            if job.request.single_process and job.exit_status is None:
                 # The program runs: becoming it has closed the pipe.
                 self._found_first(job, job.monitor)
             return
@@ -355,16 +280,21 @@ class Launcher:
         """Hand the server a descriptor of the first process, which stays right when the number is reused."""
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError:
+        except ProcessLookupError:
+            return
+        except OSError as error:
+            # No room for a descriptor, and without one nobody could look after it.
+            job.error = f"cannot hold the sandbox: {error.strerror}"
+            self._kill(job)
             return
         try:
             # The monitor is not reaped yet, so while this holds the number is still its child's.
-            if _parent_of(pid) == (os.getpid() if job.alone else job.monitor):
+            if _parent_of(pid) == (os.getpid() if job.request.single_process else job.monitor):
                 job.first = pid
                 # The sandbox's namespaces, that of the network too, exist from here on.
-                self._live.found_first(job.number, pid, pidfd)
-                self._send({"job": job.number, "first": pid}, (pidfd,))
-                self._gates.attach(job.number, pid)
+                self._persistent.found_first(job.number, pid, pidfd)
+                self._server.send(messages.First(job.number, pid), (pidfd,))
+                self._networks.attach(job.number, pid)
         finally:
             os.close(pidfd)
         if job.killed:
@@ -384,21 +314,21 @@ class Launcher:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(job.first or job.monitor, signal.SIGKILL)
-        self._live.kill(job.number)
+        self._persistent.kill(job.number)
 
     def _watch(self) -> None:
         """Where no group counts memory, add it up and kill a sandbox that holds too much."""
-        if self._counts_memory():
+        if self._groups.count_memory:
             return
         self._zygotes.check_memory()
         for job in self._jobs.values():
             if job.first is None or job.zygote:
                 continue
-            held = held_memory(job.first) + self._live.held_memory(job.number)
-            if job.alone:
+            held = held_memory(job.first) + self._persistent.held_memory(job.number)
+            if job.request.single_process:
                 held += held_by_sentry(job.first)
             job.peak = max(job.peak, held)
-            if held > job.memory_bytes and not job.out_of_memory:
+            if held > job.request.bounds.memory_bytes and not job.out_of_memory:
                 job.out_of_memory = True
                 self._kill(job)
 
@@ -410,10 +340,10 @@ class Launcher:
                 break
             if pid == 0:
                 break
-            if self._gates.reaped(pid, status):
+            if self._networks.reaped(pid, status):
                 continue
             job = self._by_monitor.pop(pid, None)
-            if job is None and self._live.reaped(pid, status):
+            if job is None and self._persistent.reaped(pid, status):
                 continue
             if job is None:
                 # A sandbox whose monitor died before it.
@@ -437,7 +367,7 @@ class Launcher:
         that, its child waits for it for ever; as an orphan it has become a child of this process.
         """
         for pid in children(os.getpid()):
-            if pid not in self._by_monitor and not self._live.owns(pid) and not self._gates.owns(pid):
+            if pid not in self._by_monitor and not self._persistent.owns(pid) and not self._networks.owns(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -445,35 +375,19 @@ class Launcher:
         del self._jobs[job.number]
         self._zygotes.remove(job.number)
         self._close_info(job)
-        self._gates.close(job.number)
-        usage = job.group.usage() if job.group else Usage()
-        status, rusage = job.exit_status or 0, job.rusage
-        cpu_s, peak = usage.cpu_s, usage.peak_memory_bytes
-        if cpu_s is None and rusage is not None:
-            cpu_s = rusage.ru_utime + rusage.ru_stime
-        if peak is None and rusage is not None:
-            peak = max(job.peak, rusage.ru_maxrss * 1024)
-        self._send(
-            {
-                "job": job.number,
-                "exit": os.waitstatus_to_exitcode(status),
-                "cpu_s": cpu_s,
-                "peak_memory_bytes": peak,
-                "oom": job.out_of_memory or usage.oom_kills > 0,
-                "error": job.error,
-            }
-        )
+        self._networks.close(job.number)
+        self._server.send(job.ending())
         # The freezer's group first: it may lie in the other.
-        for group in (self._live.finish(job.number), job.group):
-            self._remove_group(group)
+        for group in (self._persistent.finish(job.number), job.group):
+            self._groups.remove(group)
 
     # The end
 
     def _clean_up(self) -> None:
         # From here on every child is an orphan.
         self._by_monitor.clear()
-        self._live.close()
-        self._gates.close_all()
+        self._persistent.close()
+        self._networks.close_all()
         give_up = time.monotonic() + 5
         while time.monotonic() < give_up:
             try:
@@ -484,8 +398,7 @@ class Launcher:
                 # Each round anew: the end of a monitor makes its child one of this process.
                 self._kill_orphans()
                 time.sleep(0.002)
-        folders = set(self._hierarchy.folders()) if self._hierarchy else set()
-        cleanup.remove_groups(sorted(folders | ({self._freezer_base[1]} if self._freezer_base else set())))
+        self._groups.close()
         cleanup.remove_runtime(self._runtime)
 
 
@@ -495,69 +408,6 @@ def _parent_of(pid: int) -> int | None:
     except OSError:
         return None
     return int(stat.rpartition(")")[2].split()[1])
-
-
-def _become_sandbox(
-    request: dict[str, Any], fds: list[int], own: dict[int, int], group: Group | None, launcher: int
-) -> None:
-    """In the forked child: take on the job's group, user, limits and descriptors, and become its program.
-
-    Never returns. The order matters: the group needs root, descriptors need room, and nothing of the launcher
-    may stay open.
-    """
-    report = own[INFO_FD]
-    try:
-        if group:
-            group.enter()
-        # When the whole machine runs out of memory, a sandbox goes before the server or anything else.
-        Path("/proc/self/oom_score_adj").write_text("1000")
-        # First above every target number, so that no copy overwrites one that is still needed.
-        targets = [*request["fds"], *own]
-        floor = max(targets) + 1
-        sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor) for fd in (*fds, *own.values())]
-        report = sources[targets.index(INFO_FD)]
-        for source, target in zip(sources, targets, strict=True):
-            os.dup2(source, target, inheritable=target != INFO_FD or not request.get("alone"))
-        for number in set(range(floor)) - set(targets):
-            os.closerange(number, number + 1)
-        os.closerange(floor, report)
-        os.closerange(report + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        os.chdir("/")
-        os.umask(0o022)
-        signal.set_wakeup_fd(-1)
-        for number in enter.CHANGED_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_CORE, (_CORE_LIMIT, _CORE_LIMIT))
-        os.nice(request.get("nice", 0))
-        uid = request["uid"]
-        if "live" in request:
-            live_launcher.mount_work_folder(request["live"], uid)
-        if uid is not None:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-        if request.get("alone"):
-            _own_user_namespace()
-        # After the change of user, which resets it. The sandbox program asks for the same, a moment later.
-        syscalls.die_with_parent(launcher)
-        os.execve(request["program"], request["argv"], {})  # noqa: S606 - a fixed program
-    except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
-        os.write(report, json.dumps({"error": f"cannot start the sandbox program: {error}"}).encode())
-    finally:
-        os._exit(127)
-
-
-def _own_user_namespace() -> None:
-    """Become root of a new user namespace that knows no user but the present one."""
-    uid, gid = os.geteuid(), os.getegid()
-    # A change of user has made /proc/self root's.
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-    try:
-        syscalls.unshare(syscalls.CLONE_NEWUSER)
-    except OSError as error:
-        raise OSError(error.errno, f"Creating new namespace failed: {error.strerror}") from error
-    for file, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        Path("/proc/self", file).write_text(text)
 
 
 def main() -> None:

@@ -13,11 +13,12 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Usage, group_name, held_memory
+from unsandbox.sandbox.launcher.cgroups import Group, Usage, held_memory
+from unsandbox.sandbox.launcher.groups import SandboxGroups
+from unsandbox.sandbox.launcher.messages import Ended, First, Message, PrepareWarm
 
 ZYGOTE_GONE = "the zygote is gone"
 """Why a sandbox was not made, when the reason is told for the zygote itself."""
@@ -44,22 +45,19 @@ class Zygotes:
     """All zygotes of one launcher and the sandboxes that came from them.
 
     Args:
-        send: Tells the server something about a sandbox, with descriptors.
-        make_group: Makes a control group of a name and with bounds, where there are any.
-        remove_group: Removes one.
+        send: Sends a message to the server, with descriptors.
+        groups: Makes and removes the control groups of sandboxes.
         poll: Where descriptors are registered that `handle` is to be called for.
     """
 
     def __init__(
         self,
-        send: Callable[[dict[str, Any], tuple[int, ...]], None],
-        make_group: Callable[[str, Bounds], Group | None],
-        remove_group: Callable[[Group | None], None],
+        send: Callable[[Message, Sequence[int]], None],
+        groups: SandboxGroups,
         poll: select.poll,
     ) -> None:
         self._send = send
-        self._make_group = make_group
-        self._remove_group = remove_group
+        self._groups = groups
         self._poll = poll
         self._sockets: dict[int, socket.socket] = {}
         self._by_fd: dict[int, int] = {}
@@ -86,26 +84,28 @@ class Zygotes:
         for warm in [warm for warm in self._warm.values() if warm.zygote == number and warm.pidfd < 0]:
             self._finish(warm, ZYGOTE_GONE)
 
-    def prepare(self, request: dict[str, Any], fds: list[int]) -> None:
+    def prepare(self, request: PrepareWarm, fds: Sequence[int]) -> None:
         """Ask a zygote for a sandbox. The descriptors are closed here."""
-        number, zygote = request["job"], request["zygote"]
+        number = request.job
         group: Group | None = None
-        groups: list[int] = []
+        entrances: list[int] = []
         try:
-            group = self._make_group(group_name(number), Bounds(**request["bounds"]))
-            groups = group.entrances() if group else []
-            attached = array.array("i", [*fds, *groups])
-            words = " ".join(map(str, (number, *request["settings"])))
-            self._sockets[zygote].sendmsg([words.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, attached)])
+            group = self._groups.make(number, request.bounds)
+            entrances = group.entrances() if group else []
+            attached = array.array("i", [*fds, *entrances])
+            words = " ".join(map(str, (number, *request.settings)))
+            self._sockets[request.zygote].sendmsg(
+                [words.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, attached)]
+            )
         except (OSError, KeyError) as error:
-            self._remove_group(group)
+            self._groups.remove(group)
             gone = isinstance(error, KeyError | BrokenPipeError | ConnectionError)
             said = ZYGOTE_GONE if gone else f"cannot ask the zygote: {error}"
-            self._send({"job": number, "exit": None, "error": said}, ())
+            self._send(Ended(job=number, exit_code=None, error=said), ())
         else:
-            self._warm[number] = Warm(number, zygote, group, request["bounds"]["memory_bytes"])
+            self._warm[number] = Warm(number, request.zygote, group, request.bounds.memory_bytes)
         finally:
-            for fd in (*fds, *groups):
+            for fd in (*fds, *entrances):
                 os.close(fd)
 
     def kill(self, number: int) -> bool:
@@ -156,15 +156,21 @@ class Zygotes:
         if not data:
             self.remove(zygote)
         warm = self._warm.get(int(data)) if data.isdigit() else None
+        if warm is not None and not fds:
+            # The kernel drops a descriptor for which there is no room. Nobody could look after the sandbox; the
+            # server closes its socket, which ends it.
+            self._finish(warm, "too many open files in the launcher process")
         if warm is None or not fds:
             for fd in fds:
                 os.close(fd)
             return
-        warm.pidfd = fds[0]
-        warm.pid = _pid_of(fds[0])
+        warm.pidfd, *others = fds
+        for fd in others:
+            os.close(fd)
+        warm.pid = _pid_of(warm.pidfd)
         self._by_pidfd[warm.pidfd] = warm
         self._poll.register(warm.pidfd, select.POLLIN)
-        self._send({"job": warm.number, "first": warm.pid}, (warm.pidfd,))
+        self._send(First(warm.number, warm.pid), (warm.pidfd,))
         if warm.killed:
             self._kill(warm)
 
@@ -181,17 +187,17 @@ class Zygotes:
             os.close(warm.pidfd)
         usage = warm.group.usage() if warm.group else Usage()
         self._send(
-            {
-                "job": warm.number,
-                "exit": None if error else 0,
-                "cpu_s": usage.cpu_s,
-                "peak_memory_bytes": usage.peak_memory_bytes or warm.peak or None,
-                "oom": warm.out_of_memory or usage.oom_kills > 0,
-                "error": error,
-            },
+            Ended(
+                job=warm.number,
+                exit_code=None if error else 0,
+                cpu_s=usage.cpu_s,
+                peak_memory_bytes=usage.peak_memory_bytes or warm.peak or None,
+                out_of_memory=warm.out_of_memory or usage.oom_kills > 0,
+                error=error,
+            ),
             (),
         )
-        self._remove_group(warm.group)
+        self._groups.remove(warm.group)
 
 
 def _pid_of(pidfd: int) -> int:

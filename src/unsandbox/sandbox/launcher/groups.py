@@ -1,0 +1,107 @@
+"""The control groups of one launcher's sandboxes: making them, and removing them when the kernel lets go.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from unsandbox.sandbox.launcher import cleanup
+from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Hierarchy, group_name, open_hierarchy
+from unsandbox.sandbox.launcher.freezer import Freezer, find_base
+from unsandbox.sandbox.launcher.messages import Ready
+
+_REMOVAL_INTERVAL_S = 0.01
+
+
+class SandboxGroups:
+    """Makes and removes the groups of sandboxes, as far as this machine has them.
+
+    Args:
+        name: Name of the launcher's own groups, in which those of its sandboxes lie.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._hierarchy: Hierarchy | None = None
+        self._freezer_base: tuple[str, Path] | None = None
+        self._busy: list[Group | Freezer] = []
+        self._next_removal = 0.0
+
+    def open(self) -> Ready:
+        """Make the launcher's groups, sweep away those of dead servers; return what there is."""
+        self._hierarchy = open_hierarchy(self._name)
+        if self._hierarchy:
+            cleanup.sweep({folder.parent for folder in self._hierarchy.folders()}, remove_as_group=True)
+        self._freezer_base = find_base(self._name, self._hierarchy)
+        if self._freezer_base:
+            cleanup.sweep([self._freezer_base[1].parent], remove_as_group=True)
+        freezer = self._freezer_base[0] if self._freezer_base else "stop"
+        if self._hierarchy is None:
+            return Ready(freezer=freezer)
+        parents = {name: str(folder) for name, folder in self._hierarchy.parents.items()}
+        return Ready(cgroup_version=self._hierarchy.version, cgroup_parents=parents, freezer=freezer)
+
+    @property
+    def count_memory(self) -> bool:
+        """Whether the kernel counts and bounds the memory of a sandbox."""
+        return self._hierarchy is not None and "memory" in self._hierarchy.parents
+
+    @property
+    def busy(self) -> bool:
+        """Whether `remove_busy` should be called soon."""
+        return bool(self._busy)
+
+    def make(self, number: int, bounds: Bounds) -> Group | None:
+        """Make the group of a sandbox; None where there are none.
+
+        Raises:
+            OSError: The kernel refused it.
+        """
+        if self._hierarchy is None:
+            return None
+        group = Group(self._hierarchy, group_name(number))
+        try:
+            group.create(bounds)
+        except FileNotFoundError:
+            # Somebody tidied up: an idle server's group looks as empty as a forgotten one.
+            self._hierarchy = open_hierarchy(self._name)
+            if self._hierarchy is None:
+                raise
+            group = Group(self._hierarchy, group_name(number))
+            group.create(bounds)
+        return group
+
+    def make_freezer(self, number: int, group: Group | None) -> Freezer:
+        """Make what freezes a persistent sandbox, whose group is `group`.
+
+        Raises:
+            OSError: The kernel refused it.
+        """
+        nested = group is not None and self._hierarchy is not None and self._hierarchy.version == 2
+        try:
+            return Freezer(self._freezer_base, group_name(number), nested=nested)
+        except FileNotFoundError:
+            # Tidied up by somebody, as above.
+            self._freezer_base = find_base(self._name, self._hierarchy)
+            return Freezer(self._freezer_base, group_name(number), nested=nested)
+
+    def remove(self, group: Group | Freezer | None) -> None:
+        """Remove a group, later if the kernel still holds it."""
+        if group and not group.remove():
+            self._busy.append(group)
+
+    def remove_busy(self) -> None:
+        """Try again to remove what was busy, every few milliseconds however much happens."""
+        if self._busy and (now := time.monotonic()) >= self._next_removal:
+            self._next_removal = now + _REMOVAL_INTERVAL_S
+            self._busy = [group for group in self._busy if not group.remove()]
+
+    def close(self) -> None:
+        """Remove the launcher's groups and all in them, when no process is left."""
+        folders = set(self._hierarchy.folders()) if self._hierarchy else set()
+        if self._freezer_base:
+            folders.add(self._freezer_base[1])
+        cleanup.remove_groups(sorted(folders))
