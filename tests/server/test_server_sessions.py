@@ -204,7 +204,7 @@ async def test_a_session_deleted_while_it_is_used_leaves_nothing(wire, engine):
     assert answers[0].status == 200
     assert {answer.status for answer in answers} <= {200, 404, 409}
     assert (await wire.call("GET", f"/sessions/{session}")).status == 404
-    assert session not in engine.sessions._live
+    assert engine.sessions.sandboxes.get(session) is None
 
 
 async def test_frozen_it_uses_no_cpu_and_goes_on_from_where_it_was(wire):
@@ -263,7 +263,7 @@ async def test_a_clock_that_jumps_ends_no_session(wire, engine, monkeypatch):
     now = time.time
     for jump in (7200, -7200):
         monkeypatch.setattr(time, "time", lambda jump=jump: now() + jump)
-        engine.sessions._check_idle(engine.sessions._shelf.find(session))
+        engine.sessions.expiry.check(engine.sessions.collection.find(session))
         kept = (await wire.call("GET", f"/sessions/{session}")).json
         assert 0 < kept["remaining_ttl"] <= 60
         assert (await run(wire, session, "echo on"))["stdout"] == "on\n"

@@ -239,7 +239,7 @@ class Engine:
 
     def _persistent(self) -> Iterator[tuple[str, PersistentSandbox]]:
         """Yield key and sandbox of every session and service that has one now."""
-        return itertools.chain(self.sessions.sandboxes(), self.services.sandboxes())
+        return itertools.chain(self.sessions.sandboxes, self.services.sandboxes())
 
     def _is_idle(self) -> bool:
         """Tell whether nothing can use CPU time, so that nothing has to be checked."""

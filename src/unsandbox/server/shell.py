@@ -33,22 +33,22 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
         )
     session_id = request.match_info["id"]
     try:
-        visit = await engine.sessions.terminal(session_id)
+        attachment = await engine.sessions.terminals.attach(session_id)
     except KeyError:
         raise web.HTTPNotFound(reason="No such session") from None
-    terminal = visit.terminal
+    terminal = attachment.terminal
     try:
         socket = web.WebSocketResponse(
             protocols=(SHELL_SUBPROTOCOL,), max_msg_size=_MAX_FRAME, heartbeat=_HEARTBEAT_S
         )
         await socket.prepare(request)
-        viewer = terminal.attach(replay=visit.lasting or terminal.viewers > 0)
+        viewer = terminal.attach(replay=attachment.keep or terminal.viewers > 0)
         try:
             await _join(socket, terminal, viewer, engine, session_id)
         finally:
             terminal.detach(viewer)
     finally:
-        engine.sessions.leave_terminal(session_id, visit)
+        engine.sessions.terminals.detach(session_id, attachment)
     return socket
 
 
@@ -59,7 +59,7 @@ async def _join(
     try:
         async for message in socket:
             if message.type is WSMsgType.BINARY:
-                engine.sessions.note_input(session_id, message.data)
+                engine.sessions.terminals.note_input(session_id, message.data)
                 terminal.write(message.data)
                 await terminal.drain()
             elif message.type is WSMsgType.TEXT:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+
+from unsandbox.engine.sessions.record import SessionRecord
 
 KEPT_BYTES = 1 << 20
 
@@ -51,3 +54,29 @@ class History:
         self._bytes += len(data)
         while self._bytes > KEPT_BYTES and len(self._lines) > 1:
             self._bytes -= len(self._lines.popleft())
+
+
+class Histories:
+    """The histories of sessions. Those of audited sessions lie beside their disks.
+
+    Args:
+        path: Returns where the disk of a session lies; None when the data folder is not durable.
+    """
+
+    def __init__(self, path: Callable[[SessionRecord], Path] | None) -> None:
+        self._path = path
+        self._known: dict[str, History] = {}
+
+    def of(self, record: SessionRecord) -> History:
+        """Return the history of a session."""
+        history = self._known.get(record.object_id)
+        if history is None:
+            in_file = record.audit and self._path is not None
+            path = self._path(record).with_suffix(".audit") if in_file and self._path is not None else None
+            history = self._known[record.object_id] = History(path)
+        return history
+
+    def remove(self, record: SessionRecord) -> None:
+        """Forget the history of a session, and remove its file."""
+        self.of(record).remove()
+        del self._known[record.object_id]

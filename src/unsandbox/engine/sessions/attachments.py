@@ -1,0 +1,105 @@
+"""Viewers of the terminals of sessions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unsandbox.engine.context import Context
+from unsandbox.engine.errors import Conflict
+from unsandbox.engine.persistent.activity import Activity
+from unsandbox.engine.sessions.history import Histories
+from unsandbox.engine.sessions.record import SessionRecord, shell_of
+from unsandbox.engine.sessions.sandboxes import OpenSession, SessionSandboxes
+from unsandbox.engine.sessions.terminal import DEFAULT_SIZE, Terminal
+from unsandbox.engine.store.objects import Collection
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A viewer's place at a terminal.
+
+    Attributes:
+        terminal: The terminal.
+        keep: Whether the terminal outlives its viewers.
+        session: The session that it is in.
+    """
+
+    terminal: Terminal
+    keep: bool
+    session: OpenSession
+
+
+class SessionTerminals:
+    """Opens the terminals of sessions; each has one, which its viewers share.
+
+    Args:
+        context: What the parts of the engine share.
+        collection: All sessions.
+        sandboxes: Their sandboxes.
+        activity: Notes when they are used.
+        histories: Keep what is typed in audited sessions.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        collection: Collection[SessionRecord],
+        sandboxes: SessionSandboxes,
+        activity: Activity[SessionRecord],
+        histories: Histories,
+    ) -> None:
+        self._context = context
+        self._collection = collection
+        self._sandboxes = sandboxes
+        self._activity = activity
+        self._histories = histories
+
+    async def attach(self, session_id: str) -> Attachment:
+        """Return a place at the terminal of a session, opened if need be; `detach` gives it up.
+
+        Knowing the id is the permission: the protocol's terminal carries no signature.
+
+        Raises:
+            KeyError: No such session.
+            Conflict: The session is frozen.
+            LimitReached: Its key has used up its CPU time.
+        """
+        record = self._collection.find(session_id)
+        if record is None:
+            raise KeyError(session_id)
+        self._context.quotas.check_cpu(record.owner)
+        session = await self._sandboxes.ensure_open(record)
+        if session.sandbox.frozen:
+            raise Conflict("the session is frozen; unfreeze it first", code="session_frozen")
+        async with session.lock:
+            if session.terminal is None or session.terminal.exit_code is not None:
+                process = await session.sandbox.spawn(
+                    shell_of(self._context, record.shell).terminal_argv,
+                    env={"TERM": "xterm-256color"},
+                    terminal=DEFAULT_SIZE,
+                )
+                session.terminal = Terminal(process, lambda: self._activity.touch(record))
+        session.uses += 1
+        self._activity.touch(record)
+        return Attachment(session.terminal, record.multiplexer is not None, session)
+
+    def detach(self, session_id: str, attachment: Attachment) -> None:
+        """Give up a viewer's place; without a multiplexer the last viewer takes the shell along."""
+        session = attachment.session
+        session.uses -= 1
+        if (record := self._collection.find(session_id)) is not None:
+            self._activity.touch(record)
+        terminal = attachment.terminal
+        if session.terminal is terminal and not terminal.viewers and not attachment.keep:
+            session.terminal = None
+            terminal.close()
+
+    def note_input(self, session_id: str, data: bytes) -> None:
+        """Keep typed input of an audited session, and count it as activity."""
+        record = self._collection.find(session_id)
+        if record is None:
+            return
+        self._activity.touch(record)
+        if record.audit:
+            text = data.decode("utf-8", "surrogateescape").replace("\r", "\n")
+            self._histories.of(record).note(text)
