@@ -125,6 +125,27 @@ async def test_every_shell_with_commands_keeps_its_state(wire, shell, commands, 
     assert (await wire.call("DELETE", f"/sessions/{session}")).status == 200
 
 
+@pytest.mark.parametrize(
+    ("shell", "code_of_syntax_error"),
+    [("bash", 2), ("sh", 2), ("dash", 2), ("ash", 2), ("zsh", 1), ("ksh", 3), ("fish", 123)],
+)
+async def test_commands_of_a_shell_follow_each_other(wire, shell, code_of_syntax_error):
+    session = await make(wire, shell=shell)
+
+    async def of(command):
+        done = await run(wire, session, command)
+        return done["stdout"], done["exit_code"]
+
+    assert await of("cd /tmp\nfalse") == ("", 1)
+    assert await of("echo $status" if shell == "fish" else "echo $?") == ("1\n", 0)
+    assert await of("""echo 'it''s' "two  spaces" %41 'ä€😀'\npwd""") == ("its two  spaces %41 ä€😀\n/tmp\n", 0)
+    assert await of("if (") == ("", code_of_syntax_error)
+    assert await of("cat; sleep 60 >/dev/null 2>&1 &") == ("", 0)
+    assert await of("exit 7") == ("", 7)
+    assert await of("pwd") == ("/work\n", 0)
+    await wire.call("DELETE", f"/sessions/{session}")
+
+
 async def test_toolchains_find_what_they_read_outside_usr(wire):
     session = await make(wire)
     done = await run(wire, session, "java --version && ls /etc/php")

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.descriptors import writable
@@ -329,11 +330,7 @@ def _frame_posix_builtin(marker: bytes, command: bytes) -> bytes:
 
 
 def _frame_fish(marker: bytes, command: bytes) -> bytes:
-    quoted = b"'" + command.replace(b"\\", b"\\\\").replace(b"'", b"\\'") + b"'"
-    say = b"printf '\\036%s %d\\036' " + marker.lstrip(_END) + b" $__status"
-    return (
-        b"begin; eval " + quoted + b"; end </dev/null\nset __status $status; " + say + b"; " + say + b" >&2\n"
-    )
+    return marker + b" " + quote_from_bytes(command, safe="").encode() + b"\n"
 
 
 def _frame_other(marker: bytes, command: bytes) -> bytes:
