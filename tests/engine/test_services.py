@@ -18,7 +18,7 @@ from unsandbox.engine.store.database import open_database
 from unsandbox.engine.store.memory import MemoryStore
 from unsandbox.engine.store.objects import ObjectRow
 from unsandbox.engine.store.sql import SqlStore
-from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
+from unsandbox.protocol.services import DomainsRequest, Redeploy, Service, ServiceRequest, ServiceUpdate
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -198,7 +198,7 @@ async def test_what_a_full_disk_refuses_is_not_done():
         store.full = True
         for refused in [
             engine.services.update(ME, "full", change),
-            engine.services.change_domains(ME, "full", Domains(add=["new.test"])),
+            engine.services.change_domains(ME, "full", DomainsRequest(add=["new.test"])),
             engine.services.set_lock(ME, "full", locked=True),
             engine.services.vaults.set(ME, "full", {"A": "1"}),
             engine.services.freeze(ME, "full"),
@@ -244,7 +244,7 @@ async def test_a_sandbox_that_ended_cannot_be_frozen_and_its_program_comes_again
 async def test_changes_at_once_are_all_kept(engine):
     await make(engine, "many", None, custom_domains=["a.test"])
     await asyncio.gather(
-        *(engine.services.change_domains(ME, "many", Domains(add=[f"{one}.test"])) for one in "bcd"),
+        *(engine.services.change_domains(ME, "many", DomainsRequest(add=[f"{one}.test"])) for one in "bcd"),
         *(engine.services.update(ME, "many", ServiceUpdate(ports=[port])) for port in (1, 2)),
     )
     assert shown(engine, "many").custom_domains == ["a.test", "b.test", "c.test", "d.test"]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from unsandbox.errors import InvalidRequestError
+from unsandbox.protocol.bounds import MAX_INPUT_FILES
 from unsandbox.protocol.contents import CHUNK, SPOOLED, Content, Held
-from unsandbox.protocol.models import MAX_INPUT_FILES, InputFile
+from unsandbox.protocol.models import InputFile
 from unsandbox.protocol.names import clash, relative_name
 
 FileSource = str | os.PathLike[str] | IO[str] | IO[bytes] | InputFile

@@ -11,7 +11,8 @@ from unsandbox._shared.files import InputFiles, encode_files, utf8
 from unsandbox._shared.request import PreparedRequest
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol import codec
-from unsandbox.protocol.models import MAX_ENV_VARS
+from unsandbox.protocol.bounds import BoundExceededError, check_bounds
+from unsandbox.protocol.models import ExecuteRequest
 
 _MAX_TTL_S = 900
 _MAX_VCPU = 8
@@ -66,6 +67,7 @@ def encode_execution(
     if isolation not in (None, "auto"):
         needs.append("isolation")
         body["isolation"] = isolation
+    _check_bounds(body)
     return PreparedRequest(codec.encode_pieces(body), needs=needs)
 
 
@@ -85,7 +87,9 @@ def encode_script(
     body = source if isinstance(source, bytes) else utf8("source", _text("source", source))
     options: dict[str, object] = _bounds(network_mode, None, ttl, timeout)
     if env:
-        options["env"] = codec.encode(_environment(env)).decode()
+        variables = _environment(env)
+        _check_bounds({"env": variables})
+        options["env"] = codec.encode(variables).decode()
     return PreparedRequest(body, "text/plain"), options
 
 
@@ -118,6 +122,13 @@ def _lease(ttl: int | None, timeout: float) -> int:
     return min(ttl or _MAX_TTL_S, ends)
 
 
+def _check_bounds(body: Mapping[str, Any]) -> None:
+    try:
+        check_bounds(body, ExecuteRequest)
+    except BoundExceededError as error:
+        raise InvalidRequestError(str(error)) from None
+
+
 def _text(name: str, value: object) -> str:
     if isinstance(value, str):
         return value
@@ -143,8 +154,6 @@ def _whole(name: str, value: object, most: int) -> int:
 def _environment(env: object) -> dict[str, str]:
     if not isinstance(env, Mapping):
         raise InvalidRequestError("env must be a mapping from names to texts")
-    if len(env) > MAX_ENV_VARS:
-        raise InvalidRequestError(f"env holds {len(env)} variables; at most {MAX_ENV_VARS} can be sent")
     for name, value in env.items():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             raise InvalidRequestError("a name in env is not text, is empty, or holds '=' or a NUL character")

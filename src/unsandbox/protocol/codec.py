@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from unsandbox.errors import InvalidRequestError, InvalidResponseError
+from unsandbox.protocol.bounds import check_bounds
 from unsandbox.protocol.contents import Content, Pieces
 from unsandbox.protocol.held import fill_in, nested
 from unsandbox.protocol.models import WireModel
@@ -145,9 +146,10 @@ def loads_object(body: bytes) -> dict[str, Any]:
 
 
 def from_wire(value: Mapping[str, Any], model: type[T]) -> T:
-    """Build a model from a decoded JSON object, aliases resolved at every level.
+    """Build a model from a decoded JSON object, aliases resolved and bounds checked at every level.
 
     Raises:
+        BoundExceededError: A text, list or mapping is longer than a request of this type may have.
         ValueError: A field is missing or of the wrong type; the message names the field, not its value.
 
     Example:
@@ -175,7 +177,7 @@ def response_from_wire(value: Any, model: type[T]) -> T:
         raise InvalidResponseError(f"the server's answer does not fit {model.__name__}: {error}") from error
 
 
-def _canonical(value: Mapping[str, Any], model: type[WireModel]) -> dict[str, Any]:
+def _canonical(value: Mapping[str, Any], model: type[WireModel], path: str = "") -> dict[str, Any]:
     result = {name: item for name, item in value.items() if item is not None}
     for alias, name in model.READ_ALIASES.items():
         if alias in result:
@@ -183,9 +185,13 @@ def _canonical(value: Mapping[str, Any], model: type[WireModel]) -> dict[str, An
     for name, fix in model.COERCERS.items():
         if name in result:
             result[name] = fix(result[name])
+    check_bounds(result, model, path)
     for name, item_model in nested(model).items():
         if isinstance(items := result.get(name), list):
-            result[name] = [_canonical(item, item_model) if isinstance(item, dict) else item for item in items]
+            result[name] = [
+                _canonical(item, item_model, f"{path}{name}[{number}].") if isinstance(item, dict) else item
+                for number, item in enumerate(items)
+            ]
     return result
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
-import msgspec
+from msgspec import inspect
 
+from unsandbox.protocol.bounds import fields_of
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.models import Artifact, InputFile, WireModel
 from unsandbox.protocol.splitting import Mark
@@ -81,11 +82,11 @@ def held_artifact(filename: str, content: Content) -> HeldArtifact:
 def nested(model: type[WireModel]) -> dict[str, type[WireModel]]:
     """Return which fields of a model are lists of models."""
     found = {}
-    for field in msgspec.structs.fields(model):
-        for part in (field.type, *get_args(field.type)):
-            for item in get_args(part) if get_origin(part) is list else ():
-                if isinstance(item, type) and issubclass(item, WireModel):
-                    found[field.name] = item
+    for field in fields_of(model):
+        for kind in field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,):
+            item = kind.item_type if isinstance(kind, inspect.ListType) else None
+            if isinstance(item, inspect.StructType) and issubclass(item.cls, WireModel):
+                found[field.name] = item.cls
     return found
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import msgspec
-
+from unsandbox.protocol.bounds import Description, Identifier, Prompt, Script, Word
 from unsandbox.protocol.models import DisplayName, NetworkModeName, Vcpu, WireModel
-from unsandbox.protocol.services import Port, ServiceName, ports_from_wire
+from unsandbox.protocol.services import Ports, ServiceName, ports_from_wire
 
 Visibility = Literal["private", "unlisted", "public"]
-Description = Annotated[str, msgspec.Meta(max_length=10_000)]
 
 
 class ImageRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /images` takes."""
 
     source_type: Literal["service", "snapshot"]
-    source_id: str
+    source_id: Identifier
     name: DisplayName | None = None
     description: Description | None = None
 
@@ -88,7 +86,7 @@ class AccessRequest(WireModel, frozen=True, kw_only=True):
 
     READ_ALIASES = {"trusted_key": "trusted_api_key", "api_key": "trusted_api_key"}
 
-    trusted_api_key: str | None = None
+    trusted_api_key: Identifier | None = None
 
 
 class Trusted(WireModel, frozen=True, kw_only=True):
@@ -106,7 +104,7 @@ class Trusted(WireModel, frozen=True, kw_only=True):
 class TransferRequest(WireModel, frozen=True, kw_only=True):
     """The new owner of an image."""
 
-    to_api_key: str
+    to_api_key: Identifier
 
 
 class SpawnRequest(WireModel, frozen=True, kw_only=True):
@@ -116,12 +114,12 @@ class SpawnRequest(WireModel, frozen=True, kw_only=True):
     COERCERS = {"ports": ports_from_wire}
 
     name: ServiceName | None = None
-    ports: list[Port] | None = None
-    bootstrap: str | None = None
+    ports: Ports | None = None
+    bootstrap: Script | None = None
     network_mode: NetworkModeName | None = None
     vcpu: Vcpu | None = None
-    type: str | None = None
-    shell: str | None = None
+    type: Word | None = None
+    shell: Word | None = None
 
 
 class ImageCloneRequest(WireModel, frozen=True, kw_only=True):
@@ -134,11 +132,11 @@ class ImageCloneRequest(WireModel, frozen=True, kw_only=True):
 class PictureRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /image` takes: a picture drawn from a description, by the hosted service only."""
 
-    prompt: str
-    size: str | None = None
-    quality: str | None = None
+    prompt: Prompt
+    size: Word | None = None
+    quality: Word | None = None
     n: int | None = None
-    model: str | None = None
+    model: Word | None = None
 
 
 class Pictures(WireModel, frozen=True, kw_only=True):

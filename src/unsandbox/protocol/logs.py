@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from unsandbox.protocol.bounds import Identifier, Search, Word
 from unsandbox.protocol.models import WireModel
 
 DEFAULT_LINES = 100
@@ -43,11 +44,11 @@ class LogPage(WireModel, frozen=True, kw_only=True):
 class LogQuery(WireModel, frozen=True, kw_only=True):
     """What `POST /paas/logs` takes; the other styles send the same as query members."""
 
-    source: str | None = None
+    source: Identifier | None = None
     lines: int | None = None
-    since: str | None = None
-    grep: str | None = None
-    level: str | None = None
+    since: Word | None = None
+    grep: Search | None = None
+    level: Word | None = None
 
 
 def since_seconds(text: str) -> int:

@@ -18,6 +18,18 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import msgspec
 
 from unsandbox.errors import InvalidResponseError, JobFailedError
+from unsandbox.protocol.bounds import (
+    MAX_INPUT_FILES,
+    MAX_WAITED_JOBS,
+    Args,
+    Base64,
+    Code,
+    Environment,
+    FileName,
+    Identifier,
+    Input,
+    Word,
+)
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.display import job_html
 from unsandbox.protocol.saving import save_file
@@ -30,9 +42,6 @@ Ttl = Annotated[int, msgspec.Meta(ge=1, le=900)]
 DisplayName = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\[\]{}\x00-\x1f\x7f]*(?![\s\S])")]
 """A name that is only shown. Historical clients take a bracket or brace in a list for the list's end."""
 
-MAX_ENV_VARS = 256
-MAX_INPUT_FILES = 1000
-MAX_WAITED_JOBS = 1000
 _SHOWN = 80
 """Characters of a value that `repr` shows."""
 TERMINAL_STATUSES = frozenset({"completed", "failed", "timeout", "cancelled"})
@@ -84,9 +93,9 @@ class InputFile(WireModel, frozen=True, kw_only=True):
 
     READ_ALIASES = {"content_base64": "content"}
 
-    filename: str
+    filename: FileName
     """Base name under which the program finds it in `/tmp/input/`."""
-    content: str
+    content: Base64
     """Base64 (RFC 4648, padded), or literal text where it is not valid base64."""
 
     @property
@@ -113,6 +122,9 @@ class InputFile(WireModel, frozen=True, kw_only=True):
         return cls(filename=filename, content=base64.b64encode(data).decode("ascii"))
 
 
+InputFiles = Annotated[list[InputFile], msgspec.Meta(max_length=MAX_INPUT_FILES)]
+
+
 class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /execute` takes.
 
@@ -121,20 +133,20 @@ class ExecuteRequest(WireModel, frozen=True, kw_only=True):
 
     READ_ALIASES = {"network": "network_mode", "return_artifact": "return_artifacts"}
 
-    language: str
-    code: str
-    env: dict[str, str] | None = None
-    input_files: list[InputFile] | None = None
+    language: Word
+    code: Code
+    env: Environment | None = None
+    input_files: InputFiles | None = None
     network_mode: NetworkModeName = "zerotrust"
     vcpu: Vcpu = 1
     ttl: Ttl | None = None
     """Seconds of wall-clock time for the program; by default 60, or what the language needs."""
     return_artifacts: bool = False
     return_wasm_artifact: bool = False
-    stdin: str | None = None
-    stdin_base64: str | None = None
+    stdin: Input | None = None
+    stdin_base64: Base64 | None = None
     isolation: IsolationName = "auto"
-    args: list[str] | None = None
+    args: Args | None = None
     """Command-line arguments of the program."""
 
 
@@ -330,7 +342,7 @@ class JobList(WireModel, frozen=True, kw_only=True):
 class WaitRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /jobs/wait` takes: the jobs that somebody waits for, all at once."""
 
-    ids: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_WAITED_JOBS)]
+    ids: Annotated[list[Identifier], msgspec.Meta(min_length=1, max_length=MAX_WAITED_JOBS)]
     timeout: Annotated[float, msgspec.Meta(ge=0)] = 20.0
     """Seconds to hold the answer at most."""
 

@@ -9,25 +9,44 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from unsandbox.protocol.models import InputFile, IsolationName, Job, NetworkModeName, Vcpu, WireModel
+from unsandbox.protocol.bounds import (
+    KIB,
+    MAX_PORTS,
+    MAX_VAULT_KEYS,
+    BoundExceededError,
+    EnvName,
+    HostNames,
+    Identifier,
+    Script,
+    Url,
+    Word,
+)
+from unsandbox.protocol.models import InputFiles, IsolationName, Job, NetworkModeName, Vcpu, WireModel
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 # Not `$`, which would let a line feed pass after the name.
-ServiceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(?![\s\S])")]
+ServiceName = Annotated[
+    str, msgspec.Meta(max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(?![\s\S])")
+]
+Ports = Annotated[list[Port], msgspec.Meta(max_length=MAX_PORTS)]
 
 RestartPolicy = Literal["always", "on-failure", "never"]
 """What happens when the program of a service ends."""
 
-VAULT_BYTES = 64 * 1024
+VAULT_BYTES = 64 * KIB
 LOG_TAIL_LINES = 9000
 
+_LONGEST_PORTS = 10 * MAX_PORTS
 _NO_VAULT = ("", "{}", "[]", "null")
+_LONGEST_NAME = 1 * KIB
 _VAULT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
 
 def ports_from_wire(value: Any) -> Any:
     """Return ports as a list: historical clients send `"80,443"`, or a single number."""
     if isinstance(value, str):
+        if len(value) > _LONGEST_PORTS:
+            raise BoundExceededError("ports", len(value), _LONGEST_PORTS, "characters")
         return [part.strip() for part in value.split(",") if part.strip()]
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -39,22 +58,22 @@ class ServiceRequest(WireModel, frozen=True, kw_only=True):
     COERCERS = {"ports": ports_from_wire}
 
     name: ServiceName
-    ports: list[Port] | None = None
+    ports: Ports | None = None
     """Ports on which the program listens inside; the first is the one that its URL leads to."""
-    custom_domains: list[str] | None = None
-    bootstrap: str | None = None
+    custom_domains: HostNames | None = None
+    bootstrap: Script | None = None
     """A command, or an http(s) URL of a script."""
-    bootstrap_content: str | None = None
+    bootstrap_content: Script | None = None
     """A script; it lies at `/tmp/bootstrap.sh` inside."""
-    bootstrap_url: str | None = None
+    bootstrap_url: Url | None = None
     network_mode: NetworkModeName | None = None
     """`semitrusted` when not given, where the server can enforce it, else `zerotrust` must be asked for."""
     vcpu: Vcpu = 1
-    service_type: str | None = None
-    golden_image: str | None = None
-    input_files: list[InputFile] | None = None
+    service_type: Word | None = None
+    golden_image: Identifier | None = None
+    input_files: InputFiles | None = None
     unfreeze_on_demand: bool = False
-    shell: str | None = None
+    shell: Word | None = None
     restart: RestartPolicy = "always"
     isolation: IsolationName = "auto"
     """Only what runs on gVisor can be snapshotted hot."""
@@ -70,8 +89,8 @@ class ServiceUpdate(WireModel, frozen=True, kw_only=True):
     unfreeze_on_demand: bool | None = None
     show_freeze_page: bool | None = None
     name: ServiceName | None = None
-    ports: list[Port] | None = None
-    custom_domains: list[str] | None = None
+    ports: Ports | None = None
+    custom_domains: HostNames | None = None
 
 
 class ServiceResize(WireModel, frozen=True, kw_only=True):
@@ -83,14 +102,25 @@ class ServiceResize(WireModel, frozen=True, kw_only=True):
 class Redeploy(WireModel, frozen=True, kw_only=True):
     """What `POST /services/{id}/redeploy` takes; the stored bootstrap is used when it names none."""
 
-    bootstrap: str | None = None
-    bootstrap_content: str | None = None
-    bootstrap_url: str | None = None
-    input_files: list[InputFile] | None = None
+    bootstrap: Script | None = None
+    bootstrap_content: Script | None = None
+    bootstrap_url: Url | None = None
+    input_files: InputFiles | None = None
+
+
+class DomainsRequest(WireModel, frozen=True, kw_only=True):
+    """What `PUT /services/{id}/domains` takes: exactly one of these."""
+
+    READ_ALIASES = {"domains": "custom_domains"}
+
+    custom_domains: HostNames | None = None
+    """All names."""
+    add: HostNames | None = None
+    remove: HostNames | None = None
 
 
 class Domains(WireModel, frozen=True, kw_only=True):
-    """What `PUT /services/{id}/domains` takes (exactly one member) and answers (`custom_domains`)."""
+    """What `PUT /services/{id}/domains` answers: the names that a service has now."""
 
     READ_ALIASES = {"domains": "custom_domains"}
     WRITE_ALIASES = {"custom_domains": ("domains",)}
@@ -203,7 +233,7 @@ class VaultInfo(WireModel, frozen=True, kw_only=True):
 class VaultKeys(WireModel, frozen=True, kw_only=True):
     """What `DELETE /services/{id}/env` takes: the names to delete, or nothing for all."""
 
-    keys: list[str] | None = None
+    keys: Annotated[list[EnvName], msgspec.Meta(max_length=MAX_VAULT_KEYS)] | None = None
 
 
 class VaultExport(WireModel, frozen=True, kw_only=True):
@@ -295,11 +325,13 @@ def _vault_value(number: int, value: object) -> str:
 
 
 def _checked(pairs: dict[str, str]) -> dict[str, str]:
+    if len(pairs) > MAX_VAULT_KEYS:
+        raise BoundExceededError("the vault", len(pairs), MAX_VAULT_KEYS, "variables")
     for number, (name, value) in enumerate(pairs.items(), 1):
-        if not _VAULT_NAME.match(name):
+        if not _VAULT_NAME.match(name) or len(name) > _LONGEST_NAME:
             raise ValueError(
-                f"entry {number} of the vault has a name that is none for a variable: letters, digits, '_', "
-                "'.' and '-', not beginning with a digit"
+                f"entry {number} of the vault has no usable name: letters, digits, '_', '.' and '-', at most "
+                f"{_LONGEST_NAME} characters, the first no digit"
             )
         if "\0" in value or "\n" in value or "\r" in value:
             raise ValueError(

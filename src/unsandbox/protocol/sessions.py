@@ -8,11 +8,12 @@ from typing import Annotated, Self
 import msgspec
 
 from unsandbox.errors import JobFailedError
+from unsandbox.protocol.bounds import Code, Word
 from unsandbox.protocol.display import command_html
 from unsandbox.protocol.models import (
     Artifact,
     DisplayName,
-    InputFile,
+    InputFiles,
     IsolationName,
     NetworkModeName,
     Vcpu,
@@ -36,16 +37,16 @@ class SessionRequest(WireModel, frozen=True, kw_only=True):
     network_mode: NetworkModeName = "zerotrust"
     ttl: SessionTtl = DEFAULT_TTL_S
     """Seconds without traffic after which the session is deleted."""
-    shell: str | None = None
+    shell: Word | None = None
     """Name of a shell or REPL; `bash` when neither this nor `language` is given."""
-    language: str | None = None
+    language: Word | None = None
     """A language whose REPL is meant."""
-    multiplexer: str | None = None
+    multiplexer: Word | None = None
     """`tmux` or `screen`: the terminal survives a disconnect and shows what was written meanwhile."""
     tmux: bool = False
     screen: bool = False
     vcpu: Vcpu = 1
-    input_files: list[InputFile] | None = None
+    input_files: InputFiles | None = None
     audit: bool = False
     name: DisplayName | None = None
     isolation: IsolationName = "auto"
@@ -110,10 +111,10 @@ class SessionList(WireModel, frozen=True, kw_only=True):
 class CommandRequest(WireModel, frozen=True, kw_only=True):
     """A one-shot command in a live session or service."""
 
-    command: str
+    command: Code
     timeout: Annotated[int, msgspec.Meta(ge=0, le=900_000)] = 30_000
     """Milliseconds; 0 means none."""
-    input_files: list[InputFile] | None = None
+    input_files: InputFiles | None = None
 
 
 class CommandResult(WireModel, frozen=True, kw_only=True):

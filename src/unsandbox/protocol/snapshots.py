@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from unsandbox.protocol.bounds import Identifier, Word
 from unsandbox.protocol.models import DisplayName, WireModel
-from unsandbox.protocol.services import Port, ServiceName, ports_from_wire
+from unsandbox.protocol.services import Ports, ServiceName, ports_from_wire
 
 SourceType = Literal["session", "service"]
 
@@ -14,10 +15,10 @@ SourceType = Literal["session", "service"]
 class SnapshotRequest(WireModel, frozen=True, kw_only=True):
     """What `POST /snapshots` takes in either shape, and `POST /…/{id}/snapshot`, which names no source."""
 
-    session_id: str | None = None
-    service_id: str | None = None
+    session_id: Identifier | None = None
+    service_id: Identifier | None = None
     source_type: SourceType | None = None
-    source_id: str | None = None
+    source_id: Identifier | None = None
     name: DisplayName | None = None
     hot: bool = False
     """With memory and running processes."""
@@ -96,8 +97,8 @@ class CloneRequest(WireModel, frozen=True, kw_only=True):
 
     type: SourceType | None = None
     name: ServiceName | None = None
-    shell: str | None = None
-    ports: list[Port] | None = None
+    shell: Word | None = None
+    ports: Ports | None = None
 
 
 class Cloned(WireModel, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ from unsandbox.engine.accounts.audit import code_hash
 from unsandbox.engine.accounts.keys import KeyRing, KeySettings
 from unsandbox.engine.store.disk_full import is_disk_full
 from unsandbox.protocol import codec
+from unsandbox.protocol.bounds import SMALL_BODY
 from unsandbox.protocol.contents import ChunkReader, Pieces
 from unsandbox.protocol.endpoints.endpoint import Endpoint
 from unsandbox.protocol.endpoints.jobs import (
@@ -211,7 +212,9 @@ class Server:
         has_files = endpoint.request is not None and "input_files" in endpoint.request.__struct_fields__
 
         async def serve(request: web.Request) -> web.StreamResponse:
-            call = await self._read(request, signed=endpoint.auth == "signed", has_files=has_files)
+            call = await self._read(
+                request, signed=endpoint.auth == "signed", has_files=has_files, most=endpoint.body_bytes
+            )
             if endpoint.name == "service_logs" and read_flag(call.query, "follow"):
                 return await stream_service_log(request, call)
             if self._engine.audit is None or endpoint.method == "GET" or endpoint in JOBS:
@@ -256,15 +259,23 @@ class Server:
 
         return serve
 
-    async def _read(self, request: web.Request, *, signed: bool = True, has_files: bool = False) -> Call:
-        """Authenticate a request and read its body.
+    async def _read(
+        self,
+        request: web.Request,
+        *,
+        signed: bool = True,
+        has_files: bool = False,
+        most: int | None = SMALL_BODY,
+    ) -> Call:
+        """Authenticate a request and read its body, of at most so many bytes or what this server takes.
 
         Raises:
             Unauthorized: It must be signed by a valid key and is not.
             TooLarge: The body is larger than the limit.
         """
         caller = check_headers(request, self._keys, time.time()) if signed else None
-        body = await read_body(request, caller, self._config.body_bytes, has_files=has_files)
+        limit = self._config.body_bytes if most is None else min(most, self._config.body_bytes)
+        body = await read_body(request, caller, limit, has_files=has_files)
         if caller is not None:
             caller.check_expiry(time.time())
             _owner.set(caller.public_key)

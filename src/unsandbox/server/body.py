@@ -64,7 +64,10 @@ async def read_body(request: web.Request, caller: Caller | None, limit: int, *, 
             turns = _turns.setdefault(sender, asyncio.Semaphore(LARGE_AT_ONCE))
             async with turns, asyncio.timeout(_LONGEST_S):
                 return await _read_large(request, caller, limit)
-        data = await request.read()
+        if length is not None:
+            data = await request.read()
+        else:
+            data = b"".join([batch async for batch in _batches(request, limit)])
     except TimeoutError as error:
         raise InvalidRequest("the body did not come in time", code="incomplete") from error
     except ConnectionResetError as error:

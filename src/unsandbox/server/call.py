@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from yarl import URL
 
-from unsandbox.engine import Engine, InvalidRequest
+from unsandbox.engine import Engine, InvalidRequest, TooLarge
 from unsandbox.engine.accounts.keys import KeySettings
 from unsandbox.protocol import codec
+from unsandbox.protocol.bounds import LARGE, BoundExceededError
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.held import fill_in
 from unsandbox.protocol.models import WireModel
@@ -106,10 +107,14 @@ def to_model(members: Mapping[str, Any], model: type[T]) -> T:
     """Return what a request says as a model.
 
     Raises:
-        InvalidRequest: A member is missing or of the wrong type; the message names it.
+        InvalidRequest: A member is missing, too long or of the wrong type; the message names it.
+        TooLarge: Code, script or a file is too long.
     """
     try:
         return fill_in(codec.from_wire(members, model))
+    except BoundExceededError as error:
+        kind = TooLarge if error.bound > LARGE else InvalidRequest
+        raise kind(str(error)) from error
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
 

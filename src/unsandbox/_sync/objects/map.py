@@ -20,8 +20,9 @@ from unsandbox._sync import execution
 from unsandbox._sync.base import type_partial
 from unsandbox.errors import InvalidRequestError, NotFoundError, RateLimitError, UnsandboxError
 from unsandbox.protocol import codec
+from unsandbox.protocol.bounds import MAX_WAITED_JOBS
 from unsandbox.protocol.endpoints.jobs import BY_NAME
-from unsandbox.protocol.models import MAX_WAITED_JOBS, Job, JobStatus
+from unsandbox.protocol.models import Job, JobStatus
 from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
 
 if TYPE_CHECKING:

@@ -143,7 +143,7 @@ class AuditLog:
             try:
                 members = json.loads(last)
                 self._sequence, self._mac = int(members["seq"]), str(members["mac"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise EngineError(
                     f"the last line of the audit log in {self._folder} is damaged; move the file away "
                     "and keep it for inspection"
@@ -199,7 +199,7 @@ def verify(folder: Path, key: bytes) -> Verdict:
         try:
             members = json.loads(line)
             claimed = members.pop("mac")
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             return Verdict(sequence, mac, f"{where} is no line of an audit log")
         expected = _mac_of(key, mac, members)
         if not isinstance(claimed, str) or not hmac.compare_digest(expected, claimed):
@@ -213,7 +213,7 @@ def verify(folder: Path, key: bytes) -> Verdict:
 def read(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a log, oldest first, unchecked."""
     for _, line in _lines(folder):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             yield json.loads(line)
 
 

@@ -8,6 +8,7 @@ import binascii
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import InvalidRequest, TooLarge
 from unsandbox.protocol import models
+from unsandbox.protocol.bounds import MAX_ENV_VARS, MAX_INPUT_FILES
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.held import HeldInputFile
 from unsandbox.protocol.names import clash
@@ -42,8 +43,8 @@ def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
     if request.args and sum(len(word) + 1 for word in request.args) > ARGS_CHARACTERS:
         raise TooLarge(f"the arguments are longer than {ARGS_CHARACTERS >> 10} KiB; send data as input files")
     env = request.env or {}
-    if len(env) > models.MAX_ENV_VARS:
-        raise InvalidRequest(f"env has {len(env)} variables; at most {models.MAX_ENV_VARS} are allowed")
+    if len(env) > MAX_ENV_VARS:
+        raise InvalidRequest(f"env has {len(env)} variables; at most {MAX_ENV_VARS} are allowed")
     for name, value in env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise InvalidRequest("env: a name must not be empty or hold '=', and nothing may hold a NUL byte")
@@ -77,8 +78,8 @@ def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str
         TooLarge: Together they exceed the limit.
     """
     files: dict[str, bytes | Content] = {}
-    if len(given) > models.MAX_INPUT_FILES:
-        raise InvalidRequest(f"{len(given)} input files; at most {models.MAX_INPUT_FILES} are allowed")
+    if len(given) > MAX_INPUT_FILES:
+        raise InvalidRequest(f"{len(given)} input files; at most {MAX_INPUT_FILES} are allowed")
     total = 0
     for file in given:
         # Historical clients send trailing newlines.

@@ -20,17 +20,17 @@ from yarl import URL
 from unsandbox.engine.errors import InvalidRequest, TooLarge
 from unsandbox.engine.persistent.limits import remove_tree, sandbox_files
 from unsandbox.engine.store.objects import new_id
+from unsandbox.protocol.bounds import SCRIPT_BYTES
 from unsandbox.protocol.contents import Content, chunks_of
 from unsandbox.protocol.services import Redeploy, ServiceRequest
 from unsandbox.sandbox.launcher.network.addresses import is_public_address
 from unsandbox.sandbox.launcher.network.setup import present_networks
-from unsandbox.sandbox.spec import MIB, SandboxFile
+from unsandbox.sandbox.spec import SandboxFile
 
 if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
 
 SCRIPT_PATH = "/tmp/bootstrap.sh"  # noqa: S108 - a path inside the sandbox
-SCRIPT_BYTES = 4 * MIB
 FETCH_S = 30.0
 _REDIRECTS = 5
 _REDIRECTED = frozenset({301, 302, 303, 307, 308})

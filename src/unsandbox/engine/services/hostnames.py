@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from unsandbox.engine.errors import Conflict, Forbidden, InvalidRequest
 from unsandbox.engine.services.document import ServiceRecord
 from unsandbox.engine.store.objects import Collection
+from unsandbox.protocol.bounds import MAX_DOMAINS
 
 _PORT_FIRST = re.compile(r"[0-9]+-")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\Z")
-_MAX_DOMAINS = 100
 _LONGEST_DOMAIN = 253
 
 
@@ -94,19 +94,28 @@ class ServiceNames:
             InvalidRequest: One is no host name, or there are too many.
             Forbidden: One is the server's own.
         """
-        cleaned = dict.fromkeys(_clean(domain) for domain in domains)
-        if len(cleaned) > _MAX_DOMAINS:
-            raise InvalidRequest(f"{len(cleaned)} domains; at most {_MAX_DOMAINS} are allowed")
+        given = list(domains)
+        if len(given) > 2 * MAX_DOMAINS:
+            raise _too_many(len(given))
+        cleaned = dict.fromkeys(map(_clean, given))
+        if len(cleaned) > MAX_DOMAINS:
+            raise _too_many(len(cleaned))
         for domain in cleaned:
             if any(domain == own or domain.endswith(f".{own}") for own in self.reserved):
                 raise Forbidden(f"the domain {domain!r} is this server's own", code="domain_not_allowed")
         return list(cleaned)
 
 
+def _too_many(count: int) -> InvalidRequest:
+    return InvalidRequest(f"{count} domains; at most {MAX_DOMAINS} are allowed")
+
+
 def _clean(domain: str) -> str:
     text = domain.strip().rstrip(".").lower()
-    with contextlib.suppress(UnicodeError):
-        text = text.encode("idna").decode("ascii")
+    # IDNA only makes names longer, and takes time that grows with the square of their length.
+    if len(text) <= _LONGEST_DOMAIN:
+        with contextlib.suppress(UnicodeError):
+            text = text.encode("idna").decode("ascii")
     labels = text.split(".")
     # The last label of a name is no number: that would be an address.
     if (

@@ -39,7 +39,7 @@ from unsandbox.engine.services.supervisor import ServiceSupervisor
 from unsandbox.engine.services.vault import Vaults
 from unsandbox.engine.store.objects import container_name, new_id
 from unsandbox.protocol.contents import Content
-from unsandbox.protocol.services import Domains, Redeploy, Service, ServiceRequest, ServiceUpdate
+from unsandbox.protocol.services import DomainsRequest, Redeploy, Service, ServiceRequest, ServiceUpdate
 from unsandbox.protocol.services import ServiceLog as ServiceText
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.languages.shells import find_shell
@@ -220,7 +220,7 @@ class Services:
                         await set_vcpu(self._context, document, run.sandbox, document.vcpu)
                 raise
 
-    async def change_domains(self, owner: str, name: str, change: Domains) -> list[str]:
+    async def change_domains(self, owner: str, name: str, change: DomainsRequest) -> list[str]:
         """Replace, add or remove domains: exactly one of these; return what the service has then.
 
         Raises:

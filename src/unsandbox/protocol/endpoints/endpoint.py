@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
+from unsandbox.protocol.bounds import SMALL_BODY, takes_data
 from unsandbox.protocol.models import WireModel
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -21,7 +23,7 @@ class Query:
     summary: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Endpoint:
     """One operation of the API.
 
@@ -39,6 +41,7 @@ class Endpoint:
         creates: Whether it makes something; the client then sends an `Idempotency-Key`.
         status: Status of a success.
         protected: Whether a server may ask for a one-time code first (428).
+        text_bytes: Largest body, where it is text.
         idempotent: Whether it may be sent again although its method does not say so (RFC 9110, 9.2.2).
     """
 
@@ -56,3 +59,11 @@ class Endpoint:
     status: int = 200
     protected: bool = False
     idempotent: bool = False
+    text_bytes: int = 0
+
+    @functools.cached_property
+    def body_bytes(self) -> int | None:
+        """Largest body; None where it holds code, scripts or files: the server's own limit is the bound."""
+        if self.body == "text":
+            return self.text_bytes
+        return None if takes_data(self.request) else SMALL_BODY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unsandbox.protocol import models
+from unsandbox.protocol.bounds import CODE_CHARACTERS
 from unsandbox.protocol.endpoints.endpoint import Endpoint, Query
 from unsandbox.protocol.endpoints.state import IMAGES, LOGS, SERVICES, SESSIONS, SNAPSHOTS
 
@@ -51,6 +52,7 @@ JOBS: tuple[Endpoint, ...] = (
         path="/run",
         response=models.Job,
         body="text",
+        text_bytes=4 * CODE_CHARACTERS,
         query=_RUN_QUERY,
         creates=True,
         summary="Run the source in the body; its `#!` line names the language.",
@@ -61,6 +63,7 @@ JOBS: tuple[Endpoint, ...] = (
         path="/run/async",
         response=models.Job,
         body="text",
+        text_bytes=4 * CODE_CHARACTERS,
         query=_RUN_QUERY,
         creates=True,
         summary="As `/run`, but answer at once with the job's id.",

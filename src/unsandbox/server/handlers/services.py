@@ -8,6 +8,7 @@ from unsandbox.engine.services.vault import read_vault
 from unsandbox.protocol.services import (
     LOG_TAIL_LINES,
     Domains,
+    DomainsRequest,
     Redeploy,
     Service,
     ServiceJob,
@@ -112,7 +113,7 @@ async def service_command(call: Call) -> ServiceJob:
 
 async def service_domains(call: Call) -> Domains:
     """Replace, add or remove its domains."""
-    change = read_body(call, Domains)
+    change = read_body(call, DomainsRequest)
     domains = await call.engine.services.change_domains(call.owner, call.params["id"], change)
     return Domains(custom_domains=domains)
 
