@@ -90,8 +90,7 @@ def test_a_message_with_another_field_is_refused_or_is_another_message(message, 
         # What it holds may be a tenant's.
         assert len(str(error)) < 200
         return
-    again = json.loads(messages.encode(arrived))
-    assert again[name] == content[name] or again.keys() != content.keys()
+    assert messages.decode(messages.encode(arrived)) == arrived
 
 
 @given(ANY, st.data())
@@ -211,9 +210,10 @@ def test_a_request_has_the_descriptors_that_came_before_it():
 
 
 async def test_a_launcher_without_room_for_descriptors_refuses_and_goes_on():
+    others = {*launchers()}
     async with BubblewrapBackend() as backend:
         sandbox = await backend.open_persistent(PersistentSpec())
-        (launcher,) = launchers()
+        (launcher,) = {*launchers()} - others
         limits = resource.prlimit(launcher, resource.RLIMIT_NOFILE)
         held = len(os.listdir(f"/proc/{launcher}/fd"))
         resource.prlimit(launcher, resource.RLIMIT_NOFILE, (held + 3, limits[1]))
@@ -225,7 +225,7 @@ async def test_a_launcher_without_room_for_descriptors_refuses_and_goes_on():
         resource.prlimit(launcher, resource.RLIMIT_NOFILE, limits)
         assert (await (await backend.start(SandboxSpec(run=["true"]))).wait()).exit_code == 0
         assert (await sandbox.run(["true"])).exit_code == 0
-        assert launchers() == [launcher]
+        assert {*launchers()} - others == {launcher}
         await sandbox.close()
 
 

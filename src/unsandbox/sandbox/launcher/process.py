@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import resource
 import select
@@ -26,14 +25,14 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from unsandbox.sandbox.launcher import cleanup, enter, messages, syscalls
-from unsandbox.sandbox.launcher.cgroups import Group, Usage, children, held_by_sentry, held_memory
+from unsandbox.sandbox.launcher.cgroups import Group, children, held_by_sentry, held_memory
 from unsandbox.sandbox.launcher.connection import ServerConnection
 from unsandbox.sandbox.launcher.fd_numbers import BLOCK_FD, INFO_FD, ZYGOTE_FD
 from unsandbox.sandbox.launcher.groups import SandboxGroups
+from unsandbox.sandbox.launcher.job import Job
 from unsandbox.sandbox.launcher.messages import OpenPersistent, Start, StartZygote
 from unsandbox.sandbox.launcher.network.gate import OutboundNetworks
 from unsandbox.sandbox.launcher.network.setup import NetworkConfig
@@ -42,59 +41,6 @@ from unsandbox.sandbox.launcher.sandbox_program import become_sandbox
 from unsandbox.sandbox.launcher.zygotes import Zygotes
 
 _WATCH_INTERVAL_S = 0.05
-
-
-@dataclass(slots=True)
-class Job:
-    """One sandbox: the monitor that the launcher forked and the sandbox's first process below it."""
-
-    request: Start
-    monitor: int
-    info_fd: int
-    group: Group | None
-    first: int | None = None
-    info: bytes = b""
-    exit_status: int | None = None
-    rusage: resource.struct_rusage | None = None
-    killed: bool = False
-    peak: int = 0
-    out_of_memory: bool = False
-    error: str | None = None
-    first_gone: bool = False
-
-    @property
-    def number(self) -> int:
-        """The server's number of it."""
-        return self.request.job
-
-    @property
-    def zygote(self) -> bool:
-        """Whether it is a template that warm sandboxes are forked from: they are counted, not it."""
-        return isinstance(self.request, StartZygote)
-
-    def over(self) -> bool:
-        """Whether no process of the sandbox is left: a monitor that exits by itself has reaped the first."""
-        if self.exit_status is None:
-            return False
-        alone = self.request.single_process
-        return alone or self.first is None or self.first_gone or os.WIFEXITED(self.exit_status)
-
-    def ending(self) -> messages.Ended:
-        """Return what the server is told when it is over."""
-        usage = self.group.usage() if self.group else Usage()
-        cpu_s, peak = usage.cpu_s, usage.peak_memory_bytes
-        if cpu_s is None and self.rusage is not None:
-            cpu_s = self.rusage.ru_utime + self.rusage.ru_stime
-        if peak is None and self.rusage is not None:
-            peak = max(self.peak, self.rusage.ru_maxrss * 1024)
-        return messages.Ended(
-            job=self.number,
-            exit_code=os.waitstatus_to_exitcode(self.exit_status or 0),
-            cpu_s=cpu_s,
-            peak_memory_bytes=peak,
-            out_of_memory=self.out_of_memory or usage.oom_kills > 0,
-            error=self.error,
-        )
 
 
 class Launcher:
@@ -126,6 +72,7 @@ class Launcher:
         signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         server_life = self._watch_server()
+        _set_up_process()
         self._prepare()
         for fd in (self._server.fileno(), wakeup_read, server_life):
             self._poll.register(fd, select.POLLIN)
@@ -162,12 +109,6 @@ class Launcher:
         return fd
 
     def _prepare(self) -> None:
-        # Keys of the server's login session must not be listed in /proc/keys inside.
-        syscalls.leave_session_keyring()
-        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft != hard:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._lock = cleanup.hold(self._runtime)
         ready = self._groups.open()
         cleanup.sweep([self._runtime.parent], remove_as_group=False)
@@ -264,10 +205,8 @@ class Launcher:
                 # The program runs: becoming it has closed the pipe.
                 self._found_first(job, job.monitor)
             return
-        info = json.loads(job.info)
-        job.error = info.get("error")
-        if "child-pid" in info:
-            self._found_first(job, int(info["child-pid"]))
+        if (child := job.reported_child()) is not None:
+            self._found_first(job, child)
 
     def _close_info(self, job: Job) -> None:
         if job.info_fd >= 0:
@@ -400,6 +339,16 @@ class Launcher:
                 time.sleep(0.002)
         self._groups.close()
         cleanup.remove_runtime(self._runtime)
+
+
+def _set_up_process() -> None:
+    """Have this process be what its children need: their reaper, with room for descriptors, without keys."""
+    # Keys of the server's login session must not be listed in /proc/keys inside.
+    syscalls.leave_session_keyring()
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _parent_of(pid: int) -> int | None:

@@ -11,40 +11,30 @@ from __future__ import annotations
 import errno
 import functools
 import platform
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 
 from unsandbox.sandbox.errors import SandboxUnavailable
+from unsandbox.sandbox.launcher import bpf
+from unsandbox.sandbox.launcher.bpf import AND, JA, JEQ, JGE, JSET, LD_W_ABS, LONGEST_JUMP, RET, Instruction
 from unsandbox.sandbox.seccomp import policy
 
-Instruction = tuple[int, int, int, int]
-"""Code, jump if true, jump if false, constant."""
 _Code = tuple[Instruction, ...]
 """Instructions that end in a return whichever way they go."""
 
 AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """What the kernel calls each machine that there are numbers for, in the order of the columns."""
 
-_LD_W_ABS = 0x20
-_AND = 0x54
-_JMP = 0x05
-_JMP_JEQ = 0x15
-_JMP_JGE = 0x35
-_JMP_JSET = 0x45
-_RET = 0x06
-_LONGEST_JUMP = 255
-
 _OFFSET_NR = 0
 _OFFSET_ARCH = 4
 _OFFSET_ARGUMENTS = 16
 
-_ALLOW: _Code = ((_RET, 0, 0, 0x7FFF0000),)
-_KILL_PROCESS: _Code = ((_RET, 0, 0, 0x80000000),)
+_ALLOW: _Code = ((RET, 0, 0, 0x7FFF0000),)
+_KILL_PROCESS: _Code = ((RET, 0, 0, 0x80000000),)
 
 
 def _refuse(number: int) -> _Code:
-    return ((_RET, 0, 0, 0x00050000 | number),)
+    return ((RET, 0, 0, 0x00050000 | number),)
 
 
 _DENIED, _ABSENT = _refuse(errno.EPERM), _refuse(errno.ENOSYS)
@@ -68,7 +58,7 @@ def numbers(machine: str) -> Mapping[str, int]:
 
 def _argument(index: int) -> Instruction:
     """Load the low half of an argument: the judged ones are 32 bits wide, both machines little-endian."""
-    return (_LD_W_ABS, 0, 0, _OFFSET_ARGUMENTS + 8 * index)
+    return (LD_W_ABS, 0, 0, _OFFSET_ARGUMENTS + 8 * index)
 
 
 def _search(cases: Mapping[int, _Code], otherwise: _Code) -> _Code:
@@ -90,9 +80,9 @@ def _halve(steps: Sequence[tuple[int, _Code]]) -> _Code:
     middle = len(steps) // 2
     below, above = _halve(steps[:middle]), _halve(steps[middle:])
     start = steps[middle][0]
-    if len(below) <= _LONGEST_JUMP:
-        return ((_JMP_JGE, len(below), 0, start), *below, *above)
-    return ((_JMP_JGE, 0, 1, start), (_JMP, 0, 0, len(below)), *below, *above)
+    if len(below) <= LONGEST_JUMP:
+        return ((JGE, len(below), 0, start), *below, *above)
+    return ((JGE, 0, 1, start), (JA, 0, 0, len(below)), *below, *above)
 
 
 def _one_of(index: int, values: Iterable[int], then: _Code, otherwise: _Code) -> _Code:
@@ -102,12 +92,12 @@ def _one_of(index: int, values: Iterable[int], then: _Code, otherwise: _Code) ->
 
 def _has_bits(index: int, mask: int, then: _Code, otherwise: _Code) -> _Code:
     """Judge a call by whether an argument has any bit of `mask`; `then` must be one instruction."""
-    return (_argument(index), (_JMP_JSET, 0, len(then), mask), *then, *otherwise)
+    return (_argument(index), (JSET, 0, len(then), mask), *then, *otherwise)
 
 
 def _no_device(index: int) -> _Code:
     kinds = _search(dict.fromkeys(policy.DEVICE_TYPES, _DENIED), _ALLOW)
-    return (_argument(index), (_AND, 0, 0, policy.FILE_TYPE), *kinds)
+    return (_argument(index), (AND, 0, 0, policy.FILE_TYPE), *kinds)
 
 
 def _judged() -> dict[str, _Code]:
@@ -155,14 +145,14 @@ def program(machine: str) -> list[Instruction]:
     # What has no number here is absent. So are the calls of x32, whose numbers have bit 30 set.
     cases = {number: verdicts[name] for name, number in known.items()}
     return [
-        (_LD_W_ABS, 0, 0, _OFFSET_ARCH),
-        (_JMP_JEQ, len(_KILL_PROCESS), 0, AUDIT_ARCHITECTURES[machine]),
+        (LD_W_ABS, 0, 0, _OFFSET_ARCH),
+        (JEQ, len(_KILL_PROCESS), 0, AUDIT_ARCHITECTURES[machine]),
         *_KILL_PROCESS,
-        (_LD_W_ABS, 0, 0, _OFFSET_NR),
+        (LD_W_ABS, 0, 0, _OFFSET_NR),
         *_search(cases, _ABSENT),
     ]
 
 
 def build(machine: str | None = None) -> bytes:
     """Return the filter as the kernel's `struct sock_filter` array, by default for this machine."""
-    return b"".join(struct.pack("<HBBI", *step) for step in program(machine or platform.machine()))
+    return bpf.encode(program(machine or platform.machine()))

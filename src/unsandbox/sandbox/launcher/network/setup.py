@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from unsandbox.sandbox.launcher import syscalls
+from unsandbox.sandbox.launcher.bpf import Instruction
 from unsandbox.sandbox.launcher.cgroups import Group
 from unsandbox.sandbox.launcher.network import netlink, tap_filter
 from unsandbox.sandbox.launcher.network.addresses import NOT_PUBLIC, Address, Network
@@ -198,7 +199,7 @@ def renew(
             tap_filter.attach(tool, _filter(forbidden))
 
 
-def _filter(forbidden: Sequence[Network]) -> list[tap_filter.Instruction]:
+def _filter(forbidden: Sequence[Network]) -> list[Instruction]:
     return tap_filter.build([*NOT_PUBLIC, *forbidden], RESOLVER.values())
 
 

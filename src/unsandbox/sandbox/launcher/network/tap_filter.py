@@ -18,16 +18,24 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import IO
 
-from unsandbox.sandbox.launcher import syscalls
+from unsandbox.sandbox.launcher import bpf, syscalls
+from unsandbox.sandbox.launcher.bpf import (
+    AND,
+    JA,
+    JEQ,
+    JSET,
+    LD_B_ABS,
+    LD_H_ABS,
+    LD_H_IND,
+    LD_W_ABS,
+    LDX_B_MSH,
+    RET,
+    Instruction,
+)
 from unsandbox.sandbox.launcher.network.addresses import Address, Network
 
-Instruction = tuple[int, int, int, int]
-"""Code, steps to jump when true, when false, constant."""
-
-_WORD, _HALF, _BYTE, _HALF_AFTER_X, _X_IPV4_HEADER = 0x20, 0x28, 0x30, 0x48, 0xB1
-_AND, _EQUAL, _ANY_BIT, _JUMP, _RETURN = 0x54, 0x15, 0x45, 0x05, 0x06
-_PASS: Instruction = (_RETURN, 0, 0, 0xFFFFFFFF)
-_DROP: Instruction = (_RETURN, 0, 0, 0)
+_PASS: Instruction = (RET, 0, 0, 0xFFFFFFFF)
+_DROP: Instruction = (RET, 0, 0, 0)
 
 _ETHERNET = 14
 _IPV4, _ARP, _IPV6 = 0x0800, 0x0806, 0x86DD
@@ -58,7 +66,7 @@ def attach(pid: int, program: list[Instruction]) -> None:
 
 def attach_to(tap: int, program: list[Instruction]) -> None:
     """Attach a program to the TAP interface behind a descriptor."""
-    code = b"".join(struct.pack("HBBI", *step) for step in program)
+    code = bpf.encode(program)
     buffer = ctypes.create_string_buffer(code, len(code))
     fcntl.ioctl(tap, _TUNATTACHFILTER, struct.pack("HP", len(program), ctypes.addressof(buffer)))
 
@@ -105,7 +113,7 @@ def build(forbidden: Iterable[Network], resolvers: Iterable[Address]) -> list[In
         body, place = (v4, _ETHERNET + 16) if network.version == 4 else (v6, _ETHERNET + 24)
         body += _if_address(place, network.network_address, network.netmask, [_DROP])
     return [
-        (_HALF, 0, 0, 12),
+        (LD_H_ABS, 0, 0, 12),
         *_if_equal(_ARP, [_PASS]),
         *_if_equal(_IPV4, [*v4, _PASS]),
         *_if_equal(_IPV6, [*v6, _PASS]),
@@ -115,7 +123,7 @@ def build(forbidden: Iterable[Network], resolvers: Iterable[Address]) -> list[In
 
 def _if_equal(value: int, body: list[Instruction]) -> list[Instruction]:
     """Run `body`, which must end in a return, when the loaded value is this one."""
-    return [(_EQUAL, 1, 0, value), (_JUMP, 0, 0, len(body)), *body]
+    return [(JEQ, 1, 0, value), (JA, 0, 0, len(body)), *body]
 
 
 def _if_address(place: int, address: Address, mask: Address, body: list[Instruction]) -> list[Instruction]:
@@ -127,21 +135,21 @@ def _if_address(place: int, address: Address, mask: Address, body: list[Instruct
     tests = [(at, int.from_bytes(value), int.from_bytes(bits)) for at, value, bits in words if any(bits)]
     for left, (at, value, bits) in enumerate(reversed(tests)):
         # When a word differs, over this and all that comes after it.
-        code = [(_WORD, 0, 0, at), (_AND, 0, 0, bits), (_EQUAL, 0, 3 * left + len(body), value), *code]
+        code = [(LD_W_ABS, 0, 0, at), (AND, 0, 0, bits), (JEQ, 0, 3 * left + len(body), value), *code]
     return [*code, *body]
 
 
 def _resolvers4(addresses: list[IPv4Address]) -> list[Instruction]:
     dns: list[Instruction] = [
-        (_BYTE, 0, 0, _ETHERNET + 9),
-        (_EQUAL, 1, 0, socket.IPPROTO_UDP),
-        (_EQUAL, 0, 6, socket.IPPROTO_TCP),
+        (LD_B_ABS, 0, 0, _ETHERNET + 9),
+        (JEQ, 1, 0, socket.IPPROTO_UDP),
+        (JEQ, 0, 6, socket.IPPROTO_TCP),
         # A later fragment has no port.
-        (_HALF, 0, 0, _ETHERNET + 6),
-        (_ANY_BIT, 4, 0, _FRAGMENT_OFFSET),
-        (_X_IPV4_HEADER, 0, 0, _ETHERNET),
-        (_HALF_AFTER_X, 0, 0, _ETHERNET + 2),
-        (_EQUAL, 0, 1, _DNS_PORT),
+        (LD_H_ABS, 0, 0, _ETHERNET + 6),
+        (JSET, 4, 0, _FRAGMENT_OFFSET),
+        (LDX_B_MSH, 0, 0, _ETHERNET),
+        (LD_H_IND, 0, 0, _ETHERNET + 2),
+        (JEQ, 0, 1, _DNS_PORT),
         _PASS,
         _DROP,
     ]
@@ -151,11 +159,11 @@ def _resolvers4(addresses: list[IPv4Address]) -> list[Instruction]:
 
 def _resolvers6(addresses: list[IPv6Address]) -> list[Instruction]:
     dns: list[Instruction] = [
-        (_BYTE, 0, 0, _ETHERNET + 6),
-        (_EQUAL, 1, 0, socket.IPPROTO_UDP),
-        (_EQUAL, 0, 3, socket.IPPROTO_TCP),
-        (_HALF, 0, 0, _ETHERNET + 40 + 2),
-        (_EQUAL, 0, 1, _DNS_PORT),
+        (LD_B_ABS, 0, 0, _ETHERNET + 6),
+        (JEQ, 1, 0, socket.IPPROTO_UDP),
+        (JEQ, 0, 3, socket.IPPROTO_TCP),
+        (LD_H_ABS, 0, 0, _ETHERNET + 40 + 2),
+        (JEQ, 0, 1, _DNS_PORT),
         _PASS,
         _DROP,
     ]
@@ -166,6 +174,6 @@ def _resolvers6(addresses: list[IPv6Address]) -> list[Instruction]:
 def _neighbour_discovery() -> list[Instruction]:
     """Of ICMPv6 only what finds the gateway; it goes to multicast and link-local addresses."""
     kinds = range(_ROUTER_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT + 1)
-    tests: list[Instruction] = [(_EQUAL, len(kinds) - i, 0, kind) for i, kind in enumerate(kinds)]
-    body = [(_BYTE, 0, 0, _ETHERNET + 40), *tests, _DROP, _PASS]
-    return [(_BYTE, 0, 0, _ETHERNET + 6), (_EQUAL, 0, len(body), socket.IPPROTO_ICMPV6), *body]
+    tests: list[Instruction] = [(JEQ, len(kinds) - i, 0, kind) for i, kind in enumerate(kinds)]
+    body = [(LD_B_ABS, 0, 0, _ETHERNET + 40), *tests, _DROP, _PASS]
+    return [(LD_B_ABS, 0, 0, _ETHERNET + 6), (JEQ, 0, len(body), socket.IPPROTO_ICMPV6), *body]
