@@ -287,21 +287,23 @@ def execute_code(
         assert result["stdout"] == "42" + chr(10)
         ```
     """
+    from unsandbox._shared.options import ExecuteOptions
+
     caller = connect(public_key, secret_key, account, account_index)
-    options = {
-        "language": language,
-        "code": code,
-        "env": env,
-        "input_files": input_files,
-        "network_mode": network_mode,
-        "vcpu": vcpu,
-        "ttl": ttl,
-        "return_artifacts": return_artifacts,
-        "stdin": stdin,
-        "args": args,
-        "isolation": isolation,
-    }
-    return cast("JobResult", caller.execute(timeout, options))
+    options = ExecuteOptions(
+        language=language,
+        code=code,
+        env=env,
+        input_files=input_files,
+        network_mode=network_mode,
+        vcpu=vcpu,
+        ttl=ttl,
+        return_artifacts=return_artifacts,
+        stdin=stdin,
+        args=args,
+        isolation=isolation,
+    )
+    return cast("JobResult", caller.execute(options, timeout))
 
 
 def execute_async(
@@ -353,20 +355,22 @@ def execute_async(
         result = wait_for_job(job_id)
         ```
     """
+    from unsandbox._shared.options import ExecuteOptions
+
     caller = connect(public_key, secret_key, account, account_index)
-    options = {
-        "language": language,
-        "code": code,
-        "env": env,
-        "input_files": input_files,
-        "network_mode": network_mode,
-        "vcpu": vcpu,
-        "ttl": ttl,
-        "return_artifacts": return_artifacts,
-        "stdin": stdin,
-        "args": args,
-        "isolation": isolation,
-    }
+    options = ExecuteOptions(
+        language=language,
+        code=code,
+        env=env,
+        input_files=input_files,
+        network_mode=network_mode,
+        vcpu=vcpu,
+        ttl=ttl,
+        return_artifacts=return_artifacts,
+        stdin=stdin,
+        args=args,
+        isolation=isolation,
+    )
     return caller.submit(options)
 
 
@@ -399,8 +403,7 @@ def run_code(
         As `execute_code`, with `detected_language`.
     """
     caller = connect(public_key, secret_key, account, account_index)
-    options = {"env": env, "network_mode": network_mode, "ttl": ttl}
-    return cast("JobResult", caller.run(source, timeout, options))
+    return cast("JobResult", caller.run(source, env, network_mode, ttl, timeout))
 
 
 def run_async(
@@ -427,7 +430,7 @@ def run_async(
         account_index: As for `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
-    return caller.submit_run(source, {"env": env, "network_mode": network_mode, "ttl": ttl})
+    return caller.submit_run(source, env, network_mode, ttl)
 
 
 def get_job(

@@ -289,21 +289,23 @@ async def execute_code(
         assert result["stdout"] == "42" + chr(10)
         ```
     """
+    from unsandbox._shared.options import ExecuteOptions
+
     caller = await connect(public_key, secret_key, account, account_index)
-    options = {
-        "language": language,
-        "code": code,
-        "env": env,
-        "input_files": input_files,
-        "network_mode": network_mode,
-        "vcpu": vcpu,
-        "ttl": ttl,
-        "return_artifacts": return_artifacts,
-        "stdin": stdin,
-        "args": args,
-        "isolation": isolation,
-    }
-    return cast("JobResult", await caller.execute(timeout, options))
+    options = ExecuteOptions(
+        language=language,
+        code=code,
+        env=env,
+        input_files=input_files,
+        network_mode=network_mode,
+        vcpu=vcpu,
+        ttl=ttl,
+        return_artifacts=return_artifacts,
+        stdin=stdin,
+        args=args,
+        isolation=isolation,
+    )
+    return cast("JobResult", await caller.execute(options, timeout))
 
 
 async def execute_async(
@@ -355,20 +357,22 @@ async def execute_async(
         result = await wait_for_job(job_id)
         ```
     """
+    from unsandbox._shared.options import ExecuteOptions
+
     caller = await connect(public_key, secret_key, account, account_index)
-    options = {
-        "language": language,
-        "code": code,
-        "env": env,
-        "input_files": input_files,
-        "network_mode": network_mode,
-        "vcpu": vcpu,
-        "ttl": ttl,
-        "return_artifacts": return_artifacts,
-        "stdin": stdin,
-        "args": args,
-        "isolation": isolation,
-    }
+    options = ExecuteOptions(
+        language=language,
+        code=code,
+        env=env,
+        input_files=input_files,
+        network_mode=network_mode,
+        vcpu=vcpu,
+        ttl=ttl,
+        return_artifacts=return_artifacts,
+        stdin=stdin,
+        args=args,
+        isolation=isolation,
+    )
     return await caller.submit(options)
 
 
@@ -401,8 +405,7 @@ async def run_code(
         As `execute_code`, with `detected_language`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
-    options = {"env": env, "network_mode": network_mode, "ttl": ttl}
-    return cast("JobResult", await caller.run(source, timeout, options))
+    return cast("JobResult", await caller.run(source, env, network_mode, ttl, timeout))
 
 
 async def run_async(
@@ -429,7 +432,7 @@ async def run_async(
         account_index: As for `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
-    return await caller.submit_run(source, {"env": env, "network_mode": network_mode, "ttl": ttl})
+    return await caller.submit_run(source, env, network_mode, ttl)
 
 
 async def get_job(

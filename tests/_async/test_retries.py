@@ -15,7 +15,7 @@ from tests.client.proxy import PASS, Fate, Proxy, refusal
 from tests.support import Serve
 
 from unsandbox import AsyncClient, AuthenticationError, RetryPolicy
-from unsandbox._async import connection
+from unsandbox._shared import signer
 from unsandbox.local import LocalServer
 
 STUBBORN = RetryPolicy(max_retries=30, base_s=0.001, cap_s=0.01)
@@ -72,7 +72,7 @@ async def test_a_clock_that_is_wrong_is_corrected_once(
     engine: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = SimpleNamespace(time=lambda: time.time() + 4000, monotonic=time.monotonic)
-    monkeypatch.setattr(connection, "time", fast)
+    monkeypatch.setattr(signer, "time", fast)
     monkeypatch.setattr("unsandbox._shared.request.time", fast)
     proxy = Proxy(engine.url)
     try:

@@ -17,7 +17,7 @@ from tests.client.proxy import PASS, Fate, Proxy, refusal
 from tests.support import Serve
 
 from unsandbox import AuthenticationError, Client, RetryPolicy
-from unsandbox._sync import connection
+from unsandbox._shared import signer
 from unsandbox.local import LocalServer
 
 STUBBORN = RetryPolicy(max_retries=30, base_s=0.001, cap_s=0.01)
@@ -72,7 +72,7 @@ def test_the_first_call_of_all_is_repeated_too(engine: LocalServer, trouble: Fat
 
 def test_a_clock_that_is_wrong_is_corrected_once(engine: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = SimpleNamespace(time=lambda: time.time() + 4000, monotonic=time.monotonic)
-    monkeypatch.setattr(connection, "time", fast)
+    monkeypatch.setattr(signer, "time", fast)
     monkeypatch.setattr("unsandbox._shared.request.time", fast)
     proxy = Proxy(engine.url)
     try:

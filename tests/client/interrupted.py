@@ -38,7 +38,7 @@ def in_threads(maker: Maker, name: str) -> Any:
 
 def in_a_loop(maker: Maker, name: str) -> Any:
     async def call() -> None:
-        async with AsyncClient(maker.client._given[0], maker.client._given[1], base_url=url) as client:
+        async with AsyncClient(public, secret, base_url=url) as client:
             other = in_tasks.Maker(client, 0)
             other.__dict__ |= maker.__dict__ | {"client": client}
             undo = await getattr(other, name)()

@@ -1,4 +1,4 @@
-"""What every part of the client stands on: one server, one pair of keys, and typed answers."""
+"""The base of the client's groups of methods: one connection, and typed answers."""
 
 # ruff: noqa: ASYNC109 - `timeout` reaches the server, which `asyncio.timeout` cannot do
 
@@ -7,34 +7,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from unsandbox._async.connection import ServerConnection
-from unsandbox._async.functions.context import LONG_S
+from unsandbox._async.connection import Connection
 from unsandbox._async.operations import perform
 from unsandbox._compat.aio import OneTimeCode
-from unsandbox._shared.server import LOCAL
-from unsandbox.credentials import Credentials, resolve_credentials
 from unsandbox.errors import UnsandboxError, WaitTimeoutError
 from unsandbox.protocol import codec
 from unsandbox.protocol.models import Job, WireModel
 
-__all__ = ["LONG_S", "Connected", "type_partial", "typed"]
+__all__ = ["Connected", "type_partial", "typed"]
 
 M = TypeVar("M", bound=WireModel)
 
 
 class Connected:
-    """A server, the keys to sign with, and the calls to it; the groups of methods inherit from this."""
+    """A connection to a server, and typed calls over it; the groups of methods inherit from this."""
 
-    _link: ServerConnection
-    _given: tuple[str | None, str | None, int | str | None]
-    _keys: Credentials | None
-    _otp: OneTimeCode | None
-
-    def _signer(self) -> Credentials | None:
-        if self._keys is None and self._link.base_url != LOCAL:
-            public_key, secret_key, account = self._given
-            self._keys = resolve_credentials(public_key, secret_key, account=account)
-        return self._keys
+    _connection: Connection
 
     async def _do(
         self,
@@ -42,23 +30,14 @@ class Connected:
         model: type[M],
         object_id: str | None = None,
         *,
-        members: Mapping[str, Any] | None = None,
-        text: bytes | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         query: Mapping[str, object] | None = None,
         timeout: float | None = None,
         otp: OneTimeCode | None = None,
     ) -> M:
         """Do one operation of the endpoint table; the arguments are those of `operations.perform`."""
         answer = await perform(
-            self._link,
-            self._signer(),
-            name,
-            object_id,
-            members=members,
-            text=text,
-            query=query,
-            timeout=timeout,
-            otp=self._otp if otp is None else otp,
+            self._connection, name, object_id, body=body, query=query, timeout=timeout, otp=otp
         )
         return typed(answer, model)
 
@@ -73,6 +52,6 @@ def typed(answer: dict[str, Any], model: type[M]) -> M:
 
 
 def type_partial(error: UnsandboxError) -> None:
-    """Make of what a deadline left of a job its type."""
+    """Give the rest of a job that a deadline left its type."""
     if isinstance(error, WaitTimeoutError) and isinstance(error.partial, dict):
         error.partial = typed(error.partial, Job)

@@ -6,21 +6,20 @@ import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from unsandbox._async.base import typed
-from unsandbox._async.connection import DEFAULT_TIMEOUT_S, ServerConnection
+from unsandbox._async.connection import Connection
+from unsandbox._async.methods.execution import ExecutionMethods
 from unsandbox._async.methods.images import ImageMethods
 from unsandbox._async.methods.jobs import JobMethods
 from unsandbox._async.methods.logs import LogMethods
 from unsandbox._async.methods.services import ServiceMethods
 from unsandbox._async.methods.sessions import SessionMethods
 from unsandbox._async.methods.snapshots import SnapshotMethods
+from unsandbox._async.server_connection import DEFAULT_TIMEOUT_S, ServerConnection
 from unsandbox._compat.aio import OneTimeCode
 from unsandbox._shared.given import NOT_GIVEN, NotGiven, limit_s
 from unsandbox._shared.hooks import NO_HOOKS, Hooks
-from unsandbox._shared.request import PreparedRequest
 from unsandbox._shared.server import LOCAL, choose_base
 from unsandbox._transports.common import MAX_CONNECTIONS
-from unsandbox.credentials import Credentials
 from unsandbox.protocol.models import Health, KeyInfo, Languages
 from unsandbox.protocol.retry import RetryPolicy
 
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
     from unsandbox.engine import EngineConfig
 
 
-class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, ImageMethods, LogMethods):
+class AsyncClient(
+    ExecutionMethods, JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, ImageMethods, LogMethods
+):
     """A client of the hosted service, of a server of your own, or of the engine inside this process.
 
     Making one does nothing yet: keys are looked up at the first signed call, and connections are made when
@@ -69,17 +70,15 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
         otp: OneTimeCode | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> None:
-        self._link = ServerConnection(
+        server = ServerConnection(
             choose_base(base_url),
             timeout=limit_s(timeout),
             retry=retry,
             max_connections=max_connections,
             hooks=hooks,
         )
+        self._connection = Connection(server, public_key, secret_key, account=account, otp=otp)
         self._shares_connections = False
-        self._given = (public_key, secret_key, account)
-        self._keys: Credentials | None = None
-        self._otp = otp
 
     @classmethod
     def local(
@@ -108,8 +107,8 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
                 job = await client.execute("bash", "echo hello")
             ```
         """
-        client = cls(base_url=LOCAL, otp=otp)
-        client._link = ServerConnection(
+        client = cls(base_url=LOCAL)
+        server = ServerConnection(
             LOCAL,
             timeout=limit_s(timeout),
             retry=retry,
@@ -117,10 +116,11 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
             engine_config=config,
             hooks=hooks,
         )
+        client._connection = Connection(server, otp=otp)
         return client
 
     async def __aenter__(self) -> Self:
-        self._link.enter()
+        self._connection.server.enter()
         return self
 
     async def __aexit__(
@@ -129,7 +129,7 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._link.base_url}>"
+        return f"<{type(self).__name__} {self._connection.server.base_url}>"
 
     async def close(self) -> None:
         """Close all connections. The client cannot be used any more; closing twice does no harm.
@@ -137,7 +137,7 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
         What `with_options` returned shares the connections of another client and does not close them.
         """
         if not self._shares_connections:
-            await self._link.close()
+            await self._connection.server.close()
 
     def with_options(
         self,
@@ -163,14 +163,15 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
             ```
         """
         other = copy.copy(self)
-        other._link = self._link.with_options(None if timeout is NOT_GIVEN else limit_s(timeout), retry, hooks)
-        other._otp = self._otp if otp is NOT_GIVEN else otp
+        mine = self._connection
+        server = mine.server.with_options(None if timeout is NOT_GIVEN else limit_s(timeout), retry, hooks)
+        other._connection = mine.over(server, mine.otp if otp is NOT_GIVEN else otp)
         other._shares_connections = True
         return other
 
     async def languages(self) -> Languages:
         """Return the languages that the server can run. Needs no keys, and is not cached."""
-        return typed(await self._link.call(None, "languages"), Languages)
+        return await self._do("languages", Languages)
 
     async def validate_keys(self) -> KeyInfo:
         """Return what the server knows about the key pair: whether it is valid, and its limits.
@@ -178,13 +179,13 @@ class AsyncClient(JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, I
         Raises:
             AuthenticationError: The server does not know the key, or the secret is wrong.
         """
-        return typed(await self._link.call(self._signer(), "validate_keys", order=PreparedRequest()), KeyInfo)
+        return await self._do("validate_keys", KeyInfo)
 
     async def health(self) -> Health:
         """Return how the server is. Needs no keys.
 
         Raises:
-            APIError: It is not well.
+            APIError: The server reports that it is unhealthy.
             ConnectionFailedError: It cannot be reached.
         """
-        return typed(await self._link.call(None, "health"), Health)
+        return await self._do("health", Health)

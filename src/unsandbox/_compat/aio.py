@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from typing import IO, Any, Generic, Protocol, TypeVar
 
 from unsandbox._compat.common import NOTHING, Nothing, in_time, joined
+from unsandbox.errors import ClientStateError
 
 __all__ = [
     "NOTHING",
+    "CleanUps",
     "Closeable",
     "Interrupted",
     "ItemSource",
@@ -20,12 +23,12 @@ __all__ = [
     "OneTimeCode",
     "Source",
     "Stdin",
+    "Work",
     "closing",
-    "finish",
+    "current_loop",
     "gather",
     "in_thread",
     "maybe_await",
-    "owner",
     "read_all",
     "shared",
     "sleep",
@@ -36,22 +39,20 @@ T = TypeVar("T")
 OneTimeCode = str | Callable[[str], str | Awaitable[str]]
 """A one-time code, or what returns it (awaited where it must be) when it is called with the challenge's id."""
 
+Work = Callable[..., Awaitable[T]]
+"""A function whose result is awaited."""
+
 Interrupted = asyncio.CancelledError
 """What breaks into a wait from outside."""
 
 Lock = asyncio.Lock
 sleep = asyncio.sleep
 in_thread = asyncio.to_thread
-owner = asyncio.get_running_loop
-"""What a client belongs to: the running event loop."""
-
 Stdin = str | bytes | IO[str] | IO[bytes] | Iterable[str | bytes] | AsyncIterable[str | bytes]
 """Standard input for a program: text, bytes, a file object, or what yields pieces."""
 
 Source = Iterable[T] | AsyncIterable[T]
 """Where items come from."""
-
-_finishing: set[asyncio.Task[Any]] = set()
 
 
 class Closeable(Protocol):
@@ -59,6 +60,21 @@ class Closeable(Protocol):
 
     async def close(self) -> None:
         """Release what it holds."""
+
+
+def current_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop, to which a client belongs.
+
+    Raises:
+        ClientStateError: None of asyncio runs here.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        advice = "use the sync client, or run this in `asyncio.run`"
+        if "trio" in sys.modules:
+            advice = "under trio, run the sync client in a thread (`trio.to_thread.run_sync`)"
+        raise ClientStateError(f"no event loop of asyncio runs here: {advice}") from None
 
 
 async def read_all(data: Stdin | None, seconds: float | None = None) -> str | bytes | None:
@@ -132,7 +148,7 @@ class ItemSource(Generic[T]):
             await asyncio.wait({coming})
 
 
-async def gather(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+async def gather(calls: Sequence[Work[T]]) -> list[T]:
     """Make several calls at once and return their results; when one fails, the others are broken off."""
     if len(calls) == 1:
         return [await calls[0]()]
@@ -146,7 +162,7 @@ async def gather(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     raise error  # As the sync twin does: callers know nothing of the group.
 
 
-async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
+async def _awaited(call: Work[T]) -> T:
     return await call()
 
 
@@ -155,52 +171,91 @@ async def maybe_await(value: T | Awaitable[T]) -> T:
     return await value if inspect.isawaitable(value) else value
 
 
-async def finish(work: Callable[[], Awaitable[T]], seconds: float) -> T | None:
-    """Do some clean-up although the current task may have been cancelled, but not for long.
+class CleanUps:
+    """What a client still ends on the server. Each clean-up is a task of its own.
 
-    Args:
-        work: Starts the clean-up.
-        seconds: How long to wait for it at most. A second cancellation ends the waiting at once.
-
-    Returns:
-        Its result; None when it failed or was not done in time.
-
-    Raises:
-        CancelledError: The task was cancelled meanwhile.
+    A caller that was cancelled waits for its clean-up, as `asyncio.timeout` and `Task.cancel` let it. A cancel
+    scope of anyio cancels every await of its task again: its caller leaves at once, and the clean-up goes on.
     """
 
-    async def run() -> T:
-        return await work()
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
 
+    @property
+    def count(self) -> int:
+        """How many are under way."""
+        return len(self._tasks)
+
+    async def run(self, work: Work[T], seconds: float) -> T | None:
+        """Do some clean-up although the current task may have been cancelled.
+
+        Args:
+            work: Starts it. May be called twice, when the event loop ends meanwhile.
+            seconds: How long it may take. A second cancellation ends the waiting for it at once.
+
+        Returns:
+            Its result; None when it failed or was not done in time.
+
+        Raises:
+            CancelledError: The task was cancelled meanwhile.
+        """
+        task = asyncio.get_running_loop().create_task(_to_its_end(work, seconds))
+        # The loop holds tasks weakly only.
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        current = asyncio.current_task()
+        patience = 1 if current is not None and current.cancelling() else 2
+        interrupted = False
+        while not task.done() and patience:
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError:
+                interrupted = True
+                patience -= 1
+        if interrupted:
+            # It was meant for the caller, who must not go on as if there had been none.
+            raise asyncio.CancelledError
+        return None if task.cancelled() or task.exception() is not None else task.result()
+
+    async def close(self, shut: Work[None]) -> None:
+        """Wait for all clean-ups, then shut the connections, in a task of its own.
+
+        Args:
+            shut: Closes the connections. Calls that break by that may begin further clean-ups.
+        """
+        task = asyncio.get_running_loop().create_task(_to_its_end(lambda: self._close(shut), None))
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+        await asyncio.shield(task)
+
+    async def _close(self, shut: Work[None]) -> None:
+        for _ in range(2):
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+            await shut()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # Its failure is no news to a caller that has left.
+
+
+_closing: set[asyncio.Task[Any]] = set()
+
+
+async def _to_its_end(work: Work[T], seconds: float | None) -> T:
+    """Await some work, for so many seconds, although the event loop ends.
+
+    `asyncio.run` cancels all tasks at its end, and waits for them.
+    """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(run())
-    # The loop holds tasks weakly only.
-    _finishing.add(task)
-    task.add_done_callback(_let_go)
-    current = asyncio.current_task()
-    patience = 1 if current is not None and current.cancelling() else 2
-    ends = loop.time() + seconds
-    interrupted = False
-    while not task.done() and patience and (left := ends - loop.time()) > 0:
-        try:
-            await asyncio.wait({task}, timeout=left)
-        except asyncio.CancelledError:
-            interrupted = True
-            patience -= 1
-    if not task.done():
-        task.cancel()
-    failed = not task.done() or task.cancelled() or task.exception() is not None
-    if interrupted:
-        # It was meant for the caller, who must not go on as if there had been none.
-        raise asyncio.CancelledError
-    return None if failed else task.result()
-
-
-def _let_go(task: asyncio.Task[Any]) -> None:
-    """Forget a clean-up; its failure, which may come when nobody waits any more, is no news to anybody."""
-    _finishing.discard(task)
-    if not task.cancelled():
-        task.exception()
+    ends = None if seconds is None else loop.time() + seconds
+    try:
+        async with asyncio.timeout_at(ends):
+            return await work()
+    except asyncio.CancelledError:
+        async with asyncio.timeout_at(ends):
+            return await work()
 
 
 class _PerThread(threading.local):
@@ -237,7 +292,7 @@ async def shared(key: Any, make: Callable[[], T]) -> T:
         key: Anything hashable.
         make: Makes it, without waiting, when there is none yet. What it makes must be `Closeable`.
     """
-    loop = asyncio.get_running_loop()
+    loop = current_loop()
     kept = _threads.loops.get(loop)
     if kept is None:
         for other in [other for other in _threads.loops if other.is_closed()]:

@@ -13,6 +13,7 @@ from unsandbox._compat.common import NOTHING, Nothing, in_time, joined
 
 __all__ = [
     "NOTHING",
+    "CleanUps",
     "Closeable",
     "Interrupted",
     "ItemSource",
@@ -20,12 +21,12 @@ __all__ = [
     "OneTimeCode",
     "Source",
     "Stdin",
+    "Work",
     "closing",
-    "finish",
+    "current_loop",
     "gather",
     "in_thread",
     "maybe_await",
-    "owner",
     "read_all",
     "shared",
     "sleep",
@@ -36,6 +37,9 @@ T = TypeVar("T")
 
 OneTimeCode = str | Callable[[str], str]
 """A one-time code, or what returns it when it is called with the challenge's id."""
+
+Work = Callable[..., T]
+"""A function whose result is awaited in the async twin."""
 
 Interrupted = KeyboardInterrupt
 """What breaks into a wait from outside."""
@@ -113,7 +117,7 @@ class ItemSource(Generic[T]):
         """Do nothing: there is never an item that is still awaited."""
 
 
-def gather(calls: Sequence[Callable[[], T]]) -> list[T]:
+def gather(calls: Sequence[Work[T]]) -> list[T]:
     """Make several calls at once, in threads, and return their results."""
     if len(calls) <= 1:
         return [call() for call in calls]
@@ -126,20 +130,38 @@ def maybe_await(value: T) -> T:
     return value
 
 
-def owner() -> object:
+def current_loop() -> object:
     """Return what a client belongs to: nothing; any thread may use it."""
     return None
 
 
-def finish(work: Callable[[], T], seconds: float) -> T | None:  # noqa: ARG001 - the async twin needs it
-    """Do some clean-up; its requests carry their own time limit.
+class CleanUps:
+    """What a client still ends on the server. Here, the thread that leaves a call early does it."""
 
-    Returns:
-        Its result; None when it failed or was broken off by a second Ctrl-C.
-    """
-    with contextlib.suppress(Exception, KeyboardInterrupt):
-        return work()
-    return None
+    def __init__(self) -> None:
+        self.count = 0
+
+    def run(self, work: Work[T], seconds: float) -> T | None:  # noqa: ARG002 - the async twin needs it
+        """Do some clean-up; its requests carry their own time limit.
+
+        Returns:
+            Its result; None when it failed or was broken off by a second Ctrl-C.
+        """
+        self.count += 1
+        try:
+            with contextlib.suppress(Exception, KeyboardInterrupt):
+                return work()
+            return None
+        finally:
+            self.count -= 1
+
+    def close(self, shut: Work[None]) -> None:
+        """Shut the connections.
+
+        Args:
+            shut: Closes them.
+        """
+        shut()
 
 
 def shared(key: Any, make: Callable[[], T]) -> T:

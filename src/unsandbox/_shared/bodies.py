@@ -33,6 +33,19 @@ def encode_members(endpoint: Endpoint, members: Mapping[str, Any]) -> bytes | Pi
     return codec.encode_pieces(given) if given else b""
 
 
+def bootstrap_members(bootstrap: str | None) -> dict[str, str]:
+    """Return a bootstrap as the historical SDK sends it: a URL by itself, anything else as a script.
+
+    Example:
+        >>> bootstrap_members("echo hello")
+        {'bootstrap_content': 'echo hello'}
+    """
+    if not bootstrap:
+        return {}
+    is_url = bootstrap.startswith(("http://", "https://"))
+    return {"bootstrap" if is_url else "bootstrap_content": bootstrap}
+
+
 def encode_vault(env: Mapping[str, str] | str | bytes) -> bytes:
     r"""Return a vault as the lines that are sent.
 

@@ -7,6 +7,9 @@ import time
 
 from unsandbox.errors import InvalidRequestError
 
+LONG_S = 600.0
+"""Seconds for requests in which much is copied: snapshots, clones, images."""
+
 
 class Deadline:
     """A point in time, made once from the caller's `timeout`.

@@ -6,24 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unsandbox._shared.options import ExecuteOptions
 from unsandbox.errors import InvalidRequestError, UnsandboxError
 from unsandbox.protocol.models import Job
 
 Request = Mapping[str, Any] | tuple[str, str]
 """One job: the arguments of `execute` by name, or just language and code."""
 
-_OPTIONS = (
-    "env",
-    "input_files",
-    "network_mode",
-    "vcpu",
-    "ttl",
-    "return_artifacts",
-    "stdin",
-    "args",
-    "isolation",
-    "timeout",
-)
+_OPTIONS = frozenset({*ExecuteOptions.__struct_fields__, "timeout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +58,11 @@ class Progress:
     total: int | None
 
 
-def options_of(request: Request) -> dict[str, Any]:
-    """Return all arguments of an execution.
+def options_of(request: Request) -> tuple[ExecuteOptions, float | None]:
+    """Return all arguments of an execution, and its own deadline in seconds.
 
     Raises:
-        InvalidRequestError: It names none that exists, or lacks language or code.
+        InvalidRequestError: It names an argument that does not exist, or lacks language or code.
     """
     if isinstance(request, Mapping):
         given = dict(request)
@@ -83,9 +73,9 @@ def options_of(request: Request) -> dict[str, Any]:
             raise InvalidRequestError(
                 "a request must be the arguments of execute by name, or (language, code)"
             ) from None
-    if unknown := set(given) - {"language", "code", *_OPTIONS}:
+    if unknown := set(given) - _OPTIONS:
         raise InvalidRequestError(f"execute has no argument {min(map(str, unknown))!r}")
     if "language" not in given or "code" not in given:
         raise InvalidRequestError("a request needs language and code")
-    defaults: dict[str, Any] = dict.fromkeys(_OPTIONS) | {"return_artifacts": False}
-    return defaults | given
+    timeout = given.pop("timeout", None)
+    return ExecuteOptions(**given), timeout

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
+
+import msgspec
 
 from unsandbox._shared.files import InputFiles, encode_files, utf8
 from unsandbox._shared.request import PreparedRequest
@@ -21,38 +23,49 @@ _DAY_S = 86400.0
 _MARGIN_S = 15.0
 
 
-def encode_execution(
-    language: str,
-    code: str,
-    *,
-    env: Mapping[str, str] | None = None,
-    input_files: InputFiles | None = None,
-    network_mode: str | None = None,
-    vcpu: int | None = None,
-    ttl: int | None = None,
-    return_artifacts: bool = False,
-    stdin: str | bytes | None = None,
-    args: Iterable[str] | None = None,
-    isolation: str | None = None,
-    timeout: float | None = None,
-) -> PreparedRequest:
+class ExecuteOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The arguments of an execution, as a caller gave them; see `AsyncClient.execute` for their meaning."""
+
+    language: str
+    code: str
+    env: Mapping[str, str] | None = None
+    input_files: InputFiles | None = None
+    network_mode: str | None = None
+    vcpu: int | None = None
+    ttl: int | None = None
+    return_artifacts: bool = False
+    stdin: Any = None
+    args: Iterable[str] | None = None
+    isolation: str | None = None
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some of them changed."""
+        return msgspec.structs.replace(self, **changes)
+
+
+def encode_execution(options: ExecuteOptions, timeout: float | None = None) -> PreparedRequest:
     """Return the request of an execution. What is not given is left out, so the server's defaults hold.
 
     Small files in `input_files` are read here, large ones when they are sent.
 
+    Args:
+        options: The arguments; `stdin` in one piece.
+        timeout: The caller's deadline, in seconds.
+
     Raises:
         InvalidRequestError: An argument cannot be sent; the message names it and never shows its value.
     """
+    language, code, stdin = options.language, options.code, options.stdin
     body: dict[str, Any] = {"language": _text("language", language), "code": _text("code", code)}
     needs: list[str] = []
     if not language.strip():
         raise InvalidRequestError("language is empty: name one, such as 'python'")
-    if env:
-        body["env"] = _environment(env)
-    if input_files:
-        body["input_files"] = encode_files(input_files)
-    body |= _bounds(network_mode, vcpu, ttl, timeout)
-    if return_artifacts:
+    if options.env:
+        body["env"] = _environment(options.env)
+    if options.input_files:
+        body["input_files"] = encode_files(options.input_files)
+    body |= _bounds(options.network_mode, options.vcpu, options.ttl, timeout)
+    if options.return_artifacts:
         body["return_artifacts"] = True
     if stdin is not None:
         needs.append("stdin")
@@ -60,13 +73,13 @@ def encode_execution(
             body["stdin_base64"] = base64.b64encode(stdin).decode("ascii")
         else:
             body["stdin"] = _text("stdin", stdin)
-    if args is not None:
-        body["args"] = _words(args)
+    if options.args is not None:
+        body["args"] = _words(options.args)
         if body["args"]:
             needs.append("args")
-    if isolation not in (None, "auto"):
+    if options.isolation not in (None, "auto"):
         needs.append("isolation")
-        body["isolation"] = isolation
+        body["isolation"] = options.isolation
     _check_bounds(body)
     return PreparedRequest(codec.encode_pieces(body), needs=needs)
 

@@ -6,10 +6,20 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from unsandbox.errors import APIError, AuthenticationError, with_base
+from unsandbox._shared.deadline import NEVER, Deadline
+from unsandbox.errors import (
+    APIError,
+    AuthenticationError,
+    ConnectionFailedError,
+    UnavailableError,
+    UnsandboxError,
+    with_base,
+)
 from unsandbox.protocol.contents import LARGE, Pieces, chunks_of
+from unsandbox.protocol.retry import Attempt, RetryPolicy
 from unsandbox.protocol.signing import CLOCK_TOLERANCE_S
 
 
@@ -40,6 +50,59 @@ class PreparedRequest:
         self.needs = needs
         self.key: str | None = os.urandom(16).hex() if creates else None
         self.sent = False
+
+
+class Bounds(NamedTuple):
+    """How long one call may take, and how patiently it is repeated.
+
+    Attributes:
+        deadline: The caller's deadline.
+        timeout: Seconds for one HTTP request; None for the client's own.
+        retry: Policy for repeating it; None for the client's own.
+        urgent: Not to wait for a free connection: ending jobs must be possible while jobs hold all of them.
+    """
+
+    deadline: Deadline = NEVER
+    timeout: float | None = None
+    retry: RetryPolicy | None = None
+    urgent: bool = False
+
+
+UNBOUNDED = Bounds()
+"""No deadline, and otherwise the client's own."""
+
+INSTEAD_OF_ACTING = frozenset({429, 503})
+"""Statuses of a server that did nothing of what the request wanted."""
+
+
+def failed_attempt(
+    method: str, number: int, error: UnsandboxError, deadline: Deadline = NEVER, *, repeatable: bool = False
+) -> Attempt:
+    """Describe an attempt that failed.
+
+    Args:
+        method: HTTP method.
+        number: Which attempt, from 1.
+        error: How it failed.
+        deadline: The caller's deadline.
+        repeatable: Whether the server acts once, however often the request is sent.
+    """
+    return Attempt(
+        method,
+        number,
+        status=getattr(error, "status", None),
+        has_idempotency_key=repeatable,
+        sent=getattr(error, "sent", True),
+        retry_after_s=getattr(error, "retry_after", None),
+        remaining_s=deadline.remaining(),
+    )
+
+
+def may_have_acted(error: ConnectionFailedError | APIError) -> bool:
+    """Tell whether the server may have acted on a request that failed with this error."""
+    if isinstance(error, APIError):
+        return isinstance(error, UnavailableError) and error.status not in INSTEAD_OF_ACTING
+    return error.sent
 
 
 def library_error(error: APIError, library: str, headers: Mapping[str, str]) -> APIError:

@@ -15,7 +15,7 @@ LOCAL = "local"
 BASE_VARIABLE = "UNSANDBOX_API_BASE"
 
 
-class Server(NamedTuple):
+class ServerAddress(NamedTuple):
     """A server's address, and the keys that come with it when it is the embedded one."""
 
     origin: str
@@ -28,7 +28,7 @@ def choose_base(base_url: str | None) -> str:
     return (base_url or os.environ.get(BASE_VARIABLE, "")).strip() or HOSTED
 
 
-def parse_base(base_url: str) -> Server:
+def parse_base(base_url: str) -> ServerAddress:
     """Split a base URL into origin and path prefix.
 
     Raises:
@@ -36,7 +36,7 @@ def parse_base(base_url: str) -> Server:
 
     Example:
         >>> parse_base("https://example.org/api/")
-        Server(origin='https://example.org', prefix='/api', keys=None)
+        ServerAddress(origin='https://example.org', prefix='/api', keys=None)
     """
     problem = None
     try:
@@ -56,4 +56,4 @@ def parse_base(base_url: str) -> Server:
     if problem:
         # The URL is not shown: it may hold a password.
         raise InvalidRequestError(f"the API base URL cannot be used: {problem}")
-    return Server(f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/"))
+    return ServerAddress(f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/"))

@@ -1,66 +1,49 @@
 # Generated from src/unsandbox/_async/connection.py by scripts/unasync.py; change that one.
-"""One server as seen from here: where it is, the connections to it, what it can do, and calls to it."""
+"""A server and the keys that sign calls to it."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import logging
-import os
-import random
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from unsandbox._compat.blocking import Lock, OneTimeCode, in_thread, maybe_await, owner, sleep
+from unsandbox._compat.blocking import OneTimeCode, Work, in_thread, maybe_await, read_all
 from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.hooks import NO_HOOKS, Hooks, RequestEvent
-from unsandbox._shared.request import PreparedRequest, clock_offset, library_error
-from unsandbox._shared.server import LOCAL, Server, parse_base
+from unsandbox._shared.files import reads_files
+from unsandbox._shared.options import ExecuteOptions, encode_execution
+from unsandbox._shared.request import (
+    INSTEAD_OF_ACTING,
+    UNBOUNDED,
+    Bounds,
+    PreparedRequest,
+    failed_attempt,
+    may_have_acted,
+)
+from unsandbox._shared.server import LOCAL
+from unsandbox._shared.signer import Signer
 from unsandbox._shared.tracing import inject, span
-from unsandbox._sync.events import Observer
-from unsandbox._transports.common import MAX_CONNECTIONS, RawResponse
-from unsandbox._transports.requests import RequestsTransport, load, loaded
-from unsandbox._transports.requests_live import LIBRARY, RequestsSocket, RequestsStream
-from unsandbox.credentials import Credentials
+from unsandbox._sync.server_connection import ServerConnection, error_of
+from unsandbox._transports.common import RawResponse
+from unsandbox._transports.requests import RequestsTransport
+from unsandbox.credentials import Credentials, resolve_credentials
 from unsandbox.errors import (
     APIError,
     ClientStateError,
     ConnectionFailedError,
     InvalidRequestError,
-    InvalidResponseError,
     SudoRequiredError,
-    UnavailableError,
     UnsandboxError,
+    WaitTimeoutError,
 )
-from unsandbox.protocol.answers import api_error, read_object
-from unsandbox.protocol.contents import Pieces
 from unsandbox.protocol.endpoints.endpoint import Endpoint
-from unsandbox.protocol.endpoints.jobs import (
-    BY_NAME,
-    CHALLENGE_HEADER,
-    FEATURES_HEADER,
-    IDEMPOTENCY_HEADER,
-    OTP_HEADER,
-)
-from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
-from unsandbox.protocol.signing import CLOCK_TOLERANCE_S, build_target, signed_headers
-from unsandbox.protocol.splitting import restored
+from unsandbox.protocol.endpoints.jobs import BY_NAME, CHALLENGE_HEADER, IDEMPOTENCY_HEADER, OTP_HEADER
+from unsandbox.protocol.retry import RetryPolicy
+from unsandbox.protocol.signing import build_target
 
-if TYPE_CHECKING:
-    from unsandbox.engine import EngineConfig
+__all__ = ["Connection"]
 
-__all__ = ["DEFAULT_TIMEOUT_S", "STREAM_IDLE_S", "ServerConnection"]
-
-logger = logging.getLogger("unsandbox.client")
-
-_SWITCHED = 101
-"""HTTP status of an answer that opens a WebSocket."""
-
-DEFAULT_TIMEOUT_S = 120.0
-
-STREAM_IDLE_S = 60.0
-"""Seconds without a byte, keep-alives included, after which a stream counts as broken."""
+T = TypeVar("T")
 
 _MISSING = {
     "stdin": "this server gives programs no standard input; send the data as an input file instead",
@@ -68,190 +51,83 @@ _MISSING = {
     "isolation": "this server does not let the isolation be chosen, and it could be weaker than you ask for",
 }
 
-_WORST_CLOCK_S = 86400.0
-"""A `Date` farther away is not believed: a signature for a later day could be kept, and used then."""
-
-_INSTEAD_OF_ACTING = frozenset({429, 503})
-"""Statuses of a server that has done nothing of what it was asked."""
-
 _CODES_ASKED = 3
 """How often somebody who types a one-time code may get it wrong."""
 
 
-class _State:
-    """What links over the same connections share."""
-
-    __slots__ = (
-        "announced",
-        "clock_offset",
-        "closed",
-        "features",
-        "opening",
-        "owner",
-        "pid",
-        "server",
-        "transport",
-    )
-
-    def __init__(self, server: Server | None) -> None:
-        self.server = server
-        self.transport: RequestsTransport | None = None
-        self.features: frozenset[str] | None = None
-        self.announced: str | None = None
-        self.owner: object = None
-        self.opening = Lock()
-        self.clock_offset = 0.0
-        self.pid = os.getpid()
-        self.closed = False
-
-
-class _Signer:
-    """Signs the attempts of one call, and notes once by how much our clock is wrong.
+class Connection:
+    """A server, the keys that sign calls to it, and the one-time code for protected calls.
 
     Args:
-        state: Holds how far the server's clock is ahead.
-        keys: What to sign with; None where nothing is signed.
+        server: The connections to the server.
+        public_key: As for the client.
+        secret_key: As for the client.
+        account: As for the client.
+        otp: As for the client.
     """
 
-    __slots__ = ("_corrected", "_keys", "_offset", "_state")
-
-    def __init__(self, state: _State, keys: Credentials | None) -> None:
-        self._state = state
-        self._keys = keys
-        self._offset = 0.0
-        self._corrected = False
-
-    def headers(self, method: str, target: str, body: bytes | Pieces = b"") -> dict[str, str]:
-        """Return the headers that sign one attempt, now."""
-        keys = self._keys
-        if keys is None:
-            return {}
-        self._offset = self._state.clock_offset
-        timestamp = int(time.time() + self._offset)
-        return signed_headers(keys.public_key, keys.secret_key, timestamp, method, target, body)
-
-    def clock_was_wrong(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Tell whether a refusal came of the clock that was signed with; from then on the server's is taken.
-
-        Another call may have found out meanwhile: what this one was signed with was wrong all the same.
-        """
-        if status != 401 or "Date" not in headers:
-            return False
-        offset = clock_offset(headers)
-        wrong = abs(offset - self._offset) > CLOCK_TOLERANCE_S and abs(offset) < _WORST_CLOCK_S
-        if not wrong or self._corrected:
-            return False
-        self._corrected = True
-        if self._state.clock_offset == self._offset:
-            logger.warning("this machine's clock is %.0f s off the server's, which is taken instead", -offset)
-        self._state.clock_offset = offset
-        return True
-
-
-class ServerConnection:
-    """The connections to one server, for any number of credentials.
-
-    Args:
-        base_url: Base URL, or `local` for the engine inside this process.
-        timeout: Seconds for one HTTP request.
-        retry: How often a failed request is repeated.
-        max_connections: Connections at a time; further requests wait for one.
-        engine_config: Bounds of the embedded engine.
-        hooks: Whom to tell about requests.
-        whole: Whether answers hold large files as text; else those lie on disk, and marks stand for them.
-    """
+    __slots__ = ("_given", "_keys", "otp", "server")
 
     def __init__(
         self,
-        base_url: str,
+        server: ServerConnection,
+        public_key: str | None = None,
+        secret_key: str | None = None,
         *,
-        timeout: float = DEFAULT_TIMEOUT_S,
-        retry: RetryPolicy | None = None,
-        max_connections: int = MAX_CONNECTIONS,
-        engine_config: EngineConfig | None = None,
-        hooks: Hooks = NO_HOOKS,
-        whole: bool = False,
+        account: int | str | None = None,
+        otp: OneTimeCode | None = None,
     ) -> None:
-        self.base_url = base_url
-        self.timeout = timeout
-        self.retry = retry or RetryPolicy()
-        self.told = Observer(hooks)
-        self._whole = whole
-        self._max_connections = max_connections
-        self._engine_config = engine_config
-        self._state = _State(None if base_url == LOCAL else parse_base(base_url))
+        self.server = server
+        self.otp = otp
+        self._given = (public_key, secret_key, account)
+        self._keys: Credentials | None = None
+
+    def over(self, server: ServerConnection, otp: OneTimeCode | None = None) -> Connection:
+        """Return the same keys with other options of the server's connections and another one-time code."""
+        public_key, secret_key, account = self._given
+        other = Connection(server, public_key, secret_key, account=account, otp=otp)
+        other._keys = self._keys
+        return other
+
+    def cleaning(self) -> Connection:
+        """Return the same for a clean-up, which neither a hook's error nor the client's `close` stops."""
+        return self.over(self.server.cleaning(), self.otp)
 
     @property
-    def features(self) -> frozenset[str] | None:
-        """What the server announced; None before its first answer."""
-        return self._state.features
+    def features(self) -> frozenset[str]:
+        """What the server announced; empty before its first answer."""
+        return self.server.features or frozenset()
 
-    def with_options(
-        self, timeout: float | None = None, retry: RetryPolicy | None = None, hooks: Hooks | None = None
-    ) -> ServerConnection:
-        """Return a link over the same connections with some options changed."""
-        other = copy.copy(self)
-        other.timeout = self.timeout if timeout is None else timeout
-        other.retry = retry or self.retry
-        other.told = self.told if hooks is None else Observer(hooks)
-        return other
-
-    def cleaning(self) -> ServerConnection:
-        """Return a link over the same connections for a clean-up, which no error of a hook stops."""
-        other = copy.copy(self)
-        other.told = Observer(self.told.hooks, cleaning=True)
-        return other
-
-    def enter(self) -> None:
-        """Belong to the running event loop from now on.
+    def keys(self) -> Credentials | None:
+        """Return the keys to sign with, looked up when they are needed first; None for the embedded engine.
 
         Raises:
-            ClientStateError: It is closed, or belongs to another loop.
+            CredentialsError: There are none.
         """
-        if self._state.closed:
-            raise ClientStateError("this client is closed: make a new one")
-        running = owner()
-        if self._state.owner is None:
-            self._state.owner = running
-        elif self._state.owner is not running:
-            raise ClientStateError(
-                "this client belongs to another event loop: make one client per loop, inside it"
-            )
-
-    def close(self) -> None:
-        """Close the connections. Closing twice does no harm."""
-        self._state.closed = True
-        transport, self._state.transport = self._state.transport, None
-        if transport is not None:
-            transport.close()
+        if self._keys is None and self.server.base_url != LOCAL:
+            public_key, secret_key, account = self._given
+            self._keys = resolve_credentials(public_key, secret_key, account=account)
+        return self._keys
 
     def call(
         self,
-        keys: Credentials | None,
         name: str,
         *,
         params: Mapping[str, str] | None = None,
         query: Mapping[str, object] | None = None,
-        order: PreparedRequest | None = None,
-        deadline: Deadline = NEVER,
-        timeout: float | None = None,
-        retry: RetryPolicy | None = None,
-        urgent: bool = False,
+        request: PreparedRequest | None = None,
+        bounds: Bounds = UNBOUNDED,
         otp: OneTimeCode | None = None,
     ) -> dict[str, Any]:
         """Do one operation of the API, with retries.
 
         Args:
-            keys: What to sign with; unused where the endpoint or the server needs none.
             name: Name of the operation in the endpoint table.
             params: Values for the placeholders of its path.
             query: Members of its query.
-            order: Body and idempotency key; notes whether anything was sent.
-            deadline: The caller's deadline.
-            timeout: Seconds for one HTTP request instead of the link's own.
-            retry: Policy instead of the link's own.
-            urgent: Not to wait for a free connection: ending jobs must be possible while all are held by them.
-            otp: The one-time code for a protected call, or what returns it when the server asks.
+            request: Body and idempotency key; notes whether anything was sent.
+            bounds: How long it may take, and how often it is repeated.
+            otp: One-time code instead of the connection's own.
 
         Returns:
             The JSON object of the answer.
@@ -260,385 +136,193 @@ class ServerConnection:
             APIError: The server answered with an error status.
             ConnectionFailedError: There was no answer.
             InvalidResponseError: The answer is not a JSON object.
+            CredentialsError: There are no keys.
         """
-        self.enter()
+        server = self.server
         endpoint = BY_NAME[name]
-        server, transport = self._open()
-        target = server.prefix + build_target(endpoint.path, params or {}, query)
-        signer = _Signer(self._state, (server.keys or keys) if endpoint.auth == "signed" else None)
-        with span(endpoint.name, endpoint.method, endpoint.path, server.origin) as current:
-            answer = self._repeat(
-                transport,
-                server.origin,
-                signer,
-                endpoint,
-                target,
-                order,
-                deadline,
-                timeout or self.timeout,
-                retry or self.retry,
-                urgent,
-                otp,
-            )
+        keys = self.keys() if endpoint.auth == "signed" else None
+        server.enter()
+        address, transport = server.open()
+        target = address.prefix + build_target(endpoint.path, params or {}, query)
+        signer = Signer(server.clock, (address.keys or keys) if endpoint.auth == "signed" else None)
+        with span(endpoint.name, endpoint.method, endpoint.path, address.origin) as current:
+            call = _Call(self, transport, endpoint, target, signer, request, bounds)
+            answer = call.answer(self.otp if otp is None else otp)
             if current is not None:
                 current.set_attribute("http.response.status_code", answer.status)
-            return self._read(answer)
+            return server.read(answer)
 
-    def _repeat(
+    def require(self, request: PreparedRequest, deadline: Deadline = NEVER) -> None:
+        """Refuse a request of which the server would drop a part in silence.
+
+        Raises:
+            InvalidRequestError: The server does not announce what the request needs.
+        """
+        if not request.needs:
+            return
+        self.learn_features(Bounds(deadline))
+        for feature in request.needs:
+            if feature not in self.features:
+                raise InvalidRequestError(_MISSING[feature])
+
+    def learn_features(self, bounds: Bounds) -> None:
+        """Ask the server what it can do, if that is not known yet."""
+        if self.server.features is None:
+            self.call("health", bounds=bounds)
+
+    def encode(self, options: ExecuteOptions, deadline: Deadline = NEVER) -> PreparedRequest:
+        """Return the request of an execution, with its standard input and files read.
+
+        Raises:
+            InvalidRequestError: An argument cannot be sent.
+            WaitTimeoutError: The standard input did not end in time.
+        """
+        if options.stdin is not None:
+            try:
+                stdin = read_all(options.stdin, deadline.remaining())
+            except TimeoutError as error:
+                if not deadline.passed:
+                    raise  # Of whoever gives the standard input.
+                raise WaitTimeoutError(
+                    f"the standard input had not ended after {deadline.seconds:g} s"
+                ) from error
+            options = options.replace(stdin=stdin)
+        if reads_files(options.input_files):
+            return in_thread(encode_execution, options, deadline.seconds)
+        return encode_execution(options, deadline.seconds)
+
+    def clean_up(self, work: Work[T], seconds: float) -> T | None:
+        """End on the server what a call began, although its task may have been cancelled.
+
+        Args:
+            work: Does it, over the connection that it is given.
+            seconds: How long it may take.
+
+        Returns:
+            Its result; None when it failed or was not done in time.
+        """
+        connection = self.cleaning()
+        return self.server.clean_up(lambda: work(connection), seconds)
+
+
+class _Call:
+    """One operation on its way: its attempts, until there is an answer or it is not to be sent again."""
+
+    __slots__ = (
+        "_bounds",
+        "_connection",
+        "_endpoint",
+        "_number",
+        "_request",
+        "_server",
+        "_signer",
+        "_sudo",
+        "_target",
+        "_transport",
+    )
+
+    def __init__(
         self,
+        connection: Connection,
         transport: RequestsTransport,
-        origin: str,
-        signer: _Signer,
         endpoint: Endpoint,
         target: str,
-        order: PreparedRequest | None,
-        deadline: Deadline,
-        timeout: float,
-        retry: RetryPolicy,
-        urgent: bool,
-        otp: OneTimeCode | None,
-    ) -> RawResponse:
-        """Send a request until it succeeds or is not to be sent again."""
-        number = 0
+        signer: Signer,
+        request: PreparedRequest | None,
+        bounds: Bounds,
+    ) -> None:
+        self._connection = connection
+        self._server = connection.server
+        self._transport = transport
+        self._endpoint = endpoint
+        self._target = target
+        self._signer = signer
+        self._request = request
+        self._bounds = bounds
+        self._number = 0
+        self._sudo: dict[str, str] = {}
+
+    def answer(self, otp: OneTimeCode | None) -> RawResponse:
+        """Send it until it succeeds or is not to be sent again."""
+        server, endpoint = self._server, self._endpoint
         codes_left = _CODES_ASKED if callable(otp) else 1
-        sudo: dict[str, str] = {}
         while True:
-            number += 1
+            self._number += 1
             try:
-                answer = self._attempt(
-                    transport, origin, signer, endpoint, target, order, sudo, deadline, timeout, urgent, number
-                )
-                if signer.clock_was_wrong(answer.status, answer.headers):
-                    number -= 1
+                answer = self._attempt()
+                if self._signer.clock_was_wrong(answer.status, answer.headers):
+                    self._number -= 1
                     continue
-                self._note_features(answer.headers, answer.status)
+                server.note_features(answer.headers, answer.status)
                 if not 200 <= answer.status < 300:
-                    raise self._error(answer)
+                    raise error_of(answer)
             except SudoRequiredError as error:
                 if otp is None or error.challenge_id is None or not codes_left:
                     raise
                 codes_left -= 1
-                number -= 1  # A question is no failure.
-                sudo = _code_for(error.challenge_id, otp)
-                if not sudo:
+                self._number -= 1  # A question is no failure.
+                self._sudo = _code_for(error.challenge_id, otp)
+                if not self._sudo:
                     raise
             except (ConnectionFailedError, APIError) as error:
-                if number == 1 <= retry.max_retries and _may_have_acted(error):
-                    self._find_out(order, deadline, retry, urgent)
-                repeatable = endpoint.idempotent or self._honours_key(order)
-                self.pause(endpoint.name, endpoint.method, number, error, retry, deadline, repeatable)
+                retry, deadline = self._bounds.retry or server.retry, self._bounds.deadline
+                if self._number == 1 <= retry.max_retries and may_have_acted(error):
+                    self._find_out(retry)
+                repeatable = endpoint.idempotent or server.honours_key(self._request)
+                failed = failed_attempt(endpoint.method, self._number, error, deadline, repeatable=repeatable)
+                server.pause(endpoint.name, failed, error, retry)
             else:
                 return answer
 
-    def require(self, order: PreparedRequest, deadline: Deadline = NEVER) -> None:
-        """Refuse an order of which the server would drop a part in silence.
-
-        Raises:
-            InvalidRequestError: The server does not announce what the order needs.
-        """
-        if not order.needs:
-            return
-        if self.features is None:
-            self.call(None, "health", deadline=deadline)
-        for feature in order.needs:
-            if feature not in (self.features or ()):
-                raise InvalidRequestError(_MISSING[feature])
-
-    def open_stream(
-        self,
-        keys: Credentials | None,
-        operation: str,
-        path: str,
-        params: Mapping[str, str],
-        query: Mapping[str, object] | None = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        deadline: Deadline = NEVER,
-        idle_s: float = STREAM_IDLE_S,
-    ) -> RequestsStream:
-        """Open an answer that comes piece by piece; whoever gets it closes it.
-
-        It takes none of the connections of the pool: it may stay open for hours.
-
-        Args:
-            keys: What to sign with.
-            operation: What hooks and spans call it.
-            path: Template of the path.
-            params: Values for its placeholders.
-            query: Members of the query.
-            headers: Further headers.
-            deadline: The caller's deadline.
-            idle_s: Seconds without a byte after which it counts as broken.
-
-        Raises:
-            APIError: The server answered with an error status.
-            ConnectionFailedError: There was no answer.
-        """
-        self.enter()
-        server, transport = self._open()
-        target = server.prefix + build_target(path, params, query)
-        signer = _Signer(self._state, server.keys or keys)
-        number = 0
-        with span(operation, "GET", path, server.origin) as current:
-            while True:
-                number += 1
-                event = self.told.event(operation, "GET", path, number)
-                sent = dict(headers or {})
-                inject(sent)
-                self.told.asks(event)
-                began = time.monotonic()
-                try:
-                    try:
-                        stream = transport.open_stream(
-                            "GET",
-                            target,
-                            sent | signer.headers("GET", target),
-                            self._time_for(deadline),
-                            idle_s,
-                        )
-                    except ConnectionFailedError as error:
-                        self.told.failed(event, server.origin, error, began)
-                        raise
-                    self._told_opened(stream, event, server.origin, stream.status, stream.headers, began)
-                    if signer.clock_was_wrong(stream.status, stream.headers):
-                        stream.close()
-                        number -= 1
-                        continue
-                    if 200 <= stream.status < 300:
-                        self._note_features(stream.headers, stream.status)
-                        if current is not None:
-                            current.set_attribute("http.response.status_code", stream.status)
-                        return stream
-                    raise self._refusal(stream)
-                except (ConnectionFailedError, APIError) as error:
-                    self.pause(operation, "GET", number, error, self.retry, deadline)
-
-    def open_socket(
-        self, keys: Credentials | None, operation: str, path: str, params: Mapping[str, str], subprotocol: str
-    ) -> RequestsSocket:
-        """Open a WebSocket; whoever gets it closes it.
-
-        Args:
-            keys: What to sign the opening request with.
-            operation: What hooks and spans call it.
-            path: Template of the path.
-            params: Values for its placeholders.
-            subprotocol: What is to be spoken.
-
-        Raises:
-            APIError: The server answered with an error status.
-            ConnectionFailedError: There was no answer.
-            InvalidResponseError: It answered, but opened no WebSocket.
-        """
-        self.enter()
-        server, transport = self._open()
-        target = server.prefix + build_target(path, params)
-        signer = _Signer(self._state, server.keys or keys)
-        event = self.told.event(operation, "GET", path, 1)
-        with span(operation, "GET", path, server.origin):
-            while True:
-                headers: dict[str, str] = {}
-                inject(headers)
-                self.told.asks(event)
-                began = time.monotonic()
-                try:
-                    made = transport.open_socket(
-                        target, headers | signer.headers("GET", target), subprotocol, self.timeout
-                    )
-                except ConnectionFailedError as error:
-                    self.told.failed(event, server.origin, error, began)
-                    raise
-                if not isinstance(made, RawResponse):
-                    self._told_opened(made, event, server.origin, _SWITCHED, {}, began)
-                    return made
-                self.told.answered(event, server.origin, made.status, made.headers, began)
-                if not signer.clock_was_wrong(made.status, made.headers):
-                    break
-            if made.status < 300:
-                raise InvalidResponseError(f"what answers at {path} does not speak {subprotocol}")
-            raise self._error(made)
-
-    def _told_opened(
-        self,
-        opened: RequestsStream | RequestsSocket,
-        event: RequestEvent | None,
-        origin: str,
-        status: int,
-        headers: Mapping[str, str],
-        began: float,
-    ) -> None:
-        """Tell that something is open; closed again when nobody will get it, as a hook failed."""
-        try:
-            self.told.answered(event, origin, status, headers, began)
-        except BaseException:
-            opened.close()
-            raise
-
-    def pause(
-        self,
-        operation: str,
-        method: str,
-        number: int,
-        error: UnsandboxError,
-        policy: RetryPolicy,
-        deadline: Deadline = NEVER,
-        repeatable: bool = False,
-        *,
-        at_once: bool = False,
-    ) -> None:
-        """Wait until it is time for the next attempt; raises the error when there is to be none.
-
-        Args:
-            operation: What hooks call it.
-            method: HTTP method.
-            number: Which attempt failed, from 1.
-            error: How.
-            policy: The bounds.
-            deadline: The caller's deadline.
-            repeatable: Whether the server acts once however often it is sent.
-            at_once: Not to wait, if there is to be another attempt.
-        """
-        delay = retry_delay(
-            Attempt(
-                method,
-                number,
-                status=getattr(error, "status", None),
-                has_idempotency_key=repeatable,
-                sent=getattr(error, "sent", True),
-                retry_after_s=getattr(error, "retry_after", None),
-                remaining_s=deadline.remaining(),
-            ),
-            policy,
-            random.random(),  # noqa: S311 - spreads retries, guards nothing
-        )
-        if delay is None:
-            raise error
-        delay = 0.0 if at_once else delay
-        self.told.repeats(operation, number, delay, error)
-        sleep(delay)
-
-    def _honours_key(self, order: PreparedRequest | None) -> bool:
-        """Tell whether the server is known to run a request once that comes twice under the same key.
-
-        Another server might run the program again: there, a request that may have arrived is not repeated.
-        """
-        return order is not None and order.key is not None and "idempotency" in (self.features or ())
-
-    def _find_out(
-        self, order: PreparedRequest | None, deadline: Deadline, retry: RetryPolicy, urgent: bool
-    ) -> None:
-        """Ask what the server can do, when that decides whether an order is sent again and is not known."""
-        remaining = deadline.remaining()
+    def _find_out(self, retry: RetryPolicy) -> None:
+        """Ask what the server can do, when that decides whether a request is sent again and is not known."""
+        remaining, request = self._bounds.deadline.remaining(), self._request
         in_time = remaining is None or remaining > retry.base_s / 2
-        if in_time and self.features is None and order is not None and order.key is not None:
-            # If this fails, too, the order is not repeated: the error of its own says more.
+        if in_time and request is not None and request.key is not None:
+            # If this fails, too, the request is not repeated: its own error says more.
             with contextlib.suppress(UnsandboxError):
-                self.call(None, "health", deadline=deadline, retry=retry, urgent=urgent)
+                self._connection.learn_features(self._bounds._replace(timeout=None, retry=retry))
 
-    def _open(self) -> tuple[Server, RequestsTransport]:
-        if self.base_url == LOCAL and self._state.pid != os.getpid():
-            # After a fork: the engine lives in the parent only.
-            self._state.pid, self._state.server, self._state.transport = os.getpid(), None, None
-        server, transport = self._state.server, self._state.transport
-        if server is not None and transport is not None:
-            return server, transport
-        with self._state.opening:
-            if not loaded():
-                in_thread(load)
-            server = self._state.server
-            if server is None:
-                from unsandbox import local
-
-                engine = in_thread(local.ensure_started, self._engine_config)
-                server = parse_base(engine.url)._replace(
-                    keys=Credentials(engine.public_key, engine.secret_key, "the embedded engine")
-                )
-            if self._state.transport is None:
-                self._state.transport = RequestsTransport(server.origin, self._max_connections)
-            self._state.server = server
-            return server, self._state.transport
-
-    def _attempt(
-        self,
-        transport: RequestsTransport,
-        origin: str,
-        signer: _Signer,
-        endpoint: Endpoint,
-        target: str,
-        order: PreparedRequest | None,
-        sudo: Mapping[str, str],
-        deadline: Deadline,
-        timeout: float,
-        urgent: bool,
-        number: int,
-    ) -> RawResponse:
-        body = b"" if order is None else order.body
-        headers = {"Content-Type": order.content_type} if order is not None and body else {}
-        headers |= sudo
+    def _attempt(self) -> RawResponse:
+        server, endpoint, request, bounds = self._server, self._endpoint, self._request, self._bounds
+        body = b"" if request is None else request.body
+        headers = {"Content-Type": request.content_type} if request is not None and body else {}
+        headers |= self._sudo
         inject(headers)
-        event = self.told.event(endpoint.name, endpoint.method, endpoint.path, number, len(body))
-        self.told.asks(event)
+        event = server.observer.event(endpoint.name, endpoint.method, endpoint.path, self._number, len(body))
+        server.observer.asks(event)
         began = time.monotonic()
-        if not urgent:
-            transport.acquire(deadline.remaining())
+        if not bounds.urgent:
+            self._transport.acquire(bounds.deadline.remaining())
         try:
             # Signed only now: a signature lasts five minutes, and the queue may have been longer.
             if isinstance(body, bytes):
-                headers |= signer.headers(endpoint.method, target, body)
+                headers |= self._signer.headers(endpoint.method, self._target, body)
             else:
-                headers |= in_thread(signer.headers, endpoint.method, target, body)
+                headers |= in_thread(self._signer.headers, endpoint.method, self._target, body)
             before = False
-            if order is not None:
-                before, order.sent = order.sent, True
-                if order.key is not None:
-                    headers[IDEMPOTENCY_HEADER] = order.key
-            answer = transport.send(endpoint.method, target, headers, body, self._time_for(deadline, timeout))
-            if order is not None and answer.status in _INSTEAD_OF_ACTING:
-                order.sent = before
+            if request is not None:
+                before, request.sent = request.sent, True
+                if request.key is not None:
+                    headers[IDEMPOTENCY_HEADER] = request.key
+            seconds = server.time_for(bounds.deadline, bounds.timeout)
+            answer = self._transport.send(endpoint.method, self._target, headers, body, seconds)
+            if request is not None and answer.status in INSTEAD_OF_ACTING:
+                request.sent = before
+        except ClientStateError:
+            if request is not None:
+                request.sent = before
+            raise
         except ConnectionFailedError as error:
-            if order is not None and not error.sent:
-                order.sent = before
-            self.told.failed(event, origin, error, began)
+            if request is not None and not error.sent:
+                request.sent = before
+            server.observer.failed(event, server.origin, error, began)
             raise
         finally:
-            if not urgent:
-                transport.release()
-        self.told.answered(event, origin, answer.status, answer.headers, began, answer.size)
+            if not bounds.urgent:
+                self._transport.release()
+        server.observer.answered(event, server.origin, answer.status, answer.headers, began, answer.size)
         return answer
-
-    def _time_for(self, deadline: Deadline, timeout: float | None = None) -> float:
-        """Return the seconds that one request may take."""
-        remaining = deadline.remaining()
-        usual = timeout or self.timeout
-        return usual if remaining is None else max(0.001, min(usual, remaining))
-
-    def _read(self, answer: RawResponse) -> dict[str, Any]:
-        found = read_object(answer.status, answer.headers, answer.body, 0.0)
-        return restored(found, answer.marks, whole=self._whole) if answer.marks else found
-
-    def _note_features(self, headers: Mapping[str, str], status: int) -> None:
-        announced = headers.get(FEATURES_HEADER)
-        if announced is not None:
-            if announced != self._state.announced:
-                self._state.announced = announced
-                self._state.features = frozenset(announced.replace(",", " ").split())
-        elif self.features is None and status < 300:
-            # Only a success tells: an error may come from a proxy on the way.
-            self._state.features = frozenset()
-
-    def _error(self, answer: RawResponse) -> APIError:
-        status, headers = answer.status, answer.headers
-        return library_error(api_error(status, headers, answer.body, time.time()), LIBRARY, headers)
-
-    def _refusal(self, stream: RequestsStream) -> APIError:
-        """Read the answer that came instead of a stream."""
-        pieces = []
-        try:
-            while piece := stream.read():
-                pieces.append(piece)
-        finally:
-            stream.close()
-        return self._error(RawResponse(stream.status, stream.headers, b"".join(pieces)))
 
 
 def _code_for(challenge_id: str, otp: OneTimeCode) -> dict[str, str]:
@@ -646,12 +330,5 @@ def _code_for(challenge_id: str, otp: OneTimeCode) -> dict[str, str]:
     given = maybe_await(otp(challenge_id)) if callable(otp) else otp
     code = str(given or "").strip()  # None when whoever was asked gave up.
     if not (code.isascii() and code.isprintable()):
-        raise InvalidRequestError("the one-time code holds characters that no code has")
+        raise InvalidRequestError("the one-time code contains invalid characters")
     return {OTP_HEADER: code, CHALLENGE_HEADER: challenge_id} if code else {}
-
-
-def _may_have_acted(error: ConnectionFailedError | APIError) -> bool:
-    """Tell whether a server may have acted on a request that failed so, and repeating it might yet help."""
-    if isinstance(error, APIError):
-        return isinstance(error, UnavailableError) and error.status not in _INSTEAD_OF_ACTING
-    return error.sent

@@ -15,12 +15,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from unsandbox._compat.blocking import Interrupted, closing, finish, sleep
+from unsandbox._compat.blocking import Interrupted, closing, sleep
 from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.request import PreparedRequest
-from unsandbox._sync.connection import ServerConnection
-from unsandbox.credentials import Credentials
+from unsandbox._shared.request import Bounds, PreparedRequest
+from unsandbox._sync.connection import Connection
 from unsandbox.errors import (
+    ClientStateError,
     ConnectionFailedError,
     InvalidResponseError,
     UnavailableError,
@@ -62,9 +62,8 @@ RUN = ("run", "run_async")
 
 
 def execute(
-    link: ServerConnection,
-    keys: Credentials | None,
-    order: PreparedRequest,
+    connection: Connection,
+    request: PreparedRequest,
     *,
     deadline: Deadline,
     operation: tuple[str, str] = EXECUTE,
@@ -73,9 +72,8 @@ def execute(
     """Run code and return the job as it ended.
 
     Args:
-        link: The server.
-        keys: What to sign with.
-        order: The request's body.
+        connection: The server.
+        request: The request's body.
         deadline: When to give up.
         operation: `EXECUTE` or `RUN`.
         query: Members of the query.
@@ -86,15 +84,15 @@ def execute(
     answer: dict[str, Any] = {}
     at_once = operation[1]
     try:
-        link.require(order, deadline)
-        answer = link.call(keys, operation[0], query=query, order=order, deadline=deadline)
+        connection.require(request, deadline)
+        answer = connection.call(operation[0], query=query, request=request, bounds=Bounds(deadline))
         if ended(answer):
             return answer
-        return _watch(link, keys, job_id_of(answer), deadline, answer)
-    except (WaitTimeoutError, ConnectionFailedError, UnavailableError) as error:
+        return _watch(connection, job_id_of(answer), deadline, answer)
+    except (WaitTimeoutError, ConnectionFailedError, UnavailableError, ClientStateError) as error:
         late = deadline.passed
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
-        left = finish(partial(_abandon, link, keys, at_once, query, order, known), CLEAN_UP_S)
+        left = connection.clean_up(partial(_abandon, at_once, query, request, known), CLEAN_UP_S)
         if not late:
             raise
         raise too_late(deadline, left or known, cancelled=left is not None) from error
@@ -102,14 +100,13 @@ def execute(
         raise  # There is no job: it was refused.
     except (Exception, Interrupted):
         # The caller was interrupted, or a hook of the caller's failed.
-        finish(partial(_abandon, link, keys, at_once, query, order, answer), CLEAN_UP_S)
+        connection.clean_up(partial(_abandon, at_once, query, request, answer), CLEAN_UP_S)
         raise
 
 
 def submit(
-    link: ServerConnection,
-    keys: Credentials | None,
-    order: PreparedRequest,
+    connection: Connection,
+    request: PreparedRequest,
     *,
     deadline: Deadline = NEVER,
     operation: tuple[str, str] = EXECUTE,
@@ -124,31 +121,28 @@ def submit(
     """
     at_once = operation[1]
     try:
-        link.require(order, deadline)
-        answer = link.call(keys, at_once, query=query, order=order, deadline=deadline, retry=retry)
-    except (ConnectionFailedError, UnavailableError) as error:
+        connection.require(request, deadline)
+        answer = connection.call(at_once, query=query, request=request, bounds=Bounds(deadline, retry=retry))
+    except (ConnectionFailedError, UnavailableError, ClientStateError) as error:
         late = deadline.passed
-        left = finish(partial(_abandon, link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        left = connection.clean_up(partial(_abandon, at_once, query, request, {}), CLEAN_UP_S)
         if not late:
             raise
         raise too_late(deadline, left or {}, cancelled=left is not None) from error
     except UnsandboxError:
         raise
     except (Exception, Interrupted):
-        finish(partial(_abandon, link, keys, at_once, query, order, {}), CLEAN_UP_S)
+        connection.clean_up(partial(_abandon, at_once, query, request, {}), CLEAN_UP_S)
         raise
     job_id_of(answer)
     return answer
 
 
-def wait(
-    link: ServerConnection, keys: Credentials | None, job_id: str, *, deadline: Deadline, keep: bool
-) -> dict[str, Any]:
+def wait(connection: Connection, job_id: str, *, deadline: Deadline, keep: bool) -> dict[str, Any]:
     """Return a job as it ended.
 
     Args:
-        link: The server.
-        keys: What to sign with.
+        connection: The server.
         job_id: Which job.
         deadline: When to give up.
         keep: Whether the job goes on when this is left early; otherwise it is cancelled.
@@ -160,16 +154,16 @@ def wait(
     try:
         if deadline.passed:
             raise too_late(deadline, last, cancelled=False)
-        if link.features is None:
+        if connection.server.features is None:
             # Nothing is known of the server yet: the first look finds out what it can do.
-            last = look(link, keys, job_id, deadline=deadline)
+            last = look(connection, job_id, deadline=deadline)
             if ended(last, looked=True):
                 return last
-        return _watch(link, keys, job_id, deadline, last)
-    except Interrupted:
+        return _watch(connection, job_id, deadline, last)
+    except (Interrupted, ClientStateError):
+        # The latter when another task closed the client.
         if not keep:
-            link = link.cleaning()
-            finish(partial(cancel, link, keys, job_id, deadline=Deadline(CLEAN_UP_S)), CLEAN_UP_S)
+            connection.clean_up(partial(end, job_id=job_id), CLEAN_UP_S)
         raise
     except (WaitTimeoutError, ConnectionFailedError) as error:
         if not deadline.passed:
@@ -177,41 +171,39 @@ def wait(
         known = error.partial if isinstance(error, WaitTimeoutError) else last
         left = None
         if not keep:
-            left = finish(partial(end, link, keys, job_id), CLEAN_UP_S)
+            left = connection.clean_up(partial(end, job_id=job_id), CLEAN_UP_S)
         raise too_late(deadline, left or known, cancelled=left is not None) from error
 
 
 def look(
-    link: ServerConnection,
-    keys: Credentials | None,
+    connection: Connection,
     job_id: str,
     *,
     hold: float | None = None,
     deadline: Deadline = NEVER,
 ) -> dict[str, Any]:
     """Return a job as it is now, or, with `hold`, as soon as it ends within so many seconds."""
-    return link.call(
-        keys,
+    return connection.call(
         "get_job",
         params={"id": job_id},
         query=None if hold is None else {"wait": round(hold, 3)},
-        deadline=deadline,
-        timeout=None if hold is None else hold + min(link.timeout, _HTTP_MARGIN_S),
-        retry=patience(link),
+        bounds=Bounds(
+            deadline,
+            None if hold is None else hold + min(connection.server.timeout, _HTTP_MARGIN_S),
+            patience(connection),
+        ),
     )
 
 
-def patience(link: ServerConnection) -> RetryPolicy:
+def patience(connection: Connection) -> RetryPolicy:
     """Return the policy of a wait: it may last long, so a server that is away for a while is waited for."""
-    retry = link.retry
+    retry = connection.server.retry
     return replace(retry, max_retries=max(_PATIENCE, retry.max_retries)) if retry.max_retries > 0 else retry
 
 
-def cancel(
-    link: ServerConnection, keys: Credentials | None, job_id: str, *, deadline: Deadline = NEVER
-) -> dict[str, Any]:
+def cancel(connection: Connection, job_id: str, *, deadline: Deadline = NEVER) -> dict[str, Any]:
     """End a job and return what the server says of it, partial output included."""
-    return link.call(keys, "cancel_job", params={"id": job_id}, deadline=deadline, urgent=True)
+    return connection.call("cancel_job", params={"id": job_id}, bounds=Bounds(deadline, urgent=True))
 
 
 def job_id_of(answer: dict[str, Any]) -> str:
@@ -227,7 +219,7 @@ def job_id_of(answer: dict[str, Any]) -> str:
 
 
 def looks(
-    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
+    connection: Connection, job_id: str, deadline: Deadline, last: dict[str, Any]
 ) -> Generator[dict[str, Any]]:
     """Yield a job again and again until it has ended: by long-polling where the server can, else on schedule.
 
@@ -242,7 +234,7 @@ def looks(
         if remaining == 0:
             raise too_late(deadline, last, cancelled=False)
         hold = None
-        if "wait" in (link.features or ()):
+        if "wait" in connection.features:
             hold = LONG_POLL_S if remaining is None else min(LONG_POLL_S, remaining)
         else:
             pause = next(pauses)
@@ -250,10 +242,10 @@ def looks(
             if deadline.passed:
                 continue
         began = time.monotonic()
-        last = look(link, keys, job_id, hold=hold, deadline=deadline)
+        last = look(connection, job_id, hold=hold, deadline=deadline)
         number += 1
         over = ended(last, looked=True)
-        link.told.looked("get_job", (job_id,), number, int(over), waiting_since)
+        connection.server.observer.looked("get_job", (job_id,), number, int(over), waiting_since)
         yield last
         if over:
             return
@@ -262,10 +254,8 @@ def looks(
             sleep(next(pauses))
 
 
-def _watch(
-    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline, last: dict[str, Any]
-) -> dict[str, Any]:
-    with closing(looks(link, keys, job_id, deadline, last)) as seen:
+def _watch(connection: Connection, job_id: str, deadline: Deadline, last: dict[str, Any]) -> dict[str, Any]:
+    with closing(looks(connection, job_id, deadline, last)) as seen:
         for answer in seen:
             last = answer
     return last
@@ -282,39 +272,37 @@ def ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
     return status in TERMINAL_STATUSES
 
 
-def end(link: ServerConnection, keys: Credentials | None, job_id: str) -> dict[str, Any]:
-    """Cancel a job and return what there is of it; servers that answer only "cancelled" are asked once more."""
-    link, deadline = link.cleaning(), Deadline(CLEAN_UP_S)
-    answer = cancel(link, keys, job_id, deadline=deadline)
+def end(connection: Connection, job_id: str) -> dict[str, Any]:
+    """Cancel a job and return its output so far; servers that answer only "cancelled" are asked once more."""
+    bounds = Bounds(Deadline(CLEAN_UP_S), urgent=True)
+    answer = connection.call("cancel_job", params={"id": job_id}, bounds=bounds)
     if not any(name in answer for name in _OUTCOME):
         # If this fails, it was cancelled all the same, which is what matters.
         with contextlib.suppress(UnsandboxError):
-            answer = link.call(keys, "get_job", params={"id": job_id}, deadline=deadline, urgent=True)
+            answer = connection.call("get_job", params={"id": job_id}, bounds=bounds)
     return {"job_id": job_id} | answer
 
 
 def _abandon(
-    link: ServerConnection,
-    keys: Credentials | None,
     at_once: str,
     query: Mapping[str, object] | None,
-    order: PreparedRequest,
+    request: PreparedRequest,
     answer: dict[str, Any],
+    connection: Connection,
 ) -> dict[str, Any] | None:
     """Cancel the job of an execution that is being left, also when its id never arrived."""
     job_id = answer.get("job_id") or answer.get("id")
     if isinstance(job_id, str):
-        return end(link, keys, job_id)
-    if not order.sent:
+        return end(connection, job_id)
+    if not request.sent:
         return None
-    link, deadline = link.cleaning(), Deadline(CLEAN_UP_S)
-    if link.features is None:
-        link.call(None, "health", deadline=deadline, urgent=True)
-    if "idempotency" not in (link.features or ()):
+    bounds = Bounds(Deadline(CLEAN_UP_S), urgent=True)
+    connection.learn_features(bounds)
+    if "idempotency" not in connection.features:
         return None
     # The same request with the same key is the same job; this path answers at once.
-    found = link.call(keys, at_once, query=query, order=order, deadline=deadline, urgent=True)
-    return end(link, keys, job_id_of(found))
+    found = connection.call(at_once, query=query, request=request, bounds=bounds)
+    return end(connection, job_id_of(found))
 
 
 def too_late(deadline: Deadline, known: dict[str, Any], *, cancelled: bool) -> WaitTimeoutError:

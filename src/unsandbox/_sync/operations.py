@@ -1,33 +1,32 @@
 # Generated from src/unsandbox/_async/operations.py by scripts/unasync.py; change that one.
 """One operation of the endpoint table, from its arguments to the server's answer.
 
-What is made by a call that is broken off is found again by its idempotency key and deleted, so that nothing
-stays behind that nobody knows of.
+An object that a call was making when it was broken off is found again by its idempotency key and deleted, so
+that nothing stays behind unknown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from unsandbox._compat.blocking import Interrupted, OneTimeCode, finish, in_thread
+from unsandbox._compat.blocking import Interrupted, OneTimeCode, in_thread
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.files import reads_files
-from unsandbox._shared.request import PreparedRequest
-from unsandbox._sync.connection import ServerConnection
-from unsandbox.credentials import Credentials
-from unsandbox.errors import ConnectionFailedError, UnavailableError, UnsandboxError
+from unsandbox._shared.request import Bounds, PreparedRequest
+from unsandbox._sync.connection import Connection
+from unsandbox.errors import ClientStateError, ConnectionFailedError, UnavailableError, UnsandboxError
 from unsandbox.protocol.endpoints.endpoint import Endpoint
 from unsandbox.protocol.endpoints.jobs import BY_NAME
 
 __all__ = ["CLEAN_UP_S", "perform"]
 
 CLEAN_UP_S = 10.0
-"""How long a caller who leaves early is held up at most, so that what was being made can be deleted."""
+"""Seconds that the deletion of an object may take whose making was broken off."""
 
-_UNCERTAIN = (ConnectionFailedError, UnavailableError)
+_UNCERTAIN = (ConnectionFailedError, UnavailableError, ClientStateError)
 """Errors after which something may have been made all the same."""
 
 _UNDONE_BY = {
@@ -36,17 +35,26 @@ _UNDONE_BY = {
     "snapshot_id": "delete_snapshot",
     "image_id": "delete_image",
 }
-"""Member of an answer that names what was made, and what deletes that."""
+"""Member of an answer that names the new object, and the operation that deletes it."""
+
+
+class _Making(NamedTuple):
+    """A request that makes an object."""
+
+    name: str
+    params: Mapping[str, str] | None
+    query: Mapping[str, object] | None
+    request: PreparedRequest
+    undone_by: Mapping[str, str]
+    otp: OneTimeCode | None
 
 
 def perform(
-    link: ServerConnection,
-    keys: Credentials | None,
+    connection: Connection,
     name: str,
     object_id: str | None = None,
     *,
-    members: Mapping[str, Any] | None = None,
-    text: bytes | None = None,
+    body: Mapping[str, Any] | bytes | None = None,
     query: Mapping[str, object] | None = None,
     timeout: float | None = None,
     otp: OneTimeCode | None = None,
@@ -54,77 +62,66 @@ def perform(
     """Do one operation and return the JSON object of the answer.
 
     Args:
-        link: The server.
-        keys: What to sign with.
+        connection: The server.
         name: Name of the operation in the endpoint table.
         object_id: Which session, service, snapshot or image, where the path names one.
-        members: Members of the JSON body; those that are None are left out.
-        text: The body, where it is plain text.
+        body: Members of the JSON body, of which those that are None are left out; or plain text.
         query: Members of the query.
-        timeout: Seconds for one HTTP request instead of the link's own.
-        otp: The one-time code for a protected call, or what returns it.
+        timeout: Seconds for one HTTP request instead of the client's own.
+        otp: One-time code instead of the connection's own.
 
     Raises:
         InvalidRequestError: An argument cannot be sent.
     """
     endpoint = BY_NAME[name]
-    order = None
-    if text is not None:
-        order = PreparedRequest(text, "text/plain", creates=endpoint.creates)
-    elif members is not None or endpoint.creates:
-        given = members or {}
-        if reads_files(given.get("input_files")):
-            body = in_thread(encode_members, endpoint, given)
-        else:
-            body = encode_members(endpoint, given)
-        needs = ("isolation",) if given.get("isolation") not in (None, "auto") else ()
-        order = PreparedRequest(body, creates=endpoint.creates, needs=needs)
-        link.require(order)
+    request = None
+    if isinstance(body, bytes):
+        request = PreparedRequest(body, "text/plain", creates=endpoint.creates)
+    elif body is not None or endpoint.creates:
+        request = _prepare(endpoint, body or {})
+        connection.require(request)
     params = None if object_id is None else {"id": object_id}
+    bounds = Bounds(timeout=timeout)
     try:
-        return link.call(keys, name, params=params, query=query, order=order, timeout=timeout, otp=otp)
+        return connection.call(name, params=params, query=query, request=request, bounds=bounds, otp=otp)
     except (Exception, Interrupted) as error:
-        # Of other errors of ours, the server has said that it made nothing; all others are a hook's.
+        # After other errors of ours, the server has said that it made nothing; all others are a hook's.
         uncertain = not isinstance(error, UnsandboxError) or isinstance(error, _UNCERTAIN)
         undone_by = _undone_by(endpoint)
-        if uncertain and endpoint.creates and order is not None and order.sent and undone_by:
-            finish(partial(_undo, link, keys, name, params, query, order, otp, undone_by), CLEAN_UP_S)
+        if uncertain and endpoint.creates and request is not None and request.sent and undone_by:
+            making = _Making(name, params, query, request, undone_by, otp)
+            connection.clean_up(partial(_undo, making), CLEAN_UP_S)
         raise
 
 
+def _prepare(endpoint: Endpoint, members: Mapping[str, Any]) -> PreparedRequest:
+    if reads_files(members.get("input_files")):
+        body = in_thread(encode_members, endpoint, members)
+    else:
+        body = encode_members(endpoint, members)
+    needs = ("isolation",) if members.get("isolation") not in (None, "auto") else ()
+    return PreparedRequest(body, creates=endpoint.creates, needs=needs)
+
+
 def _undone_by(endpoint: Endpoint) -> dict[str, str]:
-    """Return those members of an endpoint's answer that may name what it made; others name what was there."""
+    """Return those members of an endpoint's answer that may name a new object."""
     members = endpoint.response.__struct_fields__
     return {member: deletion for member, deletion in _UNDONE_BY.items() if member in members}
 
 
-def _undo(
-    link: ServerConnection,
-    keys: Credentials | None,
-    name: str,
-    params: Mapping[str, str] | None,
-    query: Mapping[str, object] | None,
-    order: PreparedRequest,
-    otp: OneTimeCode | None,
-    undone_by: Mapping[str, str],
-) -> None:
-    """Delete what a request may have made; nothing can be done where the server does not know its key again."""
-    link, deadline = link.cleaning(), Deadline(CLEAN_UP_S)
-    if link.features is None:
-        link.call(None, "health", deadline=deadline, urgent=True)
-    if "idempotency" not in (link.features or ()):
+def _undo(making: _Making, connection: Connection) -> None:
+    """Delete the object that a request may have made, where the server knows the request's key again."""
+    bounds = Bounds(Deadline(CLEAN_UP_S), urgent=True)
+    connection.learn_features(bounds)
+    if "idempotency" not in connection.features:
         return
-    # The same request with the same key is answered with what was made the first time.
-    made = link.call(keys, name, params=params, query=query, order=order, deadline=deadline, urgent=True)
-    for member, deletion in undone_by.items():
+    # The same request with the same key is answered with the object that was made the first time.
+    made = connection.call(
+        making.name, params=making.params, query=making.query, request=making.request, bounds=bounds
+    )
+    for member, deletion in making.undone_by.items():
         made_id = made.get(member)
         if isinstance(made_id, str) and made_id:
-            link.call(
-                keys,
-                deletion,
-                params={"id": made_id},
-                deadline=deadline,
-                urgent=True,
-                otp=otp if isinstance(otp, str) else None,
-            )
+            otp = making.otp if isinstance(making.otp, str) else None
+            connection.call(deletion, params={"id": made_id}, bounds=bounds, otp=otp)
             return

@@ -6,67 +6,74 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from unsandbox._async import execution
-from unsandbox._async.base import LONG_S
-from unsandbox._async.connection import ServerConnection
+from unsandbox._async.connection import Connection
 from unsandbox._async.methods.logs import follow_logs
 from unsandbox._async.operations import perform
-from unsandbox._compat.aio import OneTimeCode, closing, in_thread, shared
+from unsandbox._async.server_connection import ServerConnection
+from unsandbox._compat.aio import OneTimeCode, closing, shared
 from unsandbox._shared import language_cache
 from unsandbox._shared.bodies import encode_vault
-from unsandbox._shared.deadline import Deadline
-from unsandbox._shared.files import InputFiles, reads_files
-from unsandbox._shared.options import command_members, command_patience, encode_execution, encode_script
-from unsandbox._shared.request import PreparedRequest
-from unsandbox._shared.server import LOCAL, choose_base
-from unsandbox.credentials import Credentials, resolve_credentials
+from unsandbox._shared.deadline import LONG_S, Deadline
+from unsandbox._shared.files import InputFiles
+from unsandbox._shared.options import ExecuteOptions, command_members, command_patience, encode_script
+from unsandbox._shared.request import Bounds
+from unsandbox._shared.server import choose_base
 from unsandbox.errors import APIError, ConnectionFailedError, InvalidRequestError, InvalidResponseError
 
 __all__ = ["Caller", "connect", "healthy", "languages"]
 
 
 class Caller:
-    """The calls of one function: a server and the keys to sign with."""
+    """The calls of one function, over one connection."""
 
-    __slots__ = ("_keys", "_link")
+    __slots__ = ("_connection",)
 
-    def __init__(self, link: ServerConnection, keys: Credentials | None) -> None:
-        self._link = link
-        self._keys = keys
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-    async def execute(self, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:  # noqa: ASYNC109
+    async def execute(self, options: ExecuteOptions, timeout: float | None) -> dict[str, Any]:  # noqa: ASYNC109
         """Run code to its end."""
         deadline = Deadline(timeout)
-        order = await _encode(timeout=timeout, **options)
-        return await execution.execute(self._link, self._keys, order, deadline=deadline)
+        request = await self._connection.encode(options, deadline)
+        return await execution.execute(self._connection, request, deadline=deadline)
 
-    async def submit(self, options: dict[str, Any]) -> str:
+    async def submit(self, options: ExecuteOptions) -> str:
         """Start a job and return its id."""
-        order = await _encode(**options)
-        return execution.job_id_of(await execution.submit(self._link, self._keys, order))
+        request = await self._connection.encode(options)
+        return execution.job_id_of(await execution.submit(self._connection, request))
 
-    async def run(self, source: str | bytes, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:  # noqa: ASYNC109
+    async def run(
+        self,
+        source: str | bytes,
+        env: Mapping[str, str] | None,
+        network_mode: str | None,
+        ttl: int | None,
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> dict[str, Any]:
         """Run a script to its end."""
         deadline = Deadline(timeout)
-        order, query = encode_script(source, timeout=timeout, **options)
+        request, query = encode_script(source, env=env, network_mode=network_mode, ttl=ttl, timeout=timeout)
         return await execution.execute(
-            self._link, self._keys, order, deadline=deadline, operation=execution.RUN, query=query
+            self._connection, request, deadline=deadline, operation=execution.RUN, query=query
         )
 
-    async def submit_run(self, source: str | bytes, options: dict[str, Any]) -> str:
+    async def submit_run(
+        self, source: str | bytes, env: Mapping[str, str] | None, network_mode: str | None, ttl: int | None
+    ) -> str:
         """Start a script and return the job's id."""
-        order, query = encode_script(source, **options)
+        request, query = encode_script(source, env=env, network_mode=network_mode, ttl=ttl)
         return execution.job_id_of(
-            await execution.submit(self._link, self._keys, order, operation=execution.RUN, query=query)
+            await execution.submit(self._connection, request, operation=execution.RUN, query=query)
         )
 
     async def wait(self, job_id: str, timeout: float | None, *, keep: bool) -> dict[str, Any]:  # noqa: ASYNC109
         """Return a job when it has ended."""
-        return await execution.wait(self._link, self._keys, job_id, deadline=Deadline(timeout), keep=keep)
+        return await execution.wait(self._connection, job_id, deadline=Deadline(timeout), keep=keep)
 
     async def wait_jobs(self, job_ids: Sequence[str], timeout: float) -> list[dict[str, Any]]:  # noqa: ASYNC109
         """Return those of several jobs that have ended."""
         members = {"ids": list(job_ids), "timeout": timeout}
-        answer = await self.call("wait_jobs", members=members, timeout=timeout + self._link.timeout)
+        answer = await self.call("wait_jobs", body=members, timeout=timeout + self._connection.server.timeout)
         jobs = answer.get("jobs")
         if not isinstance(jobs, list):
             raise InvalidResponseError("the server's answer holds no list of jobs")
@@ -74,30 +81,21 @@ class Caller:
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """End a job."""
-        return await execution.cancel(self._link, self._keys, job_id)
+        return await execution.cancel(self._connection, job_id)
 
     async def call(
         self,
         name: str,
         object_id: str | None = None,
         *,
-        members: Mapping[str, Any] | None = None,
-        text: bytes | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         query: Mapping[str, object] | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
         otp: OneTimeCode | None = None,
     ) -> dict[str, Any]:
         """Do one operation of the endpoint table; the arguments are those of `operations.perform`."""
         return await perform(
-            self._link,
-            self._keys,
-            name,
-            object_id,
-            members=members,
-            text=text,
-            query=query,
-            timeout=timeout,
-            otp=otp,
+            self._connection, name, object_id, body=body, query=query, timeout=timeout, otp=otp
         )
 
     async def command(
@@ -113,13 +111,13 @@ class Caller:
         return await self.call(
             name,
             object_id,
-            members=command_members(command, seconds, input_files),
-            timeout=command_patience(seconds, self._link.timeout),
+            body=command_members(command, seconds, input_files),
+            timeout=command_patience(seconds, self._connection.server.timeout),
         )
 
     async def set_vault(self, service_id: str, env: Mapping[str, str] | str | bytes) -> dict[str, Any]:
         """Replace the vault of a service."""
-        return await self.call("set_vault", service_id, text=encode_vault(env))
+        return await self.call("set_vault", service_id, body=encode_vault(env))
 
     async def list_images(self, which: str | None) -> dict[str, Any]:
         """Return the images that the key may use."""
@@ -138,7 +136,7 @@ class Caller:
 
     async def made(self, name: str, object_id: str, member: str, members: Mapping[str, Any]) -> str:
         """Make something and return its id."""
-        answer = await self.call(name, object_id, members=members, timeout=LONG_S)
+        answer = await self.call(name, object_id, body=members, timeout=LONG_S)
         made_id = answer.get(member) or answer.get("id")
         if not isinstance(made_id, str):
             raise InvalidResponseError(f"the server's answer holds no {member}")
@@ -146,7 +144,7 @@ class Caller:
 
     async def log_lines(self, query: dict[str, str | None]) -> AsyncGenerator[dict[str, Any]]:
         """Yield lines of the server's log as they are written."""
-        async with closing(follow_logs(self._link, self._keys, query)) as lines:
+        async with closing(follow_logs(self._connection, query)) as lines:
             async for line in lines:
                 yield {"source": line.source, "line": line.line}
 
@@ -159,14 +157,12 @@ async def connect(
     account_index: int | str | None,
 ) -> Caller:
     """Find server and keys of a call; the connections are shared by all calls to the same server."""
-    base_url = choose_base(api_base)
-    keys = None
-    if base_url != LOCAL:
-        if account is not None and account_index is not None:
-            raise InvalidRequestError("account and account_index are two names of one argument: give one")
-        row = account if account is not None else account_index
-        keys = resolve_credentials(public_key, secret_key, account=row)
-    return Caller(await _link(base_url), keys)
+    if account is not None and account_index is not None:
+        raise InvalidRequestError("account and account_index are two names of one argument: give one")
+    row = account if account is not None else account_index
+    connection = Connection(await _server(choose_base(api_base)), public_key, secret_key, account=row)
+    connection.keys()  # Looked up before anything else is looked at, as in the historical SDK.
+    return Caller(connection)
 
 
 async def languages(api_base: str) -> list[str]:
@@ -175,7 +171,7 @@ async def languages(api_base: str) -> list[str]:
     known = language_cache.load(base_url)
     if known is not None:
         return known
-    answer = await (await _link(base_url)).call(None, "languages")
+    answer = await Connection(await _server(base_url)).call("languages")
     names = answer.get("languages")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InvalidResponseError("the server's answer holds no list of languages")
@@ -185,9 +181,9 @@ async def languages(api_base: str) -> list[str]:
 
 async def healthy(api_base: str) -> bool:
     """Tell whether a server answers that it is well."""
-    link = await _link(choose_base(api_base))
+    connection = Connection(await _server(choose_base(api_base)))
     try:
-        await link.call(None, "health", timeout=_HEALTH_TIMEOUT_S)
+        await connection.call("health", bounds=Bounds(timeout=_HEALTH_TIMEOUT_S))
     except (APIError, ConnectionFailedError):
         return False
     except InvalidResponseError:
@@ -198,11 +194,5 @@ async def healthy(api_base: str) -> bool:
 _HEALTH_TIMEOUT_S = 10.0
 
 
-async def _link(base_url: str) -> ServerConnection:
+async def _server(base_url: str) -> ServerConnection:
     return await shared(base_url, lambda: ServerConnection(base_url, whole=True))
-
-
-async def _encode(**options: Any) -> PreparedRequest:
-    if reads_files(options["input_files"]):
-        return await in_thread(encode_execution, **options)
-    return encode_execution(**options)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from unsandbox._async.functions.context import LONG_S, connect
+from unsandbox._async.functions.context import connect
+from unsandbox._shared.deadline import LONG_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +94,7 @@ async def publish_image(
         "name": name,
         "description": description,
     }
-    return cast("ImageResult", await caller.call("publish_image", members=members, timeout=LONG_S))
+    return cast("ImageResult", await caller.call("publish_image", body=members, timeout=LONG_S))
 
 
 async def get_image(
@@ -205,7 +206,7 @@ async def set_image_visibility(
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {"visibility": visibility}
-    return cast("ImageResult", await caller.call("set_image_visibility", image_id, members=members))
+    return cast("ImageResult", await caller.call("set_image_visibility", image_id, body=members))
 
 
 async def grant_image_access(
@@ -232,7 +233,7 @@ async def grant_image_access(
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {"trusted_api_key": trusted_api_key}
-    return cast("TrustedResult", await caller.call("grant_image_access", image_id, members=members))
+    return cast("TrustedResult", await caller.call("grant_image_access", image_id, body=members))
 
 
 async def revoke_image_access(
@@ -259,7 +260,7 @@ async def revoke_image_access(
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {"trusted_api_key": trusted_api_key}
-    return cast("TrustedResult", await caller.call("revoke_image_access", image_id, members=members))
+    return cast("TrustedResult", await caller.call("revoke_image_access", image_id, body=members))
 
 
 async def list_image_trusted(
@@ -306,7 +307,7 @@ async def transfer_image(
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {"to_api_key": to_api_key}
-    return cast("ImageResult", await caller.call("transfer_image", image_id, members=members, otp=otp))
+    return cast("ImageResult", await caller.call("transfer_image", image_id, body=members, otp=otp))
 
 
 async def spawn_from_image(
@@ -347,7 +348,7 @@ async def spawn_from_image(
         "vcpu": vcpu,
         "shell": shell,
     }
-    answer = await caller.call("spawn_image", image_id, members=members, timeout=LONG_S)
+    answer = await caller.call("spawn_image", image_id, body=members, timeout=LONG_S)
     return cast("ServiceResult", answer)
 
 
@@ -374,7 +375,7 @@ async def clone_image(
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {"name": name, "description": description}
-    return cast("ImageResult", await caller.call("clone_image", image_id, members=members, timeout=LONG_S))
+    return cast("ImageResult", await caller.call("clone_image", image_id, body=members, timeout=LONG_S))
 
 
 async def image(
@@ -407,4 +408,4 @@ async def image(
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {"prompt": prompt, "model": model, "size": size, "quality": quality, "n": n}
-    return cast("PicturesResult", await caller.call("generate_picture", members=members, timeout=LONG_S))
+    return cast("PicturesResult", await caller.call("generate_picture", body=members, timeout=LONG_S))

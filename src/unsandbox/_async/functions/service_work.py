@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from unsandbox._async.functions.context import bootstrap_members, connect
+from unsandbox._async.functions.context import connect
+from unsandbox._shared.bodies import bootstrap_members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ async def redeploy_service(
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = bootstrap_members(bootstrap) | {"input_files": input_files}
-    return cast("ServiceResult", await caller.call("redeploy_service", service_id, members=members))
+    return cast("ServiceResult", await caller.call("redeploy_service", service_id, body=members))
 
 
 async def get_service_logs(
@@ -147,7 +148,7 @@ async def set_service_domains(
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {"custom_domains": domains, "add": add, "remove": remove}
-    return cast("DomainsResult", await caller.call("service_domains", service_id, members=members))
+    return cast("DomainsResult", await caller.call("service_domains", service_id, body=members))
 
 
 async def get_service_env(
@@ -214,7 +215,7 @@ async def delete_service_env(
         account_index: As for `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
-    return cast("VaultResult", await caller.call("delete_vault", service_id, members={"keys": keys}))
+    return cast("VaultResult", await caller.call("delete_vault", service_id, body={"keys": keys}))
 
 
 async def export_service_env(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from unsandbox._async.functions.context import bootstrap_members, connect
+from unsandbox._async.functions.context import connect
+from unsandbox._shared.bodies import bootstrap_members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +120,7 @@ async def create_service(
         members["bootstrap_content"] = bootstrap_content
     if bootstrap_url is not None:
         members["bootstrap_url"] = bootstrap_url
-    return cast("ServiceResult", await caller.call("create_service", members=members))
+    return cast("ServiceResult", await caller.call("create_service", body=members))
 
 
 async def get_service(
@@ -181,7 +182,7 @@ async def update_service(
         "ports": ports,
         "custom_domains": custom_domains,
     }
-    return cast("ServiceResult", await caller.call("update_service", service_id, members=members))
+    return cast("ServiceResult", await caller.call("update_service", service_id, body=members))
 
 
 async def resize_service(
@@ -204,7 +205,7 @@ async def resize_service(
         account_index: As for `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
-    return cast("ServiceResult", await caller.call("resize_service", service_id, members={"vcpu": vcpu}))
+    return cast("ServiceResult", await caller.call("resize_service", service_id, body={"vcpu": vcpu}))
 
 
 async def delete_service(
@@ -338,7 +339,7 @@ async def set_unfreeze_on_demand(
     caller = await connect(public_key, secret_key, account, account_index)
     return cast(
         "ServiceResult",
-        await caller.call("update_service", service_id, members={"unfreeze_on_demand": enabled}),
+        await caller.call("update_service", service_id, body={"unfreeze_on_demand": enabled}),
     )
 
 
@@ -363,5 +364,5 @@ async def set_show_freeze_page(
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast(
-        "ServiceResult", await caller.call("update_service", service_id, members={"show_freeze_page": enabled})
+        "ServiceResult", await caller.call("update_service", service_id, body={"show_freeze_page": enabled})
     )

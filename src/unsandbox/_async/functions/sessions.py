@@ -104,7 +104,7 @@ async def create_session(
         "name": name,
         "isolation": isolation,
     }
-    return cast("SessionResult", await caller.call("create_session", members=members))
+    return cast("SessionResult", await caller.call("create_session", body=members))
 
 
 async def get_session(
@@ -219,7 +219,7 @@ async def boost_session(
         account_index: As for `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
-    return cast("SessionResult", await caller.call("boost_session", session_id, members={"vcpu": vcpu}))
+    return cast("SessionResult", await caller.call("boost_session", session_id, body={"vcpu": vcpu}))
 
 
 async def unboost_session(

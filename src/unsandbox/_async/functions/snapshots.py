@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from unsandbox._async.functions.context import LONG_S, connect
+from unsandbox._async.functions.context import connect
+from unsandbox._shared.deadline import LONG_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +111,7 @@ async def create_snapshot(
         "hot": hot or None,
         "ephemeral": ephemeral or None,
     }
-    return cast("SnapshotResult", await caller.call("create_snapshot", members=members, timeout=LONG_S))
+    return cast("SnapshotResult", await caller.call("create_snapshot", body=members, timeout=LONG_S))
 
 
 async def list_snapshots(
@@ -271,6 +272,4 @@ async def clone_snapshot(
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {"type": clone_type, "name": name, "shell": shell, "ports": ports}
-    return cast(
-        "CloneResult", await caller.call("clone_snapshot", snapshot_id, members=members, timeout=LONG_S)
-    )
+    return cast("CloneResult", await caller.call("clone_snapshot", snapshot_id, body=members, timeout=LONG_S))

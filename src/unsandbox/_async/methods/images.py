@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from unsandbox._async.base import LONG_S, Connected
+from unsandbox._async.base import Connected
 from unsandbox._compat.aio import OneTimeCode
+from unsandbox._shared.deadline import LONG_S
 from unsandbox._shared.options import some
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol.images import Image, ImageList, Pictures, Trusted, Visibility
@@ -46,7 +47,7 @@ class ImageMethods(Connected):
         return await self._do(
             "publish_image",
             Image,
-            members={
+            body={
                 "source_type": source_type,
                 "source_id": source_id,
                 "name": name,
@@ -99,7 +100,7 @@ class ImageMethods(Connected):
             image_id: Which image.
             visibility: `private`, `unlisted` (whoever knows the id) or `public`.
         """
-        return await self._do("set_image_visibility", Image, image_id, members={"visibility": visibility})
+        return await self._do("set_image_visibility", Image, image_id, body={"visibility": visibility})
 
     async def grant_image_access(self, image_id: str, trusted_api_key: str) -> Trusted:
         """Let another key use an image.
@@ -112,7 +113,7 @@ class ImageMethods(Connected):
             All keys that the image trusts.
         """
         members = {"trusted_api_key": trusted_api_key}
-        return await self._do("grant_image_access", Trusted, image_id, members=members)
+        return await self._do("grant_image_access", Trusted, image_id, body=members)
 
     async def revoke_image_access(self, image_id: str, trusted_api_key: str) -> Trusted:
         """Let another key no longer use an image.
@@ -125,7 +126,7 @@ class ImageMethods(Connected):
             All keys that the image trusts.
         """
         members = {"trusted_api_key": trusted_api_key}
-        return await self._do("revoke_image_access", Trusted, image_id, members=members)
+        return await self._do("revoke_image_access", Trusted, image_id, body=members)
 
     async def list_image_trusted(self, image_id: str) -> Trusted:
         """Return the keys that an image trusts.
@@ -144,7 +145,7 @@ class ImageMethods(Connected):
             otp: One-time code, where the server wants one.
         """
         members = {"to_api_key": to_api_key}
-        return await self._do("transfer_image", Image, image_id, members=members, otp=otp)
+        return await self._do("transfer_image", Image, image_id, body=members, otp=otp)
 
     async def spawn_image(
         self,
@@ -172,7 +173,7 @@ class ImageMethods(Connected):
             "spawn_image",
             Service,
             image_id,
-            members={
+            body={
                 "name": name,
                 "ports": some(ports),
                 "bootstrap": bootstrap,
@@ -194,7 +195,7 @@ class ImageMethods(Connected):
             description: What it is.
         """
         members = {"name": name, "description": description}
-        return await self._do("clone_image", Image, image_id, members=members, timeout=LONG_S)
+        return await self._do("clone_image", Image, image_id, body=members, timeout=LONG_S)
 
     async def generate_picture(
         self,
@@ -220,6 +221,6 @@ class ImageMethods(Connected):
         return await self._do(
             "generate_picture",
             Pictures,
-            members={"prompt": prompt, "model": model, "size": size, "quality": quality, "n": n},
+            body={"prompt": prompt, "model": model, "size": size, "quality": quality, "n": n},
             timeout=LONG_S,
         )

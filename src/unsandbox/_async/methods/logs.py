@@ -9,9 +9,11 @@ from collections.abc import AsyncGenerator, Mapping
 from types import MappingProxyType
 
 from unsandbox._async.base import Connected
-from unsandbox._async.connection import ServerConnection
+from unsandbox._async.connection import Connection
+from unsandbox._async.opening import open_stream
 from unsandbox._compat.aio import closing
-from unsandbox.credentials import Credentials
+from unsandbox._shared.request import failed_attempt
+from unsandbox._shared.streaming import LOGS, StreamEndpoint
 from unsandbox.errors import APIError, ConnectionFailedError
 from unsandbox.protocol.logs import LogLine, LogPage
 from unsandbox.protocol.retry import RetryPolicy
@@ -71,18 +73,16 @@ class LogMethods(Connected):
             ```
         """
         query = {"source": source, "since": since, "grep": grep, "level": level}
-        async with closing(follow_logs(self._link, self._signer(), query)) as lines:
+        async with closing(follow_logs(self._connection, query)) as lines:
             async for line in lines:
                 yield line
 
 
 async def follow_logs(
-    link: ServerConnection,
-    keys: Credentials | None,
+    connection: Connection,
     query: dict[str, str | None],
-    path: str = "/logs/stream",
+    endpoint: StreamEndpoint = LOGS,
     params: Mapping[str, str] = MappingProxyType({}),
-    operation: str = "stream_logs",
 ) -> AsyncGenerator[LogLine]:
     """Yield lines as they are written; reconnects with patience, and raises when that is used up."""
     last_id: str | None = None
@@ -95,7 +95,7 @@ async def follow_logs(
             headers["Last-Event-ID"] = last_id
         error: ConnectionFailedError | APIError | None = None
         try:
-            stream = await link.open_stream(keys, operation, path, params, asked, headers)
+            stream = await open_stream(connection, endpoint, params, query=asked, headers=headers)
             try:
                 reader = EventReader()
                 while piece := await stream.read():
@@ -111,7 +111,8 @@ async def follow_logs(
             error = caught
         failures += 1
         broken = error or ConnectionFailedError("the log stream ends again and again")
-        await link.pause(operation, "GET", failures, broken, _PATIENCE)
+        failed = failed_attempt("GET", failures, broken)
+        await connection.server.pause(endpoint.name, failed, broken, _PATIENCE)
         if last_id is None:
             # What was written meanwhile, by the clock; a line on the edge may come twice.
             query = query | {"since": f"{int(time.monotonic() - began) + 1}s"}

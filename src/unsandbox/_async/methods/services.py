@@ -1,27 +1,19 @@
 """Services: sandboxes that run a bootstrap, keep running, and are reachable under their name."""
 
-# ruff: noqa: ASYNC109 - `timeout` reaches the server, which `asyncio.timeout` cannot do
-
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import Iterable
 
-from unsandbox._async import execution
-from unsandbox._async.base import LONG_S, typed
-from unsandbox._async.methods.logs import follow_logs
-from unsandbox._async.methods.vault import VaultMethods
+from unsandbox._async.methods.service_work import ServiceWorkMethods
 from unsandbox._async.objects.service import AsyncLiveService
-from unsandbox._compat.aio import OneTimeCode, closing
-from unsandbox._shared.deadline import NEVER
+from unsandbox._compat.aio import OneTimeCode
 from unsandbox._shared.files import InputFiles
-from unsandbox._shared.options import command_members, command_patience, some
-from unsandbox.protocol.logs import LogLine
+from unsandbox._shared.options import some
 from unsandbox.protocol.models import IsolationName, NetworkModeName
-from unsandbox.protocol.services import Domains, Service, ServiceJob, ServiceList, ServiceLog
-from unsandbox.protocol.snapshots import Snapshot
+from unsandbox.protocol.services import Service, ServiceList
 
 
-class ServiceMethods(VaultMethods):
+class ServiceMethods(ServiceWorkMethods):
     """Methods of a client for services. `service_id` may also be the name of the service."""
 
     def service(self, service_id: str) -> AsyncLiveService:
@@ -87,7 +79,7 @@ class ServiceMethods(VaultMethods):
         return await self._do(
             "create_service",
             Service,
-            members={
+            body={
                 "name": name,
                 "ports": some(ports),
                 "bootstrap": bootstrap,
@@ -143,7 +135,7 @@ class ServiceMethods(VaultMethods):
             "update_service",
             Service,
             service_id,
-            members={
+            body={
                 "vcpu": vcpu,
                 "unfreeze_on_demand": unfreeze_on_demand,
                 "show_freeze_page": show_freeze_page,
@@ -160,7 +152,7 @@ class ServiceMethods(VaultMethods):
             service_id: Which service.
             vcpu: Processors, 1 to 8.
         """
-        return await self._do("resize_service", Service, service_id, members={"vcpu": vcpu})
+        return await self._do("resize_service", Service, service_id, body={"vcpu": vcpu})
 
     async def delete_service(self, service_id: str, *, otp: OneTimeCode | None = None) -> Service:
         """End a service for good, its files and vault with it.
@@ -203,146 +195,3 @@ class ServiceMethods(VaultMethods):
             otp: One-time code, where the server wants one.
         """
         return await self._do("unlock_service", Service, service_id, otp=otp)
-
-    async def redeploy_service(
-        self,
-        service_id: str,
-        *,
-        bootstrap: str | None = None,
-        bootstrap_content: str | None = None,
-        bootstrap_url: str | None = None,
-        input_files: InputFiles | None = None,
-    ) -> Service:
-        """Run the bootstrap of a service again, or a new one, in the same sandbox.
-
-        Args:
-            service_id: Which service.
-            bootstrap: As for `create_service`; without any, the one that it has.
-            bootstrap_content: As for `create_service`.
-            bootstrap_url: As for `create_service`.
-            input_files: As for `create_service`.
-        """
-        return await self._do(
-            "redeploy_service",
-            Service,
-            service_id,
-            members={
-                "bootstrap": bootstrap,
-                "bootstrap_content": bootstrap_content,
-                "bootstrap_url": bootstrap_url,
-                "input_files": input_files,
-            },
-        )
-
-    async def service_logs(
-        self,
-        service_id: str,
-        *,
-        all_logs: bool = False,
-        lines: int | None = None,
-    ) -> ServiceLog:
-        """Return what the program of a service wrote; the last 9000 lines when nothing is said.
-
-        Args:
-            service_id: Which service.
-            all_logs: Everything that is kept.
-            lines: The last so many lines.
-        """
-        return await self._do(
-            "service_logs", ServiceLog, service_id, query={"all": all_logs or None, "lines": lines}
-        )
-
-    async def stream_service_logs(
-        self, service_id: str, *, lines: int | None = None
-    ) -> AsyncGenerator[LogLine]:
-        """Yield the last lines of a service's program, then further ones as they come, until the loop is left.
-
-        A connection that breaks is made again and goes on where it broke. On servers of this project.
-
-        Args:
-            service_id: Which service.
-            lines: The last so many lines first; 9000 when not given.
-
-        Raises:
-            NotFoundError: There is no such service, or no longer.
-
-        Example:
-            ```python
-            async for entry in client.stream_service_logs("web", lines=10):
-                print(entry.line)
-            ```
-        """
-        query = {"lines": None if lines is None else str(lines)}
-        path, params = "/services/{id}/logs/stream", {"id": service_id}
-        lines_of = follow_logs(self._link, self._signer(), query, path, params, "stream_service_logs")
-        async with closing(lines_of) as entries:
-            async for entry in entries:
-                yield entry
-
-    async def service_command(
-        self,
-        service_id: str,
-        command: str,
-        *,
-        timeout: float | None = 30.0,
-        input_files: InputFiles | None = None,
-    ) -> ServiceJob:
-        """Run one command beside the program of a service, and return the job when it has ended.
-
-        Args:
-            service_id: Which service.
-            command: The command.
-            timeout: Seconds that it may run; None for no limit.
-            input_files: Files for it, found in `/tmp/input/`.
-
-        Raises:
-            ConflictError: The service is not running.
-        """
-        job = await self._do(
-            "service_command",
-            ServiceJob,
-            service_id,
-            members=command_members(command, timeout, input_files),
-            timeout=command_patience(timeout, self._link.timeout),
-        )
-        if job.done or not job.job_id:
-            return job
-        # The hosted service may answer before the end.
-        ended = await execution.wait(self._link, self._signer(), job.job_id, deadline=NEVER, keep=True)
-        return typed(ended, ServiceJob)
-
-    async def service_domains(
-        self,
-        service_id: str,
-        domains: Iterable[str] | None = None,
-        *,
-        add: Iterable[str] | None = None,
-        remove: Iterable[str] | None = None,
-    ) -> Domains:
-        """Change the names under which a service is reachable: give exactly one of the three lists.
-
-        Args:
-            service_id: Which service.
-            domains: All of them.
-            add: Names to add.
-            remove: Names to remove.
-
-        Returns:
-            All names, in `custom_domains`.
-        """
-        members = {"custom_domains": some(domains), "add": some(add), "remove": some(remove)}
-        return await self._do("service_domains", Domains, service_id, members=members)
-
-    async def service_snapshot(
-        self, service_id: str, *, name: str | None = None, hot: bool | None = None
-    ) -> Snapshot:
-        """Save the state of a service.
-
-        Args:
-            service_id: Which service.
-            name: A name for people.
-            hot: With memory and running processes, where the service's isolation can do that.
-        """
-        return await self._do(
-            "service_snapshot", Snapshot, service_id, members={"name": name, "hot": hot}, timeout=LONG_S
-        )

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from unsandbox._async.base import LONG_S, Connected
+from unsandbox._async.base import Connected
 from unsandbox._async.objects.session import AsyncLiveSession
 from unsandbox._async.objects.terminal import AsyncTerminal
 from unsandbox._compat.aio import OneTimeCode
+from unsandbox._shared.deadline import LONG_S
 from unsandbox._shared.files import InputFiles
 from unsandbox._shared.options import command_members, command_patience
 from unsandbox.protocol.models import IsolationName, NetworkModeName
@@ -58,6 +59,7 @@ class SessionMethods(Connected):
         """
         return AsyncLiveSession(
             self,
+            self._connection,
             None,
             {
                 "shell": shell,
@@ -86,7 +88,7 @@ class SessionMethods(Connected):
             result = await session.run("ls")
             ```
         """
-        return AsyncLiveSession(self, session_id, None, None)
+        return AsyncLiveSession(self, self._connection, session_id)
 
     def terminal(
         self, session_id: str, *, columns: int = 80, rows: int = 24, reconnect: int = 3
@@ -109,7 +111,7 @@ class SessionMethods(Connected):
                     print(data)
             ```
         """
-        return AsyncTerminal(self, session_id, columns, rows, reconnect)
+        return AsyncTerminal(self._connection, session_id, columns, rows, reconnect)
 
     async def list_sessions(self) -> SessionList:
         """Return the sessions of this key, newest first."""
@@ -149,7 +151,7 @@ class SessionMethods(Connected):
         return await self._do(
             "create_session",
             Session,
-            members={
+            body={
                 "shell": shell,
                 "language": language,
                 "network_mode": network_mode,
@@ -212,7 +214,7 @@ class SessionMethods(Connected):
             session_id: Which session.
             vcpu: How many processors it shall have, 1 to 8; 2 when not given.
         """
-        return await self._do("boost_session", Session, session_id, members={"vcpu": vcpu})
+        return await self._do("boost_session", Session, session_id, body={"vcpu": vcpu})
 
     async def unboost_session(self, session_id: str) -> Session:
         """Return a session to one processor.
@@ -245,8 +247,8 @@ class SessionMethods(Connected):
             "session_command",
             CommandResult,
             session_id,
-            members=command_members(command, timeout, input_files),
-            timeout=command_patience(timeout, self._link.timeout),
+            body=command_members(command, timeout, input_files),
+            timeout=command_patience(timeout, self._connection.server.timeout),
         )
 
     async def session_snapshot(
@@ -260,5 +262,5 @@ class SessionMethods(Connected):
             hot: With memory and running processes, where the session's isolation can do that.
         """
         return await self._do(
-            "session_snapshot", Snapshot, session_id, members={"name": name, "hot": hot}, timeout=LONG_S
+            "session_snapshot", Snapshot, session_id, body={"name": name, "hot": hot}, timeout=LONG_S
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from unsandbox._async.base import LONG_S, Connected
+from unsandbox._async.base import Connected
 from unsandbox._compat.aio import OneTimeCode
+from unsandbox._shared.deadline import LONG_S
 from unsandbox._shared.options import some
 from unsandbox.protocol.snapshots import Cloned, Restored, Snapshot, SnapshotList, SourceType
 
@@ -38,7 +39,7 @@ class SnapshotMethods(Connected):
         return await self._do(
             "create_snapshot",
             Snapshot,
-            members={
+            body={
                 "source_type": source_type,
                 "source_id": source_id,
                 "name": name,
@@ -118,6 +119,6 @@ class SnapshotMethods(Connected):
             "clone_snapshot",
             Cloned,
             snapshot_id,
-            members={"type": type, "name": name, "shell": shell, "ports": some(ports)},
+            body={"type": type, "name": name, "shell": shell, "ports": some(ports)},
             timeout=LONG_S,
         )

@@ -32,7 +32,7 @@ class VaultMethods(Connected):
             await client.set_vault("web", {"TOKEN": "secret"})
             ```
         """
-        return await self._do("set_vault", VaultInfo, service_id, text=encode_vault(env))
+        return await self._do("set_vault", VaultInfo, service_id, body=encode_vault(env))
 
     async def delete_vault(self, service_id: str, keys: Iterable[str] | None = None) -> VaultInfo:
         """Delete variables from the vault of a service.
@@ -42,7 +42,7 @@ class VaultMethods(Connected):
             keys: Names of those to delete; without them, all.
         """
         members = {"keys": None if keys is None else list(keys)}
-        return await self._do("delete_vault", VaultInfo, service_id, members=members)
+        return await self._do("delete_vault", VaultInfo, service_id, body=members)
 
     async def export_vault(self, service_id: str) -> VaultExport:
         """Return the whole vault of a service, as lines `NAME=value`.

@@ -7,25 +7,25 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from unsandbox._async import execution
 from unsandbox._async.base import type_partial
-from unsandbox._compat.aio import NOTHING, ItemSource, Source, finish, gather, maybe_await, sleep
+from unsandbox._async.connection import Connection
+from unsandbox._compat.aio import NOTHING, ItemSource, Source, gather, maybe_await, sleep
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.mapping import Mapped, Progress, Request, options_of
-from unsandbox._shared.request import PreparedRequest
+from unsandbox._shared.options import ExecuteOptions
+from unsandbox._shared.request import Bounds, PreparedRequest
 from unsandbox.errors import InvalidRequestError, NotFoundError, RateLimitError, UnsandboxError
 from unsandbox.protocol import codec
 from unsandbox.protocol.bounds import MAX_WAITED_JOBS
 from unsandbox.protocol.endpoints.jobs import BY_NAME
 from unsandbox.protocol.models import Job, JobStatus
 from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
-
-if TYPE_CHECKING:
-    from unsandbox._async.methods.jobs import JobMethods
 
 _BATCH = 32
 """Requests that are sent at once."""
@@ -50,7 +50,7 @@ class AsyncMap:
 
     def __init__(
         self,
-        client: JobMethods,
+        connection: Connection,
         requests: Source[Request],
         concurrency: int,
         ordered: bool,
@@ -62,7 +62,7 @@ class AsyncMap:
         Deadline(timeout)  # Refused now, and not with each request.
         total = len(requests) if isinstance(requests, Sized) else None
         self._outcomes = _run(
-            _State(client, ItemSource(requests), concurrency, ordered, on_progress, timeout, total)
+            _State(connection, ItemSource(requests), concurrency, ordered, on_progress, timeout, total)
         )
 
     def __aiter__(self) -> Self:
@@ -90,7 +90,7 @@ class _Taken:
 
     index: int
     request: Request
-    order: PreparedRequest | None = None
+    encoded: PreparedRequest | None = None
 
 
 @dataclass(slots=True)
@@ -104,7 +104,7 @@ class _Running:
 
 @dataclass
 class _State:
-    client: JobMethods
+    connection: Connection
     requests: ItemSource[Request]
     concurrency: int
     ordered: bool
@@ -119,7 +119,7 @@ class _State:
     taken: int = 0
     given: int = 0
     failed: int = 0
-    told: Progress | None = None
+    notified: Progress | None = None
     timed: bool = False
     """Whether any job has a deadline: otherwise none need be looked for."""
     looks: int = 0
@@ -130,7 +130,7 @@ class _State:
     def __post_init__(self) -> None:
         self.limit = self.concurrency
         """Less than `concurrency` while the server wants it so; grows by one with each swarm that ends."""
-        usual = self.client._link.retry
+        usual = self.connection.server.retry
         self.retry = replace(usual, statuses=usual.statuses - {429})
 
     @property
@@ -164,7 +164,7 @@ async def _run(state: _State) -> AsyncGenerator[Mapped]:
                 if await _collect(state, min(left_s, _hold_s(state, refused))):
                     pauses = poll_delays()
                     state.limit = min(state.concurrency, state.limit + 1)
-                elif "wait_many" not in (state.client._link.features or ()):
+                elif "wait_many" not in state.connection.features:
                     await sleep(min(left_s, next(pauses)))
                 await _give_up_late(state)
                 await _tell(state)
@@ -178,7 +178,7 @@ async def _run(state: _State) -> AsyncGenerator[Mapped]:
         await state.requests.close()
         if state.in_flight:
             patience = execution.CLEAN_UP_S + _CANCEL_S * len(state.in_flight)
-            await finish(lambda: _cancel_all(state), patience)
+            await state.connection.clean_up(partial(_cancel_all, list(state.in_flight)), patience)
 
 
 def _fills(state: _State, refused: bool) -> bool:
@@ -218,7 +218,7 @@ def _ender(state: _State, job_id: str) -> Callable[[], Any]:
         known: dict[str, Any] = {"job_id": job_id}
         cancelled = True
         try:
-            known = await execution.end(state.client._link, state.client._signer(), job_id)
+            known = await execution.end(state.connection.cleaning(), job_id)
         except UnsandboxError:
             cancelled = False
         job = codec.response_from_wire(known, Job)
@@ -266,15 +266,13 @@ async def _start_some(state: _State) -> bool:
 def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
     async def start() -> bool:
         """Start one job; tell whether the server wants no more for the time being."""
-        client = state.client
+        connection = state.connection
         try:
-            options = options_of(taken.request)
-            given = options.pop("timeout")
+            options, given = options_of(taken.request)
             deadline = Deadline(state.timeout if given is None else given)
             state.timed = state.timed or deadline.seconds is not None
-            order = taken.order = taken.order or await _encoded(client, options, deadline)
-            link, keys = client._link, client._signer()
-            answer = await execution.submit(link, keys, order, deadline=deadline, retry=state.retry)
+            encoded = taken.encoded = taken.encoded or await _encoded(connection, options, deadline)
+            answer = await execution.submit(connection, encoded, deadline=deadline, retry=state.retry)
             # Noted at once: when another one of the batch is broken off, this one must be found.
             state.in_flight[execution.job_id_of(answer)] = _Running(taken.index, taken.request, deadline)
         except RateLimitError:
@@ -289,7 +287,7 @@ def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
     return start
 
 
-async def _encoded(client: JobMethods, options: dict[str, Any], deadline: Deadline) -> PreparedRequest:
+async def _encoded(connection: Connection, options: ExecuteOptions, deadline: Deadline) -> PreparedRequest:
     """Return what a request sends.
 
     Raises:
@@ -297,7 +295,7 @@ async def _encoded(client: JobMethods, options: dict[str, Any], deadline: Deadli
         WaitTimeoutError: Its standard input did not end in time.
     """
     try:
-        return await client._encode(options, deadline)
+        return await connection.encode(options, deadline)
     except UnsandboxError:
         raise
     except Exception as error:
@@ -312,7 +310,7 @@ async def _collect(state: _State, hold_s: float) -> bool:
     ids = list(state.in_flight)
     state.looks += 1
     state.looked = time.monotonic()
-    if "wait_many" in (state.client._link.features or ()):
+    if "wait_many" in state.connection.features:
         shares = range(0, len(ids), MAX_WAITED_JOBS)
         await gather([_waiter(state, ids[start : start + MAX_WAITED_JOBS], hold_s) for start in shares])
     else:
@@ -326,20 +324,19 @@ async def _collect(state: _State, hold_s: float) -> bool:
 def _waiter(state: _State, ids: list[str], hold_s: float) -> Callable[[], Any]:
     async def wait() -> None:
         """Take in those of some jobs that have ended."""
-        link, keys = state.client._link, state.client._signer()
-        order = PreparedRequest(
-            encode_members(BY_NAME["wait_jobs"], {"ids": ids, "timeout": hold_s}), creates=False
-        )
-        answer = await link.call(
-            keys, "wait_jobs", order=order, timeout=hold_s + _HTTP_MARGIN_S, retry=execution.patience(link)
-        )
+        connection = state.connection
+        members = {"ids": ids, "timeout": hold_s}
+        request = PreparedRequest(encode_members(BY_NAME["wait_jobs"], members), creates=False)
+        bounds = Bounds(timeout=hold_s + _HTTP_MARGIN_S, retry=execution.patience(connection))
+        answer = await connection.call("wait_jobs", request=request, bounds=bounds)
         jobs = answer.get("jobs") or ()
         for job in jobs:
             _take(state, job)
         for unknown in answer.get("unknown") or ():
             if unknown in state.in_flight:
                 state.settle_job(unknown, None, _lost(unknown))
-        await link.told.looked("wait_jobs", tuple(ids), state.looks, len(jobs), state.began)
+        observer = connection.server.observer
+        await observer.looked("wait_jobs", tuple(ids), state.looks, len(jobs), state.began)
 
     return wait
 
@@ -358,15 +355,16 @@ def _lost(job_id: str) -> NotFoundError:
 def _looker(state: _State, job_id: str) -> Callable[[], Any]:
     async def look() -> None:
         """Take in one job if it has ended."""
-        client = state.client
+        connection = state.connection
         try:
-            answer = await execution.look(client._link, client._signer(), job_id)
+            answer = await execution.look(connection, job_id)
         except NotFoundError as error:
             state.settle_job(job_id, None, error)
         else:
             _take(state, {"job_id": job_id} | answer)
             over = int(job_id not in state.in_flight)
-            await client._link.told.looked("get_job", (job_id,), state.looks, over, state.began)
+            observer = connection.server.observer
+            await observer.looked("get_job", (job_id,), state.looks, over, state.began)
 
     return look
 
@@ -375,25 +373,22 @@ async def _tell(state: _State) -> None:
     if state.on_progress is not None:
         running, done = len(state.in_flight), state.taken - len(state.in_flight) - len(state.waiting)
         progress = Progress(state.taken, running, done, state.failed, state.total)
-        if progress != state.told:
-            state.told = progress
+        if progress != state.notified:
+            state.notified = progress
             await maybe_await(state.on_progress(progress))
 
 
-async def _cancel_all(state: _State) -> None:
-    client = state.client
-    link = client._link.cleaning()
-
+async def _cancel_all(job_ids: list[str], connection: Connection) -> None:
     def canceller(job_id: str) -> Callable[[], Any]:
         async def cancel() -> None:
             try:
-                await execution.cancel(link, client._signer(), job_id)
+                await execution.cancel(connection, job_id)
             except UnsandboxError:
                 return  # It has ended, or the server is gone: nothing can be done about it here.
 
         return cancel
 
     # The newest first: they wait still, and would be started if those that run were ended before them.
-    ids = list(reversed(state.in_flight))
-    for start in range(0, len(ids), _BATCH):
-        await gather([canceller(job_id) for job_id in ids[start : start + _BATCH]])
+    newest_first = list(reversed(job_ids))
+    for start in range(0, len(newest_first), _BATCH):
+        await gather([canceller(job_id) for job_id in newest_first[start : start + _BATCH]])

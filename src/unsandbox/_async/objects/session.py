@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from unsandbox._async.connection import Connection
 from unsandbox._async.objects.terminal import AsyncTerminal
 from unsandbox._async.operations import CLEAN_UP_S, perform
-from unsandbox._compat.aio import Interrupted, OneTimeCode, finish
+from unsandbox._compat.aio import Interrupted, OneTimeCode
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.files import InputFiles
+from unsandbox._shared.request import Bounds
 from unsandbox.errors import ClientStateError, InvalidResponseError, NotFoundError
 from unsandbox.protocol import codec
 from unsandbox.protocol.sessions import CommandResult, Session
@@ -31,13 +34,15 @@ class AsyncLiveSession:
     def __init__(
         self,
         client: SessionMethods,
+        connection: Connection,
         session_id: str | None,
-        options: dict[str, Any] | None,
-        otp: OneTimeCode | None,
+        members: Mapping[str, Any] | None = None,
+        otp: OneTimeCode | None = None,
     ) -> None:
         self._client = client
+        self._connection = connection
         self._id = session_id
-        self._options = options
+        self._members = members
         self._otp = otp
         self._deleted = False
         self.info: Session | None = None
@@ -58,8 +63,7 @@ class AsyncLiveSession:
 
     async def __aenter__(self) -> Self:
         if self._id is None:
-            client = self._client
-            answer = await perform(client._link, client._signer(), "create_session", members=self._options)
+            answer = await perform(self._connection, "create_session", body=self._members)
             self.info = codec.response_from_wire(answer, Session)
             if not self.info.session_id:
                 raise InvalidResponseError("the server's answer holds no session id")
@@ -69,18 +73,19 @@ class AsyncLiveSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._options is None or self._deleted:
+        if self._members is None or self._deleted:
             return
         if error is not None:
             # The error of the block is the one to be seen.
-            await finish(self._delete_soon, CLEAN_UP_S)
+            await self._connection.clean_up(self._delete_soon, CLEAN_UP_S)
             return
         try:
-            await self._delete()
+            await self._delete(self._connection)
         except NotFoundError:
             pass  # Its program ended, or it was idle for too long.
-        except Interrupted:
-            await finish(self._delete_soon, CLEAN_UP_S)
+        except (Interrupted, ClientStateError):
+            # The latter when the client was closed within the block.
+            await self._connection.clean_up(self._delete_soon, CLEAN_UP_S)
             raise
 
     async def run(
@@ -151,21 +156,18 @@ class AsyncLiveSession:
         """
         if otp is not None:
             self._otp = otp
-        return await self._delete()
+        return await self._delete(self._connection)
 
-    async def _delete_soon(self) -> Session:
-        return await self._delete(Deadline(CLEAN_UP_S))
+    async def _delete_soon(self, connection: Connection) -> Session:
+        return await self._delete(connection, Deadline(CLEAN_UP_S))
 
-    async def _delete(self, deadline: Deadline = NEVER) -> Session:
-        client = self._client
-        answer = await client._link.call(
-            client._signer(),
+    async def _delete(self, connection: Connection, deadline: Deadline = NEVER) -> Session:
+        answer = await connection.call(
             "delete_session",
             params={"id": self.id},
-            query={"audit": True} if self._options and self._options.get("audit") else None,
-            deadline=deadline,
-            urgent=True,
-            otp=client._otp if self._otp is None else self._otp,
+            query={"audit": True} if self._members and self._members.get("audit") else None,
+            bounds=Bounds(deadline, urgent=True),
+            otp=self._otp,
         )
         self._deleted = True
         self.info = codec.response_from_wire(answer, Session)

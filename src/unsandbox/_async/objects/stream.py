@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from unsandbox._async import execution
-from unsandbox._async.connection import STREAM_IDLE_S, ServerConnection
-from unsandbox._compat.aio import closing, finish
+from unsandbox._async.connection import Connection
+from unsandbox._async.opening import STREAM_IDLE_S, open_stream
+from unsandbox._compat.aio import closing
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.events import Decoder, Event, ResultEvent
-from unsandbox.credentials import Credentials
+from unsandbox._shared.options import ExecuteOptions
+from unsandbox._shared.request import failed_attempt
+from unsandbox._shared.streaming import JOB_EVENTS
 from unsandbox.errors import APIError, ConnectionFailedError, InvalidResponseError, WaitTimeoutError
 from unsandbox.protocol import codec
 from unsandbox.protocol.events import (
@@ -29,12 +33,6 @@ from unsandbox.protocol.models import Job
 from unsandbox.protocol.retry import RetryPolicy
 from unsandbox.protocol.sse import EventReader, ServerEvent
 
-if TYPE_CHECKING:
-    from unsandbox._async.methods.jobs import JobMethods
-
-STREAM_EVENTS = "stream_events"
-"""What hooks and spans call it."""
-
 _REPLACEMENT = "\ufffd".encode()
 
 _PATIENCE = RetryPolicy(max_retries=8, base_s=0.1, cap_s=8.0)
@@ -46,16 +44,16 @@ class AsyncJobStream:
 
     def __init__(
         self,
-        client: JobMethods,
+        connection: Connection,
         *,
-        options: dict[str, Any] | None = None,
+        options: ExecuteOptions | None = None,
         job_id: str | None = None,
         timeout: float | None = None,
         keep: bool = False,
     ) -> None:
         self._known = {"job_id": job_id}
         # No reference back to this object: thrown away, it ends at once, and the job with it.
-        self._events = _run(client, self._known, options, timeout, keep)
+        self._events = _run(connection, self._known, options, timeout, keep)
 
     @property
     def job_id(self) -> str | None:
@@ -85,28 +83,25 @@ class AsyncJobStream:
 
 
 async def _run(
-    client: JobMethods,
+    connection: Connection,
     known: dict[str, str | None],
-    options: dict[str, Any] | None,
+    options: ExecuteOptions | None,
     timeout: float | None,
     keep: bool,
 ) -> AsyncGenerator[Event]:
     deadline = Deadline(timeout)
-    link, keys = client._link, client._signer()
     if options is not None:
-        order = await client._encode(options, deadline)
-        known["job_id"] = execution.job_id_of(await execution.submit(link, keys, order, deadline=deadline))
+        request = await connection.encode(options, deadline)
+        known["job_id"] = execution.job_id_of(await execution.submit(connection, request, deadline=deadline))
     job_id = known["job_id"] or ""
     over = False
 
-    async def end() -> dict[str, Any]:
-        return await execution.end(link, keys, job_id)
-
+    end = partial(execution.end, job_id=job_id)
     try:
-        if link.features is None:
-            await execution.look(link, keys, job_id, deadline=deadline)
-        source = _listen if "events" in (link.features or ()) else _look_again
-        async with closing(source(link, keys, job_id, deadline)) as events:
+        if connection.server.features is None:
+            await execution.look(connection, job_id, deadline=deadline)
+        source = _listen if "events" in connection.features else _look_again
+        async with closing(source(connection, job_id, deadline)) as events:
             async for event in events:
                 over = over or isinstance(event, ResultEvent)
                 yield event
@@ -114,19 +109,17 @@ async def _run(
         if not deadline.passed:
             raise
         over = True
-        partial = None if keep else await finish(end, execution.CLEAN_UP_S)
-        seen = partial or {"job_id": job_id}
-        late = execution.too_late(deadline, seen, cancelled=partial is not None)
+        left = None if keep else await connection.clean_up(end, execution.CLEAN_UP_S)
+        seen = left or {"job_id": job_id}
+        late = execution.too_late(deadline, seen, cancelled=left is not None)
         late.partial = codec.response_from_wire(seen, Job)
         raise late from error
     finally:
         if not over and not keep:
-            await finish(end, execution.CLEAN_UP_S)
+            await connection.clean_up(end, execution.CLEAN_UP_S)
 
 
-async def _listen(
-    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline
-) -> AsyncGenerator[Event]:
+async def _listen(connection: Connection, job_id: str, deadline: Deadline) -> AsyncGenerator[Event]:
     """Yield the events that the server sends. A connection that breaks is made again behind the last byte."""
     decoder = Decoder()
     cursor = Cursor()
@@ -134,7 +127,7 @@ async def _listen(
     while True:
         error: ConnectionFailedError | APIError | None = None
         try:
-            async with closing(_connection(link, keys, job_id, cursor, deadline)) as pieces:
+            async with closing(_pieces(connection, job_id, cursor, deadline)) as pieces:
                 async for event in pieces:
                     failures = 0
                     if event.event == RESULT_EVENT:
@@ -142,7 +135,7 @@ async def _listen(
                             yield rest
                         job = _job(event.data)
                         if job.artifacts_apart:
-                            answer = await execution.look(link, keys, job_id, deadline=deadline)
+                            answer = await execution.look(connection, job_id, deadline=deadline)
                             job = codec.response_from_wire(answer, Job)
                         yield ResultEvent(job)
                         return
@@ -158,11 +151,12 @@ async def _listen(
         failures += 1
         broken = error or InvalidResponseError(f"the events of job {job_id} end without its result")
         # The first time at once: most often the connection was old, and the server is there.
-        await link.pause(STREAM_EVENTS, "GET", failures, broken, _PATIENCE, deadline, at_once=failures == 1)
+        failed = failed_attempt("GET", failures, broken, deadline)
+        await connection.server.pause(JOB_EVENTS.name, failed, broken, _PATIENCE, at_once=failures == 1)
 
 
-async def _connection(
-    link: ServerConnection, keys: Credentials | None, job_id: str, cursor: Cursor, deadline: Deadline
+async def _pieces(
+    connection: Connection, job_id: str, cursor: Cursor, deadline: Deadline
 ) -> AsyncGenerator[ServerEvent]:
     """Yield the events of one connection until it ends."""
     headers = {"Accept": "text/event-stream"}
@@ -170,14 +164,8 @@ async def _connection(
         headers[CURSOR_HEADER] = str(cursor)
     remaining = deadline.remaining()
     idle_s = STREAM_IDLE_S if remaining is None else max(0.01, min(STREAM_IDLE_S, remaining))
-    stream = await link.open_stream(
-        keys,
-        STREAM_EVENTS,
-        "/jobs/{id}/events",
-        {"id": job_id},
-        headers=headers,
-        deadline=deadline,
-        idle_s=idle_s,
+    stream = await open_stream(
+        connection, JOB_EVENTS, {"id": job_id}, headers=headers, deadline=deadline, idle_s=idle_s
     )
     try:
         reader = EventReader()
@@ -190,14 +178,12 @@ async def _connection(
         await stream.close()
 
 
-async def _look_again(
-    link: ServerConnection, keys: Credentials | None, job_id: str, deadline: Deadline
-) -> AsyncGenerator[Event]:
+async def _look_again(connection: Connection, job_id: str, deadline: Deadline) -> AsyncGenerator[Event]:
     """Yield what each look at the job shows as new: for servers that send no events."""
     decoder = Decoder()
     seen = dict.fromkeys(STREAMS, 0)
     job = Job()
-    async with closing(execution.looks(link, keys, job_id, deadline, {"job_id": job_id})) as answers:
+    async with closing(execution.looks(connection, job_id, deadline, {"job_id": job_id})) as answers:
         async for answer in answers:
             job = codec.response_from_wire(answer, Job)
             over = execution.ended(answer, looked=True)

@@ -7,18 +7,16 @@ from __future__ import annotations
 import json
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from unsandbox._async.connection import Connection
+from unsandbox._async.opening import open_socket
+from unsandbox._shared.request import failed_attempt
+from unsandbox._shared.streaming import TERMINAL
 from unsandbox._transports.aiohttp_live import AiohttpSocket
 from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError, RequestTimeoutError
 from unsandbox.protocol.retry import RetryPolicy
 from unsandbox.protocol.sessions import SHELL_SUBPROTOCOL
-
-if TYPE_CHECKING:
-    from unsandbox._async.base import Connected
-
-TERMINAL = "terminal"
-"""What hooks and spans call its connections."""
 
 _PATIENCE = RetryPolicy(max_retries=6, base_s=0.25, cap_s=4.0)
 
@@ -32,8 +30,10 @@ class AsyncTerminal:
         detached: Whether the server let go of it while the program goes on.
     """
 
-    def __init__(self, client: Connected, session_id: str, columns: int, rows: int, reconnect: int) -> None:
-        self._client = client
+    def __init__(
+        self, connection: Connection, session_id: str, columns: int, rows: int, reconnect: int
+    ) -> None:
+        self._connection = connection
         self._session_id = session_id
         self._size = (columns, rows)
         self._reconnects_left = reconnect
@@ -137,10 +137,8 @@ class AsyncTerminal:
         return self._socket
 
     async def _open(self) -> None:
-        client = self._client
-        self._socket = await client._link.open_socket(
-            client._signer(), TERMINAL, "/sessions/{id}/shell", {"id": self._session_id}, SHELL_SUBPROTOCOL
-        )
+        params = {"id": self._session_id}
+        self._socket = await open_socket(self._connection, TERMINAL, params, SHELL_SUBPROTOCOL)
         await self._send_size(self._socket)
         while self._unsent:
             await self._socket.send(self._unsent[0])
@@ -160,7 +158,8 @@ class AsyncTerminal:
                 await self._open()
             except (ConnectionFailedError, APIError) as error:
                 try:
-                    await self._client._link.pause(TERMINAL, "GET", number, error, _PATIENCE)
+                    failed = failed_attempt("GET", number, error)
+                    await self._connection.server.pause(TERMINAL.name, failed, error, _PATIENCE)
                 except Exception:
                     self._over = True
                     raise

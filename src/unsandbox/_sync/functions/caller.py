@@ -6,68 +6,75 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from unsandbox._compat.blocking import OneTimeCode, closing, in_thread, shared
+from unsandbox._compat.blocking import OneTimeCode, closing, shared
 from unsandbox._shared import language_cache
 from unsandbox._shared.bodies import encode_vault
-from unsandbox._shared.deadline import Deadline
-from unsandbox._shared.files import InputFiles, reads_files
-from unsandbox._shared.options import command_members, command_patience, encode_execution, encode_script
-from unsandbox._shared.request import PreparedRequest
-from unsandbox._shared.server import LOCAL, choose_base
+from unsandbox._shared.deadline import LONG_S, Deadline
+from unsandbox._shared.files import InputFiles
+from unsandbox._shared.options import ExecuteOptions, command_members, command_patience, encode_script
+from unsandbox._shared.request import Bounds
+from unsandbox._shared.server import choose_base
 from unsandbox._sync import execution
-from unsandbox._sync.base import LONG_S
-from unsandbox._sync.connection import ServerConnection
+from unsandbox._sync.connection import Connection
 from unsandbox._sync.methods.logs import follow_logs
 from unsandbox._sync.operations import perform
-from unsandbox.credentials import Credentials, resolve_credentials
+from unsandbox._sync.server_connection import ServerConnection
 from unsandbox.errors import APIError, ConnectionFailedError, InvalidRequestError, InvalidResponseError
 
 __all__ = ["Caller", "connect", "healthy", "languages"]
 
 
 class Caller:
-    """The calls of one function: a server and the keys to sign with."""
+    """The calls of one function, over one connection."""
 
-    __slots__ = ("_keys", "_link")
+    __slots__ = ("_connection",)
 
-    def __init__(self, link: ServerConnection, keys: Credentials | None) -> None:
-        self._link = link
-        self._keys = keys
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-    def execute(self, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:
+    def execute(self, options: ExecuteOptions, timeout: float | None) -> dict[str, Any]:
         """Run code to its end."""
         deadline = Deadline(timeout)
-        order = _encode(timeout=timeout, **options)
-        return execution.execute(self._link, self._keys, order, deadline=deadline)
+        request = self._connection.encode(options, deadline)
+        return execution.execute(self._connection, request, deadline=deadline)
 
-    def submit(self, options: dict[str, Any]) -> str:
+    def submit(self, options: ExecuteOptions) -> str:
         """Start a job and return its id."""
-        order = _encode(**options)
-        return execution.job_id_of(execution.submit(self._link, self._keys, order))
+        request = self._connection.encode(options)
+        return execution.job_id_of(execution.submit(self._connection, request))
 
-    def run(self, source: str | bytes, timeout: float | None, options: dict[str, Any]) -> dict[str, Any]:
+    def run(
+        self,
+        source: str | bytes,
+        env: Mapping[str, str] | None,
+        network_mode: str | None,
+        ttl: int | None,
+        timeout: float | None,
+    ) -> dict[str, Any]:
         """Run a script to its end."""
         deadline = Deadline(timeout)
-        order, query = encode_script(source, timeout=timeout, **options)
+        request, query = encode_script(source, env=env, network_mode=network_mode, ttl=ttl, timeout=timeout)
         return execution.execute(
-            self._link, self._keys, order, deadline=deadline, operation=execution.RUN, query=query
+            self._connection, request, deadline=deadline, operation=execution.RUN, query=query
         )
 
-    def submit_run(self, source: str | bytes, options: dict[str, Any]) -> str:
+    def submit_run(
+        self, source: str | bytes, env: Mapping[str, str] | None, network_mode: str | None, ttl: int | None
+    ) -> str:
         """Start a script and return the job's id."""
-        order, query = encode_script(source, **options)
+        request, query = encode_script(source, env=env, network_mode=network_mode, ttl=ttl)
         return execution.job_id_of(
-            execution.submit(self._link, self._keys, order, operation=execution.RUN, query=query)
+            execution.submit(self._connection, request, operation=execution.RUN, query=query)
         )
 
     def wait(self, job_id: str, timeout: float | None, *, keep: bool) -> dict[str, Any]:
         """Return a job when it has ended."""
-        return execution.wait(self._link, self._keys, job_id, deadline=Deadline(timeout), keep=keep)
+        return execution.wait(self._connection, job_id, deadline=Deadline(timeout), keep=keep)
 
     def wait_jobs(self, job_ids: Sequence[str], timeout: float) -> list[dict[str, Any]]:
         """Return those of several jobs that have ended."""
         members = {"ids": list(job_ids), "timeout": timeout}
-        answer = self.call("wait_jobs", members=members, timeout=timeout + self._link.timeout)
+        answer = self.call("wait_jobs", body=members, timeout=timeout + self._connection.server.timeout)
         jobs = answer.get("jobs")
         if not isinstance(jobs, list):
             raise InvalidResponseError("the server's answer holds no list of jobs")
@@ -75,31 +82,20 @@ class Caller:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """End a job."""
-        return execution.cancel(self._link, self._keys, job_id)
+        return execution.cancel(self._connection, job_id)
 
     def call(
         self,
         name: str,
         object_id: str | None = None,
         *,
-        members: Mapping[str, Any] | None = None,
-        text: bytes | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         query: Mapping[str, object] | None = None,
         timeout: float | None = None,
         otp: OneTimeCode | None = None,
     ) -> dict[str, Any]:
         """Do one operation of the endpoint table; the arguments are those of `operations.perform`."""
-        return perform(
-            self._link,
-            self._keys,
-            name,
-            object_id,
-            members=members,
-            text=text,
-            query=query,
-            timeout=timeout,
-            otp=otp,
-        )
+        return perform(self._connection, name, object_id, body=body, query=query, timeout=timeout, otp=otp)
 
     def command(
         self,
@@ -114,13 +110,13 @@ class Caller:
         return self.call(
             name,
             object_id,
-            members=command_members(command, seconds, input_files),
-            timeout=command_patience(seconds, self._link.timeout),
+            body=command_members(command, seconds, input_files),
+            timeout=command_patience(seconds, self._connection.server.timeout),
         )
 
     def set_vault(self, service_id: str, env: Mapping[str, str] | str | bytes) -> dict[str, Any]:
         """Replace the vault of a service."""
-        return self.call("set_vault", service_id, text=encode_vault(env))
+        return self.call("set_vault", service_id, body=encode_vault(env))
 
     def list_images(self, which: str | None) -> dict[str, Any]:
         """Return the images that the key may use."""
@@ -137,7 +133,7 @@ class Caller:
 
     def made(self, name: str, object_id: str, member: str, members: Mapping[str, Any]) -> str:
         """Make something and return its id."""
-        answer = self.call(name, object_id, members=members, timeout=LONG_S)
+        answer = self.call(name, object_id, body=members, timeout=LONG_S)
         made_id = answer.get(member) or answer.get("id")
         if not isinstance(made_id, str):
             raise InvalidResponseError(f"the server's answer holds no {member}")
@@ -145,7 +141,7 @@ class Caller:
 
     def log_lines(self, query: dict[str, str | None]) -> Generator[dict[str, Any]]:
         """Yield lines of the server's log as they are written."""
-        with closing(follow_logs(self._link, self._keys, query)) as lines:
+        with closing(follow_logs(self._connection, query)) as lines:
             for line in lines:
                 yield {"source": line.source, "line": line.line}
 
@@ -158,14 +154,12 @@ def connect(
     account_index: int | str | None,
 ) -> Caller:
     """Find server and keys of a call; the connections are shared by all calls to the same server."""
-    base_url = choose_base(api_base)
-    keys = None
-    if base_url != LOCAL:
-        if account is not None and account_index is not None:
-            raise InvalidRequestError("account and account_index are two names of one argument: give one")
-        row = account if account is not None else account_index
-        keys = resolve_credentials(public_key, secret_key, account=row)
-    return Caller(_link(base_url), keys)
+    if account is not None and account_index is not None:
+        raise InvalidRequestError("account and account_index are two names of one argument: give one")
+    row = account if account is not None else account_index
+    connection = Connection(_server(choose_base(api_base)), public_key, secret_key, account=row)
+    connection.keys()  # Looked up before anything else is looked at, as in the historical SDK.
+    return Caller(connection)
 
 
 def languages(api_base: str) -> list[str]:
@@ -174,7 +168,7 @@ def languages(api_base: str) -> list[str]:
     known = language_cache.load(base_url)
     if known is not None:
         return known
-    answer = (_link(base_url)).call(None, "languages")
+    answer = Connection(_server(base_url)).call("languages")
     names = answer.get("languages")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InvalidResponseError("the server's answer holds no list of languages")
@@ -184,9 +178,9 @@ def languages(api_base: str) -> list[str]:
 
 def healthy(api_base: str) -> bool:
     """Tell whether a server answers that it is well."""
-    link = _link(choose_base(api_base))
+    connection = Connection(_server(choose_base(api_base)))
     try:
-        link.call(None, "health", timeout=_HEALTH_TIMEOUT_S)
+        connection.call("health", bounds=Bounds(timeout=_HEALTH_TIMEOUT_S))
     except (APIError, ConnectionFailedError):
         return False
     except InvalidResponseError:
@@ -197,11 +191,5 @@ def healthy(api_base: str) -> bool:
 _HEALTH_TIMEOUT_S = 10.0
 
 
-def _link(base_url: str) -> ServerConnection:
+def _server(base_url: str) -> ServerConnection:
     return shared(base_url, lambda: ServerConnection(base_url, whole=True))
-
-
-def _encode(**options: Any) -> PreparedRequest:
-    if reads_files(options["input_files"]):
-        return in_thread(encode_execution, **options)
-    return encode_execution(**options)

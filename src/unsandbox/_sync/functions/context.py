@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from unsandbox._sync.functions.caller import Caller
 
-LONG_S = 600.0
-"""Seconds for requests in which much is copied: snapshots, clones, images."""
-
 _base_url: list[Callable[[], str]] = [lambda: ""]
 
 
@@ -31,16 +28,3 @@ def connect(
     from unsandbox._sync.functions import caller
 
     return caller.connect(_base_url[0](), public_key, secret_key, account, account_index)
-
-
-def bootstrap_members(bootstrap: str | None) -> dict[str, str]:
-    """Return a bootstrap as the historical SDK sends it: a URL by itself, anything else as a script.
-
-    Example:
-        >>> bootstrap_members("echo hello")
-        {'bootstrap_content': 'echo hello'}
-    """
-    if not bootstrap:
-        return {}
-    is_url = bootstrap.startswith(("http://", "https://"))
-    return {"bootstrap" if is_url else "bootstrap_content": bootstrap}

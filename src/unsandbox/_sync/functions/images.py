@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from unsandbox._sync.functions.context import LONG_S, connect
+from unsandbox._shared.deadline import LONG_S
+from unsandbox._sync.functions.context import connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,7 @@ def publish_image(
         "name": name,
         "description": description,
     }
-    return cast("ImageResult", caller.call("publish_image", members=members, timeout=LONG_S))
+    return cast("ImageResult", caller.call("publish_image", body=members, timeout=LONG_S))
 
 
 def get_image(
@@ -206,7 +207,7 @@ def set_image_visibility(
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"visibility": visibility}
-    return cast("ImageResult", caller.call("set_image_visibility", image_id, members=members))
+    return cast("ImageResult", caller.call("set_image_visibility", image_id, body=members))
 
 
 def grant_image_access(
@@ -233,7 +234,7 @@ def grant_image_access(
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"trusted_api_key": trusted_api_key}
-    return cast("TrustedResult", caller.call("grant_image_access", image_id, members=members))
+    return cast("TrustedResult", caller.call("grant_image_access", image_id, body=members))
 
 
 def revoke_image_access(
@@ -260,7 +261,7 @@ def revoke_image_access(
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"trusted_api_key": trusted_api_key}
-    return cast("TrustedResult", caller.call("revoke_image_access", image_id, members=members))
+    return cast("TrustedResult", caller.call("revoke_image_access", image_id, body=members))
 
 
 def list_image_trusted(
@@ -307,7 +308,7 @@ def transfer_image(
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"to_api_key": to_api_key}
-    return cast("ImageResult", caller.call("transfer_image", image_id, members=members, otp=otp))
+    return cast("ImageResult", caller.call("transfer_image", image_id, body=members, otp=otp))
 
 
 def spawn_from_image(
@@ -348,7 +349,7 @@ def spawn_from_image(
         "vcpu": vcpu,
         "shell": shell,
     }
-    answer = caller.call("spawn_image", image_id, members=members, timeout=LONG_S)
+    answer = caller.call("spawn_image", image_id, body=members, timeout=LONG_S)
     return cast("ServiceResult", answer)
 
 
@@ -375,7 +376,7 @@ def clone_image(
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"name": name, "description": description}
-    return cast("ImageResult", caller.call("clone_image", image_id, members=members, timeout=LONG_S))
+    return cast("ImageResult", caller.call("clone_image", image_id, body=members, timeout=LONG_S))
 
 
 def image(
@@ -408,4 +409,4 @@ def image(
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"prompt": prompt, "model": model, "size": size, "quality": quality, "n": n}
-    return cast("PicturesResult", caller.call("generate_picture", members=members, timeout=LONG_S))
+    return cast("PicturesResult", caller.call("generate_picture", body=members, timeout=LONG_S))

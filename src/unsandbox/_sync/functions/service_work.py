@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from unsandbox._sync.functions.context import bootstrap_members, connect
+from unsandbox._shared.bodies import bootstrap_members
+from unsandbox._sync.functions.context import connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def redeploy_service(
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = bootstrap_members(bootstrap) | {"input_files": input_files}
-    return cast("ServiceResult", caller.call("redeploy_service", service_id, members=members))
+    return cast("ServiceResult", caller.call("redeploy_service", service_id, body=members))
 
 
 def get_service_logs(
@@ -146,7 +147,7 @@ def set_service_domains(
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"custom_domains": domains, "add": add, "remove": remove}
-    return cast("DomainsResult", caller.call("service_domains", service_id, members=members))
+    return cast("DomainsResult", caller.call("service_domains", service_id, body=members))
 
 
 def get_service_env(
@@ -213,7 +214,7 @@ def delete_service_env(
         account_index: As for `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
-    return cast("VaultResult", caller.call("delete_vault", service_id, members={"keys": keys}))
+    return cast("VaultResult", caller.call("delete_vault", service_id, body={"keys": keys}))
 
 
 def export_service_env(

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from unsandbox._sync.functions.context import bootstrap_members, connect
+from unsandbox._shared.bodies import bootstrap_members
+from unsandbox._sync.functions.context import connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +121,7 @@ def create_service(
         members["bootstrap_content"] = bootstrap_content
     if bootstrap_url is not None:
         members["bootstrap_url"] = bootstrap_url
-    return cast("ServiceResult", caller.call("create_service", members=members))
+    return cast("ServiceResult", caller.call("create_service", body=members))
 
 
 def get_service(
@@ -182,7 +183,7 @@ def update_service(
         "ports": ports,
         "custom_domains": custom_domains,
     }
-    return cast("ServiceResult", caller.call("update_service", service_id, members=members))
+    return cast("ServiceResult", caller.call("update_service", service_id, body=members))
 
 
 def resize_service(
@@ -205,7 +206,7 @@ def resize_service(
         account_index: As for `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
-    return cast("ServiceResult", caller.call("resize_service", service_id, members={"vcpu": vcpu}))
+    return cast("ServiceResult", caller.call("resize_service", service_id, body={"vcpu": vcpu}))
 
 
 def delete_service(
@@ -339,7 +340,7 @@ def set_unfreeze_on_demand(
     caller = connect(public_key, secret_key, account, account_index)
     return cast(
         "ServiceResult",
-        caller.call("update_service", service_id, members={"unfreeze_on_demand": enabled}),
+        caller.call("update_service", service_id, body={"unfreeze_on_demand": enabled}),
     )
 
 
@@ -363,6 +364,4 @@ def set_show_freeze_page(
         account_index: As for `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
-    return cast(
-        "ServiceResult", caller.call("update_service", service_id, members={"show_freeze_page": enabled})
-    )
+    return cast("ServiceResult", caller.call("update_service", service_id, body={"show_freeze_page": enabled}))

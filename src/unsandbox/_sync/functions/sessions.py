@@ -103,7 +103,7 @@ def create_session(
         "name": name,
         "isolation": isolation,
     }
-    return cast("SessionResult", caller.call("create_session", members=members))
+    return cast("SessionResult", caller.call("create_session", body=members))
 
 
 def get_session(
@@ -218,7 +218,7 @@ def boost_session(
         account_index: As for `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
-    return cast("SessionResult", caller.call("boost_session", session_id, members={"vcpu": vcpu}))
+    return cast("SessionResult", caller.call("boost_session", session_id, body={"vcpu": vcpu}))
 
 
 def unboost_session(

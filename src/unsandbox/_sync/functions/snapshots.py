@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from unsandbox._sync.functions.context import LONG_S, connect
+from unsandbox._shared.deadline import LONG_S
+from unsandbox._sync.functions.context import connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +112,7 @@ def create_snapshot(
         "hot": hot or None,
         "ephemeral": ephemeral or None,
     }
-    return cast("SnapshotResult", caller.call("create_snapshot", members=members, timeout=LONG_S))
+    return cast("SnapshotResult", caller.call("create_snapshot", body=members, timeout=LONG_S))
 
 
 def list_snapshots(
@@ -272,4 +273,4 @@ def clone_snapshot(
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"type": clone_type, "name": name, "shell": shell, "ports": ports}
-    return cast("CloneResult", caller.call("clone_snapshot", snapshot_id, members=members, timeout=LONG_S))
+    return cast("CloneResult", caller.call("clone_snapshot", snapshot_id, body=members, timeout=LONG_S))

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from unsandbox._compat.blocking import OneTimeCode
+from unsandbox._shared.deadline import LONG_S
 from unsandbox._shared.options import some
-from unsandbox._sync.base import LONG_S, Connected
+from unsandbox._sync.base import Connected
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol.images import Image, ImageList, Pictures, Trusted, Visibility
 from unsandbox.protocol.models import NetworkModeName
@@ -47,7 +48,7 @@ class ImageMethods(Connected):
         return self._do(
             "publish_image",
             Image,
-            members={
+            body={
                 "source_type": source_type,
                 "source_id": source_id,
                 "name": name,
@@ -100,7 +101,7 @@ class ImageMethods(Connected):
             image_id: Which image.
             visibility: `private`, `unlisted` (whoever knows the id) or `public`.
         """
-        return self._do("set_image_visibility", Image, image_id, members={"visibility": visibility})
+        return self._do("set_image_visibility", Image, image_id, body={"visibility": visibility})
 
     def grant_image_access(self, image_id: str, trusted_api_key: str) -> Trusted:
         """Let another key use an image.
@@ -113,7 +114,7 @@ class ImageMethods(Connected):
             All keys that the image trusts.
         """
         members = {"trusted_api_key": trusted_api_key}
-        return self._do("grant_image_access", Trusted, image_id, members=members)
+        return self._do("grant_image_access", Trusted, image_id, body=members)
 
     def revoke_image_access(self, image_id: str, trusted_api_key: str) -> Trusted:
         """Let another key no longer use an image.
@@ -126,7 +127,7 @@ class ImageMethods(Connected):
             All keys that the image trusts.
         """
         members = {"trusted_api_key": trusted_api_key}
-        return self._do("revoke_image_access", Trusted, image_id, members=members)
+        return self._do("revoke_image_access", Trusted, image_id, body=members)
 
     def list_image_trusted(self, image_id: str) -> Trusted:
         """Return the keys that an image trusts.
@@ -145,7 +146,7 @@ class ImageMethods(Connected):
             otp: One-time code, where the server wants one.
         """
         members = {"to_api_key": to_api_key}
-        return self._do("transfer_image", Image, image_id, members=members, otp=otp)
+        return self._do("transfer_image", Image, image_id, body=members, otp=otp)
 
     def spawn_image(
         self,
@@ -173,7 +174,7 @@ class ImageMethods(Connected):
             "spawn_image",
             Service,
             image_id,
-            members={
+            body={
                 "name": name,
                 "ports": some(ports),
                 "bootstrap": bootstrap,
@@ -193,7 +194,7 @@ class ImageMethods(Connected):
             description: What it is.
         """
         members = {"name": name, "description": description}
-        return self._do("clone_image", Image, image_id, members=members, timeout=LONG_S)
+        return self._do("clone_image", Image, image_id, body=members, timeout=LONG_S)
 
     def generate_picture(
         self,
@@ -219,6 +220,6 @@ class ImageMethods(Connected):
         return self._do(
             "generate_picture",
             Pictures,
-            members={"prompt": prompt, "model": model, "size": size, "quality": quality, "n": n},
+            body={"prompt": prompt, "model": model, "size": size, "quality": quality, "n": n},
             timeout=LONG_S,
         )

@@ -1,232 +1,24 @@
 # Generated from src/unsandbox/_async/methods/jobs.py by scripts/unasync.py; change that one.
-"""Running code, and jobs."""
+"""Jobs: starting one in the background, waiting for it, following it, ending it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from unsandbox._compat.blocking import Source, Stdin, in_thread, maybe_await, read_all
-from unsandbox._shared.deadline import NEVER, Deadline
-from unsandbox._shared.events import ResultEvent
-from unsandbox._shared.files import InputFiles, reads_files
-from unsandbox._shared.mapping import Request
-from unsandbox._shared.options import encode_execution, encode_script
-from unsandbox._shared.request import PreparedRequest
+from unsandbox._compat.blocking import Stdin
+from unsandbox._shared.deadline import Deadline
+from unsandbox._shared.files import InputFiles
+from unsandbox._shared.options import ExecuteOptions, encode_script
 from unsandbox._sync import execution
 from unsandbox._sync.base import Connected, type_partial, typed
-from unsandbox._sync.objects.map import Map, OnProgress
 from unsandbox._sync.objects.stream import JobStream
-from unsandbox.errors import InvalidResponseError, WaitTimeoutError
+from unsandbox.errors import WaitTimeoutError
 from unsandbox.protocol.models import Cancelled, EndedJobs, IsolationName, Job, JobList, NetworkModeName
 from unsandbox.protocol.polling import LONG_POLL_S
 
 
 class JobMethods(Connected):
-    """Methods of a client that run code and look after jobs."""
-
-    def execute(
-        self,
-        language: str,
-        code: str,
-        *,
-        env: Mapping[str, str] | None = None,
-        input_files: InputFiles | None = None,
-        network_mode: NetworkModeName | None = None,
-        vcpu: int | None = None,
-        ttl: int | None = None,
-        return_artifacts: bool = False,
-        stdin: Stdin | None = None,
-        args: Iterable[str] | None = None,
-        isolation: IsolationName | None = None,
-        timeout: float | None = None,
-        on_stdout: OnOutput | None = None,
-        on_stderr: OnOutput | None = None,
-    ) -> Job:
-        """Run code and return the job when it has ended.
-
-        A program that exits with another code than 0 is no error: see `Job.ok` and `Job.exit_code`. A program
-        that outlives `ttl` ends in status `timeout`. Ctrl-C cancels the job.
-
-        Args:
-            language: Name of the language, as `languages` lists them.
-            code: The whole program.
-            env: Environment variables for the program, at most 256.
-            input_files: Files for the program, found in `/tmp/input/` by name: a mapping from name to
-                content, or a list of paths and `InputFile`s.
-            network_mode: `zerotrust` for no network (the server's default) or `semitrusted` for outbound only.
-            vcpu: Processors, 1 to 8; memory goes with them.
-            ttl: Seconds that the program may run, 1 to 900.
-            return_artifacts: Whether to return what the program leaves in `/tmp/artifacts`, or its binary.
-            stdin: Standard input, on servers that take one: text, bytes, a file object, or what yields pieces.
-            args: Command-line arguments, on servers that take them.
-            isolation: On servers of this project: `bubblewrap`, `gvisor`, or `hardened` for gVisor or nothing.
-            timeout: Your deadline in seconds, for all of it. When it passes, the job is cancelled.
-            on_stdout: Called with each piece of standard output as it is written, as text.
-            on_stderr: Called with each piece of standard error.
-
-        Returns:
-            The job, with its output.
-
-        Raises:
-            WaitTimeoutError: The deadline passed; `partial` holds the job with its output so far.
-            InvalidRequestError: An argument cannot be sent.
-            CredentialsError: There are no keys.
-            APIError: The server refused or failed; the subclass tells how.
-            ConnectionFailedError: There was no answer, after all retries.
-            InvalidResponseError: The answer makes no sense.
-
-        Example:
-            ```python
-            job = client.execute("python", "print(input())", stdin="hello", timeout=10)
-            assert job.ok and job.stdout.strip() == "hello"
-            ```
-        """
-        options = {
-            "language": language,
-            "code": code,
-            "env": env,
-            "input_files": input_files,
-            "network_mode": network_mode,
-            "vcpu": vcpu,
-            "ttl": ttl,
-            "return_artifacts": return_artifacts,
-            "stdin": stdin,
-            "args": args,
-            "isolation": isolation,
-        }
-        if on_stdout is not None or on_stderr is not None:
-            events = JobStream(self, options=options, timeout=timeout)
-            return _heard(events, {"stdout": on_stdout, "stderr": on_stderr})
-        deadline = Deadline(timeout)
-        order = self._encode(options, deadline)
-        del options  # Thousands of calls may wait, and each should hold little meanwhile.
-        try:
-            return typed(execution.execute(self._link, self._signer(), order, deadline=deadline), Job)
-        except WaitTimeoutError as error:
-            type_partial(error)
-            raise
-
-    def stream(
-        self,
-        language: str,
-        code: str,
-        *,
-        env: Mapping[str, str] | None = None,
-        input_files: InputFiles | None = None,
-        network_mode: NetworkModeName | None = None,
-        vcpu: int | None = None,
-        ttl: int | None = None,
-        return_artifacts: bool = False,
-        stdin: Stdin | None = None,
-        args: Iterable[str] | None = None,
-        isolation: IsolationName | None = None,
-        timeout: float | None = None,
-    ) -> JobStream:
-        """Run code and yield its output as it is written, then its result: exactly one, and the last event.
-
-        A connection that breaks is made again where it broke, to the byte. Servers that cannot send output
-        while the program runs are asked again and again instead. Leaving the loop early cancels the job: at
-        once in an `with` block, otherwise when the stream is thrown away.
-
-        Args:
-            language: As for `execute`.
-            code: As for `execute`.
-            env: As for `execute`.
-            input_files: As for `execute`.
-            network_mode: As for `execute`.
-            vcpu: As for `execute`.
-            ttl: As for `execute`.
-            return_artifacts: As for `execute`.
-            stdin: As for `execute`.
-            args: As for `execute`.
-            isolation: As for `execute`.
-            timeout: As for `execute`.
-
-        Example:
-            ```python
-            for event in client.stream("bash", "for i in 1 2 3; do echo $i; sleep 1; done"):
-                if isinstance(event, OutputEvent):
-                    print(event.stream, event.text)
-                else:
-                    print("exit code", event.job.exit_code)
-            ```
-        """
-        options = {
-            "language": language,
-            "code": code,
-            "env": env,
-            "input_files": input_files,
-            "network_mode": network_mode,
-            "vcpu": vcpu,
-            "ttl": ttl,
-            "return_artifacts": return_artifacts,
-            "stdin": stdin,
-            "args": args,
-            "isolation": isolation,
-        }
-        return JobStream(self, options=options, timeout=timeout)
-
-    def follow(self, job_id: str, *, timeout: float | None = None, keep: bool = True) -> JobStream:
-        """Yield the output of a job that was started before, from its first byte on, then its result.
-
-        Args:
-            job_id: Which job.
-            timeout: Seconds to wait at most; None waits as long as it takes.
-            keep: Whether the job goes on when the loop is left early; otherwise it is cancelled.
-
-        Example:
-            ```python
-            job = client.submit("python", "print(1)")
-            for event in client.follow(job.job_id):
-                print(event)
-            ```
-        """
-        return JobStream(self, job_id=job_id, timeout=timeout, keep=keep)
-
-    def map(
-        self,
-        requests: Source[Request],
-        *,
-        concurrency: int = 100,
-        ordered: bool = True,
-        timeout: float | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Map:
-        """Run many programs, so many at a time, and yield what comes of each.
-
-        Requests are taken as there is room for them, and nothing is started while nobody takes the results, so
-        there may be any number of both. What goes wrong with one request is the `error` of its outcome and
-        stops nothing. Leaving early cancels what still runs: at once in an `with` block, otherwise when
-        the iterator is thrown away. A server that says that it is enough is asked again later.
-
-        Args:
-            requests: Arguments of `execute` by name, or pairs of language and code; any iterable of them.
-            concurrency: Jobs on the server at a time.
-            ordered: Yield in the order of the requests, rather than as they finish.
-            timeout: Seconds for each job from when it is sent, unless its request names a `timeout` of its own;
-                when they pass, the job is cancelled, and its outcome's error is a `WaitTimeoutError`.
-            on_progress: Called whenever the numbers have changed.
-
-        Example:
-            ```python
-            programs = [("python", f"print({number} ** 2)") for number in range(1000)]
-            for outcome in client.map(programs, concurrency=50):
-                print(outcome.index, outcome.result().stdout)
-            ```
-        """
-        return Map(self, requests, concurrency, ordered, on_progress, timeout)
-
-    def wait_jobs(self, job_ids: Iterable[str], *, timeout: float = LONG_POLL_S) -> EndedJobs:
-        """Return those of several jobs that have ended, as soon as there is one; then ask for the others again.
-
-        Args:
-            job_ids: Which jobs, at most 1000.
-            timeout: Seconds to wait while none has ended.
-        """
-        members = {"ids": list(job_ids), "timeout": timeout}
-        patience = timeout + self._link.timeout
-        return self._do("wait_jobs", EndedJobs, members=members, timeout=patience)
+    """Methods of a client that start jobs in the background and look after them."""
 
     def submit(
         self,
@@ -270,59 +62,21 @@ class JobMethods(Connected):
             job = client.wait(job.job_id)
             ```
         """
-        options = {
-            "input_files": input_files,
-            "language": language,
-            "code": code,
-            "env": env,
-            "network_mode": network_mode,
-            "vcpu": vcpu,
-            "ttl": ttl,
-            "return_artifacts": return_artifacts,
-            "stdin": stdin,
-            "args": args,
-            "isolation": isolation,
-        }
-        order = self._encode(options)
-        answer = execution.submit(self._link, self._signer(), order)
-        return typed(answer, Job)
-
-    def run(
-        self,
-        source: str | bytes,
-        *,
-        env: Mapping[str, str] | None = None,
-        network_mode: NetworkModeName | None = None,
-        ttl: int | None = None,
-        timeout: float | None = None,
-    ) -> Job:
-        r"""Run a script whose `#!` line names the language, and return the job when it has ended.
-
-        Args:
-            source: The whole script.
-            env: As for `execute`.
-            network_mode: As for `execute`.
-            ttl: As for `execute`.
-            timeout: As for `execute`.
-
-        Raises:
-            BadRequestError: The first line names no interpreter that the server knows.
-
-        Example:
-            ```python
-            job = client.run("#!/bin/sh\necho hello")
-            ```
-        """
-        deadline = Deadline(timeout)
-        order, query = encode_script(source, env=env, network_mode=network_mode, ttl=ttl, timeout=timeout)
-        try:
-            answer = execution.execute(
-                self._link, self._signer(), order, deadline=deadline, operation=execution.RUN, query=query
-            )
-        except WaitTimeoutError as error:
-            type_partial(error)
-            raise
-        return typed(answer, Job)
+        options = ExecuteOptions(
+            input_files=input_files,
+            language=language,
+            code=code,
+            env=env,
+            network_mode=network_mode,
+            vcpu=vcpu,
+            ttl=ttl,
+            return_artifacts=return_artifacts,
+            stdin=stdin,
+            args=args,
+            isolation=isolation,
+        )
+        request = self._connection.encode(options)
+        return typed(execution.submit(self._connection, request), Job)
 
     def submit_run(
         self,
@@ -340,9 +94,26 @@ class JobMethods(Connected):
             network_mode: As for `execute`.
             ttl: As for `execute`.
         """
-        order, query = encode_script(source, env=env, network_mode=network_mode, ttl=ttl)
-        answer = execution.submit(self._link, self._signer(), order, operation=execution.RUN, query=query)
+        request, query = encode_script(source, env=env, network_mode=network_mode, ttl=ttl)
+        answer = execution.submit(self._connection, request, operation=execution.RUN, query=query)
         return typed(answer, Job)
+
+    def follow(self, job_id: str, *, timeout: float | None = None, keep: bool = True) -> JobStream:
+        """Yield the output of a job that was started before, from its first byte on, then its result.
+
+        Args:
+            job_id: Which job.
+            timeout: Seconds to wait at most; None waits as long as it takes.
+            keep: Whether the job goes on when the loop is left early; otherwise it is cancelled.
+
+        Example:
+            ```python
+            job = client.submit("python", "print(1)")
+            for event in client.follow(job.job_id):
+                print(event)
+            ```
+        """
+        return JobStream(self._connection, job_id=job_id, timeout=timeout, keep=keep)
 
     def get_job(self, job_id: str) -> Job:
         """Return a job as it is now, without waiting.
@@ -353,7 +124,7 @@ class JobMethods(Connected):
         Raises:
             NotFoundError: There is no such job, or it belongs to another key.
         """
-        return typed(self._link.call(self._signer(), "get_job", params={"id": job_id}), Job)
+        return self._do("get_job", Job, job_id)
 
     def wait(self, job_id: str, *, timeout: float | None = None, keep: bool = False) -> Job:
         """Return a job when it has ended.
@@ -378,7 +149,7 @@ class JobMethods(Connected):
         """
         deadline = Deadline(timeout)
         try:
-            answer = execution.wait(self._link, self._signer(), job_id, deadline=deadline, keep=keep)
+            answer = execution.wait(self._connection, job_id, deadline=deadline, keep=keep)
         except WaitTimeoutError as error:
             type_partial(error)
             raise
@@ -393,7 +164,7 @@ class JobMethods(Connected):
         Raises:
             NotFoundError: There is no such job.
         """
-        return typed(execution.cancel(self._link, self._signer(), job_id), Cancelled)
+        return typed(execution.cancel(self._connection, job_id), Cancelled)
 
     def list_jobs(self, *, limit: int | None = None) -> JobList:
         """Return the jobs of this key, newest first, without their output.
@@ -401,35 +172,15 @@ class JobMethods(Connected):
         Args:
             limit: At most so many.
         """
-        return typed(self._link.call(self._signer(), "list_jobs", query={"limit": limit}), JobList)
+        return self._do("list_jobs", JobList, query={"limit": limit})
 
-    def _encode(self, options: dict[str, Any], deadline: Deadline = NEVER) -> PreparedRequest:
-        """Return the request of an execution; the options are those of `execute`."""
-        if options["stdin"] is not None:
-            try:
-                stdin = read_all(options["stdin"], deadline.remaining())
-            except TimeoutError as error:
-                if not deadline.passed:
-                    raise  # Of whoever gives the standard input.
-                raise execution.too_late(deadline, {}, cancelled=False) from error
-            options = options | {"stdin": stdin}
-        timeout = deadline.seconds
-        if reads_files(options["input_files"]):
-            return in_thread(encode_execution, timeout=timeout, **options)
-        return encode_execution(timeout=timeout, **options)
+    def wait_jobs(self, job_ids: Iterable[str], *, timeout: float = LONG_POLL_S) -> EndedJobs:
+        """Return those of several jobs that have ended, as soon as there is one; then ask for the others again.
 
-
-OnOutput = Callable[[str], object]
-"""What takes a piece of output; what it returns is awaited if it can be."""
-
-
-def _heard(stream: JobStream, listeners: dict[str, OnOutput | None]) -> Job:
-    """Return the job of a stream at its end, after telling its output to who wants to hear it."""
-    with stream as events:
-        for event in events:
-            if isinstance(event, ResultEvent):
-                return event.job
-            listener = listeners[event.stream]
-            if listener is not None and event.text:
-                maybe_await(listener(event.text))
-    raise InvalidResponseError("the events of the job end without its result")
+        Args:
+            job_ids: Which jobs, at most 1000.
+            timeout: Seconds to wait while none has ended.
+        """
+        members = {"ids": list(job_ids), "timeout": timeout}
+        patience = timeout + self._connection.server.timeout
+        return self._do("wait_jobs", EndedJobs, body=members, timeout=patience)

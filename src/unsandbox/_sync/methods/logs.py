@@ -10,9 +10,11 @@ from collections.abc import Generator, Mapping
 from types import MappingProxyType
 
 from unsandbox._compat.blocking import closing
+from unsandbox._shared.request import failed_attempt
+from unsandbox._shared.streaming import LOGS, StreamEndpoint
 from unsandbox._sync.base import Connected
-from unsandbox._sync.connection import ServerConnection
-from unsandbox.credentials import Credentials
+from unsandbox._sync.connection import Connection
+from unsandbox._sync.opening import open_stream
 from unsandbox.errors import APIError, ConnectionFailedError
 from unsandbox.protocol.logs import LogLine, LogPage
 from unsandbox.protocol.retry import RetryPolicy
@@ -72,18 +74,16 @@ class LogMethods(Connected):
             ```
         """
         query = {"source": source, "since": since, "grep": grep, "level": level}
-        with closing(follow_logs(self._link, self._signer(), query)) as lines:
+        with closing(follow_logs(self._connection, query)) as lines:
             for line in lines:
                 yield line
 
 
 def follow_logs(
-    link: ServerConnection,
-    keys: Credentials | None,
+    connection: Connection,
     query: dict[str, str | None],
-    path: str = "/logs/stream",
+    endpoint: StreamEndpoint = LOGS,
     params: Mapping[str, str] = MappingProxyType({}),
-    operation: str = "stream_logs",
 ) -> Generator[LogLine]:
     """Yield lines as they are written; reconnects with patience, and raises when that is used up."""
     last_id: str | None = None
@@ -96,7 +96,7 @@ def follow_logs(
             headers["Last-Event-ID"] = last_id
         error: ConnectionFailedError | APIError | None = None
         try:
-            stream = link.open_stream(keys, operation, path, params, asked, headers)
+            stream = open_stream(connection, endpoint, params, query=asked, headers=headers)
             try:
                 reader = EventReader()
                 while piece := stream.read():
@@ -112,7 +112,8 @@ def follow_logs(
             error = caught
         failures += 1
         broken = error or ConnectionFailedError("the log stream ends again and again")
-        link.pause(operation, "GET", failures, broken, _PATIENCE)
+        failed = failed_attempt("GET", failures, broken)
+        connection.server.pause(endpoint.name, failed, broken, _PATIENCE)
         if last_id is None:
             # What was written meanwhile, by the clock; a line on the edge may come twice.
             query = query | {"since": f"{int(time.monotonic() - began) + 1}s"}

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from unsandbox._compat.blocking import OneTimeCode
+from unsandbox._shared.deadline import LONG_S
 from unsandbox._shared.files import InputFiles
 from unsandbox._shared.options import command_members, command_patience
-from unsandbox._sync.base import LONG_S, Connected
+from unsandbox._sync.base import Connected
 from unsandbox._sync.objects.session import LiveSession
 from unsandbox._sync.objects.terminal import Terminal
 from unsandbox.protocol.models import IsolationName, NetworkModeName
@@ -57,6 +58,7 @@ class SessionMethods(Connected):
         """
         return LiveSession(
             self,
+            self._connection,
             None,
             {
                 "shell": shell,
@@ -85,7 +87,7 @@ class SessionMethods(Connected):
             result = session.run("ls")
             ```
         """
-        return LiveSession(self, session_id, None, None)
+        return LiveSession(self, self._connection, session_id)
 
     def terminal(self, session_id: str, *, columns: int = 80, rows: int = 24, reconnect: int = 3) -> Terminal:
         """Return the terminal of a session for one block.
@@ -106,7 +108,7 @@ class SessionMethods(Connected):
                     print(data)
             ```
         """
-        return Terminal(self, session_id, columns, rows, reconnect)
+        return Terminal(self._connection, session_id, columns, rows, reconnect)
 
     def list_sessions(self) -> SessionList:
         """Return the sessions of this key, newest first."""
@@ -146,7 +148,7 @@ class SessionMethods(Connected):
         return self._do(
             "create_session",
             Session,
-            members={
+            body={
                 "shell": shell,
                 "language": language,
                 "network_mode": network_mode,
@@ -209,7 +211,7 @@ class SessionMethods(Connected):
             session_id: Which session.
             vcpu: How many processors it shall have, 1 to 8; 2 when not given.
         """
-        return self._do("boost_session", Session, session_id, members={"vcpu": vcpu})
+        return self._do("boost_session", Session, session_id, body={"vcpu": vcpu})
 
     def unboost_session(self, session_id: str) -> Session:
         """Return a session to one processor.
@@ -242,8 +244,8 @@ class SessionMethods(Connected):
             "session_command",
             CommandResult,
             session_id,
-            members=command_members(command, timeout, input_files),
-            timeout=command_patience(timeout, self._link.timeout),
+            body=command_members(command, timeout, input_files),
+            timeout=command_patience(timeout, self._connection.server.timeout),
         )
 
     def session_snapshot(
@@ -257,5 +259,5 @@ class SessionMethods(Connected):
             hot: With memory and running processes, where the session's isolation can do that.
         """
         return self._do(
-            "session_snapshot", Snapshot, session_id, members={"name": name, "hot": hot}, timeout=LONG_S
+            "session_snapshot", Snapshot, session_id, body={"name": name, "hot": hot}, timeout=LONG_S
         )

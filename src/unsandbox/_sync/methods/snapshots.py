@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from unsandbox._compat.blocking import OneTimeCode
+from unsandbox._shared.deadline import LONG_S
 from unsandbox._shared.options import some
-from unsandbox._sync.base import LONG_S, Connected
+from unsandbox._sync.base import Connected
 from unsandbox.protocol.snapshots import Cloned, Restored, Snapshot, SnapshotList, SourceType
 
 
@@ -39,7 +40,7 @@ class SnapshotMethods(Connected):
         return self._do(
             "create_snapshot",
             Snapshot,
-            members={
+            body={
                 "source_type": source_type,
                 "source_id": source_id,
                 "name": name,
@@ -119,6 +120,6 @@ class SnapshotMethods(Connected):
             "clone_snapshot",
             Cloned,
             snapshot_id,
-            members={"type": type, "name": name, "shell": shell, "ports": some(ports)},
+            body={"type": type, "name": name, "shell": shell, "ports": some(ports)},
             timeout=LONG_S,
         )

@@ -33,7 +33,7 @@ class VaultMethods(Connected):
             client.set_vault("web", {"TOKEN": "secret"})
             ```
         """
-        return self._do("set_vault", VaultInfo, service_id, text=encode_vault(env))
+        return self._do("set_vault", VaultInfo, service_id, body=encode_vault(env))
 
     def delete_vault(self, service_id: str, keys: Iterable[str] | None = None) -> VaultInfo:
         """Delete variables from the vault of a service.
@@ -43,7 +43,7 @@ class VaultMethods(Connected):
             keys: Names of those to delete; without them, all.
         """
         members = {"keys": None if keys is None else list(keys)}
-        return self._do("delete_vault", VaultInfo, service_id, members=members)
+        return self._do("delete_vault", VaultInfo, service_id, body=members)
 
     def export_vault(self, service_id: str) -> VaultExport:
         """Return the whole vault of a service, as lines `NAME=value`.

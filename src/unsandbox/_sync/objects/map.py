@@ -8,25 +8,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from unsandbox._compat.blocking import NOTHING, ItemSource, Source, finish, gather, maybe_await, sleep
+from unsandbox._compat.blocking import NOTHING, ItemSource, Source, gather, maybe_await, sleep
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
 from unsandbox._shared.mapping import Mapped, Progress, Request, options_of
-from unsandbox._shared.request import PreparedRequest
+from unsandbox._shared.options import ExecuteOptions
+from unsandbox._shared.request import Bounds, PreparedRequest
 from unsandbox._sync import execution
 from unsandbox._sync.base import type_partial
+from unsandbox._sync.connection import Connection
 from unsandbox.errors import InvalidRequestError, NotFoundError, RateLimitError, UnsandboxError
 from unsandbox.protocol import codec
 from unsandbox.protocol.bounds import MAX_WAITED_JOBS
 from unsandbox.protocol.endpoints.jobs import BY_NAME
 from unsandbox.protocol.models import Job, JobStatus
 from unsandbox.protocol.polling import LONG_POLL_S, poll_delays
-
-if TYPE_CHECKING:
-    from unsandbox._sync.methods.jobs import JobMethods
 
 _BATCH = 32
 """Requests that are sent at once."""
@@ -51,7 +51,7 @@ class Map:
 
     def __init__(
         self,
-        client: JobMethods,
+        connection: Connection,
         requests: Source[Request],
         concurrency: int,
         ordered: bool,
@@ -63,7 +63,7 @@ class Map:
         Deadline(timeout)  # Refused now, and not with each request.
         total = len(requests) if isinstance(requests, Sized) else None
         self._outcomes = _run(
-            _State(client, ItemSource(requests), concurrency, ordered, on_progress, timeout, total)
+            _State(connection, ItemSource(requests), concurrency, ordered, on_progress, timeout, total)
         )
 
     def __iter__(self) -> Self:
@@ -91,7 +91,7 @@ class _Taken:
 
     index: int
     request: Request
-    order: PreparedRequest | None = None
+    encoded: PreparedRequest | None = None
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ class _Running:
 
 @dataclass
 class _State:
-    client: JobMethods
+    connection: Connection
     requests: ItemSource[Request]
     concurrency: int
     ordered: bool
@@ -120,7 +120,7 @@ class _State:
     taken: int = 0
     given: int = 0
     failed: int = 0
-    told: Progress | None = None
+    notified: Progress | None = None
     timed: bool = False
     """Whether any job has a deadline: otherwise none need be looked for."""
     looks: int = 0
@@ -131,7 +131,7 @@ class _State:
     def __post_init__(self) -> None:
         self.limit = self.concurrency
         """Less than `concurrency` while the server wants it so; grows by one with each swarm that ends."""
-        usual = self.client._link.retry
+        usual = self.connection.server.retry
         self.retry = replace(usual, statuses=usual.statuses - {429})
 
     @property
@@ -165,7 +165,7 @@ def _run(state: _State) -> Generator[Mapped]:
                 if _collect(state, min(left_s, _hold_s(state, refused))):
                     pauses = poll_delays()
                     state.limit = min(state.concurrency, state.limit + 1)
-                elif "wait_many" not in (state.client._link.features or ()):
+                elif "wait_many" not in state.connection.features:
                     sleep(min(left_s, next(pauses)))
                 _give_up_late(state)
                 _tell(state)
@@ -179,7 +179,7 @@ def _run(state: _State) -> Generator[Mapped]:
         state.requests.close()
         if state.in_flight:
             patience = execution.CLEAN_UP_S + _CANCEL_S * len(state.in_flight)
-            finish(lambda: _cancel_all(state), patience)
+            state.connection.clean_up(partial(_cancel_all, list(state.in_flight)), patience)
 
 
 def _fills(state: _State, refused: bool) -> bool:
@@ -219,7 +219,7 @@ def _ender(state: _State, job_id: str) -> Callable[[], Any]:
         known: dict[str, Any] = {"job_id": job_id}
         cancelled = True
         try:
-            known = execution.end(state.client._link, state.client._signer(), job_id)
+            known = execution.end(state.connection.cleaning(), job_id)
         except UnsandboxError:
             cancelled = False
         job = codec.response_from_wire(known, Job)
@@ -267,15 +267,13 @@ def _start_some(state: _State) -> bool:
 def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
     def start() -> bool:
         """Start one job; tell whether the server wants no more for the time being."""
-        client = state.client
+        connection = state.connection
         try:
-            options = options_of(taken.request)
-            given = options.pop("timeout")
+            options, given = options_of(taken.request)
             deadline = Deadline(state.timeout if given is None else given)
             state.timed = state.timed or deadline.seconds is not None
-            order = taken.order = taken.order or _encoded(client, options, deadline)
-            link, keys = client._link, client._signer()
-            answer = execution.submit(link, keys, order, deadline=deadline, retry=state.retry)
+            encoded = taken.encoded = taken.encoded or _encoded(connection, options, deadline)
+            answer = execution.submit(connection, encoded, deadline=deadline, retry=state.retry)
             # Noted at once: when another one of the batch is broken off, this one must be found.
             state.in_flight[execution.job_id_of(answer)] = _Running(taken.index, taken.request, deadline)
         except RateLimitError:
@@ -290,7 +288,7 @@ def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
     return start
 
 
-def _encoded(client: JobMethods, options: dict[str, Any], deadline: Deadline) -> PreparedRequest:
+def _encoded(connection: Connection, options: ExecuteOptions, deadline: Deadline) -> PreparedRequest:
     """Return what a request sends.
 
     Raises:
@@ -298,7 +296,7 @@ def _encoded(client: JobMethods, options: dict[str, Any], deadline: Deadline) ->
         WaitTimeoutError: Its standard input did not end in time.
     """
     try:
-        return client._encode(options, deadline)
+        return connection.encode(options, deadline)
     except UnsandboxError:
         raise
     except Exception as error:
@@ -313,7 +311,7 @@ def _collect(state: _State, hold_s: float) -> bool:
     ids = list(state.in_flight)
     state.looks += 1
     state.looked = time.monotonic()
-    if "wait_many" in (state.client._link.features or ()):
+    if "wait_many" in state.connection.features:
         shares = range(0, len(ids), MAX_WAITED_JOBS)
         gather([_waiter(state, ids[start : start + MAX_WAITED_JOBS], hold_s) for start in shares])
     else:
@@ -327,20 +325,19 @@ def _collect(state: _State, hold_s: float) -> bool:
 def _waiter(state: _State, ids: list[str], hold_s: float) -> Callable[[], Any]:
     def wait() -> None:
         """Take in those of some jobs that have ended."""
-        link, keys = state.client._link, state.client._signer()
-        order = PreparedRequest(
-            encode_members(BY_NAME["wait_jobs"], {"ids": ids, "timeout": hold_s}), creates=False
-        )
-        answer = link.call(
-            keys, "wait_jobs", order=order, timeout=hold_s + _HTTP_MARGIN_S, retry=execution.patience(link)
-        )
+        connection = state.connection
+        members = {"ids": ids, "timeout": hold_s}
+        request = PreparedRequest(encode_members(BY_NAME["wait_jobs"], members), creates=False)
+        bounds = Bounds(timeout=hold_s + _HTTP_MARGIN_S, retry=execution.patience(connection))
+        answer = connection.call("wait_jobs", request=request, bounds=bounds)
         jobs = answer.get("jobs") or ()
         for job in jobs:
             _take(state, job)
         for unknown in answer.get("unknown") or ():
             if unknown in state.in_flight:
                 state.settle_job(unknown, None, _lost(unknown))
-        link.told.looked("wait_jobs", tuple(ids), state.looks, len(jobs), state.began)
+        observer = connection.server.observer
+        observer.looked("wait_jobs", tuple(ids), state.looks, len(jobs), state.began)
 
     return wait
 
@@ -359,15 +356,16 @@ def _lost(job_id: str) -> NotFoundError:
 def _looker(state: _State, job_id: str) -> Callable[[], Any]:
     def look() -> None:
         """Take in one job if it has ended."""
-        client = state.client
+        connection = state.connection
         try:
-            answer = execution.look(client._link, client._signer(), job_id)
+            answer = execution.look(connection, job_id)
         except NotFoundError as error:
             state.settle_job(job_id, None, error)
         else:
             _take(state, {"job_id": job_id} | answer)
             over = int(job_id not in state.in_flight)
-            client._link.told.looked("get_job", (job_id,), state.looks, over, state.began)
+            observer = connection.server.observer
+            observer.looked("get_job", (job_id,), state.looks, over, state.began)
 
     return look
 
@@ -376,25 +374,22 @@ def _tell(state: _State) -> None:
     if state.on_progress is not None:
         running, done = len(state.in_flight), state.taken - len(state.in_flight) - len(state.waiting)
         progress = Progress(state.taken, running, done, state.failed, state.total)
-        if progress != state.told:
-            state.told = progress
+        if progress != state.notified:
+            state.notified = progress
             maybe_await(state.on_progress(progress))
 
 
-def _cancel_all(state: _State) -> None:
-    client = state.client
-    link = client._link.cleaning()
-
+def _cancel_all(job_ids: list[str], connection: Connection) -> None:
     def canceller(job_id: str) -> Callable[[], Any]:
         def cancel() -> None:
             try:
-                execution.cancel(link, client._signer(), job_id)
+                execution.cancel(connection, job_id)
             except UnsandboxError:
                 return  # It has ended, or the server is gone: nothing can be done about it here.
 
         return cancel
 
     # The newest first: they wait still, and would be started if those that run were ended before them.
-    ids = list(reversed(state.in_flight))
-    for start in range(0, len(ids), _BATCH):
-        gather([canceller(job_id) for job_id in ids[start : start + _BATCH]])
+    newest_first = list(reversed(job_ids))
+    for start in range(0, len(newest_first), _BATCH):
+        gather([canceller(job_id) for job_id in newest_first[start : start + _BATCH]])

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from unsandbox._compat.blocking import Interrupted, OneTimeCode, finish
+from unsandbox._compat.blocking import Interrupted, OneTimeCode
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.files import InputFiles
+from unsandbox._shared.request import Bounds
+from unsandbox._sync.connection import Connection
 from unsandbox._sync.objects.terminal import Terminal
 from unsandbox._sync.operations import CLEAN_UP_S, perform
 from unsandbox.errors import ClientStateError, InvalidResponseError, NotFoundError
@@ -30,13 +33,15 @@ class LiveSession:
     def __init__(
         self,
         client: SessionMethods,
+        connection: Connection,
         session_id: str | None,
-        options: dict[str, Any] | None,
-        otp: OneTimeCode | None,
+        members: Mapping[str, Any] | None = None,
+        otp: OneTimeCode | None = None,
     ) -> None:
         self._client = client
+        self._connection = connection
         self._id = session_id
-        self._options = options
+        self._members = members
         self._otp = otp
         self._deleted = False
         self.info: Session | None = None
@@ -57,8 +62,7 @@ class LiveSession:
 
     def __enter__(self) -> Self:
         if self._id is None:
-            client = self._client
-            answer = perform(client._link, client._signer(), "create_session", members=self._options)
+            answer = perform(self._connection, "create_session", body=self._members)
             self.info = codec.response_from_wire(answer, Session)
             if not self.info.session_id:
                 raise InvalidResponseError("the server's answer holds no session id")
@@ -68,18 +72,19 @@ class LiveSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._options is None or self._deleted:
+        if self._members is None or self._deleted:
             return
         if error is not None:
             # The error of the block is the one to be seen.
-            finish(self._delete_soon, CLEAN_UP_S)
+            self._connection.clean_up(self._delete_soon, CLEAN_UP_S)
             return
         try:
-            self._delete()
+            self._delete(self._connection)
         except NotFoundError:
             pass  # Its program ended, or it was idle for too long.
-        except Interrupted:
-            finish(self._delete_soon, CLEAN_UP_S)
+        except (Interrupted, ClientStateError):
+            # The latter when the client was closed within the block.
+            self._connection.clean_up(self._delete_soon, CLEAN_UP_S)
             raise
 
     def run(
@@ -150,21 +155,18 @@ class LiveSession:
         """
         if otp is not None:
             self._otp = otp
-        return self._delete()
+        return self._delete(self._connection)
 
-    def _delete_soon(self) -> Session:
-        return self._delete(Deadline(CLEAN_UP_S))
+    def _delete_soon(self, connection: Connection) -> Session:
+        return self._delete(connection, Deadline(CLEAN_UP_S))
 
-    def _delete(self, deadline: Deadline = NEVER) -> Session:
-        client = self._client
-        answer = client._link.call(
-            client._signer(),
+    def _delete(self, connection: Connection, deadline: Deadline = NEVER) -> Session:
+        answer = connection.call(
             "delete_session",
             params={"id": self.id},
-            query={"audit": True} if self._options and self._options.get("audit") else None,
-            deadline=deadline,
-            urgent=True,
-            otp=client._otp if self._otp is None else self._otp,
+            query={"audit": True} if self._members and self._members.get("audit") else None,
+            bounds=Bounds(deadline, urgent=True),
+            otp=self._otp,
         )
         self._deleted = True
         self.info = codec.response_from_wire(answer, Session)

@@ -6,18 +6,16 @@ from __future__ import annotations
 import json
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from unsandbox._shared.request import failed_attempt
+from unsandbox._shared.streaming import TERMINAL
+from unsandbox._sync.connection import Connection
+from unsandbox._sync.opening import open_socket
 from unsandbox._transports.requests_live import RequestsSocket
 from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError, RequestTimeoutError
 from unsandbox.protocol.retry import RetryPolicy
 from unsandbox.protocol.sessions import SHELL_SUBPROTOCOL
-
-if TYPE_CHECKING:
-    from unsandbox._sync.base import Connected
-
-TERMINAL = "terminal"
-"""What hooks and spans call its connections."""
 
 _PATIENCE = RetryPolicy(max_retries=6, base_s=0.25, cap_s=4.0)
 
@@ -31,8 +29,10 @@ class Terminal:
         detached: Whether the server let go of it while the program goes on.
     """
 
-    def __init__(self, client: Connected, session_id: str, columns: int, rows: int, reconnect: int) -> None:
-        self._client = client
+    def __init__(
+        self, connection: Connection, session_id: str, columns: int, rows: int, reconnect: int
+    ) -> None:
+        self._connection = connection
         self._session_id = session_id
         self._size = (columns, rows)
         self._reconnects_left = reconnect
@@ -136,10 +136,8 @@ class Terminal:
         return self._socket
 
     def _open(self) -> None:
-        client = self._client
-        self._socket = client._link.open_socket(
-            client._signer(), TERMINAL, "/sessions/{id}/shell", {"id": self._session_id}, SHELL_SUBPROTOCOL
-        )
+        params = {"id": self._session_id}
+        self._socket = open_socket(self._connection, TERMINAL, params, SHELL_SUBPROTOCOL)
         self._send_size(self._socket)
         while self._unsent:
             self._socket.send(self._unsent[0])
@@ -159,7 +157,8 @@ class Terminal:
                 self._open()
             except (ConnectionFailedError, APIError) as error:
                 try:
-                    self._client._link.pause(TERMINAL, "GET", number, error, _PATIENCE)
+                    failed = failed_attempt("GET", number, error)
+                    self._connection.server.pause(TERMINAL.name, failed, error, _PATIENCE)
                 except Exception:
                     self._over = True
                     raise
