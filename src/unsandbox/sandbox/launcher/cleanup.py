@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
 import stat
 import time
@@ -61,6 +60,9 @@ def remove_runtime(folder: Path) -> None:
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder and everything in it, also what tenants left: closed folders, and very deep ones."""
+    # Not when the launcher starts: loading its compressors takes longer than most of what else it loads.
+    import shutil
+
     with contextlib.suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
