@@ -17,6 +17,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
+REPO = Path(__file__).resolve().parent.parent
+SOURCE = REPO / "src"
 UN = [sys.executable, "-m", "unsandbox.cli"]
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.abuse.stage import Row
-from tests.support import Serve, eventually, signature_headers
+from tests.support import REPO, Serve, eventually, signature_headers
 
 PLACE = "server"
-APP = (Path(__file__).parents[1] / "server" / "apps" / "echo.py").read_text()
+APP = (REPO / "tests" / "server" / "apps" / "echo.py").read_text()
 CANARY = b"canary-of-an-inner-server"
 Result = tuple[str | None, str]
 

@@ -7,12 +7,11 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
-from tests.support import UN, Serve, eventually
+from tests.support import REPO, UN, Serve, eventually
 
-APP = (Path(__file__).parents[1] / "server" / "apps" / "echo.py").read_text()
+APP = (REPO / "tests" / "server" / "apps" / "echo.py").read_text()
 
 
 def visit(server: Serve, host: str, path: str = "/") -> tuple[int, dict]:

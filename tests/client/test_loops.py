@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from tests.client.fake import PUBLIC, SECRET, FakeServer, reply
@@ -13,7 +12,6 @@ from tests.client.fake import PUBLIC, SECRET, FakeServer, reply
 import un_async
 from unsandbox import AsyncClient, ClientStateError
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAD = f"""
 import asyncio, gc, os, sys, threading, multiprocessing
 import un, un_async

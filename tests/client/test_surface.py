@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.support import REPO
 
 import un
 import un_async
@@ -31,13 +32,12 @@ from unsandbox import (
     Terminal,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 LINUX_ONLY = ("fcntl", "pwd", "grp", "resource", "termios")
 
 
 def load_unasync() -> ModuleType:
     """Load the generator."""
-    spec = importlib.util.spec_from_file_location("unasync", ROOT / "scripts" / "unasync.py")
+    spec = importlib.util.spec_from_file_location("unasync", REPO / "scripts" / "unasync.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -110,7 +110,7 @@ def test_the_seeds_functions_have_the_seeds_arguments() -> None:
 
 def test_the_generated_files_are_what_would_be_generated() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "unasync.py"), "--check"],
+        [sys.executable, str(REPO / "scripts" / "unasync.py"), "--check"],
         capture_output=True,
         text=True,
         check=False,
@@ -205,7 +205,7 @@ def test_every_public_name_has_a_docstring() -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    pages = "\n".join(page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    pages = "\n".join(page.read_text("utf-8") for page in (REPO / "docs" / "api").glob("*.md"))
     shown = set(re.findall(r"^::: (\S+)", pages, re.MULTILINE))
     hidden = [
         name
@@ -282,7 +282,7 @@ def client_modules() -> list[str]:
     """Name every module of the client side."""
     names = ["unsandbox.credentials", "unsandbox.errors", "unsandbox.local"]
     for package in ("_async", "_sync", "_shared", "_transports", "_compat", "protocol"):
-        folder = ROOT / "src" / "unsandbox" / package
+        folder = REPO / "src" / "unsandbox" / package
         found = pkgutil.walk_packages([str(folder)], f"unsandbox.{package}.")
         names += [module.name for module in found]
     return names

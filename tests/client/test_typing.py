@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support import REPO
 
 import unsandbox
 
-ROOT = Path(__file__).resolve().parents[2]
-USE = ROOT / "tests" / "client" / "typing_api.py"
+USE = REPO / "tests" / "client" / "typing_api.py"
 
 
 def run(*command: str | Path) -> None:
     """Run a type checker; a line that is marked to be wrong and is not fails, too."""
-    done = subprocess.run([sys.executable, "-m", *map(str, command)], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", *map(str, command)], capture_output=True, text=True, cwd=REPO)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -36,7 +36,7 @@ def test_pyright_sees_the_public_api_as_documented(tmp_path: Path) -> None:
     pytest.importorskip("basedpyright")
     settings = {
         "include": [str(USE)],
-        "extraPaths": [str(ROOT / "src")],
+        "extraPaths": [str(REPO / "src")],
         "typeCheckingMode": "strict",
         "enableTypeIgnoreComments": True,
         "reportUnnecessaryTypeIgnoreComment": "error",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.sandbox.gvisor import needs_gvisor
+from tests.sandbox.gvisor.installed import needs_gvisor
 
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.backends import Backends

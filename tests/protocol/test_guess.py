@@ -2,16 +2,16 @@
 
 import time
 import tomllib
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support import REPO
 
 from unsandbox.protocol.guess import _MARKS, guess_language
 from unsandbox.protocol.languages import EXTENSIONS
 
-PROGRAMS = Path(__file__).resolve().parents[1] / "languages"
+PROGRAMS = REPO / "tests" / "languages"
 
 
 @pytest.mark.parametrize("language", sorted(_MARKS))

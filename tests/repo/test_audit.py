@@ -6,16 +6,14 @@ import importlib.util
 import json
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import distribution, distributions
-from pathlib import Path
 
 import pytest
-
-TOP = Path(__file__).resolve().parents[2]
+from tests.support import REPO
 
 
 @pytest.fixture(scope="module")
 def audit():
-    loader = SourceFileLoader("audit_script", str(TOP / "scripts" / "audit"))
+    loader = SourceFileLoader("audit_script", str(REPO / "scripts" / "audit"))
     spec = importlib.util.spec_from_loader("audit_script", loader)
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
@@ -23,7 +21,7 @@ def audit():
 
 
 def test_what_is_not_as_it_is_locked_is_named(audit):
-    wanted = audit.locked((TOP / "requirements.lock").read_text())
+    wanted = audit.locked((REPO / "requirements.lock").read_text())
     assert len(wanted) > 100
     assert audit.differences(wanted, wanted | {"unsandbox": "1"}) == []
     assert audit.differences(wanted | {"nobody": "1"}, wanted) == ["nobody 1 is locked, nothing is installed"]

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.support import Serve
+from tests.support import REPO, Serve
 
-REPO = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     [*REPO.glob("*.md"), *(REPO / "docs").rglob("*.md")], key=lambda path: path.relative_to(REPO).as_posix()
 )

@@ -7,13 +7,12 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from tests.support import REPO
 
 from unsandbox._version import __version__
 
-REPO = Path(__file__).resolve().parents[2]
 SRC = REPO / "src"
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
 LOCKED = (REPO / "requirements.lock").read_text()

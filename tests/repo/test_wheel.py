@@ -3,11 +3,10 @@
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+from tests.support import REPO
 
-REPO = Path(__file__).resolve().parents[2]
 SRC = REPO / "src"
 
 

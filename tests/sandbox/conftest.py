@@ -14,11 +14,11 @@ import pytest
 import pytest_asyncio
 from tests.sandbox.small_system import fill
 from tests.sandbox.support import eventually, sandbox_processes
+from tests.support import SOURCE
 
 from unsandbox.sandbox import BubblewrapBackend, EndReason, Limits, Outcome, SandboxSpec, System
 
 MIB = 1 << 20
-SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 Run = Callable[..., Awaitable[Outcome]]
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from tests.sandbox.conftest import SOURCE
-from tests.sandbox.gvisor import needs_gvisor
+from tests.sandbox.gvisor.installed import needs_gvisor
+from tests.support import SOURCE
 
 # What a program inherits, as an interpreter sees it: gVisor's /proc tells nothing of signals. CPython itself
 # ignores two at its start.

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 import websockets
-from tests.sandbox.gvisor import needs_gvisor
+from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.server.conftest import Wire, open_wire
 from yarl import URL
 

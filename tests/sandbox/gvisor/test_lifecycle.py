@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.sandbox.gvisor import needs_gvisor
+from tests.sandbox.bubblewrap.test_lifecycle import alive
+from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.sandbox.support import descendants, eventually, groups_of, system_python
-from tests.sandbox.test_lifecycle import SOURCE, alive
+from tests.support import SOURCE
 
 from unsandbox.sandbox import GvisorBackend, SandboxUnavailable
 from unsandbox.sandbox.gvisor import install, runsc

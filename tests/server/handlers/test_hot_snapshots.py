@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.sandbox.gvisor import needs_gvisor
+from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.server.conftest import Wire
-from tests.server.test_server_snapshots import lasting, new_session, new_snapshot, restore, run
+from tests.server.handlers.test_snapshots import lasting, new_session, new_snapshot, restore, run
 
 from unsandbox.sandbox.gvisor.backend import GvisorBackend
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from tests.sandbox.support import descendants, eventually, groups_of, launchers, system_python
+from tests.support import SOURCE
 
 from unsandbox.sandbox import (
     BubblewrapBackend,
@@ -27,8 +28,6 @@ from unsandbox.sandbox import (
 from unsandbox.sandbox.launcher import cleanup
 from unsandbox.sandbox.launcher.cleanup import remove_groups
 from unsandbox.sandbox.persistent_spec import PersistentSpec
-
-SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 HOLDER = """
 import asyncio, json, os, sys

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tests.support import REPO
 
 from unsandbox.errors import EngineError
 from unsandbox.sandbox import System, load_languages, rootfs
@@ -192,8 +193,8 @@ def test_an_installation_goes_on_where_it_was_killed(small_system, tmp_path):
         scratch = tmp_path / secrets.token_hex(4)
         scratch.mkdir()
         return subprocess.run(
-            [sys.executable, "-m", "tests.sandbox.installing", folder, str(scratch), source, step],
-            cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=100,
+            [sys.executable, "-m", "tests.sandbox.languages.installing", folder, str(scratch), source, step],
+            cwd=REPO, capture_output=True, text=True, check=False, timeout=100,
         )  # fmt: skip
 
     for step in ("unpacking other", "configuring other"):

@@ -1,6 +1,6 @@
 """A program that installs one language from a source on this disk, and kills itself at a given step.
 
-python -m tests.sandbox.installing FOLDER SCRATCH SOURCE STEP
+python -m tests.sandbox.languages.installing FOLDER SCRATCH SOURCE STEP
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner
-from tests.sandbox.gvisor import needs_gvisor
+from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.server.conftest import Wire
-from tests.server.test_server_services import eventually
+from tests.server.handlers.test_services import eventually
 
 from unsandbox.cli.keys import keys as keys_command
 from unsandbox.engine import Engine, EngineConfig

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.sandbox.bubblewrap.test_lifecycle import alive
 from tests.sandbox.support import children_of, eventually, groups_of, launchers, system_python
-from tests.sandbox.test_lifecycle import SOURCE, alive
+from tests.support import SOURCE
 
 from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host import launcher_client

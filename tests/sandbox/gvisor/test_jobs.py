@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.sandbox.gvisor import needs_gvisor
-from tests.sandbox.support import eventually, groups_of, sandbox_processes
-from tests.sandbox.test_abuse import (  # noqa: F401 - run here too
+from tests.sandbox.bubblewrap.test_abuse import (  # noqa: F401 - run here too
     test_artifacts_of_a_program_that_daemonised_are_complete,
     test_what_stays_possible,
 )
-from tests.sandbox.test_running import (  # noqa: F401 - run here too
+from tests.sandbox.bubblewrap.test_running import (  # noqa: F401 - run here too
     test_a_daemon_that_holds_the_pipes_does_not_hold_the_job,
     test_a_failed_compile_step_ends_the_job,
     test_a_program_that_is_not_there,
@@ -38,6 +36,8 @@ from tests.sandbox.test_running import (  # noqa: F401 - run here too
     test_who_does_not_hold_the_output_is_killed_at_once,
     test_who_writes_without_end_is_killed_later,
 )
+from tests.sandbox.gvisor.installed import needs_gvisor
+from tests.sandbox.support import eventually, groups_of, sandbox_processes
 
 from unsandbox.sandbox import EndReason, GvisorBackend, Limits, NetworkMode, SandboxSpec, SandboxUnavailable
 from unsandbox.sandbox.gvisor.bundle import SENTRY_BYTES

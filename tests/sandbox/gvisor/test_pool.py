@@ -8,19 +8,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.sandbox.gvisor import needs_gvisor
-from tests.sandbox.support import eventually, launchers
-from tests.sandbox.test_abuse import (  # noqa: F401 - run here too
+from tests.sandbox.bubblewrap.test_abuse import (  # noqa: F401 - run here too
     test_artifacts_of_a_program_that_daemonised_are_complete,
     test_what_stays_possible,
 )
-from tests.sandbox.test_gvisor_jobs import (  # noqa: F401 - run here too
-    test_artifacts_that_point_elsewhere,
-    test_memory_bomb,
-    test_the_kernel_is_not_the_hosts,
-    test_timeout_kills_what_ignores_sigterm_and_keeps_its_output,
-)
-from tests.sandbox.test_running import (  # noqa: F401 - run here too
+from tests.sandbox.bubblewrap.test_running import (  # noqa: F401 - run here too
     test_a_daemon_that_holds_the_pipes_does_not_hold_the_job,
     test_compile_then_run,
     test_environment_is_clean_and_the_callers_wins,
@@ -33,6 +25,14 @@ from tests.sandbox.test_running import (  # noqa: F401 - run here too
     test_who_does_not_hold_the_output_is_killed_at_once,
     test_who_writes_without_end_is_killed_later,
 )
+from tests.sandbox.gvisor.installed import needs_gvisor
+from tests.sandbox.gvisor.test_jobs import (  # noqa: F401 - run here too
+    test_artifacts_that_point_elsewhere,
+    test_memory_bomb,
+    test_the_kernel_is_not_the_hosts,
+    test_timeout_kills_what_ignores_sigterm_and_keeps_its_output,
+)
+from tests.sandbox.support import eventually, launchers
 
 from unsandbox.sandbox import (
     EndReason,

@@ -13,16 +13,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.sandbox.gvisor import needs_gvisor
-from tests.sandbox.support import eventually, groups_of
-from tests.sandbox.test_live_files import (  # noqa: F401 - run here too
+from tests.sandbox.bubblewrap.test_persistent_files import (  # noqa: F401 - run here too
     test_a_frozen_sandbox_is_archived_and_stays_frozen,
     test_an_archive_is_taken_at_one_moment,
     test_an_archive_that_cannot_be_written_leaves_nothing,
     test_connect_reaches_the_loopback_inside,
     test_connect_to_nothing_is_a_connection_error,
 )
-from tests.sandbox.test_live_programs import (  # noqa: F401 - run here too
+from tests.sandbox.bubblewrap.test_persistent_programs import (  # noqa: F401 - run here too
     TRACE,
     read_until,
     test_a_frozen_sandbox_can_be_closed_at_once,
@@ -39,7 +37,9 @@ from tests.sandbox.test_live_programs import (  # noqa: F401 - run here too
     test_timeout_kills_the_group_and_what_is_left_in_the_session,
     test_what_cannot_be_started_is_told,
 )
-from tests.sandbox.test_live_programs import live as live
+from tests.sandbox.bubblewrap.test_persistent_programs import live as live
+from tests.sandbox.gvisor.installed import needs_gvisor
+from tests.sandbox.support import eventually, groups_of
 
 from unsandbox.sandbox import GvisorBackend, SandboxError, SandboxFile, SandboxUnavailable
 from unsandbox.sandbox.gvisor import persistent as gvisor_live

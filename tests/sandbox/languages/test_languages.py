@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from tests.support import REPO
 
 from unsandbox.sandbox import InvalidSpecError, Limits, UnknownLanguageError, load_languages
 from unsandbox.sandbox.languages.java import java_steps
@@ -64,7 +64,7 @@ WIRE_NAMES = {
     "scala",
     "racket",
 }
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "host-packages"
+SCRIPT = REPO / "scripts" / "host-packages"
 
 
 async def run_program(backend, name, code, **fields):
@@ -121,7 +121,7 @@ def test_a_language_without_its_toolchain_says_how_to_get_it():
 
 
 def test_each_repl_stands_in_one_table():
-    shells = tomllib.loads((SCRIPT.parents[1] / "src/unsandbox/sandbox/languages/shells.toml").read_text())
+    shells = tomllib.loads((REPO / "src/unsandbox/sandbox/languages/shells.toml").read_text())
     named = {name for shell, entry in shells.items() for name in (shell, *entry.get("aliases", ()))}
     assert not named & {name for name, language in TABLE.items() if language.repl}
     assert find_shell("sqlite").terminal_argv == ("sqlite3",)
@@ -289,5 +289,5 @@ def test_host_packages_prints_what_the_table_says():
 
 
 def test_host_packages_knows_each_package_of_the_table():
-    table = tomllib.loads((SCRIPT.parents[1] / "src/unsandbox/sandbox/languages/languages.toml").read_text())
+    table = tomllib.loads((REPO / "src/unsandbox/sandbox/languages/languages.toml").read_text())
     assert set(packages("--all")) == {package for entry in table.values() for package in entry["packages"]}

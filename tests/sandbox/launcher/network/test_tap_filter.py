@@ -8,15 +8,14 @@ import os
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from tests.support import SOURCE
 
 from unsandbox.sandbox.launcher.network import tap_filter
 from unsandbox.sandbox.launcher.network.addresses import NOT_PUBLIC
 from unsandbox.sandbox.launcher.network.setup import RESOLVER
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
 HOST = ["203.0.113.0/24", "2001:db8:77::/48"]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the interface of these tests")

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.sandbox import internet as internet_module
-from tests.sandbox.internet import PORT, reach
+from tests.sandbox.launcher.network import internet as internet_module
+from tests.sandbox.launcher.network.internet import PORT, reach
 from tests.sandbox.support import children_of, eventually, launchers, system_python
+from tests.support import SOURCE
 
 from unsandbox.sandbox import (
     BubblewrapBackend,
@@ -30,8 +31,6 @@ from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
 
 SEMITRUSTED = NetworkMode.SEMITRUSTED
-SOURCE = Path(__file__).resolve().parents[2] / "src"
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the network of these tests"),

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from tests.sandbox.support import children_of, descendants, eventually, groups_of, launchers, system_python
+from tests.support import SOURCE
 
 from unsandbox.sandbox import (
     BubblewrapBackend,
@@ -972,7 +973,7 @@ asyncio.run(main())
 
 
 async def test_kill_minus_9_of_the_server_leaves_nothing_that_waits():
-    code = HOLDER.format(path=str(Path(__file__).resolve().parents[2] / "src"))
+    code = HOLDER.format(path=str(SOURCE))
     server = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
     kind, runtime = (await server.stdout.readline()).decode().split()
     assert kind == "WarmJob"
