@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import socket
 
 import aiohttp
 import pytest
@@ -188,3 +189,38 @@ async def test_a_frozen_session_opens_no_terminal(wire):
             async with wire.session.ws_connect(f"{wire.url}/sessions/{name}/shell"):
                 pass
         assert refused.value.status == 409
+
+
+async def test_a_viewer_who_pings_and_never_reads_holds_little_and_is_left_behind(wire, engine, monkeypatch):
+    monkeypatch.setattr("unsandbox.server.shell._STALLED_S", 1.0)
+    async with session(wire) as name, screen(wire, name) as awake:
+        asleep = socket.socket()
+        asleep.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, _, port = wire.url.removeprefix("http://").partition(":")
+        asleep.connect((host, int(port)))
+        reader, writer = await asyncio.open_connection(sock=asleep, limit=4096)
+        writer.write(
+            f"GET /sessions/{name}/shell HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        assert b"101" in await reader.readline()
+        terminal = engine.sessions.terminals._sandboxes.get(name).terminal
+        await awake.type("head -c 8000000 /dev/zero | tr '\\0' x; echo all-$((40 + 2))\n")
+        await awake.until(b"all-42", 60)
+        assert all(len(viewer._waiting) <= 5 << 20 for viewer in terminal._viewers)
+        async with asyncio.timeout(60):
+            while terminal.viewers == 2:
+                writer.write(b"\x89\x80\0\0\0\0")  # a ping, masked
+                await asyncio.sleep(0.05)
+        writer.close()
+
+
+async def test_a_terminal_has_a_bounded_number_of_viewers(wire, monkeypatch):
+    monkeypatch.setattr("unsandbox.server.shell.MOST_VIEWERS", 1)
+    async with session(wire) as name, screen(wire, name) as one:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            async with wire.session.ws_connect(f"{wire.url}/sessions/{name}/shell"):
+                pass
+        assert refused.value.status == 429
+        await one.type("echo still-$((1 + 1))\n")
+        await one.until(b"still-2")

@@ -8,8 +8,8 @@ import logging
 
 from aiohttp import WSMsgType, web
 
-from unsandbox.engine import Engine
-from unsandbox.engine.sessions.terminal import Terminal, Viewer
+from unsandbox.engine import Engine, LimitReached
+from unsandbox.engine.sessions.terminal import MOST_VIEWERS, Terminal, Viewer
 from unsandbox.protocol import codec
 from unsandbox.protocol.sessions import SHELL_SUBPROTOCOL
 
@@ -17,6 +17,8 @@ logger = logging.getLogger("unsandbox.server.shell")
 
 _MAX_FRAME = 1 << 20
 _HEARTBEAT_S = 30.0
+_STALLED_S = 60.0
+"""A viewer that takes nothing for so long is disconnected."""
 
 
 async def serve_shell(request: web.Request, engine: Engine) -> web.StreamResponse:
@@ -38,13 +40,15 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
         raise web.HTTPNotFound(reason="No such session") from None
     terminal = attachment.terminal
     try:
+        if terminal.viewers >= MOST_VIEWERS:
+            raise LimitReached(f"the terminal has {MOST_VIEWERS} viewers already", code="too_many_viewers")
         socket = web.WebSocketResponse(
             protocols=(SHELL_SUBPROTOCOL,), max_msg_size=_MAX_FRAME, heartbeat=_HEARTBEAT_S
         )
         await socket.prepare(request)
         viewer = terminal.attach(replay=attachment.keep or terminal.viewers > 0)
         try:
-            await _join(socket, terminal, viewer, engine, session_id)
+            await _join(socket, request, terminal, viewer, engine, session_id)
         finally:
             terminal.detach(viewer)
     finally:
@@ -53,9 +57,14 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
 
 
 async def _join(
-    socket: web.WebSocketResponse, terminal: Terminal, viewer: Viewer, engine: Engine, session_id: str
+    socket: web.WebSocketResponse,
+    request: web.Request,
+    terminal: Terminal,
+    viewer: Viewer,
+    engine: Engine,
+    session_id: str,
 ) -> None:
-    showing = asyncio.create_task(_show(socket, terminal, viewer))
+    showing = asyncio.create_task(_show(socket, request, terminal, viewer))
     try:
         async for message in socket:
             if message.type is WSMsgType.BINARY:
@@ -70,11 +79,21 @@ async def _join(
             await showing
 
 
-async def _show(socket: web.WebSocketResponse, terminal: Terminal, viewer: Viewer) -> None:
-    while data := await viewer.read():
-        await socket.send_bytes(data)
-    if viewer.lagging:
-        await socket.close(code=1013, message=b"too slow")
+async def _show(
+    socket: web.WebSocketResponse, request: web.Request, terminal: Terminal, viewer: Viewer
+) -> None:
+    try:
+        while data := await viewer.read():
+            async with asyncio.timeout(_STALLED_S):
+                await socket.send_bytes(data)
+        if viewer.lagging:
+            async with asyncio.timeout(_STALLED_S):
+                await socket.close(code=1013, message=b"too slow")
+            return
+    except TimeoutError:
+        # The viewer reads nothing, and may send pings all the same.
+        if request.transport is not None:
+            request.transport.abort()
         return
     code = terminal.exit_code
     # The older clients look at the type alone.

@@ -23,6 +23,7 @@ from unsandbox.server.handlers.logs import log_query
 from unsandbox.server.handlers.services import log_lines
 
 KEEPALIVE_S = 15.0
+_LONGEST_POSITION = 20
 LOG_STREAM_PATHS = (
     "/logs/stream",
     "/paas/logs/stream",
@@ -96,7 +97,7 @@ async def stream_service_log(request: web.Request, call: Call) -> web.StreamResp
     log = services.log(call.owner, call.params["id"])
     name = services.get(call.owner, call.params["id"]).name
     last = request.headers.get(CURSOR_HEADER, "")
-    if last.isascii() and last.isdigit() and int(last) <= log.end:
+    if last.isascii() and last.isdigit() and len(last) <= _LONGEST_POSITION and int(last) <= log.end:
         position = int(last)
     else:
         data, end = await asyncio.to_thread(log.tail, log_lines(call))

@@ -118,6 +118,8 @@ def mapped(map_: bytes) -> bytes:
         ((sparse(), mapped(b"9" * 300 + b"\n"), bytes(512)), "number is none"),
         ((sparse(), mapped(b"9" * 512), bytes(512)), "map of a sparse file"),
         ((sparse(), mapped(b"400\n"), bytes(512)), "map of a sparse file"),
+        ((sparse(), mapped(b"1\n0\n"), bytes(512)), "map of a sparse file"),
+        ((sparse(), mapped(b""), bytes(512)), "map of a sparse file"),
         ((header("n" * 150, format_=tarfile.GNU_FORMAT),), "no file"),
         ((header("g", b"g"),), "no file"),
         ((header("old", tarfile.AREGTYPE),), "no file"),

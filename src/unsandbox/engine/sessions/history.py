@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +20,7 @@ class History:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._lines: deque[bytes] = deque()
-        self._bytes = 0
+        self._kept = bytearray()
         if path is not None and path.exists():
             self._keep(path.read_bytes()[-KEPT_BYTES:])
 
@@ -42,7 +40,7 @@ class History:
 
     def read(self) -> bytes:
         """Return it."""
-        return b"".join(self._lines)
+        return bytes(self._kept[-KEPT_BYTES:])
 
     def remove(self) -> None:
         """Remove the file."""
@@ -50,10 +48,10 @@ class History:
             self._path.unlink(missing_ok=True)
 
     def _keep(self, data: bytes) -> None:
-        self._lines.append(data)
-        self._bytes += len(data)
-        while self._bytes > KEPT_BYTES and len(self._lines) > 1:
-            self._bytes -= len(self._lines.popleft())
+        # One array: as many objects as somebody types single keys would take fifty times the memory.
+        self._kept += data
+        if len(self._kept) > 2 * KEPT_BYTES:
+            del self._kept[:-KEPT_BYTES]
 
 
 class Histories:

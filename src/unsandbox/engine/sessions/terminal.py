@@ -18,6 +18,7 @@ SCROLLBACK_BYTES = 256 * 1024
 _READ_BYTES = 65536
 _VIEWER_BACKLOG_BYTES = 4 << 20
 _MAX_CELLS = 1000
+MOST_VIEWERS = 32
 _INPUT_BACKLOG_BYTES = 1 << 20
 
 
@@ -29,8 +30,8 @@ class Viewer:
     """
 
     def __init__(self, replay: bytes) -> None:
-        self._chunks: deque[bytes] = deque([replay] if replay else [])
-        self._bytes = len(replay)
+        # One array: as many objects as a program writes single bytes would take forty times the memory.
+        self._waiting = bytearray(replay)
         self._event = asyncio.Event()
         self.over = False
         self.lagging = False
@@ -39,10 +40,12 @@ class Viewer:
 
     def feed(self, data: bytes) -> None:
         """Take what the terminal wrote."""
-        self._chunks.append(data)
-        self._bytes += len(data)
-        if self._bytes > _VIEWER_BACKLOG_BYTES:
+        if self.over:
+            return
+        self._waiting += data
+        if len(self._waiting) > _VIEWER_BACKLOG_BYTES:
             self.lagging = self.over = True
+            self._waiting = bytearray()
         self._event.set()
 
     def end(self) -> None:
@@ -53,9 +56,7 @@ class Viewer:
     async def read(self) -> bytes:
         """Return what has come; empty when nothing more will."""
         await self._event.wait()
-        data = b"".join(self._chunks)
-        self._chunks.clear()
-        self._bytes = 0
+        data, self._waiting = bytes(self._waiting), bytearray()
         if not self.over:
             self._event.clear()
         return data
@@ -76,9 +77,8 @@ class Terminal:
         self._fd: int | None = process.terminal_fd
         self._on_end = on_end
         self._viewers: set[Viewer] = set()
-        self._scrollback: deque[bytes] = deque()
-        self._scrollback_bytes = 0
-        self._input: deque[bytes] = deque()
+        self._scrollback = bytearray()
+        self._input: deque[memoryview] = deque()
         self._input_bytes = 0
         self._room = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -93,8 +93,8 @@ class Terminal:
 
     @property
     def scrollback(self) -> bytes:
-        """The last that was written, at most `SCROLLBACK_BYTES` and a little."""
-        return b"".join(self._scrollback)
+        """The last that was written, at most `SCROLLBACK_BYTES`."""
+        return bytes(self._scrollback[-SCROLLBACK_BYTES:])
 
     def attach(self, *, replay: bool) -> Viewer:
         """Add a viewer, who sees the scrollback first when `replay` is set."""
@@ -110,9 +110,9 @@ class Terminal:
 
     def write(self, data: bytes) -> None:
         """Type: what the terminal does not take at once is kept for later."""
-        if self._fd is None:
+        if self._fd is None or not data:
             return
-        self._input.append(data)
+        self._input.append(memoryview(data))
         self._input_bytes += len(data)
         self._write_some()
 
@@ -163,10 +163,9 @@ class Terminal:
                 return
 
     def _keep(self, data: bytes) -> None:
-        self._scrollback.append(data)
-        self._scrollback_bytes += len(data)
-        while self._scrollback_bytes - len(self._scrollback[0]) >= SCROLLBACK_BYTES:
-            self._scrollback_bytes -= len(self._scrollback.popleft())
+        self._scrollback += data
+        if len(self._scrollback) > 2 * SCROLLBACK_BYTES:
+            del self._scrollback[:-SCROLLBACK_BYTES]
 
     def _write_some(self) -> None:
         while self._input and self._fd is not None:

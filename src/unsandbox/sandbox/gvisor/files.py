@@ -34,6 +34,9 @@ PACK = [
 ]  # fmt: skip
 """Writes the files whose names come on standard input, each with a NUL byte."""
 MAX_LISTING = 64 * MIB
+_KEPT_LISTING = 16 * MIB
+_MAX_LISTED = 2 * MAX_ENTRIES_SEEN
+"""Entries of a listing that are kept, folders included."""
 _WRITTEN_BY_SHELL = 1 << 16
 _READ_TIMEOUT_S = 60.0
 _CHUNK = 1 << 20
@@ -162,18 +165,23 @@ def _read_some(channel: socket.socket, most: int, give_up: float) -> bytes:
 
 
 def _read_listing(channel: socket.socket, give_up: float) -> bytes:
-    listing = bytearray()
-    while not (listing.endswith(b"\0\0") or listing == b"\0"):
-        listing += _read_some(channel, _CHUNK, give_up)
-        if len(listing) > MAX_LISTING:
+    listing, last, total = bytearray(), b"", 0
+    while not (last == b"\0\0" or (last == b"\0" and total == 1)):
+        data = _read_some(channel, _CHUNK, give_up)
+        listing += data[: max(0, _KEPT_LISTING - len(listing))]
+        last = (last + data)[-2:]
+        total += len(data)
+        if total > MAX_LISTING:
             raise EOFError("too many entries")
     return bytes(listing)
 
 
 def _parse(listing: bytes) -> dict[str, Entry]:
-    entries = {}
-    for line in listing.split(b"\0"):
-        words = line.split(b" ", 3)
+    entries: dict[str, Entry] = {}
+    start = 0
+    while len(entries) < _MAX_LISTED and (end := listing.find(b"\0", start)) >= 0:
+        words = listing[start:end].split(b" ", 3)
+        start = end + 1
         if len(words) == 4 and len(words[0]) == 2 and words[1].isdigit() and words[2].isdigit():
             kind = _TYPES.get(words[0][1:].decode("latin-1"), 0)
             path = os.fsdecode(words[3])

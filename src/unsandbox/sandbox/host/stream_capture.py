@@ -38,8 +38,8 @@ class StreamCapture:
         self._sink = sink
         self._on_flood = on_flood
         self._on_end = on_end
-        self._parts: list[bytes] = []
-        self._kept = 0
+        # One array: as many objects as a program writes single bytes would take forty times the memory.
+        self._kept = bytearray()
         self._total = 0
         self._flooded = False
         self._loop = asyncio.get_running_loop()
@@ -58,7 +58,7 @@ class StreamCapture:
 
     def result(self) -> Captured:
         """Return what was captured so far."""
-        return Captured(b"".join(self._parts), self._total)
+        return Captured(bytes(self._kept), self._total)
 
     def close(self) -> None:
         """Stop reading; what comes later is lost."""
@@ -87,7 +87,7 @@ class StreamCapture:
             self._on_flood()
 
     def _can_discard(self) -> bool:
-        return self._kept >= self._keep
+        return len(self._kept) >= self._keep
 
     def _discard_some(self) -> int:
         try:
@@ -105,10 +105,9 @@ class StreamCapture:
             return 0
         # Before the sink, which may raise.
         self._total += len(data)
-        part = data[: self._keep - self._kept]
+        part = data[: self._keep - len(self._kept)]
         if part:
-            self._parts.append(part)
-            self._kept += len(part)
+            self._kept += part
             if self._sink is not None:
                 self._sink(self._name, part)
         return len(data)

@@ -26,6 +26,9 @@ _READ_BYTES = 65536
 _END = b"\x1e"
 _LONGEST_CODE = 12
 OUTPUT_BYTES = 10 * MIB
+_BETWEEN_BYTES = 1 * MIB
+"""Kept of what programs in the background write between two commands: the last of it."""
+_BETWEEN_PAUSE_S = 0.01
 _EXIT_TIMEOUT = 124
 _LINGER_S = 2.0
 _ANY_MARKER = re.compile(rb"\x1e[0-9a-f]{24} [0-9]+\x1e")
@@ -239,7 +242,8 @@ class _Stream:
         self._fd = fd
         self._loop = asyncio.get_running_loop()
         self._reading = False
-        self._tail = b""
+        self._paused: asyncio.TimerHandle | None = None
+        self._tail = bytearray()
         self._kept = bytearray()
         self._total = 0
         self._marker = b""
@@ -251,25 +255,30 @@ class _Stream:
         self._marker, self.code = marker, None
         self._kept, self._total = bytearray(), 0
         self._on_end, self.done = on_end, False
-        if not self._reading:
-            self._reading = True
-            self._loop.add_reader(self._fd, self._read)
+        self._go_on()
         if self._tail:
-            rest, self._tail = self._tail, b""
-            self._feed(rest)
+            self._feed(b"")
 
     def take(self, stale: bool) -> Captured:
         if not self.done or self.code is None:
             self._keep(self._tail)
-            self._tail = b""
+            self._tail.clear()
         if stale and (kept := _ANY_MARKER.sub(b"", self._kept)) != self._kept:
             return Captured(kept, len(kept))
         return Captured(bytes(self._kept), self._total)
 
     def stop(self) -> None:
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._fd)
+
+    def _go_on(self) -> None:
+        self.stop()
+        self._reading = True
+        self._loop.add_reader(self._fd, self._read)
 
     def _read(self) -> None:
         try:
@@ -287,24 +296,35 @@ class _Stream:
     def _feed(self, data: bytes) -> None:
         self._tail += data
         if self.done:
-            # Written by something in the background: kept for the next command, within bounds.
-            self._tail = self._tail[-OUTPUT_BYTES:]
+            # Written by something in the background: kept for the next command, bounded in size and speed.
+            if len(self._tail) > 2 * _BETWEEN_BYTES:
+                del self._tail[:-_BETWEEN_BYTES]
+            self.stop()
+            self._paused = self._loop.call_later(_BETWEEN_PAUSE_S, self._go_on)
             return
-        at = self._tail.find(self._marker)
-        end = self._tail.find(_END, at + len(self._marker)) if at >= 0 else -1
-        if end >= 0:
-            code = self._tail[at + len(self._marker) : end].strip()
-            self.code = int(code) if code.isdigit() else 1
-            self._keep(self._tail[:at])
-            self._tail = self._tail[end + 1 :]
-            self._finish()
-        elif at < 0:
-            # The beginning of a marker may be at the end of what has come.
-            safe = max(0, len(self._tail) - len(self._marker) - _LONGEST_CODE)
-            self._keep(self._tail[:safe])
-            self._tail = self._tail[safe:]
+        while (at := self._tail.find(self._marker)) >= 0:
+            code_at = at + len(self._marker)
+            end = self._tail.find(_END, code_at, code_at + _LONGEST_CODE)
+            if end < 0 and len(self._tail) < code_at + _LONGEST_CODE:
+                self._keep_first(at)
+                return
+            if end >= 0:
+                code = bytes(self._tail[code_at:end]).strip()
+                self.code = int(code) if code.isdigit() else 1
+                self._keep_first(at)
+                del self._tail[: end + 1 - at]
+                self._finish()
+                return
+            # No exit code follows: a program that has found out its marker wrote it.
+            self._keep_first(code_at)
+        # The beginning of a marker may be at the end of what has come.
+        self._keep_first(max(0, len(self._tail) - len(self._marker)))
 
-    def _keep(self, data: bytes) -> None:
+    def _keep_first(self, size: int) -> None:
+        self._keep(self._tail[:size])
+        del self._tail[:size]
+
+    def _keep(self, data: bytes | bytearray) -> None:
         self._total += len(data)
         self._kept += data[: max(0, OUTPUT_BYTES - len(self._kept))]
 

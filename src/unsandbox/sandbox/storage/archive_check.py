@@ -181,7 +181,7 @@ def _examine_map(blocks: _Blocks, content: int) -> int:
     while seen < wanted:
         *lines, line = (line + blocks.take(_BLOCK)).split(b"\n")
         taken += _BLOCK
-        if taken > content or (len(line) > _MAX_DIGITS and line.strip(b"\0")):
+        if taken > content:
             raise ValueError("the map of a sparse file is wrong")
         # How many pieces there are, then where each is and its size.
         for number in map(_decimal, lines):
@@ -190,6 +190,9 @@ def _examine_map(blocks: _Blocks, content: int) -> int:
             elif seen % 2 == 0 and seen < wanted:
                 said += number + -number % _BLOCK
             seen += 1
+        # Only what follows the last number is padding, which may be longer than a number.
+        if seen < wanted and len(line) > _MAX_DIGITS:
+            raise ValueError("the map of a sparse file is wrong")
     if taken + said != content:
         raise ValueError("the map of a sparse file is wrong")
     return taken

@@ -25,7 +25,7 @@ from unsandbox.protocol.services import (
 from unsandbox.protocol.sessions import CommandRequest
 from unsandbox.server.call import Call, read_body, read_flag, read_members
 
-_MOST_LINES = 10_000_000
+_MOST_DIGITS = 7
 
 
 async def list_services(call: Call) -> ServiceList:
@@ -153,7 +153,7 @@ def log_lines(call: Call) -> int | None:
     if read_flag(call.query, "all"):
         return None
     text = call.query.get("lines", str(LOG_TAIL_LINES))
-    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_LINES):
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
         raise InvalidRequest("the query member 'lines' must be a whole number of lines")
     return int(text)
 
