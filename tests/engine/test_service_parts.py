@@ -16,17 +16,11 @@ from tests.engine.support import needs_root
 
 from unsandbox.engine import Conflict, Forbidden, InvalidRequest, TooLarge
 from unsandbox.engine.accounts.secretbox import SecretBox
-from unsandbox.engine.services.bootstrap import (
-    SCRIPT_BYTES,
-    fetch_script,
-    read_bootstrap,
-    read_deployment,
-    remove_deployments,
-    write_deployment,
-)
-from unsandbox.engine.services.document import ServiceRecord
+from unsandbox.engine.services.bootstrap import SCRIPT_BYTES, fetch_script, read_bootstrap
+from unsandbox.engine.services.deployment import read_deployment, remove_deployments, write_deployment
 from unsandbox.engine.services.hostnames import ServiceNames
 from unsandbox.engine.services.log import LONGEST_LINE, ServiceLog
+from unsandbox.engine.services.record import ServiceRecord
 from unsandbox.engine.services.vault import VaultSealer
 from unsandbox.engine.store.memory import MemoryStore
 from unsandbox.engine.store.objects import Collection
@@ -278,11 +272,11 @@ def test_a_vault_is_sealed_and_bounded():
     assert "yy" not in str(refusal.value)
 
 
-async def names_with(*documents: ServiceRecord) -> ServiceNames:
-    shelf: Collection[ServiceRecord] = Collection("service", ServiceRecord, MemoryStore())
-    for document in documents:
-        await shelf.put(document)
-    names = ServiceNames(shelf, ["api.example.com"])
+async def names_with(*records: ServiceRecord) -> ServiceNames:
+    collection: Collection[ServiceRecord] = Collection("service", ServiceRecord, MemoryStore())
+    for record in records:
+        await collection.put(record)
+    names = ServiceNames(collection, ["api.example.com"])
     names.refresh()
     return names
 
@@ -313,8 +307,8 @@ async def test_a_name_or_domain_belongs_to_one_service():
 
 
 async def test_a_name_does_not_stand_before_the_api():
-    shelf: Collection[ServiceRecord] = Collection("service", ServiceRecord, MemoryStore())
-    names = ServiceNames(shelf, ["on.example.com", "API.on.example.com", "admin.localhost"])
+    collection: Collection[ServiceRecord] = Collection("service", ServiceRecord, MemoryStore())
+    names = ServiceNames(collection, ["on.example.com", "API.on.example.com", "admin.localhost"])
     for name in ("api", "admin"):
         with pytest.raises(Forbidden, match="own"), names.claim(name, []):
             pass

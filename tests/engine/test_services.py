@@ -148,16 +148,16 @@ async def test_ports_below_1024_are_like_others(engine):
 
 async def test_resize_changes_what_its_programs_may_use(engine):
     await make(engine, "grows", None)
-    document = engine.services.check_runs(ME, "grows")
+    record = engine.services.find(ME, "grows")
     command = "exec /usr/bin/python3 -c 'print(len(bytearray(200 << 20)))'"
-    too_little = await engine.services.command(document, command, 20.0, {})
+    too_little = await engine.services.lifecycle.command(record, command, 20.0, {})
     assert too_little.exit_code != 0
     assert (await engine.services.update(ME, "grows", ServiceUpdate(vcpu=3))).memory_mb == 384
-    assert (await engine.services.command(document, command, 20.0, {})).stdout.data == b"209715200\n"
+    assert (await engine.services.lifecycle.command(record, command, 20.0, {})).stdout.data == b"209715200\n"
     # It is not only the sandbox that lives now.
     await engine.services.freeze(ME, "grows")
     await engine.services.unfreeze(ME, "grows")
-    assert (await engine.services.command(document, command, 20.0, {})).exit_code == 0
+    assert (await engine.services.lifecycle.command(record, command, 20.0, {})).exit_code == 0
 
 
 async def test_names_limits_and_locks(engine):
@@ -193,7 +193,7 @@ async def test_what_a_full_disk_refuses_is_not_done():
         await make(engine, "full", "echo one $A; exec sleep 1000", custom_domains=["full.test"])
         await eventually(lambda: "one" in log(engine, "full"))
         before = shown(engine, "full")
-        document = engine.services.check_runs(ME, "full")
+        record = engine.services.find(ME, "full")
         change = ServiceUpdate(name="other", vcpu=2, custom_domains=["new.test"], ports=[1])
         store.full = True
         for refused in [
@@ -213,7 +213,7 @@ async def test_what_a_full_disk_refuses_is_not_done():
             assert engine.services.vaults.open(ME, "full") == {}
         # The program that was ended for nothing is started again, as it was.
         await eventually(lambda: log(engine, "full") == "one\none\n")
-        assert (await engine.services.command(document, "echo hi", 20.0, {})).stdout.data == b"hi\n"
+        assert (await engine.services.lifecycle.command(record, "echo hi", 20.0, {})).stdout.data == b"hi\n"
         store.full = False
         await engine.services.freeze(ME, "full")
         store.full = True
@@ -222,7 +222,7 @@ async def test_what_a_full_disk_refuses_is_not_done():
         store.full = False
         assert shown(engine, "full").state == "frozen"
         await engine.services.unfreeze(ME, "full")
-        assert (await engine.services.command(document, "echo hi", 20.0, {})).stdout.data == b"hi\n"
+        assert (await engine.services.lifecycle.command(record, "echo hi", 20.0, {})).stdout.data == b"hi\n"
     finally:
         await engine.stop()
 
@@ -230,14 +230,14 @@ async def test_what_a_full_disk_refuses_is_not_done():
 async def test_a_sandbox_that_ended_cannot_be_frozen_and_its_program_comes_again(engine):
     await make(engine, "gone", "echo run; exec sleep 1000")
     await eventually(lambda: log(engine, "gone") == "run\n")
-    document = engine.services.check_runs(ME, "gone")
-    async with engine.services._host.locked(document) as run:
+    record = engine.services.find(ME, "gone")
+    async with engine.services.registry.locked(record) as supervisor:
         # As when all of it is killed just now, and its keeper does not know yet.
-        await run.sandbox.close()
-        assert (await run.any_sandbox(frozen=False)) is not None
-        await run.sandbox.close()
-        await run.freeze()
-        await run.thaw()
+        await supervisor.sandbox.close()
+        assert (await supervisor.any_sandbox(frozen=False)) is not None
+        await supervisor.sandbox.close()
+        await supervisor.freeze()
+        await supervisor.unfreeze()
     await eventually(lambda: log(engine, "gone") == "run\nrun\n")
 
 
@@ -248,11 +248,11 @@ async def test_changes_at_once_are_all_kept(engine):
         *(engine.services.update(ME, "many", ServiceUpdate(ports=[port])) for port in (1, 2)),
     )
     assert shown(engine, "many").custom_domains == ["a.test", "b.test", "c.test", "d.test"]
-    document = engine.services.check_runs(ME, "many")
-    async with engine.services._host.locked(document):
+    record = engine.services.find(ME, "many")
+    async with engine.services.registry.locked(record):
         deletion = asyncio.ensure_future(engine.services.delete(ME, "many"))
         await asyncio.sleep(0)
-        document.locked = True
+        record.locked = True
     with pytest.raises(Conflict, match="unlock"):
         await deletion
 

@@ -1,14 +1,14 @@
-"""Why the engine refuses a request. The server turns each into a status; the message is for people."""
+"""The errors of requests that the engine refuses. The server turns each class into an HTTP status."""
 
 from __future__ import annotations
 
 
 class RequestError(Exception):
-    """Root of all refusals.
+    """Base of all errors of refused requests.
 
     Attributes:
-        code: Short name for programs, stable.
-        message: Sentence for people: what is wrong and what to do.
+        code: Short stable name for programs; by default that of the class.
+        message: Sentence for people: the problem and the way to solve it.
         details: Further members of the error body.
     """
 
@@ -22,13 +22,16 @@ class RequestError(Exception):
 
 
 class InvalidRequest(RequestError):
-    """The request can never be run as it is."""
+    """The request can never succeed as it is: a member is missing, malformed, or not available on this server.
+
+    Raised for jobs, sessions, services, vaults, snapshots and images alike.
+    """
 
     code = "invalid_request"
 
 
 class TooLarge(RequestError):
-    """Program or files are larger than this engine takes."""
+    """A program, a file, a vault, a saved state or a body is larger than this server takes."""
 
     code = "too_large"
 
@@ -52,37 +55,41 @@ class Forbidden(RequestError):
 
 
 class NotImplementedHere(RequestError):
-    """Only the hosted service can do this."""
+    """Only the hosted service serves this."""
 
     code = "not_implemented"
 
 
 class Conflict(RequestError):
-    """The request contradicts an earlier one."""
+    """The request contradicts an earlier one, or the state that the object is in."""
 
     code = "conflict"
 
 
 class LimitReached(RequestError):
-    """This key has as many jobs as it may have."""
+    """The key is at one of its limits: requests per minute, jobs, CPU time, memory, or a number of objects.
+
+    The default code is that of the limit on the number of jobs or objects; every other limit has its own,
+    such as `rate_limit_exceeded`, `cpu_limit_reached` or `memory_limit_reached`.
+    """
 
     code = "concurrency_limit_reached"
 
 
 class Damaged(RequestError):
-    """What was saved is no longer what it was; nothing was done with it."""
+    """Saved bytes are missing or changed; nothing was done with them."""
 
     code = "damaged"
 
 
 class InsufficientStorage(RequestError):
-    """The disk is full; what was there before is as it was."""
+    """The disk is full, or the key stores as much as it may; nothing was changed."""
 
     code = "insufficient_storage"
 
 
 class StorageUnavailable(RequestError):
-    """What lies elsewhere cannot be reached now."""
+    """The object store cannot be reached now."""
 
     code = "storage_unavailable"
 

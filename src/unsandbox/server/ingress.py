@@ -170,7 +170,7 @@ class Ingress:
                 request, 404, "service_not_found", "There is no such service", "It was deleted."
             )
         except (RequestError, Conflict, SandboxError, OSError) as error:
-            logger.warning("service %s cannot be reached: %s", target.document.object_id, error)
+            logger.warning("service %s cannot be reached: %s", target.record.object_id, error)
             return _bad_gateway(request, "service_unavailable", "The service cannot be started right now")
         connection = _Connection(descriptor)
         _connection.set(connection)
@@ -180,7 +180,7 @@ class Ingress:
         except TimeoutError:
             return _refuse(request, 504, "service_timeout", "The service does not answer")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            logger.info("service %s: no answer: %s", target.document.object_id, type(error).__name__)
+            logger.info("service %s: no answer: %s", target.record.object_id, type(error).__name__)
             return _bad_gateway(request, "bad_answer", "The service closed the connection without an answer")
         finally:
             connection.close()
@@ -291,7 +291,7 @@ def _unreachable(request: web.Request, target: Target, reason: Unreachable) -> w
             "This service is frozen",
             "It is paused to use no resources. Its owner can let it go on.",
             retry_s=60,
-            as_page=target.document.show_freeze_page,
+            as_page=target.record.show_freeze_page,
         )
     if reason.code == "nothing_listens":
         return ingress_answer(

@@ -6,15 +6,20 @@ import time
 
 from unsandbox.engine import LimitReached
 from unsandbox.engine.accounts.keys import KeySettings
+from unsandbox.engine.token_bucket import TokenBucket
 
-_FORGET_ABOVE = 10_000
+_SWEEP_ABOVE = 10_000
 
 
 class Rates:
-    """The buckets of all keys that have a limit. Full at first; a token comes back every 60 / rate seconds."""
+    """The buckets of all keys that have a limit and have sent a request lately."""
 
     def __init__(self) -> None:
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self._buckets: dict[str, TokenBucket] = {}
+        self._sweep_above = _SWEEP_ABOVE
+
+    def __len__(self) -> int:
+        return len(self._buckets)
 
     def take(self, owner: str, settings: KeySettings, now: float | None = None) -> None:
         """Take one token.
@@ -31,17 +36,24 @@ class Rates:
         if rate is None:
             return
         now = time.monotonic() if now is None else now
-        capacity = float(settings.burst or rate)
-        tokens, since = self._buckets.get(owner, (capacity, now))
-        tokens = min(capacity, tokens + (now - since) * rate / 60.0)
-        if tokens < 1.0:
-            self._buckets[owner] = (tokens, now)
-            wait_s = (1.0 - tokens) * 60.0 / rate
+        bucket = self._buckets.get(owner)
+        if bucket is None:
+            self._sweep(now)
+            bucket = self._buckets[owner] = TokenBucket(settings.burst or rate, rate / 60.0, now)
+        # The limits of a key may be changed at any time.
+        bucket.capacity, bucket.per_s = settings.burst or rate, rate / 60.0
+        if (wait_s := bucket.wait_s(1, now)) > 0:
             raise LimitReached(
                 f"this key may send {rate} requests a minute; the next one in {wait_s:.1f} s",
                 code="rate_limit_exceeded",
                 retry_after=max(1, round(wait_s + 0.5)),
             )
-        if len(self._buckets) > _FORGET_ABOVE:
-            self._buckets.clear()
-        self._buckets[owner] = (tokens - 1.0, now)
+        bucket.take(1, now)
+
+    def _sweep(self, now: float) -> None:
+        """Drop full buckets, which say nothing; twice as many as are left may come before the next sweep."""
+        if len(self._buckets) >= self._sweep_above:
+            self._buckets = {
+                owner: bucket for owner, bucket in self._buckets.items() if not bucket.is_full(now)
+            }
+            self._sweep_above = max(_SWEEP_ABOVE, 2 * len(self._buckets))

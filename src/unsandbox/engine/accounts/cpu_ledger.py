@@ -29,21 +29,21 @@ class CpuLedger:
     """
 
     def __init__(self, store: ObjectStore, clock: Callable[[], float] = time.time) -> None:
-        self._shelf: Collection[CpuUse] = Collection("cpu_use", CpuUse, store)
+        self._collection: Collection[CpuUse] = Collection("cpu_use", CpuUse, store)
         self._clock = clock
         self._uses: dict[str, CpuUse] = {}
         self._unsaved: set[str] = set()
 
     async def load(self) -> None:
         """Take up what an earlier process stored."""
-        self._uses = {use.owner: use for use in await self._shelf.load()}
+        self._uses = {use.owner: use for use in await self._collection.load()}
 
     async def save(self) -> None:
         """Store what has changed; what cannot be stored stays to be stored."""
         for owner in list(self._unsaved):
             self._unsaved.discard(owner)
             try:
-                await self._shelf.put(self._uses[owner])
+                await self._collection.put(self._uses[owner])
             except BaseException:
                 self._unsaved.add(owner)
                 raise

@@ -36,20 +36,20 @@ class IdempotencyStore:
     """
 
     def __init__(self, store: ObjectStore) -> None:
-        self._shelf: Collection[ReplyRecord] = Collection("reply", ReplyRecord, store)
+        self._collection: Collection[ReplyRecord] = Collection("reply", ReplyRecord, store)
         self._under_way: dict[str, tuple[str, asyncio.Task[bytes]]] = {}
 
     async def start(self) -> None:
         """Take up what an earlier process kept, and forget what is too old."""
-        await self._shelf.load()
+        await self._collection.load()
         await self.prune()
 
     async def prune(self) -> None:
         """Forget answers older than a day."""
         oldest = time.time() - KEPT_S
-        for document in self._shelf:
-            if document.created_at < oldest:
-                await self._shelf.drop(document)
+        for record in self._collection:
+            if record.created_at < oldest:
+                await self._collection.drop(record)
 
     async def once(
         self,
@@ -76,7 +76,7 @@ class IdempotencyStore:
             Conflict: The key belongs to another request.
         """
         name = hashlib.sha256(f"{owner}\0{key}".encode("utf-8", "surrogateescape")).hexdigest()
-        kept = self._shelf.find(name)
+        kept = self._collection.find(name)
         if kept is not None and kept.created_at > time.time() - KEPT_S:
             _check(kept.fingerprint, fingerprint)
             if kept.body:
@@ -97,28 +97,28 @@ class IdempotencyStore:
     async def _make(
         self, name: str, owner: str, fingerprint: str, make: Callable[[], Awaitable[bytes]]
     ) -> bytes:
-        document = ReplyRecord(
+        record = ReplyRecord(
             object_id=name, owner=owner, created_at=time.time(), fingerprint=fingerprint, body=b""
         )
 
         async def note(kind: str, object_id: str) -> None:
-            if document.made_id is None:
-                document.made_kind, document.made_id = kind, object_id
+            if record.made_id is None:
+                record.made_kind, record.made_id = kind, object_id
                 note_made.set(None)
-                await self._shelf.put(document)
+                await self._collection.put(record)
 
         note_made.set(note)  # Of this task's own context.
         try:
-            document.body = await make()
+            record.body = await make()
             note_made.set(None)
-            await self._shelf.put(document)
+            await self._collection.put(record)
         except BaseException:
-            if document.made_id is not None:
-                await self._shelf.drop(document)
+            if record.made_id is not None:
+                await self._collection.drop(record)
             raise
         finally:
             del self._under_way[name]
-        return document.body
+        return record.body
 
 
 def _check(known: str, given: str) -> None:

@@ -19,26 +19,26 @@ R = TypeVar("R", bound=SessionRequest | ServiceRequest)
 DEFAULT_BACKEND = "bubblewrap"
 
 
-def same_request(document: SavedRecord) -> SessionRequest | ServiceRequest:
+def same_request(record: SavedRecord) -> SessionRequest | ServiceRequest:
     """Return what makes the source again."""
-    return _on_its_backend(document, document.request())
+    return _on_its_backend(record, record.request())
 
 
-def clone_request(document: SavedRecord, kind: str, wanted: CloneRequest) -> SessionRequest | ServiceRequest:
+def clone_request(record: SavedRecord, kind: str, wanted: CloneRequest) -> SessionRequest | ServiceRequest:
     """Return what makes a clone: what made the source, with what the caller changes.
 
     Args:
-        document: The saved state.
+        record: The saved state.
         kind: `session` or `service`, whatever the source was.
         wanted: What the caller changes.
     """
     if kind == "session":
-        session = _as_session(document.request())
-        return _on_its_backend(document, session.replace(name=wanted.name, shell=wanted.shell or session.shell))
-    return _new_service(document, name=wanted.name, ports=wanted.ports, shell=wanted.shell)
+        session = _as_session(record.request())
+        return _on_its_backend(record, session.replace(name=wanted.name, shell=wanted.shell or session.shell))
+    return _new_service(record, name=wanted.name, ports=wanted.ports, shell=wanted.shell)
 
 
-def spawn_request(document: SavedRecord, wanted: SpawnRequest) -> ServiceRequest:
+def spawn_request(record: SavedRecord, wanted: SpawnRequest) -> ServiceRequest:
     """Return what makes a service of an image.
 
     Raises:
@@ -47,7 +47,7 @@ def spawn_request(document: SavedRecord, wanted: SpawnRequest) -> ServiceRequest
     if wanted.type == "session":
         raise InvalidRequest("an image is spawned as a service; clone a snapshot to get a session")
     request = _new_service(
-        document,
+        record,
         name=wanted.name,
         ports=wanted.ports,
         shell=wanted.shell,
@@ -73,16 +73,16 @@ def free_name(base: str | None) -> str:
     return f"{stem or 'copy'}-{secrets.token_hex(3)}"
 
 
-def _new_service(document: SavedRecord, *, name: str | None, **changes: Any) -> ServiceRequest:
-    base = document.request()
+def _new_service(record: SavedRecord, *, name: str | None, **changes: Any) -> ServiceRequest:
+    base = record.request()
     if isinstance(base, SessionRequest):
         base = ServiceRequest(
-            name=document.name or base.name or "", network_mode=base.network_mode, vcpu=base.vcpu
+            name=record.name or base.name or "", network_mode=base.network_mode, vcpu=base.vcpu
         )
     given = {field: value for field, value in changes.items() if value is not None}
     # Domains lead to one service only.
     return _on_its_backend(
-        document, base.replace(name=name or free_name(base.name), custom_domains=None, **given)
+        record, base.replace(name=name or free_name(base.name), custom_domains=None, **given)
     )
 
 
@@ -93,7 +93,7 @@ def _as_session(request: SessionRequest | ServiceRequest) -> SessionRequest:
     return SessionRequest(network_mode=network, vcpu=request.vcpu)
 
 
-def _on_its_backend(document: SavedRecord, request: R) -> R:
+def _on_its_backend(record: SavedRecord, request: R) -> R:
     """Ask for the backend that can read a hot state, else for one that isolates no less than the source's."""
-    free = not document.hot and document.isolation == DEFAULT_BACKEND
-    return cast("R", request.replace(isolation="auto" if free else document.isolation))
+    free = not record.hot and record.isolation == DEFAULT_BACKEND
+    return cast("R", request.replace(isolation="auto" if free else record.isolation))

@@ -30,43 +30,43 @@ class ImageRecord(SavedRecord, kw_only=True):
     trusted: list[str] = msgspec.field(default_factory=list)
 
 
-def access_of(document: ImageRecord, key: str) -> str | None:
+def access_of(record: ImageRecord, key: str) -> str | None:
     """Return by what right a key may use an image, None when it may not know of it."""
-    if document.owner == key:
+    if record.owner == key:
         return "owner"
-    if key in document.trusted:
+    if key in record.trusted:
         return "trusted"
-    return None if document.visibility == "private" else "public"
+    return None if record.visibility == "private" else "public"
 
 
-def groups_of(document: ImageRecord, key: str) -> set[str]:
+def groups_of(record: ImageRecord, key: str) -> set[str]:
     """Return in which lists of a key an image stands; an unlisted one of others is in none."""
-    access = access_of(document, key)
+    access = access_of(record, key)
     groups = {"owner": {"owned"}, "trusted": {"shared"}}.get(access or "", set())
-    return groups | ({"public"} if document.visibility == "public" else set())
+    return groups | ({"public"} if record.visibility == "public" else set())
 
 
-def describe(document: ImageRecord, key: str, listed: bool = False) -> Image:
+def describe(record: ImageRecord, key: str, listed: bool = False) -> Image:
     """Return what a key may see of an image; its trusted keys are for its owner alone."""
-    access = access_of(document, key)
+    access = access_of(record, key)
     return Image(
-        image_id=document.object_id,
+        image_id=record.object_id,
         # Historical clients take a name that is missing in a list from the next item.
-        name=document.name or document.object_id,
-        description=None if listed else document.description,
-        fingerprint=document.sha256,
-        visibility=document.visibility,
-        source_type=document.source_type,
-        source_id=document.source_id,
-        owner_api_key=document.owner,
-        size_bytes=document.size,
-        locked=document.locked,
+        name=record.name or record.object_id,
+        description=None if listed else record.description,
+        fingerprint=record.sha256,
+        visibility=record.visibility,
+        source_type=record.source_type,
+        source_id=record.source_id,
+        owner_api_key=record.owner,
+        size_bytes=record.size,
+        locked=record.locked,
         access=access,
-        created_at=epoch(document.created_at),
-        trusted_keys=document.trusted if access == "owner" and not listed else None,
+        created_at=epoch(record.created_at),
+        trusted_keys=record.trusted if access == "owner" and not listed else None,
     )
 
 
-def trusted_of(document: ImageRecord) -> Trusted:
+def trusted_of(record: ImageRecord) -> Trusted:
     """Return the keys that an image trusts."""
-    return Trusted(trusted_keys=document.trusted, count=len(document.trusted))
+    return Trusted(trusted_keys=record.trusted, count=len(record.trusted))

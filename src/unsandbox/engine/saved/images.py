@@ -63,7 +63,7 @@ class Images:
         self._blobs = blobs
         self._snapshots = snapshots
         self._sources = sources
-        self._kept = SavedCollection(
+        self._saved = SavedCollection(
             "image",
             ImageRecord,
             context,
@@ -74,15 +74,15 @@ class Images:
 
     async def start(self) -> None:
         """Take up what an earlier process stored."""
-        await self._kept.start()
+        await self._saved.start()
 
     async def stop(self) -> None:
         """Wait for what is being stored."""
-        await self._kept.stop()
+        await self._saved.stop()
 
     def __len__(self) -> int:
         """How many there are, of all keys."""
-        return len(self._kept.shelf)
+        return len(self._saved.collection)
 
     async def publish(self, owner: str, request: ImageRequest) -> Image:
         """Make an image of a service or snapshot; nobody else sees it yet.
@@ -107,9 +107,9 @@ class Images:
         if which not in (None, "", "all", *FILTERS):
             raise InvalidRequest(f"filter must be all, {', '.join(FILTERS)}")
         wanted = FILTERS if which in (None, "", "all") else (which,)
-        found = [document for document in self._kept.shelf if not groups_of(document, owner).isdisjoint(wanted)]
-        found.sort(key=lambda document: document.created_at, reverse=True)
-        return [describe(document, owner, listed=True) for document in found]
+        found = [record for record in self._saved.collection if not groups_of(record, owner).isdisjoint(wanted)]
+        found.sort(key=lambda record: record.created_at, reverse=True)
+        return [describe(record, owner, listed=True) for record in found]
 
     def get(self, owner: str, name: str) -> Image:
         """Return an image.
@@ -126,9 +126,9 @@ class Images:
             Conflict: It is locked.
             Forbidden: It is another key's.
         """
-        document = self._own(owner, name)
-        await self._kept.remove(document)
-        return describe(document, owner)
+        record = self._own(owner, name)
+        await self._saved.remove(record)
+        return describe(record, owner)
 
     async def set_locked(self, owner: str, name: str, locked: bool) -> Image:
         """Protect an image from deletion, or no longer."""
@@ -146,12 +146,12 @@ class Images:
         """
         wanted = _public_key(key)
 
-        def trust(document: ImageRecord) -> dict[str, Any]:
-            if wanted in document.trusted:
+        def trust(record: ImageRecord) -> dict[str, Any]:
+            if wanted in record.trusted:
                 return {}
-            if len(document.trusted) >= _TRUSTED_KEYS:
+            if len(record.trusted) >= _TRUSTED_KEYS:
                 raise LimitReached(f"an image may trust {_TRUSTED_KEYS} keys; revoke one, or make it unlisted")
-            return {"trusted": [*document.trusted, wanted]}
+            return {"trusted": [*record.trusted, wanted]}
 
         return trusted_of(await self._change(owner, name, trust))
 
@@ -160,7 +160,7 @@ class Images:
         unwanted = _public_key(key)
         return trusted_of(
             await self._change(
-                owner, name, lambda document: {"trusted": [k for k in document.trusted if k != unwanted]}
+                owner, name, lambda record: {"trusted": [k for k in record.trusted if k != unwanted]}
             )
         )
 
@@ -177,14 +177,14 @@ class Images:
         """
         receiver = _public_key(to)
 
-        def give(document: ImageRecord) -> dict[str, Any]:
+        def give(record: ImageRecord) -> dict[str, Any]:
             if receiver == owner:
                 return {}
-            self._kept.check_room(receiver, document.size)
-            return {"owner": receiver, "trusted": [key for key in document.trusted if key != receiver]}
+            self._saved.check_room(receiver, record.size)
+            return {"owner": receiver, "trusted": [key for key in record.trusted if key != receiver]}
 
-        document = await self._change(owner, name, give)
-        return describe(document, receiver).replace(access=access_of(document, owner), trusted_keys=None)
+        record = await self._change(owner, name, give)
+        return describe(record, receiver).replace(access=access_of(record, owner), trusted_keys=None)
 
     async def spawn(self, owner: str, name: str, request: SpawnRequest, limit: int | None = None) -> Service:
         """Start a service from an image.
@@ -195,19 +195,19 @@ class Images:
             request: What shall be different from what the image is of.
             limit: Services that the key may have; by default the engine's bound.
         """
-        document = self._usable(owner, name)
-        async with opened(self._blobs, document, self._box) as state:
+        record = self._usable(owner, name)
+        async with opened(self._blobs, record, self._box) as state:
             made: Service = await self._services.make_from(
-                owner, spawn_request(document, request), state, limit=limit
+                owner, spawn_request(record, request), state, limit=limit
             )
             return made
 
     async def clone(self, owner: str, name: str, request: ImageCloneRequest) -> Image:
         """Copy an image: the copy is the caller's, private, and trusts nobody."""
         original = self._usable(owner, name)
-        self._kept.check_room(owner, original.size)
+        self._saved.check_room(owner, original.size)
         self._blobs.hold(original.sha256)
-        document = ImageRecord(
+        record = ImageRecord(
             object_id=saved_id("image"),
             owner=owner,
             created_at=time.time(),
@@ -217,8 +217,8 @@ class Images:
             source_id=original.source_id,
             **_state_of(original),
         )
-        await self._kept.add(document)
-        return describe(document, owner)
+        await self._saved.add(record)
+        return describe(record, owner)
 
     @contextlib.asynccontextmanager
     async def open(self, owner: str, name: str) -> AsyncIterator[SavedState]:
@@ -247,16 +247,16 @@ class Images:
         )
 
     async def _publish(self, owner: str, request: ImageRequest) -> Image:
-        self._kept.check_room(owner)
+        self._saved.check_room(owner)
         if request.source_type == "snapshot":
-            document = self._of_snapshot(owner, request)
+            record = self._of_snapshot(owner, request)
         else:
-            document = await self._of_service(owner, request)
-        await self._kept.add(document)
-        return describe(document, owner)
+            record = await self._of_service(owner, request)
+        await self._saved.add(record)
+        return describe(record, owner)
 
     def _of_snapshot(self, owner: str, request: ImageRequest) -> ImageRecord:
-        snapshot = self._snapshots.document(owner, request.source_id)
+        snapshot = self._snapshots.find(owner, request.source_id)
         if snapshot.hot:
             raise InvalidRequest(
                 "a hot snapshot holds memory, and with it secrets, so it is not published; "
@@ -299,23 +299,23 @@ class Images:
 
     def _usable(self, owner: str, name: str) -> ImageRecord:
         """Return an image that a key may use, by id, or by name when it is the key's own."""
-        document = self._kept.shelf.find(name)
-        if document is not None and access_of(document, owner) is not None:
-            return document
+        record = self._saved.collection.find(name)
+        if record is not None and access_of(record, owner) is not None:
+            return record
         # A name of somebody else's image is never taken: anybody could publish under it.
-        return self._kept.shelf.get(owner, name)
+        return self._saved.collection.get(owner, name)
 
     def _own(self, owner: str, name: str) -> ImageRecord:
         """Return an image that a key owns; for one that it may use the refusal says so."""
-        document = self._usable(owner, name)
-        if document.owner != owner:
+        record = self._usable(owner, name)
+        if record.owner != owner:
             raise Forbidden("this image is another key's; only its owner may do this", code="not_owner")
-        return document
+        return record
 
     async def _change(
         self, owner: str, name: str, changes: Callable[[ImageRecord], dict[str, Any]]
     ) -> ImageRecord:
-        return await self._kept.change(self._own(owner, name), changes)
+        return await self._saved.change(self._own(owner, name), changes)
 
 
 def _public_key(text: str | None) -> str:
@@ -325,7 +325,7 @@ def _public_key(text: str | None) -> str:
     return key
 
 
-def _state_of(document: SavedRecord) -> dict[str, Any]:
+def _state_of(record: SavedRecord) -> dict[str, Any]:
     """Return what a saved state is, whatever keeps it."""
     shared = set(SavedRecord.__struct_fields__) - set(Record.__struct_fields__) - {"name", "locked"}
-    return {name: getattr(document, name) for name in shared}
+    return {name: getattr(record, name) for name in shared}

@@ -118,43 +118,43 @@ async def capture(
 
 
 @contextlib.asynccontextmanager
-async def opened(blobs: Blobs, document: SavedRecord, box: SecretBox) -> AsyncIterator[SavedState]:
+async def opened(blobs: Blobs, record: SavedRecord, box: SecretBox) -> AsyncIterator[SavedState]:
     """Give a saved state, verified; its paths are valid within the block.
 
     Args:
         blobs: Where the bytes are.
-        document: Which.
+        record: Which.
         box: Opens the key of a hot one.
 
     Raises:
         Damaged: Its bytes are gone or not what was saved.
     """
-    async with blobs.file(document.sha256) as archive:
-        if not document.hot:
+    async with blobs.file(record.sha256) as archive:
+        if not record.hot:
             try:
-                yield SavedState(document.object_id, work_archive=archive)
+                yield SavedState(record.object_id, work_archive=archive)
             except InvalidArchiveError as error:
                 raise Damaged(f"its data cannot be used: {error}; nothing was changed") from error
             return
         async with blobs.scratch() as scratch:
             image = scratch / "image"
-            await load_hot(archive, image, document.sealed_key, box)
-            yield SavedState(document.object_id, hot_image=image)
+            await load_hot(archive, image, record.sealed_key, box)
+            yield SavedState(record.object_id, hot_image=image)
 
 
 class SavedCollection(Generic[S]):
-    """The saved states of one kind: documents in a shelf, their bytes in the blob store, the two in step.
+    """The saved states of one kind: records in a collection, their bytes in the blob store, the two in step.
 
-    Bytes are durable before a document names them and go after it is gone, so that a crash at any moment leaves
-    bytes without a document at worst; the next start sweeps those away.
+    Bytes are durable before a record names them and go after it is gone, so that a crash at any moment leaves
+    bytes without a record at worst; the next start sweeps those away.
 
     Args:
         kind: Name of the kind, for people and for the store.
-        model: Type of the documents.
+        model: Type of the records.
         context: What the engine shares.
         blobs: Where the bytes are.
         limit: How many one key may have.
-        same: Tells whether a document is also meant by another name.
+        same: Tells whether a record is also meant by another name.
     """
 
     def __init__(
@@ -166,11 +166,11 @@ class SavedCollection(Generic[S]):
         limit: int,
         same: Callable[[S, str], bool] | None = None,
     ) -> None:
-        self.shelf: Collection[S] = Collection(kind, model, context.store, same)
+        self.collection: Collection[S] = Collection(kind, model, context.store, same)
         self._config = context.config
         self._quotas = context.quotas
         self._quotas.holders.append(
-            lambda owner: Reservation(disk=sum(item.size for item in self.shelf.of(owner)))
+            lambda owner: Reservation(disk=sum(item.size for item in self.collection.of(owner)))
         )
         self._blobs = blobs
         self._limit = limit
@@ -178,38 +178,38 @@ class SavedCollection(Generic[S]):
 
     async def start(self) -> None:
         """Take up what an earlier process stored."""
-        for document in await self.shelf.load():
-            self._blobs.hold(document.sha256)
+        for record in await self.collection.load():
+            self._blobs.hold(record.sha256)
 
     async def stop(self) -> None:
         """Return when nothing is being stored."""
         async with self._changing:
             pass
 
-    async def add(self, document: S) -> None:
-        """Keep a document, and with it the hold that the caller has on its bytes; both go when that fails."""
-        await run_uncancelled(self._add(document))
+    async def add(self, record: S) -> None:
+        """Keep a record, and with it the hold that the caller has on its bytes; both go when that fails."""
+        await run_uncancelled(self._add(record))
 
-    async def remove(self, document: S) -> None:
-        """Forget a document and let go of its bytes.
+    async def remove(self, record: S) -> None:
+        """Forget a record and let go of its bytes.
 
         Raises:
             Conflict: It is locked.
             UnknownObject: It is gone.
         """
-        await run_uncancelled(self._remove(document))
+        await run_uncancelled(self._remove(record))
 
-    async def change(self, document: S, changes: Callable[[S], dict[str, Any]]) -> S:
-        """Change a document as it is now; return what it is then.
+    async def change(self, record: S, changes: Callable[[S], dict[str, Any]]) -> S:
+        """Change a record as it is now; return what it is then.
 
         Args:
-            document: Which one.
+            record: Which one.
             changes: Returns the new values of the fields that change.
 
         Raises:
             UnknownObject: It is gone.
         """
-        return await run_uncancelled(self._change(document, changes))
+        return await run_uncancelled(self._change(record, changes))
 
     def check_room(self, owner: str, size: int = 0, without: Sequence[S] = ()) -> None:
         """Refuse a further `size` bytes when a key would keep more than it may.
@@ -223,8 +223,8 @@ class SavedCollection(Generic[S]):
             LimitReached: It would; the message says how much it may.
             InsufficientStorage: It would store more of all kinds than it may.
         """
-        kind, gone = self.shelf.kind, {document.object_id for document in without}
-        sizes = [document.size for document in self.shelf.of(owner) if document.object_id not in gone]
+        kind, gone = self.collection.kind, {record.object_id for record in without}
+        sizes = [record.size for record in self.collection.of(owner) if record.object_id not in gone]
         if len(sizes) >= self._limit:
             raise LimitReached(
                 f"a key may have {self._limit} {kind}s here, and this one has; delete one",
@@ -237,31 +237,31 @@ class SavedCollection(Generic[S]):
                 f"{(sum(sizes) + size) // MIB + 1} MiB; delete one",
                 code=f"{kind}_limit_reached",
             )
-        self._quotas.check_room(owner, Reservation(disk=size - sum(document.size for document in without)))
+        self._quotas.check_room(owner, Reservation(disk=size - sum(record.size for record in without)))
 
-    async def _add(self, document: S) -> None:
+    async def _add(self, record: S) -> None:
         try:
             async with self._changing:
-                self.check_room(document.owner, document.size)
-                await self.shelf.put(document)
+                self.check_room(record.owner, record.size)
+                await self.collection.put(record)
         except BaseException:
-            await self._blobs.release(document.sha256)
+            await self._blobs.release(record.sha256)
             raise
 
-    async def _remove(self, document: S) -> None:
+    async def _remove(self, record: S) -> None:
         async with self._changing:
-            current = self.shelf.get(document.owner, document.object_id)
+            current = self.collection.get(record.owner, record.object_id)
             if current.locked:
                 raise Conflict(
-                    f"this {self.shelf.kind} is locked; unlock it before you delete it",
-                    code=f"{self.shelf.kind}_locked",
+                    f"this {self.collection.kind} is locked; unlock it before you delete it",
+                    code=f"{self.collection.kind}_locked",
                 )
-            await self.shelf.drop(current)
+            await self.collection.drop(current)
         await self._blobs.release(current.sha256)
 
-    async def _change(self, document: S, changes: Callable[[S], dict[str, Any]]) -> S:
+    async def _change(self, record: S, changes: Callable[[S], dict[str, Any]]) -> S:
         async with self._changing:
-            current = self.shelf.get(document.owner, document.object_id)
+            current = self.collection.get(record.owner, record.object_id)
             changed = msgspec.structs.replace(current, **changes(current))
-            await self.shelf.put(changed)
+            await self.collection.put(changed)
             return changed

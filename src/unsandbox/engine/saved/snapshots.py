@@ -57,7 +57,7 @@ class Snapshots:
         self._box = context.box
         self._blobs = blobs
         self._sources = sources
-        self._kept = SavedCollection(
+        self._saved = SavedCollection(
             "snapshot", SnapshotRecord, context, blobs, context.config.snapshots_per_key
         )
         # A lock lives as long as somebody holds it or waits for it.
@@ -65,15 +65,15 @@ class Snapshots:
 
     async def start(self) -> None:
         """Take up what an earlier process stored."""
-        await self._kept.start()
+        await self._saved.start()
 
     async def stop(self) -> None:
         """Wait for what is being stored."""
-        await self._kept.stop()
+        await self._saved.stop()
 
     def __len__(self) -> int:
         """How many there are, of all keys."""
-        return len(self._kept.shelf)
+        return len(self._saved.collection)
 
     async def create(self, owner: str, request: SnapshotRequest) -> Snapshot:
         """Save the state of a session or service; it is durable when this returns.
@@ -96,24 +96,24 @@ class Snapshots:
         Raises:
             UnknownObject: No such snapshot of this key.
         """
-        return describe(self.document(owner, name))
+        return describe(self.find(owner, name))
 
     def list_of(self, owner: str) -> list[Snapshot]:
         """Return the snapshots of a key, newest first."""
-        return [describe(document) for document in self._kept.shelf.of(owner)]
+        return [describe(record) for record in self._saved.collection.of(owner)]
 
-    def document(self, owner: str, name: str) -> SnapshotRecord:
+    def find(self, owner: str, name: str) -> SnapshotRecord:
         """Return what is stored of a snapshot, for images.
 
         Raises:
             UnknownObject: No such snapshot of this key.
         """
-        return self._kept.shelf.get(owner, name)
+        return self._saved.collection.get(owner, name)
 
     async def set_locked(self, owner: str, name: str, locked: bool) -> Snapshot:
         """Protect a snapshot from deletion, or no longer."""
-        document = self.document(owner, name)
-        return describe(await self._kept.change(document, lambda _: {"locked": locked}))
+        record = self.find(owner, name)
+        return describe(await self._saved.change(record, lambda _: {"locked": locked}))
 
     async def delete(self, owner: str, name: str) -> Snapshot:
         """Delete a snapshot.
@@ -121,9 +121,9 @@ class Snapshots:
         Raises:
             Conflict: It is locked.
         """
-        document = self.document(owner, name)
-        await self._kept.remove(document)
-        return describe(document)
+        record = self.find(owner, name)
+        await self._saved.remove(record)
+        return describe(record)
 
     async def restore(self, owner: str, name: str, limits: Mapping[str, int | None] = NO_LIMITS) -> Restored:
         """Put the saved state back into its source, or make the source again when it was deleted.
@@ -136,26 +136,26 @@ class Snapshots:
         Raises:
             Damaged: The saved bytes are not what was saved; the source is as it was.
         """
-        document = self.document(owner, name)
-        source = self._sources[document.kind]
-        one_at_a_time = self._restoring.setdefault(document.source_id, asyncio.Lock())
-        async with one_at_a_time, opened(self._blobs, document, self._box) as state:
+        record = self.find(owner, name)
+        source = self._sources[record.kind]
+        one_at_a_time = self._restoring.setdefault(record.source_id, asyncio.Lock())
+        async with one_at_a_time, opened(self._blobs, record, self._box) as state:
             try:
-                source.source(owner, document.source_id)
+                source.source(owner, record.source_id)
             except UnknownObject:
-                request = same_request(document)
-                await source.make_from(owner, request, state, document.source_id, limits.get(document.kind))
-                message = f"{document.kind} made again from the snapshot"
-                if document.env_names:
-                    message += "; its vault went with it, set it again: " + ", ".join(document.env_names)
+                request = same_request(record)
+                await source.make_from(owner, request, state, record.source_id, limits.get(record.kind))
+                message = f"{record.kind} made again from the snapshot"
+                if record.env_names:
+                    message += "; its vault went with it, set it again: " + ", ".join(record.env_names)
             else:
-                await source.put_back(document.source_id, state)
-                message = f"{document.kind} restored from the snapshot"
+                await source.put_back(record.source_id, state)
+                message = f"{record.kind} restored from the snapshot"
         return Restored(
-            id=document.source_id,
-            type=document.kind,
+            id=record.source_id,
+            type=record.kind,
             status="restored",
-            restored_id=document.source_id,
+            restored_id=record.source_id,
             message=message,
         )
 
@@ -178,12 +178,12 @@ class Snapshots:
             InvalidRequest: A hot snapshot can only become what it was.
             Damaged: The saved bytes are not what was saved.
         """
-        document = self.document(owner, name)
-        kind = request.type or document.kind
-        if document.hot and kind != document.kind:
-            raise InvalidRequest(f"a hot snapshot of a {document.kind} can only be cloned to a {document.kind}")
-        wanted = clone_request(document, kind, request)
-        async with opened(self._blobs, document, self._box) as state:
+        record = self.find(owner, name)
+        kind = request.type or record.kind
+        if record.hot and kind != record.kind:
+            raise InvalidRequest(f"a hot snapshot of a {record.kind} can only be cloned to a {record.kind}")
+        wanted = clone_request(record, kind, request)
+        async with opened(self._blobs, record, self._box) as state:
             made = await self._sources[kind].make_from(owner, wanted, state, None, limits.get(kind))
         return _cloned(made)
 
@@ -195,7 +195,7 @@ class Snapshots:
         key = new_key() if request.hot else None
         async with source.lend(info.object_id) as sandbox:
             blob = await capture(self._blobs, sandbox, self._config, key)
-        document = SnapshotRecord(
+        record = SnapshotRecord(
             object_id=saved_id("snapshot"),
             owner=owner,
             created_at=time.time(),
@@ -217,8 +217,8 @@ class Snapshots:
         except BaseException:
             await self._blobs.release(blob.sha256)
             raise
-        await self._kept.add(document)
-        return describe(document)
+        await self._saved.add(record)
+        return describe(record)
 
     async def _make_room(self, owner: str, size: int) -> None:
         """Let the oldest ephemeral snapshots of a key go until a further one of `size` bytes has room.
@@ -228,36 +228,36 @@ class Snapshots:
         """
         while victims := self._victims(owner, size):
             with contextlib.suppress(Conflict, UnknownObject):
-                await self._kept.remove(victims[0])
+                await self._saved.remove(victims[0])
 
     def _victims(self, owner: str, size: int = 0) -> list[SnapshotRecord]:
         """Return the ephemeral snapshots, oldest first, that must go for a further one of `size` bytes."""
-        oldest_first = reversed(self._kept.shelf.of(owner))
+        oldest_first = reversed(self._saved.collection.of(owner))
         ephemeral = [item for item in oldest_first if item.ephemeral and not item.locked]
-        self._kept.check_room(owner, size, without=ephemeral)
+        self._saved.check_room(owner, size, without=ephemeral)
         for count in range(len(ephemeral)):
             with contextlib.suppress(LimitReached):
-                self._kept.check_room(owner, size, without=ephemeral[:count])
+                self._saved.check_room(owner, size, without=ephemeral[:count])
                 return ephemeral[:count]
         return ephemeral
 
 
-def describe(document: SnapshotRecord) -> Snapshot:
+def describe(record: SnapshotRecord) -> Snapshot:
     """Return what a client may see of a snapshot."""
     return Snapshot(
-        snapshot_id=document.object_id,
+        snapshot_id=record.object_id,
         # Historical clients take a name that is missing in a list from the next item.
-        name=document.name or document.object_id,
-        source_type=document.kind,
-        source_id=document.source_id,
-        size_bytes=document.size,
-        sha256=document.sha256,
-        hot=document.hot,
-        isolation=document.isolation,
-        locked=document.locked,
+        name=record.name or record.object_id,
+        source_type=record.kind,
+        source_id=record.source_id,
+        size_bytes=record.size,
+        sha256=record.sha256,
+        hot=record.hot,
+        isolation=record.isolation,
+        locked=record.locked,
         status="completed",
-        container_name=document.container,
-        created_at=epoch(document.created_at),
+        container_name=record.container,
+        created_at=epoch(record.created_at),
     )
 
 

@@ -1,16 +1,13 @@
-"""What a service runs: where its script comes from, and how it lies on disk until the service is deleted."""
+"""Where the script of a service comes from: the request itself, or a URL on the public internet."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -18,19 +15,14 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from unsandbox.engine.errors import InvalidRequest, TooLarge
-from unsandbox.engine.persistent.limits import remove_tree, sandbox_files
-from unsandbox.engine.store.objects import new_id
 from unsandbox.protocol.bounds import SCRIPT_BYTES
-from unsandbox.protocol.contents import Content, chunks_of
 from unsandbox.protocol.services import Redeploy, ServiceRequest
 from unsandbox.sandbox.launcher.network.addresses import is_public_address
 from unsandbox.sandbox.launcher.network.setup import present_networks
-from unsandbox.sandbox.spec import SandboxFile
 
 if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
 
-SCRIPT_PATH = "/tmp/bootstrap.sh"  # noqa: S108 - a path inside the sandbox
 FETCH_S = 30.0
 _REDIRECTS = 5
 _REDIRECTED = frozenset({301, 302, 303, 307, 308})
@@ -194,69 +186,3 @@ def _unusable(reason: str) -> InvalidRequest:
 
 def _too_large() -> TooLarge:
     return TooLarge(f"the bootstrap is larger than {SCRIPT_BYTES >> 20} MiB; let it fetch what it needs")
-
-
-def write_deployment(folder: Path, script: bytes | None, files: Mapping[str, bytes | Content]) -> str:
-    """Store a script and its input files; return the name under which `read_deployment` finds them.
-
-    It is there whole or not at all. Blocks.
-    """
-    name = new_id("deploy")
-    temporary = folder / f".{name}"
-    (temporary / "input").mkdir(mode=0o700, parents=True)
-    try:
-        if script is not None:
-            _write(temporary / "bootstrap.sh", script)
-        for file, data in files.items():
-            (temporary / "input" / file).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(temporary / "input" / file, data)
-        temporary.rename(folder / name)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return name
-
-
-def read_deployment(folder: Path, name: str) -> tuple[bytes | None, dict[str, bytes | Content]]:
-    """Return a stored script and its input files. Blocks."""
-    script = folder / name / "bootstrap.sh"
-    place = folder / name / "input"
-    files: dict[str, bytes | Content] = {
-        path.relative_to(place).as_posix(): path.read_bytes()
-        for path in sorted(place.rglob("*"))
-        if path.is_file()
-    }
-    return (script.read_bytes() if script.exists() else None), files
-
-
-def remove_deployments(folder: Path, but: str) -> None:
-    """Remove all stored scripts of a service except one. Blocks."""
-    for path in folder.iterdir():
-        if path.name != but and path.name.lstrip(".").startswith("deploy_"):
-            remove_tree(path)
-
-
-def deployment_files(script: bytes | None, files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
-    """Return a script and its input files as a sandbox takes them."""
-    found = sandbox_files(files)
-    if script is not None:
-        found.append(SandboxFile(SCRIPT_PATH, script, mode=0o755))
-    return found
-
-
-def script_argv(script: bytes, shell: str) -> list[str]:
-    r"""Return what runs a script: itself, when its first line names an interpreter.
-
-    Example:
-        >>> script_argv(b"#!/usr/bin/python3\n", "sh"), script_argv(b"echo\n", "sh")
-        (['/tmp/bootstrap.sh'], ['sh', '/tmp/bootstrap.sh'])
-    """
-    return [SCRIPT_PATH] if script.startswith(b"#!") else [shell, SCRIPT_PATH]
-
-
-def _write(path: Path, data: bytes | Content) -> None:
-    with path.open("xb") as file:
-        for chunk in chunks_of(data):
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable, Iterator
 
 from unsandbox.engine.errors import Conflict, Forbidden, InvalidRequest
-from unsandbox.engine.services.document import ServiceRecord
+from unsandbox.engine.services.record import ServiceRecord
 from unsandbox.engine.store.objects import Collection
 from unsandbox.protocol.bounds import MAX_DOMAINS
 
@@ -21,15 +21,15 @@ class ServiceNames:
     """Finds services by name or domain, and keeps two from having the same.
 
     Args:
-        shelf: All services.
+        collection: All services.
         reserved: Host names, as suffixes, that no service may have: those of the API itself.
 
     Attributes:
         reserved: All such host names, lower-case.
     """
 
-    def __init__(self, shelf: Collection[ServiceRecord], reserved: Iterable[str]) -> None:
-        self._shelf = shelf
+    def __init__(self, collection: Collection[ServiceRecord], reserved: Iterable[str]) -> None:
+        self._collection = collection
         self.reserved = frozenset({name.lower() for name in reserved} | {"localhost", _own_name()})
         self._by_name: dict[str, ServiceRecord] = {}
         self._by_domain: dict[str, ServiceRecord] = {}
@@ -37,8 +37,8 @@ class ServiceNames:
 
     def refresh(self) -> None:
         """Take note of changed services."""
-        self._by_name = {document.name: document for document in self._shelf}
-        self._by_domain = {domain: document for document in self._shelf for domain in document.domains}
+        self._by_name = {record.name: record for record in self._collection}
+        self._by_domain = {domain: record for record in self._collection for domain in record.domains}
 
     def named(self, name: str) -> ServiceRecord | None:
         """Return the service of a name."""

@@ -13,8 +13,8 @@ from typing import Any
 from unsandbox.engine.background import run_uncancelled
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import RequestError
-from unsandbox.engine.services.document import FROZEN, RUNNING, ServiceRecord
-from unsandbox.engine.services.host import ServiceRegistry
+from unsandbox.engine.services.record import FROZEN, RUNNING, ServiceRecord
+from unsandbox.engine.services.registry import ServiceRegistry
 from unsandbox.sandbox.errors import SandboxError
 
 _PORT_AND_NAME = re.compile(r"([1-9][0-9]{0,4})-(.+)\Z")
@@ -34,7 +34,7 @@ class Unreachable(RequestError):
 class Target:
     """A service and the port of it that is meant."""
 
-    document: ServiceRecord
+    record: ServiceRecord
     port: int
 
 
@@ -43,18 +43,18 @@ class ServiceRouter:
 
     Args:
         config: The bounds.
-        host: Where they run.
+        registry: Where they run.
         wake: Lets a frozen one go on.
     """
 
     def __init__(
         self,
         config: EngineConfig,
-        host: ServiceRegistry,
+        registry: ServiceRegistry,
         wake: Callable[[ServiceRecord], Coroutine[Any, Any, None]],
     ) -> None:
         self._config = config
-        self._host = host
+        self._registry = registry
         self._wake = wake
 
     def named(self, label: str) -> Target | None:
@@ -62,27 +62,27 @@ class ServiceRouter:
 
         Only ports that the service declares are led to.
         """
-        document = self._host.names.named(label)
-        if document is not None:
-            return _first_port(document)
+        record = self._registry.names.named(label)
+        if record is not None:
+            return _first_port(record)
         match = _PORT_AND_NAME.match(label)
-        document = self._host.names.named(match[2]) if match else None
-        if match is None or document is None or int(match[1]) not in document.ports:
+        record = self._registry.names.named(match[2]) if match else None
+        if match is None or record is None or int(match[1]) not in record.ports:
             return None
-        return Target(document, int(match[1]))
+        return Target(record, int(match[1]))
 
     def with_domain(self, domain: str) -> Target | None:
         """Return who is meant by a whole host name, lower-case."""
-        document = self._host.names.with_domain(domain)
-        return None if document is None else _first_port(document)
+        record = self._registry.names.with_domain(domain)
+        return None if record is None else _first_port(record)
 
     def is_domain(self, domain: str) -> bool:
         """Tell whether a host name belongs to a service, whether or not that has a port."""
-        return self._host.names.with_domain(domain) is not None
+        return self._registry.names.with_domain(domain) is not None
 
     def is_reserved(self, domain: str) -> bool:
         """Tell whether a whole host name is the API's own, whatever services are called."""
-        return domain in self._host.names.reserved
+        return domain in self._registry.names.reserved
 
     async def connect(self, target: Target) -> int:
         """Return a connected socket to the port; wakes the service if that is wanted, waits while it starts.
@@ -90,38 +90,36 @@ class ServiceRouter:
         Raises:
             Unreachable: It is frozen, its program has ended, or nothing listens there.
         """
-        document = target.document
-        self._host.activity.touch(document)
-        if document.state == FROZEN:
-            if not document.unfreeze_on_demand:
-                raise Unreachable(f"the service {document.name!r} is frozen", code="service_frozen")
+        record = target.record
+        self._registry.activity.touch(record)
+        if record.state == FROZEN:
+            if not record.unfreeze_on_demand:
+                raise Unreachable(f"the service {record.name!r} is frozen", code="service_frozen")
             # A visitor who leaves must not stop it half-way.
-            await run_uncancelled(self._wake(document))
+            await run_uncancelled(self._wake(record))
         arrived, pause = time.monotonic(), _FIRST_PAUSE_S
         while True:
-            run = self._host.run_of(document)
-            if document.state != RUNNING:
-                raise Unreachable(
-                    f"the service {document.name!r} does not run", code=f"service_{document.state}"
-                )
+            supervisor = self._registry.supervisor_of(record)
+            if record.state != RUNNING:
+                raise Unreachable(f"the service {record.name!r} does not run", code=f"service_{record.state}")
             with contextlib.suppress(ConnectionError, SandboxError):
-                if run.sandbox is not None:
-                    descriptor = await run.sandbox.connect(target.port)
-                    run.listened = True
+                if supervisor.sandbox is not None:
+                    descriptor = await supervisor.sandbox.connect(target.port)
+                    supervisor.listened = True
                     return descriptor
             patience = arrived + _SETTLED_WAIT_S
-            if not run.listened:
+            if not supervisor.listened:
                 # A service that starts over and over again is no reason to wait for ever.
-                starting = min(run.starting_since, arrived) + self._config.service_start_s
+                starting = min(supervisor.starting_since, arrived) + self._config.service_start_s
                 patience = max(patience, starting)
             if time.monotonic() >= patience:
                 raise Unreachable(
-                    f"nothing listens on port {target.port} of the service {document.name!r}",
+                    f"nothing listens on port {target.port} of the service {record.name!r}",
                     code="nothing_listens",
                 )
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE_S, pause * 1.5)
 
 
-def _first_port(document: ServiceRecord) -> Target | None:
-    return Target(document, document.ports[0]) if document.ports else None
+def _first_port(record: ServiceRecord) -> Target | None:
+    return Target(record, record.ports[0]) if record.ports else None

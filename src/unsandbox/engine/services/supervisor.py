@@ -1,4 +1,4 @@
-"""One service while this process runs it: its sandbox, its program, and what happens when that ends."""
+"""Supervises one service: opens its sandbox, starts its program, and starts it again when it ends."""
 
 from __future__ import annotations
 
@@ -16,17 +16,13 @@ from unsandbox.engine.errors import RequestError
 from unsandbox.engine.persistent.limits import open_persistent
 from unsandbox.engine.saved.sources import SavedState
 from unsandbox.engine.services.log import ServiceLog
+from unsandbox.engine.services.output import copy_output
 from unsandbox.errors import EngineError
 from unsandbox.sandbox.errors import SandboxError
-from unsandbox.sandbox.host.descriptors import readable
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec, RunningProcess
-from unsandbox.sandbox.spec import MIB
 
 logger = logging.getLogger("unsandbox.engine.services.services")
 
-_READ_BYTES = 64 * 1024
-_BYTES_PER_S = 4 * MIB
-_BURST_BYTES = 16 * MIB
 _LAST_OUTPUT_S = 2.0
 _LISTEN_TRIES = 5
 _LISTEN_PAUSE_S = 0.1
@@ -37,7 +33,7 @@ _FAILURES = (RequestError, SandboxError, EngineError, OSError)
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What is to be started; made anew for every start."""
+    """What a start needs; made anew for every start."""
 
     isolation: str
     spec: PersistentSpec
@@ -47,23 +43,23 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a program ended: its exit code if it had one, in words, and how long it ran."""
+    """How a program ended: its exit code if it had one, a description for people, and how long it ran."""
 
     exit_code: int | None
-    words: str
+    description: str
     ran_s: float
 
 
 class ServiceSupervisor:
     """Keeps the program of one service going. Every start has a fresh sandbox with the same work folder.
 
-    `start`, `stop`, `freeze` and `thaw` are called with `lock` held.
+    `start`, `stop`, `freeze` and `unfreeze` are called with `lock` held.
 
     Args:
-        context: What the engine shares.
+        context: What the parts of the engine share.
         log: Takes the program's output.
-        prepare: Says what to start.
-        on_end: Told of every end; returns the seconds after which to start again, None for never.
+        prepare: Returns what to start.
+        on_end: Called at every end; returns the seconds after which to start again, None for never.
         gate: Bounds how many start at the same time.
     """
 
@@ -83,18 +79,18 @@ class ServiceSupervisor:
         self.lock = asyncio.Lock()
         self.sandbox: PersistentSandbox | None = None
         self.starting_since = time.monotonic()
-        """When it was started last, or ended, or was thawed."""
+        """When it was started last, or ended, or was unfrozen."""
         self.listened = False
         """Whether anybody could connect since then."""
         self._ports: Sequence[int] = ()
         self._process: RunningProcess | None = None
         self._copying: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._thawed = asyncio.Event()
-        self._thawed.set()
+        self._unfrozen = asyncio.Event()
+        self._unfrozen.set()
 
     @property
-    def kept(self) -> bool:
+    def active(self) -> bool:
         """Whether its program runs or is about to."""
         return self._keeper is not None and not self._keeper.done()
 
@@ -110,7 +106,7 @@ class ServiceSupervisor:
         self._keeper = asyncio.create_task(self._keep(None))
 
     def start_later(self) -> None:
-        """Start in the background, as often as it takes."""
+        """Start in the background, repeatedly until it succeeds."""
         self._keeper = asyncio.create_task(self._keep(0.0))
 
     async def stop(self, grace_s: float) -> None:
@@ -125,26 +121,26 @@ class ServiceSupervisor:
             with contextlib.suppress(TimeoutError, SandboxError):
                 await asyncio.wait_for(process.wait(), grace_s)
         await self._close()
-        self._thawed.set()
+        self._unfrozen.set()
 
     async def freeze(self) -> None:
-        """Stop every process where it is, and start nothing until it is thawed."""
-        self._thawed.clear()
+        """Stop every process where it is, and start nothing until it is unfrozen."""
+        self._unfrozen.clear()
         try:
             sandbox = await self._living()
             if sandbox is not None:
                 await sandbox.freeze()
         except BaseException:
-            # Else its keeper would wait for a thaw that never comes.
-            self._thawed.set()
+            # Else its keeper would wait for a unfreeze that never comes.
+            self._unfrozen.set()
             raise
 
-    async def thaw(self) -> None:
+    async def unfreeze(self) -> None:
         """Let every process go on."""
         if self.sandbox is not None:
             await self.sandbox.unfreeze()
         self.starting_since = time.monotonic()
-        self._thawed.set()
+        self._unfrozen.set()
 
     async def any_sandbox(self, *, frozen: bool) -> PersistentSandbox:
         """Return the sandbox, or open one in which nothing runs.
@@ -172,17 +168,17 @@ class ServiceSupervisor:
             end = None
             if delay is not None:
                 await asyncio.sleep(delay)
-                await self._thawed.wait()
+                await self._unfrozen.wait()
                 async with self.lock:
-                    if not self._thawed.is_set():
+                    if not self._unfrozen.is_set():
                         # It was frozen while we waited for our turn.
                         continue
                     end = await self._try_to_launch()
             end = end or await self._wait_for_end()
             self.starting_since, self.listened = time.monotonic(), False
             async with self.lock:
-                # Whoever wants to use or thaw it must not find a dead sandbox.
-                if not self._thawed.is_set():
+                # Whoever wants to use or unfreeze it must not find a dead sandbox.
+                if not self._unfrozen.is_set():
                     await self._close()
                 await self._living()
             delay = await self._on_end(end)
@@ -229,7 +225,7 @@ class ServiceSupervisor:
             if process.stdin_fd is not None:
                 os.close(process.stdin_fd)
                 process.stdin_fd = None
-            self._copying = asyncio.create_task(self._copy_output(process.stdout_fd))
+            self._copying = asyncio.create_task(copy_output(process.stdout_fd, self.log))
 
     async def _wait_for_end(self) -> End:
         sandbox = self.sandbox
@@ -278,27 +274,6 @@ class ServiceSupervisor:
             await asyncio.sleep(_LISTEN_PAUSE_S)
         return False
 
-    async def _copy_output(self, descriptor: int | None) -> None:
-        """Write what the program says into the log: no faster than the disk takes it, nor than others bear."""
-        pace = _Pace()
-        while descriptor is not None:
-            try:
-                data = os.read(descriptor, _READ_BYTES)
-            except BlockingIOError:
-                await readable(descriptor)
-                continue
-            except OSError:
-                return
-            if not data:
-                return
-            try:
-                await self.log.append(data)
-            except OSError as error:
-                # The program must not suffer because its words cannot be kept.
-                logger.warning("output of a service is lost: %s", error.strerror)
-                await asyncio.sleep(1.0)
-            await pace.keep(len(data))
-
     async def _close(self) -> None:
         process, sandbox, copying = self._process, self.sandbox, self._copying
         self._process = self.sandbox = self._copying = None
@@ -311,22 +286,6 @@ class ServiceSupervisor:
             await asyncio.gather(copying, return_exceptions=True)
         if process is not None:
             process.close()
-
-
-class _Pace:
-    """Holds back who writes without end: its program then waits in its own writing."""
-
-    def __init__(self) -> None:
-        self._allowed = float(_BURST_BYTES)
-        self._since = time.monotonic()
-
-    async def keep(self, written: int) -> None:
-        """Wait as long as what was written is ahead of the pace."""
-        now = time.monotonic()
-        self._allowed = min(_BURST_BYTES, self._allowed + (now - self._since) * _BYTES_PER_S) - written
-        self._since = now
-        if self._allowed < 0:
-            await asyncio.sleep(-self._allowed / _BYTES_PER_S)
 
 
 async def _has_ended(sandbox: PersistentSandbox) -> bool:

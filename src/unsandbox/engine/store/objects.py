@@ -1,4 +1,4 @@
-"""Things that last and belong to a key: how they are named, found, and kept across a restart."""
+"""Stored objects that belong to a key: how they are named, found, and kept across a restart."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Record(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class ObjectRow:
-    """A stored object: its document as JSON."""
+    """A stored object: its record as a JSON document."""
 
     object_id: str
     kind: str
@@ -33,7 +33,7 @@ class ObjectRow:
 
 
 class ObjectStore(Protocol):
-    """Where objects live on."""
+    """Where objects are stored."""
 
     async def put_object(self, row: ObjectRow) -> None:
         """Store an object, new or changed; returns when it is durable."""
@@ -46,43 +46,43 @@ class ObjectStore(Protocol):
 
 
 note_made: ContextVar[Callable[[str, str], Awaitable[None]] | None] = ContextVar("note_made", default=None)
-"""Told (kind, id) of a new object before it is stored, in the request that makes it: see `IdempotencyStore`."""
+"""Called with kind and id of a new object before it is stored, in the request that makes it."""
 
-D = TypeVar("D", bound=Record)
+R = TypeVar("R", bound=Record)
 
 
-class Collection(Generic[D]):
+class Collection(Generic[R]):
     """All objects of one kind, in memory and in the store. Changes are stored before they are acknowledged.
 
     Args:
         kind: Name of the kind, for people and for the store.
-        model: Type of the documents.
-        store: Where they live on.
-        same: Tells whether an object is also meant by another name (a container name, say).
+        model: Type of the records.
+        store: Where they are stored.
+        same: Tells whether an object has also another name (a container name, say).
     """
 
     def __init__(
-        self, kind: str, model: type[D], store: ObjectStore, same: Callable[[D, str], bool] | None = None
+        self, kind: str, model: type[R], store: ObjectStore, same: Callable[[R, str], bool] | None = None
     ) -> None:
         self.kind = kind
         self._model = model
         self._store = store
         self._same = same or (lambda _document, _name: False)
-        self._items: dict[str, D] = {}
+        self._items: dict[str, R] = {}
 
-    async def load(self) -> list[D]:
-        """Read what an earlier process stored; returns it."""
+    async def load(self) -> list[R]:
+        """Load the records that an earlier process stored, and return them."""
         for row in await self._store.load_objects(self.kind):
             self._items[row.object_id] = msgspec.json.decode(row.document, type=self._model)
         return list(self._items.values())
 
-    def __iter__(self) -> Iterator[D]:
+    def __iter__(self) -> Iterator[R]:
         return iter(list(self._items.values()))
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def get(self, owner: str, name: str) -> D:
+    def get(self, owner: str, name: str) -> R:
         """Return the object of an owner, by id or another name of it.
 
         Raises:
@@ -96,53 +96,53 @@ class Collection(Generic[D]):
             raise UnknownObject(f"no {self.kind} {name[:80]!r} of this key", code=f"{self.kind}_not_found")
         return found
 
-    def find(self, object_id: str) -> D | None:
-        """Return an object whoever owns it."""
+    def find(self, object_id: str) -> R | None:
+        """Return an object of any owner."""
         return self._items.get(object_id)
 
-    def of(self, owner: str) -> list[D]:
+    def of(self, owner: str) -> list[R]:
         """Return the objects of an owner, newest first."""
         mine = [item for item in self._items.values() if item.owner == owner]
         return sorted(mine, key=lambda item: item.created_at, reverse=True)
 
-    async def put(self, document: D) -> None:
+    async def put(self, record: R) -> None:
         """Store an object, new or changed."""
-        if document.object_id not in self._items and (note := note_made.get()) is not None:
-            await note(self.kind, document.object_id)
-        stored = msgspec.json.encode(document)
-        await self._store.put_object(ObjectRow(document.object_id, self.kind, document.owner, stored))
-        self._items[document.object_id] = document
-        # While a new one was not on the shelf nobody could `update` it: what changed of it is stored now.
-        if msgspec.json.encode(document) != stored:
+        if record.object_id not in self._items and (note := note_made.get()) is not None:
+            await note(self.kind, record.object_id)
+        stored = msgspec.json.encode(record)
+        await self._store.put_object(ObjectRow(record.object_id, self.kind, record.owner, stored))
+        self._items[record.object_id] = record
+        # Until now `update` refused it; a change that was made meanwhile is stored now.
+        if msgspec.json.encode(record) != stored:
             with contextlib.suppress(UnknownObject):
-                await self.update(document)
+                await self.update(record)
 
-    async def update(self, document: D) -> None:
+    async def update(self, record: R) -> None:
         """Store a change of an object; one that is being forgotten meanwhile stays forgotten.
 
         Raises:
-            UnknownObject: It is not on the shelf any more.
+            UnknownObject: It is no longer in the collection.
         """
-        self._must_hold(document)
-        row = ObjectRow(document.object_id, self.kind, document.owner, msgspec.json.encode(document))
+        self._must_hold(record)
+        row = ObjectRow(record.object_id, self.kind, record.owner, msgspec.json.encode(record))
         await self._store.put_object(row)
-        # The store works in the order of the calls: a deletion that came in between has taken the row along.
-        self._must_hold(document)
-        self._items[document.object_id] = document
+        # The store works in the order of the calls: a deletion that came in between has removed the row.
+        self._must_hold(record)
+        self._items[record.object_id] = record
 
-    async def drop(self, document: D) -> None:
+    async def drop(self, record: R) -> None:
         """Forget an object."""
-        # First here: whoever changes it meanwhile must see that it goes.
-        gone = self._items.pop(document.object_id, None)
+        # First here, so that a concurrent change sees that it goes.
+        gone = self._items.pop(record.object_id, None)
         try:
-            await self._store.delete_object(document.object_id)
+            await self._store.delete_object(record.object_id)
         except BaseException:
             if gone is not None:
-                self._items.setdefault(document.object_id, gone)
+                self._items.setdefault(record.object_id, gone)
             raise
 
-    def _must_hold(self, document: D) -> None:
-        if document.object_id not in self._items:
+    def _must_hold(self, record: R) -> None:
+        if record.object_id not in self._items:
             raise UnknownObject(f"the {self.kind} was deleted", code=f"{self.kind}_not_found")
 
 

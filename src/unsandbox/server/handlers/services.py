@@ -98,17 +98,18 @@ async def service_command(call: Call) -> ServiceJob:
     """Run a command beside its program; the answer comes at its end, or says `running` when that takes long."""
     request = read_body(call, CommandRequest)
     services = call.engine.services
-    document = services.check_runs(call.owner, call.params["id"])
+    record = services.find(call.owner, call.params["id"])
+    services.lifecycle.check_running(record)
     files = input_files(request.input_files or [], call.engine.config)
     timeout_s = request.timeout / 1000 if request.timeout else None
-    record = await call.engine.jobs.run_command(
+    job = await call.engine.jobs.run_command(
         call.owner,
-        services.command(document, request.command, timeout_s, files),
-        network_mode=document.network_mode,
+        services.lifecycle.command(record, request.command, timeout_s, files),
+        network_mode=record.network_mode,
         concurrency=call.settings.concurrency,
     )
-    job = await call.engine.jobs.get(call.owner, record.job_id, call.hold_s)
-    return ServiceJob(**{name: getattr(job, name) for name in job.__struct_fields__})
+    ended = await call.engine.jobs.get(call.owner, job.job_id, call.hold_s)
+    return ServiceJob(**{name: getattr(ended, name) for name in ended.__struct_fields__})
 
 
 async def service_domains(call: Call) -> Domains:
