@@ -18,11 +18,16 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
 LOCKED = (REPO / "requirements.lock").read_text()
 
 
-def test_the_changelog_knows_this_version():
+def test_the_changelog_begins_with_this_version():
     text = (REPO / "CHANGELOG.md").read_text()
-    versions = re.findall(r"^## \[?([^\]\s]+)\]?", text, re.MULTILINE)
-    assert versions[0] == "Unreleased"
-    assert __version__ in versions
+    assert re.findall(r"^## (\S+)", text, re.MULTILINE)[0] == __version__
+
+
+def test_changelog_fragments_have_a_known_type():
+    known = {kind["directory"] for kind in PROJECT["tool"]["towncrier"]["type"]}
+    for path in (REPO / "changes").glob("*.md"):
+        assert path.suffixes[-2].removeprefix(".") in known, path.name
+        assert path.read_text().strip(), path.name
 
 
 def test_imports_point_downwards_only():
