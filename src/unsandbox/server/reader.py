@@ -1,0 +1,81 @@
+"""Turns HTTP requests into calls: authenticated, within their rate, and read."""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+
+from aiohttp import web
+
+from unsandbox.engine import Engine
+from unsandbox.engine.accounts.keys import KeyRing, KeySettings
+from unsandbox.protocol.bounds import SMALL_BODY
+from unsandbox.protocol.endpoints.jobs import IDEMPOTENCY_HEADER
+from unsandbox.server.auth import check_headers
+from unsandbox.server.body import read_body
+from unsandbox.server.call import Call
+from unsandbox.server.config import ServerConfig
+from unsandbox.server.rate import Rates
+
+signer: ContextVar[str] = ContextVar("signer", default="")
+"""Public key that signed the request that this task serves, for the log."""
+
+
+class RequestReader:
+    """Reads requests.
+
+    Args:
+        engine: The engine that calls are for.
+        keys: Where secrets are found.
+        config: The settings of the server.
+    """
+
+    def __init__(self, engine: Engine, keys: KeyRing, config: ServerConfig) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._config = config
+        self._rates = Rates()
+
+    async def read(
+        self,
+        request: web.Request,
+        *,
+        signed: bool = True,
+        has_files: bool = False,
+        most: int | None = SMALL_BODY,
+    ) -> Call:
+        """Authenticate a request and read its body.
+
+        Args:
+            request: The request.
+            signed: Whether it must be signed.
+            has_files: Whether its body may hold input files.
+            most: Bytes that its body may have; None for the limit of the server.
+
+        Raises:
+            Unauthorized: It must be signed by a valid key and is not.
+            TooLarge: The body is larger than the limit.
+            LimitReached: The key has sent too many requests.
+        """
+        caller = check_headers(request, self._keys, time.time()) if signed else None
+        limit = self._config.body_bytes if most is None else min(most, self._config.body_bytes)
+        body = await read_body(request, caller, limit, has_files=has_files)
+        if caller is not None:
+            caller.check_expiry(time.time())
+            signer.set(caller.public_key)
+            self._rates.take(caller.public_key, caller.settings)
+        return Call(
+            engine=self._engine,
+            owner=caller.public_key if caller else "",
+            settings=caller.settings if caller else KeySettings(),
+            params=request.match_info,
+            query=request.query,
+            body=body.data,
+            marks=body.marks,
+            digest=body.digest,
+            idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
+            hold_s=self._config.hold_s,
+            path=request.path,
+            base_url=f"{request.scheme}://{request.host}",
+            service_domain=self._config.service_domain,
+        )
