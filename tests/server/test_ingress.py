@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -255,7 +256,9 @@ async def raw(visitor: Visitor, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(*visitor.raw)
     writer.write(data)
     async with asyncio.timeout(10):
-        answer = await reader.read(65536)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: ([0-9]+)", head)
+        answer = head + await (reader.readexactly(int(length[1])) if length else reader.read())
     writer.close()
     await writer.wait_closed()
     return answer
