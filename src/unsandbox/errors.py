@@ -282,3 +282,9 @@ def _restore(
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+for _name in __all__:
+    # Tracebacks name errors as programs do: `unsandbox.NotFoundError`.
+    globals()[_name].__module__ = "unsandbox"
+del _name

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from unsandbox.errors import InvalidResponseError
+from unsandbox.protocol.models import Artifact
 from unsandbox.protocol.names import MAX_DEPTH, clash, relative_name
-from unsandbox.protocol.saving import save_file
 
 parts = st.sampled_from(
     ["", ".", "..", "a", "b.txt", "C:", "~", "\0", "...", "x" * 300, "ü", "\udcff", "\ud800", "-"]
@@ -48,7 +48,7 @@ def test_files_are_saved_below_and_nowhere_else(name):
         folder = Path(top) / "out"
         found = usable(name)
         try:
-            saved = save_file(folder, name, b"data")
+            saved = Artifact(filename=name, content_base64="ZGF0YQ==").save(folder)
         except (InvalidResponseError, UnicodeEncodeError):
             assert found is None or "\ud800" in found
         else:

@@ -57,6 +57,8 @@ class AsyncClient(
         ```
     """
 
+    __module__ = "unsandbox"
+
     def __init__(
         self,
         public_key: str | None = None,

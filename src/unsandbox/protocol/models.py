@@ -17,6 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
+from unsandbox._presentation.display import job_html
+from unsandbox._presentation.saving import save_file
 from unsandbox.errors import InvalidResponseError, JobFailedError
 from unsandbox.protocol.bounds import (
     MAX_INPUT_FILES,
@@ -30,9 +32,8 @@ from unsandbox.protocol.bounds import (
     Input,
     Word,
 )
-from unsandbox.protocol.contents import Content
-from unsandbox.protocol.display import job_html
-from unsandbox.protocol.saving import save_file
+from unsandbox.protocol.contents import Content, chunks_of
+from unsandbox.protocol.names import relative_name
 
 NetworkModeName = Literal["zerotrust", "semitrusted"]
 IsolationName = Literal["auto", "bubblewrap", "gvisor", "hardened"]
@@ -203,7 +204,11 @@ class Artifact(WireModel, frozen=True, kw_only=True):
             paths = [artifact.save("out") for artifact in job.artifacts]
             ```
         """
-        return save_file(folder, self.filename, self.source)
+        try:
+            place = relative_name(self.filename)
+        except ValueError:
+            raise InvalidResponseError("the server sent a file without a usable name") from None
+        return save_file(folder, place, chunks_of(self.source))
 
 
 class Job(WireModel, frozen=True, kw_only=True):

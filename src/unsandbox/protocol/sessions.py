@@ -7,9 +7,9 @@ from typing import Annotated, Self
 
 import msgspec
 
+from unsandbox._presentation.display import command_html
 from unsandbox.errors import JobFailedError
 from unsandbox.protocol.bounds import Code, Word
-from unsandbox.protocol.display import command_html
 from unsandbox.protocol.models import (
     Artifact,
     DisplayName,

@@ -48,6 +48,8 @@ OnProgress = Callable[[Progress], object]
 class AsyncMap:
     """The outcomes of many requests, to be iterated over once. A block around it ends what still runs."""
 
+    __module__ = "unsandbox"
+
     def __init__(
         self,
         connection: Connection,

@@ -25,6 +25,8 @@ class AsyncLiveService:
         info: What the server said of it last; None before anything was asked.
     """
 
+    __module__ = "unsandbox"
+
     def __init__(self, client: ServiceMethods, service_id: str) -> None:
         self._client = client
         self.id = service_id

@@ -31,6 +31,8 @@ class AsyncLiveSession:
         info: What the server said of it last; None before anything was asked.
     """
 
+    __module__ = "unsandbox"
+
     def __init__(
         self,
         client: SessionMethods,

@@ -42,6 +42,8 @@ _PATIENCE = RetryPolicy(max_retries=8, base_s=0.1, cap_s=8.0)
 class AsyncJobStream:
     """The events of a job, to be iterated over once; a block around it ends the job when it is left early."""
 
+    __module__ = "unsandbox"
+
     def __init__(
         self,
         connection: Connection,

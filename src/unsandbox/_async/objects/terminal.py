@@ -30,6 +30,8 @@ class AsyncTerminal:
         detached: Whether the server let go of it while the program goes on.
     """
 
+    __module__ = "unsandbox"
+
     def __init__(
         self, connection: Connection, session_id: str, columns: int, rows: int, reconnect: int
     ) -> None:

@@ -49,6 +49,8 @@ OnProgress = Callable[[Progress], object]
 class Map:
     """The outcomes of many requests, to be iterated over once. A block around it ends what still runs."""
 
+    __module__ = "unsandbox"
+
     def __init__(
         self,
         connection: Connection,

@@ -30,6 +30,8 @@ class LiveSession:
         info: What the server said of it last; None before anything was asked.
     """
 
+    __module__ = "unsandbox"
+
     def __init__(
         self,
         client: SessionMethods,

@@ -1,33 +1,28 @@
-"""Files that a server sent, put on the disk of a caller who does not trust their names."""
+"""Files that a server sent, written to a disk. Their names are not trusted."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from unsandbox.errors import InvalidResponseError
-from unsandbox.protocol.contents import Content, chunks_of
-from unsandbox.protocol.names import relative_name
 
 _PROGRAMS = (b"\x7fELF", b"#!", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
 
-def save_file(folder: str | os.PathLike[str], name: str, data: bytes | Content) -> Path:
+def save_file(folder: str | os.PathLike[str], place: str, chunks: Iterable[bytes]) -> Path:
     """Write a file into a folder; the old one of this name, if any, is replaced in one step.
 
     Args:
         folder: Where to; made if need be.
-        name: Where in the folder, as far as it says so plainly; see `relative_name`.
-        data: The content, or where it lies.
+        place: Where in the folder: plain names with slashes between them.
+        chunks: The content.
 
     Raises:
-        InvalidResponseError: The name is no file name, or leads through a link.
+        InvalidResponseError: The place leads through a link.
     """
-    try:
-        place = relative_name(name)
-    except ValueError:
-        raise InvalidResponseError("the server sent a file without a usable name") from None
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     *steps, base = place.split("/")
@@ -43,7 +38,7 @@ def save_file(folder: str | os.PathLike[str], name: str, data: bytes | Content) 
     try:
         beginning = b""
         with os.fdopen(handle, "wb") as file:
-            for chunk in chunks_of(data):
+            for chunk in chunks:
                 beginning = beginning or chunk
                 file.write(chunk)
         Path(temporary).chmod(0o755 if beginning.startswith(_PROGRAMS) else 0o644)

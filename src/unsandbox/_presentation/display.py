@@ -1,13 +1,10 @@
-"""How notebooks show a result: what was written, how it ended, and its pictures."""
+"""Results as HTML, for notebooks: the output, the exit code, and pictures."""
 
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from unsandbox.protocol.models import Job
-    from unsandbox.protocol.sessions import CommandResult
+from collections.abc import Sequence, Sized
+from typing import Protocol
 
 _PICTURES = {
     "png": "image/png",
@@ -21,7 +18,63 @@ _MOST_CHARACTERS = 20_000
 _MOST_PICTURE = 10 << 20
 
 
-def job_html(job: Job) -> str:
+class Outcome(Protocol):
+    """The end of a program: a job, or the result of a command."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended well."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code."""
+
+    @property
+    def error(self) -> str | None:
+        """Why it did not end by itself."""
+
+    @property
+    def stdout(self) -> str | None:
+        """Its standard output."""
+
+    @property
+    def stderr(self) -> str | None:
+        """Its standard error."""
+
+
+class File(Protocol):
+    """A file that a program left."""
+
+    @property
+    def filename(self) -> str:
+        """Its name."""
+
+    @property
+    def content_base64(self) -> str:
+        """Its bytes in base64."""
+
+    @property
+    def source(self) -> Sized:
+        """Its bytes, or where they lie."""
+
+
+class JobOutcome(Outcome, Protocol):
+    """The end of a job."""
+
+    @property
+    def status(self) -> str | None:
+        """Its status."""
+
+    @property
+    def language(self) -> str | None:
+        """Its language."""
+
+    @property
+    def artifacts(self) -> Sequence[File] | None:
+        """The files that it left."""
+
+
+def job_html(job: JobOutcome) -> str:
     """Return a job as HTML. What the program wrote is text in it and nothing else."""
     parts = [_written(job, job.status or "", job.language or "")]
     for artifact in job.artifacts or ():
@@ -35,12 +88,12 @@ def job_html(job: Job) -> str:
     return "".join(parts)
 
 
-def command_html(result: CommandResult) -> str:
+def command_html(result: Outcome) -> str:
     """Return the result of a command as HTML; what it wrote is text in it and nothing else."""
     return _written(result, "completed" if result.ok else "failed", "")
 
 
-def _written(result: Job | CommandResult, status: str, what: str) -> str:
+def _written(result: Outcome, status: str, what: str) -> str:
     color = "#2a7" if result.ok else "#c33"
     ending = f"exit code {result.exit_code}" if result.exit_code is not None else ""
     words = " ".join(_text(word) for word in (what, ending, result.error or ""))
