@@ -2,13 +2,17 @@
 # programs run as `python -m`, so that the folder may be anywhere and its name may hold spaces.
 
 PY := .venv/bin/python
+# Workers by the number of cores (tests/conftest.py); each takes tests from another one when it has none left.
+PYTEST := $(PY) -m pytest -n auto --dist worksteal
+# Tests start hundreds of interpreters; where this is set (as in many container images) each compiles anew.
+unexport PYTHONDONTWRITEBYTECODE
 EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_execution concurrent_execution_sync \
             async_job_polling job_polling sync_blocking_usage grader llm_tool fastapi_app
 
 TOOLCHAINS ?= /var/tmp/unsandbox-toolchains
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev-install demo examples test test-verbose test-coverage test-languages abuse lint format docs site \
+.PHONY: help install dev-install demo examples test test-all test-verbose test-coverage test-languages abuse lint format docs site \
         bench bench-fair faults unasync lock clean \
         fuzz audit dist
 
@@ -30,14 +34,17 @@ examples: ## Run every example on the engine built in; UNSANDBOX_API_BASE=URL ru
 	@set -e; for name in $(EXAMPLES); do echo "== examples/$$name.py"; \
 	    UNSANDBOX_API_BASE="$${UNSANDBOX_API_BASE:-local}" $(PY) "examples/$$name.py"; done
 
-test: dev-install ## Run all tests
-	@$(PY) -m pytest -q
+test: dev-install ## Run the tests in parallel, without the slow ones: minutes
+	@$(PYTEST) -q -m "not slow"
 
-test-verbose: dev-install ## Run all tests and name each
-	@$(PY) -m pytest -v
+test-all: dev-install ## Run all tests, also attacks, crashes and installations: what CI runs
+	@$(PYTEST) -q
 
-test-coverage: dev-install ## Run all tests and show which lines they did not reach
-	@$(PY) -m pytest -q --cov=unsandbox --cov=un --cov=un_async --cov-report=term-missing:skip-covered
+test-verbose: dev-install ## Run the tests one after the other, without the slow ones, and name each
+	@$(PY) -m pytest -v -m "not slow"
+
+test-coverage: dev-install ## Run all tests and show the lines that they did not reach
+	@$(PYTEST) -q --cov --cov-report=term-missing:skip-covered
 
 test-languages: install ## Install every toolchain into a folder ($(TOOLCHAINS)), test all languages there, tell in the docs
 	@$(PY) -m unsandbox.cli languages install all -y --folder "$(TOOLCHAINS)"

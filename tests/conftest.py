@@ -1,10 +1,138 @@
-"""For all tests."""
+"""The test suite as a whole: workers, markers and what they need, the budget of skips, the list of reruns."""
 
+from __future__ import annotations
+
+import functools
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 # Imported now and not when pytest writes its summary: CPython 3.11 can fail there ("AST constructor recursion
 # depth mismatch") when a cold assertion-rewrite cache meets the garbage collector.
-import hypothesis  # noqa: F401
+import hypothesis
+import pytest
 
-# Caches of toolchains are made beside the first jobs and outlive a run; tests of them have folders of their own.
+from unsandbox.sandbox import SandboxUnavailable
+from unsandbox.sandbox.gvisor import runsc
+from unsandbox.sandbox.launcher.cgroups import open_hierarchy, remove_folder
+
+# Caches of toolchains are made beside the first jobs and outlive a run; their tests use other folders.
 os.environ.setdefault("UNSANDBOX_TOOLCHAIN_CACHE", "off")
+
+# The default limit of 200 ms per example fails on a busy machine; `timeout` in pyproject.toml bounds each test.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
+
+RERUNS = Path("build/reruns.txt")
+WORKERS_PER_CORE = 2
+"""Tests wait for other processes about half of their time."""
+MOST_WORKERS = 16
+
+
+def is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+@functools.cache
+def has_gvisor() -> bool:
+    try:
+        runsc.find()
+    except SandboxUnavailable:
+        return False
+    return True
+
+
+@functools.cache
+def has_cgroups() -> bool:
+    hierarchy = open_hierarchy(f"unsandbox-tests-{os.getpid()}")
+    if hierarchy is None:
+        return False
+    for folder in hierarchy.parents.values():
+        remove_folder(folder)
+    return True
+
+
+REQUIREMENTS: dict[str, tuple[Callable[[], bool], str]] = {
+    "root": (is_root, "needs root"),
+    "gvisor": (has_gvisor, "no usable runsc: un doctor --install-gvisor"),
+    "cgroups": (has_cgroups, "no control groups that can be written"),
+}
+"""What a test with a marker needs; without it the test is skipped."""
+
+NOT_COUNTED = (
+    "no v1 freezer",
+    "a v2 hierarchy has its freezer",
+    "every user may open the device here",
+    REQUIREMENTS["cgroups"][1],
+)
+"""Reasons for a skip that depend on the kernel alone; every other skip can be ended by an installation."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--max-skips",
+        type=int,
+        default=0 if is_root() else None,
+        help="fail when more tests are skipped (default: 0 as root, else no limit)",
+    )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many workers `-n auto` starts."""
+    return max(2, min(MOST_WORKERS, WORKERS_PER_CORE * len(os.sched_getaffinity(0))))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for name, (available, reason) in REQUIREMENTS.items():
+        marked = [item for item in items if item.get_closest_marker(name)]
+        if marked and not available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _reports(config: pytest.Config, outcome: str) -> list[pytest.TestReport]:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    return [] if terminal is None else terminal.stats.get(outcome, [])
+
+
+def _reason(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    return report.longreprtext.strip().rpartition("\n")[2]
+
+
+def _counted_skips(config: pytest.Config) -> list[str]:
+    return [
+        f"{report.nodeid}: {_reason(report)}"
+        for report in _reports(config, "skipped")
+        if not _reason(report).removeprefix("Skipped: ").startswith(NOT_COUNTED)
+    ]
+
+
+def _too_many_skips(config: pytest.Config) -> bool:
+    limit = config.getoption("--max-skips")
+    return limit is not None and len(_counted_skips(config)) > limit
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    config = session.config
+    if hasattr(config, "workerinput"):
+        return
+    if session.exitstatus == pytest.ExitCode.OK and _too_many_skips(config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if config.getoption("reruns", None):
+        RERUNS.parent.mkdir(exist_ok=True)
+        lines = [f"{report.nodeid}: {_reason(report)}\n" for report in _reports(config, "rerun")]
+        RERUNS.write_text("".join(sorted(lines)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if _too_many_skips(config):
+        terminalreporter.section("skipped more than --max-skips allows: this fails the run", red=True)
+        for line in _counted_skips(config):
+            terminalreporter.line(line)
+    if reruns := _reports(config, "rerun"):
+        terminalreporter.section(f"{len(reruns)} needed a rerun (also in {RERUNS})", yellow=True)
+        for report in reruns:
+            terminalreporter.line(f"{report.nodeid}: {_reason(report)}")

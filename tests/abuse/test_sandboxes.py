@@ -6,7 +6,6 @@ kinds that differ in backend, pool and user of the engine. `make abuse` runs all
 
 from __future__ import annotations
 
-import os
 import subprocess
 
 import pytest
@@ -25,9 +24,9 @@ ONLY_BY_HAND = {
 }
 """gVisor starts slowly; of each kind and each user one is here."""
 VARIANTS = [one for one in table.variants() if one not in ONLY_BY_HAND]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_nothing_succeeds(variant):
     if variant.user == "user" and table.system_python() is None:
@@ -38,7 +37,8 @@ def test_nothing_succeeds(variant):
     assert len(rows) >= (220 if everything else 200)
 
 
-@needs_root
+@pytest.mark.slow
+@pytest.mark.root
 def test_outside_a_sandbox_they_succeed():
     if subprocess.run(["unshare", "--mount", "--uts", "--ipc", "true"], capture_output=True).returncode:
         pytest.skip("in a container that may make no namespaces")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.abuse import served
 
 
+@pytest.mark.slow
 def test_nothing_succeeds():
     rows = served.all_rows()
     assert {row.name: row.gained for row in rows if row.gained} == {}

@@ -115,7 +115,7 @@ def test_a_folder_in_place_of_the_file(home: Path, cwd: Path) -> None:
         find(home, cwd)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="drops root to see a refusal")
+@pytest.mark.root
 def test_a_file_that_may_not_be_read(home: Path, cwd: Path) -> None:
     path = write(home, "pk-0,sk-0\n", 0o000)
     for folder in (path.parent, home, home.parent):

@@ -114,6 +114,7 @@ async def cut_at(maker: Maker, name: str, at: int) -> bool:
     return stepped.waits >= at
 
 
+@pytest.mark.slow
 async def test_cancelled_at_every_wait(server: Serve) -> None:
     keys = new_key(server)
     waits: Counter[str] = Counter()
@@ -160,6 +161,7 @@ async def cut_off(maker: Maker, name: str, way: str, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.slow
 async def test_cut_off_at_random(server: Serve) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails
@@ -183,6 +185,7 @@ async def test_cut_off_at_random(server: Serve) -> None:
     assert cut[True] > CALLS_CUT / 2, cut
 
 
+@pytest.mark.slow
 async def test_ctrl_c_at_random(server: Serve) -> None:
     seed, count, keys = random.randrange(1 << 30), max(10, CALLS_CUT // 10), new_key(server)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails

@@ -142,7 +142,6 @@ def test_it_works_and_leaves_nothing_behind(fake: FakeServer, name: str) -> None
 
 
 def test_uvloop(fake: FakeServer) -> None:
-    pytest.importorskip("uvloop")
     run(fake, "import uvloop\nfor _ in range(2): uvloop.run(once(10))")
 
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
-pytest.importorskip("opentelemetry.sdk.trace")
-
 SET_UP = """
 import asyncio, json
 from opentelemetry import metrics, trace

@@ -25,15 +25,15 @@ def test_types_are_announced() -> None:
     assert Path(unsandbox.__file__).with_name("py.typed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # Seconds of a machine that has much else to do.
 def test_mypy_sees_the_public_api_as_documented() -> None:
-    pytest.importorskip("mypy")
     run("mypy", "--strict", "--warn-unused-ignores", USE)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_pyright_sees_the_public_api_as_documented(tmp_path: Path) -> None:
-    pytest.importorskip("basedpyright")
     settings = {
         "include": [str(USE)],
         "extraPaths": [str(REPO / "src")],

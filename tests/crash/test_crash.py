@@ -204,6 +204,7 @@ class Load:
         assert answer.json["stdout"] == f"{text}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_kill_9_at_any_moment(tmp_path):
     seed = random.randrange(1 << 30)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.sandbox.gvisor.installed import needs_gvisor
 
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.backends import Backends
@@ -76,7 +75,7 @@ async def kernel_of(engine: Engine, isolation: str) -> str:
     return record.as_job().stdout
 
 
-@needs_gvisor
+@pytest.mark.gvisor
 async def test_each_request_gets_the_kernel_that_it_asked_for():
     with open("/proc/version") as file:
         host = file.read()
@@ -90,7 +89,7 @@ async def test_each_request_gets_the_kernel_that_it_asked_for():
         await engine.stop()
 
 
-@needs_gvisor
+@pytest.mark.gvisor
 async def test_an_engine_that_demands_gvisor_runs_everything_on_it():
     engine = Engine(EngineConfig(isolation="hardened"))
     report = await engine.start()

@@ -11,7 +11,6 @@ from pathlib import Path
 import obstore
 import pytest
 from obstore.store import LocalStore, MemoryStore
-from tests.engine.support import needs_root
 
 from unsandbox.engine.errors import Damaged
 from unsandbox.engine.saved.blobs import Blobs
@@ -170,7 +169,7 @@ def test_what_is_no_store_is_refused_without_its_secrets(tmp_path):
     assert "hunter2" not in str(refusal.value)
 
 
-@needs_root
+@pytest.mark.root
 async def test_a_full_disk_loses_nothing_and_leaves_nothing_half_there(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.engine.support import needs_root
 
 from unsandbox.engine import Conflict, Forbidden, InvalidRequest, TooLarge
 from unsandbox.engine.accounts.secretbox import SecretBox
@@ -192,7 +191,7 @@ async def test_this_machine_and_its_neighbours_are_out_of_reach(host):
         assert refusal.value.code == "bootstrap_unavailable"
 
 
-@needs_root
+@pytest.mark.root
 def test_public_addresses_of_this_machine_are_out_of_reach_too():
     """In a network of its own, that of a machine with a public address and public neighbours."""
     ask = (

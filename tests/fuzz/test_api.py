@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from tests.fuzz.api import look
+import pytest
 
 
+@pytest.mark.slow
 def test_every_answer_is_one_that_the_document_describes():
+    from tests.fuzz.api import look  # schemathesis takes most of a second to import, in every worker
+
     report = look(examples=1, every=6, seconds=40.0, derandomize=True)
     assert report.problems == []
     assert report.requests >= report.operations > 0

@@ -160,6 +160,7 @@ def test_make_targets_that_are_named_exist():
             assert target in rules, f"{document.name}: make {target}"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # Seconds of a machine that has much else to do.
 def test_the_site_builds_without_a_warning(tmp_path):
     result = subprocess.run(

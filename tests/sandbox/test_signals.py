@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.support import SOURCE
 
 # What a program inherits, as an interpreter sees it: gVisor's /proc tells nothing of signals. CPython itself
@@ -62,7 +61,7 @@ def ignore_and_block() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1})
 
 
-@pytest.mark.parametrize("backend", ["bubblewrap", pytest.param("gvisor", marks=needs_gvisor)])
+@pytest.mark.parametrize("backend", ["bubblewrap", pytest.param("gvisor", marks=pytest.mark.gvisor)])
 def test_programs_find_every_signal_at_its_default(backend):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(SOURCE), backend, READ],

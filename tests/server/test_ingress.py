@@ -18,7 +18,6 @@ import aiohttp
 import pytest
 import pytest_asyncio
 import websockets
-from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.server.conftest import Wire, open_wire
 from yarl import URL
 
@@ -451,7 +450,7 @@ async def test_the_program_dies_and_is_there_again(wire, python_app):
     assert "exit code 3" in shown["message"]
 
 
-@needs_gvisor
+@pytest.mark.gvisor
 async def test_a_hot_snapshot_of_a_service_goes_on_with_its_memory(wire):
     visitor = await serve_app(wire, "hot", "echo.py", isolation="gvisor")
     first = await visitor.json("GET", "/")

@@ -56,6 +56,7 @@ def served(tmp_path_factory):
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["async", "sync"])
 def test_a_large_file_in_and_out_is_held_by_neither_side(served, kind, tmp_path):
     large = tmp_path / "large"
@@ -75,6 +76,7 @@ def test_a_large_file_in_and_out_is_held_by_neither_side(served, kind, tmp_path)
     assert (server := memory(pid, "VmHWM") - before) < MOST, f"the server grew by {server >> 20} MiB"
 
 
+@pytest.mark.slow
 def test_large_artifacts_outlive_the_server(tmp_path):
     data = os.urandom(2_000_003)
     with Serve(tmp_path / "data") as server:

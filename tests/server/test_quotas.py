@@ -8,7 +8,6 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner
-from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.server.conftest import Wire
 from tests.server.handlers.test_services import eventually
 
@@ -172,7 +171,7 @@ async def test_isolation_is_never_less_than_what_is_set_for_the_key(house):
         assert "this key" in refused.json["message"]
 
 
-@needs_gvisor
+@pytest.mark.gvisor
 async def test_a_key_that_asks_for_nothing_gets_what_is_set_for_it(house):
     key, _ = house
     code = "read -r line < /proc/version; echo $line"

@@ -200,9 +200,8 @@ async def test_two_backends_at_once(backend):
         assert {(await job.wait()).stdout.data for job in jobs} == {b"1000\n"}
 
 
+@pytest.mark.root
 async def test_users_of_live_sandboxes_differ(backend):
-    if os.geteuid() != 0:
-        pytest.skip("only root can take on other users")
     jobs = [await backend.start(SandboxSpec(run=["sleep", "60"])) for _ in range(3)]
     await eventually(lambda: all(job._pid > 0 for job in jobs))
     uids = [Path(f"/proc/{job._pid}").stat().st_uid for job in jobs]
@@ -252,9 +251,8 @@ async def test_a_sandbox_program_that_cannot_be_executed(monkeypatch):
         await BubblewrapBackend().open()
 
 
+@pytest.mark.root
 async def test_a_folder_that_others_cannot_reach_is_refused(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("only root takes on other users")
     tmp_path.chmod(0o700)
     with pytest.raises(SandboxUnavailable, match="cannot reach"):
         await BubblewrapBackend(tmp_path).open()
@@ -291,7 +289,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
+@pytest.mark.root
 async def test_as_an_ordinary_user(readable_copy):
     process = await asyncio.create_subprocess_exec(
         system_python(), "-c", ORDINARY.format(paths=[str(readable_copy)]), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -329,7 +327,7 @@ async def in_a_container(copy: Path, user: int | None) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to begin with")
+@pytest.mark.root
 async def test_as_root_of_a_container_that_is_an_ordinary_user_outside(readable_copy):
     status, out, err = await in_a_container(readable_copy, 65534)
     assert status == 0, err
@@ -338,7 +336,7 @@ async def test_as_root_of_a_container_that_is_an_ordinary_user_outside(readable_
     assert not Path(report["runtime"]).exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to begin with")
+@pytest.mark.root
 async def test_as_root_of_a_container_that_is_root_outside_it_is_refused(readable_copy):
     """Without another user to run as, a sandbox could write to the kernel's settings: the probe finds out."""
     status, _, err = await in_a_container(readable_copy, None)

@@ -27,8 +27,6 @@ from unsandbox.sandbox.storage import work_disk as disk_module
 MIB = 1 << 20
 SMALL = PersistentLimits(memory_bytes=256 * MIB, processes=64, work_bytes=32 * MIB)
 
-needs_images = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount images")
-
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def fresh(backend):
@@ -46,7 +44,7 @@ async def output(sandbox: PersistentSandbox, script: str) -> str:
 # Disk
 
 
-@needs_images
+@pytest.mark.root
 async def test_the_quota_ends_in_enospc_and_what_is_deleted_comes_back(fresh):
     assert fresh.disk_used() < MIB
     said = await fresh.run(["sh", "-c", "head -c 100000000 /dev/zero > big; stat -c %s big; rm big"])
@@ -61,7 +59,7 @@ async def test_the_quota_ends_in_enospc_and_what_is_deleted_comes_back(fresh):
     assert many.exit_code != 0
 
 
-@needs_images
+@pytest.mark.root
 async def test_the_disk_takes_neither_devices_nor_set_user_id(fresh):
     said = await output(fresh, "grep ' /work ' /proc/mounts; stat -c '%U %a' /work; ls -A /work")
     assert "ext4" in said
@@ -90,7 +88,7 @@ async def test_a_named_disk_is_kept_and_used_again(backend, tmp_path, monkeypatc
     await between.close()
 
 
-@needs_images
+@pytest.mark.root
 async def test_a_disk_grows_with_its_quota(backend, tmp_path):
     disk = tmp_path / "disk"
     sandbox = await backend.open_persistent(PersistentSpec(limits=SMALL, work_disk=disk))
@@ -102,7 +100,7 @@ async def test_a_disk_grows_with_its_quota(backend, tmp_path):
     await sandbox.close()
 
 
-@needs_images
+@pytest.mark.root
 async def test_an_image_is_sparse(backend, tmp_path):
     disk = tmp_path / "disk"
     sandbox = await backend.open_persistent(PersistentSpec(work_disk=disk))
@@ -286,7 +284,7 @@ async def test_archives_that_are_none_are_refused(fresh, tmp_path):
     assert await output(fresh, "stat -c '%s %U' x") == "10000 sandbox\n"
 
 
-@needs_images
+@pytest.mark.root
 async def test_an_archive_beyond_the_quota_is_told_as_such(backend, fresh, tmp_path):
     large = await backend.open_persistent(PersistentSpec())
     await output(large, "head -c 50000000 /dev/urandom > x")

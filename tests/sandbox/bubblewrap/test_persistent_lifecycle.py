@@ -256,9 +256,8 @@ async def test_many_open_and_close_at_once(backend):
 # Limits of the living
 
 
+@pytest.mark.cgroups
 async def test_limits_change_while_it_lives(backend):
-    if "memory" not in backend._cgroup.controllers:
-        pytest.skip("no control groups")
     sandbox = await backend.open_persistent(
         PersistentSpec(limits=PersistentLimits(memory_bytes=128 * MIB, vcpu=1))
     )
@@ -355,7 +354,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
+@pytest.mark.root
 async def test_as_an_ordinary_user(readable_copy, tmp_path):
     folder = Path("/tmp") / f"live-test-{os.getpid()}"
     folder.mkdir()
@@ -458,12 +457,11 @@ async def test_other_freezers(monkeypatch, tmp_path, kind):
         stopped.close()
 
 
+@pytest.mark.root
 async def test_no_image_where_none_can_be_mounted(monkeypatch, tmp_path):
     """Root in a container without loop devices: a folder, looked at from time to time."""
     from unsandbox.sandbox.bubblewrap import backend as bubblewrap
 
-    if os.geteuid() != 0:
-        pytest.skip("tested as it is")
     monkeypatch.setattr(bubblewrap, "images_usable", lambda: "no loop devices")
     # Only root gets to it.
     closed = tmp_path / "closed"
@@ -491,11 +489,9 @@ async def test_no_image_where_none_can_be_mounted(monkeypatch, tmp_path):
             await image.open_persistent(spec)
 
 
+@pytest.mark.root
 async def test_a_container_that_shows_devices_which_it_cannot_use(monkeypatch, caplog):
     """Images are tried, found out not to work, and done without; said, not in silence."""
-
-    if os.geteuid() != 0:
-        pytest.skip("tested as it is")
     patch = (
         "from unsandbox.sandbox.launcher import disk_mount\n"
         "def broken(*_): raise OSError(1, 'Operation not permitted')\n"
@@ -541,11 +537,9 @@ async def test_live_sandboxes_that_cannot_be_had_are_refused(monkeypatch):
         await (await backend.open_persistent(PersistentSpec())).close()
 
 
+@pytest.mark.root
 async def test_a_kernel_without_id_mapped_mounts(monkeypatch, tmp_path):
     """Files change their owner instead, and back again when the kernel can."""
-
-    if os.geteuid() != 0:
-        pytest.skip("tested as it is")
     patch = "from unsandbox.sandbox.launcher import disk_mount\ndisk_mount._mapped_copy = lambda *_: None\n"
     spec = PersistentSpec(limits=PersistentLimits(work_bytes=16 * MIB), work_disk=tmp_path / "disk")
     for before, old in enumerate((True, False, True)):
@@ -583,9 +577,8 @@ async def test_a_program_that_tenants_stop_before_it_starts_is_given_up(backend,
     await asyncio.wait_for(sandbox.close(), 3)
 
 
+@pytest.mark.root
 async def test_more_sandboxes_than_the_machine_has_loop_devices_at_first(backend):
-    if os.geteuid() != 0:
-        pytest.skip("only root mounts images")
     limits = PersistentLimits(work_bytes=16 * MIB)
     sandboxes = await asyncio.gather(
         *(backend.open_persistent(PersistentSpec(limits=limits)) for _ in range(12))

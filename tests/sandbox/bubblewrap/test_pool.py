@@ -346,9 +346,8 @@ async def test_each_sandbox_serves_once_and_is_separate(warm):
     assert len({outcome.stdout.data for outcome in outcomes}) == 6
 
 
+@pytest.mark.root
 async def test_users_of_waiting_and_running_sandboxes_differ(warm):
-    if os.geteuid() != 0:
-        pytest.skip("only root can take on other users")
     jobs = [await warm.start(SandboxSpec(run=["sleep", "60"])) for _ in range(4)]
     await eventually(lambda: warm._pool.waiting >= 2)
     pids = [job._pid for job in jobs] + [prepared.pid for prepared in warm._pool._any.ready]
@@ -937,7 +936,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
+@pytest.mark.root
 @pytest.mark.parametrize(
     "wrapper", [[], ["unshare", "--user", "--map-root-user", "--mount"]], ids=["user", "container"]
 )

@@ -36,13 +36,12 @@ from tests.sandbox.bubblewrap.test_running import (  # noqa: F401 - run here too
     test_who_does_not_hold_the_output_is_killed_at_once,
     test_who_writes_without_end_is_killed_later,
 )
-from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.sandbox.support import eventually, groups_of, sandbox_processes
 
 from unsandbox.sandbox import EndReason, GvisorBackend, Limits, NetworkMode, SandboxSpec, SandboxUnavailable
 from unsandbox.sandbox.gvisor.bundle import SENTRY_BYTES
 
-pytestmark = needs_gvisor
+pytestmark = pytest.mark.gvisor
 MIB = 1 << 20
 
 

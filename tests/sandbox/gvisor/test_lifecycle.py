@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from tests.sandbox.bubblewrap.test_lifecycle import alive
-from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.sandbox.support import descendants, eventually, groups_of, system_python
 from tests.support import SOURCE
 
@@ -39,7 +38,7 @@ asyncio.run(main())
 """
 
 
-@needs_gvisor
+@pytest.mark.gvisor
 async def test_kill_minus_9_of_the_server_leaves_nothing():
     mounts = Path("/proc/self/mountinfo").read_text()
     code = HOLDER.format(paths=[str(SOURCE)])
@@ -58,7 +57,7 @@ async def test_kill_minus_9_of_the_server_leaves_nothing():
     assert str(runtime) not in mounts
 
 
-@needs_gvisor
+@pytest.mark.gvisor
 async def test_a_killed_launcher_takes_its_sandboxes_along_and_gets_a_successor():
     from unsandbox.sandbox import SandboxError, SandboxSpec
     from unsandbox.sandbox.persistent_spec import PersistentSpec
@@ -120,8 +119,8 @@ asyncio.run(main())
 """
 
 
-@needs_gvisor
-@pytest.mark.skipif(os.geteuid() != 0, reason="runs as an ordinary user already")
+@pytest.mark.gvisor
+@pytest.mark.root
 async def test_as_an_ordinary_user(readable_copy):
     folder = readable_copy / "state"
     folder.mkdir()
@@ -166,12 +165,10 @@ def test_the_environment_names_the_program(monkeypatch, tmp_path):
     [
         ("runsc version release-20221219.0", 0o755, "lacks -pass-fd and -bundle; release 20240729 or newer"),
         ("-pass-fd -bundle", 0o644, "cannot be run"),
-        ("-pass-fd -bundle", 0o777, "can be changed by other users"),
+        pytest.param("-pass-fd -bundle", 0o777, "can be changed by other users", marks=pytest.mark.root),
     ],
 )
 def test_what_cannot_be_used_is_told(monkeypatch, tmp_path, said, mode, words):
-    if mode == 0o777 and os.geteuid() != 0:
-        pytest.skip("only root mistrusts it")
     monkeypatch.setenv(runsc.VARIABLE, str(fake(tmp_path, said, mode)))
     with pytest.raises(SandboxUnavailable, match=words) as raised:
         runsc.find()

@@ -38,7 +38,6 @@ from tests.sandbox.bubblewrap.test_persistent_programs import (  # noqa: F401 - 
     test_what_cannot_be_started_is_told,
 )
 from tests.sandbox.bubblewrap.test_persistent_programs import live as live
-from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.sandbox.support import eventually, groups_of
 
 from unsandbox.sandbox import GvisorBackend, SandboxError, SandboxFile, SandboxUnavailable
@@ -46,7 +45,7 @@ from unsandbox.sandbox.gvisor import persistent as gvisor_live
 from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
 
-pytestmark = needs_gvisor
+pytestmark = pytest.mark.gvisor
 MIB = 1 << 20
 
 COUNTER = """
@@ -208,9 +207,8 @@ async def test_the_work_folder_is_on_disk_with_a_quota(backend):
     await sandbox.close()
 
 
+@pytest.mark.cgroups
 async def test_limits_of_a_living_sandbox(backend, fresh):
-    if not {"memory", "cpu"} <= set(backend._cgroup.controllers):
-        pytest.skip("no control groups")
     burn = "import time\ns = time.process_time(); e = time.monotonic() + 1\nwhile time.monotonic() < e: pass\nprint(time.process_time() - s)"
     await fresh.set_limits(vcpu=0.2, memory_bytes=400 * MIB)
     slow = float((await fresh.run(["/usr/bin/python3", "-c", burn])).stdout.data)

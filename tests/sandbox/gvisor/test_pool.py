@@ -25,7 +25,6 @@ from tests.sandbox.bubblewrap.test_running import (  # noqa: F401 - run here too
     test_who_does_not_hold_the_output_is_killed_at_once,
     test_who_writes_without_end_is_killed_later,
 )
-from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.sandbox.gvisor.test_jobs import (  # noqa: F401 - run here too
     test_artifacts_that_point_elsewhere,
     test_memory_bomb,
@@ -45,7 +44,7 @@ from unsandbox.sandbox import (
 )
 from unsandbox.sandbox.gvisor.pool import GvisorJob
 
-pytestmark = needs_gvisor
+pytestmark = pytest.mark.gvisor
 MIB = 1 << 20
 TABLE = load_languages()
 SLOW = 40.0

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import signal
@@ -100,7 +99,7 @@ def test_scripts_see_nothing_of_the_host(tree):
     assert tree.run(["sh", "-c", "echo $HOME $PATH; false"]).startswith("/tmp /tmp/fakes:")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root's sandboxes run as other users")
+@pytest.mark.root
 def test_a_folder_that_sandboxes_cannot_enter_is_refused(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o700)
     with pytest.raises(EngineError, match="who cannot enter"):

@@ -5,16 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.sandbox.gvisor.installed import needs_gvisor
 from tests.server.conftest import Wire
 from tests.server.handlers.test_snapshots import lasting, new_session, new_snapshot, restore, run
 
-from unsandbox.sandbox.gvisor.backend import GvisorBackend
-
-pytestmark = [
-    needs_gvisor,
-    pytest.mark.skipif(not getattr(GvisorBackend, "hot", False), reason="gVisor keeps no sandboxes yet"),
-]
+pytestmark = pytest.mark.gvisor
 
 # Counts in memory; what it counted is only shown in a file.
 COUNTER = """

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import zstandard
-from tests.engine.support import needs_root
 from tests.server.conftest import Wire, open_wire
 
 from unsandbox.engine import Engine, EngineConfig
@@ -321,7 +320,7 @@ async def test_nothing_gets_out_of_a_hostile_archive(tmp_path):
     assert refused >= 8
 
 
-@needs_root
+@pytest.mark.root
 async def test_a_full_disk_is_507_and_loses_nothing(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -33,7 +33,7 @@ from unsandbox.sandbox.spec import NetworkMode
 SEMITRUSTED = NetworkMode.SEMITRUSTED
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the network of these tests"),
+    pytest.mark.root,
     pytest.mark.skipif(not shutil.which("slirp4netns"), reason="slirp4netns is not installed"),
 ]
 

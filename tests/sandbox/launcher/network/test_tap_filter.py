@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from unsandbox.sandbox.launcher.network.setup import RESOLVER
 
 HOST = ["203.0.113.0/24", "2001:db8:77::/48"]
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the interface of these tests")
+pytestmark = pytest.mark.root
 
 # Puts each frame on the interface as the kernel's own protocols would, and prints which ones its reader gets.
 SIEVE = r"""
