@@ -19,6 +19,7 @@ from yarl import URL
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.accounts.keys import FixedKeys, KeyPair, KeySettings
 from unsandbox.server import Server, ServerConfig
+from unsandbox.server.watchdog import LoopWatchdog
 
 
 @dataclass
@@ -106,6 +107,13 @@ async def wires(engine: Engine) -> AsyncIterator[list[Wire]]:
     """Two keys on one server."""
     async with open_wire(engine, ServerConfig(port=0), KeyPair.generate(), KeyPair.generate()) as wires:
         yield wires
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def watchdog() -> AsyncIterator[LoopWatchdog]:
+    """Watches the event loop of server and test during a test."""
+    with LoopWatchdog(on_stall=lambda _stall: None) as watchdog:
+        yield watchdog
 
 
 @pytest.fixture

@@ -85,6 +85,12 @@ logger = logging.getLogger("unsandbox.serve")
     help="Host name of this API (repeatable). Services cannot use it or its subdomains as custom domains.",
 )
 @click.option(
+    "--watchdog",
+    default=100,
+    show_default=True,
+    help="Milliseconds for which a callback may hold the event loop before it is logged; 0 turns this off.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -111,6 +117,7 @@ def serve(
     blobs: str | None,
     service_domain: str,
     api_hosts: tuple[str, ...],
+    watchdog: int,
     log_level: str,
     log_format: str,
 ) -> None:
@@ -130,6 +137,7 @@ def serve(
         ssl_context=_ssl_context(tls_cert, tls_key),
         body_bytes=max_body << 20,
         service_domain=service_domain,
+        watchdog_s=watchdog / 1000 if watchdog > 0 else None,
     )
     engine_config = EngineConfig(
         max_running=max_running,

@@ -26,6 +26,7 @@ from unsandbox.server.responses import error_response, introduce, json_response
 from unsandbox.server.shell import serve_shell
 from unsandbox.server.streams import LOG_STREAM_PATHS, stream_events, stream_logs, stream_service_log
 from unsandbox.server.sudo import Sudo
+from unsandbox.server.watchdog import LoopWatchdog
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -54,7 +55,9 @@ class Server:
         self._config = config or ServerConfig()
         self._reader = RequestReader(engine, keys, self._config)
         self._sudo = Sudo()
-        self._metrics = Metrics(engine)
+        watchdog_s = self._config.watchdog_s
+        self._watchdog = None if watchdog_s is None else LoopWatchdog(watchdog_s)
+        self._metrics = Metrics(engine, self._watchdog)
         self._ingress = Ingress(engine, self._config.service_domain)
         engine.quotas.rings.append(keys)
         self._site: web.TCPSite | None = None
@@ -91,6 +94,8 @@ class Server:
             self._runner, config.host, config.port, ssl_context=config.ssl_context, backlog=_BACKLOG
         )
         await self._site.start()
+        if self._watchdog is not None:
+            self._watchdog.start()
         self.port = self._runner.addresses[0][1]
 
     async def stop_listening(self) -> None:
@@ -101,6 +106,8 @@ class Server:
 
     async def stop(self) -> None:
         """Close every connection. Stop the engine before, so that held answers get their results."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
         await self.stop_listening()
         if self._runner is not None:
             await self._runner.cleanup()

@@ -20,6 +20,8 @@ class ServerConfig:
         body_bytes: Largest request body; a larger one is answered with 413.
         hold_s: Seconds that `/execute` holds its answer before it says `running`.
         idle_s: Seconds within which a connection must have sent the headers of its next request.
+        watchdog_s: Seconds for which a callback may hold the event loop before that is logged and counted; None
+            to watch nothing.
         service_domain: Services are reached at hosts below it, and below `localhost` in any case.
     """
 
@@ -29,4 +31,5 @@ class ServerConfig:
     body_bytes: int = 192 * MIB
     hold_s: float = HOLD_S
     idle_s: float = 75.0
+    watchdog_s: float | None = None
     service_domain: str = SERVICE_DOMAIN

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from unsandbox.engine import Engine
+from unsandbox.server.watchdog import LoopWatchdog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCIES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
@@ -22,9 +23,10 @@ class Metrics:
 
     Args:
         engine: Asked for its numbers when they are read.
+        watchdog: Counts the times in which the event loop is held.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, watchdog: LoopWatchdog | None = None) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         labels = ("method", "route")
         self._requests = Counter(
@@ -38,6 +40,8 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(_EngineNumbers(engine))
+        if watchdog is not None:
+            self._registry.register(_Stalls(watchdog))
         # Looked up once: the library checks and joins the labels each time.
         self._series = functools.cache(
             lambda method, route, status: (
@@ -77,6 +81,19 @@ class _EngineNumbers(Collector):
         for status, count in self._engine.jobs.ended_by_status.items():
             ended.add_metric([status], count)
         yield ended
+
+
+class _Stalls(Collector):
+    def __init__(self, watchdog: LoopWatchdog) -> None:
+        self._watchdog = watchdog
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "unsandbox_loop_stalls", "Times in which the event loop was held.", value=self._watchdog.count
+        )
+        yield CounterMetricFamily(
+            "unsandbox_loop_stall_seconds", "Seconds of these together.", value=self._watchdog.total_s
+        )
 
 
 def from_this_machine(request: web.Request) -> bool:
