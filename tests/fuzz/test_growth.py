@@ -8,7 +8,8 @@ import pytest
 from tests.fuzz.growth import TooMuchWorkError, check_growth
 
 from unsandbox.protocol.languages import detect_shebang
-from unsandbox.sandbox.languages.java import java_steps
+from unsandbox.sandbox.languages.starters import STARTERS
+from unsandbox.sandbox.languages.steps import Steps
 
 JAVA = [
     (b'class A { String s = """', b"\\"),
@@ -28,7 +29,38 @@ JAVA = [
 
 @pytest.mark.parametrize(("begin", "unit"), JAVA)
 def test_java_programs_are_read_once(begin, unit):
-    check_growth(lambda data: java_steps(data.decode()), begin, unit)
+    start("java", begin, unit)
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "unit"),
+    [
+        ("haskell", b"", b"module "),
+        ("haskell", b"{-", b"-"),
+        ("haskell", b"", b"module A.\n"),
+        ("go", b"", b" package"),
+        ("go", b"package", b" "),
+        ("ada", b"", b"procedure "),
+        ("ada", b"procedure", b"\n"),
+        ("ada", b"", b"\nprocedure a"),
+        ("erlang", b"", b"-module("),
+        ("erlang", b"", b"\n-module(a)"),
+        ("kotlin", b"", b"fun main"),
+        ("kotlin", b"", b"object A { fun main( "),
+        ("kotlin", b"@file:JvmName", b" "),
+        ("kotlin", b"", b"\n@file:"),
+        ("typescript", b"", b"\nexport"),
+        ("typescript", b"export", b" "),
+        ("shell", b"#!", b"/"),
+    ],
+)
+def test_programs_are_read_once(name, begin, unit):
+    start(name, begin, unit)
+
+
+def start(name: str, begin: bytes, unit: bytes) -> None:
+    steps = Steps("main", ["compile", "{src}"], ["run", "{src}"])
+    check_growth(lambda data: STARTERS[name](steps, data.decode()), begin, unit)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ if TABLE_FILE is not None:
 @pytest.mark.parametrize("name", AVAILABLE)
 async def test_version(language_backend, row, name):
     language = TABLE[name]
-    spec = SandboxSpec(language.version, system_paths=language.system_paths, env=language.env)
+    spec = SandboxSpec(language.version, system_paths=language.system_paths, env=language.build_spec("").env)
     outcome = await (await language_backend.start(spec)).wait()
     assert outcome.exit_code == 0, outcome.stderr.data
     said = (outcome.stdout.data + outcome.stderr.data).decode()

@@ -64,11 +64,11 @@ def longer(model: type[models.WireModel]) -> list[tuple[dict[str, object], str]]
         elif unit == "items":
             found.append(({path: ["x"] * (bound + 1)}, path))
             if any(f"{path}[]" == other for other, _, _ in bounds_of(model)):
-                found.append(({path: ["x" * 40_000]}, f"{path}[0]"))
+                found.append(({path: ["x" * 200_000]}, f"{path}[0]"))
         else:
             found.append(({path: {str(number): "" for number in range(bound + 1)}}, path))
             found.append(({path: {"x" * 2000: ""}}, f"a name in {path}"))
-            found.append(({path: {"x": "x" * 200_000}}, f"a value in {path}"))
+            found.append(({path: {"x": "x" * 200_000}}, f"{path}['x']"))
     return found
 
 

@@ -105,6 +105,39 @@ def test_only_the_first_line_counts(interpreter, rest):
     assert detect_shebang(f"#!/usr/bin/{interpreter}\n{rest}") == INTERPRETERS[interpreter]
 
 
+RUNNERS = """
+#!/usr/bin/env -S uv run --script | python
+#!/usr/bin/env uv run --script | python
+#!/usr/bin/env -S uv run python -u | python
+#!/usr/bin/env --split-string=python3 -u | python
+#!/usr/bin/env -Spython3 -u | python
+#!/usr/bin/env -vS A=1 python3 | python
+#!/usr/bin/env -S "python3 -u" | python
+#!/usr/bin/env -S poetry run python | python
+#!/usr/bin/env -S npx tsx | typescript
+#!/usr/bin/env -S npx --yes ts-node --esm | typescript
+#!/usr/bin/busybox sh | bash
+#!/bin/busybox awk -f | awk
+#!/usr/bin/env -S deno run --allow-read | deno
+#!/usr/bin/env -S kotlinc -script | kotlin
+#!/usr/bin/env env python3 | python
+"""
+
+
+@pytest.mark.parametrize("row", RUNNERS.strip().splitlines())
+def test_what_only_runs_another_program_is_looked_through(row):
+    line, _, language = row.rpartition(" | ")
+    assert str(detect_shebang(f"{line}\n")) == language
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [("a.pyw", "python"), ("a.cts", "typescript"), ("a.mts", "typescript"), ("a.kts", "kotlin")],
+)
+def test_further_extensions(name, language):
+    assert detect_language(name) == language
+
+
 @pytest.mark.parametrize("options", ["-u NAME", "-i -u A --unset B", "-C /tmp X=1", "-S -v"])
 def test_options_of_env_are_skipped_with_their_arguments(options):
     assert detect_shebang(f"#!/usr/bin/env {options} python3\n") == "python"

@@ -35,11 +35,12 @@ def test_what_a_name_means_lies_below(name):
     found = usable(name)
     if found is not None:
         assert not {"", ".", ".."}.intersection(found.split("/"))
-        assert not set(found) & {"\0", "\\"}
+        assert "\0" not in found
+        assert ".." not in found.replace("\\", "/").split("/")
         assert os.path.normpath(f"/top/{found}") == f"/top/{found}"
         assert relative_name(found) == found
         last = [part for part in name.replace("\\", "/").split("/") if part not in {"", "."}][-1]
-        assert found.rpartition("/")[2] == last
+        assert last in found.replace("\\", "/").split("/")
 
 
 @given(names)
@@ -57,7 +58,7 @@ def test_files_are_saved_below_and_nowhere_else(name):
             assert everything == [saved]
 
 
-@pytest.mark.parametrize("name", ["a/b/c", "./a/b", "a//b/", "a\\b", " a / b "])
+@pytest.mark.parametrize("name", ["a/b/c", "./a/b", "a//b/", " a / b "])
 def test_plain_folders_are_kept(name):
     assert "/" in relative_name(name)
 

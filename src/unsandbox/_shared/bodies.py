@@ -30,7 +30,7 @@ def encode_members(endpoint: Endpoint, members: Mapping[str, Any]) -> bytes | Pi
             raise InvalidRequestError(f"{endpoint.name}: {error}") from None
     if files:
         given["input_files"] = files
-    return codec.encode_pieces(given) if given else b""
+    return codec.encode_request(given) if given else b""
 
 
 def bootstrap_members(bootstrap: str | None) -> dict[str, str]:

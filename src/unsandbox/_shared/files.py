@@ -120,9 +120,11 @@ def utf8(name: str, content: str) -> bytes:
         InvalidRequestError: It holds what UTF-8 cannot.
     """
     try:
-        return content.encode()
+        return content.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidRequestError(f"the text of {name!r} holds a lone surrogate: pass bytes instead") from None
+        raise InvalidRequestError(
+            f"the text of {name!r} holds half of a surrogate pair, which is no character: pass bytes instead"
+        ) from None
 
 
 def unreadable(name: str, error: Exception) -> InvalidRequestError:

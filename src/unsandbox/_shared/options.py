@@ -13,7 +13,7 @@ from unsandbox._shared.files import InputFiles, encode_files, utf8
 from unsandbox._shared.request import PreparedRequest
 from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol import codec
-from unsandbox.protocol.bounds import BoundExceededError, check_bounds
+from unsandbox.protocol.bounds import BoundExceededError, check_bounds, check_exec_size
 from unsandbox.protocol.models import ExecuteRequest
 
 _MAX_TTL_S = 900
@@ -81,7 +81,7 @@ def encode_execution(options: ExecuteOptions, timeout: float | None = None) -> P
         needs.append("isolation")
         body["isolation"] = options.isolation
     _check_bounds(body)
-    return PreparedRequest(codec.encode_pieces(body), needs=needs)
+    return PreparedRequest(codec.encode_request(body), needs=needs)
 
 
 def encode_script(
@@ -138,6 +138,7 @@ def _lease(ttl: int | None, timeout: float) -> int:
 def _check_bounds(body: Mapping[str, Any]) -> None:
     try:
         check_bounds(body, ExecuteRequest)
+        check_exec_size(body.get("args") or (), body.get("env") or {})
     except BoundExceededError as error:
         raise InvalidRequestError(str(error)) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import signal
 import sys
@@ -176,13 +177,13 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
 def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:
     """Return the language and the code that the arguments name."""
     if source == "-":
-        code = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+        code = _text(sys.stdin.buffer.read())
         return language or _by_content(code, "standard input", guess), code
     if language is not None:
         return language, source
     path = Path(source)
     try:
-        code = path.read_bytes().decode("utf-8", "surrogateescape")
+        code = _text(path.read_bytes())
     except OSError as error:
         import difflib
 
@@ -194,6 +195,17 @@ def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:
     from unsandbox.protocol.languages import detect_language
 
     return detect_language(path.name) or _by_content(code, source, guess), code
+
+
+def _text(data: bytes) -> str:
+    """Return a program's text: UTF-8, or what its byte order mark says (PowerShell writes UTF-16)."""
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    for mark, encoding in marks.items():
+        if data.startswith(mark):
+            with contextlib.suppress(UnicodeDecodeError):
+                return data.decode(encoding)
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _by_content(code: str, what: str, guess: bool) -> str:

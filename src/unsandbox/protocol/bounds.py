@@ -7,7 +7,7 @@ and the server when it is read. OpenAPI and `docs/protocol.md` list them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -26,6 +26,10 @@ CODE_CHARACTERS = 16 * MIB
 SCRIPT_BYTES = 4 * MIB
 INPUT_BYTES = 512 * MIB
 _BASE64_CHARACTERS = (INPUT_BYTES + 2) // 3 * 4
+EXEC_STRING_BYTES = 128 * KIB - 1
+"""Of one argument, or one variable as `NAME=value`: Linux takes no longer one."""
+EXEC_BYTES = 3 * MIB // 2
+"""All arguments and variables of a program together; Linux takes 2 MiB, with what it adds."""
 LARGE = MIB
 """A text that may be longer than this is data: one that is too long is answered with 413 and not with 400."""
 SMALL_BODY = 2 * MIB
@@ -38,10 +42,9 @@ Identifier = Annotated[str, msgspec.Meta(max_length=255)]
 HostName = Annotated[str, msgspec.Meta(max_length=255)]
 Url = Annotated[str, msgspec.Meta(max_length=8 * KIB)]
 FileName = Annotated[str, msgspec.Meta(max_length=4 * KIB)]
-Argument = Annotated[str, msgspec.Meta(max_length=32 * KIB)]
+Argument = Annotated[str, msgspec.Meta(max_length=EXEC_STRING_BYTES)]
 EnvName = Annotated[str, msgspec.Meta(max_length=1 * KIB)]
-EnvValue = Annotated[str, msgspec.Meta(max_length=128 * KIB)]
-"""Linux takes no longer one."""
+EnvValue = Annotated[str, msgspec.Meta(max_length=EXEC_STRING_BYTES)]
 Code = Annotated[str, msgspec.Meta(max_length=CODE_CHARACTERS)]
 Script = Annotated[str, msgspec.Meta(max_length=SCRIPT_BYTES)]
 Input = Annotated[str, msgspec.Meta(max_length=INPUT_BYTES)]
@@ -87,6 +90,27 @@ def check_bounds(members: Mapping[str, Any], model: type[msgspec.Struct], path: 
     for name, kind in _bounded(model):
         if (value := members.get(name)) is not None:
             _check(value, kind, f"{path}{name}")
+
+
+def check_exec_size(args: Sequence[str], env: Mapping[str, str]) -> None:
+    """Check the lengths of a program's arguments and variables as Linux counts them, in bytes.
+
+    Raises:
+        BoundExceededError: One is too long, or all together are; the message names a variable.
+
+    Example:
+        >>> check_exec_size([], {"A": "\u00e9" * 70_000})
+        Traceback (most recent call last):
+        unsandbox.protocol.bounds.BoundExceededError: env['A'] has 140002 bytes; at most 131071 are allowed
+    """
+    strings = [(f"args[{number}]", word) for number, word in enumerate(args)]
+    strings += [(f"env[{name!r}]", f"{name}={value}") for name, value in env.items()]
+    total = 0
+    for path, text in strings:
+        size = len(text.encode("utf-8", "surrogatepass"))
+        _compare(path, size, EXEC_STRING_BYTES, "bytes")
+        total += size + 1
+    _compare("args and env together", total, EXEC_BYTES, "bytes")
 
 
 def bounds_of(model: type[msgspec.Struct]) -> Iterator[tuple[str, int | None, str]]:
@@ -140,7 +164,7 @@ def _check(value: object, kind: inspect.Type, path: str) -> None:
         _compare(path, len(value), kind.max_length, "members")
         for name, item in value.items():
             _check(name, kind.key_type, f"a name in {path}")
-            _check(item, kind.value_type, f"a value in {path}")
+            _check(item, kind.value_type, f"{path}[{name!r}]")
 
 
 def _compare(path: str, length: int, bound: int | None, unit: str) -> None:

@@ -6,9 +6,11 @@ strings. Bodies that are not valid UTF-8 (the C client sends Latin-1 sources as 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,6 +25,7 @@ T = TypeVar("T", bound=WireModel)
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _NO_BODY = (b"", b"{}", b"[]", b"null")
 
 
@@ -70,11 +73,41 @@ def _written(encoder: msgspec.json.Encoder, plain: Mapping[str, Any]) -> bytes:
     try:
         return encoder.encode(plain)
     except UnicodeEncodeError as error:
+        where = "".join(_with_half_pair(plain)) or "a text"
         raise InvalidRequestError(
-            "a text holds a lone surrogate and cannot be sent as UTF-8; send such data as an input file"
+            f"{where} holds half of a surrogate pair, which is no character: it cannot be written as UTF-8"
         ) from error
     except (TypeError, OverflowError, msgspec.MsgspecError) as error:
         raise InvalidRequestError(f"the request cannot be written as JSON: {error}") from error
+
+
+def _with_half_pair(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the path of the first text that UTF-8 cannot hold."""
+    if isinstance(value, str):
+        if _HALF_PAIR.search(value):
+            yield path
+    elif isinstance(value, Mapping):
+        pairs = ((f"{path}.{name!s}".lstrip("."), item) for name, item in value.items())
+        yield from itertools.islice((hit for at, item in pairs for hit in _with_half_pair(item, at)), 1)
+    elif isinstance(value, list):
+        numbered = ((f"{path}[{number}]", item) for number, item in enumerate(value))
+        yield from itertools.islice((hit for at, item in numbered for hit in _with_half_pair(item, at)), 1)
+
+
+def encode_request(value: WireModel | Mapping[str, Any]) -> bytes | Pieces:
+    r"""Return the JSON body of a request, as `encode_pieces`; bytes that are no UTF-8 are sent as they are.
+
+    Python decodes such bytes into surrogate escapes (PEP 383): a program in Latin-1, say, or a file's name.
+    `loads` gives the server the same text.
+
+    Raises:
+        InvalidRequestError: As `encode`.
+
+    Example:
+        >>> encode_request({"code": b"caf\xe9".decode("utf-8", "surrogateescape")})
+        b'{"code":"caf\xe9"}'
+    """
+    return _encode_pieces(value, escapes=True)
 
 
 def encode_pieces(value: WireModel | Mapping[str, Any]) -> bytes | Pieces:
@@ -89,6 +122,10 @@ def encode_pieces(value: WireModel | Mapping[str, Any]) -> bytes | Pieces:
         >>> len(body), b"".join(body.chunks())
         (18, b'{"content":"aGkh"}')
     """
+    return _encode_pieces(value, escapes=False)
+
+
+def _encode_pieces(value: WireModel | Mapping[str, Any], *, escapes: bool) -> bytes | Pieces:
     plain = to_wire(value, whole=False) if isinstance(value, WireModel) else value
     try:
         return _encoder.encode(plain)
@@ -103,7 +140,17 @@ def encode_pieces(value: WireModel | Mapping[str, Any]) -> bytes | Pieces:
         contents.append(item)
         return mark
 
-    encoded = _written(msgspec.json.Encoder(enc_hook=note), plain)
+    try:
+        encoded = _written(msgspec.json.Encoder(enc_hook=note), plain)
+    except InvalidRequestError as error:
+        if not escapes or not isinstance(error.__cause__, UnicodeEncodeError):
+            raise
+        contents.clear()
+        text = json.dumps(plain, default=note, ensure_ascii=False, separators=(",", ":"))
+        try:
+            encoded = text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise error from None
     if not contents:
         return encoded
     first, *others = encoded.split(mark.encode())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-import re
+
+from unsandbox.protocol.shebang import shebang_program, without_version
 
 # One row per language of sandbox/languages.toml: its name, its file extensions, its names in `#!` lines. Where
 # two share one, it means the language that servers are most likely to have (`zsh` means `bash`).
@@ -42,16 +43,16 @@ fortran      | f90 f95 f03 f08         |
 fsharp       | fs fsx                  |
 gambit       |                         |
 gap          | g                       | gap
-go           | go                      |
+go           | go                      | go gorun
 groovy       | groovy                  | groovy
 haskell      | hs                      | runghc runhaskell
 haxe         | hx                      |
 icon         | icn                     |
-java         | java                    |
+java         | java                    | java jbang
 javascript   | js mjs cjs              | node nodejs
 jq           | jq                      | jq
 julia        | jl                      | julia
-kotlin       | kt kts                  | kotlin
+kotlin       | kt kts                  | kotlin kotlinc
 ksh          | ksh                     | ksh ksh93
 livescript   | ls                      | lsc
 lua          | lua                     | lua luajit
@@ -73,13 +74,13 @@ postscript   | ps                      | gs
 powershell   | ps1                     | pwsh
 prolog       | pro p                   | swipl
 pypy         |                         |
-python       | py                      | python pypy
+python       | py pyw                  | python pypy
 r            | r                       | rscript
 racket       | rkt                     | racket
 raku         | raku pl6 p6 rakumod     | raku perl6
 rexx         | rexx rex                | regina rexx
 ruby         | rb                      | ruby
-rust         | rs                      |
+rust         | rs                      | rust-script
 scala        | scala sc                | scala
 scheme       | scm ss                  | guile scheme chezscheme csi gsi
 slang        | sl                      | slsh
@@ -89,7 +90,7 @@ swift        | swift                   | swift
 tcc          |                         | tcc
 tcl          | tcl                     | tclsh wish
 tcsh         | csh tcsh                | csh tcsh
-typescript   | ts mts                  | ts-node tsx
+typescript   | ts mts cts              | ts-node tsx esno
 v            | v vsh                   | v
 vala         | vala                    | vala
 wat          | wat                     |
@@ -110,9 +111,6 @@ EXTENSIONS: dict[str, str] = _column(1)
 INTERPRETERS: dict[str, str] = _column(2)
 """Last path component of a `#!` line (lower case, version stripped) to language."""
 
-_LONGEST_SHEBANG = 1024
-_VERSION = re.compile(r"-?[0-9]+(\.[0-9]+)*\Z")
-
 
 def detect_language(filename: str) -> str | None:
     """Return the language of a file by its extension, or None when the extension is unknown.
@@ -129,31 +127,11 @@ def detect_language(filename: str) -> str | None:
 
 
 def detect_shebang(source: str) -> str | None:
-    r"""Return the language that the `#!` line of a program names, or None.
-
-    The interpreter is the last path component on line 1, after `env` and its options; a trailing version is
-    stripped. A line of more than 1024 characters names none (Linux reads 256 bytes of it).
+    r"""Return the language that the `#!` line of a program names, or None; see `shebang.shebang_program`.
 
     Example:
         >>> detect_shebang("#!/usr/bin/env -S FOO=1 python3.12 -u\n"), detect_shebang("print(1)")
         ('python', None)
     """
-    start = source[: _LONGEST_SHEBANG + 2].removeprefix("\ufeff")
-    first_line, end, _ = start.partition("\n")
-    if not first_line.startswith("#!") or (not end and len(start) > _LONGEST_SHEBANG):
-        return None
-    words = first_line[2:].split()
-    if words and posixpath.basename(words[0]) == "env":
-        words = _after_env(words[1:])
-    if not words:
-        return None
-    name = posixpath.basename(words[0]).lower()
-    return INTERPRETERS.get(name) or INTERPRETERS.get(_VERSION.sub("", name))
-
-
-def _after_env(words: list[str]) -> list[str]:
-    """Return what env(1) would run: its options, their arguments and assignments skipped."""
-    while words and (words[0].startswith("-") or "=" in words[0]):
-        takes_argument = words[0] in {"-u", "--unset", "-C", "--chdir"}
-        words = words[2:] if takes_argument else words[1:]
-    return words
+    name = shebang_program(source)
+    return None if name is None else INTERPRETERS.get(name) or INTERPRETERS.get(without_version(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 MAX_NAME_BYTES = 255
@@ -13,8 +14,9 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 def relative_name(given: str) -> str:
     r"""Return the place below a folder that a name means: plain names with slashes between them.
 
-    Both kinds of separators count. A name that leads anywhere else (an absolute path, one with a drive or with
-    `..`) means its last part alone, which is also all that historical clients send.
+    A name that leads anywhere else (an absolute path, one with a drive or with `..`) means its last part alone,
+    which is also all that historical clients send. There a backslash separates as a slash does; elsewhere it is
+    a character like others, but where files are named with it.
 
     Args:
         given: The name as it came.
@@ -25,17 +27,21 @@ def relative_name(given: str) -> str:
     Example:
         >>> relative_name("data/2024/a.csv"), relative_name("/home/me/a.csv"), relative_name(r"C:\temp\a.txt")
         ('data/2024/a.csv', 'a.csv', 'a.txt')
+        >>> relative_name(r"back\slash.txt") == r"back\slash.txt"
+        True
     """
     path = given.replace("\\", "/")
     parts = [part for part in path.split("/") if part not in {"", "."}]
     if path.startswith("/") or _DRIVE.match(parts[0] if parts else "") or ".." in parts:
         # Judged by the first part that counts: `./C:/a` names a drive as much as `C:/a` does.
         parts = parts[-1:]
+    elif os.name != "nt":
+        parts = [part for part in given.split("/") if part not in {"", "."}]
     name = "/".join(parts)
     try:
         sizes = [len(part.encode("utf-8", "surrogateescape")) for part in (*parts, name)]
     except UnicodeEncodeError as error:
-        raise ValueError("a filename holds a lone surrogate, which no file can have") from error
+        raise ValueError("a filename holds half of a surrogate pair, which is no character") from error
     if not parts or parts == [".."] or "\0" in name or max(sizes[:-1]) > MAX_NAME_BYTES:
         raise ValueError(f"a filename must end in a usable base name of at most {MAX_NAME_BYTES} bytes")
     if len(parts) > MAX_DEPTH or sizes[-1] > MAX_PATH_BYTES:

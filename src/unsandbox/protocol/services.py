@@ -341,5 +341,7 @@ def _checked(pairs: dict[str, str]) -> dict[str, str]:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"entry {number} of the vault holds a lone surrogate") from None
+            raise ValueError(
+                f"entry {number} of the vault holds half of a surrogate pair, which is no character"
+            ) from None
     return pairs

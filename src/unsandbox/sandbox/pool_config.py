@@ -19,6 +19,7 @@ class PoolConfig:
         python_env: Variables of Python programs.
         limits: Bounds of a warm sandbox; memory, processors and time of its job may differ.
         folders: Folders that are made in advance, as nearly all jobs want them.
+        commands: Commands of interpreters that may wait for their program in sandboxes of their own.
         forks_per_zygote: A new zygote takes over after this number of forks, because the forks of one share
             hash seed and memory layout.
     """
@@ -29,4 +30,5 @@ class PoolConfig:
     python_env: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     folders: tuple[str, ...] = ()
+    commands: tuple[tuple[str, ...], ...] = ()
     forks_per_zygote: int = 500

@@ -10,10 +10,12 @@ import pytest
 from tests.support import REPO
 
 from unsandbox.sandbox import InvalidSpecError, Limits, UnknownLanguageError, load_languages
-from unsandbox.sandbox.languages.java import java_steps
 from unsandbox.sandbox.languages.shells import find_shell
+from unsandbox.sandbox.languages.starters import STARTERS
+from unsandbox.sandbox.languages.steps import Steps
 from unsandbox.sandbox.languages.table import Language, LanguageTable
 
+MIB = 1 << 20
 TABLE = load_languages()
 AVAILABLE = [language.name for language in TABLE.available()]
 WIRE_NAMES = {
@@ -176,7 +178,7 @@ async def test_input_files_by_name(backend):
         "x\\e.txt": b"E",
     }
     outcome = await run_program(backend, "bash", "cd /tmp/input; grep -r . * | sort", input_files=files)
-    assert outcome.stdout.data == b"a.txt:A\nb.txt:B\nc.txt:C\nx/e.txt:E\nx/y/d.txt:D\n"
+    assert outcome.stdout.data == b"a.txt:A\nb.txt:B\nc.txt:C\nx/y/d.txt:D\nx\\e.txt:E\n"
 
 
 @pytest.mark.parametrize(
@@ -237,6 +239,10 @@ JAVA = {
     "{ System.out.println(new A().x); } }",
     "later, not public": "interface A { }\nfinal class B implements A { static public final void main(final String... a) "
     "{ System.out.println(1); } }",
+    "two public classes": "public class A { int x = 1; }\npublic class M { public static void main(String[] a) "
+    "{ System.out.println(new A().x); } }",
+    "a class looked for by name": "class M { public static void main(String[] a) throws Exception { System.out.println("
+    'Thread.currentThread().getContextClassLoader().loadClass("M").getSimpleName().length()); } }',
     "package": 'package a.b; record R(int x) {} public class M { String s = "class X { static void main("; '
     "/* class Y */ public static void main(String[] a) { System.out.println(new R(1).x()); } }",
 }
@@ -249,12 +255,137 @@ async def test_java_whatever_the_order_and_names_of_classes(backend, code):
     assert outcome.stdout.data == b"1\n", outcome.stderr.data
 
 
-def test_java_steps():
-    assert java_steps(JAVA["first class"])[:2] == ("Main.java", None)
-    assert java_steps("no java at all {{{")[:2] == ("Main.java", None)
-    assert java_steps(JAVA["package"])[0] == "M.java"
-    assert java_steps(JAVA["package"])[2][-1] == "a.b.M"
-    assert java_steps("class A { class Inner { } static void main(String[] a) {} } class B { }")[1] is None
+def started(name, code):
+    language = TABLE[name]
+    return STARTERS[language.starter](Steps(language.source, language.compile, language.run), code)
+
+
+def test_how_java_is_started():
+    launcher = Steps("Main.java", None, TABLE["java"].run)
+    assert started("java", JAVA["first class"]) == launcher
+    assert started("java", "no java at all {{{") == launcher
+    assert started("java", JAVA["package"]).source == "M.java"
+    assert started("java", JAVA["package"]).run[-1] == "a.b.M"
+    assert (
+        started("java", "class A { class Inner { } static void main(String[] a) {} } class B { }").compile
+        is None
+    )
+
+
+def test_what_the_compiler_says_of_java_stays_in_its_place():
+    code = JAVA["two public classes"]
+    text = started("java", code).code
+    assert [len(line) for line in text.split("\n")] == [len(line) for line in code.split("\n")]
+    assert "public class M" in text
+    assert "public class A" not in text
+
+
+STARTED = {
+    "haskell, another module": ("haskell", "{- module No -}\nmodule Demo.App where\nmain = putStrLn \"1\""),
+    "haskell, exports": ("haskell", "module Main (main) where\nmain = putStrLn \"1\""),
+    "erlang without #!": ("erlang", "main(_) ->\n    io:format(\"1~n\")."),
+    "erlang, a module": ("erlang", "%% c\n-module(x).\n-export([main/1]).\nmain(_) -> io:format(\"1~n\")."),
+    "ada, another unit": ("ada", "with Ada.Text_IO;\nprocedure Hello is\nbegin Ada.Text_IO.Put_Line (\"1\"); end Hello;"),
+    "ada, several units": (
+        "ada",
+        ("package P is\n  procedure Hi;\nend P;\nwith Ada.Text_IO;\npackage body P is\n  procedure Hi is\n  begin\n"
+        "    Ada.Text_IO.Put_Line (\"1\");\n  end Hi;\nend P;\nwith P;\nprocedure Main_Unit is\nbegin\n  P.Hi;\nend Main_Unit;"),
+    ),
+    "kotlin, a package": ("kotlin", "package demo.app\n\nfun main() { println(1) }"),
+    "kotlin, a name for the file": ("kotlin", '@file:JvmName("Foo")\npackage a\nfun main(args: Array<String>) { println(1) }'),
+    "kotlin, main in an object": ("kotlin", "object App {\n  @JvmStatic\n  fun main(args: Array<String>) { println(1) }\n}"),
+    "kotlin, a script": ("kotlin", "val x = 1\nprintln(x)"),
+    "sh": ("bash", "#!/bin/sh -e\necho 'a\\tb' | wc -w | tr 2 1"),
+    "typescript, main module": ("typescript", "function main() { console.log(1) }\nif (require.main === module) main()"),
+    "typescript, names of CommonJS": (
+        "typescript",
+        ("import fs = require('fs');\nexports.a = 1;\nconst here = fs.existsSync(__filename) && __dirname === '/work';\n"
+        "console.log(here && require.main!.filename === __filename ? await Promise.resolve(1) : module.exports)"),
+    ),
+    "typescript, names of its own": (
+        "typescript",
+        ("import { createRequire } from 'node:module';\nimport { fileURLToPath } from 'node:url';\n"
+        "const require = createRequire(import.meta.url), __filename = fileURLToPath(import.meta.url);\n"
+        "console.log(typeof require('fs').readFileSync === 'function' && process.argv[1] === __filename ? 1 : 0)"),
+    ),
+    "typescript, export =": ("typescript", "class A {}\nexport = A;\nconsole.log(1)"),
+    "c, extensions of gnu17": ("c", "#include <stdio.h>\nint main(void) { typeof(1) x = 1; printf(\"%d\\n\", ({ x; })); }"),
+    "cpp, extensions of gnu++17": ("cpp", "#include <cstdio>\nint main(int n, char **) { int a[n]; a[0] = 1; printf(\"%d\\n\", a[0]); }"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "code"), STARTED.values(), ids=STARTED)
+async def test_programs_as_they_are_written(backend, name, code):
+    if not TABLE[name].installed():
+        pytest.skip(f"{name} is not installed")
+    outcome = await run_program(backend, name, code)
+    assert (outcome.stdout.data, outcome.exit_code) == (b"1\n", 0), outcome.stderr.data
+
+
+BROKEN = {
+    "erlang": ("erlang", "main(_) ->\n  ok,\n  X = .", "main.erl:3"),
+    "an erlang module": ("erlang", "-module(x).\n-export([main/1]).\nmain(_) ->\n  X = .", "main.erl:4"),
+    "a go library": (
+        "go",
+        "// package main\npackage tool\nfunc main() {}",
+        "package tool is not a main package",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "code", "said"), BROKEN.values(), ids=BROKEN)
+async def test_a_starter_keeps_line_numbers_and_says_what_is_wrong(backend, name, code, said):
+    if not TABLE[name].installed():
+        pytest.skip(f"{name} is not installed")
+    outcome = await run_program(backend, name, code)
+    assert said in outcome.stderr.data.decode()
+    assert outcome.exit_code != 0
+
+
+LIMITED = {
+    "java": "class M { public static void main(String[] a) { System.out.println(Runtime.getRuntime().maxMemory() >> 20); "
+    "System.out.println(Runtime.getRuntime().availableProcessors()); } }",
+    "javascript": "console.log(require('v8').getHeapStatistics().heap_size_limit >> 20); console.log(2)",
+    "typescript": "import v8 from 'v8'; console.log(v8.getHeapStatistics().heap_size_limit >> 20); console.log(2)",
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+async def test_runtimes_know_the_limits(backend, name):
+    if not TABLE[name].installed():
+        pytest.skip(f"{name} is not installed")
+    limits = Limits(wall_s=60, memory_bytes=800 * MIB, vcpu=2)
+    outcome = await run_program(backend, name, LIMITED[name], limits=limits)
+    heap_mib, cpus = map(int, outcome.stdout.data.split())
+    assert 500 < heap_mib < 700
+    assert cpus == 2
+
+
+async def test_arguments_of_compilers(backend):
+    code = '#include <stdio.h>\nint main(void) { printf("%d %ld\\n", N, __STDC_VERSION__); }'
+    outcome = await run_program(backend, "c", code, compiler_args=["-DN=7", "-std=c99"])
+    assert outcome.stdout.data == b"7 199901\n", outcome.stderr.data
+    with pytest.raises(InvalidSpecError, match="compiler_args: programs in perl are not compiled"):
+        TABLE["perl"].build_spec("", compiler_args=["-O2"])
+
+
+async def test_python_copies_bytes_that_are_no_utf8(backend):
+    code = "import sys; sys.stdout.write(sys.stdin.read())"
+    outcome = await run_program(backend, "python", code, stdin=b"caf\xe9\n")
+    assert outcome.stdout.data == b"caf\xe9\n", outcome.stderr.data
+
+
+async def test_a_source_with_a_coding_line(backend):
+    code = b"# -*- coding: latin-1 -*-\nprint('caf\xe9')\n".decode("utf-8", "surrogateescape")
+    outcome = await run_program(backend, "python", code)
+    assert outcome.stdout.data == "café\n".encode(), outcome.stderr.data
+
+
+@needs("javascript")
+async def test_output_before_an_exit_is_not_lost(backend):
+    """Node does not wait until a pipe has taken what it was given."""
+    outcome = await run_program(backend, "javascript", "console.log('x'.repeat(900_000)); process.exit(3)")
+    assert (len(outcome.stdout.data), outcome.exit_code) == (900_001, 3)
 
 
 @needs("go")

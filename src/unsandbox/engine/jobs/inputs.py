@@ -8,13 +8,17 @@ import binascii
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import InvalidRequest, TooLarge
 from unsandbox.protocol import models
-from unsandbox.protocol.bounds import MAX_ENV_VARS, MAX_INPUT_FILES
+from unsandbox.protocol.bounds import (
+    MAX_ENV_VARS,
+    MAX_INPUT_FILES,
+    BoundExceededError,
+    check_exec_size,
+)
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.held import HeldInputFile
 from unsandbox.protocol.names import clash
 from unsandbox.sandbox.languages.table import SAME_NAME, input_name
 
-ARGS_CHARACTERS = 32 * 1024
 LARGE_REQUEST = 128 * 1024
 """Characters of program, input and files that the event loop reads at once, in a few milliseconds."""
 
@@ -40,8 +44,6 @@ def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
         if "\0" in word:
             raise InvalidRequest("args: an argument must not hold a NUL byte")
         _check_bytes(word, "args")
-    if request.args and sum(len(word) + 1 for word in request.args) > ARGS_CHARACTERS:
-        raise TooLarge(f"the arguments are longer than {ARGS_CHARACTERS >> 10} KiB; send data as input files")
     env = request.env or {}
     if len(env) > MAX_ENV_VARS:
         raise InvalidRequest(f"env has {len(env)} variables; at most {MAX_ENV_VARS} are allowed")
@@ -49,6 +51,10 @@ def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise InvalidRequest("env: a name must not be empty or hold '=', and nothing may hold a NUL byte")
         _check_bytes(name + value, "env")
+    try:
+        check_exec_size(request.args or (), env)
+    except BoundExceededError as error:
+        raise InvalidRequest(f"{error}; send data as input files") from error
     if request.stdin is not None and request.stdin_base64 is not None:
         raise InvalidRequest("give stdin or stdin_base64, not both")
     if request.return_wasm_artifact:
@@ -102,4 +108,4 @@ def _check_bytes(text: str, what: str) -> None:
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{what} holds a lone surrogate, which no file can hold as UTF-8") from None
+        raise InvalidRequest(f"{what} holds half of a surrogate pair, which is no character") from None

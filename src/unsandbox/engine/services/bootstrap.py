@@ -74,7 +74,7 @@ async def read_bootstrap(
     try:
         script = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidRequest("the bootstrap holds a lone surrogate, which no file can hold as UTF-8") from None
+        raise InvalidRequest("the bootstrap holds half of a surrogate pair, which is no character") from None
     if request.bootstrap:
         script += b"\n"
     if len(script) > SCRIPT_BYTES:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import marshal
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER, DEFAULT_ENV, WORK
 from unsandbox.sandbox.spec import SandboxSpec
-from unsandbox.sandbox.zygote.main import COMMANDS, MAIN
+from unsandbox.sandbox.zygote.main import MAIN, PROGRAMS
 
 PYTHON = ("python3", MAIN)
 """The command of programs that the waiting interpreter runs itself; any other is executed by it."""
@@ -27,15 +27,25 @@ def runs_in_process(spec: SandboxSpec, template_env: Mapping[str, str]) -> bool:
     return not any(_READS_AT_START.match(name) for name in changed)
 
 
-def waiting_kind(spec: SandboxSpec) -> int | None:
+def commands_by_kind(commands: Iterable[Sequence[str]]) -> dict[int, list[str]]:
+    """Return the commands of interpreters that can wait for their program, by the kind of sandbox for it."""
+    kinds = {program: kind for kind, program in PROGRAMS.items()}
+    return {kinds[command[-1]]: list(command) for command in commands if command[-1] in kinds}
+
+
+def waiting_kind(spec: SandboxSpec, commands: Mapping[int, list[str]]) -> int | None:
     """Return in which kind of sandbox an interpreter waits that would begin this program.
 
     It was started without variables and input of a job's own.
+
+    Args:
+        spec: The job.
+        commands: How the waiting interpreters were started.
     """
-    kind = next((kind for kind, command in COMMANDS.items() if tuple(spec.run) == command), None)
+    kind = next((kind for kind, command in commands.items() if list(spec.run) == command), None)
     if kind is None or spec.compile is not None or spec.env or spec.stdin:
         return None
-    there = any(file.path == spec.run[1] and file.mode == 0o644 for file in spec.files)
+    there = any(file.path == spec.run[-1] and file.mode == 0o644 for file in spec.files)
     return kind if there else None
 
 

@@ -15,7 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unsandbox.sandbox.bubblewrap.job_message import PYTHON, encode_job, runs_in_process, waiting_kind
+from unsandbox.sandbox.bubblewrap.job_message import (
+    PYTHON,
+    commands_by_kind,
+    encode_job,
+    runs_in_process,
+    waiting_kind,
+)
 from unsandbox.sandbox.bubblewrap.template import Template
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host import probe
@@ -32,7 +38,7 @@ from unsandbox.sandbox.launcher.zygotes import ZYGOTE_GONE
 from unsandbox.sandbox.layout import shm_bytes
 from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Captured, Limits, NetworkMode, OutputSink, SandboxSpec
-from unsandbox.sandbox.zygote.main import COMMANDS, KIND_ANY
+from unsandbox.sandbox.zygote.main import KIND_ANY
 
 logger = logging.getLogger("unsandbox.sandbox")
 
@@ -143,7 +149,8 @@ class WarmPool:
         self._config = config
         self._limits = config.limits
         self._hierarchy: Hierarchy | None = host.cgroup.hierarchy()
-        self._files = host.template.files(host.bpf, host.python, config.folders)
+        self._commands = commands_by_kind(config.commands)
+        self._files = host.template.files(host.bpf, host.python, config.folders, self._commands)
         self._mounted = frozenset(config.system_paths)
         self._bounds = _bounds(config.limits)
         self._counts_memory, self._counts_processes = (
@@ -152,7 +159,7 @@ class WarmPool:
         self._any = _WarmQueue(KIND_ANY, config.size, config.most, _CALM_S, config.size)
         # Filled when the first job of their language comes, and given up when none came for long.
         self._others = {
-            kind: _WarmQueue(kind, 0, max(1, config.most // 8), _OTHERS_CALM_S, 0) for kind in COMMANDS
+            kind: _WarmQueue(kind, 0, max(1, config.most // 8), _OTHERS_CALM_S, 0) for kind in self._commands
         }
         self._zygote: _Zygote | None = None
         self._next: _Zygote | None = None
@@ -294,7 +301,7 @@ class WarmPool:
 
     def _take_other(self, spec: SandboxSpec) -> WarmSandbox | None:
         """Return a sandbox in which another interpreter waits for this program, if there is one."""
-        kind = waiting_kind(spec)
+        kind = waiting_kind(spec, self._commands)
         if kind is None or _bounds(spec.limits) != self._bounds:
             return None
         shelf = self._others[kind]

@@ -79,13 +79,16 @@ class Template:
             words += ["--setenv", name, value]
         return b"".join(os.fsencode(word) + b"\0" for word in words)
 
-    def files(self, bpf: bytes, version: str, folders: Sequence[str]) -> dict[str, bytes]:
+    def files(
+        self, bpf: bytes, version: str, folders: Sequence[str], commands: Mapping[int, list[str]]
+    ) -> dict[str, bytes]:
         """Return what brings the zygote's code into the interpreter, by path.
 
         Args:
             bpf: The system call filter of the sandboxes.
             version: The interpreter's, as in the name of its folders: `3.11`.
             folders: What is made in each sandbox before it is ready.
+            commands: How other interpreters are started, by the kind of sandbox that they wait in.
         """
         folder = resources.files("unsandbox.sandbox.zygote")
         known = seccomp.numbers(platform.machine())
@@ -93,7 +96,8 @@ class Template:
         masks = proc_masks.masked_files(), proc_masks.masked_folders()
         settings = numbers, bpf, *masks, first_process.build_spawner()
         parts = {f"{WORK}/.{name}": (folder / f"{name}.py").read_bytes() for name in _PARTS}
-        parts[f"{WORK}/.install"] = f"install(lambda: Setup(*{settings!r}), {list(folders)!r})\n".encode()
+        install = f"install(lambda: Setup(*{settings!r}), {list(folders)!r}, {dict(commands)!r})\n"
+        parts[f"{WORK}/.install"] = install.encode()
         executed = "; ".join(f"exec(open({path!r}).read(), n)" for path in parts)
         load = f"import sys; n = {{'__name__': 'zygote'}}; {executed}"
         site = f"{WORK}/.local/lib/python{version}/site-packages"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
 from collections.abc import Callable
 
 from unsandbox.protocol.contents import Content, Slice, Spool
+
+_PIPE_BYTES = 1 << 20
 
 
 def memory_file(data: bytes) -> int:
@@ -53,8 +57,15 @@ def input_file(data: bytes) -> int:
 
 
 def pipe(uid: int | None) -> tuple[int, int]:
-    """Return a pipe that the sandbox's user may also open by name (`/dev/stdout`)."""
+    """Return a pipe that the sandbox's user may also open by name (`/dev/stdout`).
+
+    It holds up to 1 MiB: programs that end without waiting until their output was read (`process.exit()` after
+    `console.log`) lose what does not fit.
+    """
     read, write = os.pipe2(os.O_CLOEXEC)
+    with contextlib.suppress(OSError):
+        # An ordinary user may have only so much in large pipes.
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     if uid is not None:
         os.fchown(write, uid, uid)
     return read, write

@@ -23,13 +23,13 @@ import stat
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from unsandbox.protocol.contents import ChunkReader, Content, chunks_of
 from unsandbox.sandbox.errors import SandboxError
+from unsandbox.sandbox.languages.steps import fill, fill_text, limit_values
 from unsandbox.sandbox.languages.table import Language
 from unsandbox.sandbox.spec import MIB, Limits, OutputSink, RunningJob, SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import CACHES, System
@@ -197,16 +197,16 @@ def _filling(language: Language) -> SandboxSpec:
     assert language.cache is not None  # noqa: S101
     spec = language.build_spec(language.cache.program, limits=_LIMITS, return_artifacts=True)
     source = spec.files[0]
-    prepare: Sequence[str] = [
-        word.replace("{src}", source.path).replace("{cache}", _PLACE) for word in language.cache.prepare
-    ]
+    values = {"src": source.path, "cache": _PLACE, **limit_values(_LIMITS)}
+    prepare = fill(language.cache.prepare, values, {})
+    variables = {name: fill_text(value, values) for name, value in language.cache.env.items()}
     return dataclasses.replace(
         spec,
         run=["sh", "-c", _FILL, "sh", *prepare],
         compile=None,
         compiled=None,
         files=[SandboxFile(source.path, source.data)],
-        env={**spec.env, **language.cache.variables(_PLACE), "CACHE": _PLACE},
+        env={**spec.env, **variables, "CACHE": _PLACE},
         artifact_paths=(),
     )
 

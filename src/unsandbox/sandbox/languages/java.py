@@ -2,27 +2,21 @@
 
 The launcher runs the first class of the file, whatever its name, in one virtual machine instead of two. A
 file whose `main` is in a later class is common in textbooks; it is compiled, and for that the file must have
-the name of its public class.
+the name of its public class, of which there can be only one. A program that looks for its own classes by name
+is compiled as well: the launcher keeps them where the class path does not lead.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 
-_JAVA = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
-# Words that `languages.toml` explains: archives of the classes that launcher and compiler load.
-_LAUNCHER_ARCHIVE, _COMPILER_ARCHIVE = "{launcher_archive}", "{compiler_archive}"
+from unsandbox.sandbox.languages.source_text import without_noise
+from unsandbox.sandbox.languages.steps import COMPILER_ARGUMENTS, Steps
+
 _CLASSES = "/work/classes"
-# These read what a tenant wrote, in linear time: repetitions never give back what they took (`*+`), a string or
-# comment without an end goes on to the end of its line or of the file, and runs of words are bounded.
-_NOISE = re.compile(
-    r"//[^\n]*+|/\*(?:[^*]|\*(?!/))*+(?:\*/|\Z)"
-    r'|"""(?:[^"\\]|\\.|"(?!""))*+(?:"""|\Z)'
-    r'|"(?:[^"\\\n]|\\.)*+"?'
-    r"|'(?:[^'\\\n]|\\.)*+'?",
-    re.DOTALL,
-)
+# Reads what a tenant wrote, in linear time: repetitions never give back what they took (`*+`), and runs of
+# words are bounded.
 _TOKEN = re.compile(
     r"(?P<open>\{)|(?P<close>\})"
     r"|(?P<type>(?P<modifiers>(?:\b(?:public|final|abstract|sealed|strictfp|static)\s++){0,6}+)"
@@ -31,20 +25,29 @@ _TOKEN = re.compile(
     r"|(?P<main>\bstatic\s++(?:(?!void\b)\w++\s++){0,6}+void\s++main\s*+\()"
 )
 
-Steps = tuple[str, Sequence[str] | None, Sequence[str]]
+_NEEDS_CLASS_PATH = re.compile(
+    r"ContextClassLoader|SystemClassLoader|ServiceLoader|java\.class\.path|getResource|AccessibleObject"
+)
 
 
-def java_steps(code: str) -> Steps:
-    """Return the source file name, the compile step (or None) and the run step for a Java program.
+def java_steps(steps: Steps, code: str) -> Steps:
+    """Return how a Java program is started.
+
+    Args:
+        steps: As the source launcher starts it.
+        code: The program.
 
     Example:
-        >>> java_steps("class A {} public class B { public static void main(String[] a) {} }")[0]
+        >>> launcher = Steps("Main.java", None, ["java", "{launcher_archive}", "{src}"])
+        >>> java_steps(launcher, "class A {} public class B { public static void main(String[] a) {} }").source
         'B.java'
     """
     depth, package = 0, ""
     types: list[str] = []
-    public = owner = None
-    for token in _TOKEN.finditer(_NOISE.sub(" ", code)):
+    public: dict[str, int] = {}
+    owner = None
+    text = without_noise(code)
+    for token in _TOKEN.finditer(text):
         if token["open"]:
             depth += 1
         elif token["close"]:
@@ -53,12 +56,30 @@ def java_steps(code: str) -> Steps:
             package = token["path"] + "."
         elif token["type"] and depth == 0:
             types.append(token["name"])
-            if "public" in token["modifiers"]:
-                public = token["name"]
+            if (at := token["modifiers"].find("public")) >= 0:
+                public[token["name"]] = token.start("modifiers") + at
         elif token["main"] and types and owner is None:
             owner = types[-1]
-    if owner is None or owner == types[0]:
-        return "Main.java", None, [*_JAVA, _LAUNCHER_ARCHIVE, "{src}"]
-    flags = ["-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", _COMPILER_ARCHIVE]
-    compiler = ["javac", *flags, "-d", _CLASSES, "{src}"]
-    return f"{public or owner}.java", compiler, [*_JAVA, "-cp", _CLASSES, package + owner]
+    if owner is None or (owner == types[0] and not _NEEDS_CLASS_PATH.search(text)):
+        return steps
+    return _compiled(steps, code, package, owner, public)
+
+
+def _compiled(steps: Steps, code: str, package: str, owner: str, public: dict[str, int]) -> Steps:
+    named = owner if owner in public or not public else next(iter(public))
+    text = None
+    if len(public) > 1:
+        # Columns in messages of the compiler stay as they are.
+        text = code
+        for name, at in public.items():
+            if name != named:
+                text = f"{text[:at]}{' ' * len('public')}{text[at + len('public') :]}"
+    compiler = ["javac", "{javac_jvm}", "{compiler_archive}", COMPILER_ARGUMENTS, "-d", _CLASSES, "{src}"]
+    run = [word for word in steps.run if word not in ("{launcher_archive}", "{src}", COMPILER_ARGUMENTS)]
+    return replace(
+        steps,
+        source=f"{named}.java",
+        compile=compiler,
+        run=[*run, "-cp", _CLASSES, package + owner],
+        code=text,
+    )

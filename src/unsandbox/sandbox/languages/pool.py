@@ -7,6 +7,9 @@ from unsandbox.sandbox.layout import PREPARED_FOLDERS
 from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Limits
 
+_WAITING = ("javascript", "bash")
+"""Languages whose interpreters can wait for their program."""
+
 
 def pool_for(table: LanguageTable, size: int, most: int, limits: Limits) -> PoolConfig:
     """Return the configuration of a pool that serves every language of a table.
@@ -22,7 +25,8 @@ def pool_for(table: LanguageTable, size: int, most: int, limits: Limits) -> Pool
         size=size,
         most=max(size, most),
         system_paths=tuple(paths),
-        python_env=dict(table["python"].env),
+        python_env=table["python"].build_spec("", limits=limits).env,
         limits=limits,
         folders=PREPARED_FOLDERS,
+        commands=tuple(tuple(table[name].build_spec("", limits=limits).run) for name in _WAITING),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,16 @@ from typing import Any
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.names import relative_name
 from unsandbox.sandbox.errors import InvalidSpecError
-from unsandbox.sandbox.languages.java import java_steps
+from unsandbox.sandbox.languages.starters import STARTERS
+from unsandbox.sandbox.languages.steps import (
+    ARGUMENTS,
+    COMPILER_ARGUMENTS,
+    Steps,
+    fill,
+    fill_text,
+    limit_values,
+    with_words,
+)
 from unsandbox.sandbox.layout import INPUT_FOLDER, PREPARED_FOLDERS, WORK
 from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
@@ -24,8 +32,6 @@ from unsandbox.sandbox.system import HOST, System
 SAME_NAME = "input_files: two files have the same name; one would overwrite the other"
 _SUGGESTIONS = 3
 _BELIEVED_S = 10.0
-_OPTION = re.compile(r"\{(\w+)\}")
-_ARGUMENTS = "{args}"
 
 
 class UnknownLanguageError(LookupError):
@@ -69,10 +75,6 @@ class Cache:
     env: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
 
-    def variables(self, place: str) -> dict[str, str]:
-        """Return the variables of a job that finds the cache at `place`."""
-        return {name: value.replace("{cache}", place) for name, value in self.env.items()}
-
 
 @dataclass(frozen=True, slots=True)
 class Language:
@@ -90,6 +92,7 @@ class Language:
     compile: Sequence[str] | None = None
     needs: Sequence[str] = ()
     system_paths: Sequence[str] = ()
+    starter: str = ""
     takes_args: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
     binary: str | None = None
@@ -137,6 +140,7 @@ class Language:
         network: NetworkMode = NetworkMode.ZEROTRUST,
         return_artifacts: bool = False,
         args: Sequence[str] = (),
+        compiler_args: Sequence[str] = (),
         cache: str | None = None,
         cache_scope: str = "",
     ) -> SandboxSpec:
@@ -151,43 +155,57 @@ class Language:
             network: What it may reach.
             return_artifacts: Whether to return what it leaves in `/tmp/artifacts`, and the compiled binary.
             args: Its command-line arguments.
+            compiler_args: Further arguments of the compiler.
             cache: Where the sandbox sees what was made of the toolchain once, if it does.
             cache_scope: See `SandboxSpec`.
 
         Raises:
-            InvalidSpecError: Arguments where none are taken, code that cannot be encoded, a file name that is
-                none, or one name twice.
+            InvalidSpecError: Arguments where none are taken, or of a compiler where there is none; code that
+                cannot be encoded; a file name that is none, or one name twice.
         """
         if args and not self.takes_args:
             raise InvalidSpecError(f"args: programs in {self.name} take no arguments")
-        compile_step, run, source = self.compile, self.run, self.source
-        if self.name == "java":
-            source, compile_step, run = java_steps(
-                code if isinstance(code, str) else code.decode("utf-8", "replace")
-            )
+        limits = limits or self.limits()
+        steps = self._steps(code)
         options: Mapping[str, str] = {}
         variables = dict(self.env)
         if self.cache is not None and cache is not None:
             options = self.cache.options
-            variables |= self.cache.variables(cache)
-        names = {"src": f"{WORK}/{source}", "bin": f"{WORK}/{self.binary}", "cache": cache or ""}
-        files = [SandboxFile(names["src"], _encode(code)), *_inputs(input_files or {})]
-        binary = [names["bin"]] if return_artifacts and self.artifact else []
+            variables |= self.cache.env
+        values = limit_values(limits)
+        values |= {"src": f"{WORK}/{steps.source}", "bin": f"{WORK}/{self.binary}", "cache": cache or ""}
+        compiler = None
+        if steps.compile is not None:
+            compiler = with_words(fill(steps.compile, values, options), COMPILER_ARGUMENTS, compiler_args)
+        elif compiler_args:
+            raise InvalidSpecError(f"compiler_args: programs in {self.name} are not compiled")
+        files = [
+            SandboxFile(values["src"], _encode(code if steps.code is None else steps.code)),
+            *_inputs(input_files or {}),
+        ]
+        binary = [values["bin"]] if return_artifacts and self.artifact else []
         return SandboxSpec(
-            run=_with_arguments(_fill(run, names, options), args),
-            compile=None if compile_step is None else _fill(compile_step, names, options),
+            run=with_words(fill(steps.run, values, options), ARGUMENTS, args),
+            compile=compiler,
             files=files,
-            env=variables | dict(env or {}),
+            env={name: fill_text(value, values) for name, value in variables.items()} | dict(env or {}),
             stdin=stdin,
             network=network,
-            limits=limits or self.limits(),
+            limits=limits,
             collect_artifacts=return_artifacts,
             artifact_paths=binary,
-            compiled=names["bin"] if compile_step is not None and self.binary else None,
+            compiled=values["bin"] if compiler is not None and self.binary else None,
             folders=PREPARED_FOLDERS,
             system_paths=self.system_paths,
             cache_scope=cache_scope,
         )
+
+    def _steps(self, code: str | bytes) -> Steps:
+        steps = Steps(self.source, self.compile, self.run)
+        if not self.starter:
+            return steps
+        text = code if isinstance(code, str) else code.decode("utf-8", "surrogateescape")
+        return STARTERS[self.starter](steps, text.removeprefix("\ufeff"))
 
 
 class LanguageTable(Mapping[str, Language]):
@@ -309,7 +327,7 @@ def _encode(code: str | bytes) -> bytes:
     try:
         return code.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise InvalidSpecError(f"code: character {error.start} is a lone surrogate and no text") from error
+        raise InvalidSpecError(f"code: character {error.start} is half of a surrogate pair") from error
 
 
 def input_name(given: str) -> str:
@@ -336,23 +354,3 @@ def _inputs(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
             raise InvalidSpecError(SAME_NAME)
         by_name[name] = SandboxFile(f"{INPUT_FOLDER}/{name}", data)
     return list(by_name.values())
-
-
-def _with_arguments(command: Sequence[str], args: Sequence[str]) -> list[str]:
-    """Put the arguments where the command has `{args}`, else at its end."""
-    place = command.index(_ARGUMENTS) if _ARGUMENTS in command else len(command)
-    return [*command[:place], *args, *command[place + 1 :]]
-
-
-def _fill(command: Sequence[str], names: Mapping[str, str], options: Mapping[str, str]) -> list[str]:
-    """Put names in their places, and options in place of words that are nothing but a name in braces."""
-    filled = []
-    for word in command:
-        if (option := _OPTION.fullmatch(word)) and option[1] not in names and word != _ARGUMENTS:
-            if option[1] not in options:
-                continue
-            word = options[option[1]]
-        for name, value in names.items():
-            word = word.replace(f"{{{name}}}", value)
-        filled.append(word)
-    return filled

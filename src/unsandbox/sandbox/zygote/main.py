@@ -33,12 +33,15 @@ FIRST_PROCESS = "/work/.first"
 """What becomes the first process of each sandbox, where there is such a program for this machine."""
 KIND_ANY, KIND_NODE, KIND_BASH = range(3)
 """What waits in a sandbox: this interpreter, or another one that has all but its program."""
-COMMANDS = {KIND_NODE: ("node", "/work/main.js"), KIND_BASH: ("bash", "/work/main.sh")}
+PROGRAMS = {KIND_NODE: "/work/main.js", KIND_BASH: "/work/main.sh"}
+"""Where the program of an interpreter that waits in a sandbox of its own lies."""
 MAX_REQUEST = 1024
 MAX_JOB = 1 << 17
 MAX_GROUPS = 8
 
 _FOLDERS: list[str] = []
+_COMMANDS: dict[int, list[str]] = {}
+"""How the interpreters of `PROGRAMS` are started."""
 _MAYBE_ARCHIVE: list[str] = []
 """Where a program lies that holds what is at the end of a zip archive."""
 _DEATH_BY = 128
@@ -51,14 +54,16 @@ _BASH_BEGINS = b"unset BASH_ENV;SECONDS=0;: bash"
 """What makes a bash that has waited look like a new one."""
 
 
-def install(make_setup: Callable[[], Setup], folders: Iterable[str]) -> None:
+def install(make_setup: Callable[[], Setup], folders: Iterable[str], commands: Mapping[int, list[str]]) -> None:
     """Have the interpreter serve instead of opening its program.
 
     Args:
         make_setup: Makes what makes the sandboxes.
         folders: What is made in each sandbox before it is ready.
+        commands: How other interpreters are started, by the kind of sandbox that they wait in.
     """
     _FOLDERS.extend(folders)
+    _COMMANDS.update(commands)
     original = sys.path_hooks[0]
 
     def hook(path: str) -> Any:
@@ -170,7 +175,7 @@ def _be(part: int, setup: Setup, kind: int) -> Callable[[int], None]:
         env = {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")}
         if kind == KIND_BASH:
             env["BASH_ENV"] = _BASH_ENV
-        _become(list(COMMANDS[kind]), env)
+        _become(_COMMANDS[kind], env)
     return _await_job()
 
 
@@ -218,7 +223,7 @@ def _gate(kind: int) -> str:
     """Return the named pipe at which an interpreter waits: what bash reads first, or the program itself."""
     if kind == KIND_ANY:
         return ""
-    return _BASH_ENV if kind == KIND_BASH else COMMANDS[kind][1]
+    return _BASH_ENV if kind == KIND_BASH else PROGRAMS[kind]
 
 
 def _feed(kind: int) -> None:

@@ -1,0 +1,128 @@
+"""How a program is started where that depends on what it says: its main class, module, package or unit.
+
+A starter looks at the text of a program and changes the steps that `languages.toml` gives. It reads what a
+tenant wrote, so every pattern is matched in linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from unsandbox.protocol.shebang import shebang_program
+from unsandbox.sandbox.languages.java import java_steps
+from unsandbox.sandbox.languages.source_text import without_noise
+from unsandbox.sandbox.languages.steps import COMPILER_ARGUMENTS, Steps
+
+Starter = Callable[[Steps, str], Steps]
+
+_HASKELL_MODULE = re.compile(r"^module[ \t\r\n]++([A-Z][\w.']*+)", re.MULTILINE)
+_HASKELL_NOISE = re.compile(r"--[^\n]*+|\{-(?:[^-]|-(?!\}))*+(?:-\}|\Z)")
+_GO_PACKAGE = re.compile(r"^[ \t]*+package[ \t]++(\w++)", re.MULTILINE)
+_ERLANG_MODULE = re.compile(r"^-module\([^()\n]++\)[ \t]*+\.", re.MULTILINE)
+_ADA_UNIT = re.compile(r"^[ \t]*+(procedure|function|package|generic|separate)\b", re.MULTILINE | re.IGNORECASE)
+_ADA_MAIN = re.compile(r"^procedure[ \t\r\n]++(\w++)(?![ \t\r\n]*+\()", re.MULTILINE | re.IGNORECASE)
+_ADA_UNITS = """
+src=$1 bin=$2; shift 2
+mkdir -p /tmp/.ada && cd /tmp/.ada && gnatchop -q -w "$src" && exec gnatmake -q -o "$bin" "$0" "$@"
+"""
+_ADA_NOISE = re.compile(r"--[^\n]*+")
+_KOTLIN_TOKEN = re.compile(
+    r"(?P<open>\{)|(?P<close>\})"
+    r"|^[ \t]*+package[ \t]++(?P<package>[\w.]++)"
+    r"|\b(?:class|interface|object)[ \t]++(?P<type>\w++)"
+    r"|\bfun[ \t]++(?P<main>main)[ \t]*+\(",
+    re.MULTILINE,
+)
+_KOTLIN_FILE = re.compile(r'^[ \t]*+@file:[ \t]*+JvmName[ \t]*+\([ \t]*+"(\w++)"', re.MULTILINE)
+_TYPESCRIPT_EXPORT = re.compile(r"^[ \t]*+export[ \t]*+=", re.MULTILINE)
+_POSIX_SHELLS = frozenset({"sh", "dash", "ash"})
+
+
+def _haskell(steps: Steps, code: str) -> Steps:
+    """A main module has another name than `Main`."""
+    module = _HASKELL_MODULE.search(_HASKELL_NOISE.sub(" ", code))
+    if module is None or module[1] == "Main" or steps.compile is None:
+        return steps
+    return replace(steps, compile=[*steps.compile, "-main-is", module[1]])
+
+
+def _go(steps: Steps, code: str) -> Steps:
+    """A package that is not `main` is built into a library, which nobody can run."""
+    package = _GO_PACKAGE.search(without_noise(code))
+    if package is None or package[1] == "main":
+        return steps
+    say = 'echo "main.go: package $0 is not a main package; a program begins with: package main" >&2; exit 1'
+    return replace(steps, compile=["sh", "-c", say, package[1]])
+
+
+def _ada(steps: Steps, code: str) -> Steps:
+    """The compiler wants each unit in a file of the unit's name."""
+    text = _ADA_NOISE.sub("", code)
+    unit, mains = _ADA_UNIT.search(text), _ADA_MAIN.findall(text)
+    if unit is None or not mains or steps.compile is None:
+        return steps
+    if unit[1].lower() == "procedure":
+        return replace(steps, source=f"{mains[0].lower()}.adb")
+    return replace(
+        steps, compile=["sh", "-c", _ADA_UNITS, mains[-1].lower(), "{src}", "{bin}", *steps.compile[6:]]
+    )
+
+
+def _erlang(steps: Steps, code: str) -> Steps:
+    """`escript` takes the first line for a `#!` line, whatever it says."""
+    if code.startswith("#!"):
+        return steps
+    # The attribute gives the number of the line before the next one. `module` must be the first form.
+    module = _ERLANG_MODULE.search(code)
+    at, line = (module.end(), code.count("\n", 0, module.end()) + 1) if module else (0, 0)
+    place = f' -file("{steps.source}", {line}).'
+    text = f"{code[:at]}{place}{code[at:]}" if module else f"{place}\n{code}"
+    return replace(steps, code=f"#!/usr/bin/env escript\n{text}")
+
+
+def _kotlin(steps: Steps, code: str) -> Steps:
+    """The class with `main` is named after the file, unless the program says otherwise; a script has none."""
+    text = without_noise(code)
+    package, owner, depth, main = "", "", 0, None
+    for token in _KOTLIN_TOKEN.finditer(text):
+        if token["open"]:
+            depth += 1
+        elif token["close"]:
+            depth -= 1
+        elif token["package"]:
+            package = package or f"{token['package']}."
+        elif token["type"] and depth == 0:
+            owner = token["type"]
+        elif token["main"] and (main is None or depth == 0):
+            main = "MainKt" if depth == 0 else owner
+    if main is None and steps.compile is not None:
+        compiler = [word for word in steps.compile if word not in ("-d", "{bin}", "{src}", COMPILER_ARGUMENTS)]
+        return replace(steps, source="main.kts", compile=None, run=[*compiler, "-script", "{src}"])
+    if main == "MainKt" and (named := _KOTLIN_FILE.search(code)):
+        main = named[1]
+    return replace(steps, run=[*steps.run[:-1], f"{package}{main}"])
+
+
+def _shell(steps: Steps, code: str) -> Steps:
+    """What asks for `sh` gets it: `echo` and `[` mean other things there."""
+    return replace(steps, run=["sh", *steps.run[1:]]) if shebang_program(code) in _POSIX_SHELLS else steps
+
+
+def _typescript(steps: Steps, code: str) -> Steps:
+    """What neither imports nor exports would be wrapped, with a `module` that is not the one of the banner."""
+    return steps if _TYPESCRIPT_EXPORT.search(code) else replace(steps, code=f"{code}\nexport {{}};\n")
+
+
+STARTERS: dict[str, Starter] = {
+    "java": java_steps,
+    "haskell": _haskell,
+    "go": _go,
+    "ada": _ada,
+    "erlang": _erlang,
+    "kotlin": _kotlin,
+    "shell": _shell,
+    "typescript": _typescript,
+}
+"""By the name that `languages.toml` has."""
