@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import socket
 
 import aiohttp
 import pytest
+from tests.server.handlers.test_sessions import WITH_COMMANDS
+from tests.support import REPO
+
+from unsandbox.sandbox.languages.shells import available_shells
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -45,6 +50,8 @@ class Screen:
         message = await self.socket.receive()
         if message.type is aiohttp.WSMsgType.BINARY:
             self.seen += message.data
+            if b"\x1b[6n" in message.data:
+                await self.type("\x1b[1;1R")  # Where the cursor is, which every terminal tells.
         elif message.type is aiohttp.WSMsgType.TEXT:
             self.said.append(json.loads(message.data))
         elif message.type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING}:
@@ -83,6 +90,46 @@ async def test_a_program_sees_a_terminal_of_the_size_that_was_asked_for_also_lat
         await one.resize(0, 0)
         await one.type("stty size\n")
         await one.until(b"24 80\r\n")
+
+
+TERMINALS = {
+    "tcsh": ("echo a-`expr 6 \\* 7`\r", b"a-42"),
+    "csh": ("echo a-`expr 6 \\* 7`\r", b"a-42"),
+    "elvish": ("print a-(* 6 7)\r", b"a-42"),
+    "xonsh": ("print('a-' + str(6 * 7))\r", b"a-42"),
+    "irb": ("'a-' + (6 * 7).to_s\r", b"a-42"),
+    "erl": ("6 * 7000.\r", b"42000"),
+    "clojure": ("(* 6 7000)\r", b"42000"),
+    "java": ("6 * 7000\r", b"42000"),
+    "tcl": ("expr {6 * 7000}\r", b"42000"),
+    "prolog": ("X is 6 * 7000.\r", b"42000"),
+    "sqlite": ("select 6 * 7000;\r", b"42000"),
+    "luajit": ("print(6 * 7000)\r", b"42000"),
+    "forth": ("6 7000 * .\r", b"42000"),
+    "bc": ("6 * 7000\r", b"42000"),
+    "dc": ("6 7000 * p\r", b"42000"),
+}
+"""Shells and REPLs that have nothing but a terminal: a line, and what it shows."""
+
+
+@pytest.mark.parametrize("shell", TERMINALS)
+async def test_shells_that_have_nothing_but_a_terminal(wire, shell):
+    if shell not in available_shells():
+        pytest.skip(f"{shell} is not installed here")
+    line, shown = TERMINALS[shell]
+    async with session(wire, shell=shell) as name, screen(wire, name, 100, 30) as one:
+        refused = await wire.call("POST", f"/sessions/{name}/shell", {"command": line})
+        assert (refused.status, "terminal" in refused.json["message"]) == (400, True)
+        await one.type(line)
+        await one.until(shown, 60)
+
+
+async def test_the_shells_that_the_documents_name_are_those_that_are_tested():
+    rows = re.findall(
+        r"^\| (?:shells|REPLs [\w ]+) \| (.*) \|$", (REPO / "docs/sessions.md").read_text(), re.MULTILINE
+    )
+    named = {name for row in rows for names in re.findall(r"`([^`]+)`", row) for name in names.split()}
+    assert named == WITH_COMMANDS.keys() | TERMINALS.keys()
 
 
 async def test_bytes_pass_both_ways_unchanged(wire):

@@ -419,6 +419,10 @@ def test_host_packages_prints_what_the_table_says():
     assert core == sorted(core)
 
 
-def test_host_packages_knows_each_package_of_the_table():
-    table = tomllib.loads((REPO / "src/unsandbox/sandbox/languages/languages.toml").read_text())
-    assert set(packages("--all")) == {package for entry in table.values() for package in entry["packages"]}
+def test_host_packages_knows_each_package_of_the_tables():
+    entries = [
+        entry
+        for name in ("languages.toml", "shells.toml")
+        for entry in tomllib.loads((REPO / "src/unsandbox/sandbox/languages" / name).read_text()).values()
+    ]
+    assert set(packages("--all")) == {package for entry in entries for package in entry.get("packages", ())}

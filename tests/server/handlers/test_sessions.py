@@ -98,25 +98,28 @@ async def test_a_shell_keeps_its_state_between_commands(wire, session):
     assert (await run(wire, session, "echo [$x]"))["stdout"] == "[]\n"
 
 
-@pytest.mark.parametrize(
-    ("shell", "commands", "wanted"),
-    [
-        ("sh", ["a=1", "echo $a"], "1\n"),
-        ("dash", ["a=1", "echo $a"], "1\n"),
-        ("python3", ["a = 20", "a + 1"], "21\n"),
-        ("node", ["let a = 20", "a + 1"], "21\n"),
-        ("perl", ["$a = 20;", "print $a + 1"], "21"),
-        ("lua", ["a = 20", "a + 1"], "21\n"),
-        ("ruby", ["a = 20", "puts a + 1"], "21\n"),
-        ("php", ["$a = 20;", "echo $a + 1;"], "21"),
-        ("r", ["a <- 20", "a + 1"], "[1] 21\n"),
-        ("zsh", ["a=1", "echo $a"], "1\n"),
-        ("ksh", ["a=1", "echo $a"], "1\n"),
-        ("fish", ["set a 1", "echo $a"], "1\n"),
-        ("ash", ["a=1", "echo $a"], "1\n"),
-    ],
-)
-async def test_every_shell_with_commands_keeps_its_state(wire, shell, commands, wanted):
+WITH_COMMANDS = {
+    "bash": (["a=1", "echo $a"], "1\n"),
+    "sh": (["a=1", "echo $a"], "1\n"),
+    "dash": (["a=1", "echo $a"], "1\n"),
+    "python3": (["a = 20", "a + 1"], "21\n"),
+    "node": (["let a = 20", "a + 1"], "21\n"),
+    "perl": (["$a = 20;", "print $a + 1"], "21"),
+    "lua": (["a = 20", "a + 1"], "21\n"),
+    "ruby": (["a = 20", "puts a + 1"], "21\n"),
+    "php": (["$a = 20;", "echo $a + 1;"], "21"),
+    "r": (["a <- 20", "a + 1"], "[1] 21\n"),
+    "zsh": (["a=1", "echo $a"], "1\n"),
+    "ksh": (["a=1", "echo $a"], "1\n"),
+    "fish": (["set a 1", "echo $a"], "1\n"),
+    "ash": (["a=1", "echo $a"], "1\n"),
+}
+"""Shells and REPLs that take commands: some that follow each other, and what the last one writes."""
+
+
+@pytest.mark.parametrize("shell", WITH_COMMANDS)
+async def test_every_shell_with_commands_keeps_its_state(wire, shell):
+    commands, wanted = WITH_COMMANDS[shell]
     if shell not in available_shells():
         pytest.skip(f"{shell} is not installed here")
     session = await make(wire, shell=shell)
