@@ -117,7 +117,7 @@ for line in open('/proc/self/status'):
     if line.split(':')[0] in {'Name', 'Umask', 'Uid', 'Gid', 'Groups', 'NSpid', 'SigQ', 'SigBlk', 'SigIgn', 'SigCgt', 'CapInh', 'CapPrm',
                               'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp', 'Seccomp_filters', 'Threads'}: print(line.split())
 print(open('/proc/self/uid_map').read().split()[::2], open('/proc/self/setgroups').read())
-print(sorted({(l.split()[4], l.split()[5], l.split(' - ')[1].split()[0]) for l in open('/proc/self/mountinfo') if l.split()[4][:5] not in ('/proc', '/etc/')}))
+print(sorted({(l.split()[4], l.split()[5], l.split(' - ')[1].split()[0]) for l in open('/proc/self/mountinfo') if not l.split()[4].startswith(('/proc', '/etc/', '/var/lib/'))}))
 """,
     "folders": "import os\nfor d in '/', '/work', '/tmp', '/dev', '/dev/pts', '/dev/shm', '/home', '/root', '/run', '/var':\n"
     "    print(d, [(n, oct(s.st_mode), s.st_uid * ('dev' not in d + n)) for n in sorted(os.listdir(d)) for s in [os.lstat(os.path.join(d, n))]])",
