@@ -103,7 +103,7 @@ def test_the_answer_that_old_clients_search_textually():
         codec.encode(job)
         == (
             '{"job_id":"j1","status":"completed","stdout":"é\\n","exit_code":0,"success":true,"total_time_ms":12.0,'
-            '"id":"j1","execution_time_ms":12.0,"execution_time":12.0}'
+            '"id":"j1","execution_time_ms":12,"execution_time":12.0,"output":"é\\n"}'
         ).encode()
     )
 

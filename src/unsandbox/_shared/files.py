@@ -23,6 +23,7 @@ InputFiles = Mapping[str, "str | bytes | os.PathLike[str] | IO[str] | IO[bytes]"
 that is in them), open files and `InputFile`s. The program finds them in `/tmp/input`: a file by its base name,
 what is in a folder where it lies in that, what was given a name (`data/a.csv`) by the name."""
 
+_USUAL_MODE = 0o644
 _HAS_PREAD = hasattr(os, "pread")
 
 
@@ -90,6 +91,7 @@ def encode_files(given: object) -> list[dict[str, Any]]:
         raise InvalidRequestError("input_files must be a mapping from name to content, or a list of paths")
     pairs = given.items() if isinstance(given, Mapping) else itertools.chain.from_iterable(map(_named, given))
     files: dict[str, str | Content] = {}
+    modes: dict[str, int] = {}
     for path, source in pairs:
         name = _place(path)
         if name in files:
@@ -99,9 +101,14 @@ def encode_files(given: object) -> list[dict[str, Any]]:
         content = _content(name, source)
         large = len(content) > SPOOLED
         files[name] = content if large else base64.b64encode(bytes(content)).decode("ascii")
+        if (mode := _mode(source)) is not None:
+            modes[name] = mode
     if (both := clash(set(files))) is not None:
         raise InvalidRequestError(f"{both!r} is an input file, and another has it for a folder")
-    return [{"filename": name, "content": content} for name, content in files.items()]
+    return [
+        {"filename": name, "content": content, **({"mode": modes[name]} if name in modes else {})}
+        for name, content in files.items()
+    ]
 
 
 def reads_files(input_files: InputFiles | None) -> bool:
@@ -175,6 +182,19 @@ def _content(name: str, source: object) -> Content:
     if not isinstance(source, bytes | bytearray | memoryview):
         raise InvalidRequestError(f"the input file {name!r} must be bytes or text")
     return Held(source)
+
+
+def _mode(source: object) -> int | None:
+    """Return the permission bits of a file, where there are such and they are not the usual ones."""
+    if isinstance(source, InputFile):
+        return source.mode
+    if os.name == "nt" or not isinstance(source, os.PathLike):
+        return None
+    try:
+        mode = stat.S_IMODE(os.stat(source).st_mode) & 0o777  # noqa: PTH116
+    except OSError:
+        return None
+    return None if mode == _USUAL_MODE else mode
 
 
 def _open_file(file: Any, name: str) -> FileOnDisk | None:

@@ -53,6 +53,8 @@ def to_wire(model: WireModel, *, whole: bool = True) -> dict[str, Any]:
     for name, twins in model.WRITE_ALIASES.items():
         if name in plain:
             plain.update(dict.fromkeys(twins, plain[name]))
+    for name in model.WHOLE_NUMBERS & plain.keys():
+        plain[name] = round(plain[name])
     return plain
 
 

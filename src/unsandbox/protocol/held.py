@@ -103,7 +103,7 @@ def fill_in(model: M) -> M:
 
 def _filled(item: WireModel) -> WireModel:
     if isinstance(item, InputFile) and isinstance(item.content, Mark):
-        return HeldInputFile(filename=item.filename, content="", held=item.content.content)
+        return HeldInputFile(filename=item.filename, content="", held=item.content.content, mode=item.mode)
     if isinstance(item, Artifact) and isinstance(item.content_base64, Mark):
         return held_artifact(item.filename, item.content_base64.content)
     return fill_in(item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 
 from unsandbox.protocol.shebang import shebang_program, without_version
 
@@ -98,6 +99,25 @@ zig          | zig                     |
 zigcc        |                         |
 zsh          | zsh                     |
 """
+
+
+_HISTORICAL_ORDER = """
+python javascript typescript ruby php perl bash r lua go rust c cpp java kotlin objc csharp fsharp dotnet
+haskell ocaml clojure scheme erlang elixir julia d nim zig v crystal dart groovy fortran commonlisp cobol tcl raku
+prolog forth awk powershell deno swift scala racket
+"""
+
+
+def in_historical_order(names: Iterable[str]) -> list[str]:
+    """Return names of languages in the order in which servers have always listed them; new ones follow, sorted.
+
+    Example:
+        >>> in_historical_order(["zsh", "bash", "ada", "python"])
+        ['python', 'bash', 'ada', 'zsh']
+    """
+    given = set(names)
+    known = [name for name in _HISTORICAL_ORDER.split() if name in given]
+    return [*known, *sorted(given.difference(known))]
 
 
 def _column(number: int) -> dict[str, str]:

@@ -69,6 +69,8 @@ class WireModel(msgspec.Struct, frozen=True, kw_only=True):
     """Accepted name to our name; our name wins when both are present."""
     WRITE_ALIASES: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Our name to the further names that are written with the same value."""
+    WHOLE_NUMBERS: ClassVar[frozenset[str]] = frozenset()
+    """Further names whose value is written as a whole number: historical clients read no other."""
     COERCERS: ClassVar[dict[str, Callable[[Any], Any]]] = {}
     """Our name to what turns a historical form of its value into the form declared here."""
     LAZY_FIELD: ClassVar[str] = ""
@@ -98,6 +100,8 @@ class InputFile(WireModel, frozen=True, kw_only=True):
     """Base name under which the program finds it in `/tmp/input/`."""
     content: Base64
     """Base64 (RFC 4648, padded), or literal text where it is not valid base64."""
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o777)] | None = None
+    """Permission bits; 0o644 by default."""
 
     @property
     def data(self) -> bytes:
@@ -226,7 +230,12 @@ class Job(WireModel, frozen=True, kw_only=True):
         "submitted_at": "created_at",
         "output": "stdout",
     }
-    WRITE_ALIASES = {"job_id": ("id",), "total_time_ms": ("execution_time_ms", "execution_time")}
+    WRITE_ALIASES = {
+        "job_id": ("id",),
+        "total_time_ms": ("execution_time_ms", "execution_time"),
+        "stdout": ("output",),
+    }
+    WHOLE_NUMBERS = frozenset({"execution_time_ms"})
 
     job_id: str | None = None
     """By which it is looked at, waited for and cancelled."""

@@ -9,7 +9,13 @@ from unsandbox.engine.accounts.audit import code_hash
 from unsandbox.engine.backends import check_network
 from unsandbox.engine.context import Context
 from unsandbox.engine.errors import InvalidRequest, LimitReached
-from unsandbox.engine.jobs.inputs import check_request, input_files, is_large, stdin_bytes
+from unsandbox.engine.jobs.inputs import (
+    check_request,
+    input_files,
+    input_modes,
+    is_large,
+    stdin_bytes,
+)
 from unsandbox.engine.jobs.records import JobRecord
 from unsandbox.engine.jobs.rows import revived, row_of
 from unsandbox.engine.jobs.table import JobTable
@@ -138,6 +144,7 @@ class Admission:
                     request.code,
                     env=request.env or {},
                     input_files=input_files(request.input_files or [], context.config),
+                    input_modes=input_modes(request.input_files or []),
                     stdin=stdin_bytes(request),
                     network=NetworkMode(request.network_mode),
                     limits=limits,

@@ -104,6 +104,11 @@ def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str
     return files
 
 
+def input_modes(given: list[models.InputFile]) -> dict[str, int]:
+    """Return the permission bits of the input files that name them, by the names of `input_files`."""
+    return {input_name(file.filename.strip()): file.mode for file in given if file.mode is not None}
+
+
 def _check_bytes(text: str, what: str) -> None:
     try:
         text.encode("utf-8", "surrogateescape")

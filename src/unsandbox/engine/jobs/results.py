@@ -69,17 +69,13 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
         stderr_dropped_bytes=stderr_dropped or None,
         output_cut=True if outcome.output_cut else None,
         artifacts=wire_artifacts(outcome.artifacts),
-        artifacts_skipped=[
-            *outcome.artifacts_skipped,
-            *(f"{artifact.filename}: empty file" for artifact in outcome.artifacts if not artifact.data),
-        ]
-        or None,
+        artifacts_skipped=list(outcome.artifacts_skipped) or None,
     )
 
 
 def wire_artifacts(artifacts: Sequence[Artifact]) -> list[models.Artifact] | None:
-    """Return files as the wire has them; empty ones are left out, historical clients stumble over them."""
-    return [_wire_artifact(artifact) for artifact in artifacts if artifact.data] or None
+    """Return files as the wire has them; None when there are none."""
+    return [_wire_artifact(artifact) for artifact in artifacts] or None
 
 
 def _wire_artifact(artifact: Artifact) -> models.Artifact:

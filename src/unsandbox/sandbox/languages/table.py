@@ -43,11 +43,18 @@ class UnknownLanguageError(LookupError):
         known: Whether the language is in the table and only its toolchain is missing.
     """
 
-    def __init__(self, language: str, suggestions: Sequence[str], *, missing: Language | None = None) -> None:
+    def __init__(
+        self,
+        language: str,
+        suggestions: Sequence[str],
+        *,
+        missing: Language | None = None,
+        lacks: Sequence[str] = (),
+    ) -> None:
         if missing is not None:
             message = (
-                f"language {missing.name!r} is not installed on this machine: {missing.executable} is missing "
-                f"({missing.how_to_get()})"
+                f"language {missing.name!r} is not installed on this machine: {' and '.join(lacks)} "
+                f"{'are' if len(lacks) > 1 else 'is'} missing ({missing.how_to_get()})"
             )
         else:
             message = f"unknown language {language!r}"
@@ -109,7 +116,11 @@ class Language:
 
     def installed(self, system: System = HOST) -> bool:
         """Whether every program that this language calls is where a sandbox sees it."""
-        return all(system.has_program(name) for name in (self.executable, *self.needs))
+        return not self.lacks(system)
+
+    def lacks(self, system: System = HOST) -> list[str]:
+        """Return the programs and files that this language needs and sandboxes do not see."""
+        return [name for name in (self.executable, *self.needs) if not system.has_program(name)]
 
     @property
     def can_be_installed(self) -> bool:
@@ -135,6 +146,7 @@ class Language:
         *,
         env: Mapping[str, str] | None = None,
         input_files: Mapping[str, bytes | Content] | None = None,
+        input_modes: Mapping[str, int] | None = None,
         stdin: bytes = b"",
         limits: Limits | None = None,
         network: NetworkMode = NetworkMode.ZEROTRUST,
@@ -150,6 +162,7 @@ class Language:
             code: The program. Text is encoded as UTF-8, surrogate escapes back to the bytes they stand for.
             env: Variables of the program; they win over those of the language.
             input_files: Contents by name; each lies at `/tmp/input/<name>`.
+            input_modes: Permission bits of input files by name; 0o644 otherwise.
             stdin: What the program reads.
             limits: Bounds; the defaults of the language otherwise.
             network: What it may reach.
@@ -181,7 +194,7 @@ class Language:
             raise InvalidSpecError(f"compiler_args: programs in {self.name} are not compiled")
         files = [
             SandboxFile(values["src"], _encode(code if steps.code is None else steps.code)),
-            *_inputs(input_files or {}),
+            *_inputs(input_files or {}, input_modes or {}),
         ]
         binary = [values["bin"]] if return_artifacts and self.artifact else []
         return SandboxSpec(
@@ -257,9 +270,10 @@ class LanguageTable(Mapping[str, Language]):
         Raises:
             UnknownLanguageError: There is no such language, or its toolchain is not installed.
         """
-        language = self.find(name)
+        language, wanted = self.find(name), name.strip().lower()
         if not self._installed(language):
-            raise UnknownLanguageError(name, self._closest(name.strip().lower()), missing=language)
+            lacks = language.lacks(self.system)
+            raise UnknownLanguageError(name, self._closest(wanted), missing=language, lacks=lacks)
         return language
 
     def find(self, name: str) -> Language:
@@ -346,11 +360,11 @@ def input_name(given: str) -> str:
         raise InvalidSpecError(f"input_files: {error}") from error
 
 
-def _inputs(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
+def _inputs(files: Mapping[str, bytes | Content], modes: Mapping[str, int]) -> list[SandboxFile]:
     by_name: dict[str, SandboxFile] = {}
     for given, data in files.items():
         name = input_name(given)
         if name in by_name:
             raise InvalidSpecError(SAME_NAME)
-        by_name[name] = SandboxFile(f"{INPUT_FOLDER}/{name}", data)
+        by_name[name] = SandboxFile(f"{INPUT_FOLDER}/{name}", data, modes.get(given, 0o644))
     return list(by_name.values())

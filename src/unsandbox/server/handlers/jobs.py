@@ -11,7 +11,7 @@ from unsandbox.engine import InvalidRequest
 from unsandbox.engine.jobs.manager import LIST_LIMIT
 from unsandbox.engine.jobs.records import JobRecord
 from unsandbox.protocol import codec, models
-from unsandbox.protocol.languages import detect_shebang
+from unsandbox.protocol.languages import detect_shebang, in_historical_order
 from unsandbox.server.auth import human_duration
 from unsandbox.server.call import Call, read_members, read_number, to_model
 
@@ -82,7 +82,7 @@ async def cancel_job(call: Call) -> models.Cancelled:
 async def languages(call: Call) -> models.Languages:
     """List languages."""
     table = call.engine.languages
-    names = sorted(language.name for language in table.available())
+    names = in_historical_order(language.name for language in table.available())
     aliases = {alias: name for alias, name in table.aliases().items() if name in names}
     return models.Languages(languages=names, count=len(names), aliases=aliases)
 
