@@ -102,9 +102,9 @@ zsh          | zsh                     |
 
 
 _HISTORICAL_ORDER = """
-python javascript typescript ruby php perl bash r lua go rust c cpp java kotlin objc csharp fsharp dotnet
-haskell ocaml clojure scheme erlang elixir julia d nim zig v crystal dart groovy fortran commonlisp cobol tcl raku
-prolog forth awk powershell deno swift scala racket
+python javascript typescript ruby php perl bash r lua go rust c cpp java kotlin objc csharp fsharp
+dotnet haskell ocaml clojure scheme erlang elixir julia d nim zig v crystal dart groovy fortran
+commonlisp cobol tcl raku prolog forth awk powershell deno swift scala racket
 """
 
 

@@ -275,11 +275,11 @@ async def test_a_variable_that_is_too_long_is_named(wire):
 
 async def test_input_files_keep_their_permission_bits(wire):
     files = [
-        {"filename": "run me.sh", "content": "echo executed", "mode": 0o755},
+        {"filename": "run me.sh", "content": "echo executed!", "mode": 0o755},
         {"filename": "a", "content": "!"},
     ]
     answer = await wire.execute("bash", "cd /tmp/input; './run me.sh'; stat -c %a *", input_files=files)
-    assert answer.json["stdout"] == "executed\n644\n755\n", answer.json
+    assert answer.json["stdout"] == "executed!\n644\n755\n", answer.json
 
 
 async def test_a_backslash_in_a_name_is_kept(wire):
