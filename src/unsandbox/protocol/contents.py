@@ -15,7 +15,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 LARGE = 1 << 20
 """Bytes of a body above which it is sent and received part by part."""
@@ -150,6 +150,47 @@ class Slice(Content):
         end = self.start + self._size
         for start in range(self.start, end, CHUNK):
             yield self.spool.read(start, min(CHUNK, end - start))
+
+
+class Overflow:
+    """Bytes that are collected: in memory while they are few, in a file without a name when they are many.
+
+    Args:
+        in_memory: Bytes that are held in memory at most.
+
+    Example:
+        >>> text = Overflow(4)
+        >>> text += b"hello, "
+        >>> text += b"world"
+        >>> bytes(text), len(text)
+        (b'hello, world', 12)
+    """
+
+    def __init__(self, in_memory: int = SPOOLED) -> None:
+        self._in_memory = in_memory
+        self._memory = bytearray()
+        self._spool: Spool | None = None
+
+    def __len__(self) -> int:
+        return len(self._memory) + (0 if self._spool is None else self._spool.size)
+
+    def __iadd__(self, data: bytes) -> Self:
+        self._memory += data
+        if len(self._memory) > self._in_memory:
+            self._spool = self._spool or Spool()
+            self._spool.write(bytes(self._memory))
+            self._memory.clear()
+        return self
+
+    def __bytes__(self) -> bytes:
+        spooled = b"" if self._spool is None else self._spool.read(0, self._spool.size)
+        return spooled + self._memory
+
+    def close(self) -> None:
+        """Release the file now; what was collected is gone."""
+        self._memory.clear()
+        if self._spool is not None:
+            self._spool.close()
 
 
 class ChunkReader(io.RawIOBase):

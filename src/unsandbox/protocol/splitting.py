@@ -6,10 +6,11 @@ import base64
 import binascii
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from unsandbox.protocol.contents import SPOOLED, Content, Spool
+from unsandbox.protocol.contents import SPOOLED, Content, Overflow, Spool
 
 _START = re.compile(rb'"content(?:_base64)?"[ \t\r\n]*:[ \t\r\n]*"')
 _LONGEST_START = 64
@@ -36,15 +37,18 @@ class Splitter:
     It knows no more of JSON than that: a quote inside a text is escaped, so what looks like the beginning of
     such a member is one, or ends another member's name, and then `restored` undoes what was done.
 
+    Args:
+        kept: Collects the rest of the text; by default it is held in memory.
+
     Attributes:
         marks: The contents that were taken out, by the text that stands in their place.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Overflow | None = None) -> None:
         self.marks: dict[str, Content] = {}
         # Nobody who wrote the text can know it, and so nobody can have put it there.
         self._mark = f"content-{os.urandom(16).hex()}-"
-        self._kept = bytearray()
+        self._kept = Overflow(sys.maxsize) if kept is None else kept
         self._rest = b""
         self._spool: Spool | None = None
         self._started = 0
@@ -65,12 +69,14 @@ class Splitter:
         """Return what was kept, when all pieces were fed."""
         self._kept += self._take(self._rest, last=True)
         self._rest = b""
-        kept, self._kept = bytes(self._kept), bytearray()
+        kept = bytes(self._kept)
+        self._kept.close()
         return kept
 
     def drop(self) -> None:
-        """Keep nothing of what was taken out, now: nobody will want it."""
+        """Release everything now: the text was refused."""
         self.marks.clear()
+        self._kept.close()
         if self._spool is not None:
             self._spool.close()
 
@@ -141,9 +147,10 @@ class Splitter:
     def _give_back(self) -> None:
         """End the present member with all that was taken of it: it is short, or not base64."""
         if self._spooling and self._spool is not None:
-            self._kept += base64.b64encode(bytes(self._spool.since(self._from)))
+            for chunk in self._spool.since(self._from).chunks():
+                self._kept += base64.b64encode(chunk)
             self._spool.cut(self._from)
-        self._kept += self._run or b""
+        self._kept += bytes(self._run or b"")
         self._run, self._spooling = None, False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from unsandbox.protocol import codec
 from unsandbox.protocol.bounds import LARGE, BoundExceededError
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.held import fill_in
+from unsandbox.protocol.json_values import has_more_values
 from unsandbox.protocol.models import WireModel
 from unsandbox.protocol.splitting import restored
 
@@ -22,6 +24,9 @@ T = TypeVar("T", bound=WireModel)
 
 SERVICE_DOMAIN = "localhost"
 """Every name below it leads to this machine (RFC 6761), in browsers and most resolvers without any set-up."""
+MOST_VALUES = 100_000
+"""JSON values in a large body; a request has a few for each of its files, arguments and variables."""
+_SMALL_BYTES = 1 << 16
 HOLD_S = 95.0
 """How long `/execute` holds its answer: historical clients give up after 120 s, proxies after 100."""
 
@@ -38,6 +43,7 @@ class Call:
         query: Query members, decoded.
         body: Raw body, but for large files.
         marks: Large files that are not in `body`, by what stands there in their places.
+        members: The JSON object in the body, when that was large.
         digest: SHA-256 in hex of the body as it was sent, where that is not of `body`.
         idempotency_key: From the header, if there.
         hold_s: How long `/execute` may hold.
@@ -52,6 +58,7 @@ class Call:
     query: Mapping[str, str]
     body: bytes
     marks: Mapping[str, Content] = field(default_factory=dict)
+    members: dict[str, Any] | None = None
     digest: str | None = None
     settings: KeySettings = field(default_factory=KeySettings)
     idempotency_key: str | None = None
@@ -96,11 +103,33 @@ def read_members(call: Call) -> dict[str, Any]:
     Raises:
         InvalidRequest: It is not JSON, or not an object.
     """
+    return _parse(call.body, call.marks) if call.members is None else call.members
+
+
+async def parse_large(body: bytes, marks: Mapping[str, Content]) -> dict[str, Any] | None:
+    """Return the JSON object of a large body, read in a thread; None of a small one.
+
+    Raises:
+        InvalidRequest: It is not JSON, not an object, or has far too many members.
+    """
+    if len(body) <= _SMALL_BYTES:
+        return None
+    return await asyncio.to_thread(_parse_large, body, marks)
+
+
+def _parse_large(body: bytes, marks: Mapping[str, Content]) -> dict[str, Any]:
+    # The parser holds the interpreter from the first byte to the last, and its time grows with the values.
+    if has_more_values(body, MOST_VALUES):
+        raise InvalidRequest(f"the body has more than {MOST_VALUES} JSON values", code="invalid_json")
+    return _parse(body, marks)
+
+
+def _parse(body: bytes, marks: Mapping[str, Content]) -> dict[str, Any]:
     try:
-        members = codec.loads_object(call.body)
+        members = codec.loads_object(body)
     except ValueError as error:
         raise InvalidRequest(f"the body is not usable JSON: {error}", code="invalid_json") from error
-    return restored(members, call.marks) if call.marks else members
+    return restored(members, marks) if marks else members
 
 
 def to_model(members: Mapping[str, Any], model: type[T]) -> T:

@@ -52,7 +52,11 @@ class Operation:
         """Answer one request."""
         endpoint = self._endpoint
         call = await self._reader.read(
-            request, signed=endpoint.auth == "signed", has_files=self._has_files, most=endpoint.body_bytes
+            request,
+            signed=endpoint.auth == "signed",
+            is_json=endpoint.body == "json",
+            has_files=self._has_files,
+            most=endpoint.body_bytes,
         )
         if endpoint.name == "service_logs" and read_flag(call.query, "follow"):
             return await stream_service_log(request, call)

@@ -13,9 +13,10 @@ from unsandbox.protocol.bounds import SMALL_BODY
 from unsandbox.protocol.endpoints.jobs import IDEMPOTENCY_HEADER
 from unsandbox.server.auth import check_headers
 from unsandbox.server.body import read_body
-from unsandbox.server.call import Call
+from unsandbox.server.call import Call, parse_large
 from unsandbox.server.config import ServerConfig
 from unsandbox.server.rate import Rates
+from unsandbox.server.unproved import UnprovedBytes
 
 signer: ContextVar[str] = ContextVar("signer", default="")
 """Public key that signed the request that this task serves, for the log."""
@@ -28,6 +29,9 @@ class RequestReader:
         engine: The engine that calls are for.
         keys: Where secrets are found.
         config: The settings of the server.
+
+    Attributes:
+        unproved: Bytes that are held before signatures are checked.
     """
 
     def __init__(self, engine: Engine, keys: KeyRing, config: ServerConfig) -> None:
@@ -35,12 +39,14 @@ class RequestReader:
         self._keys = keys
         self._config = config
         self._rates = Rates()
+        self.unproved = UnprovedBytes()
 
     async def read(
         self,
         request: web.Request,
         *,
         signed: bool = True,
+        is_json: bool = True,
         has_files: bool = False,
         most: int | None = SMALL_BODY,
     ) -> Call:
@@ -49,6 +55,7 @@ class RequestReader:
         Args:
             request: The request.
             signed: Whether it must be signed.
+            is_json: Whether its body is JSON.
             has_files: Whether its body may hold input files.
             most: Bytes that its body may have; None for the limit of the server.
 
@@ -59,7 +66,7 @@ class RequestReader:
         """
         caller = check_headers(request, self._keys, time.time()) if signed else None
         limit = self._config.body_bytes if most is None else min(most, self._config.body_bytes)
-        body = await read_body(request, caller, limit, has_files=has_files)
+        body = await read_body(request, caller, limit, self.unproved, has_files=has_files)
         if caller is not None:
             caller.check_expiry(time.time())
             signer.set(caller.public_key)
@@ -72,6 +79,7 @@ class RequestReader:
             query=request.query,
             body=body.data,
             marks=body.marks,
+            members=await parse_large(body.data, body.marks) if is_json else None,
             digest=body.digest,
             idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
             hold_s=self._config.hold_s,

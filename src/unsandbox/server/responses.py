@@ -30,6 +30,7 @@ from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.server.auth import Unauthorized
 from unsandbox.server.body import too_large
 from unsandbox.server.sudo import SudoNeeded
+from unsandbox.server.unproved import Busy
 
 logger = logging.getLogger("unsandbox.server")
 
@@ -46,6 +47,7 @@ _STATUS_OF: dict[type[RequestError], int] = {
     InsufficientStorage: 507,
     StorageUnavailable: 503,
     Stopping: 503,
+    Busy: 503,
 }
 _RETRY_AFTER_S = "1"
 _DISK_FULL = "the server's disk, or the quota of a work folder on it, is full; free space and send it again"
