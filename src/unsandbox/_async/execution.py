@@ -89,6 +89,8 @@ async def execute(
             return answer
         return await _watch(connection, job_id_of(answer), deadline, answer)
     except (WaitTimeoutError, ConnectionFailedError, UnavailableError, ClientStateError) as error:
+        if isinstance(error, ClientStateError) and not request.sent:
+            raise
         late = deadline.passed
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
         left = await connection.clean_up(partial(_abandon, at_once, query, request, known), CLEAN_UP_S)
@@ -125,6 +127,8 @@ async def submit(
             at_once, query=query, request=request, bounds=Bounds(deadline, retry=retry)
         )
     except (ConnectionFailedError, UnavailableError, ClientStateError) as error:
+        if isinstance(error, ClientStateError) and not request.sent:
+            raise
         late = deadline.passed
         left = await connection.clean_up(partial(_abandon, at_once, query, request, {}), CLEAN_UP_S)
         if not late:

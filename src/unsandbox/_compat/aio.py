@@ -199,7 +199,7 @@ class CleanUps:
         Raises:
             CancelledError: The task was cancelled meanwhile.
         """
-        task = asyncio.get_running_loop().create_task(_to_its_end(work, seconds))
+        task = current_loop().create_task(_to_its_end(work, seconds))
         # The loop holds tasks weakly only.
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -223,7 +223,7 @@ class CleanUps:
         Args:
             shut: Closes the connections. Calls that break by that may begin further clean-ups.
         """
-        task = asyncio.get_running_loop().create_task(_to_its_end(lambda: self._close(shut), None))
+        task = current_loop().create_task(_to_its_end(lambda: self._close(shut), None))
         _closing.add(task)
         task.add_done_callback(_closing.discard)
         await asyncio.shield(task)

@@ -90,6 +90,8 @@ def execute(
             return answer
         return _watch(connection, job_id_of(answer), deadline, answer)
     except (WaitTimeoutError, ConnectionFailedError, UnavailableError, ClientStateError) as error:
+        if isinstance(error, ClientStateError) and not request.sent:
+            raise
         late = deadline.passed
         known = error.partial if isinstance(error, WaitTimeoutError) else answer
         left = connection.clean_up(partial(_abandon, at_once, query, request, known), CLEAN_UP_S)
@@ -124,6 +126,8 @@ def submit(
         connection.require(request, deadline)
         answer = connection.call(at_once, query=query, request=request, bounds=Bounds(deadline, retry=retry))
     except (ConnectionFailedError, UnavailableError, ClientStateError) as error:
+        if isinstance(error, ClientStateError) and not request.sent:
+            raise
         late = deadline.passed
         left = connection.clean_up(partial(_abandon, at_once, query, request, {}), CLEAN_UP_S)
         if not late:
