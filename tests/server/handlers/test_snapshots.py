@@ -251,20 +251,20 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarIn
 
 # Every way out that tar has.
 HOSTILE = [
-    [member("../escaped")],
-    [member("deep/../../escaped")],
-    [member("/tmp/escaped")],
-    [link("out", "/tmp"), member("out/escaped")],
-    [link("out", "/tmp"), member("out", type=tarfile.DIRTYPE), member("out/escaped")],
-    [link("up", "../../../../../../../tmp"), member("up/escaped")],
-    [link("one", "."), link("one/two", ".."), member("one/two/escaped")],
+    [member("../got-out-of-unsandbox")],
+    [member("deep/../../got-out-of-unsandbox")],
+    [member("/tmp/got-out-of-unsandbox")],
+    [link("out", "/tmp"), member("out/got-out-of-unsandbox")],
+    [link("out", "/tmp"), member("out", type=tarfile.DIRTYPE), member("out/got-out-of-unsandbox")],
+    [link("up", "../../../../../../../tmp"), member("up/got-out-of-unsandbox")],
+    [link("one", "."), link("one/two", ".."), member("one/two/got-out-of-unsandbox")],
     [link("shadow", "/etc/shadow", tarfile.LNKTYPE)],
     [link("shadow", "../../../../../../etc/shadow", tarfile.LNKTYPE)],
-    [link("hole", "/tmp/escaped"), member("hole")],
+    [link("hole", "/tmp/got-out-of-unsandbox"), member("hole")],
     [member("disk", type=tarfile.BLKTYPE, devmajor=8, devminor=0)],
     [member("kmsg", type=tarfile.CHRTYPE, devmajor=1, devminor=11)],
     [member("root-shell", mode=0o6755, uid=0, gid=0)],
-    [member("escaped", type=b"M")],
+    [member("got-out-of-unsandbox", type=b"M")],
 ]
 
 
@@ -273,7 +273,7 @@ def hostile_archive(members: list[tarfile.TarInfo]) -> bytes:
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as tar:
         for info in [member("good"), *members]:
-            data = b"escaped\n" if info.isreg() and not info.name.endswith("/") else b""
+            data = b"got-out-of-unsandbox\n" if info.isreg() and not info.name.endswith("/") else b""
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return zstandard.compress(plain.getvalue())
@@ -304,8 +304,8 @@ async def test_nothing_gets_out_of_a_hostile_archive(tmp_path):
             answer = await wire.call("POST", f"/snapshots/{snapshot}/restore")
             if answer.status == 200:
                 # What was harmless inside is there; nothing of it is outside, special, or root's.
-                assert await run(wire, session, "cat good") == "escaped\n"
-                looked = "find / -xdev -path /work -prune -o -name 'escaped*' -print 2>/dev/null;"
+                assert await run(wire, session, "cat good") == "got-out-of-unsandbox\n"
+                looked = "find / -xdev -path /work -prune -o -name 'got-out-of-unsandbox*' -print 2>/dev/null;"
                 looked += (
                     "find . -perm /6000 -o -type b -o -type c -o -user 0; grep -r root: . 2>/dev/null; true"
                 )
@@ -316,7 +316,7 @@ async def test_nothing_gets_out_of_a_hostile_archive(tmp_path):
                 assert await run(wire, session, "cat mine; ls -A") == "mine\nmine\n"
                 refused += 1
             for place in (Path("/tmp"), tmp_path, tmp_path.parent, Path("/"), Path("/run"), Path.cwd()):
-                assert not list(place.glob("escaped*"))
+                assert not list(place.glob("got-out-of-unsandbox*"))
     assert refused >= 8
 
 
