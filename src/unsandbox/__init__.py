@@ -1,6 +1,6 @@
-"""Run code in many languages, safely: a client for asyncio, one for threads, and the engine behind them.
+"""Run untrusted code in many languages, safely: an async client, a blocking client, and the engine behind them.
 
-A program runs in a sandbox of its own, and what comes back is a `Job`:
+Each program runs in its own sandbox, and the result is a `Job`:
 
     from unsandbox import Client
 
@@ -8,22 +8,22 @@ A program runs in a sandbox of its own, and what comes back is a `Job`:
         job = client.execute("python", "print(6 * 7)")
         print(job.stdout)
 
-`AsyncClient` has the same methods, to be awaited. Where to look:
+`AsyncClient` has the same methods, to be awaited. The main names:
 
-* `Client.execute`, `submit`, `wait`, `stream`, `map` - programs: one, in the background, as they write, many
-* `Client.session`, `service`, `create_snapshot`, `publish_image` - what stays: shells, servers, their states
-* `Client.local` - the engine inside this process instead of a server; `base_url=` for a server of your own
-* `Hooks`, `RetryPolicy`, `Client.with_options` - who is told, how patiently failures are repeated
-* `UnsandboxError` - the root of all errors; see `unsandbox.errors` for the tree
-* `un` and `un_async` - modules with the same as functions that return plain dicts
+* `Client.execute`, `submit`, `wait`, `stream`, `map` - one program, in the background, streamed, many at once
+* `Client.session`, `service`, `create_snapshot`, `publish_image` - persistent shells, servers and their states
+* `Client.local` - the embedded engine instead of a server; `base_url=` selects your own server
+* `Hooks`, `RetryPolicy`, `Client.with_options` - callbacks, retries, and other options
+* `UnsandboxError` - the root of all exceptions; `unsandbox.errors` has the hierarchy
+* `un` and `un_async` - the same as functions that return plain dicts
 
-Keys are looked up as `unsandbox.credentials` says; `explain_credentials()` tells where they would come from.
-Names are imported when they are first used, so `import unsandbox` costs next to nothing.
+`unsandbox.credentials` describes the lookup of keys; `explain_credentials()` reports its result. Names are
+imported on first use, so `import unsandbox` costs next to nothing.
 """
 
 from __future__ import annotations
 
-# As `typing` has it, without its cost.
+# Importing `typing` for this constant would slow down the import.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

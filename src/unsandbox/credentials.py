@@ -1,17 +1,17 @@
-"""Where the key pair comes from.
+"""Lookup of the key pair.
 
-The first of these that gives one is used:
+The first source that has a key pair is used:
 
 1. the arguments `public_key` and `secret_key`;
-2. with the argument `account`, that row of an accounts file, and the environment is not looked at;
+2. with the argument `account`, that row of an accounts file; the environment's keys are ignored;
 3. the variables `UNSANDBOX_PUBLIC_KEY` and `UNSANDBOX_SECRET_KEY`;
 4. `~/.unsandbox/accounts.csv`;
 5. `accounts.csv` in the working folder.
 
-An accounts file holds one `public,secret` pair per line; further columns, blank lines and lines that start
-with `#` are ignored. Rows count from 0; `UNSANDBOX_ACCOUNT` picks one where no `account` is given. The first
-file that holds any account decides. A pair that is half there, or a line that cannot be read, is an error and
-never a reason to go on and take some other account.
+An accounts file has one `public,secret` pair per line; further columns, blank lines and lines that start with
+`#` are ignored. Rows count from 0; without the argument `account`, `UNSANDBOX_ACCOUNT` selects the row. The
+first file with any account is used. An incomplete pair or a malformed line is an error; the search never skips
+it to use another account.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _parsed: dict[str, tuple[_Stamp, list[tuple[str, str]]]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A key pair and where it came from. Its text form shows neither key.
+    """A key pair and its source. `repr` shows neither key.
 
     Attributes:
-        public_key: Sent with every request.
-        secret_key: Never sent; signs.
-        source: Where the pair was found, for people.
+        public_key: Public key, sent with every request.
+        secret_key: Secret key, used for signing and never sent.
+        source: Description of the place where the pair was found.
     """
 
     public_key: str = field(repr=False)
@@ -62,12 +62,12 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class CredentialsReport:
-    """What a search for credentials found. Holds no key.
+    """The result of a search for credentials, without the keys.
 
     Attributes:
-        source: Where the pair came from; None when there is none.
-        tried: Each place in the order of the search, with what was there.
-        error: What is wrong and what to do about it; None when a pair was found.
+        source: The place of the pair; None if none was found.
+        tried: Each place in the order of the search, with its result.
+        error: The problem and its remedy; None if a pair was found.
     """
 
     source: str | None
@@ -87,15 +87,16 @@ def resolve_credentials(
     """Return the key pair to sign with.
 
     Args:
-        public_key: Public key; give both keys or none. An empty text counts as not given.
+        public_key: Public key. Pass both keys or neither; an empty string counts as not passed.
         secret_key: Secret key.
-        account: Row of the accounts file, from 0, as a number or its digits; skips the environment's keys.
-        env: Environment to read instead of the process's own.
-        home: Home folder instead of the user's.
-        cwd: Folder to look in instead of the working folder.
+        account: Row of the accounts file, from 0, as a number or a string of digits. The environment's keys
+            are then ignored.
+        env: Environment to read instead of the process's.
+        home: Home folder to use instead of the user's.
+        cwd: Folder to search instead of the working folder.
 
     Raises:
-        CredentialsError: There is no pair, or what is there is incomplete or unreadable. The message names the
+        CredentialsError: No pair was found, or a source is incomplete or unreadable. The message names the
             place and the remedy, never a key.
 
     Example:
@@ -114,9 +115,9 @@ def explain_credentials(
     home: Path | None = None,
     cwd: Path | None = None,
 ) -> CredentialsReport:
-    """Tell where the key pair would come from, and what was looked at, without ever showing a key.
+    """Return the source of the key pair and the places that were searched, without any key.
 
-    Takes the arguments of `resolve_credentials` and does not raise.
+    The arguments are those of `resolve_credentials`. Errors are returned in the report, not raised.
 
     Example:
         >>> explain_credentials(env={"UNSANDBOX_PUBLIC_KEY": "p", "UNSANDBOX_SECRET_KEY": "s"}).source
@@ -140,10 +141,10 @@ class Account:
 
 
 def list_accounts() -> list[Account]:
-    """Return the rows of all accounts files, in the order in which they are looked at.
+    """Return the rows of all accounts files, in the order of the search.
 
     Raises:
-        CredentialsError: A file is there and cannot be read as accounts.
+        CredentialsError: A file exists but is not a readable accounts file.
     """
     return [
         Account(path, row, public_key)
@@ -182,7 +183,8 @@ def _search(
     raise CredentialsError(
         f"no credentials found ({'; '.join(tried)}). "
         f"Pass public_key and secret_key, set {_PUBLIC} and {_SECRET}, "
-        "or write a line `public,secret` to ~/.unsandbox/accounts.csv"
+        "or write a line `public,secret` to ~/.unsandbox/accounts.csv. The embedded engine needs no keys: "
+        "Client.local() or UNSANDBOX_API_BASE=local"
     )
 
 
@@ -209,15 +211,13 @@ def _row(account: int | str | None, env: Mapping[str, str]) -> tuple[int, str]:
         text, chosen_by = str(account).strip(), "the argument account"
     # Not int(): it takes "1_0", "+1" and other digits than ours.
     if isinstance(account, bool) or not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise CredentialsError(
-            f"{chosen_by} must be the number of a row in accounts.csv, counted from 0; it is something else"
-        )
+        raise CredentialsError(f"{chosen_by} must be a row number of accounts.csv, counted from 0")
     return int(text), chosen_by
 
 
 def _files(home: Path | None, cwd: Path | None) -> list[Path]:
     found = []
-    # A service account without a home folder is no error.
+    # A service account may have no home folder.
     with contextlib.suppress(RuntimeError):
         found.append((home or Path.home()) / ".unsandbox" / "accounts.csv")
     found.append((cwd / "accounts.csv") if cwd else Path("accounts.csv"))
@@ -234,26 +234,26 @@ def _from_file(tried: list[str], path: Path, row: int, chosen_by: str) -> Creden
         tried.append(f"{path}: no such file")
         return None
     if not accounts:
-        tried.append(f"{path}: holds no account")
+        tried.append(f"{path}: no accounts")
         return None
-    tried.append(f"{path}: holds {len(accounts)}")
+    tried.append(f"{path}: accounts: {len(accounts)}")
     if row >= len(accounts):
         raise CredentialsError(
-            f"{path} has no row {row} (chosen by {chosen_by}): it holds {len(accounts)}, counted from 0; "
-            "choose another one or add a line `public,secret`"
+            f"{path} has no row {row} (selected by {chosen_by}); it has {len(accounts)}, counted from 0. "
+            "Select another row or add a line `public,secret`"
         )
     public, secret = accounts[row]
     return Credentials(public, secret, f"{path}, row {row}")
 
 
 def _read(path: Path) -> list[tuple[str, str]] | None:
-    """Return the accounts of a file, or None when there is no such file; unchanged files are parsed once."""
+    """Return the accounts of a file, or None if it does not exist. Unchanged files are parsed only once."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             stamp = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
             place = str(path.absolute())
-            # Windows reports a mode that says nothing about who may read.
+            # On Windows the mode does not tell who may read a file.
             if os.name == "posix" and status.st_mode & _READABLE_BY_OTHERS:
                 _warn_once(place)
             known = _parsed.get(place)
@@ -264,9 +264,9 @@ def _read(path: Path) -> list[tuple[str, str]] | None:
         return None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise CredentialsError(f"{path} cannot be read ({reason}): make it a file that you may read") from None
+        raise CredentialsError(f"cannot read {path}: {reason}; check its permissions") from None
     if len(raw) > _MAX_FILE_BYTES:
-        raise CredentialsError(f"{path} is too large to be a list of accounts: one `public,secret` per line")
+        raise CredentialsError(f"{path} is too large for an accounts file (one `public,secret` pair per line)")
     accounts = _parse(raw, path)
     _parsed[place] = (stamp, accounts)
     return accounts
@@ -276,7 +276,7 @@ def _parse(raw: bytes, path: Path) -> list[tuple[str, str]]:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise CredentialsError(f"{path} is not UTF-8 text: save it as such") from None
+        raise CredentialsError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     accounts: list[tuple[str, str]] = []
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
@@ -287,7 +287,7 @@ def _parse(raw: bytes, path: Path) -> list[tuple[str, str]]:
             continue  # a heading, as spreadsheets write one
         if len(columns) < 2 or not columns[0] or not columns[1]:
             raise CredentialsError(
-                f"{path}, line {number}, is not `public,secret`: put it right, or start it with `#` to skip it"
+                f"{path}, line {number}, is not `public,secret`; correct it, or start it with `#` to skip it"
             )
         pair = _checked(columns[0], columns[1], f"{path}, line {number}")
         accounts.append((pair.public_key, pair.secret_key))
@@ -298,12 +298,12 @@ def _checked(public_key: str, secret_key: str, source: str) -> Credentials:
     pair = []
     for name, value in (("public", public_key), ("secret", secret_key)):
         if not isinstance(value, str):
-            raise CredentialsError(f"the {name} key from {source} is not text: pass a str")
+            raise CredentialsError(f"the {name} key from {source} is not a string; pass a str")
         key = value.strip()
-        # Anything else could not stand in a header, or would end one.
+        # Other characters are not allowed in a header.
         if not (key and key.isascii() and key.isprintable()) or " " in key:
             raise CredentialsError(
-                f"the {name} key from {source} holds a blank, a control or a non-ASCII character: copy it again"
+                f"the {name} key from {source} contains a space, control or non-ASCII character; copy it again"
             )
         pair.append(key)
     return Credentials(pair[0], pair[1], source)
@@ -314,7 +314,7 @@ def _warn_once(place: str) -> None:
         return
     _warned.add(place)
     warnings.warn(
-        f"{place} holds secret keys and other users of this machine can read it; run: chmod 600 {place}",
+        f"{place} contains secret keys and can be read by other users of this machine; run: chmod 600 {place}",
         UnsandboxWarning,
         stacklevel=2,
     )

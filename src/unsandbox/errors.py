@@ -1,26 +1,26 @@
-"""Every error that this package raises.
+"""All exceptions of this package.
 
 * `UnsandboxError`
   x `CredentialsError` - no usable key pair
-  x `InvalidRequestError` (also `ValueError`) - refused before anything was sent
-  x `InvalidResponseError` (also `ValueError`) - the server's answer does not make sense
+  x `InvalidRequestError` (also `ValueError`) - an invalid request; nothing was sent
+  x `InvalidResponseError` (also `ValueError`) - the server's answer violates the protocol
   x `ConnectionFailedError` - no answer: refused, reset, TLS, DNS
     + `RequestTimeoutError` (also `TimeoutError`) - no answer in time
-  x `WaitTimeoutError` (also `TimeoutError`) - the caller's deadline passed; holds the partial result
+  x `WaitTimeoutError` (also `TimeoutError`) - the caller's deadline passed; has the partial result
   x `APIError` - the server answered with an error status
     + `BadRequestError` 400, `AuthenticationError` 401, `PermissionDeniedError` 403, `NotFoundError` 404,
       `ConflictError` 409, `PayloadTooLargeError` 413, `SudoRequiredError` 428, `RateLimitError` 429
     + `ServerError` 5xx
       - `UnavailableError` 502, 503, 504
-  x `JobFailedError` - a program did not end well, and `check()` was asked to say so
-  x `EngineError` - the embedded engine cannot run here
-  x `ClientStateError` (also `RuntimeError`) - a client used after its end, or from another event loop
-* `UnsandboxWarning` (a `UserWarning`) - it works, but not as it should
+  x `JobFailedError` - `check()` was called on the result of a program that failed
+  x `EngineError` - the engine cannot run on this machine
+  x `ClientStateError` (also `RuntimeError`) - a client used after it was closed, or in another event loop
+* `UnsandboxWarning` (a `UserWarning`) - something works but should be corrected
 
-What crosses the network is raised as a subclass that is *also* an error of the HTTP library in use, so that
-code written for the historical SDK goes on working: `except aiohttp.ClientError` catches every
-`ConnectionFailedError` and `APIError` of the async client, `except requests.RequestException` those of the
-sync one. `with_base` makes those subclasses; they carry the name of their parent.
+Network errors are raised as subclasses that are *also* errors of the HTTP library in use, so that code written
+for the historical SDK keeps working: `except aiohttp.ClientError` catches every `ConnectionFailedError` and
+`APIError` of the async client, `except requests.RequestException` those of the sync client. `with_base` creates
+these subclasses; they have the name of their parent.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ __all__ = [
 
 
 class UnsandboxWarning(UserWarning):
-    """Something works but should be put right, such as a secrets file that other users can read."""
+    """Something works but should be corrected, such as a file of secrets that other users can read."""
 
 
 class UnsandboxError(Exception):
-    """The root: `except UnsandboxError` catches everything that this package raises on purpose."""
+    """The root of all exceptions that this package raises."""
 
     retryable: bool = False
-    """Whether the same request may succeed when it is sent again later."""
+    """Whether the same request may succeed later."""
 
     _plain: type[UnsandboxError] | None = None
     _library: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Keyword arguments of __init__ and the classes made by with_base would both be lost by the default.
+        # The default would lose keyword arguments of __init__ and the classes made by with_base.
         return _restore, (self._plain or type(self), self._library, self.args, self.__dict__)
 
 
@@ -77,32 +77,32 @@ class CredentialsError(UnsandboxError):
 
 
 class InvalidRequestError(UnsandboxError, ValueError):
-    """The request cannot be sent as it is; nothing left this process."""
+    """The request is invalid. Nothing was sent."""
 
 
 class InvalidResponseError(UnsandboxError, ValueError):
-    """The server's answer is not what the protocol allows: not JSON, a wrong type, no job id."""
+    """The server's answer violates the protocol: not JSON, a wrong type, no job id."""
 
 
 class ConnectionFailedError(UnsandboxError):
-    """No answer came: connection refused or reset, name not found, TLS failure, truncated body."""
+    """The server did not answer: connection refused or reset, name not found, TLS failure, truncated body."""
 
     retryable = True
 
     sent: bool = True
-    """Whether anything of the request may have reached the server; False when no connection came about."""
+    """Whether a part of the request may have reached the server; False if no connection was established."""
 
 
 class RequestTimeoutError(ConnectionFailedError, TimeoutError):
-    """No answer came within the HTTP timeout."""
+    """The server did not answer within the HTTP timeout."""
 
 
 class WaitTimeoutError(UnsandboxError, TimeoutError):
-    """The deadline that the caller gave has passed.
+    """The caller's deadline has passed.
 
     Attributes:
-        job_id: The job that was waited for, if it got an id before the deadline.
-        partial: What is known of the job, partial output included; None when nothing is known.
+        job_id: The id of the job, if it was known before the deadline.
+        partial: The job's last known state with its output so far; None if nothing is known.
     """
 
     def __init__(self, message: str, *, job_id: str | None = None, partial: Any = None) -> None:
@@ -112,10 +112,10 @@ class WaitTimeoutError(UnsandboxError, TimeoutError):
 
 
 class JobFailedError(UnsandboxError):
-    """`check()` was called on the result of a program that did not end well.
+    """`check()` was called on the result of a program that failed.
 
     Attributes:
-        result: The job, or the result of a command. What it wrote is in there, and not in the message.
+        result: The job or the result of the command. It has the output, which the message does not contain.
     """
 
     def __init__(self, message: str, result: Any = None) -> None:
@@ -124,11 +124,11 @@ class JobFailedError(UnsandboxError):
 
 
 class EngineError(UnsandboxError):
-    """The engine cannot run here: isolation that cannot be had, a data folder that is not usable."""
+    """The engine cannot run on this machine: isolation is not available, or the data folder is not usable."""
 
 
 class ClientStateError(UnsandboxError, RuntimeError):
-    """A client was used after it was closed, or from another event loop than the one it belongs to."""
+    """A client was used after it was closed, or in another event loop than its own."""
 
 
 class APIError(UnsandboxError):
@@ -136,11 +136,11 @@ class APIError(UnsandboxError):
 
     Attributes:
         status: HTTP status code.
-        code: The server's short code (`error` in the body), if any.
-        server_message: The server's text for people, unchanged.
-        request_id: The server's id of this request, for its log.
-        retry_after: Seconds that the server asks to wait, if it does.
-        body: The decoded body, or its text when it was not JSON.
+        code: The server's error code (`error` in the body), if any.
+        server_message: The server's message, unchanged.
+        request_id: The server's id of this request, as in its log.
+        retry_after: Seconds to wait before a retry, if the server says so.
+        body: The decoded body, or its text if it is not JSON.
     """
 
     def __init__(
@@ -168,11 +168,11 @@ class APIError(UnsandboxError):
 
 
 class BadRequestError(APIError):
-    """400: the server does not accept the request as it is."""
+    """400: the request is invalid."""
 
 
 class AuthenticationError(APIError):
-    """401: unknown key, wrong signature, or a clock that is more than five minutes off."""
+    """401: unknown key, wrong signature, or clocks that differ by more than five minutes."""
 
 
 class PermissionDeniedError(APIError):
@@ -180,32 +180,32 @@ class PermissionDeniedError(APIError):
 
 
 class NotFoundError(APIError):
-    """404: no such object, or not one of this key."""
+    """404: the key has no such object."""
 
 
 class ConflictError(APIError):
-    """409: a name is taken, or the object is not in a state that allows this."""
+    """409: a name is taken, or the object's state does not allow the operation."""
 
 
 class PayloadTooLargeError(APIError):
-    """413: the request body is larger than the server takes."""
+    """413: the request body is larger than the server accepts."""
 
 
 class SudoRequiredError(APIError):
-    """428: the server wants a one-time code for this operation, or the code that it got was not right.
+    """428: the operation requires a one-time code, or the code was wrong.
 
-    Give the call `otp=`: the code, or something to be called that returns it.
+    Pass `otp=` to the call: the code, or a function that returns it.
     """
 
     @property
     def challenge_id(self) -> str | None:
-        """Which question of the server's the code answers; sent back beside it."""
+        """The id of the server's challenge, which is sent back with the code."""
         name = self.body.get("challenge_id") if isinstance(self.body, dict) else None
         return name if isinstance(name, str) and name else None
 
 
 class RateLimitError(APIError):
-    """429: too many requests or jobs at once; `retry_after` says when to come back."""
+    """429: a limit of the key was reached; `retry_after` has the seconds to wait."""
 
 
 class ServerError(APIError):
@@ -213,7 +213,7 @@ class ServerError(APIError):
 
 
 class UnavailableError(ServerError):
-    """502, 503, 504: the server, or something before it, cannot answer now."""
+    """502, 503, 504: the server or a proxy is temporarily unable to answer."""
 
 
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
@@ -234,7 +234,7 @@ _BY_STATUS: dict[int, type[APIError]] = {
 
 
 def class_for_status(status: int) -> type[APIError]:
-    """Return the error class for an HTTP status; an unknown one gets the nearest parent, never a failure.
+    """Return the error class for an HTTP status; for an unknown status, the nearest parent class.
 
     Example:
         >>> class_for_status(404).__name__, class_for_status(418).__name__, class_for_status(599).__name__
@@ -255,8 +255,8 @@ _derived: dict[tuple[type[UnsandboxError], str], type[UnsandboxError]] = {}
 def with_base(cls: type[E_co], library: str) -> type[E_co]:
     """Return a subclass of `cls` that is also an error of `library` (`aiohttp` or `requests`).
 
-    The library is imported when the first such error is made, not before. The subclass has the name and
-    module of `cls`; asking twice returns the same class.
+    The library is imported when the first such error is created. The subclass has the name and module of
+    `cls`. Repeated calls return the same class.
 
     Example:
         >>> import aiohttp
@@ -275,9 +275,9 @@ def with_base(cls: type[E_co], library: str) -> type[E_co]:
 def _restore(
     cls: type[UnsandboxError], library: str | None, args: tuple[Any, ...], state: dict[str, Any]
 ) -> UnsandboxError:
-    """Rebuild a pickled error: keyword arguments of `__init__` come back through its state."""
+    """Rebuild a pickled error; its state restores the keyword arguments of `__init__`."""
     cls = with_base(cls, library) if library else cls
-    # The base that decides the layout (OSError for those of requests) is the one whose __new__ Python allows.
+    # Python requires __new__ of the base that determines the layout (OSError for errors of requests).
     error = cls.__base__.__new__(cls)  # type: ignore[call-overload]
     error.args = args
     error.__dict__.update(state)

@@ -1,8 +1,8 @@
-"""The engine embedded in this process: the same server, on a loopback port, with random keys.
+"""The embedded engine: the same server inside this process, on a loopback port, with random keys.
 
-It is started once per process, in a thread with an event loop of its own, and ends with the process: at a
-normal exit everything is stopped in order; when the process is killed, the kernel ends the sandboxes and a
-the launcher process removes what would stay. A forked child starts its own.
+It is started once per process, in a thread with a separate event loop, and ends with the process. At a normal
+exit everything is stopped in order. If the process is killed, the kernel ends the sandboxes and the launcher
+cleans up. A forked child starts its own engine.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _START_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class LocalServer:
-    """Where the embedded engine listens and the key pair that it knows.
+    """Address and key pair of the embedded engine.
 
     Attributes:
         url: Base URL on the loopback interface.
-        public_key: Made at random for this process.
-        secret_key: Made at random for this process.
+        public_key: Random public key for this process.
+        secret_key: Random secret key for this process.
     """
 
     url: str
@@ -53,17 +53,17 @@ _running: _EngineThread | None = None
 
 
 def ensure_started(config: EngineConfig | None = None) -> LocalServer:
-    """Start the embedded engine if this process has none, and return where it is.
+    """Start the embedded engine if it is not running, and return its address.
 
-    Safe to call from any thread. Takes a few hundred milliseconds the first time: from async code call it
-    through a thread.
+    Safe to call from any thread. The first call takes a few hundred milliseconds; in async code, call it in a
+    thread.
 
     Args:
-        config: Its bounds; only the first call in a process may choose them.
+        config: The engine's configuration. Only the first call in a process can set it.
 
     Raises:
-        EngineError: The engine cannot run here, or it runs already with another configuration. The message
-            says what to do.
+        EngineError: The engine cannot run on this machine, or runs with another configuration. The message
+            has the remedy.
 
     Example:
         >>> ensure_started().url.startswith("http://127.0.0.1:")
@@ -74,17 +74,20 @@ def ensure_started(config: EngineConfig | None = None) -> LocalServer:
         if _running is None:
             if sys.platform != "linux":
                 raise EngineError(
-                    "the embedded engine runs on Linux only; point UNSANDBOX_API_BASE at a server on Linux "
-                    "(un serve), or at the hosted service"
+                    "the embedded engine runs on Linux only; set UNSANDBOX_API_BASE to the URL of a server on "
+                    "Linux (un serve) or of the hosted service"
                 )
             _running = _EngineThread(config)
         elif config is not None and config != _running.config:
-            raise EngineError("the embedded engine of this process runs already, with another configuration")
+            raise EngineError(
+                "the embedded engine of this process already runs with another configuration; "
+                "pass the configuration to the first call"
+            )
         return _running.address
 
 
 def stop() -> None:
-    """Stop the embedded engine, if there is one; a later `ensure_started` starts a new one."""
+    """Stop the embedded engine if it runs. A later `ensure_started` starts a new one."""
     global _running
     with _lock:
         if _running is not None:
@@ -96,7 +99,7 @@ class _EngineThread:
     """The thread, its event loop, and the server in it."""
 
     def __init__(self, config: EngineConfig | None) -> None:
-        # Imported here: programs that talk to a server elsewhere need none of this installed.
+        # Imported here: programs that use a remote server need not have the extra installed.
         try:
             from unsandbox.engine import Engine, EngineConfig
             from unsandbox.engine.accounts.keys import FixedKeys, KeyPair
@@ -124,18 +127,18 @@ class _EngineThread:
         self.address = LocalServer(self._server.url, pair.public_key, pair.secret_key)
 
     def stop(self) -> None:
-        """Stop server and engine, end the thread."""
+        """Stop server and engine, and end the thread."""
         try:
             self._call(self._stop()).result(self._grace_s + 20.0)
         finally:
             self._end_thread()
 
     def descriptors(self) -> list[int]:
-        """Return what a forked child must not keep open."""
+        """Return the descriptors that a forked child must close."""
         return self._server.sockets()
 
     def abandon_jobs(self) -> None:
-        """Let a following `stop` end running jobs at once instead of waiting for them."""
+        """Make a following `stop` end running jobs at once instead of waiting for them."""
         self._grace_s = 0.0
 
     async def _start(self) -> None:
@@ -159,7 +162,7 @@ class _EngineThread:
         try:
             self._loop.run_forever()
         finally:
-            # No shutdown_default_executor: it starts a thread, which the end of the interpreter forbids.
+            # No shutdown_default_executor: it starts a thread, which is forbidden while the interpreter exits.
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
@@ -178,16 +181,16 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 def _stop_at_exit() -> None:
     if _running is not None:
-        # Whoever exits does not want to wait for jobs that nobody will read.
+        # Nobody will read the results of running jobs.
         _running.abandon_jobs()
         stop()
 
 
 def _after_fork_in_child() -> None:
-    """Forget the parent's engine and let go of its descriptors.
+    """Forget the parent's engine and close its descriptors.
 
-    Otherwise a child that outlives its parent would hold the parent's port. The numbers stay taken (by
-    /dev/null), as objects of the parent's loop still know them.
+    Otherwise a child that outlives its parent would keep the parent's port. The numbers are replaced by
+    /dev/null, because objects of the parent's loop still refer to them.
     """
     global _running, _lock
     _lock = threading.Lock()
@@ -199,13 +202,13 @@ def _after_fork_in_child() -> None:
             os.dup2(null, descriptor, inheritable=False)
         os.close(null)
     except OSError:
-        logger.warning("a forked child could not let go of the parent's engine", exc_info=True)
+        logger.warning("a forked child could not close the descriptors of its parent's engine", exc_info=True)
     _orphans.append(_running)
     _running = None
 
 
 _orphans: list[_EngineThread] = []
-"""Engines of the parent, kept from being finalised in a forked child: their loop and sockets are not ours."""
+"""Engines of the parent. A forked child must not finalise them, as their loop and sockets belong to the parent."""
 
 atexit.register(_stop_at_exit)
 if hasattr(os, "register_at_fork"):
