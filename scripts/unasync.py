@@ -65,12 +65,12 @@ TEXTS = (
     (r"\bunsandbox\._async\b", "unsandbox._sync"),
     (r", for asyncio\.", "."),
     (r"The async client: the source from which .* generates the sync one\.", "The sync client, generated."),
-    (r"for as long as the event loop runs", "for as long as the process runs"),
+    (r"while the event loop runs", "while the process runs"),
     (
         r"A client belongs to the event loop that first uses it\. Any number\s+of tasks may",
         "Any number of threads may",
     ),
-    (r"When the calling task is cancelled, so is the job\.", "Ctrl-C cancels the job."),
+    (r"Cancelling the calling task cancels the job\.", "Ctrl-C cancels the job."),
     (r"because the calling task(\s+)is cancelled\.", r"by\1Ctrl-C."),
     (r"because the task was cancelled", "by Ctrl-C"),
 )

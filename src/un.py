@@ -1,5 +1,5 @@
 # Generated from src/un_async.py by scripts/unasync.py; change that one.
-"""Run code in many languages, in sandboxes: the functions of the unsandbox SDK.
+"""Run code in sandboxes, in many languages: the functions of the unsandbox SDK.
 
 ```python
 from un import execute_code
@@ -11,16 +11,15 @@ def main():
 main()
 ```
 
-Keys are the arguments `public_key` and `secret_key`, else the account `account`, else the variables
-`UNSANDBOX_PUBLIC_KEY` and `UNSANDBOX_SECRET_KEY`, else `~/.unsandbox/accounts.csv`, else `./accounts.csv` (row
-`UNSANDBOX_ACCOUNT`, from 0).
+The keys are the arguments `public_key` and `secret_key`, otherwise the row `account` of an accounts file, the
+variables `UNSANDBOX_PUBLIC_KEY` and `UNSANDBOX_SECRET_KEY`, `~/.unsandbox/accounts.csv`, or `./accounts.csv`
+(row `UNSANDBOX_ACCOUNT`, from 0).
 
-The server is `API_BASE`, which may be assigned and which `UNSANDBOX_API_BASE` sets; `local` is the engine
-inside this process, which needs no account. Connections are kept for as long as the process runs.
+`API_BASE` is the server. Set it with `UNSANDBOX_API_BASE` or assign another value; `local` selects the embedded
+engine, which needs no account. Connections are kept open while the process runs.
 
-Every function raises `CredentialsError` when there are no keys, `requests.RequestException` for network errors
-and error answers (all of them are also errors of `unsandbox.errors`), and `ValueError` for answers that make
-no sense and arguments that cannot be sent.
+All functions raise `CredentialsError` if no keys are found, `requests.RequestException` for network errors and error
+answers (which are also errors of `unsandbox.errors`), and `ValueError` for invalid arguments and answers.
 """
 
 from __future__ import annotations
@@ -225,12 +224,12 @@ _PARTS = (
     "unsandbox._sync.functions.logs",
     "unsandbox._shared.results",
 )
-"""Where the names of `__all__` are that are not in this module."""
+"""Modules with the names of `__all__` that are not defined here."""
 
 _AT_IMPORT = os.environ.get("UNSANDBOX_API_BASE") or "https://api.unsandbox.com"
 
 API_BASE = _AT_IMPORT
-"""The server; assign another base URL, or `local`, to change it for all functions."""
+"""The base URL of the server, or `local`. Assign another value to change it for all functions."""
 
 
 def execute_code(
@@ -252,34 +251,35 @@ def execute_code(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> JobResult:
-    """Run code and return the result when it has ended.
+    """Run code and return the finished job.
 
-    A program that exits with another code than 0 is no error: look at `exit_code`.
+    A non-zero exit code is a result, not an exception: check `exit_code`.
 
     Args:
-        language: Name of the language, as `get_languages` lists them.
+        language: Name of the language, as listed by `get_languages`.
         code: The whole program.
         public_key: Public key.
         secret_key: Secret key; it is never sent.
-        env: Environment variables for the program, at most 256.
-        input_files: Files for the program, found in `/tmp/input/` by name: a mapping from name to content,
-            or a list of paths.
-        network_mode: `zerotrust` for no network (the server's default) or `semitrusted` for outbound only.
+        env: Environment variables of the program, at most 256.
+        input_files: Files for `/tmp/input/`: a mapping from name to content, or a list of paths.
+        network_mode: `zerotrust` for no network (the server's default) or `semitrusted` for outbound
+            connections only.
         vcpu: Processors, 1 to 8.
-        ttl: Seconds that the program may run, 1 to 900; beyond them it ends in status `timeout`.
-        return_artifacts: Whether to return what the program leaves in `/tmp/artifacts`, or its binary.
-        stdin: Standard input, on servers that take one.
-        args: Command-line arguments, on servers that take them.
-        isolation: On servers of this project: `bubblewrap`, `gvisor`, or `hardened` for gVisor or nothing.
-        timeout: Your deadline in seconds, for all of it. When it passes, the job is cancelled.
+        ttl: Seconds the program may run, 1 to 900. At the limit the job's status becomes `timeout`.
+        return_artifacts: Whether to return the files in `/tmp/artifacts`, or the compiled binary.
+        stdin: Standard input. Not available on the hosted service.
+        args: Command-line arguments. Not available on the hosted service.
+        isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not available on the hosted
+            service.
+        timeout: Deadline of the call in seconds. When it passes, the job is cancelled.
         account: Row of the accounts file, from 0.
         account_index: Another name for `account`.
 
     Returns:
-        The server's answer: `status`, `stdout`, `stderr`, `exit_code` and more.
+        The job: `status`, `stdout`, `stderr`, `exit_code` and more.
 
     Raises:
-        TimeoutError: The deadline passed; its `partial` holds the output so far.
+        TimeoutError: The deadline passed; `partial` has the output so far.
 
     Example:
         ```python
@@ -327,27 +327,27 @@ def execute_async(
     """Start a job and return its id at once; `wait_for_job` returns its result.
 
     Args:
-        language: As for `execute_code`.
-        code: As for `execute_code`.
+        language: See `execute_code`.
+        code: See `execute_code`.
         public_key: Public key.
         secret_key: Secret key.
-        env: As for `execute_code`.
-        input_files: As for `execute_code`.
-        network_mode: As for `execute_code`.
-        vcpu: As for `execute_code`.
-        ttl: As for `execute_code`.
-        return_artifacts: As for `execute_code`.
-        stdin: As for `execute_code`.
-        args: As for `execute_code`.
-        isolation: As for `execute_code`.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        env: See `execute_code`.
+        input_files: See `execute_code`.
+        network_mode: See `execute_code`.
+        vcpu: See `execute_code`.
+        ttl: See `execute_code`.
+        return_artifacts: See `execute_code`.
+        stdin: See `execute_code`.
+        args: See `execute_code`.
+        isolation: See `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         The job's id.
 
     Raises:
-        ValueError: The server's answer holds no id.
+        ValueError: The server's answer has no id.
 
     Example:
         ```python
@@ -386,21 +386,21 @@ def run_code(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> JobResult:
-    """Run a script whose `#!` line names the language, and return the result when it has ended.
+    """Run a script whose `#!` line names the language, and return the finished job.
 
     Args:
         source: The whole script.
         public_key: Public key.
         secret_key: Secret key.
-        env: As for `execute_code`.
-        network_mode: As for `execute_code`.
-        ttl: As for `execute_code`.
-        timeout: As for `execute_code`.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        env: See `execute_code`.
+        network_mode: See `execute_code`.
+        ttl: See `execute_code`.
+        timeout: See `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        As `execute_code`, with `detected_language`.
+        The job, like `execute_code`, with `detected_language`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("JobResult", caller.run(source, env, network_mode, ttl, timeout))
@@ -423,11 +423,11 @@ def run_async(
         source: The whole script.
         public_key: Public key.
         secret_key: Secret key.
-        env: As for `execute_code`.
-        network_mode: As for `execute_code`.
-        ttl: As for `execute_code`.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        env: See `execute_code`.
+        network_mode: See `execute_code`.
+        ttl: See `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return caller.submit_run(source, env, network_mode, ttl)
@@ -441,17 +441,17 @@ def get_job(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> JobResult:
-    """Return a job as it is now, without waiting.
+    """Return the current state of a job without waiting.
 
     Args:
-        job_id: Which job.
+        job_id: Id of the job.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        The job; with its output once it has ended.
+        The job, with its output if it has ended.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("JobResult", caller.call("get_job", job_id))
@@ -467,22 +467,22 @@ def wait_for_job(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> JobResult:
-    """Return a job when it has ended.
+    """Wait for a job and return it when it has ended.
 
     Args:
-        job_id: Which job.
+        job_id: Id of the job.
         public_key: Public key.
         secret_key: Secret key.
-        timeout: Seconds to wait at most; None waits as long as it takes.
-        keep: Whether the job goes on when the waiting ends early; without it the job is then cancelled.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        timeout: Maximum seconds to wait; None means no limit.
+        keep: Whether the job continues when the wait ends early. By default it is cancelled.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         The job with its result.
 
     Raises:
-        TimeoutError: The job had not ended in time; its `partial` holds the output so far.
+        TimeoutError: The job did not end in time; `partial` has the output so far.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("JobResult", caller.wait(job_id, timeout, keep=keep))
@@ -497,15 +497,17 @@ def wait_jobs(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> list[JobResult]:
-    """Return those of several jobs that have ended, as soon as there is one; then ask for the others again.
+    """Wait until at least one of several jobs has ended, and return those that have.
+
+    Call it again with the remaining ids.
 
     Args:
-        job_ids: Which jobs, at most 1000.
+        job_ids: Ids of the jobs, at most 1000.
         public_key: Public key.
         secret_key: Secret key.
-        timeout: Seconds to wait while none has ended.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        timeout: Maximum seconds to wait for the first job.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("list[JobResult]", caller.wait_jobs(job_ids, timeout))
@@ -519,17 +521,17 @@ def cancel_job(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> JobResult:
-    """End a job; one that has ended stays as it is.
+    """Cancel a job. A job that has ended is not changed.
 
     Args:
-        job_id: Which job.
+        job_id: Id of the job.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        The server's confirmation, with the output so far where it gives one.
+        The server's confirmation, with the output so far if available.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("JobResult", caller.cancel(job_id))
@@ -543,14 +545,14 @@ def list_jobs(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> list[JobResult]:
-    """Return the jobs of this key, newest first, without their output.
+    """Return the key's jobs, newest first, without their output.
 
     Args:
         public_key: Public key.
         secret_key: Secret key.
-        limit: At most so many.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        limit: Maximum number of jobs.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         One dict per job, with `job_id`, `status` and `language`.
@@ -562,11 +564,11 @@ def list_jobs(
 def get_languages(public_key: str | None = None, secret_key: str | None = None) -> list[str]:  # noqa: ARG001
     """Return the names of the languages that the server can run.
 
-    The list is kept for an hour in `~/.unsandbox/languages.json`. No keys are needed.
+    The list is cached for an hour in `~/.unsandbox/languages.json`. No keys are needed.
 
     Args:
-        public_key: Not used; historical.
-        secret_key: Not used; historical.
+        public_key: Ignored; for compatibility with the historical SDK.
+        secret_key: Ignored; for compatibility with the historical SDK.
 
     Example:
         ```python
@@ -585,20 +587,20 @@ def validate_keys(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> KeyResult:
-    """Return what the server knows about a key pair: whether it is valid, and its limits.
+    """Return the validity and the limits of a key pair.
 
     Args:
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("KeyResult", caller.call("validate_keys"))
 
 
 def health_check() -> bool:
-    """Tell whether the server can be reached and is well. Needs no keys; an unwell server is no error."""
+    """Return whether the server is reachable and healthy. Needs no keys; an unhealthy server returns False."""
     from unsandbox._sync.functions import caller as functions
 
     return functions.healthy(_api_base())
@@ -614,7 +616,7 @@ tell_base_url(_api_base)
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when used first: all of them together would double the time that importing this module takes.
+    # Loaded on first use: importing all of them would double the import time of this module.
     if name in __all__:
         for part in _PARTS:
             module = importlib.import_module(part)

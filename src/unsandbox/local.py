@@ -208,7 +208,7 @@ def _after_fork_in_child() -> None:
 
 
 _orphans: list[_EngineThread] = []
-"""Engines of the parent. A forked child must not finalise them, as their loop and sockets belong to the parent."""
+"""Engines of the parent, which a forked child must not finalise: their loop and sockets are the parent's."""
 
 atexit.register(_stop_at_exit)
 if hasattr(os, "register_at_fork"):

@@ -154,7 +154,7 @@ async def test_the_account_may_be_chosen_per_call(fake: FakeServer, tmp_path: Pa
         await get_job("j1", **options)
     sent = [request.headers["authorization"] for request in fake.requests]
     assert sent == ["Bearer pk-0", "Bearer pk-1", "Bearer pk-1"]
-    with pytest.raises(ValueError, match="two names"):
+    with pytest.raises(ValueError, match="only one"):
         await get_job("j1", account=0, account_index=0)
 
 

@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_read_is_named_and_not_skipped(
 
 def test_a_folder_in_place_of_the_file(home: Path, cwd: Path) -> None:
     (home / ".unsandbox" / "accounts.csv").mkdir(parents=True)
-    with pytest.raises(CredentialsError, match="cannot be read"):
+    with pytest.raises(CredentialsError, match="cannot read"):
         find(home, cwd)
 
 

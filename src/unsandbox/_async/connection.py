@@ -51,7 +51,7 @@ _MISSING = {
 }
 
 _CODES_ASKED = 3
-"""How often somebody who types a one-time code may get it wrong."""
+"""Number of attempts for a one-time code that is typed."""
 
 
 class Connection:

@@ -1,4 +1,4 @@
-"""Telling hooks, logger and OpenTelemetry what happens to requests."""
+"""Reports requests to hooks, logger and OpenTelemetry."""
 
 from __future__ import annotations
 

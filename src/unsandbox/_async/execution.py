@@ -1,8 +1,7 @@
-"""Running code to its end: one request where the server holds it, else looking until the job has ended.
+"""Runs code to its end: one request if the server holds it, otherwise polls until the job has ended.
 
-Whoever leaves early, by a deadline, by an error or because the task was cancelled, leaves no job behind: with
-a known id it is cancelled by that id; without one it is found again by the idempotency key, chosen before the
-first byte.
+An early end, by a deadline, an error or because the task was cancelled, leaves no job behind: the job is
+cancelled by its id, or, if the id is not known yet, found by the idempotency key.
 """
 
 from __future__ import annotations
@@ -148,7 +147,7 @@ async def wait(connection: Connection, job_id: str, *, deadline: Deadline, keep:
 
     Args:
         connection: The server.
-        job_id: Which job.
+        job_id: Id of the job.
         deadline: When to give up.
         keep: Whether the job goes on when this is left early; otherwise it is cancelled.
 

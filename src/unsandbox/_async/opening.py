@@ -1,4 +1,4 @@
-"""Opening what stays open: answers that come piece by piece, and WebSockets."""
+"""Opens event streams and WebSockets."""
 
 from __future__ import annotations
 

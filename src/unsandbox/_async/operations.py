@@ -1,7 +1,6 @@
-"""One operation of the endpoint table, from its arguments to the server's answer.
+"""Performs one operation of the endpoint table, from its arguments to the server's answer.
 
-An object that a call was making when it was broken off is found again by its idempotency key and deleted, so
-that nothing stays behind unknown.
+If a call that creates an object is interrupted, the object is found by the idempotency key and deleted.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def command_members(command: str, timeout: float | None, input_files: InputFiles
 
     Args:
         command: The command.
-        timeout: Seconds that it may run; None for no limit.
+        timeout: Seconds the command may run; None means no limit.
         input_files: Files for it.
 
     Raises:

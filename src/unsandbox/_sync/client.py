@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 class Client(
     ExecutionMethods, JobMethods, SessionMethods, ServiceMethods, SnapshotMethods, ImageMethods, LogMethods
 ):
-    """A client of the hosted service, of a server of your own, or of the engine inside this process.
+    """A client of the hosted service, of your own server, or of the embedded engine.
 
-    Making one does nothing yet: keys are looked up at the first signed call, and connections are made when
-    they are needed and kept until `close`. Any number of threads may share it.
+    The constructor sends nothing: keys are looked up at the first signed call, and connections are opened when
+    needed and kept until `close`. Any number of threads may share it.
 
     Args:
-        public_key: Public key; without one, see `unsandbox.credentials` for where keys are looked for.
+        public_key: Public key. By default the keys are looked up as described in `unsandbox.credentials`.
         secret_key: Secret key. It never leaves this process.
-        account: Row of the accounts file to take the keys from.
-        base_url: The server; without one, `UNSANDBOX_API_BASE`, else the hosted service. `local` is the engine
-            inside this process, which needs no keys.
-        timeout: Seconds for one HTTP request, from connecting to the end of the answer; None for no limit.
-        retry: How often and how patiently a request that failed is repeated.
-        max_connections: Connections at a time; further requests wait for a free one.
-        otp: For calls that the server protects by a one-time code: the code, or a function that is called with
-            the challenge's id when the server asks and returns the code.
-        hooks: Functions to call with each request, answer, repetition and look at a job that is waited for.
+        account: Row of the accounts file with the keys.
+        base_url: URL of the server. Default: `UNSANDBOX_API_BASE`, otherwise the hosted service. `local`
+            selects the embedded engine, which needs no keys.
+        timeout: Seconds for one HTTP request, from connecting to the end of the answer; None means no limit.
+        retry: Number and timing of retries.
+        max_connections: Maximum number of connections; further requests wait for a free one.
+        otp: One-time code for protected calls, or a function that takes the id of the server's challenge and
+            returns the code.
+        hooks: Functions that are called for requests, answers, retries and polls.
 
     Example:
         ```python
@@ -93,15 +93,15 @@ class Client(
         otp: OneTimeCode | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> Self:
-        """Return a client of the engine inside this process, which starts at the first call.
+        """Return a client of the embedded engine, which starts at the first call.
 
         Args:
-            timeout: Seconds for one HTTP request; None for no limit.
-            retry: How often a request that failed is repeated.
-            max_connections: Connections at a time.
-            config: Bounds of the engine; only the first use in a process may choose them.
-            otp: As for the client.
-            hooks: As for the client.
+            timeout: Seconds for one HTTP request; None means no limit.
+            retry: Number and timing of retries.
+            max_connections: Maximum number of connections.
+            config: The engine's configuration. Only the first use in a process can set it.
+            otp: See the class.
+            hooks: See the class.
 
         Example:
             ```python
@@ -134,9 +134,9 @@ class Client(
         return f"<{type(self).__name__} {self._connection.server.base_url}>"
 
     def close(self) -> None:
-        """Close all connections. The client cannot be used any more; closing twice does no harm.
+        """Close all connections. The client cannot be used any more. Further calls have no effect.
 
-        What `with_options` returned shares the connections of another client and does not close them.
+        A client returned by `with_options` shares the connections of another client and does not close them.
         """
         if not self._shares_connections:
             self._connection.server.close()
@@ -149,15 +149,15 @@ class Client(
         otp: OneTimeCode | NotGiven | None = NOT_GIVEN,
         hooks: Hooks | None = None,
     ) -> Self:
-        """Return a client over the same connections, with some options changed; it costs next to nothing.
+        """Return a client with other options on the same connections. This is cheap.
 
-        What is not given stays as it is.
+        Options that are not passed stay as they are.
 
         Args:
-            timeout: Seconds for one HTTP request; None for no limit.
-            retry: How often and how patiently a request that failed is repeated.
-            otp: As for the client; None for none any more.
-            hooks: As for the client; `Hooks()` for none any more.
+            timeout: Seconds for one HTTP request; None means no limit.
+            retry: Number and timing of retries.
+            otp: See the class; None removes it.
+            hooks: See the class; `Hooks()` removes them.
 
         Example:
             ```python
@@ -172,11 +172,11 @@ class Client(
         return other
 
     def languages(self) -> Languages:
-        """Return the languages that the server can run. Needs no keys, and is not cached."""
+        """Return the languages that the server can run. Needs no keys; not cached."""
         return self._do("languages", Languages)
 
     def validate_keys(self) -> KeyInfo:
-        """Return what the server knows about the key pair: whether it is valid, and its limits.
+        """Return the validity and the limits of the key pair.
 
         Raises:
             AuthenticationError: The server does not know the key, or the secret is wrong.
@@ -184,10 +184,10 @@ class Client(
         return self._do("validate_keys", KeyInfo)
 
     def health(self) -> Health:
-        """Return how the server is. Needs no keys.
+        """Return the health of the server. Needs no keys.
 
         Raises:
             APIError: The server reports that it is unhealthy.
-            ConnectionFailedError: It cannot be reached.
+            ConnectionFailedError: The server cannot be reached.
         """
         return self._do("health", Health)

@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/events.py by scripts/unasync.py; change that one.
-"""Telling hooks, logger and OpenTelemetry what happens to requests."""
+"""Reports requests to hooks, logger and OpenTelemetry."""
 
 from __future__ import annotations
 

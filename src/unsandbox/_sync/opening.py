@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/opening.py by scripts/unasync.py; change that one.
-"""Opening what stays open: answers that come piece by piece, and WebSockets."""
+"""Opens event streams and WebSockets."""
 
 from __future__ import annotations
 

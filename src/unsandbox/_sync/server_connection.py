@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/server_connection.py by scripts/unasync.py; change that one.
-"""One server as seen from here: where it is, the connections to it, and what it can do."""
+"""The connections to one server: its address, transports and features."""
 
 from __future__ import annotations
 
@@ -159,14 +159,12 @@ class ServerConnection:
             ClientStateError: It is closed, or belongs to another event loop, or none runs here.
         """
         if self.closed:
-            raise ClientStateError("this client is closed: make a new one")
+            raise ClientStateError("this client is closed; create a new one")
         running = current_loop()
         if self._state.loop is None:
             self._state.loop = running
         elif self._state.loop is not running:
-            raise ClientStateError(
-                "this client belongs to another event loop: make one client per loop, inside it"
-            )
+            raise ClientStateError("this client belongs to another event loop; create a client in each loop")
 
     def open(self) -> Opened:
         """Return the server's address and what sends requests to it; starts the embedded engine if need be."""
@@ -188,7 +186,7 @@ class ServerConnection:
                     keys=Credentials(engine.public_key, engine.secret_key, "the embedded engine")
                 )
             if self.closed:
-                raise ClientStateError("this client was closed meanwhile: make a new one")
+                raise ClientStateError("this client was closed in the meantime; create a new one")
             if state.transport is None:
                 state.transport = RequestsTransport(address.origin, self._max_connections)
             state.address = address

@@ -1,1 +1,1 @@
-"""The functions of `un_async`, by what they are about. They cost little until they are called."""
+"""The functions of `un_async`, grouped by object. Their dependencies are imported at the first call."""

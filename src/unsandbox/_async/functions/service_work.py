@@ -1,6 +1,6 @@
 """Functions for services: what they run, their output, names and vault."""
 
-# ruff: noqa: ASYNC109 - `timeout` reaches the server, which `asyncio.timeout` cannot do
+# ruff: noqa: ASYNC109 - `timeout` also limits the work on the server, which `asyncio.timeout` cannot do
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ async def redeploy_service(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """Run the bootstrap of a service again, or a new one, in the same sandbox.
+    """Restart a service with its bootstrap or a new one. Files in `/work` are kept.
 
     Args:
-        service_id: Which service, by id or name.
-        bootstrap: A script, or the http(s) URL of one. Without it, the one that it has.
+        service_id: Id or name of the service.
+        bootstrap: A script, or the http(s) URL of one. Default: the current one.
         public_key: Public key.
         secret_key: Secret key.
-        input_files: Files, found in `/tmp/input/` by name.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        input_files: Files for `/tmp/input/`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = bootstrap_members(bootstrap) | {"input_files": input_files}
@@ -70,16 +70,16 @@ async def get_service_logs(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceLogResult:
-    """Return what the program of a service wrote; the last 9000 lines when nothing is said.
+    """Return the log of a service, by default the last 9000 lines.
 
     Args:
-        service_id: Which service, by id or name.
-        all_logs: Everything that is kept.
+        service_id: Id or name of the service.
+        all_logs: Whether to return the whole stored log.
         public_key: Public key.
         secret_key: Secret key.
-        lines: The last so many lines.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        lines: Number of last lines.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         The text, in `log`.
@@ -100,17 +100,17 @@ async def execute_in_service(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> JobResult:
-    """Run one command beside the program of a service.
+    """Run one command in a service's sandbox.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         command: The command.
-        timeout: Milliseconds that it may run; 0 for no limit.
+        timeout: Milliseconds the command may run; 0 means no limit.
         public_key: Public key.
         secret_key: Secret key.
-        input_files: Files for it, found in `/tmp/input/`.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        input_files: Files for `/tmp/input/`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         A job: ended, with its output; or, on the hosted service, one to wait for with `wait_for_job`.
@@ -131,20 +131,20 @@ async def set_service_domains(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> DomainsResult:
-    """Change the names under which a service is reachable: give exactly one of the three lists.
+    """Change the custom domains of a service. Pass exactly one of the three lists.
 
     Args:
-        service_id: Which service, by id or name.
-        domains: All of them.
+        service_id: Id or name of the service.
+        domains: The complete list.
         public_key: Public key.
         secret_key: Secret key.
-        add: Names to add.
-        remove: Names to remove.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        add: Domains to add.
+        remove: Domains to remove.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        All names, in `custom_domains`.
+        All domains, in `custom_domains`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {"custom_domains": domains, "add": add, "remove": remove}
@@ -159,14 +159,14 @@ async def get_service_env(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> VaultResult:
-    """Return how many variables the vault of a service holds; never their values.
+    """Return the number of variables in a service's vault, without their values.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("VaultResult", await caller.call("get_vault", service_id))
@@ -181,15 +181,15 @@ async def set_service_env(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> VaultResult:
-    """Replace the vault of a service; its program gets the variables when it starts the next time.
+    """Replace a service's vault. A running program is restarted with the new variables.
 
     Args:
-        service_id: Which service, by id or name.
-        env_dict: Names and values, or lines `NAME=value` as an env file holds them; 64 KiB at most.
+        service_id: Id or name of the service.
+        env_dict: A mapping, or text with one `NAME=value` per line; at most 64 KiB.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("VaultResult", await caller.set_vault(service_id, env_dict))
@@ -204,15 +204,15 @@ async def delete_service_env(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> VaultResult:
-    """Delete variables from the vault of a service.
+    """Delete variables from a service's vault.
 
     Args:
-        service_id: Which service, by id or name.
-        keys: Names of those to delete; without them, all.
+        service_id: Id or name of the service.
+        keys: Names of the variables. Default: all.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("VaultResult", await caller.call("delete_vault", service_id, body={"keys": keys}))
@@ -226,14 +226,14 @@ async def export_service_env(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> VaultExportResult:
-    """Return the whole vault of a service, as lines `NAME=value` in `env`.
+    """Return a service's vault as text with one `NAME=value` per line in `env`.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("VaultExportResult", await caller.call("export_vault", service_id))

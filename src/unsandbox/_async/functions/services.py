@@ -1,4 +1,4 @@
-"""Functions for services: what they are."""
+"""Functions that create, list, change and delete services."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ async def list_services(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> list[ServiceResult]:
-    """Return the services of this key, newest first.
+    """Return the key's services, newest first.
 
     Args:
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("list[ServiceResult]", await caller.listed("list_services", "services"))
@@ -74,29 +74,29 @@ async def create_service(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """Start a service: a sandbox that runs a bootstrap, keeps running, and is reachable under its name.
+    """Create and start a service: a persistent sandbox that runs a program under a name.
 
     Args:
-        name: Its name, a DNS label.
-        ports: Ports on which its program listens; its URL leads to the first one.
+        name: Name of the service, a DNS label.
+        ports: Ports the program listens on; the URL leads to the first one.
         bootstrap: A script, or the http(s) URL of one.
         public_key: Public key.
         secret_key: Secret key.
-        network_mode: `semitrusted` for outbound connections (the server's default) or `zerotrust` for
-            none.
-        custom_domains: Further names under which it is reachable.
-        vcpu: Processors, 1 to 8; memory goes with them.
+        network_mode: `semitrusted` (outbound network, the default) or `zerotrust` (no network).
+        custom_domains: Custom domains of the service.
+        vcpu: Processors, 1 to 8, with 2 GiB of memory each.
         service_type: `minecraft`, `mumble`, `teamspeak`, `source`, `tcp` or `udp`.
-        unfreeze_on_demand: Whether a request wakes it when it is frozen.
-        bootstrap_content: The script, if it could be taken for a URL.
+        unfreeze_on_demand: Whether a request unfreezes the service.
+        bootstrap_content: The script; for scripts that look like a URL.
         bootstrap_url: The URL of a script.
         golden_image: Image to start from.
-        input_files: Files, found in `/tmp/input/` by name.
-        restart: On servers of this project: `always` (the default), `on-failure` or `never`.
+        input_files: Files for `/tmp/input/`.
+        restart: When to restart the program: `always` (default), `on-failure` or `never`. Not on the hosted
+            service.
         shell: Shell that runs the bootstrap.
-        isolation: On servers of this project: `bubblewrap`, `gvisor` or `hardened`.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         The service, with its `service_id` and `url`.
@@ -131,14 +131,14 @@ async def get_service(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """Return a service as it is now.
+    """Return the current state of a service.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("ServiceResult", await caller.call("get_service", service_id))
@@ -158,20 +158,20 @@ async def update_service(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """Change a service; what is not given stays.
+    """Change settings of a service. Arguments that are not passed stay as they are.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
         vcpu: Processors, 1 to 8.
-        unfreeze_on_demand: Whether a request wakes it when it is frozen.
-        show_freeze_page: Whether it answers with a page while it is frozen, rather than with JSON.
+        unfreeze_on_demand: Whether a request unfreezes the service.
+        show_freeze_page: Whether a frozen service answers with a page instead of JSON.
         name: A new name.
-        ports: Ports on which its program listens.
-        custom_domains: All further names under which it is reachable.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        ports: Ports the program listens on.
+        custom_domains: All custom domains of the service.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {
@@ -194,15 +194,15 @@ async def resize_service(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """Give a service another number of processors, and the memory that goes with them.
+    """Change the processors and memory of a service.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         vcpu: Processors, 1 to 8.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("ServiceResult", await caller.call("resize_service", service_id, body={"vcpu": vcpu}))
@@ -217,15 +217,15 @@ async def delete_service(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """End a service for good, its files and vault with it.
+    """Delete a service with its files and vault.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("ServiceResult", await caller.call("delete_service", service_id, otp=otp))
@@ -239,14 +239,14 @@ async def freeze_service(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """Stop all processes of a service where they are; their memory stays.
+    """Suspend all processes of a service. Their memory is kept.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("ServiceResult", await caller.call("freeze_service", service_id))
@@ -260,14 +260,14 @@ async def unfreeze_service(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """Let the processes of a service go on.
+    """Resume the processes of a frozen service.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("ServiceResult", await caller.call("unfreeze_service", service_id))
@@ -284,11 +284,11 @@ async def lock_service(
     """Protect a service from deletion.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("ServiceResult", await caller.call("lock_service", service_id))
@@ -303,15 +303,15 @@ async def unlock_service(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """Take the protection off a service.
+    """Allow a service to be deleted again.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("ServiceResult", await caller.call("unlock_service", service_id, otp=otp))
@@ -326,15 +326,15 @@ async def set_unfreeze_on_demand(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """Say whether a request wakes a service that is frozen.
+    """Set whether a request unfreezes a service.
 
     Args:
-        service_id: Which service, by id or name.
-        enabled: Yes or no.
+        service_id: Id or name of the service.
+        enabled: Whether it does.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast(
@@ -352,15 +352,15 @@ async def set_show_freeze_page(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ServiceResult:
-    """Say whether a frozen service answers with a page, rather than with JSON.
+    """Set whether a frozen service answers with a page or with JSON.
 
     Args:
-        service_id: Which service, by id or name.
-        enabled: Yes or no.
+        service_id: Id or name of the service.
+        enabled: Whether it does.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast(

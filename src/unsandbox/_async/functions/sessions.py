@@ -1,6 +1,6 @@
 """Functions for sessions."""
 
-# ruff: noqa: ASYNC109 - `timeout` reaches the server, which `asyncio.timeout` cannot do
+# ruff: noqa: ASYNC109 - `timeout` also limits the work on the server, which `asyncio.timeout` cannot do
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ async def list_sessions(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> list[SessionResult]:
-    """Return the sessions of this key, newest first.
+    """Return the key's sessions, newest first.
 
     Args:
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("list[SessionResult]", await caller.listed("list_sessions", "sessions"))
@@ -63,23 +63,23 @@ async def create_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """Start a session: a sandbox with a shell that stays until it is deleted, or idle for its `ttl`.
+    """Create a session: a persistent sandbox with a shell, deleted on request or when idle for its `ttl`.
 
     Args:
-        language: A language whose REPL is meant; without it and without `shell`, the shell is bash.
-        network_mode: `zerotrust` for no network or `semitrusted` for outbound only.
-        ttl: Seconds without traffic after which the session is deleted.
+        language: Language whose REPL to start, instead of `shell`. The default is bash.
+        network_mode: `zerotrust` (no network) or `semitrusted` (outbound network only).
+        ttl: Idle seconds after which the session is deleted.
         public_key: Public key.
         secret_key: Secret key.
         shell: Name of a shell or REPL, such as `bash`, `python3`, `node`.
-        multiplexer: `tmux` or `screen`: the terminal survives a disconnect.
-        vcpu: Processors, 1 to 8; memory goes with them.
-        input_files: Files, found in `/tmp/input/` by name.
-        audit: Keep the shell history for the end.
-        name: A name for people.
-        isolation: On servers of this project: `bubblewrap`, `gvisor` or `hardened`.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        multiplexer: `tmux` or `screen`: the shell survives a disconnect of its terminal.
+        vcpu: Processors, 1 to 8, with 2 GiB of memory each.
+        input_files: Files for `/tmp/input/`.
+        audit: Whether to record the shell history.
+        name: Display name.
+        isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         The session, with its `session_id`.
@@ -115,14 +115,14 @@ async def get_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """Return a session as it is now.
+    """Return the current state of a session.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", await caller.call("get_session", session_id))
@@ -138,19 +138,19 @@ async def delete_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """End a session.
+    """Delete a session.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        audit: Return the shell history with the artifacts.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        audit: Whether to return the shell history with the artifacts.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        The session, with what lay in `/tmp/artifacts`.
+        The session, with the files of `/tmp/artifacts`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     query = {"audit": True} if audit else None
@@ -165,14 +165,14 @@ async def freeze_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """Stop all processes of a session where they are; their memory stays.
+    """Suspend all processes of a session. Their memory is kept.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", await caller.call("freeze_session", session_id))
@@ -186,14 +186,14 @@ async def unfreeze_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """Let the processes of a session go on where they were stopped.
+    """Resume the processes of a frozen session.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", await caller.call("unfreeze_session", session_id))
@@ -211,12 +211,12 @@ async def boost_session(
     """Give a session more processors and memory.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        vcpu: How many processors it shall have, 1 to 8; 2 when not given.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        vcpu: Processors, 1 to 8. Default 2.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", await caller.call("boost_session", session_id, body={"vcpu": vcpu}))
@@ -230,14 +230,14 @@ async def unboost_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """Return a session to one processor.
+    """Return a session to its original processors and memory.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", await caller.call("unboost_session", session_id))
@@ -254,17 +254,17 @@ async def shell_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> CommandOutcome:
-    """Run one command in the live shell of a session: what it changes is there for the next one.
+    """Run one command in the session's shell. The shell's state is kept for the next command.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         command: The command; in a REPL, an expression or statements.
         public_key: Public key.
         secret_key: Secret key.
-        timeout: Milliseconds that it may run; then it ends with exit code 124. 0 for no limit.
-        input_files: Files for it, found in `/tmp/input/`.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        timeout: Milliseconds the command may run; it then ends with exit code 124. 0 means no limit.
+        input_files: Files for `/tmp/input/`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         `stdout`, `stderr` and `exit_code`.

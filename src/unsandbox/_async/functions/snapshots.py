@@ -38,16 +38,16 @@ async def session_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> str:
-    """Save the state of a session and return the id of the snapshot.
+    """Take a snapshot of a session and return its id.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        name: A name for people.
-        hot: With memory and running processes, where the isolation of the session can do that.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        name: Display name.
+        hot: Whether to include memory and running processes. Requires gVisor.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return await caller.made("session_snapshot", session_id, "snapshot_id", {"name": name, "hot": hot or None})
@@ -63,16 +63,16 @@ async def service_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> str:
-    """Save the state of a service and return the id of the snapshot.
+    """Take a snapshot of a service and return its id.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
-        name: A name for people.
-        hot: With memory and running processes, where the isolation of the service can do that.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        name: Display name.
+        hot: Whether to include memory and running processes. Requires gVisor.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return await caller.made("service_snapshot", service_id, "snapshot_id", {"name": name, "hot": hot or None})
@@ -90,18 +90,18 @@ async def create_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SnapshotResult:
-    """Save the state of a session or service and return the snapshot.
+    """Take a snapshot of a session or service.
 
     Args:
         source_type: `session` or `service`.
-        source_id: Which one.
+        source_id: Id of the source.
         public_key: Public key.
         secret_key: Secret key.
-        name: A name for people.
-        hot: With memory and running processes, where the isolation of the source can do that.
-        ephemeral: Whether the server may remove it by itself.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        name: Display name.
+        hot: Whether to include memory and running processes. Requires gVisor.
+        ephemeral: Whether the server may delete it when a limit is reached.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {
@@ -121,13 +121,13 @@ async def list_snapshots(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> list[SnapshotResult]:
-    """Return the snapshots of this key, newest first.
+    """Return the key's snapshots, newest first.
 
     Args:
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("list[SnapshotResult]", await caller.listed("list_snapshots", "snapshots"))
@@ -144,11 +144,11 @@ async def get_snapshot(
     """Return a snapshot.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("SnapshotResult", await caller.call("get_snapshot", snapshot_id))
@@ -162,14 +162,14 @@ async def restore_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> RestoredResult:
-    """Put the saved state back into the session or service that it is from.
+    """Restore the session or service to the saved state.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("RestoredResult", await caller.call("restore_snapshot", snapshot_id, timeout=LONG_S))
@@ -187,12 +187,12 @@ async def delete_snapshot(
     """Delete a snapshot.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         public_key: Public key.
         secret_key: Secret key.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("SnapshotResult", await caller.call("delete_snapshot", snapshot_id, otp=otp))
@@ -209,11 +209,11 @@ async def lock_snapshot(
     """Protect a snapshot from deletion.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("SnapshotResult", await caller.call("lock_snapshot", snapshot_id))
@@ -228,15 +228,15 @@ async def unlock_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SnapshotResult:
-    """Take the protection off a snapshot.
+    """Allow a snapshot to be deleted again.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         public_key: Public key.
         secret_key: Secret key.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     return cast("SnapshotResult", await caller.call("unlock_snapshot", snapshot_id, otp=otp))
@@ -254,21 +254,21 @@ async def clone_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> CloneResult:
-    """Make a new session or service of the saved state.
+    """Create a session or service from a snapshot.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         clone_type: `session` or `service`.
-        name: Name of the new one.
+        name: Name of the new session or service.
         public_key: Public key.
         secret_key: Secret key.
-        shell: Shell of a new session.
-        ports: Ports of a new service.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        shell: Shell, for a new session.
+        ports: Ports, for a new service.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        The id of the new one, in `session_id` or `service_id`.
+        The id of the new object, in `session_id` or `service_id`.
     """
     caller = await connect(public_key, secret_key, account, account_index)
     members = {"type": clone_type, "name": name, "shell": shell, "ports": ports}

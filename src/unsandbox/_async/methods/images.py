@@ -16,13 +16,13 @@ from unsandbox.protocol.services import Service
 
 
 class ImageMethods(Connected):
-    """Methods of a client for images, and for pictures, which are something else."""
+    """Methods of a client for images, and for generated pictures."""
 
     async def list_images(self, which: Literal["owned", "shared", "public"] | None = None) -> ImageList:
-        """Return the images that this key may use, newest first.
+        """Return the images that the key may use, newest first.
 
         Args:
-            which: Only its own, only those shared with it, or only public ones.
+            which: `owned`, `shared` or `public`. Default: all of them.
         """
         if which not in (None, "owned", "shared", "public"):
             raise InvalidRequestError("which must be 'owned', 'shared' or 'public'")
@@ -36,13 +36,13 @@ class ImageMethods(Connected):
         name: str | None = None,
         description: str | None = None,
     ) -> Image:
-        """Make an image of a service or snapshot; it is private at first.
+        """Publish a service or snapshot as a private image.
 
         Args:
             source_type: `service` or `snapshot`.
-            source_id: Which one.
-            name: A name for people.
-            description: What it is.
+            source_id: Id of the source.
+            name: Display name.
+            description: Description of its content.
         """
         return await self._do(
             "publish_image",
@@ -60,10 +60,10 @@ class ImageMethods(Connected):
         """Return an image.
 
         Args:
-            image_id: Which image.
+            image_id: Id of the image.
 
         Raises:
-            NotFoundError: There is no such image, or this key may not see it.
+            NotFoundError: The image does not exist, or the key has no access to it.
         """
         return await self._do("get_image", Image, image_id)
 
@@ -71,8 +71,8 @@ class ImageMethods(Connected):
         """Delete an image.
 
         Args:
-            image_id: Which image.
-            otp: One-time code, where the server wants one.
+            image_id: Id of the image.
+            otp: One-time code, or a function that returns it, if the server requires one.
         """
         return await self._do("delete_image", Image, image_id, otp=otp)
 
@@ -80,69 +80,69 @@ class ImageMethods(Connected):
         """Protect an image from deletion.
 
         Args:
-            image_id: Which image.
+            image_id: Id of the image.
         """
         return await self._do("lock_image", Image, image_id)
 
     async def unlock_image(self, image_id: str, *, otp: OneTimeCode | None = None) -> Image:
-        """Take the protection off an image.
+        """Allow an image to be deleted again.
 
         Args:
-            image_id: Which image.
-            otp: One-time code, where the server wants one.
+            image_id: Id of the image.
+            otp: One-time code, or a function that returns it, if the server requires one.
         """
         return await self._do("unlock_image", Image, image_id, otp=otp)
 
     async def set_image_visibility(self, image_id: str, visibility: Visibility) -> Image:
-        """Say who may see an image.
+        """Set the visibility of an image.
 
         Args:
-            image_id: Which image.
-            visibility: `private`, `unlisted` (whoever knows the id) or `public`.
+            image_id: Id of the image.
+            visibility: `private`, `unlisted` (everyone who knows the id) or `public`.
         """
         return await self._do("set_image_visibility", Image, image_id, body={"visibility": visibility})
 
     async def grant_image_access(self, image_id: str, trusted_api_key: str) -> Trusted:
-        """Let another key use an image.
+        """Allow another key to use an image.
 
         Args:
-            image_id: Which image.
+            image_id: Id of the image.
             trusted_api_key: The public key.
 
         Returns:
-            All keys that the image trusts.
+            All keys with access to the image.
         """
         members = {"trusted_api_key": trusted_api_key}
         return await self._do("grant_image_access", Trusted, image_id, body=members)
 
     async def revoke_image_access(self, image_id: str, trusted_api_key: str) -> Trusted:
-        """Let another key no longer use an image.
+        """Withdraw another key's access to an image.
 
         Args:
-            image_id: Which image.
+            image_id: Id of the image.
             trusted_api_key: The public key.
 
         Returns:
-            All keys that the image trusts.
+            All keys with access to the image.
         """
         members = {"trusted_api_key": trusted_api_key}
         return await self._do("revoke_image_access", Trusted, image_id, body=members)
 
     async def list_image_trusted(self, image_id: str) -> Trusted:
-        """Return the keys that an image trusts.
+        """Return the keys with access to an image.
 
         Args:
-            image_id: Which image.
+            image_id: Id of the image.
         """
         return await self._do("list_image_trusted", Trusted, image_id)
 
     async def transfer_image(self, image_id: str, to_api_key: str, *, otp: OneTimeCode | None = None) -> Image:
-        """Give an image to another key.
+        """Transfer the ownership of an image to another key.
 
         Args:
-            image_id: Which image.
+            image_id: Id of the image.
             to_api_key: The public key of the new owner.
-            otp: One-time code, where the server wants one.
+            otp: One-time code, or a function that returns it, if the server requires one.
         """
         members = {"to_api_key": to_api_key}
         return await self._do("transfer_image", Image, image_id, body=members, otp=otp)
@@ -161,11 +161,11 @@ class ImageMethods(Connected):
         """Start a service from an image.
 
         Args:
-            image_id: Which image.
+            image_id: Id of the image.
             name: Name of the service.
-            ports: Ports on which its program listens.
-            bootstrap: A command that starts the program, or the URL of a script; without it, the image's own.
-            network_mode: As for `create_service`.
+            ports: Ports the program listens on.
+            bootstrap: A command, or the URL of a script. Default: the image's bootstrap.
+            network_mode: See `create_service`.
             vcpu: Processors, 1 to 8.
             shell: Shell that runs the bootstrap.
         """
@@ -187,12 +187,12 @@ class ImageMethods(Connected):
     async def clone_image(
         self, image_id: str, *, name: str | None = None, description: str | None = None
     ) -> Image:
-        """Copy an image; the copy is this key's own and private.
+        """Copy an image. The copy is private and belongs to this key.
 
         Args:
-            image_id: Which image.
+            image_id: Id of the image.
             name: Name of the copy.
-            description: What it is.
+            description: Description of its content.
         """
         members = {"name": name, "description": description}
         return await self._do("clone_image", Image, image_id, body=members, timeout=LONG_S)
@@ -206,17 +206,17 @@ class ImageMethods(Connected):
         quality: str | None = None,
         n: int | None = None,
     ) -> Pictures:
-        """Have a picture drawn from a description. Only the hosted service can; other servers answer 501.
+        """Generate pictures from a description. Hosted service only; other servers answer 501.
 
         Args:
-            prompt: What is to be seen.
-            model: Which model draws it.
-            size: Such as `1024x1024`.
+            prompt: Description of the picture.
+            model: Name of the model.
+            size: Size in pixels, such as `1024x1024`.
             quality: `standard` or `hd`.
-            n: How many.
+            n: Number of pictures.
 
         Returns:
-            URLs or base64 data, as the service gives them.
+            URLs or base64 data.
         """
         return await self._do(
             "generate_picture",

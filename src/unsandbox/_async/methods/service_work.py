@@ -1,6 +1,6 @@
-"""The program of a service: its bootstrap, output, commands beside it, names and state."""
+"""The program of a service: bootstrap, log, commands, domains and snapshots."""
 
-# ruff: noqa: ASYNC109 - `timeout` reaches the server, which `asyncio.timeout` cannot do
+# ruff: noqa: ASYNC109 - `timeout` also limits the work on the server, which `asyncio.timeout` cannot do
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class ServiceWorkMethods(VaultMethods):
         bootstrap_url: str | None = None,
         input_files: InputFiles | None = None,
     ) -> Service:
-        """Run the bootstrap of a service again, or a new one, in the same sandbox.
+        """Restart a service with its bootstrap or a new one. Files in `/work` are kept.
 
         Args:
-            service_id: Which service.
-            bootstrap: As for `create_service`; without any, the one that it has.
-            bootstrap_content: As for `create_service`.
-            bootstrap_url: As for `create_service`.
-            input_files: As for `create_service`.
+            service_id: Id or name of the service.
+            bootstrap: See `create_service`. Default: the current one.
+            bootstrap_content: See `create_service`.
+            bootstrap_url: See `create_service`.
+            input_files: See `create_service`.
         """
         return await self._do(
             "redeploy_service",
@@ -60,12 +60,12 @@ class ServiceWorkMethods(VaultMethods):
         all_logs: bool = False,
         lines: int | None = None,
     ) -> ServiceLog:
-        """Return what the program of a service wrote; the last 9000 lines when nothing is said.
+        """Return the log of a service, by default the last 9000 lines.
 
         Args:
-            service_id: Which service.
-            all_logs: Everything that is kept.
-            lines: The last so many lines.
+            service_id: Id or name of the service.
+            all_logs: Whether to return the whole stored log.
+            lines: Number of last lines.
         """
         return await self._do(
             "service_logs", ServiceLog, service_id, query={"all": all_logs or None, "lines": lines}
@@ -74,16 +74,16 @@ class ServiceWorkMethods(VaultMethods):
     async def stream_service_logs(
         self, service_id: str, *, lines: int | None = None
     ) -> AsyncGenerator[LogLine]:
-        """Yield the last lines of a service's program, then further ones as they come, until the loop is left.
+        """Yield the last lines of a service's log, then new ones until you leave the loop.
 
-        A connection that breaks is made again and goes on where it broke. On servers of this project.
+        A broken connection is reopened where it broke. Not on the hosted service.
 
         Args:
-            service_id: Which service.
-            lines: The last so many lines first; 9000 when not given.
+            service_id: Id or name of the service.
+            lines: Number of last lines to begin with. Default 9000.
 
         Raises:
-            NotFoundError: There is no such service, or no longer.
+            NotFoundError: The service does not exist, or was deleted.
 
         Example:
             ```python
@@ -105,13 +105,13 @@ class ServiceWorkMethods(VaultMethods):
         timeout: float | None = 30.0,
         input_files: InputFiles | None = None,
     ) -> ServiceJob:
-        """Run one command beside the program of a service, and return the job when it has ended.
+        """Run one command in a service's sandbox and return the finished job.
 
         Args:
-            service_id: Which service.
+            service_id: Id or name of the service.
             command: The command.
-            timeout: Seconds that it may run; None for no limit.
-            input_files: Files for it, found in `/tmp/input/`.
+            timeout: Seconds the command may run; None means no limit.
+            input_files: Files for `/tmp/input/`.
 
         Raises:
             ConflictError: The service is not running.
@@ -125,7 +125,7 @@ class ServiceWorkMethods(VaultMethods):
         )
         if job.done or not job.job_id:
             return job
-        # The hosted service may answer before the end.
+        # The hosted service may answer before the command has ended.
         ended = await execution.wait(self._connection, job.job_id, deadline=NEVER, keep=True)
         return typed(ended, ServiceJob)
 
@@ -137,16 +137,16 @@ class ServiceWorkMethods(VaultMethods):
         add: Iterable[str] | None = None,
         remove: Iterable[str] | None = None,
     ) -> Domains:
-        """Change the names under which a service is reachable: give exactly one of the three lists.
+        """Change the custom domains of a service. Pass exactly one of the three lists.
 
         Args:
-            service_id: Which service.
-            domains: All of them.
-            add: Names to add.
-            remove: Names to remove.
+            service_id: Id or name of the service.
+            domains: The complete list.
+            add: Domains to add.
+            remove: Domains to remove.
 
         Returns:
-            All names, in `custom_domains`.
+            All domains, in `custom_domains`.
         """
         members = {"custom_domains": some(domains), "add": some(add), "remove": some(remove)}
         return await self._do("service_domains", Domains, service_id, body=members)
@@ -154,12 +154,12 @@ class ServiceWorkMethods(VaultMethods):
     async def service_snapshot(
         self, service_id: str, *, name: str | None = None, hot: bool | None = None
     ) -> Snapshot:
-        """Save the state of a service.
+        """Take a snapshot of a service.
 
         Args:
-            service_id: Which service.
-            name: A name for people.
-            hot: With memory and running processes, where the service's isolation can do that.
+            service_id: Id or name of the service.
+            name: Display name.
+            hot: Whether to include memory and running processes. Requires gVisor.
         """
         return await self._do(
             "service_snapshot", Snapshot, service_id, body={"name": name, "hot": hot}, timeout=LONG_S

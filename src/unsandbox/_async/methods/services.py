@@ -1,4 +1,4 @@
-"""Services: sandboxes that run a bootstrap, keep running, and are reachable under their name."""
+"""Services: persistent sandboxes that run a program under a name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class ServiceMethods(ServiceWorkMethods):
     """Methods of a client for services. `service_id` may also be the name of the service."""
 
     def service(self, service_id: str) -> AsyncLiveService:
-        """Return an object for a service that exists. Nothing is asked yet, and nothing is ever deleted by it.
+        """Return an object for an existing service, without a request. The object never deletes the service.
 
         Args:
-            service_id: Which service, by id or name.
+            service_id: Id or name of the service.
 
         Example:
             ```python
@@ -32,7 +32,7 @@ class ServiceMethods(ServiceWorkMethods):
         return AsyncLiveService(self, service_id)
 
     async def list_services(self) -> ServiceList:
-        """Return the services of this key, newest first."""
+        """Return the key's services, newest first."""
         return await self._do("list_services", ServiceList)
 
     async def create_service(
@@ -54,24 +54,25 @@ class ServiceMethods(ServiceWorkMethods):
         shell: str | None = None,
         isolation: IsolationName | None = None,
     ) -> Service:
-        """Start a service and return it. It stays until `delete_service`.
+        """Create and start a service. It runs until `delete_service`.
 
         Args:
-            name: Its name, a DNS label: where it is reachable depends on it.
-            ports: Ports on which its program listens; its URL leads to the first one.
+            name: Name of the service, a DNS label. Its URL contains the name.
+            ports: Ports the program listens on; the URL leads to the first one.
             bootstrap: A command that starts the program, or the http(s) URL of a script.
-            bootstrap_content: The script itself instead.
-            bootstrap_url: The URL of a script instead.
-            network_mode: `semitrusted` (the default) for outbound connections, or `zerotrust` for none.
-            custom_domains: Further names under which it is reachable.
-            vcpu: Processors, 1 to 8; memory goes with them.
+            bootstrap_content: The text of a script.
+            bootstrap_url: The URL of a script.
+            network_mode: `semitrusted` (outbound network, the default) or `zerotrust` (no network).
+            custom_domains: Custom domains of the service.
+            vcpu: Processors, 1 to 8, with 2 GiB of memory each.
             service_type: `minecraft`, `mumble`, `teamspeak`, `source`, `tcp` or `udp`.
             golden_image: Image to start from.
-            input_files: Files, found in `/tmp/input/` by name: a mapping from name to content, or paths.
-            unfreeze_on_demand: Whether a request wakes it when it is frozen.
-            restart: On servers of this project: `always` (the default), `on-failure` or `never`.
+            input_files: Files for `/tmp/input/`: a mapping from name to content, or a list of paths.
+            unfreeze_on_demand: Whether a request unfreezes the service.
+            restart: When to restart the program: `always` (default), `on-failure` or `never`. Not on the
+                hosted service.
             shell: Shell that runs the bootstrap.
-            isolation: On servers of this project: `bubblewrap`, `gvisor`, or `hardened` for gVisor or nothing.
+            isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
 
         Raises:
             ConflictError: The name is taken.
@@ -99,13 +100,13 @@ class ServiceMethods(ServiceWorkMethods):
         )
 
     async def get_service(self, service_id: str) -> Service:
-        """Return a service as it is now.
+        """Return the current state of a service.
 
         Args:
-            service_id: Which service.
+            service_id: Id or name of the service.
 
         Raises:
-            NotFoundError: There is no such service, or it belongs to another key.
+            NotFoundError: The key has no such service.
         """
         return await self._do("get_service", Service, service_id)
 
@@ -120,16 +121,16 @@ class ServiceMethods(ServiceWorkMethods):
         ports: Iterable[int] | None = None,
         custom_domains: Iterable[str] | None = None,
     ) -> Service:
-        """Change a service; what is not given stays.
+        """Change settings of a service. Arguments that are not passed stay as they are.
 
         Args:
-            service_id: Which service.
+            service_id: Id or name of the service.
             vcpu: Processors, 1 to 8.
-            unfreeze_on_demand: Whether a request wakes it when it is frozen.
-            show_freeze_page: Whether it answers with a page while it is frozen, rather than with JSON.
+            unfreeze_on_demand: Whether a request unfreezes the service.
+            show_freeze_page: Whether a frozen service answers with a page instead of JSON.
             name: A new name.
-            ports: Ports on which its program listens.
-            custom_domains: All further names under which it is reachable.
+            ports: Ports the program listens on.
+            custom_domains: All custom domains of the service.
         """
         return await self._do(
             "update_service",
@@ -146,36 +147,36 @@ class ServiceMethods(ServiceWorkMethods):
         )
 
     async def resize_service(self, service_id: str, vcpu: int) -> Service:
-        """Give a service another number of processors, and the memory that goes with them.
+        """Change the processors and memory of a service.
 
         Args:
-            service_id: Which service.
+            service_id: Id or name of the service.
             vcpu: Processors, 1 to 8.
         """
         return await self._do("resize_service", Service, service_id, body={"vcpu": vcpu})
 
     async def delete_service(self, service_id: str, *, otp: OneTimeCode | None = None) -> Service:
-        """End a service for good, its files and vault with it.
+        """Delete a service with its files and vault.
 
         Args:
-            service_id: Which service.
-            otp: One-time code, where the server wants one.
+            service_id: Id or name of the service.
+            otp: One-time code, or a function that returns it, if the server requires one.
         """
         return await self._do("delete_service", Service, service_id, otp=otp)
 
     async def freeze_service(self, service_id: str) -> Service:
-        """Stop all processes of a service where they are; their memory stays.
+        """Suspend all processes of a service. Their memory is kept.
 
         Args:
-            service_id: Which service.
+            service_id: Id or name of the service.
         """
         return await self._do("freeze_service", Service, service_id)
 
     async def unfreeze_service(self, service_id: str) -> Service:
-        """Let the processes of a service go on.
+        """Resume the processes of a frozen service.
 
         Args:
-            service_id: Which service.
+            service_id: Id or name of the service.
         """
         return await self._do("unfreeze_service", Service, service_id)
 
@@ -183,15 +184,15 @@ class ServiceMethods(ServiceWorkMethods):
         """Protect a service from deletion.
 
         Args:
-            service_id: Which service.
+            service_id: Id or name of the service.
         """
         return await self._do("lock_service", Service, service_id)
 
     async def unlock_service(self, service_id: str, *, otp: OneTimeCode | None = None) -> Service:
-        """Take the protection off a service.
+        """Allow a service to be deleted again.
 
         Args:
-            service_id: Which service.
-            otp: One-time code, where the server wants one.
+            service_id: Id or name of the service.
+            otp: One-time code, or a function that returns it, if the server requires one.
         """
         return await self._do("unlock_service", Service, service_id, otp=otp)

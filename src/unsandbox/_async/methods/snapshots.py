@@ -15,7 +15,7 @@ class SnapshotMethods(Connected):
     """Methods of a client for snapshots."""
 
     async def list_snapshots(self) -> SnapshotList:
-        """Return the snapshots of this key, newest first."""
+        """Return the key's snapshots, newest first."""
         return await self._do("list_snapshots", SnapshotList)
 
     async def create_snapshot(
@@ -27,14 +27,14 @@ class SnapshotMethods(Connected):
         hot: bool | None = None,
         ephemeral: bool | None = None,
     ) -> Snapshot:
-        """Save the state of a session or service.
+        """Take a snapshot of a session or service.
 
         Args:
             source_type: `session` or `service`.
-            source_id: Which one.
-            name: A name for people.
-            hot: With memory and running processes, where the isolation of the source can do that.
-            ephemeral: Whether the server may remove it by itself.
+            source_id: Id of the source.
+            name: Display name.
+            hot: Whether to include memory and running processes. Requires gVisor.
+            ephemeral: Whether the server may delete it when a limit is reached.
         """
         return await self._do(
             "create_snapshot",
@@ -53,10 +53,10 @@ class SnapshotMethods(Connected):
         """Return a snapshot.
 
         Args:
-            snapshot_id: Which snapshot.
+            snapshot_id: Id of the snapshot.
 
         Raises:
-            NotFoundError: There is no such snapshot, or it belongs to another key.
+            NotFoundError: The key has no such snapshot.
         """
         return await self._do("get_snapshot", Snapshot, snapshot_id)
 
@@ -64,16 +64,16 @@ class SnapshotMethods(Connected):
         """Delete a snapshot.
 
         Args:
-            snapshot_id: Which snapshot.
-            otp: One-time code, where the server wants one.
+            snapshot_id: Id of the snapshot.
+            otp: One-time code, or a function that returns it, if the server requires one.
         """
         return await self._do("delete_snapshot", Snapshot, snapshot_id, otp=otp)
 
     async def restore_snapshot(self, snapshot_id: str) -> Restored:
-        """Put the saved state back into the session or service that it is from.
+        """Restore the session or service to the saved state.
 
         Args:
-            snapshot_id: Which snapshot.
+            snapshot_id: Id of the snapshot.
         """
         return await self._do("restore_snapshot", Restored, snapshot_id, timeout=LONG_S)
 
@@ -81,16 +81,16 @@ class SnapshotMethods(Connected):
         """Protect a snapshot from deletion.
 
         Args:
-            snapshot_id: Which snapshot.
+            snapshot_id: Id of the snapshot.
         """
         return await self._do("lock_snapshot", Snapshot, snapshot_id)
 
     async def unlock_snapshot(self, snapshot_id: str, *, otp: OneTimeCode | None = None) -> Snapshot:
-        """Take the protection off a snapshot.
+        """Allow a snapshot to be deleted again.
 
         Args:
-            snapshot_id: Which snapshot.
-            otp: One-time code, where the server wants one.
+            snapshot_id: Id of the snapshot.
+            otp: One-time code, or a function that returns it, if the server requires one.
         """
         return await self._do("unlock_snapshot", Snapshot, snapshot_id, otp=otp)
 
@@ -103,17 +103,17 @@ class SnapshotMethods(Connected):
         shell: str | None = None,
         ports: Iterable[int] | None = None,
     ) -> Cloned:
-        """Make a new session or service of the saved state.
+        """Create a session or service from a snapshot.
 
         Args:
-            snapshot_id: Which snapshot.
-            type: `session` or `service`; without it, what the snapshot is from.
-            name: Name of the new one.
-            shell: Shell of a new session.
-            ports: Ports of a new service.
+            snapshot_id: Id of the snapshot.
+            type: `session` or `service`. Default: the type of the source.
+            name: Name of the new session or service.
+            shell: Shell, for a new session.
+            ports: Ports, for a new service.
 
         Returns:
-            The id of the new one, in `session_id` or `service_id`.
+            The id of the new object, in `session_id` or `service_id`.
         """
         return await self._do(
             "clone_snapshot",

@@ -13,19 +13,19 @@ class VaultMethods(Connected):
     """Methods of a client for vaults. `service_id` may also be the name of the service."""
 
     async def get_vault(self, service_id: str) -> VaultInfo:
-        """Return how many variables the vault of a service holds; never their values.
+        """Return the number of variables in a service's vault, without their values.
 
         Args:
-            service_id: Which service.
+            service_id: Id or name of the service.
         """
         return await self._do("get_vault", VaultInfo, service_id)
 
     async def set_vault(self, service_id: str, env: Mapping[str, str] | str | bytes) -> VaultInfo:
-        """Replace the vault of a service; its program gets the variables when it starts the next time.
+        """Replace a service's vault. A running program is restarted with the new variables.
 
         Args:
-            service_id: Which service.
-            env: Names and values, or lines `NAME=value` as an env file holds them; 64 KiB at most.
+            service_id: Id or name of the service.
+            env: A mapping, or text with one `NAME=value` per line; at most 64 KiB.
 
         Example:
             ```python
@@ -35,19 +35,19 @@ class VaultMethods(Connected):
         return await self._do("set_vault", VaultInfo, service_id, body=encode_vault(env))
 
     async def delete_vault(self, service_id: str, keys: Iterable[str] | None = None) -> VaultInfo:
-        """Delete variables from the vault of a service.
+        """Delete variables from a service's vault.
 
         Args:
-            service_id: Which service.
-            keys: Names of those to delete; without them, all.
+            service_id: Id or name of the service.
+            keys: Names of the variables. Default: all.
         """
         members = {"keys": None if keys is None else list(keys)}
         return await self._do("delete_vault", VaultInfo, service_id, body=members)
 
     async def export_vault(self, service_id: str) -> VaultExport:
-        """Return the whole vault of a service, as lines `NAME=value`.
+        """Return a service's vault as text with one `NAME=value` per line.
 
         Args:
-            service_id: Which service.
+            service_id: Id or name of the service.
         """
         return await self._do("export_vault", VaultExport, service_id)

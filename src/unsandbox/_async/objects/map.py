@@ -1,4 +1,4 @@
-"""Many jobs at once: so many in flight, one shared wait for all of them, nothing left behind."""
+"""Many jobs with bounded concurrency and one shared wait for all of them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OnProgress = Callable[[Progress], object]
 
 
 class AsyncMap:
-    """The outcomes of many requests, to be iterated over once. A block around it ends what still runs."""
+    """The outcomes of many requests, to be iterated over once. A block around it cancels the running jobs."""
 
     __module__ = "unsandbox"
 
@@ -82,7 +82,7 @@ class AsyncMap:
         await self.close()
 
     async def close(self) -> None:
-        """Stop, and cancel the jobs that still run. Closing twice does no harm."""
+        """Stop and cancel the running jobs. Further calls have no effect."""
         await self._outcomes.aclose()
 
 
@@ -301,9 +301,7 @@ async def _encoded(connection: Connection, options: ExecuteOptions, deadline: De
     except UnsandboxError:
         raise
     except Exception as error:
-        raise InvalidRequestError(
-            f"what the request sends could not be read: {type(error).__name__}"
-        ) from error
+        raise InvalidRequestError(f"the request's input could not be read: {type(error).__name__}") from error
 
 
 async def _collect(state: _State, hold_s: float) -> bool:

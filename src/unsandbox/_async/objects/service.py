@@ -1,6 +1,6 @@
-"""A service as an object. It is never deleted by itself: services are there to stay."""
+"""A service as an object."""
 
-# ruff: noqa: ASYNC109 - `timeout` reaches the server, which `asyncio.timeout` cannot do
+# ruff: noqa: ASYNC109 - `timeout` also limits the work on the server, which `asyncio.timeout` cannot do
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class AsyncLiveService:
-    """A service that exists; `AsyncClient.service` returns one.
+    """An existing service, returned by `AsyncClient.service`. The object never deletes the service by itself.
 
     Attributes:
-        id: Its id or name, as it was given.
-        info: What the server said of it last; None before anything was asked.
+        id: Id or name of the service, as passed.
+        info: The last known state; None before the first request.
     """
 
     __module__ = "unsandbox"
@@ -36,62 +36,62 @@ class AsyncLiveService:
         return f"<{type(self).__name__} {self.id}>"
 
     async def refresh(self) -> Service:
-        """Return the service as it is now."""
+        """Return the current state of the service."""
         return self._noted(await self._client.get_service(self.id))
 
     async def run(
         self, command: str, *, timeout: float | None = 30.0, input_files: InputFiles | None = None
     ) -> ServiceJob:
-        """Run one command beside its program, and return the job when it has ended.
+        """Run one command in the service's sandbox and return the finished job.
 
         Args:
             command: The command.
-            timeout: Seconds that it may run; None for no limit.
-            input_files: Files for it, found in `/tmp/input/`.
+            timeout: Seconds the command may run; None means no limit.
+            input_files: Files for `/tmp/input/`.
         """
         return await self._client.service_command(self.id, command, timeout=timeout, input_files=input_files)
 
     async def logs(self, *, all_logs: bool = False, lines: int | None = None) -> ServiceLog:
-        """Return what its program wrote; the last 9000 lines when nothing is said.
+        """Return the service's log, by default the last 9000 lines.
 
         Args:
-            all_logs: Everything that is kept.
-            lines: The last so many lines.
+            all_logs: Whether to return the whole stored log.
+            lines: Number of last lines.
         """
         return await self._client.service_logs(self.id, all_logs=all_logs, lines=lines)
 
     async def follow(self, *, lines: int | None = None) -> AsyncGenerator[LogLine]:
-        """Yield its last lines, then further ones as its program writes them, until the loop is left.
+        """Yield the last lines of the log, then new ones until you leave the loop.
 
         Args:
-            lines: The last so many lines first; 9000 when not given.
+            lines: Number of last lines to begin with. Default 9000.
         """
         async with closing(self._client.stream_service_logs(self.id, lines=lines)) as entries:
             async for entry in entries:
                 yield entry
 
     async def freeze(self) -> Service:
-        """Stop all its processes where they are; their memory stays."""
+        """Suspend all processes. Their memory is kept."""
         return self._noted(await self._client.freeze_service(self.id))
 
     async def unfreeze(self) -> Service:
-        """Let its processes go on."""
+        """Resume the processes."""
         return self._noted(await self._client.unfreeze_service(self.id))
 
     async def lock(self) -> Service:
-        """Protect it from deletion."""
+        """Protect the service from deletion."""
         return self._noted(await self._client.lock_service(self.id))
 
     async def unlock(self, *, otp: OneTimeCode | None = None) -> Service:
-        """Take the protection off it.
+        """Allow the service to be deleted again.
 
         Args:
-            otp: One-time code, where the server wants one.
+            otp: One-time code, or a function that returns it, if the server requires one.
         """
         return self._noted(await self._client.unlock_service(self.id, otp=otp))
 
     async def resize(self, vcpu: int) -> Service:
-        """Give it another number of processors, and the memory that goes with them.
+        """Change the service's processors and memory.
 
         Args:
             vcpu: Processors, 1 to 8.
@@ -106,13 +106,13 @@ class AsyncLiveService:
         bootstrap_url: str | None = None,
         input_files: InputFiles | None = None,
     ) -> Service:
-        """Run its bootstrap again, or a new one, in the same sandbox.
+        """Restart the service with its bootstrap or a new one. Files in `/work` are kept.
 
         Args:
-            bootstrap: A command or the URL of a script; without any, the one that it has.
-            bootstrap_content: The script itself instead.
-            bootstrap_url: The URL of a script instead.
-            input_files: Files for it.
+            bootstrap: A command or the URL of a script. Default: the current one.
+            bootstrap_content: The text of a script.
+            bootstrap_url: The URL of a script.
+            input_files: Files for `/tmp/input/`.
         """
         return self._noted(
             await self._client.redeploy_service(
@@ -131,53 +131,53 @@ class AsyncLiveService:
         add: Iterable[str] | None = None,
         remove: Iterable[str] | None = None,
     ) -> Domains:
-        """Change the names under which it is reachable: give exactly one of the three lists.
+        """Change the custom domains. Pass exactly one of the three lists.
 
         Args:
-            domains: All of them.
-            add: Names to add.
-            remove: Names to remove.
+            domains: The complete list.
+            add: Domains to add.
+            remove: Domains to remove.
         """
         return await self._client.service_domains(self.id, domains, add=add, remove=remove)
 
     async def snapshot(self, *, name: str | None = None, hot: bool | None = None) -> Snapshot:
-        """Save its state.
+        """Take a snapshot.
 
         Args:
-            name: A name for people.
-            hot: With memory and running processes, where its isolation can do that.
+            name: Display name.
+            hot: Whether to include memory and running processes. Requires gVisor.
         """
         return await self._client.service_snapshot(self.id, name=name, hot=hot)
 
     async def vault(self) -> VaultInfo:
-        """Return how many variables its vault holds; never their values."""
+        """Return the number of variables in the vault, without their values."""
         return await self._client.get_vault(self.id)
 
     async def set_vault(self, env: Mapping[str, str] | str | bytes) -> VaultInfo:
-        """Replace its vault.
+        """Replace the vault.
 
         Args:
-            env: Names and values, or lines `NAME=value`.
+            env: A mapping, or text with one `NAME=value` per line.
         """
         return await self._client.set_vault(self.id, env)
 
     async def delete_vault(self, keys: Iterable[str] | None = None) -> VaultInfo:
-        """Delete variables from its vault.
+        """Delete variables from the vault.
 
         Args:
-            keys: Names of those to delete; without them, all.
+            keys: Names of the variables. Default: all.
         """
         return await self._client.delete_vault(self.id, keys)
 
     async def export_vault(self) -> VaultExport:
-        """Return its whole vault, as lines `NAME=value`."""
+        """Return the vault as text with one `NAME=value` per line."""
         return await self._client.export_vault(self.id)
 
     async def delete(self, *, otp: OneTimeCode | None = None) -> Service:
-        """End it for good, its files and vault with it.
+        """Delete the service with its files and vault.
 
         Args:
-            otp: One-time code, where the server wants one.
+            otp: One-time code, or a function that returns it, if the server requires one.
         """
         return self._noted(await self._client.delete_service(self.id, otp=otp))
 

@@ -1,6 +1,6 @@
-"""A session as an object: made by a block and deleted with it, or one that was there before."""
+"""A session as an object: created and deleted by a block, or an existing one."""
 
-# ruff: noqa: ASYNC109 - `timeout` reaches the server, which `asyncio.timeout` cannot do
+# ruff: noqa: ASYNC109 - `timeout` also limits the work on the server, which `asyncio.timeout` cannot do
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class AsyncLiveSession:
-    """A live session. `AsyncClient.session` makes one for a block, `AsyncClient.attach_session` takes one up.
+    """A session, created for a block by `AsyncClient.session` or taken over by `AsyncClient.attach_session`.
 
     Attributes:
-        info: What the server said of it last; None before anything was asked.
+        info: The last known state; None before the first request.
     """
 
     __module__ = "unsandbox"
@@ -54,10 +54,10 @@ class AsyncLiveSession:
         """The session's id.
 
         Raises:
-            ClientStateError: The block that makes it has not begun.
+            ClientStateError: The block that creates the session has not begun.
         """
         if self._id is None:
-            raise ClientStateError("this session does not exist yet: use it in an `async with` block")
+            raise ClientStateError("this session does not exist yet; use it in an `async with` block")
         return self._id
 
     def __repr__(self) -> str:
@@ -68,7 +68,7 @@ class AsyncLiveSession:
             answer = await perform(self._connection, "create_session", body=self._members)
             self.info = codec.response_from_wire(answer, Session)
             if not self.info.session_id:
-                raise InvalidResponseError("the server's answer holds no session id")
+                raise InvalidResponseError("the server's answer has no session id")
             self._id = self.info.session_id
         return self
 
@@ -78,7 +78,7 @@ class AsyncLiveSession:
         if self._members is None or self._deleted:
             return
         if error is not None:
-            # The error of the block is the one to be seen.
+            # The error of the block is raised, not that of the clean-up.
             await self._connection.clean_up(self._delete_soon, CLEAN_UP_S)
             return
         try:
@@ -93,68 +93,68 @@ class AsyncLiveSession:
     async def run(
         self, command: str, *, timeout: float | None = 30.0, input_files: InputFiles | None = None
     ) -> CommandResult:
-        """Run one command in the live shell: what it changes is there for the next one.
+        """Run one command in the session's shell. The shell's state is kept for the next command.
 
         Args:
             command: The command; in a REPL, an expression or statements.
-            timeout: Seconds that it may run; then it ends with exit code 124. None for no limit.
-            input_files: Files for it, found in `/tmp/input/`.
+            timeout: Seconds the command may run; it then ends with exit code 124. None means no limit.
+            input_files: Files for `/tmp/input/`.
         """
         return await self._client.session_command(self.id, command, timeout=timeout, input_files=input_files)
 
     async def refresh(self) -> Session:
-        """Return the session as it is now."""
+        """Return the current state of the session."""
         self.info = await self._client.get_session(self.id)
         return self.info
 
     async def freeze(self) -> Session:
-        """Stop all its processes where they are; their memory stays."""
+        """Suspend all processes. Their memory is kept."""
         self.info = await self._client.freeze_session(self.id)
         return self.info
 
     async def unfreeze(self) -> Session:
-        """Let its processes go on."""
+        """Resume the processes."""
         self.info = await self._client.unfreeze_session(self.id)
         return self.info
 
     async def boost(self, vcpu: int | None = None) -> Session:
-        """Give it more processors and memory.
+        """Give the session more processors and memory.
 
         Args:
-            vcpu: How many processors, 1 to 8; 2 when not given.
+            vcpu: Processors, 1 to 8. Default 2.
         """
         self.info = await self._client.boost_session(self.id, vcpu=vcpu)
         return self.info
 
     async def unboost(self) -> Session:
-        """Return it to one processor."""
+        """Return the session to its original processors and memory."""
         self.info = await self._client.unboost_session(self.id)
         return self.info
 
     async def snapshot(self, *, name: str | None = None, hot: bool | None = None) -> Snapshot:
-        """Save its state.
+        """Take a snapshot.
 
         Args:
-            name: A name for people.
-            hot: With memory and running processes, where its isolation can do that.
+            name: Display name.
+            hot: Whether to include memory and running processes. Requires gVisor.
         """
         return await self._client.session_snapshot(self.id, name=name, hot=hot)
 
     def terminal(self, *, columns: int = 80, rows: int = 24, reconnect: int = 3) -> AsyncTerminal:
-        """Return its terminal for one block; the arguments are those of `AsyncClient.terminal`.
+        """Return the session's terminal for one block; see `AsyncClient.terminal`.
 
         Args:
             columns: Width in characters.
             rows: Height in lines.
-            reconnect: How often a connection that breaks is made again.
+            reconnect: How often to reopen a broken connection.
         """
         return self._client.terminal(self.id, columns=columns, rows=rows, reconnect=reconnect)
 
     async def delete(self, *, otp: OneTimeCode | None = None) -> Session:
-        """End it, and return it with what lay in `/tmp/artifacts`.
+        """Delete the session and return it with the files of `/tmp/artifacts`.
 
         Args:
-            otp: One-time code, where the server wants one.
+            otp: One-time code, or a function that returns it, if the server requires one.
         """
         if otp is not None:
             self._otp = otp

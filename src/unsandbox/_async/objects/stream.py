@@ -1,6 +1,6 @@
-"""Output as it is written: events where the server sends them, else what each look at the job shows as new."""
+"""Streaming output: events if the server sends them, otherwise the new output of each poll."""
 
-# ruff: noqa: ASYNC109 - `timeout` reaches the server, which `asyncio.timeout` cannot do
+# ruff: noqa: ASYNC109 - `timeout` also limits the work on the server, which `asyncio.timeout` cannot do
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _PATIENCE = RetryPolicy(max_retries=8, base_s=0.1, cap_s=8.0)
 
 
 class AsyncJobStream:
-    """The events of a job, to be iterated over once; a block around it ends the job when it is left early."""
+    """The events of a job, to be iterated over once. A block around it cancels the job when left early."""
 
     __module__ = "unsandbox"
 
@@ -59,7 +59,7 @@ class AsyncJobStream:
 
     @property
     def job_id(self) -> str | None:
-        """The job's id, once it is known."""
+        """The job's id; None until it is known."""
         return self._known["job_id"]
 
     def __repr__(self) -> str:
@@ -80,7 +80,7 @@ class AsyncJobStream:
         await self.close()
 
     async def close(self) -> None:
-        """Stop; unless it was to be kept, a job that has not ended is cancelled. Closing twice does no harm."""
+        """Stop, and cancel the job if it still runs and was not to be kept. Further calls have no effect."""
         await self._events.aclose()
 
 
@@ -217,17 +217,17 @@ def _moved(cursor: Cursor, event: ServerEvent, chunk: OutputChunk) -> Cursor:
     try:
         moved = Cursor.parse(event.id or "")
     except ValueError as error:
-        raise InvalidResponseError("an event of the job holds no cursor") from error
+        raise InvalidResponseError("an event of the job has no cursor") from error
     expected = cursor._replace(**{chunk.stream: getattr(cursor, chunk.stream) + len(chunk.data)})
     if moved != expected:
-        raise InvalidResponseError("the events of the job leave bytes out, or repeat them")
+        raise InvalidResponseError("the events of the job skip or repeat bytes")
     return moved
 
 
 def _chunk(data: str) -> OutputChunk:
     chunk = codec.response_from_wire(_object(data), OutputChunk)
     if chunk.stream not in STREAMS:
-        raise InvalidResponseError("an event of the job belongs to no stream that is known")
+        raise InvalidResponseError("an event of the job names an unknown stream")
     return chunk
 
 

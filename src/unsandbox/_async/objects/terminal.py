@@ -1,4 +1,4 @@
-"""The terminal of a session: bytes both ways over a WebSocket."""
+"""The terminal of a session: bytes in both directions over a WebSocket."""
 
 # ruff: noqa: ASYNC109 - the sync twin has no other way to be given a time limit
 
@@ -22,12 +22,12 @@ _PATIENCE = RetryPolicy(max_retries=6, base_s=0.25, cap_s=4.0)
 
 
 class AsyncTerminal:
-    """An interactive terminal. Iterating over it gives what the program writes, as bytes, until it ends.
+    """An interactive terminal. Iterating over it yields the program's output as bytes until it ends.
 
     Attributes:
-        exited: Whether the program in it has ended.
-        exit_code: With which code, where the server tells it.
-        detached: Whether the server let go of it while the program goes on.
+        exited: Whether the program in the terminal has ended.
+        exit_code: Its exit code, if the server reports it.
+        detached: Whether the server detached the terminal while the program continues.
     """
 
     __module__ = "unsandbox"
@@ -68,14 +68,14 @@ class AsyncTerminal:
         return data
 
     async def read(self, timeout: float | None = None) -> bytes:
-        """Return what the program wrote next; empty when nothing more will come.
+        """Return the next output of the program; empty at the end.
 
         Args:
-            timeout: Seconds to wait at most; None waits as long as it takes.
+            timeout: Maximum seconds to wait; None means no limit.
 
         Raises:
-            RequestTimeoutError: Nothing came in time. The terminal is as it was: read again.
-            ConnectionFailedError: The connection broke and could not be made again.
+            RequestTimeoutError: There was no output in time. The terminal is still usable.
+            ConnectionFailedError: The connection broke and could not be reopened.
         """
         while not self._over:
             socket = self._opened()
@@ -96,7 +96,7 @@ class AsyncTerminal:
         return b""
 
     async def write(self, data: bytes | str) -> None:
-        """Type. What is typed while the connection is broken is sent when it stands again.
+        """Send input. Input during a broken connection is sent after the reconnect.
 
         Args:
             data: Keystrokes; text is sent as UTF-8.
@@ -112,7 +112,7 @@ class AsyncTerminal:
             self._unsent.append(keys)
 
     async def resize(self, columns: int, rows: int) -> None:
-        """Tell the program that its window has another size.
+        """Change the size of the window.
 
         Args:
             columns: Width in characters.
@@ -127,7 +127,7 @@ class AsyncTerminal:
                     raise
 
     async def close(self) -> None:
-        """Leave the terminal; the session stays. Closing twice does no harm."""
+        """Close the terminal. The session is kept. Further calls have no effect."""
         self._over = True
         socket, self._socket = self._socket, None
         if socket is not None:
@@ -135,7 +135,7 @@ class AsyncTerminal:
 
     def _opened(self) -> AiohttpSocket:
         if self._socket is None:
-            raise ClientStateError("this terminal is not open: use it in an `async with` block")
+            raise ClientStateError("this terminal is not open; use it in an `async with` block")
         return self._socket
 
     async def _open(self) -> None:
@@ -147,7 +147,7 @@ class AsyncTerminal:
             self._unsent.popleft()
 
     async def _reopen(self, broken: AiohttpSocket) -> None:
-        """Make the connection again, with patience; raises the last failure when that is used up."""
+        """Reopen the connection with retries; raises the last error when they are used up."""
         await broken.close()
         if self._reconnects_left <= 0:
             self._over = True

@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/functions/caller.py by scripts/unasync.py; change that one.
-"""What the functions of `un` are made of; imported at the first call."""
+"""The implementation that the functions of `un` share; imported at the first call."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ class Caller:
         answer = self.call("wait_jobs", body=members, timeout=timeout + self._connection.server.timeout)
         jobs = answer.get("jobs")
         if not isinstance(jobs, list):
-            raise InvalidResponseError("the server's answer holds no list of jobs")
+            raise InvalidResponseError("the server's answer has no list of jobs")
         return jobs
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """End a job."""
+        """Cancel a job."""
         return execution.cancel(self._connection, job_id)
 
     def call(
@@ -94,7 +94,7 @@ class Caller:
         timeout: float | None = None,
         otp: OneTimeCode | None = None,
     ) -> dict[str, Any]:
-        """Do one operation of the endpoint table; the arguments are those of `operations.perform`."""
+        """Perform one operation of the endpoint table; the arguments are those of `operations.perform`."""
         return perform(self._connection, name, object_id, body=body, query=query, timeout=timeout, otp=otp)
 
     def command(
@@ -128,15 +128,15 @@ class Caller:
         """Return the list in the answer of an operation."""
         items = (self.call(name, query=query)).get(member)
         if not isinstance(items, list):
-            raise InvalidResponseError(f"the server's answer holds no list of {member}")
+            raise InvalidResponseError(f"the server's answer has no list of {member}")
         return items
 
     def made(self, name: str, object_id: str, member: str, members: Mapping[str, Any]) -> str:
-        """Make something and return its id."""
+        """Create an object and return its id."""
         answer = self.call(name, object_id, body=members, timeout=LONG_S)
         made_id = answer.get(member) or answer.get("id")
         if not isinstance(made_id, str):
-            raise InvalidResponseError(f"the server's answer holds no {member}")
+            raise InvalidResponseError(f"the server's answer has no {member}")
         return made_id
 
     def log_lines(self, query: dict[str, str | None]) -> Generator[dict[str, Any]]:
@@ -153,12 +153,12 @@ def connect(
     account: int | str | None,
     account_index: int | str | None,
 ) -> Caller:
-    """Find server and keys of a call; the connections are shared by all calls to the same server."""
+    """Find the server and the keys of a call. All calls to the same server share its connections."""
     if account is not None and account_index is not None:
-        raise InvalidRequestError("account and account_index are two names of one argument: give one")
+        raise InvalidRequestError("account and account_index are the same argument; pass only one of them")
     row = account if account is not None else account_index
     connection = Connection(_server(choose_base(api_base)), public_key, secret_key, account=row)
-    connection.keys()  # Looked up before anything else is looked at, as in the historical SDK.
+    connection.keys()  # Missing keys are reported before invalid arguments, as in the historical SDK.
     return Caller(connection)
 
 
@@ -171,20 +171,20 @@ def languages(api_base: str) -> list[str]:
     answer = Connection(_server(base_url)).call("languages")
     names = answer.get("languages")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InvalidResponseError("the server's answer holds no list of languages")
+        raise InvalidResponseError("the server's answer has no list of languages")
     language_cache.store(base_url, names)
     return names
 
 
 def healthy(api_base: str) -> bool:
-    """Tell whether a server answers that it is well."""
+    """Return whether a server answers that it is healthy."""
     connection = Connection(_server(choose_base(api_base)))
     try:
         connection.call("health", bounds=Bounds(timeout=_HEALTH_TIMEOUT_S))
     except (APIError, ConnectionFailedError):
         return False
     except InvalidResponseError:
-        return True  # 200 is what says it; not every server writes JSON here
+        return True  # The status 200 decides; not every server sends JSON.
     return True
 
 

@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/functions/context.py by scripts/unasync.py; change that one.
-"""Where the functions find their server and keys."""
+"""The lookup of server and keys for the functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _base_url: list[Callable[[], str]] = [lambda: ""]
 
 
 def tell_base_url(base_url: Callable[[], str]) -> None:
-    """Say what returns the base URL: the module that users see, where they may assign it."""
+    """Set the function that returns the base URL; the public module, where users can assign it, calls this."""
     _base_url[0] = base_url
 
 
@@ -23,8 +23,8 @@ def connect(
     account: int | str | None,
     account_index: int | str | None,
 ) -> Caller:
-    """Return what makes the calls of one function."""
-    # Imported here: what a call needs would more than double the time that importing this module takes.
+    """Return a caller with the server and keys of one function call."""
+    # Imported here, because the dependencies of a call would more than double the import time of `un`.
     from unsandbox._sync.functions import caller
 
     return caller.connect(_base_url[0](), public_key, secret_key, account, account_index)

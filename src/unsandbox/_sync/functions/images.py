@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/functions/images.py by scripts/unasync.py; change that one.
-"""Functions for images, and for pictures, which are something else."""
+"""Functions for images, and for generated pictures."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def list_images(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ImageListResult:
-    """Return the images that this key may use, newest first.
+    """Return the images that the key may use, newest first.
 
     Args:
-        filter_type: Only its own, only those shared with it, or only public ones.
+        filter_type: `owned`, `shared` or `public`. Default: all of them.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         The list, in `images`, and its length in `count`.
@@ -76,17 +76,17 @@ def publish_image(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ImageResult:
-    """Make an image of a service or snapshot; it is private at first.
+    """Publish a service or snapshot as a private image.
 
     Args:
         source_type: `service` or `snapshot`.
-        source_id: Which one.
-        name: A name for people.
-        description: What it is.
+        source_id: Id of the source.
+        name: Display name.
+        description: Description of its content.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {
@@ -109,11 +109,11 @@ def get_image(
     """Return an image.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("ImageResult", caller.call("get_image", image_id))
@@ -131,12 +131,12 @@ def delete_image(
     """Delete an image.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         public_key: Public key.
         secret_key: Secret key.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("ImageResult", caller.call("delete_image", image_id, otp=otp))
@@ -153,11 +153,11 @@ def lock_image(
     """Protect an image from deletion.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("ImageResult", caller.call("lock_image", image_id))
@@ -172,15 +172,15 @@ def unlock_image(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ImageResult:
-    """Take the protection off an image.
+    """Allow an image to be deleted again.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         public_key: Public key.
         secret_key: Secret key.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("ImageResult", caller.call("unlock_image", image_id, otp=otp))
@@ -195,15 +195,15 @@ def set_image_visibility(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ImageResult:
-    """Say who may see an image.
+    """Set the visibility of an image.
 
     Args:
-        image_id: Which image.
-        visibility: `private`, `unlisted` (whoever knows the id) or `public`.
+        image_id: Id of the image.
+        visibility: `private`, `unlisted` (everyone who knows the id) or `public`.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"visibility": visibility}
@@ -219,18 +219,18 @@ def grant_image_access(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> TrustedResult:
-    """Let another key use an image.
+    """Allow another key to use an image.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         trusted_api_key: The public key.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        All keys that the image trusts, in `trusted_keys`.
+        All keys with access to the image, in `trusted_keys`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"trusted_api_key": trusted_api_key}
@@ -246,18 +246,18 @@ def revoke_image_access(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> TrustedResult:
-    """Let another key no longer use an image.
+    """Withdraw another key's access to an image.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         trusted_api_key: The public key.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        All keys that the image trusts, in `trusted_keys`.
+        All keys with access to the image, in `trusted_keys`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"trusted_api_key": trusted_api_key}
@@ -272,14 +272,14 @@ def list_image_trusted(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> TrustedResult:
-    """Return the keys that an image trusts, in `trusted_keys`.
+    """Return the keys with access to an image, in `trusted_keys`.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("TrustedResult", caller.call("list_image_trusted", image_id))
@@ -295,16 +295,16 @@ def transfer_image(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ImageResult:
-    """Give an image to another key.
+    """Transfer the ownership of an image to another key.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         to_api_key: The public key of the new owner.
         public_key: Public key.
         secret_key: Secret key.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"to_api_key": to_api_key}
@@ -328,17 +328,17 @@ def spawn_from_image(
     """Start a service from an image.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         name: Name of the service.
-        ports: Ports on which its program listens.
-        bootstrap: A command, or the URL of a script; without it, the image's own.
-        network_mode: As for `create_service`.
+        ports: Ports the program listens on.
+        bootstrap: A command, or the URL of a script. Default: the image's bootstrap.
+        network_mode: See `create_service`.
         public_key: Public key.
         secret_key: Secret key.
         vcpu: Processors, 1 to 8.
         shell: Shell that runs the bootstrap.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {
@@ -363,16 +363,16 @@ def clone_image(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> ImageResult:
-    """Copy an image; the copy is this key's own and private.
+    """Copy an image. The copy is private and belongs to this key.
 
     Args:
-        image_id: Which image.
+        image_id: Id of the image.
         name: Name of the copy.
-        description: What it is.
+        description: Description of its content.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"name": name, "description": description}
@@ -391,21 +391,21 @@ def image(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> PicturesResult:
-    """Have a picture drawn from a description. Only the hosted service can; other servers answer 501.
+    """Generate pictures from a description. Hosted service only; other servers answer 501.
 
     Args:
-        prompt: What is to be seen.
+        prompt: Description of the picture.
         public_key: Public key.
         secret_key: Secret key.
-        model: Which model draws it.
-        size: Such as `1024x1024`.
+        model: Name of the model.
+        size: Size in pixels, such as `1024x1024`.
         quality: `standard` or `hd`.
-        n: How many.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        n: Number of pictures.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        URLs or base64 data in `images`, as the service gives them.
+        URLs or base64 data, in `images`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"prompt": prompt, "model": model, "size": size, "quality": quality, "n": n}

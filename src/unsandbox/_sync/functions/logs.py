@@ -30,18 +30,18 @@ def fetch_logs(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> LogResult:
-    """Return the last lines of the server's log that concern this key, oldest first.
+    """Return the last lines of the server's log about this key, oldest first.
 
     Args:
         source: `api`, `engine`, `portal`, `pool/NAME`, or `all`.
-        lines: At most so many, 1 to 10000.
-        since: How far back, such as `37s`, `5m`, `1h`, `1d`.
-        grep: Only lines that hold this text.
+        lines: Maximum number of lines, 1 to 10000.
+        since: Age of the oldest line, such as `37s`, `5m`, `1h` or `1d`.
+        grep: Only lines that contain this text.
         public_key: Public key.
         secret_key: Secret key.
         level: Only lines of this level.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         The lines, in `lines`, each with its `source` and `line`.
@@ -62,17 +62,17 @@ def stream_logs(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> Generator[LogLineResult]:
-    """Yield lines of the server's log as they are written, until the loop is left.
+    """Yield lines of the server's log as they are written, until you leave the loop.
 
     Args:
         source: `api`, `engine`, `portal`, `pool/NAME`, or `all`.
-        grep: Only lines that hold this text.
+        grep: Only lines that contain this text.
         public_key: Public key.
         secret_key: Secret key.
-        since: How far back, such as `37s`, `5m`, `1h`, `1d`.
+        since: Age of the oldest line, such as `37s`, `5m`, `1h` or `1d`.
         level: Only lines of this level.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Example:
         ```python

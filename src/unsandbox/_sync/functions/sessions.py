@@ -33,13 +33,13 @@ def list_sessions(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> list[SessionResult]:
-    """Return the sessions of this key, newest first.
+    """Return the key's sessions, newest first.
 
     Args:
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("list[SessionResult]", caller.listed("list_sessions", "sessions"))
@@ -62,23 +62,23 @@ def create_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """Start a session: a sandbox with a shell that stays until it is deleted, or idle for its `ttl`.
+    """Create a session: a persistent sandbox with a shell, deleted on request or when idle for its `ttl`.
 
     Args:
-        language: A language whose REPL is meant; without it and without `shell`, the shell is bash.
-        network_mode: `zerotrust` for no network or `semitrusted` for outbound only.
-        ttl: Seconds without traffic after which the session is deleted.
+        language: Language whose REPL to start, instead of `shell`. The default is bash.
+        network_mode: `zerotrust` (no network) or `semitrusted` (outbound network only).
+        ttl: Idle seconds after which the session is deleted.
         public_key: Public key.
         secret_key: Secret key.
         shell: Name of a shell or REPL, such as `bash`, `python3`, `node`.
-        multiplexer: `tmux` or `screen`: the terminal survives a disconnect.
-        vcpu: Processors, 1 to 8; memory goes with them.
-        input_files: Files, found in `/tmp/input/` by name.
-        audit: Keep the shell history for the end.
-        name: A name for people.
-        isolation: On servers of this project: `bubblewrap`, `gvisor` or `hardened`.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        multiplexer: `tmux` or `screen`: the shell survives a disconnect of its terminal.
+        vcpu: Processors, 1 to 8, with 2 GiB of memory each.
+        input_files: Files for `/tmp/input/`.
+        audit: Whether to record the shell history.
+        name: Display name.
+        isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         The session, with its `session_id`.
@@ -114,14 +114,14 @@ def get_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """Return a session as it is now.
+    """Return the current state of a session.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", caller.call("get_session", session_id))
@@ -137,19 +137,19 @@ def delete_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """End a session.
+    """Delete a session.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        audit: Return the shell history with the artifacts.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        audit: Whether to return the shell history with the artifacts.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        The session, with what lay in `/tmp/artifacts`.
+        The session, with the files of `/tmp/artifacts`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     query = {"audit": True} if audit else None
@@ -164,14 +164,14 @@ def freeze_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """Stop all processes of a session where they are; their memory stays.
+    """Suspend all processes of a session. Their memory is kept.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", caller.call("freeze_session", session_id))
@@ -185,14 +185,14 @@ def unfreeze_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """Let the processes of a session go on where they were stopped.
+    """Resume the processes of a frozen session.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", caller.call("unfreeze_session", session_id))
@@ -210,12 +210,12 @@ def boost_session(
     """Give a session more processors and memory.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        vcpu: How many processors it shall have, 1 to 8; 2 when not given.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        vcpu: Processors, 1 to 8. Default 2.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", caller.call("boost_session", session_id, body={"vcpu": vcpu}))
@@ -229,14 +229,14 @@ def unboost_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
-    """Return a session to one processor.
+    """Return a session to its original processors and memory.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", caller.call("unboost_session", session_id))
@@ -253,17 +253,17 @@ def shell_session(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> CommandOutcome:
-    """Run one command in the live shell of a session: what it changes is there for the next one.
+    """Run one command in the session's shell. The shell's state is kept for the next command.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         command: The command; in a REPL, an expression or statements.
         public_key: Public key.
         secret_key: Secret key.
-        timeout: Milliseconds that it may run; then it ends with exit code 124. 0 for no limit.
-        input_files: Files for it, found in `/tmp/input/`.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        timeout: Milliseconds the command may run; it then ends with exit code 124. 0 means no limit.
+        input_files: Files for `/tmp/input/`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
         `stdout`, `stderr` and `exit_code`.

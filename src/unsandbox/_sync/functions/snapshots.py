@@ -39,16 +39,16 @@ def session_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> str:
-    """Save the state of a session and return the id of the snapshot.
+    """Take a snapshot of a session and return its id.
 
     Args:
-        session_id: Which session, by id or container name.
+        session_id: Id or container name of the session.
         public_key: Public key.
         secret_key: Secret key.
-        name: A name for people.
-        hot: With memory and running processes, where the isolation of the session can do that.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        name: Display name.
+        hot: Whether to include memory and running processes. Requires gVisor.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return caller.made("session_snapshot", session_id, "snapshot_id", {"name": name, "hot": hot or None})
@@ -64,16 +64,16 @@ def service_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> str:
-    """Save the state of a service and return the id of the snapshot.
+    """Take a snapshot of a service and return its id.
 
     Args:
-        service_id: Which service, by id or name.
+        service_id: Id or name of the service.
         public_key: Public key.
         secret_key: Secret key.
-        name: A name for people.
-        hot: With memory and running processes, where the isolation of the service can do that.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        name: Display name.
+        hot: Whether to include memory and running processes. Requires gVisor.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return caller.made("service_snapshot", service_id, "snapshot_id", {"name": name, "hot": hot or None})
@@ -91,18 +91,18 @@ def create_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SnapshotResult:
-    """Save the state of a session or service and return the snapshot.
+    """Take a snapshot of a session or service.
 
     Args:
         source_type: `session` or `service`.
-        source_id: Which one.
+        source_id: Id of the source.
         public_key: Public key.
         secret_key: Secret key.
-        name: A name for people.
-        hot: With memory and running processes, where the isolation of the source can do that.
-        ephemeral: Whether the server may remove it by itself.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        name: Display name.
+        hot: Whether to include memory and running processes. Requires gVisor.
+        ephemeral: Whether the server may delete it when a limit is reached.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {
@@ -122,13 +122,13 @@ def list_snapshots(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> list[SnapshotResult]:
-    """Return the snapshots of this key, newest first.
+    """Return the key's snapshots, newest first.
 
     Args:
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("list[SnapshotResult]", caller.listed("list_snapshots", "snapshots"))
@@ -145,11 +145,11 @@ def get_snapshot(
     """Return a snapshot.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("SnapshotResult", caller.call("get_snapshot", snapshot_id))
@@ -163,14 +163,14 @@ def restore_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> RestoredResult:
-    """Put the saved state back into the session or service that it is from.
+    """Restore the session or service to the saved state.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("RestoredResult", caller.call("restore_snapshot", snapshot_id, timeout=LONG_S))
@@ -188,12 +188,12 @@ def delete_snapshot(
     """Delete a snapshot.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         public_key: Public key.
         secret_key: Secret key.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("SnapshotResult", caller.call("delete_snapshot", snapshot_id, otp=otp))
@@ -210,11 +210,11 @@ def lock_snapshot(
     """Protect a snapshot from deletion.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         public_key: Public key.
         secret_key: Secret key.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("SnapshotResult", caller.call("lock_snapshot", snapshot_id))
@@ -229,15 +229,15 @@ def unlock_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SnapshotResult:
-    """Take the protection off a snapshot.
+    """Allow a snapshot to be deleted again.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         public_key: Public key.
         secret_key: Secret key.
-        otp: One-time code, or what returns it, where the server wants one.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        otp: One-time code, or a function that returns it, if the server requires one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("SnapshotResult", caller.call("unlock_snapshot", snapshot_id, otp=otp))
@@ -255,21 +255,21 @@ def clone_snapshot(
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> CloneResult:
-    """Make a new session or service of the saved state.
+    """Create a session or service from a snapshot.
 
     Args:
-        snapshot_id: Which snapshot.
+        snapshot_id: Id of the snapshot.
         clone_type: `session` or `service`.
-        name: Name of the new one.
+        name: Name of the new session or service.
         public_key: Public key.
         secret_key: Secret key.
-        shell: Shell of a new session.
-        ports: Ports of a new service.
-        account: As for `execute_code`.
-        account_index: As for `execute_code`.
+        shell: Shell, for a new session.
+        ports: Ports, for a new service.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
 
     Returns:
-        The id of the new one, in `session_id` or `service_id`.
+        The id of the new object, in `session_id` or `service_id`.
     """
     caller = connect(public_key, secret_key, account, account_index)
     members = {"type": clone_type, "name": name, "shell": shell, "ports": ports}

@@ -40,38 +40,40 @@ class ExecutionMethods(Connected):
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
     ) -> Job:
-        """Run code and return the job when it has ended.
+        """Run code and return the finished job.
 
-        A program that exits with another code than 0 is no error: see `Job.ok` and `Job.exit_code`. A program
-        that outlives `ttl` ends in status `timeout`. Ctrl-C cancels the job.
+        A non-zero exit code is a result, not an exception: see `Job.ok` and `Job.exit_code`. A program that
+        exceeds `ttl` ends with the status `timeout`. Ctrl-C cancels the job.
 
         Args:
-            language: Name of the language, as `languages` lists them.
+            language: Name of the language, as listed by `languages`.
             code: The whole program.
-            env: Environment variables for the program, at most 256.
-            input_files: Files for the program, found in `/tmp/input/` by name: a mapping from name to
-                content, or a list of paths and `InputFile`s.
-            network_mode: `zerotrust` for no network (the server's default) or `semitrusted` for outbound only.
-            vcpu: Processors, 1 to 8; memory goes with them.
-            ttl: Seconds that the program may run, 1 to 900.
-            return_artifacts: Whether to return what the program leaves in `/tmp/artifacts`, or its binary.
-            stdin: Standard input, on servers that take one: text, bytes, a file object, or what yields pieces.
-            args: Command-line arguments, on servers that take them.
-            isolation: On servers of this project: `bubblewrap`, `gvisor`, or `hardened` for gVisor or nothing.
-            timeout: Your deadline in seconds, for all of it. When it passes, the job is cancelled.
-            on_stdout: Called with each piece of standard output as it is written, as text.
-            on_stderr: Called with each piece of standard error.
+            env: Environment variables of the program, at most 256.
+            input_files: Files for `/tmp/input/`: a mapping from name to content, or a list of paths and
+                `InputFile`s.
+            network_mode: `zerotrust` (no network, the server's default) or `semitrusted` (outbound network
+                only).
+            vcpu: Processors, 1 to 8, with 2 GiB of memory each.
+            ttl: Seconds the program may run, 1 to 900.
+            return_artifacts: Whether to return the files in `/tmp/artifacts`, or the compiled binary.
+            stdin: Standard input: text, bytes, a file object, or an iterable of pieces. Not on the hosted
+                service.
+            args: Command-line arguments. Not on the hosted service.
+            isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
+            timeout: Deadline of the call in seconds. When it passes, the job is cancelled.
+            on_stdout: Function that is called with each piece of standard output, as text.
+            on_stderr: Function that is called with each piece of standard error.
 
         Returns:
             The job, with its output.
 
         Raises:
-            WaitTimeoutError: The deadline passed; `partial` holds the job with its output so far.
-            InvalidRequestError: An argument cannot be sent.
-            CredentialsError: There are no keys.
-            APIError: The server refused or failed; the subclass tells how.
-            ConnectionFailedError: There was no answer, after all retries.
-            InvalidResponseError: The answer makes no sense.
+            WaitTimeoutError: The deadline passed; `partial` is the job with its output so far.
+            InvalidRequestError: An argument is invalid.
+            CredentialsError: No keys were found.
+            APIError: The server refused the request or failed; the subclass says how.
+            ConnectionFailedError: The server did not answer after all retries.
+            InvalidResponseError: The server's answer violates the protocol.
 
         Example:
             ```python
@@ -120,25 +122,25 @@ class ExecutionMethods(Connected):
         isolation: IsolationName | None = None,
         timeout: float | None = None,
     ) -> JobStream:
-        """Run code and yield its output as it is written, then its result: exactly one, and the last event.
+        """Run code and yield its output as it is written, then exactly one result as the last event.
 
-        A connection that breaks is made again where it broke, to the byte. Servers that cannot send output
-        while the program runs are asked again and again instead. Leaving the loop early cancels the job: at
-        once in an `with` block, otherwise when the stream is thrown away.
+        A broken connection is reopened at the byte where it broke. Servers that cannot stream output are
+        polled instead. Leaving the loop early cancels the job: at once in an `with` block, otherwise
+        when the stream is garbage-collected.
 
         Args:
-            language: As for `execute`.
-            code: As for `execute`.
-            env: As for `execute`.
-            input_files: As for `execute`.
-            network_mode: As for `execute`.
-            vcpu: As for `execute`.
-            ttl: As for `execute`.
-            return_artifacts: As for `execute`.
-            stdin: As for `execute`.
-            args: As for `execute`.
-            isolation: As for `execute`.
-            timeout: As for `execute`.
+            language: See `execute`.
+            code: See `execute`.
+            env: See `execute`.
+            input_files: See `execute`.
+            network_mode: See `execute`.
+            vcpu: See `execute`.
+            ttl: See `execute`.
+            return_artifacts: See `execute`.
+            stdin: See `execute`.
+            args: See `execute`.
+            isolation: See `execute`.
+            timeout: See `execute`.
 
         Example:
             ```python
@@ -173,20 +175,20 @@ class ExecutionMethods(Connected):
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Map:
-        """Run many programs, so many at a time, and yield what comes of each.
+        """Run many programs with bounded concurrency and yield the outcome of each.
 
-        Requests are taken as there is room for them, and nothing is started while nobody takes the results, so
-        there may be any number of both. What goes wrong with one request is the `error` of its outcome and
-        stops nothing. Leaving early cancels what still runs: at once in an `with` block, otherwise when
-        the iterator is thrown away. A server that says that it is enough is asked again later.
+        Requests are read only as fast as outcomes are consumed, so there may be any number of them. A failed
+        request sets the `error` of its outcome and does not affect the others. Leaving the loop early cancels
+        the running jobs: at once in an `with` block, otherwise when the iterator is garbage-collected.
+        When the server reports that a limit is reached, the map waits and tries again.
 
         Args:
-            requests: Arguments of `execute` by name, or pairs of language and code; any iterable of them.
-            concurrency: Jobs on the server at a time.
-            ordered: Yield in the order of the requests, rather than as they finish.
-            timeout: Seconds for each job from when it is sent, unless its request names a `timeout` of its own;
-                when they pass, the job is cancelled, and its outcome's error is a `WaitTimeoutError`.
-            on_progress: Called whenever the numbers have changed.
+            requests: An iterable of mappings with arguments of `execute`, or of pairs of language and code.
+            concurrency: Maximum number of jobs on the server at the same time.
+            ordered: Whether to yield outcomes in the order of the requests instead of as they finish.
+            timeout: Deadline of each job in seconds after it was sent, unless its request has a `timeout`. A
+                late job is cancelled, and its outcome's error is a `WaitTimeoutError`.
+            on_progress: Function that is called with the counts whenever they change.
 
         Example:
             ```python
@@ -206,17 +208,17 @@ class ExecutionMethods(Connected):
         ttl: int | None = None,
         timeout: float | None = None,
     ) -> Job:
-        r"""Run a script whose `#!` line names the language, and return the job when it has ended.
+        r"""Run a script whose `#!` line names the language, and return the finished job.
 
         Args:
             source: The whole script.
-            env: As for `execute`.
-            network_mode: As for `execute`.
-            ttl: As for `execute`.
-            timeout: As for `execute`.
+            env: See `execute`.
+            network_mode: See `execute`.
+            ttl: See `execute`.
+            timeout: See `execute`.
 
         Raises:
-            BadRequestError: The first line names no interpreter that the server knows.
+            BadRequestError: The first line does not name an interpreter that the server knows.
 
         Example:
             ```python
@@ -236,11 +238,11 @@ class ExecutionMethods(Connected):
 
 
 OnOutput = Callable[[str], object]
-"""What takes a piece of output; what it returns is awaited if it can be."""
+"""A function that receives pieces of output. An awaitable that it returns is awaited."""
 
 
 def _heard(stream: JobStream, listeners: dict[str, OnOutput | None]) -> Job:
-    """Return the job of a stream at its end, after telling its output to who wants to hear it."""
+    """Return the finished job of a stream after passing its output to the listeners."""
     with stream as events:
         for event in events:
             if isinstance(event, ResultEvent):

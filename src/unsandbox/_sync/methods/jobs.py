@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/methods/jobs.py by scripts/unasync.py; change that one.
-"""Jobs: starting one in the background, waiting for it, following it, ending it."""
+"""Jobs: start one in the background, wait for it, follow it, cancel it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unsandbox.protocol.polling import LONG_POLL_S
 
 
 class JobMethods(Connected):
-    """Methods of a client that start jobs in the background and look after them."""
+    """Methods of a client for jobs in the background."""
 
     def submit(
         self,
@@ -35,26 +35,26 @@ class JobMethods(Connected):
         args: Iterable[str] | None = None,
         isolation: IsolationName | None = None,
     ) -> Job:
-        """Start a job and return at once; `wait` for it, look at it with `get_job`, end it with `cancel`.
+        """Start a job and return at once. `wait`, `get_job` and `cancel` take its id.
 
         Args:
-            language: As for `execute`.
-            code: As for `execute`.
-            env: As for `execute`.
-            input_files: As for `execute`.
-            network_mode: As for `execute`.
-            vcpu: As for `execute`.
-            ttl: As for `execute`.
-            return_artifacts: As for `execute`.
-            stdin: As for `execute`.
-            args: As for `execute`.
-            isolation: As for `execute`.
+            language: See `execute`.
+            code: See `execute`.
+            env: See `execute`.
+            input_files: See `execute`.
+            network_mode: See `execute`.
+            vcpu: See `execute`.
+            ttl: See `execute`.
+            return_artifacts: See `execute`.
+            stdin: See `execute`.
+            args: See `execute`.
+            isolation: See `execute`.
 
         Returns:
-            The job with its `job_id`, most often still `pending` or `running`.
+            The job with its `job_id`, usually `pending` or `running`.
 
         Raises:
-            InvalidResponseError: The answer holds no job id.
+            InvalidResponseError: The answer has no job id.
 
         Example:
             ```python
@@ -90,21 +90,21 @@ class JobMethods(Connected):
 
         Args:
             source: The whole script.
-            env: As for `execute`.
-            network_mode: As for `execute`.
-            ttl: As for `execute`.
+            env: See `execute`.
+            network_mode: See `execute`.
+            ttl: See `execute`.
         """
         request, query = encode_script(source, env=env, network_mode=network_mode, ttl=ttl)
         answer = execution.submit(self._connection, request, operation=execution.RUN, query=query)
         return typed(answer, Job)
 
     def follow(self, job_id: str, *, timeout: float | None = None, keep: bool = True) -> JobStream:
-        """Yield the output of a job that was started before, from its first byte on, then its result.
+        """Yield the output of an existing job from its first byte, then its result.
 
         Args:
-            job_id: Which job.
-            timeout: Seconds to wait at most; None waits as long as it takes.
-            keep: Whether the job goes on when the loop is left early; otherwise it is cancelled.
+            job_id: Id of the job.
+            timeout: Maximum seconds to wait; None means no limit.
+            keep: Whether the job continues when the loop is left early. Otherwise it is cancelled.
 
         Example:
             ```python
@@ -116,28 +116,28 @@ class JobMethods(Connected):
         return JobStream(self._connection, job_id=job_id, timeout=timeout, keep=keep)
 
     def get_job(self, job_id: str) -> Job:
-        """Return a job as it is now, without waiting.
+        """Return the current state of a job without waiting.
 
         Args:
-            job_id: Which job.
+            job_id: Id of the job.
 
         Raises:
-            NotFoundError: There is no such job, or it belongs to another key.
+            NotFoundError: The key has no such job.
         """
         return self._do("get_job", Job, job_id)
 
     def wait(self, job_id: str, *, timeout: float | None = None, keep: bool = False) -> Job:
-        """Return a job when it has ended.
+        """Wait for a job and return it when it has ended.
 
         Args:
-            job_id: Which job.
-            timeout: Seconds to wait at most; None waits as long as it takes.
-            keep: Whether the job goes on when the waiting ends early, by `timeout` or by
-                Ctrl-C. Without it the job is cancelled, so that nothing runs on for nobody.
+            job_id: Id of the job.
+            timeout: Maximum seconds to wait; None means no limit.
+            keep: Whether the job continues when the wait ends early, by `timeout` or by
+                Ctrl-C. By default the job is then cancelled.
 
         Raises:
-            WaitTimeoutError: The job had not ended in time; `partial` holds what there is of it.
-            NotFoundError: There is no such job.
+            WaitTimeoutError: The job did not end in time; `partial` is its last known state.
+            NotFoundError: The key has no such job.
 
         Example:
             ```python
@@ -156,30 +156,32 @@ class JobMethods(Connected):
         return typed(answer, Job)
 
     def cancel(self, job_id: str) -> Job:
-        """End a job and return it with its output so far; one that has ended stays as it is.
+        """Cancel a job and return it with its output so far. A job that has ended is not changed.
 
         Args:
-            job_id: Which job.
+            job_id: Id of the job.
 
         Raises:
-            NotFoundError: There is no such job.
+            NotFoundError: The key has no such job.
         """
         return typed(execution.cancel(self._connection, job_id), Cancelled)
 
     def list_jobs(self, *, limit: int | None = None) -> JobList:
-        """Return the jobs of this key, newest first, without their output.
+        """Return the key's jobs, newest first, without their output.
 
         Args:
-            limit: At most so many.
+            limit: Maximum number of jobs.
         """
         return self._do("list_jobs", JobList, query={"limit": limit})
 
     def wait_jobs(self, job_ids: Iterable[str], *, timeout: float = LONG_POLL_S) -> EndedJobs:
-        """Return those of several jobs that have ended, as soon as there is one; then ask for the others again.
+        """Wait until at least one of several jobs has ended, and return those that have.
+
+        Call it again with the remaining ids.
 
         Args:
-            job_ids: Which jobs, at most 1000.
-            timeout: Seconds to wait while none has ended.
+            job_ids: Ids of the jobs, at most 1000.
+            timeout: Maximum seconds to wait for the first job.
         """
         members = {"ids": list(job_ids), "timeout": timeout}
         patience = timeout + self._connection.server.timeout

@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/methods/logs.py by scripts/unasync.py; change that one.
-"""The server's own log lines that concern a key: a page of them, or as they come."""
+"""The server's log lines about a key, as a page or as a stream."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from unsandbox.protocol.sse import EventReader
 
 _PATIENCE = RetryPolicy(max_retries=10, base_s=0.5, cap_s=30.0)
 _KEEPALIVE = ":keepalive"
-"""What the hosted service sends as data where a comment was meant."""
+"""Data that the hosted service sends as a keep-alive, where the format has comments."""
 
 
 class LogMethods(Connected):
-    """Methods of a client for platform logs."""
+    """Methods of a client for the server's log."""
 
     def fetch_logs(
         self,
@@ -37,13 +37,13 @@ class LogMethods(Connected):
         grep: str | None = None,
         level: str | None = None,
     ) -> LogPage:
-        """Return the last lines of the server's log that concern this key, oldest first.
+        """Return the last lines of the server's log about this key, oldest first.
 
         Args:
-            source: `api`, `engine`, `portal`, `pool/NAME`, or `all`, which is what is meant without one.
-            lines: At most so many, 1 to 10000; 100 when not given.
-            since: How far back, such as `37s`, `5m`, `1h`, `1d`; `5m` when not given.
-            grep: Only lines that hold this text.
+            source: `api`, `engine`, `portal`, `pool/NAME`, or `all` (the default).
+            lines: Maximum number of lines, 1 to 10000. Default 100.
+            since: Age of the oldest line, such as `37s`, `5m`, `1h` or `1d`. Default `5m`.
+            grep: Only lines that contain this text.
             level: Only lines of this level: `debug`, `info`, `warning` or `error`.
         """
         query = {"source": source, "lines": lines, "since": since, "grep": grep, "level": level}
@@ -57,15 +57,15 @@ class LogMethods(Connected):
         grep: str | None = None,
         level: str | None = None,
     ) -> Generator[LogLine]:
-        """Yield lines of the server's log as they are written, until the loop is left.
+        """Yield lines of the server's log as they are written, until you leave the loop.
 
-        A connection that breaks is made again and goes on where it broke, as far as the server keeps its lines.
+        A broken connection is reopened where it broke, as far as the server still has the lines.
 
         Args:
-            source: As for `fetch_logs`.
-            since: Begin so far back; without it, with what comes next.
-            grep: As for `fetch_logs`.
-            level: As for `fetch_logs`.
+            source: See `fetch_logs`.
+            since: Age of the first line. Default: only new lines.
+            grep: See `fetch_logs`.
+            level: See `fetch_logs`.
 
         Example:
             ```python
@@ -85,7 +85,7 @@ def follow_logs(
     endpoint: StreamEndpoint = LOGS,
     params: Mapping[str, str] = MappingProxyType({}),
 ) -> Generator[LogLine]:
-    """Yield lines as they are written; reconnects with patience, and raises when that is used up."""
+    """Yield lines as they are written. Reconnects after failures, and raises when the retries are used up."""
     last_id: str | None = None
     failures = 0
     while True:
@@ -115,7 +115,7 @@ def follow_logs(
         failed = failed_attempt("GET", failures, broken)
         connection.server.pause(endpoint.name, failed, broken, _PATIENCE)
         if last_id is None:
-            # What was written meanwhile, by the clock; a line on the edge may come twice.
+            # Lines written in between are selected by time; one at the boundary may be repeated.
             query = query | {"since": f"{int(time.monotonic() - began) + 1}s"}
 
 

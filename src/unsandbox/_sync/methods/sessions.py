@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/methods/sessions.py by scripts/unasync.py; change that one.
-"""Sessions: sandboxes with a shell that stay until they are deleted or left idle."""
+"""Sessions: persistent sandboxes with a shell, until they are deleted or idle for too long."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class SessionMethods(Connected):
         isolation: IsolationName | None = None,
         otp: OneTimeCode | None = None,
     ) -> LiveSession:
-        """Return a session for one block: made at its begin, deleted at its end, however the block ends.
+        """Return a session for one block: created at its begin and deleted at its end, however it ends.
 
         Args:
-            shell: As for `create_session`.
-            language: As for `create_session`.
-            network_mode: As for `create_session`.
-            ttl: As for `create_session`.
-            multiplexer: As for `create_session`.
-            vcpu: As for `create_session`.
-            input_files: As for `create_session`.
-            audit: As for `create_session`; the history is then in `info.artifacts` after the block.
-            name: As for `create_session`.
-            isolation: As for `create_session`.
-            otp: One-time code for the deletion, where the server wants one.
+            shell: See `create_session`.
+            language: See `create_session`.
+            network_mode: See `create_session`.
+            ttl: See `create_session`.
+            multiplexer: See `create_session`.
+            vcpu: See `create_session`.
+            input_files: See `create_session`.
+            audit: See `create_session`; the history is then in `info.artifacts` after the block.
+            name: See `create_session`.
+            isolation: See `create_session`.
+            otp: One-time code for the deletion, if the server requires one.
 
         Example:
             ```python
@@ -76,10 +76,10 @@ class SessionMethods(Connected):
         )
 
     def attach_session(self, session_id: str) -> LiveSession:
-        """Return an object for a session that exists. Nothing is asked yet, and a block does not delete it.
+        """Return an object for an existing session, without a request. A block does not delete the session.
 
         Args:
-            session_id: Which session.
+            session_id: Id or container name of the session.
 
         Example:
             ```python
@@ -93,12 +93,12 @@ class SessionMethods(Connected):
         """Return the terminal of a session for one block.
 
         Args:
-            session_id: Which session.
+            session_id: Id or container name of the session.
             columns: Width in characters.
             rows: Height in lines.
-            reconnect: How often a connection that breaks is made again, each time for a few seconds; 0 ends
-                the terminal then. What the shell is after that depends on the session: one with a
-                `multiplexer` goes on where it was and shows what was missed.
+            reconnect: How often to reopen a broken connection, for a few seconds each time; 0 means never.
+                With a `multiplexer` the shell is still there and shows the missed output; without one it is a
+                new shell.
 
         Example:
             ```python
@@ -111,7 +111,7 @@ class SessionMethods(Connected):
         return Terminal(self._connection, session_id, columns, rows, reconnect)
 
     def list_sessions(self) -> SessionList:
-        """Return the sessions of this key, newest first."""
+        """Return the key's sessions, newest first."""
         return self._do("list_sessions", SessionList)
 
     def create_session(
@@ -128,22 +128,22 @@ class SessionMethods(Connected):
         name: str | None = None,
         isolation: IsolationName | None = None,
     ) -> Session:
-        """Start a session and return it. It stays until `delete_session`, or until it was idle for its `ttl`.
+        """Create a session. It is deleted by `delete_session`, or when it was idle for its `ttl`.
 
         Args:
-            shell: Name of a shell or REPL, such as `bash`, `python3`, `node`; `bash` when nothing is given.
-            language: A language whose REPL is meant.
-            network_mode: `zerotrust` for no network (the default) or `semitrusted` for outbound only.
-            ttl: Seconds without traffic after which the session is deleted; 3600 when not given.
-            multiplexer: `tmux` or `screen`: the terminal survives a disconnect.
-            vcpu: Processors, 1 to 8; memory goes with them.
-            input_files: Files, found in `/tmp/input/` by name: a mapping from name to content, or paths.
-            audit: Keep the shell history for the end.
-            name: A name for people.
-            isolation: On servers of this project: `bubblewrap`, `gvisor`, or `hardened` for gVisor or nothing.
+            shell: Name of a shell or REPL, such as `bash` (the default), `python3` or `node`.
+            language: Language whose REPL to start, instead of `shell`.
+            network_mode: `zerotrust` (no network, the default) or `semitrusted` (outbound network only).
+            ttl: Idle seconds after which the session is deleted. Default 3600.
+            multiplexer: `tmux` or `screen`: the shell survives a disconnect of its terminal.
+            vcpu: Processors, 1 to 8, with 2 GiB of memory each.
+            input_files: Files for `/tmp/input/`: a mapping from name to content, or a list of paths.
+            audit: Whether to record the shell history.
+            name: Display name.
+            isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
 
         Raises:
-            RateLimitError: The key has as many sessions as it may have.
+            RateLimitError: The key has reached its number of sessions.
         """
         return self._do(
             "create_session",
@@ -163,44 +163,44 @@ class SessionMethods(Connected):
         )
 
     def get_session(self, session_id: str) -> Session:
-        """Return a session as it is now.
+        """Return the current state of a session.
 
         Args:
-            session_id: Which session.
+            session_id: Id or container name of the session.
 
         Raises:
-            NotFoundError: There is no such session, or it belongs to another key.
+            NotFoundError: The key has no such session.
         """
         return self._do("get_session", Session, session_id)
 
     def delete_session(
         self, session_id: str, *, audit: bool | None = None, otp: OneTimeCode | None = None
     ) -> Session:
-        """End a session.
+        """Delete a session.
 
         Args:
-            session_id: Which session.
-            audit: Return the shell history with the artifacts.
-            otp: One-time code, where the server wants one.
+            session_id: Id or container name of the session.
+            audit: Whether to return the shell history with the artifacts.
+            otp: One-time code, or a function that returns it, if the server requires one.
 
         Returns:
-            The session, with what lay in `/tmp/artifacts`.
+            The session, with the files of `/tmp/artifacts`.
         """
         return self._do("delete_session", Session, session_id, query={"audit": audit}, otp=otp)
 
     def freeze_session(self, session_id: str) -> Session:
-        """Stop all processes of a session where they are; their memory stays.
+        """Suspend all processes of a session. Their memory is kept.
 
         Args:
-            session_id: Which session.
+            session_id: Id or container name of the session.
         """
         return self._do("freeze_session", Session, session_id)
 
     def unfreeze_session(self, session_id: str) -> Session:
-        """Let the processes of a session go on where they were stopped.
+        """Resume the processes of a frozen session.
 
         Args:
-            session_id: Which session.
+            session_id: Id or container name of the session.
         """
         return self._do("unfreeze_session", Session, session_id)
 
@@ -208,16 +208,16 @@ class SessionMethods(Connected):
         """Give a session more processors and memory.
 
         Args:
-            session_id: Which session.
-            vcpu: How many processors it shall have, 1 to 8; 2 when not given.
+            session_id: Id or container name of the session.
+            vcpu: Processors, 1 to 8. Default 2.
         """
         return self._do("boost_session", Session, session_id, body={"vcpu": vcpu})
 
     def unboost_session(self, session_id: str) -> Session:
-        """Return a session to one processor.
+        """Return a session to its original processors and memory.
 
         Args:
-            session_id: Which session.
+            session_id: Id or container name of the session.
         """
         return self._do("unboost_session", Session, session_id)
 
@@ -229,13 +229,13 @@ class SessionMethods(Connected):
         timeout: float | None = 30.0,
         input_files: InputFiles | None = None,
     ) -> CommandResult:
-        """Run one command in the live shell of a session: what it changes is there for the next one.
+        """Run one command in the session's shell. The shell's state is kept for the next command.
 
         Args:
-            session_id: Which session.
+            session_id: Id or container name of the session.
             command: The command; in a REPL, an expression or statements.
-            timeout: Seconds that the command may run; then it ends with exit code 124. None for no limit.
-            input_files: Files for it, found in `/tmp/input/`.
+            timeout: Seconds the command may run; it then ends with exit code 124. None means no limit.
+            input_files: Files for `/tmp/input/`.
 
         Returns:
             Output and exit code.
@@ -251,12 +251,12 @@ class SessionMethods(Connected):
     def session_snapshot(
         self, session_id: str, *, name: str | None = None, hot: bool | None = None
     ) -> Snapshot:
-        """Save the state of a session.
+        """Take a snapshot of a session.
 
         Args:
-            session_id: Which session.
-            name: A name for people.
-            hot: With memory and running processes, where the session's isolation can do that.
+            session_id: Id or container name of the session.
+            name: Display name.
+            hot: Whether to include memory and running processes. Requires gVisor.
         """
         return self._do(
             "session_snapshot", Snapshot, session_id, body={"name": name, "hot": hot}, timeout=LONG_S

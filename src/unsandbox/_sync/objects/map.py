@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/objects/map.py by scripts/unasync.py; change that one.
-"""Many jobs at once: so many in flight, one shared wait for all of them, nothing left behind."""
+"""Many jobs with bounded concurrency and one shared wait for all of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ OnProgress = Callable[[Progress], object]
 
 
 class Map:
-    """The outcomes of many requests, to be iterated over once. A block around it ends what still runs."""
+    """The outcomes of many requests, to be iterated over once. A block around it cancels the running jobs."""
 
     __module__ = "unsandbox"
 
@@ -83,7 +83,7 @@ class Map:
         self.close()
 
     def close(self) -> None:
-        """Stop, and cancel the jobs that still run. Closing twice does no harm."""
+        """Stop and cancel the running jobs. Further calls have no effect."""
         self._outcomes.close()
 
 
@@ -302,9 +302,7 @@ def _encoded(connection: Connection, options: ExecuteOptions, deadline: Deadline
     except UnsandboxError:
         raise
     except Exception as error:
-        raise InvalidRequestError(
-            f"what the request sends could not be read: {type(error).__name__}"
-        ) from error
+        raise InvalidRequestError(f"the request's input could not be read: {type(error).__name__}") from error
 
 
 def _collect(state: _State, hold_s: float) -> bool:
