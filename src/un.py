@@ -18,8 +18,8 @@ variables `UNSANDBOX_PUBLIC_KEY` and `UNSANDBOX_SECRET_KEY`, `~/.unsandbox/accou
 `API_BASE` is the server. Set it with `UNSANDBOX_API_BASE` or assign another value; `local` selects the embedded
 engine, which needs no account. Connections are kept open while the process runs.
 
-All functions raise `CredentialsError` if no keys are found, `requests.RequestException` for network errors and error
-answers (which are also errors of `unsandbox.errors`), and `ValueError` for invalid arguments and answers.
+All functions raise `CredentialsError` if no keys are found, `requests.RequestException` for network errors and
+error answers (which are also errors of `unsandbox.errors`), and `ValueError` for invalid arguments and answers.
 """
 
 from __future__ import annotations

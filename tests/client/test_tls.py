@@ -123,6 +123,6 @@ def test_a_ca_of_the_environment_is_trusted(
 def test_any_other_certificate_is_refused(https: str, side: str) -> None:
     done = run(https, side, {})
     assert done.returncode == 1
-    assert "unsandbox.errors.ConnectionFailedError" in done.stderr
+    assert "unsandbox.ConnectionFailedError" in done.stderr
     assert "certificate" in done.stderr.lower()
     assert SECRET not in done.stderr
