@@ -13,6 +13,7 @@ from unsandbox.engine.errors import InvalidRequest
 from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, LanguageTable, Limits, PoolConfig, pool_for
 from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.gvisor import runsc
+from unsandbox.sandbox.native.first_process import NO_PROGRAMS
 from unsandbox.sandbox.persistent_spec import PersistentBackend, PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import Backend, NetworkMode, OutputSink, ProbeReport, RunningJob, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
@@ -36,7 +37,8 @@ def default_backend(config: EngineConfig, languages: LanguageTable) -> Backend:
     pool = pool_of(config, languages)
     if config.isolation in _HARDENED_POLICIES:
         return GvisorBackend(system=languages.system, pool=pool)
-    return BubblewrapBackend(system=languages.system, pool=pool)
+    native = None if config.native else NO_PROGRAMS
+    return BubblewrapBackend(system=languages.system, pool=pool, native=native)
 
 
 def pool_of(config: EngineConfig, languages: LanguageTable) -> PoolConfig | None:
@@ -44,7 +46,8 @@ def pool_of(config: EngineConfig, languages: LanguageTable) -> PoolConfig | None
     if not config.pool:
         return None
     limits = Limits(memory_bytes=config.memory_per_vcpu_bytes)
-    return pool_for(languages, config.pool, config.pool_most, limits)
+    pool = pool_for(languages, config.pool, config.pool_most, limits)
+    return replace(pool, quick_end=config.quick_end)
 
 
 class Backends:

@@ -10,6 +10,8 @@ from unsandbox.sandbox.spec import GIB, MIB
 
 ISOLATION_VARIABLE = "UNSANDBOX_ISOLATION"
 POOL_VARIABLE = "UNSANDBOX_POOL"
+NATIVE_VARIABLE = "UNSANDBOX_NATIVE"
+QUICK_END_VARIABLE = "UNSANDBOX_QUICK_END"
 
 
 def usable_cpus() -> int:
@@ -24,6 +26,13 @@ def _number_from_environment(name: str, default: int) -> int:
     if text and not text.isdigit():
         raise EngineError(f"{name} must be a number, 0 or more; it is {text!r}")
     return int(text or default)
+
+
+def _switch_from_environment(name: str) -> bool:
+    text = os.environ.get(name, "").strip()
+    if text not in ("", "0", "1"):
+        raise EngineError(f"{name} must be 1 (on, the default) or 0 (off); it is {text!r}")
+    return text != "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,11 @@ class EngineConfig:
         pool: Sandboxes that wait for jobs when there is little to do; 0 turns the pool off. By default what the
             environment's `UNSANDBOX_POOL` says, else 4.
         pool_most: Sandboxes that wait at most, when many jobs come.
+        native: Whether bubblewrap sandboxes use the few hundred bytes of machine code in
+            `unsandbox.sandbox.native`; without, Python does the same, slower. By default what the environment's
+            `UNSANDBOX_NATIVE` says, else yes.
+        quick_end: Whether the interpreter of a warm Python program skips what no program can observe when it
+            ends; see `PoolConfig`. By default what the environment's `UNSANDBOX_QUICK_END` says, else yes.
     """
 
     max_running: int = 0
@@ -91,6 +105,8 @@ class EngineConfig:
     toolchains: str | None = None
     pool: int = field(default_factory=lambda: _number_from_environment(POOL_VARIABLE, 4))
     pool_most: int = 32
+    native: bool = field(default_factory=lambda: _switch_from_environment(NATIVE_VARIABLE))
+    quick_end: bool = field(default_factory=lambda: _switch_from_environment(QUICK_END_VARIABLE))
 
     extra_slots: int = 16
 

@@ -22,6 +22,8 @@ class PoolConfig:
         commands: Commands of interpreters that may wait for their program in sandboxes of their own.
         forks_per_zygote: A new zygote takes over after this number of forks, because the forks of one share
             hash seed and memory layout.
+        quick_end: Whether the interpreter of a Python program skips what no program can observe when it ends.
+            It relies on the order in which CPython takes itself down.
     """
 
     size: int = 4
@@ -32,3 +34,4 @@ class PoolConfig:
     folders: tuple[str, ...] = ()
     commands: tuple[tuple[str, ...], ...] = ()
     forks_per_zygote: int = 500
+    quick_end: bool = True

@@ -33,7 +33,7 @@ from unsandbox.sandbox import (
     pool_for,
 )
 from unsandbox.sandbox.host.warm_sandbox import WarmJob
-from unsandbox.sandbox.native import first_process
+from unsandbox.sandbox.native.first_process import NO_PROGRAMS, NativePrograms, native_programs
 from unsandbox.sandbox.zygote.main import KIND_BASH, KIND_NODE
 
 MIB = 1 << 20
@@ -43,15 +43,32 @@ CONFIG = replace(pool_for(TABLE, 2, 8, Limits()), folders=())
 FOUR = replace(CONFIG, most=4)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def warm() -> AsyncIterator[BubblewrapBackend]:
-    async with pooled(CONFIG) as opened:
+# Whether there is machine code, and whether interpreters end quickly: programs see no difference.
+SETTINGS = {
+    "as always": (None, True),
+    "without machine code": (NO_PROGRAMS, True),
+    "without quick ends": (None, False),
+    "without either": (NO_PROGRAMS, False),
+}
+
+
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="session",
+    params=[
+        pytest.param(setting, marks=[] if name == "as always" else pytest.mark.slow, id=name)
+        for name, setting in SETTINGS.items()
+    ],
+)
+async def warm(request) -> AsyncIterator[BubblewrapBackend]:
+    native, quick_end = request.param
+    async with pooled(replace(CONFIG, quick_end=quick_end), native) as opened:
         yield opened
 
 
 @contextlib.asynccontextmanager
-async def pooled(config: PoolConfig) -> AsyncIterator[BubblewrapBackend]:
-    async with BubblewrapBackend(pool=config) as opened:
+async def pooled(config: PoolConfig, native: NativePrograms | None = None) -> AsyncIterator[BubblewrapBackend]:
+    async with BubblewrapBackend(pool=config, native=native) as opened:
         await eventually(lambda: opened._pool._proven)
         yield opened
 
@@ -383,10 +400,8 @@ async def test_nothing_looks_into_the_first_process_or_ends_it(warm):
     look = "kill -9 1; cat /proc/1/environ /proc/1/maps; ls /proc/1/fd; readlink /proc/1/exe; cat /proc/1/cmdline; exit 3"
     job = await run_in(warm, SandboxSpec(run=["sh", "-c", look]), expect_warm=True)
     assert job.exit_code == 3
-    assert job.stdout.data.rstrip(b"\0") == (
-        b"init" if first_process.build_waiter() else b"python3\0/work/main.py"
-    )
-    assert job.stderr.data.count(b"ermission denied") == (3 if first_process.build_waiter() else 0)
+    assert job.stdout.data.rstrip(b"\0") == (b"init" if warm._native.waiter else b"python3\0/work/main.py")
+    assert job.stderr.data.count(b"ermission denied") == 3
 
 
 async def test_what_programs_will_write_to_is_ready_before(warm):
@@ -611,12 +626,12 @@ async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
         assert b"CapEff:\t0000000000000000" in outcome.stdout.data
 
 
-@pytest.mark.parametrize("missing", [{"build_spawner"}, {"build_spawner", "build_waiter"}], ids=sorted)
-async def test_where_a_forked_interpreter_does_the_work(monkeypatch, missing):
+@pytest.mark.parametrize(
+    "native", [replace(native_programs(), spawner=None), NO_PROGRAMS], ids=["spawner", "all"]
+)
+async def test_where_a_forked_interpreter_does_the_work(native):
     """As on machines for which there are no instructions."""
-    for name in missing:
-        monkeypatch.setattr(first_process, name, lambda: None)
-    async with pooled(CONFIG) as backend:
+    async with pooled(CONFIG, native) as backend:
         look = (
             "import os; print(os.getpid(), os.getppid(), sorted(os.listdir('/proc/self/fd')), os.getresuid())"
         )
@@ -649,9 +664,8 @@ async def test_a_step_that_fails_is_named(monkeypatch, caplog, by):
         return {**found, "/work/.lockdown": code}
 
     monkeypatch.setattr(Template, "files", broken)
-    if by == "a fork":
-        monkeypatch.setattr(first_process, "build_spawner", lambda: None)
-    async with BubblewrapBackend(pool=CONFIG) as backend:
+    native = replace(native_programs(), spawner=None) if by == "a fork" else None
+    async with BubblewrapBackend(pool=CONFIG, native=native) as backend:
         await eventually(lambda: backend._pool._closed)
         assert "error chdir: No such file or directory" in caplog.text
         await run_in(backend, python_spec("pass"), expect_warm=False)

@@ -137,6 +137,7 @@ def test_a_message_without_one_of_its_fields_has_the_default_or_is_refused(messa
         b'{"kind":"failed","error":' + b'{"a":' * 20000,
         b'{"kind":"kill","job":' + b"9" * 60000 + b"}",
     ],
+    ids=lambda data: data[:40].decode("latin-1"),
 )
 def test_what_is_refused(data):
     with pytest.raises(messages.MessageError):
@@ -242,6 +243,7 @@ def test_descriptors_of_one_program_have_different_numbers():
         ),
         "a persistent sandbox's bubblewrap": (
             "READY_FD", "ARGS_FD", "SECCOMP_FD", "INFO_FD", "INIT_FD", "BLOCK_FD", "IMAGE_FD",
+            "LIFE_FD",
         ),
         "a zygote": ("ZYGOTE_FD", "ARGS_FD", "INFO_FD", "ZYGOTE_FILE_FD"),
         "a job's runsc": ("CONTROL_FD", "EXTRA_FD", "INFO_FD", "SCRIPT_FD", "ARCHIVE_FD"),

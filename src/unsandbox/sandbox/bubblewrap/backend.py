@@ -39,7 +39,11 @@ from unsandbox.sandbox.launcher.fd_numbers import (
     SECCOMP_FD,
 )
 from unsandbox.sandbox.launcher.messages import Start
-from unsandbox.sandbox.native import first_process
+from unsandbox.sandbox.native.first_process import (
+    NativePrograms,
+    native_programs,
+    persistent_first_process,
+)
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.seccomp import compiler as seccomp
@@ -85,6 +89,7 @@ class BubblewrapBackend:
         system: System = HOST,
         disk_dir: Path | None = None,
         pool: PoolConfig | None = None,
+        native: NativePrograms | None = None,
     ) -> None:
         """Prepare nothing yet; `open` does.
 
@@ -96,6 +101,7 @@ class BubblewrapBackend:
             disk_dir: Folder on a disk for the work folders of live sandboxes that name none; by default
                 `/var/tmp`.
             pool: How many sandboxes wait for jobs; none by default.
+            native: Machine code for first processes and the pool; by default what there is for this machine.
         """
         self._parent = runtime_dir
         self._system = system
@@ -105,7 +111,9 @@ class BubblewrapBackend:
         self._runtime: Path | None = None
         self._root: Path | None = None
         self._program: Path | None = None
+        self._native = native_programs() if native is None else native
         self._init: Path | None = None
+        self._init_command: tuple[str, ...] = ()
         self._outbound: Outbound | None = None
         self._no_network = "the backend is not open"
         self._filter = b""
@@ -180,6 +188,8 @@ class BubblewrapBackend:
                 config.python_env,
                 os.geteuid() == 0,
                 self._users is not None,
+                self._native,
+                config.quick_end,
             ),
             python=python,
             take_slot=self._take_slot,
@@ -208,7 +218,8 @@ class BubblewrapBackend:
         runtime, token = rootfs.make_runtime(self._parent)
         self._runtime = runtime
         self._program = rootfs.install_program(runtime)
-        self._init = rootfs.install_init(runtime, first_process.build())
+        code, self._init_command = persistent_first_process(self._native)
+        self._init = rootfs.install_init(runtime, code)
         self._root = rootfs.build_root(runtime, self._system)
         self._outbound = None
         try:
@@ -330,6 +341,7 @@ class BubblewrapBackend:
             cgroup=self._cgroup,
             program=self._program,
             init=self._init,
+            init_command=self._init_command,
             root=self._existing_root(),
             system=self._system,
             mountable=self._mountable,

@@ -57,6 +57,7 @@ def encode_job(
     said: bytes,
     present: Collection[str],
     known: Mapping[str, str],
+    quick_end: bool,
 ) -> tuple[bytes, bytes | None]:
     """Return the message that a waiting sandbox takes, and what goes into a file because it is too long.
 
@@ -67,6 +68,7 @@ def encode_job(
         said: What a compile step of an earlier run wrote to stderr.
         present: Folders that are there already.
         known: Variables that the waiting interpreter has.
+        quick_end: As of `PoolConfig`.
     """
     folders = [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
     if in_process:
@@ -83,7 +85,7 @@ def encode_job(
         "env": env,
         "folders": [folder for folder in folders if folder not in present],
         # Artifacts are looked for when every process but the first is gone.
-        "early": not (spec.collect_artifacts or spec.artifact_paths),
+        "early": quick_end and not (spec.collect_artifacts or spec.artifact_paths),
         "files": [(file.path, file.mode, file.data) for file in spec.files],
     }
     # The oldest version that has all of these types: the other side may be any Python 3.

@@ -30,7 +30,7 @@ from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INIT_FD, READY_FD, SECCOMP_FD
 from unsandbox.sandbox.launcher.messages import Answered, Ask
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER, WORK
-from unsandbox.sandbox.native import first_process
+from unsandbox.sandbox.native.first_process import READY
 from unsandbox.sandbox.persistent_spec import CommandOutcome, HashedBytes, PersistentSpec, RunningProcess
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxFile
 from unsandbox.sandbox.storage.archive import archive_of, must_have_room
@@ -122,7 +122,7 @@ class BubblewrapSandbox:
             sent.close()
             try:
                 async with asyncio.timeout(_SETUP_TIMEOUT_S):
-                    self._ready = await self._loop.sock_recv(here, 16) == first_process.READY
+                    self._ready = await self._loop.sock_recv(here, 16) == READY
                     if self._ready:
                         await self._first
             except TimeoutError:

@@ -13,7 +13,7 @@ from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.host.launcher_client import CgroupReport, LauncherControl
 from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.cgroups import Bounds
-from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INFO_FD, INIT_FD, SECCOMP_FD
+from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INFO_FD, SECCOMP_FD
 from unsandbox.sandbox.launcher.messages import OpenPersistent
 from unsandbox.sandbox.layout import DEFAULT_ENV, WORK
 from unsandbox.sandbox.persistent_spec import PersistentSpec
@@ -33,6 +33,8 @@ class BackendResources:
     cgroup: CgroupReport
     program: Path
     init: Path
+    """The file of the first process, and the command that runs it."""
+    init_command: tuple[str, ...]
     root: Path
     system: System
     mountable: Callable[[Sequence[str]], list[str]]
@@ -102,7 +104,7 @@ def persistent_request(
     """Return the request to the launcher; `fds` are the numbers of the descriptors in the sandbox program."""
     return OpenPersistent(
         program=str(parts.program),
-        argv=("bwrap", "--args", str(ARGS_FD), "--", f"/proc/self/fd/{INIT_FD}"),
+        argv=("bwrap", "--args", str(ARGS_FD), "--", *parts.init_command),
         fds=tuple(fds),
         bounds=Bounds(spec.limits.memory_bytes, spec.limits.processes + _HELPERS, spec.limits.vcpu),
         uid=parts.uid,

@@ -220,6 +220,7 @@ class WarmPool:
             said=said,
             present=self._config.folders,
             known=self._config.python_env,
+            quick_end=self._config.quick_end,
         )
         while (prepared := self._take_other(spec) or await self._take()) is not None:
             try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from unsandbox.sandbox import proc_masks
 from unsandbox.sandbox.launcher.fd_numbers import INFO_FD
 from unsandbox.sandbox.layout import DEFAULT_ENV, HOSTNAME, SHM, TMP, WORK
-from unsandbox.sandbox.native import first_process
+from unsandbox.sandbox.native.first_process import NativePrograms
 from unsandbox.sandbox.seccomp import compiler as seccomp
 from unsandbox.sandbox.system import System
 from unsandbox.sandbox.zygote.lockdown import SYSTEM_CALLS
@@ -36,6 +36,8 @@ class Template:
         env: Variables of Python programs beyond the defaults.
         as_root: Whether the server is root, and needs no user namespace to make others.
         own_users: Whether each sandbox gets a user of its own; if not, all map the zygote's.
+        native: Machine code for what makes sandboxes and is their first process.
+        quick_end: Whether the interpreter of a program skips what no program can observe when it ends.
     """
 
     root: Path
@@ -44,6 +46,8 @@ class Template:
     env: Mapping[str, str]
     as_root: bool
     own_users: bool
+    native: NativePrograms
+    quick_end: bool
 
     def arguments(self, files: Mapping[str, int]) -> bytes:
         """Return bubblewrap's options, NUL-separated.
@@ -94,14 +98,15 @@ class Template:
         known = seccomp.numbers(platform.machine())
         numbers = {name: known[name] for name in SYSTEM_CALLS if name in known}
         masks = proc_masks.masked_files(), proc_masks.masked_folders()
-        settings = numbers, bpf, *masks, first_process.build_spawner()
+        settings = numbers, bpf, *masks, self.native.spawner
         parts = {f"{WORK}/.{name}": (folder / f"{name}.py").read_bytes() for name in _PARTS}
-        install = f"install(lambda: Setup(*{settings!r}), {list(folders)!r}, {dict(commands)!r})\n"
+        arguments = f"{list(folders)!r}, {dict(commands)!r}, quick_end={self.quick_end!r}"
+        install = f"install(lambda: Setup(*{settings!r}), {arguments})\n"
         parts[f"{WORK}/.install"] = install.encode()
         executed = "; ".join(f"exec(open({path!r}).read(), n)" for path in parts)
         load = f"import sys; n = {{'__name__': 'zygote'}}; {executed}"
         site = f"{WORK}/.local/lib/python{version}/site-packages"
-        first = first_process.build_waiter()
+        first = self.native.waiter
         return {
             **parts,
             f"{site}/zygote.pth": load.encode(),

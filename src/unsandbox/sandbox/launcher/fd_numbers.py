@@ -35,5 +35,7 @@ BLOCK_FD = 9
 """Bubblewrap waits for a byte here before it executes the job, where a network is set up first."""
 FIRST_FILE_FD = 10
 """The first of a job's files."""
+LIFE_FD = 11
+"""In a persistent sandbox's first process, a pipe whose other end the launcher alone holds: it ends with it."""
 IMAGE_FD = 10
 """The image of a persistent sandbox's work disk, in the launcher's child that mounts it."""

@@ -30,7 +30,7 @@ from pathlib import Path
 from unsandbox.sandbox.launcher import cleanup, enter, messages, syscalls
 from unsandbox.sandbox.launcher.cgroups import Group, children, held_by_sentry, held_memory
 from unsandbox.sandbox.launcher.connection import ServerConnection
-from unsandbox.sandbox.launcher.fd_numbers import BLOCK_FD, INFO_FD, ZYGOTE_FD
+from unsandbox.sandbox.launcher.fd_numbers import BLOCK_FD, INFO_FD, LIFE_FD, ZYGOTE_FD
 from unsandbox.sandbox.launcher.groups import SandboxGroups
 from unsandbox.sandbox.launcher.job import Job
 from unsandbox.sandbox.launcher.messages import OpenPersistent, Start, StartZygote
@@ -59,6 +59,8 @@ class Launcher:
         self._networks = OutboundNetworks(self._poll, self._no_network)
         self._persistent = PersistentSandboxes(self._server.send, self._poll)
         self._lock = -1
+        # Nothing is ever written to it: its end tells first processes that this process is gone.
+        self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
 
     def run(self) -> None:
         """Serve; return when everything that belonged to the server is gone."""
@@ -166,6 +168,7 @@ class Launcher:
             launcher = os.getpid()
             place = None
             if isinstance(request, OpenPersistent):
+                own[LIFE_FD] = self._life_read
                 place = self._groups.make_freezer(number, group)
                 self._persistent.add(number, PersistentState(request.uid, place, group, request.bounds))
             monitor = place.fork() if place else os.fork()

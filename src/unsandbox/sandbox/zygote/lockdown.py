@@ -1,7 +1,7 @@
 """What makes a sandbox of a fork of the zygote: a list of system calls, and two ways to carry it out.
 
 An interpreter that locks itself down after a fork writes to hundreds of pages, and each is copied first. So on
-x86-64 a few instructions go through the list (`init.build_spawner`), in a process that shares the zygote's
+x86-64 a few instructions (`spawner.x86_64.S`) go through the list, in a process that shares the zygote's
 memory while the zygote waits, as after vfork(2). It forks the program, which is back in this interpreter, and
 becomes the sandbox's first process. Elsewhere a forked interpreter goes through the same list.
 
@@ -43,8 +43,8 @@ _RSEQ_BYTES, _RSEQ_SIGNATURE, _RSEQ_FAILED = 32, 0x53053053, -2
 _HERE = -100
 _WRITABLE, _EXECUTABLE, _PRIVATE_MEMORY = 3, 5, 0x22
 _PAGE = 4096
-_HEADER_WORDS, _STEP_WORDS = 3, 7
-"""As `init.build_spawner` has them."""
+HEADER_WORDS, STEP_WORDS = 3, 7
+"""Of a list as `spawner.x86_64.S` reads it: words before the first call, and words of each call."""
 _WORD = (1 << 64) - 1
 _MOST_PLANS = 256
 
@@ -263,7 +263,7 @@ class Setup:
 
     def _written(self, steps: Sequence[_Step]) -> tuple[Any, Sequence[str]]:
         """Return a list as the instructions read it, and the names of its calls."""
-        words = [0] * _HEADER_WORDS
+        words = [0] * HEADER_WORDS
         for name, arguments, in_child in steps:
             padded = (*arguments, 0, 0, 0, 0, 0)[:5]
             words += [self._numbers[name], *(argument & _WORD for argument in padded), in_child]
@@ -292,7 +292,7 @@ class Setup:
         if result <= 0:
             raise OSError(-result, "clone")
         if words[1]:
-            step = (words[1] - place - 8 * _HEADER_WORDS) // (8 * _STEP_WORDS)
+            step = (words[1] - place - 8 * HEADER_WORDS) // (8 * STEP_WORDS)
             _tell(control, names[step], -words[0] & _WORD)
         return words[2] & 0xFFFFFFFF, 0
 
@@ -325,6 +325,10 @@ class Setup:
     def _check(self, name: str, result: int) -> None:
         if result < 0:
             raise OSError(self._ctypes.get_errno(), name)
+
+    def hide(self) -> None:
+        """Let no other process of the sandbox trace this one, or look into it, until it executes a program."""
+        self._check("prctl", self._libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
     # The zygote's memory
 

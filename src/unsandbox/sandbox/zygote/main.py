@@ -45,22 +45,29 @@ _COMMANDS: dict[int, list[str]] = {}
 _MAYBE_ARCHIVE: list[str] = []
 """Where a program lies that holds what is at the end of a zip archive."""
 _DEATH_BY = 128
-_PROGRAM_NUMBER = 2
+PROGRAM_NUMBER = 2
 """In its sandbox."""
-_ENDING = 64
+ENDING_SIGNAL = 64
 """The signal by which a program tells the first process that it is about to exit with 0."""
 _BASH_ENV = "/work/.begin"
 _BASH_BEGINS = b"unset BASH_ENV;SECONDS=0;: bash"
 """What makes a bash that has waited look like a new one."""
 
 
-def install(make_setup: Callable[[], Setup], folders: Iterable[str], commands: Mapping[int, list[str]]) -> None:
+def install(
+    make_setup: Callable[[], Setup],
+    folders: Iterable[str],
+    commands: Mapping[int, list[str]],
+    *,
+    quick_end: bool,
+) -> None:
     """Have the interpreter serve instead of opening its program.
 
     Args:
         make_setup: Makes what makes the sandboxes.
         folders: What is made in each sandbox before it is ready.
         commands: How other interpreters are started, by the kind of sandbox that they wait in.
+        quick_end: Whether an interpreter skips what no program can observe when it ends.
     """
     _FOLDERS.extend(folders)
     _COMMANDS.update(commands)
@@ -72,7 +79,7 @@ def install(make_setup: Callable[[], Setup], folders: Iterable[str], commands: M
         # In place, and of the same length: the interpreter is going through this list.
         sys.path_hooks[0] = original
         begin: list[Callable[[], None]] = []
-        _leave_no_trace(lambda: begin.append(_serve(make_setup())))
+        _leave_no_trace(lambda: begin.append(_serve(make_setup(), quick_end)))
         if _MAYBE_ARCHIVE:
             return original(path)
         # As nearly always: the interpreter will read it as a file.
@@ -96,7 +103,7 @@ def _leave_no_trace(work: Callable[[], None]) -> None:
         sys.path_importer_cache.pop(path, None)
 
 
-def _serve(setup: Setup) -> Callable[[], None]:
+def _serve(setup: Setup, quick_end: bool) -> Callable[[], None]:
     """Fork for each request; returns, in a process that is to become the program, what is left to do there."""
     import _signal  # type: ignore[import-not-found]
     import _socket
@@ -108,13 +115,13 @@ def _serve(setup: Setup) -> Callable[[], None]:
         setup.plan([like] * 7, "", range(CONTROL_FD + 1, CONTROL_FD + 8))
     # What is there now lives as long as the interpreter. A collector that goes through it at a program's end
     # would copy every page of it, which takes longer than most programs.
-    end_by = _end_quickly()
+    end_by = _end_quickly() if quick_end else _end_as_usual
     gc.collect()
     gc.freeze()
     setup.trim()
     setup.used, end = rehearse(MAIN, CONTROL_FD, _await_job)
     if end is not None:
-        leave = end
+        leave, end_by = end, end_by if quick_end else _end_quickly()
         return lambda: end_by(leave)
     _keep_first_process()
     requests = _socket.socket(fileno=CONTROL_FD)
@@ -163,6 +170,7 @@ def _be(part: int, setup: Setup, kind: int) -> Callable[[int], None]:
     import os
 
     if part == FIRST:
+        setup.hide()
         _look_after()
     if part == FEEDER:
         _feed(kind)
@@ -194,7 +202,7 @@ def _look_after() -> None:
         os.close(null)
     while True:
         pid, status = os.wait()
-        if pid == _PROGRAM_NUMBER:
+        if pid == PROGRAM_NUMBER:
             break
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -296,7 +304,7 @@ def _early_end() -> Callable[[int], None]:
         except ProcessLookupError:
             # The output must end before the report of the end.
             close(1, 3)
-            kill(1, _ENDING)
+            kill(1, ENDING_SIGNAL)
         # Others are left, which may hold the output: not so quickly.
         leave(code)
 
@@ -377,15 +385,24 @@ def _end_quickly() -> Callable[[Callable[[int], None]], None]:
         # What was forgotten meanwhile would be the program's own, if it loaded it again.
         for name in [name for name in keep if name not in sys.modules]:
             del keep[name]
-        main = sys.modules["__main__"]
-        fresh = type(sys)("__main__")
-        # The collector does not look at what is frozen, and this one belongs to the program.
-        vars(fresh).update(vars(main))
-        sys.modules["__main__"] = fresh
+        _renew_main_module()
         # Registered first, called last.
         atexit.register(at_end)
 
     return end_by
+
+
+def _end_as_usual(leave: Callable[[int], None]) -> None:
+    """Leave the end of an interpreter as it is."""
+    del leave
+    _renew_main_module()
+
+
+def _renew_main_module() -> None:
+    """Replace the module of the program: the collector does not look at one that was frozen in the zygote."""
+    fresh = type(sys)("__main__")
+    vars(fresh).update(vars(sys.modules["__main__"]))
+    sys.modules["__main__"] = fresh
 
 
 def _make_folder(path: str) -> None:

@@ -1,0 +1,151 @@
+"""Without machine code, and without quick ends of interpreters: slower, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+from tests.sandbox.bubblewrap.test_pool import (
+    CONFIG,
+    ENDINGS,
+    PYTHON,
+    TABLE,
+    pooled,
+    python_spec,
+    run_in,
+    without_addresses,
+)
+from tests.sandbox.support import eventually
+from tests.support import REPO
+
+from unsandbox.engine.backends import default_backend
+from unsandbox.engine.config import EngineConfig
+from unsandbox.errors import EngineError
+from unsandbox.sandbox import BubblewrapBackend, SandboxError
+from unsandbox.sandbox.launcher import fd_numbers
+from unsandbox.sandbox.native import reaper
+from unsandbox.sandbox.native.first_process import NO_PROGRAMS, native_programs
+from unsandbox.sandbox.persistent_spec import PersistentSpec
+
+
+def test_machine_code_is_what_the_sources_say():
+    if shutil.which("as") is None or shutil.which("objcopy") is None:
+        pytest.skip("binutils are not installed")
+    checked = subprocess.run(
+        [sys.executable, REPO / "scripts" / "assemble.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"waiter.{os.uname().machine}.S: same" in checked.stdout or os.uname().machine != "x86_64"
+
+
+def test_every_machine_has_what_it_can_have():
+    everything = native_programs("x86_64")
+    assert everything.persistent
+    assert everything.waiter
+    assert everything.spawner
+    assert native_programs("aarch64").persistent[18] == 183
+    assert native_programs("aarch64").spawner is None
+    assert native_programs("sparc") == NO_PROGRAMS
+    assert (reaper.READY_FD, reaper.LIFE_FD) == (fd_numbers.READY_FD, fd_numbers.LIFE_FD)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def plain():
+    async with pooled(replace(CONFIG, quick_end=False), NO_PROGRAMS) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", ["hello", "frames", "big output", "faulthandler", "gc", "unittest"])
+async def test_a_python_program_sees_no_difference(backend, plain, name):
+    cold = await run_in(backend, python_spec(PYTHON[name]), expect_warm=False)
+    hot = await run_in(plain, python_spec(PYTHON[name]), expect_warm=True)
+    assert without_addresses(hot) == without_addresses(cold)
+
+
+@pytest.mark.parametrize("name", ["a failure", "output from a destructor", "a thread that writes"])
+async def test_an_interpreter_ends_as_usual(backend, plain, name):
+    cold = await run_in(backend, python_spec(ENDINGS[name]), expect_warm=False)
+    hot = await run_in(plain, python_spec(ENDINGS[name]), expect_warm=True)
+    assert without_addresses(hot) == without_addresses(cold)
+
+
+async def test_memory_is_prepared_without_quick_ends_too(plain):
+    await eventually(lambda: plain._pool._any.ready, 20)
+    code = "import sys; print(hasattr(sys, 'unsandbox')); import atexit; print(atexit._ncallbacks())"
+    outcome = await run_in(plain, python_spec(code), expect_warm=True)
+    assert outcome.stdout.data == b"False\n0\n"
+
+
+@pytest.mark.parametrize("name", ["javascript", "bash", "c"])
+async def test_other_languages_run(backend, plain, name):
+    language = TABLE[name]
+    if not language.installed():
+        pytest.skip(f"{name} is not installed")
+    spec = language.build_spec(language.hello)
+    cold = await run_in(backend, spec, expect_warm=False)
+    hot = await run_in(plain, spec, expect_warm=True)
+    assert without_addresses(hot) == without_addresses(cold)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def sandbox(plain):
+    opened = await plain.open_persistent(PersistentSpec())
+    yield opened
+    await opened.close()
+
+
+async def test_a_persistent_sandbox_works(sandbox):
+    outcome = await sandbox.run(["sh", "-c", "ps -o stat=,comm= -p 1; echo to > file; exit 3"])
+    assert (outcome.stdout.data.split(), outcome.exit_code) == ([b"Ss", b"init"], 3)
+    await sandbox.freeze()
+    await sandbox.unfreeze()
+    assert (await sandbox.run(["cat", "file"])).stdout.data == b"to\n"
+    # Orphans are reaped.
+    await sandbox.run(["sh", "-c", "for i in 1 2 3; do sh -c 'sleep 0.01 & exec true' & done; wait"])
+    seen = b"Z"
+    for _ in range(200):
+        if b"Z" not in (seen := (await sandbox.run(["ps", "-eo", "stat=,args="])).stdout.data):
+            break
+    assert b"Z" not in seen
+
+
+async def test_nothing_inside_reaches_its_first_process(sandbox):
+    await sandbox.run(["sh", "-c", "for s in $(seq 1 64); do kill -$s 1; done; kill -KILL -1"])
+    look = "ls /proc/1/fd; cat /proc/1/environ /proc/1/maps /proc/1/mem"
+    outcome = await sandbox.run(["sh", "-c", look])
+    assert (outcome.stdout.data, outcome.stderr.data.count(b"Permission denied")) == (b"", 4)
+    trace = "import ctypes; print(ctypes.CDLL(None).ptrace(16, 1, 0, 0))"
+    assert (await sandbox.run(["/usr/bin/python3", "-c", trace])).stdout.data == b"-1\n"
+    assert sorted(os.listdir(f"/proc/{sandbox._pid}/fd"), key=int) == [str(fd_numbers.LIFE_FD)]
+
+
+async def test_where_there_is_no_python_either_none_is_made(small_system):
+    """And with machine code no python is needed."""
+    (small_system.usr / "bin" / "python3").unlink(missing_ok=True)
+    async with BubblewrapBackend(system=small_system, native=NO_PROGRAMS) as backend:
+        with pytest.raises(SandboxError, match="python3"):
+            await backend.open_persistent(PersistentSpec())
+    if native_programs().persistent is not None:
+        async with BubblewrapBackend(system=small_system) as backend:
+            await (await backend.open_persistent(PersistentSpec())).close()
+
+
+async def test_the_switches_of_the_environment(monkeypatch):
+    assert (EngineConfig().native, EngineConfig().quick_end) == (True, True)
+    monkeypatch.setenv("UNSANDBOX_NATIVE", "0")
+    monkeypatch.setenv("UNSANDBOX_QUICK_END", "0")
+    config = EngineConfig(pool=1)
+    backend = default_backend(config, TABLE)
+    assert backend._native == NO_PROGRAMS
+    assert backend._pool_config.quick_end is False
+    monkeypatch.setenv("UNSANDBOX_NATIVE", "no")
+    with pytest.raises(EngineError, match=r"UNSANDBOX_NATIVE must be 1 .* or 0"):
+        EngineConfig()
