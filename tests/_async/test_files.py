@@ -96,7 +96,7 @@ async def test_a_file_that_changes_while_it_is_sent_is_an_error(served: Serve, t
         path.write_bytes(LARGE + b"more")
 
     async with AsyncClient(*new_key(served), base_url=served.url, hooks=Hooks(request=grow)) as client:
-        with pytest.raises(InvalidRequestError, match="'log' was changed while it was being sent"):
+        with pytest.raises(InvalidRequestError, match="'log' changed while it was being sent"):
             await client.execute("bash", "echo ran", input_files=[path])
         assert (await client.list_jobs()).count == 0
 

@@ -1,1 +1,1 @@
-"""What both clients share and neither waits in: deadlines, the making of requests, caches, result types."""
+"""Code that both clients share and that does not wait: deadlines, request bodies, caches, result types."""

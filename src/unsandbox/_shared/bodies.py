@@ -1,4 +1,4 @@
-"""Bodies of the operations on what lasts: from keyword arguments to bytes, checked by the types of the wire."""
+"""Request bodies of sessions, services, snapshots and images, validated by the types of the protocol."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from unsandbox.protocol.services import VAULT_BYTES, vault_from_body, vault_to_t
 
 
 def encode_members(endpoint: Endpoint, members: Mapping[str, Any]) -> bytes | Pieces:
-    """Return the JSON body of a request. What is None is left out, so the server's defaults hold.
+    """Return the JSON body of a request. Members that are None are omitted, so the server's defaults apply.
 
     Small files in `input_files` are read here, large ones when they are sent.
 
     Raises:
-        InvalidRequestError: A member is missing or cannot be sent; the message names it and not its value.
+        InvalidRequestError: A member is missing or invalid. The message names it, without its value.
     """
     given = {name: value for name, value in members.items() if value is not None}
     files = encode_files(found) if (found := given.pop("input_files", None)) else []
@@ -34,7 +34,7 @@ def encode_members(endpoint: Endpoint, members: Mapping[str, Any]) -> bytes | Pi
 
 
 def bootstrap_members(bootstrap: str | None) -> dict[str, str]:
-    """Return a bootstrap as the historical SDK sends it: a URL by itself, anything else as a script.
+    """Return the members of a bootstrap as in the historical SDK: a URL, or any other text as a script.
 
     Example:
         >>> bootstrap_members("echo hello")
@@ -61,9 +61,11 @@ def encode_vault(env: Mapping[str, str] | str | bytes) -> bytes:
     """
     if isinstance(env, Mapping):
         if not all(isinstance(part, str) for pair in env.items() for part in pair):
-            raise InvalidRequestError("names and values of a vault must be text")
+            raise InvalidRequestError("names and values of a vault must be strings")
         if any("\n" in value or "\r" in value for value in env.values()):
-            raise InvalidRequestError("a value of the vault holds a line break, which cannot be sent")
+            raise InvalidRequestError(
+                "a value of the vault contains a line break; encode it, for example as base64"
+            )
         env = vault_to_text(dict(env))
     try:
         body = env.encode() if isinstance(env, str) else bytes(env)
@@ -71,7 +73,7 @@ def encode_vault(env: Mapping[str, str] | str | bytes) -> bytes:
     except UnicodeError:
         raise InvalidRequestError("the vault is not valid UTF-8") from None
     except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"the vault cannot be sent: {error}") from None
+        raise InvalidRequestError(f"invalid vault: {error}") from None
     if len(body) > VAULT_BYTES:
         raise InvalidRequestError(f"the vault is larger than {VAULT_BYTES >> 10} KiB")
     return body

@@ -1,4 +1,4 @@
-"""The caller's one deadline, handed from layer to layer."""
+"""The deadline of a call, passed from layer to layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stream of a running job yields: pieces of output, then the result, once."""
+"""The events of a streamed job: pieces of output, then one result."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ StreamName = Literal["stdout", "stderr"]
 
 @dataclass(frozen=True, slots=True)
 class OutputEvent:
-    """A piece of output, as the program wrote it.
+    """A piece of the program's output.
 
     Attributes:
         stream: `stdout` or `stderr`.
         data: The bytes.
-        text: The same as text. A character that was cut comes with the piece that makes it whole, so the texts
-            of one stream, joined, are its text; bytes that are not UTF-8 are replaced.
+        text: The bytes as text. A character that is split between pieces is part of the later one, so the
+            joined texts of a stream are its text. Bytes that are not UTF-8 are replaced.
     """
 
     stream: StreamName
@@ -29,7 +29,7 @@ class OutputEvent:
 
 @dataclass(frozen=True, slots=True)
 class ResultEvent:
-    """The last event: the job as it ended, with all of its output.
+    """The last event: the finished job with its whole output.
 
     Attributes:
         job: The job.

@@ -1,4 +1,4 @@
-"""Input files: what a caller may give for them, and what is sent."""
+"""Input files: the accepted types and their encoding."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from unsandbox.protocol.names import clash, relative_name
 
 FileSource = str | os.PathLike[str] | IO[str] | IO[bytes] | InputFile
 InputFiles = Mapping[str, "str | bytes | os.PathLike[str] | IO[str] | IO[bytes]"] | Iterable[FileSource]
-"""Files for the program: a mapping from name to content, path or open file; or a list of paths, folders (all
-that is in them), open files and `InputFile`s. The program finds them in `/tmp/input`: a file by its base name,
-what is in a folder where it lies in that, what was given a name (`data/a.csv`) by the name."""
+"""Files for the program: a mapping from name to content, path or open file, or a list of paths, folders, open
+files and `InputFile`s. In `/tmp/input`, a file has its base name, the content of a folder keeps its structure,
+and a named file has its name (`data/a.csv`)."""
 
 _USUAL_MODE = 0o644
 _HAS_PREAD = hasattr(os, "pread")
@@ -77,7 +77,7 @@ class FileOnDisk(Content):
             except OSError as error:
                 raise unreadable(self._name, error) from error
             if not unchanged or len(chunk) < min(CHUNK, end - start):
-                raise InvalidRequestError(f"the input file {self._name!r} was changed while it was being sent")
+                raise InvalidRequestError(f"the input file {self._name!r} changed while it was being sent")
             yield chunk
 
 
@@ -95,16 +95,20 @@ def encode_files(given: object) -> list[dict[str, Any]]:
     for path, source in pairs:
         name = _place(path)
         if name in files:
-            raise InvalidRequestError(f"two input files have the name {name!r}: give them names, or a folder")
+            raise InvalidRequestError(
+                f"two input files have the name {name!r}; pass a mapping with different names, or a folder"
+            )
         if len(files) >= MAX_INPUT_FILES:
-            raise InvalidRequestError(f"more than {MAX_INPUT_FILES} input files cannot be sent")
+            raise InvalidRequestError(
+                f"there are more than {MAX_INPUT_FILES} input files; pack them into an archive"
+            )
         content = _content(name, source)
         large = len(content) > SPOOLED
         files[name] = content if large else base64.b64encode(bytes(content)).decode("ascii")
         if (mode := _mode(source)) is not None:
             modes[name] = mode
     if (both := clash(set(files))) is not None:
-        raise InvalidRequestError(f"{both!r} is an input file, and another has it for a folder")
+        raise InvalidRequestError(f"{both!r} is an input file and also the folder of another one")
     return [
         {"filename": name, "content": content, **({"mode": modes[name]} if name in modes else {})}
         for name, content in files.items()

@@ -1,4 +1,4 @@
-"""What stands for an argument that was left out, where None means something itself."""
+"""The default of arguments for which None has a meaning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NO_LIMIT_S = 365 * 86400.0
 
 
 class NotGiven(Enum):
-    """The type of `NOT_GIVEN`, the default of arguments for which None means something itself.
+    """The type of `NOT_GIVEN`, the default of arguments for which None has a meaning.
 
     Example:
         ```python
@@ -31,7 +31,7 @@ class NotGiven(Enum):
 
 
 NOT_GIVEN = NotGiven.NOT_GIVEN
-"""The argument was left out."""
+"""The argument was omitted."""
 
 
 def limit_s(timeout: float | None) -> float:

@@ -1,7 +1,4 @@
-"""What a client tells those who want to know: requests, answers, repetitions, looks.
-
-Never bodies, queries or keys.
-"""
+"""Hooks: callbacks for requests, answers, retries and polls. Events never contain bodies, queries or keys."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ class RequestEvent:
     """A request is about to be sent.
 
     Attributes:
-        operation: Its name in the endpoint table; `stream_events`, `stream_logs` and `stream_service_logs` open
-            answers that come piece by piece, `terminal` opens a WebSocket.
+        operation: Name in the endpoint table. `stream_events`, `stream_logs` and `stream_service_logs` open
+            event streams, and `terminal` opens a WebSocket.
         method: HTTP method.
-        path: Template of its path, such as `/jobs/{id}`.
-        attempt: 1 for the first time.
-        body_bytes: Size of its body.
+        path: Template of the path, such as `/jobs/{id}`.
+        attempt: Number of the attempt, from 1.
+        body_bytes: Size of the body.
     """
 
     operation: str
@@ -31,15 +28,15 @@ class RequestEvent:
 
 @dataclass(frozen=True, slots=True)
 class ResponseEvent:
-    """An answer has come.
+    """An answer has arrived.
 
     Attributes:
-        request: What it answers.
-        status: HTTP status; 101 of a WebSocket that is open.
-        seconds: From the first byte sent to the last one received, waiting for a free connection included; of a
-            stream and a WebSocket until they are open.
-        body_bytes: Size of its body; None of a stream and a WebSocket, whose bytes are still to come.
-        request_id: The server's id of the request, for its log.
+        request: The request.
+        status: HTTP status; 101 for an open WebSocket.
+        seconds: Time from the start of the request, including the wait for a free connection, to the last byte;
+            for a stream or WebSocket, until it is open.
+        body_bytes: Size of the body; None for streams and WebSockets.
+        request_id: The server's id of the request, as in its log.
     """
 
     request: RequestEvent
@@ -51,13 +48,13 @@ class ResponseEvent:
 
 @dataclass(frozen=True, slots=True)
 class RetryEvent:
-    """A request failed and is sent again, or what it had opened broke and is opened again.
+    """A request failed and is sent again, or a stream broke and is reopened.
 
     Attributes:
-        operation: As in `RequestEvent`.
-        attempt: The one that failed, from 1; of what was open, how often it broke without a new byte between.
-        delay_s: Seconds until the next one.
-        error: Why; an `APIError` has a `status`.
+        operation: See `RequestEvent`.
+        attempt: Number of the failed attempt, from 1; for a stream, the number of breaks without a new byte.
+        delay_s: Seconds until the next attempt.
+        error: The error; an `APIError` has a `status`.
     """
 
     operation: str
@@ -68,14 +65,14 @@ class RetryEvent:
 
 @dataclass(frozen=True, slots=True)
 class PollEvent:
-    """Jobs that are waited for were looked at. Each look is a request, too, and told as such before.
+    """Jobs were polled. Each poll is also a request, with its own events.
 
     Attributes:
-        operation: `get_job` for one job; `wait_jobs` for many of a `map` at once.
-        job_ids: Which jobs.
-        number: How many looks at them there were, this one included.
-        ended: How many of them have ended.
-        seconds: How long they have been waited for.
+        operation: `get_job` for one job; `wait_jobs` for the jobs of a `map`.
+        job_ids: Ids of the jobs.
+        number: Number of the poll, from 1.
+        ended: Number of jobs that have ended.
+        seconds: Time since the wait began.
     """
 
     operation: str
@@ -87,16 +84,16 @@ class PollEvent:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Called by a client, in its order of events; an async client awaits what can be awaited.
+    """Callbacks of a client. An async client awaits awaitable results.
 
-    An error that a hook raises is raised by the call, which first ends on the server what it began there. While
-    it does so, and whenever else it cleans up, hooks are still called, but their errors are only logged.
+    An exception in a hook is raised by the call, after the call has cancelled what it started on the server.
+    Exceptions in hooks during a clean-up are only logged.
 
     Attributes:
-        request: Before each request, also those that open a stream or a WebSocket.
-        response: After each answer, whatever its status.
-        retry: Before the pause after which a request is sent again.
-        poll: After each look at jobs that are waited for.
+        request: Called before each request, including those that open a stream or a WebSocket.
+        response: Called after each answer with any status.
+        retry: Called before the pause that precedes a retry.
+        poll: Called after each poll of jobs.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""The list of languages, kept for an hour in `~/.unsandbox`, a file that all clients of this API share.
+"""The list of languages, cached for an hour in `~/.unsandbox`, in a file that all clients of this API share.
 
 `languages.json` is the hosted service's list, whoever wrote it; other servers have a file of their own beside
 it, so that none masks another. What cannot be understood is not there, and a cache that cannot be written is no

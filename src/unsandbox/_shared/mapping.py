@@ -1,4 +1,4 @@
-"""Many jobs at once: what is asked for, what comes of each, and how far it is."""
+"""The requests, outcomes and progress of a map."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from unsandbox.errors import InvalidRequestError, UnsandboxError
 from unsandbox.protocol.models import Job
 
 Request = Mapping[str, Any] | tuple[str, str]
-"""One job: the arguments of `execute` by name, or just language and code."""
+"""One job: a mapping with arguments of `execute`, or a pair of language and code."""
 
 _OPTIONS = frozenset({*ExecuteOptions.__struct_fields__, "timeout"})
 
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """What came of one request.
+    """The outcome of one request of a map.
 
     Attributes:
-        index: Which one it was, from 0.
-        request: The request itself.
-        job: The job as it ended; None when there is an error.
-        error: Why there is no job: it could not be sent, or was refused.
+        index: Number of the request, from 0.
+        request: The request.
+        job: The finished job; None if there is an error.
+        error: The error, if the job could not be run.
     """
 
     index: int
@@ -35,20 +35,20 @@ class Mapped:
     def result(self) -> Job:
         """Return the job, or raise the error."""
         if self.job is None:
-            raise self.error or UnsandboxError("there is no result")
+            raise self.error or UnsandboxError("the request has no result")
         return self.job
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a map is.
+    """The progress of a map.
 
     Attributes:
-        started: Requests taken so far.
-        running: Jobs on the server now.
-        done: Requests whose outcome is known.
-        failed: Those of them that have an error and no job.
-        total: How many there will be; None when the requests do not know their number.
+        started: Number of requests read so far.
+        running: Number of jobs on the server.
+        done: Number of requests with a known outcome.
+        failed: Number of those that have an error instead of a job.
+        total: Number of all requests; None if unknown.
     """
 
     started: int
@@ -71,7 +71,7 @@ def options_of(request: Request) -> tuple[ExecuteOptions, float | None]:
             given = dict(zip(("language", "code"), request, strict=True))
         except (TypeError, ValueError):
             raise InvalidRequestError(
-                "a request must be the arguments of execute by name, or (language, code)"
+                "a request must be a mapping with arguments of execute, or a pair (language, code)"
             ) from None
     if unknown := set(given) - _OPTIONS:
         raise InvalidRequestError(f"execute has no argument {min(map(str, unknown))!r}")

@@ -1,4 +1,4 @@
-"""From the arguments of a call to the bytes of its request, refused here when the server would refuse them."""
+"""Encodes and validates the arguments of an execution."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def encode_execution(options: ExecuteOptions, timeout: float | None = None) -> P
     body: dict[str, Any] = {"language": _text("language", language), "code": _text("code", code)}
     needs: list[str] = []
     if not language.strip():
-        raise InvalidRequestError("language is empty: name one, such as 'python'")
+        raise InvalidRequestError("language is empty; pass a name such as 'python'")
     if options.env:
         body["env"] = _environment(options.env)
     if options.input_files:

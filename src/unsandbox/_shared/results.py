@@ -1,6 +1,6 @@
-"""The dicts that the functions of `un` and `un_async` return, for type checkers and editors.
+"""Types of the dicts that the functions of `un` and `un_async` return.
 
-They are the server's JSON objects as they came, so members may be missing and unknown ones may be there.
+The dicts are the server's JSON objects, unchanged: members may be missing, and there may be further ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which server a client talks to."""
+"""The address of the server."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def parse_base(base_url: str) -> ServerAddress:
         parts = urlsplit(base_url)
         _ = parts.port
     except ValueError:
-        problem = "it cannot be read as a URL"
+        problem = "it is not a URL"
     else:
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             problem = "it must start with http:// or https:// and name a host, or be 'local'"
         elif parts.username is not None or parts.password is not None:
-            problem = "it holds a user name; keys are given apart from it"
+            problem = "it contains a user name; pass keys separately"
         elif parts.query or parts.fragment:
-            problem = "it holds a query or a fragment"
+            problem = "it contains a query or a fragment"
         elif not (base_url.isascii() and base_url.isprintable()) or " " in base_url:
-            problem = "it holds a blank or a non-ASCII character; write such a host in its xn-- form"
+            problem = "it contains a space or a non-ASCII character; write such a host in its xn-- form"
     if problem:
         # The URL is not shown: it may hold a password.
-        raise InvalidRequestError(f"the API base URL cannot be used: {problem}")
+        raise InvalidRequestError(f"invalid API base URL: {problem}")
     return ServerAddress(f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/"))

@@ -70,6 +70,8 @@ class Signer:
             return False
         self._corrected = True
         if self._clock.offset == self._offset:
-            logger.warning("this machine's clock is %.0f s off the server's, which is used instead", -offset)
+            logger.warning(
+                "this machine's clock differs from the server's by %.0f s; using the server's time", -offset
+            )
         self._clock.offset = offset
         return True
