@@ -54,9 +54,11 @@ test-languages: install ## Install every toolchain into a folder ($(TOOLCHAINS))
 abuse: install ## Attack every kind of sandbox, and a server, and print what stopped it (JSON=1: as JSON)
 	@$(PY) -m tests.abuse.table $(if $(JSON),--json)
 
-lint: install ## Check style, format, types, layers and that the sync tree is generated from the async one
+lint: install ## Check style, format, spelling, dead code, types, layers, and that the sync tree is generated
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) -m vulture
+	@$(PY) -m codespell_lib src docs tests scripts examples benchmarks changes Makefile *.md
 	@$(PY) -m mypy
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()'
 	@$(PY) scripts/unasync.py --check

@@ -519,4 +519,3 @@ LOGS: tuple[Endpoint, ...] = (
     ),
 )
 
-STATE_ENDPOINTS: tuple[Endpoint, ...] = SESSIONS + SERVICES + SNAPSHOTS + IMAGES + LOGS

@@ -78,7 +78,6 @@ class PrivateApt:
                     f"{program} is missing: toolchains are installed from Debian packages, by apt. Elsewhere "
                     "install them with the system's own means; they are used from /usr (--host)"
                 )
-        self._status = status
         self.archives = work / "archives"
         self._lists = work / "state" / "lists"
         for folder in (self._lists / "partial", work / "cache", self.archives / "partial"):
