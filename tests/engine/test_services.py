@@ -6,6 +6,7 @@ import asyncio
 import errno
 import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -325,14 +326,16 @@ async def test_a_program_that_writes_without_end_neither_fills_the_disk_nor_stop
 
     follower = asyncio.create_task(follow())
     began, begun_at = asyncio.get_running_loop().time(), kept.end
-    longest, last = 0.0, began
-    while (now := asyncio.get_running_loop().time()) < began + 2.0:
+    # How long one step holds the loop, in CPU time of its thread: the machine may have much else to do.
+    longest, last = 0.0, time.thread_time()
+    while asyncio.get_running_loop().time() < began + 2.0:
+        now = time.thread_time()
         longest, last = max(longest, now - last), now
         await asyncio.sleep(0.001)
     follower.cancel()
     await asyncio.gather(follower, return_exceptions=True)
     assert kept.end - begun_at < 20 << 20
-    assert longest < 1.0
+    assert longest < 0.5
     assert len(kept.tail(None)[0]) <= 16 << 20
 
 

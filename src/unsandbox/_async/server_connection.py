@@ -148,7 +148,7 @@ class ServerConnection:
         """Return the same connections for a clean-up, which neither a hook's error nor `close` stops."""
         other = copy.copy(self)
         other.observer = Observer(self.observer.hooks, cleaning=True)
-        other._cleaning = True
+        other._cleaning = True  # noqa: SLF001 - a copy of this
         return other
 
     def enter(self) -> None:

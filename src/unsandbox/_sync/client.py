@@ -167,8 +167,8 @@ class Client(
         other = copy.copy(self)
         mine = self._connection
         server = mine.server.with_options(None if timeout is NOT_GIVEN else limit_s(timeout), retry, hooks)
-        other._connection = mine.over(server, mine.otp if otp is NOT_GIVEN else otp)
-        other._shares_connections = True
+        other._connection = mine.over(server, mine.otp if otp is NOT_GIVEN else otp)  # noqa: SLF001 - a copy of this
+        other._shares_connections = True  # noqa: SLF001 - as above
         return other
 
     def languages(self) -> Languages:

@@ -115,7 +115,7 @@ class Server:
 
     def sockets(self) -> list[int]:
         """Return the file descriptors that listen (a forked child must close them)."""
-        server = None if self._site is None else self._site._server
+        server = None if self._site is None else self._site._server  # noqa: SLF001 - aiohttp shows it nowhere else
         return [sock.fileno() for sock in getattr(server, "sockets", ())]
 
     def _application(self) -> web.Application:

@@ -518,4 +518,3 @@ LOGS: tuple[Endpoint, ...] = (
         summary="Read the server's own log lines that concern this key.",
     ),
 )
-

@@ -101,7 +101,7 @@ class GvisorJob(WarmJob):
     """A job in a sandbox that was waiting: it does not wait until gVisor's kernel is gone."""
 
     # Not as in other warm sandboxes: gVisor's kernel holds the output to the end.
-    _look_again = SandboxJob._look_again
+    _look_again = SandboxJob._look_again  # noqa: SLF001 - its own base class
 
     def _wind_up(self) -> None:
         super()._wind_up()

@@ -45,7 +45,7 @@ _KILLED = 137
 class SandboxJob:
     """A job from its request to its outcome; implements `RunningJob` and the launcher's `JobEvents`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only, and made in one place
         self,
         spec: SandboxSpec,
         *,

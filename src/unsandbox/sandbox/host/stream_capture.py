@@ -18,7 +18,7 @@ _ROUNDS = 8
 class StreamCapture:
     """The read end of a pipe, drained on the event loop until its last writer is gone."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only, and made in one place
         self,
         name: str,
         fd: int,

@@ -140,7 +140,7 @@ class Language:
         """Return the bounds of a program when nobody says otherwise."""
         return Limits(wall_s=self.time_s)
 
-    def build_spec(
+    def build_spec(  # noqa: PLR0913 - keyword-only: what a request may say
         self,
         code: str | bytes,
         *,
