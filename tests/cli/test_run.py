@@ -34,7 +34,7 @@ def test_a_file_is_run_in_the_language_of_its_extension_with_arguments(un, file)
 def test_a_shebang_names_the_language(un, file):
     assert un.text(file("script", "#!/usr/bin/env perl\nprint 'perl'")) == "perl"
     done = un(file("nothing", "text"), check=False)
-    assert (done.returncode, b"-s LANG" in done.stderr) == (2, True)
+    assert (done.returncode, b"un -l LANG nothing" in done.stderr) == (2, True)
 
 
 def test_inline_code_and_code_on_standard_input(un):

@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 import click
 
 from unsandbox._shared.server import parse_base
-from unsandbox.cli.output import parse_env
+from unsandbox.cli.program_input import parse_env
 from unsandbox.credentials import _parse as parse_accounts
 from unsandbox.engine.accounts import audit
 from unsandbox.engine.config import EngineConfig

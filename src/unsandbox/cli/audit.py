@@ -34,8 +34,10 @@ def verify_log(data: Path, as_json: bool) -> None:
         print_json(members | {"ok": not verdict.problem})
     elif verdict.problem:
         click.echo(f"damaged: {verdict.problem}; the {verdict.lines} lines before it are intact", err=True)
+    elif not verdict.lines:
+        click.echo(f"empty: nothing has been logged in {folder}", err=True)
     else:
-        click.echo(f"intact: {verdict.lines} lines, last MAC {verdict.last_mac}")
+        click.echo(f"intact: {verdict.lines} lines in {folder}, last MAC {verdict.last_mac}")
     if verdict.problem:
         raise click.exceptions.Exit(1)
 

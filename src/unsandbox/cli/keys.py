@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,10 +95,13 @@ def keys() -> None:
 @keys.command()
 @DATA_OPTION
 @JSON_OPTION
+@click.option(
+    "--export", is_flag=True, help='Print shell commands: eval "$(un keys create --export)" uses the new key.'
+)
 @click.option("--note", default="", help="Purpose of the key, shown in the list.")
 @click.option("--otp", is_flag=True, help="Require a one-time code (TOTP) for deleting and unlocking.")
 @_settings_options(tier=1)
-def create(data: Path, as_json: bool, note: str, otp: bool, **settings: Any) -> None:
+def create(data: Path, as_json: bool, export: bool, note: str, otp: bool, **settings: Any) -> None:
     """Create a key pair. The secret is shown only once."""
     otp_secret = pyotp.random_base32() if otp else None
     with open_keys(data) as ring:
@@ -111,6 +114,10 @@ def create(data: Path, as_json: bool, note: str, otp: bool, **settings: Any) -> 
     if as_json:
         members = {"public_key": pair.public_key, "secret_key": pair.secret_key}
         print_json(members | ({"otp_secret": otp_secret, "otp_uri": otp_uri} if otp else {}))
+        return
+    if export:
+        click.echo(f"export UNSANDBOX_PUBLIC_KEY={pair.public_key}")
+        click.echo(f"export UNSANDBOX_SECRET_KEY={pair.secret_key}")
         return
     click.echo(f"public key  {pair.public_key}")
     click.echo(f"secret key  {pair.secret_key}")
@@ -140,6 +147,7 @@ def change(public_key: str, data: Path, as_json: bool, unlimited: str | None, **
     changes = dict.fromkeys(names) | _given(settings)
     if not changes:
         raise click.UsageError("no setting was named; `un keys set --help` lists them")
+    _must_have_keys(data)
     with open_keys(data) as ring:
         changed = ring.change(public_key, **changes)
     if changed is None:
@@ -156,8 +164,10 @@ def change(public_key: str, data: Path, as_json: bool, unlimited: str | None, **
 @JSON_OPTION
 def list_keys(data: Path, as_json: bool) -> None:
     """List all keys, oldest first, without their secrets."""
-    with open_keys(data) as ring:
-        rows = ring.list()
+    rows: Sequence[KeyRow] = ()
+    if _has_keys(data):
+        with open_keys(data) as ring:
+            rows = ring.list()
     if as_json:
         print_json({"keys": [_members(row) for row in rows], "count": len(rows)})
         return
@@ -165,7 +175,7 @@ def list_keys(data: Path, as_json: bool) -> None:
         state = "revoked" if row.revoked_at else "expired" if _expired(row) else "valid"
         click.echo(f"{row.public_key}  {state:8}  {_date(row.created_at)}  {row.note}".rstrip())
     if not rows:
-        click.echo("no keys; `un keys create` creates one", err=True)
+        click.echo(f"no keys in {data.expanduser()}; `un keys create` creates one", err=True)
 
 
 @keys.command()
@@ -174,6 +184,7 @@ def list_keys(data: Path, as_json: bool) -> None:
 @JSON_OPTION
 def revoke(public_key: str, data: Path, as_json: bool) -> None:
     """Revoke a key for good. A running server refuses it within a second."""
+    _must_have_keys(data)
     with open_keys(data) as ring:
         if not ring.revoke(public_key):
             raise click.ClickException(_NO_SUCH_KEY)
@@ -181,6 +192,16 @@ def revoke(public_key: str, data: Path, as_json: bool) -> None:
         print_json({"public_key": public_key, "valid": False})
     else:
         click.echo(f"revoked {public_key}")
+
+
+def _has_keys(data: Path) -> bool:
+    """Whether a folder is one of a server: looking for keys makes none."""
+    return (data.expanduser() / "server.key").exists()
+
+
+def _must_have_keys(data: Path) -> None:
+    if not _has_keys(data):
+        raise click.ClickException(f"no keys in {data.expanduser()}; name a server's data folder with --data")
 
 
 @contextlib.contextmanager

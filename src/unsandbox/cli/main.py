@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -37,7 +38,8 @@ COMMANDS = {
 
 WITH_VALUE = frozenset(
     {
-        *("-s", "--shell", "-e", "--env", "--env-file", "-f", "--file", "-F", "--file-path", "-o", "--output"),
+        *("-s", "--shell", "-l", "--lang", "-e", "--env", "--env-file", "-f", "--file", "-F", "--file-path"),
+        *("-o", "--output"),
         *("-p", "--public-key", "-k", "--secret-key", "--account", "--api-base", "--otp", "-n", "--network"),
         *("-v", "--vcpu", "-t", "--ttl", "--timeout", "--isolation", "--stdin"),
     }
@@ -84,6 +86,10 @@ def with_command(words: Sequence[str]) -> list[str]:
         >>> with_command(["-n", "zerotrust", "a.py"]), with_command(["--local", "session", "list"])
         (['run', '-n', 'zerotrust', 'a.py'], ['session', 'list', '--local'])
     """
+    if words and words[0] in ("version", "-V"):
+        return ["--version"]
+    if words and words[0] == "help":
+        return [*words[1:], "--help"]
     before: list[str] = []
     rest = iter(words)
     for word in rest:
@@ -121,14 +127,35 @@ def main(arguments: list[str] | None = None) -> None:
             stream.write(help_text())
             stream.flush()
             sys.exit(0 if words else EXIT_ARGUMENTS)
-        _dispatch(words)
+        try:
+            _dispatch(words)
+        finally:
+            # Here, where an error is one line, and not when the interpreter ends.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("un: interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader closed the pipe. Without this the interpreter reports the error again when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         sys.exit(EXIT_ERROR)
+    except OSError as error:
+        # A full disk, no more processes or descriptors: nothing that a traceback would help with.
+        _forget_output()
+        sys.stderr.write(f"un: {error.strerror or error}\n")
+        sys.exit(EXIT_ERROR)
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        sys.stderr.write("un: the system allows no more threads (ulimit -u)\n")
+        sys.exit(EXIT_ERROR)
+
+
+def _forget_output() -> None:
+    """Have the interpreter not try again to write what could not be written."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(words: Sequence[str]) -> None:

@@ -112,31 +112,6 @@ def confirm(yes: bool, question: str) -> None:
         raise click.ClickException("cancelled; nothing was changed")
 
 
-def parse_env(pairs: Sequence[str], env_file: Path | None) -> dict[str, str]:
-    """Return variables from `K=V` words and from a file of such lines; words override the file.
-
-    Raises:
-        click.BadParameter: A word or line has no `=` or no name, or the file is not UTF-8 text.
-    """
-    found: dict[str, str] = {}
-    try:
-        lines = env_file.read_text("utf-8").splitlines() if env_file else []
-    except UnicodeDecodeError:
-        raise click.BadParameter(f"{env_file} is not UTF-8 text") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            name, equals, value = line.strip().removeprefix("export ").partition("=")
-            if not (equals and name.strip()):
-                raise click.BadParameter(f"line {number} of {env_file} is not NAME=VALUE")
-            found[name.strip()] = value
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (equals and name):
-            raise click.BadParameter("--env takes NAME=VALUE")
-        found[name] = value
-    return found
-
-
 def pass_through(events: JobStream, client: Client, quiet: bool = False) -> Job:
     """Copy a program's output to standard output and error, byte for byte; return the finished job.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import signal
 import sys
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unsandbox.cli.connection import connection_options, open_client
-from unsandbox.cli.main import COMMANDS
 from unsandbox.cli.options import (
     ENV_FILE_OPTION,
     ENV_OPTION,
@@ -23,7 +21,8 @@ from unsandbox.cli.options import (
     NETWORK_OPTION,
     VCPU_OPTION,
 )
-from unsandbox.cli.output import exit_code_of, parse_env, pass_through, print_json, save_artifacts
+from unsandbox.cli.output import exit_code_of, pass_through, print_json, save_artifacts
+from unsandbox.cli.program_input import parse_env, piped_input, program
 
 if TYPE_CHECKING:
     from unsandbox import Client, Job
@@ -36,8 +35,9 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="FILE|CODE|-")
 @click.argument("arguments", nargs=-1, metavar="[-- ARGS...]")
 @click.option(
-    "-s", "--shell", "language", metavar="LANG", help="Language; the first argument is then the code itself."
+    "-s", "--shell", "inline", metavar="LANG", help="Language; the first argument is then the code itself."
 )
+@click.option("-l", "--lang", "language", metavar="LANG", help="Language of FILE, whatever its name.")
 @click.option(
     "--guess",
     is_flag=True,
@@ -93,6 +93,7 @@ if TYPE_CHECKING:
 def run(
     source: str,
     arguments: tuple[str, ...],
+    inline: str | None,
     language: str | None,
     guess: bool,
     pairs: tuple[str, ...],
@@ -112,11 +113,14 @@ def run(
 ) -> None:
     """Run a program, forwarding its output and exit code.
 
-    The extension or the #! line of FILE names its language. With -s LANG the argument is the code itself. A
-    single - reads the code from standard input.
+    The extension or the #! line of FILE names its language, unless -l does. With -s LANG the argument is the
+    code itself. A single - reads the code from standard input. A pipe or file on standard input is the
+    program's.
     """
-    language, code = _program(source, language, guess)
-    stdin = None if stdin_file is None else stdin_file.read()
+    if inline is not None and language is not None:
+        raise click.UsageError("-s names the language of inline code and -l that of a file; give one of them")
+    language, code = program(source, inline, language, guess)
+    stdin = stdin_file.read() if stdin_file is not None else b"" if source == "-" else piped_input()
     options = {
         "env": parse_env(pairs, env_file) or None,
         "input_files": [*files, *paths] or None,
@@ -172,52 +176,3 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
     finally:
         for number in before:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _program(source: str, language: str | None, guess: bool) -> tuple[str, str]:
-    """Return the language and the code that the arguments name."""
-    if source == "-":
-        code = _text(sys.stdin.buffer.read())
-        return language or _by_content(code, "standard input", guess), code
-    if language is not None:
-        return language, source
-    path = Path(source)
-    try:
-        code = _text(path.read_bytes())
-    except OSError as error:
-        import difflib
-
-        alike = difflib.get_close_matches(source, COMMANDS, 1)
-        raise click.UsageError(
-            f"cannot read {source!r}: {error.strerror}. "
-            + (f"Did you mean `un {alike[0]}`?" if alike else "To run inline code: un -s LANG CODE")
-        ) from error
-    from unsandbox.protocol.languages import detect_language
-
-    return detect_language(path.name) or _by_content(code, source, guess), code
-
-
-def _text(data: bytes) -> str:
-    """Return a program's text: UTF-8, or what its byte order mark says (PowerShell writes UTF-16)."""
-    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
-    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-    for mark, encoding in marks.items():
-        if data.startswith(mark):
-            with contextlib.suppress(UnicodeDecodeError):
-                return data.decode(encoding)
-    return data.decode("utf-8", "surrogateescape")
-
-
-def _by_content(code: str, what: str, guess: bool) -> str:
-    from unsandbox.protocol.languages import detect_shebang
-
-    language = detect_shebang(code)
-    if language is None and guess:
-        from unsandbox.protocol.guess import guess_language
-
-        language = guess_language(code)
-        if language is not None:
-            click.echo(f"un: {what} looks like {language}", err=True)
-    if language is None:
-        raise click.UsageError(f"the language of {what} is unknown; name it: un -s LANG - < FILE")
-    return language

@@ -37,17 +37,25 @@ logger = logging.getLogger("unsandbox.serve")
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8787, show_default=True, help="Port to listen on; 0 picks a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8787,
+    show_default=True,
+    help="Port to listen on; 0 picks a free one.",
+)
 @DATA_OPTION
 @click.option("--tls-cert", type=click.Path(dir_okay=False, path_type=Path), help="Certificate chain (PEM).")
 @click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="Private key (PEM).")
 @click.option(
     "--max-running",
+    type=click.IntRange(min=0),
     default=0,
     help="Maximum number of concurrent sandboxes; 0 means two per CPU, at least four.",
 )
 @click.option(
     "--concurrency",
+    type=click.IntRange(min=1),
     default=EngineConfig().concurrency_per_key,
     show_default=True,
     help="Jobs that one key may have queued or running.",
@@ -64,7 +72,13 @@ logger = logging.getLogger("unsandbox.serve")
     "--toolchains",
     help="Source of the sandboxes' /usr: 'host', a folder made by `un languages install`, or 'auto' (default).",
 )
-@click.option("--max-body", default=192, show_default=True, help="Largest request body in MiB.")
+@click.option(
+    "--max-body",
+    type=click.IntRange(min=1),
+    default=192,
+    show_default=True,
+    help="Largest request body in MiB.",
+)
 @click.option(
     "--blobs",
     envvar="UNSANDBOX_BLOBS",

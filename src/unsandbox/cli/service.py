@@ -23,7 +23,8 @@ from unsandbox.cli.options import (
     VCPU_OPTION,
     YES_OPTION,
 )
-from unsandbox.cli.output import confirm, parse_env, print_json, print_result, show
+from unsandbox.cli.output import confirm, print_json, print_result, show
+from unsandbox.cli.program_input import parse_env
 from unsandbox.cli.verbs import add_get, add_list, add_protected, add_run, add_snapshot, add_verb
 from unsandbox.errors import NotFoundError
 from unsandbox.protocol.logs import LogLine
