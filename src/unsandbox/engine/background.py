@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import functools
+import os
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+LARGE_BYTES = 1 << 18
+_LARGE_AT_ONCE = 2
+_pools: dict[int, ThreadPoolExecutor] = {}
 
 
 class Background:
@@ -42,3 +49,17 @@ async def run_uncancelled(work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+async def run_large(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that reads or writes `size` bytes: at once when they are few, else in one of two threads.
+
+    Other requests go on meanwhile, and no more than two such calls take memory at a time.
+    """
+    if size <= LARGE_BYTES:
+        return work(*arguments)
+    # By process: the threads of a pool do not exist in a forked child.
+    pool = _pools.get(os.getpid())
+    if pool is None:
+        pool = _pools[os.getpid()] = ThreadPoolExecutor(_LARGE_AT_ONCE, thread_name_prefix="unsandbox-large")
+    return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(work, *arguments))

@@ -96,6 +96,19 @@ def _with_half_pair(value: Any, path: str = "") -> Iterator[str]:
         yield from itertools.islice((hit for at, item in numbered for hit in _with_half_pair(item, at)), 1)
 
 
+def encode_text(text: str) -> bytes:
+    r"""Return the JSON string of a text.
+
+    Raises:
+        InvalidRequestError: As `encode`.
+
+    Example:
+        >>> encode_text("a\tb")
+        b'"a\\tb"'
+    """
+    return _written(_encoder, {"": text})[len(b'{"":') : -1]
+
+
 def encode_request(value: WireModel | Mapping[str, Any]) -> bytes | Pieces:
     r"""Return the JSON body of a request, as `encode_pieces`; bytes that are no UTF-8 are sent as they are.
 

@@ -236,11 +236,14 @@ class Pieces:
     """A text of bytes and, between them, the base64 of contents; made anew each time that it is read.
 
     Args:
-        parts: What it consists of, in order.
+        parts: The bytes and contents that it consists of, in order.
+
+    Attributes:
+        parts: The same.
     """
 
     def __init__(self, parts: Sequence[bytes | Content]) -> None:
-        self._parts = parts
+        self.parts = parts
         self._size = sum(len(part) if isinstance(part, bytes) else base64_length(len(part)) for part in parts)
 
     def __len__(self) -> int:
@@ -252,7 +255,7 @@ class Pieces:
         Raises:
             OSError: A file cannot be read any more, or is not what it was.
         """
-        for part in self._parts:
+        for part in self.parts:
             if isinstance(part, bytes):
                 yield part
             else:

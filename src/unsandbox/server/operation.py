@@ -10,6 +10,7 @@ from aiohttp import web
 
 from unsandbox.engine import Engine, RequestError, UnknownObject
 from unsandbox.engine.accounts.audit import code_hash
+from unsandbox.engine.encoding import encode_answer, whole
 from unsandbox.protocol import codec
 from unsandbox.protocol.contents import Pieces
 from unsandbox.protocol.endpoints.endpoint import Endpoint
@@ -80,14 +81,14 @@ class Operation:
         if self._once_per_key and call.idempotency_key:
             body: bytes | Pieces = await self._answer_once(call, request, call.idempotency_key)
         else:
-            body = self._encoded(await self._handler(call))
+            body = await self._encoded(await self._handler(call))
         return json_response(self._endpoint.status, body)
 
     async def _answer_once(self, call: Call, request: web.Request, key: str) -> bytes:
         """Return the answer of the first request with this key; the handler runs for that one alone."""
 
         async def make() -> bytes:
-            return codec.encode(await self._handler(call))
+            return whole(await encode_answer(await self._handler(call)))
 
         async def describe(kind: str, object_id: str) -> bytes | None:
             return await _describe(call, kind, object_id)
@@ -97,8 +98,8 @@ class Operation:
         fingerprint = hashlib.sha256(request.raw_path.encode() + b"\0" + content).hexdigest()
         return await self._engine.replies.once(call.owner, key, fingerprint, make, describe)
 
-    def _encoded(self, answer: WireModel) -> bytes | Pieces:
-        return self._engine.jobs.encoded(answer) if type(answer) is Job else codec.encode_pieces(answer)
+    async def _encoded(self, answer: WireModel) -> bytes | Pieces:
+        return await (self._engine.jobs.encoded(answer) if type(answer) is Job else encode_answer(answer))
 
     def _audit(self, call: Call, status: int) -> None:
         if self._engine.audit is None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 
 from aiohttp import web
 
 from unsandbox.engine import InvalidRequest
+from unsandbox.engine.encoding import encode_answer
 from unsandbox.protocol import codec, models
+from unsandbox.protocol.contents import chunks_of
 from unsandbox.protocol.events import (
     CURSOR_HEADER,
     CURSOR_QUERY,
@@ -46,21 +49,23 @@ async def stream_events(request: web.Request, call: Call) -> web.StreamResponse:
     response = await _open_stream(request)
     with contextlib.suppress(ConnectionError):
         async for event in call.engine.jobs.follow(call.owner, job_id, cursor, KEEPALIVE_S):
-            await response.write(_event_bytes(event))
+            for piece in await _event_pieces(event):
+                await response.write(piece)
         await response.write_eof()
     return response
 
 
-def _event_bytes(event: tuple[str, bytes, Cursor] | models.Job | None) -> bytes:
+async def _event_pieces(event: tuple[str, bytes, Cursor] | models.Job | None) -> Iterable[bytes]:
     if event is None:
-        return b": keepalive\n\n"
+        return (b": keepalive\n\n",)
     if isinstance(event, models.Job):
         if any(artifact.LAZY_FIELD for artifact in event.artifacts or ()):
             event = event.replace(artifacts=None, artifacts_apart=True)
-        return f"event: {RESULT_EVENT}\ndata: ".encode() + codec.encode(event) + b"\n\n"
+        encoded = chunks_of(await encode_answer(event))
+        return (f"event: {RESULT_EVENT}\ndata: ".encode(), *encoded, b"\n\n")
     stream, data, cursor = event
     chunk = codec.encode(OutputChunk.of(stream, data))
-    return f"event: {OUTPUT_EVENT}\nid: {cursor}\ndata: ".encode() + chunk + b"\n\n"
+    return (f"event: {OUTPUT_EVENT}\nid: {cursor}\ndata: ".encode() + chunk + b"\n\n",)
 
 
 async def _open_stream(request: web.Request) -> web.StreamResponse:

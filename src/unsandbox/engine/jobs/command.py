@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 
+from unsandbox.engine.background import run_large
 from unsandbox.engine.errors import RequestError
 from unsandbox.engine.jobs.records import JobRecord
-from unsandbox.engine.jobs.results import command_result, failed_result
+from unsandbox.engine.jobs.results import captured_size, command_result, failed_result
 from unsandbox.protocol import models
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox.errors import SandboxError
@@ -47,7 +48,8 @@ class CommandJob:
             return failed_result(record, JobStatus.CANCELLED, "the command was cancelled")
         error = self._task.exception()
         if error is None:
-            return _ended(record, self._task.result())
+            outcome = self._task.result()
+            return await run_large(captured_size(outcome), _ended, record, outcome)
         if isinstance(error, RequestError):
             return failed_result(record, JobStatus.FAILED, error.message)
         if isinstance(error, SandboxError):

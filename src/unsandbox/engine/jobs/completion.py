@@ -7,11 +7,12 @@ import logging
 from collections import Counter, OrderedDict
 
 from unsandbox.engine.context import Context
+from unsandbox.engine.encoding import encode_answer
 from unsandbox.engine.jobs.records import JobRecord
 from unsandbox.engine.jobs.rows import row_of
 from unsandbox.engine.jobs.table import JobTable
 from unsandbox.engine.store.rows import JobRow
-from unsandbox.protocol import codec, models
+from unsandbox.protocol import models
 from unsandbox.protocol.contents import Pieces
 from unsandbox.sandbox.spec import MIB
 
@@ -48,7 +49,7 @@ class Completion:
         if record.trace is not None:
             record.trace.ended(result)
             record.trace = None
-        encoded = codec.encode_pieces(result)
+        encoded = await encode_answer(result)
         await self._save(row_of(record, result, encoded))
         await self._keep_results_within(record.owner, len(encoded))
         if isinstance(encoded, bytes) and len(encoded) <= MIB:
@@ -59,12 +60,12 @@ class Completion:
         self._table.end(record)
         self._report(record, result)
 
-    def encoded(self, job: models.Job) -> bytes | Pieces:
+    async def encoded(self, job: models.Job) -> bytes | Pieces:
         """Return the JSON of a job; that of one that has just ended was made already, to be stored."""
         encoded = self._fresh.pop(job.job_id or "", None)
         if encoded is not None and job.status in models.TERMINAL_STATUSES:
             return encoded
-        return codec.encode_pieces(job)
+        return await encode_answer(job)
 
     async def close(self) -> None:
         """Try once more to store the results that found no room."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
+from unsandbox.engine.background import run_large
 from unsandbox.engine.context import Context
 from unsandbox.engine.errors import Stopping, UnknownJob
 from unsandbox.engine.jobs.admission import Admission
@@ -16,7 +17,7 @@ from unsandbox.engine.jobs.command import SHELL
 from unsandbox.engine.jobs.completion import Completion
 from unsandbox.engine.jobs.output import follow
 from unsandbox.engine.jobs.records import JobRecord
-from unsandbox.engine.jobs.rows import listed, revived, same_request, summary_of, within
+from unsandbox.engine.jobs.rows import listed, result_bytes, revived, same_request, summary_of, within
 from unsandbox.engine.jobs.runner import JobRunner
 from unsandbox.engine.jobs.table import JobTable
 from unsandbox.engine.jobs.tracing import JobTrace
@@ -220,9 +221,9 @@ class JobManager:
         """Return how many jobs of an owner wait or run."""
         return len(self.table.unfinished_of(owner))
 
-    def encoded(self, job: models.Job) -> bytes | Pieces:
+    async def encoded(self, job: models.Job) -> bytes | Pieces:
         """Return the JSON of a job; that of one that has just ended was made already, to be stored."""
-        return self._completion.encoded(job)
+        return await self._completion.encoded(job)
 
     @property
     def unfinished(self) -> bool:
@@ -270,7 +271,7 @@ class JobManager:
         row = await self._store.find_job(owner, job_id)
         if row is None:
             raise UnknownJob(f"no job {job_id[:80]!r} of this key; ended jobs are kept for a limited time")
-        return revived(row)
+        return await run_large(result_bytes(row), revived, row)
 
     async def _find_many(self, owner: str, job_ids: Sequence[str]) -> tuple[list[JobRecord], list[str]]:
         records, unknown = [], []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -82,14 +83,14 @@ class JobRecord:
 
     @property
     def size(self) -> int:
-        """Bytes that the result takes, roughly."""
+        """Bytes of memory that the result takes, roughly."""
         job = self.result
         if job is None:
             return 0
         parts = (job.stdout, job.stderr, job.stdout_base64, job.stderr_base64)
         return (
             1024
-            + sum(len(part or "") for part in parts)
+            + sum(sys.getsizeof(part) for part in parts if part)
             + sum(base64_length(len(artifact.source)) for artifact in job.artifacts or ())
         )
 

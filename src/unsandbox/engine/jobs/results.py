@@ -8,16 +8,26 @@ from collections.abc import Sequence
 
 from unsandbox.engine.jobs.records import JobRecord
 from unsandbox.protocol import models
+from unsandbox.protocol.contents import base64_length
 from unsandbox.protocol.held import held_artifact
 from unsandbox.protocol.models import JobStatus
 from unsandbox.protocol.sessions import CommandResult
 from unsandbox.sandbox.persistent_spec import CommandOutcome
-from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Limits, Outcome
+from unsandbox.sandbox.spec import MIB, Artifact, Captured, EndReason, Limits, Outcome
 
 EXIT_TIMEOUT = 124
 """Exit code of a job that outlived its `ttl`, as of timeout(1)."""
 EXIT_KILLED = 137
 """Exit code of a job that was killed by us or by a limit: 128 + SIGKILL."""
+
+
+ENCODED_BYTES = 40 * MIB
+"""What one output stream may take in a JSON answer, where control characters take six bytes each."""
+_STEP = 1 << 16
+_CONTROLS = bytes(byte for byte in range(32) if byte not in b"\b\t\n\f\r") + b"\x7f"
+_QUOTED = b'"\\\b\t\n\f\r'
+_HIGH = bytes(range(128, 256))
+_LARGEST_GROWTH = 8
 
 
 def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job:
@@ -73,6 +83,11 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
     )
 
 
+def captured_size(outcome: Outcome | CommandOutcome) -> int:
+    """Return how many bytes the two output streams have."""
+    return len(outcome.stdout.data) + len(outcome.stderr.data)
+
+
 def wire_artifacts(artifacts: Sequence[Artifact]) -> list[models.Artifact] | None:
     """Return files as the wire has them; None when there are none."""
     return [_wire_artifact(artifact) for artifact in artifacts] or None
@@ -119,9 +134,47 @@ def _whole_characters(captured: Captured) -> Captured:
     return captured
 
 
-def text_of(captured: Captured) -> tuple[str, str | None, int]:
-    """Return a stream as text, its exact bytes as base64 where text replaced some, and the bytes dropped."""
-    whole = _whole_characters(captured)
+def _within(captured: Captured, most: int) -> Captured:
+    """Cut a stream so that its JSON, with the base64 of exact bytes, takes about `most` bytes at most."""
+    data = captured.data
+    if len(data) * _LARGEST_GROWTH <= most:
+        return captured
+    is_text, size = _is_text(data), 0
+    for start in range(0, len(data), _STEP):
+        size += _encoded_size(data[start : start + _STEP], is_text=is_text)
+        if size > most:
+            return Captured(data[:start], captured.total_bytes)
+    return captured
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _encoded_size(data: bytes, *, is_text: bool) -> int:
+    """Return how many bytes a piece of a stream takes in JSON at most."""
+    controls = len(data) - len(data.translate(None, _CONTROLS))
+    quoted = len(data) - len(data.translate(None, _QUOTED))
+    size = len(data) + 5 * controls + quoted
+    if is_text:
+        return size
+    # Each bad byte becomes U+FFFD, three bytes long, and the exact bytes come as base64 beside.
+    high = len(data) - len(data.translate(None, _HIGH))
+    return size + 2 * high + base64_length(len(data))
+
+
+def text_of(captured: Captured, most: int = ENCODED_BYTES) -> tuple[str, str | None, int]:
+    """Return a stream as text, its exact bytes as base64 where text replaced some, and the bytes dropped.
+
+    Args:
+        captured: What was kept of the stream.
+        most: Bytes that it may take in JSON; the rest is dropped.
+    """
+    whole = _whole_characters(_within(captured, most))
     try:
         return whole.data.decode("utf-8"), None, whole.dropped_bytes
     except UnicodeDecodeError:

@@ -76,6 +76,12 @@ def listed(job: models.Job) -> models.Job:
     return models.Job(**{name: getattr(job, name) for name in shown})
 
 
+def result_bytes(row: JobRow) -> int:
+    """Return how many bytes of a stored result are JSON that must be parsed."""
+    result = row.result.body if isinstance(row.result, Parted) else row.result
+    return 0 if result is None else len(result)
+
+
 def revived(row: JobRow) -> JobRecord:
     """Make a record of a stored job; it takes no part in the engine any more."""
     record = JobRecord(

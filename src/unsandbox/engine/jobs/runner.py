@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
-from unsandbox.engine.background import Background
+from unsandbox.engine.background import Background, run_large
 from unsandbox.engine.context import Context
 from unsandbox.engine.errors import LimitReached
 from unsandbox.engine.jobs.command import CommandJob
@@ -17,7 +17,7 @@ from unsandbox.engine.jobs.completion import Completion
 from unsandbox.engine.jobs.output import OutputBuffer
 from unsandbox.engine.jobs.queue import FairQueue
 from unsandbox.engine.jobs.records import JobRecord
-from unsandbox.engine.jobs.results import failed_result, result_of
+from unsandbox.engine.jobs.results import captured_size, failed_result, result_of
 from unsandbox.engine.jobs.table import JobTable
 from unsandbox.protocol import models
 from unsandbox.protocol.models import JobStatus
@@ -156,7 +156,7 @@ class JobRunner:
         # Where CPU time is not counted, the job may have used all that it was given.
         used = outcome.wall_s * spec.limits.vcpu if outcome.cpu_s is None else outcome.cpu_s
         quotas.charge_cpu(record.owner, used)
-        return result_of(record, outcome, spec.limits)
+        return await run_large(captured_size(outcome), result_of, record, outcome, spec.limits)
 
     async def _finish_command(self, record: JobRecord, running: CommandJob) -> None:
         result = await running.result(record)

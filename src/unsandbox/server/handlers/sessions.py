@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from unsandbox.engine.background import run_large
 from unsandbox.engine.jobs.inputs import input_files
-from unsandbox.engine.jobs.results import command_result, wire_artifacts
+from unsandbox.engine.jobs.results import captured_size, command_result, wire_artifacts
 from unsandbox.protocol.sessions import (
     BoostRequest,
     CommandRequest,
@@ -76,7 +77,7 @@ async def session_command(call: Call) -> CommandResult:
         min(request.timeout / 1000, call.hold_s) if request.timeout else call.hold_s,
         input_files(request.input_files or [], call.engine.config),
     )
-    return command_result(outcome)
+    return await run_large(captured_size(outcome), command_result, outcome)
 
 
 def _with_address(call: Call, session: Session) -> Session:

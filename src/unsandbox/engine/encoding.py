@@ -1,0 +1,84 @@
+"""Answers as JSON, made beside the event loop when they are large."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, TypeVar
+
+from unsandbox.engine.background import LARGE_BYTES, run_large
+from unsandbox.protocol import codec
+from unsandbox.protocol.contents import Content, Pieces, chunks_of
+from unsandbox.protocol.models import WireModel
+
+_STEP = 1 << 18
+"""Characters of a text that are encoded in one step: the encoder holds the interpreter as long."""
+
+M = TypeVar("M", bound=WireModel)
+
+
+async def encode_answer(model: WireModel) -> bytes | Pieces:
+    """Return a model as JSON. A large one comes in pieces, and other requests go on while it is encoded.
+
+    Raises:
+        InvalidRequestError: A text holds a lone surrogate.
+    """
+    texts = _Texts()
+    marked = texts.taken_out(model)
+    return await run_large(texts.size, texts.encode, marked)
+
+
+def whole(body: bytes | Pieces) -> bytes:
+    """Return a body in one piece."""
+    return body if isinstance(body, bytes) else b"".join(chunks_of(body))
+
+
+class _Texts:
+    """The large texts of a model, which are encoded apart and in steps; marks stand in their places."""
+
+    def __init__(self) -> None:
+        # Nobody who wrote the texts can know it.
+        self._mark = f"text-{os.urandom(16).hex()}-"
+        self._taken: list[str] = []
+
+    @property
+    def size(self) -> int:
+        """Characters in them."""
+        return sum(map(len, self._taken))
+
+    def taken_out(self, model: M) -> M:
+        """Return a model without its large texts and those of the models that it lists."""
+        changes: dict[str, Any] = {}
+        for name in model.__struct_fields__:
+            if name == model.LAZY_FIELD:
+                continue
+            value = getattr(model, name)
+            if isinstance(value, str) and len(value) > LARGE_BYTES:
+                changes[name] = f"{self._mark}{len(self._taken)}-"
+                self._taken.append(value)
+            elif isinstance(value, list) and value and isinstance(value[0], WireModel):
+                items = [self.taken_out(item) if isinstance(item, WireModel) else item for item in value]
+                if any(new is not old for new, old in zip(items, value, strict=True)):
+                    changes[name] = items
+        return model.replace(**changes) if changes else model
+
+    def encode(self, model: WireModel) -> bytes | Pieces:
+        """Return a model whose large texts were taken out as JSON, with them."""
+        encoded = codec.encode_pieces(model)
+        if not self._taken:
+            return encoded
+        place = re.compile(re.escape(self._mark.encode()) + rb"(\d+)-")
+        parts: list[bytes | Content] = []
+        for part in (encoded,) if isinstance(encoded, bytes) else encoded.parts:
+            if not isinstance(part, bytes):
+                parts.append(part)
+                continue
+            # Between the parts that are JSON already stand the numbers of the texts.
+            for number, piece in enumerate(place.split(part)):
+                parts += _encoded_text(self._taken[int(piece)]) if number % 2 else [piece]
+        return Pieces(parts)
+
+
+def _encoded_text(text: str) -> list[bytes | Content]:
+    """Return a JSON string without its quotes, in pieces."""
+    return [codec.encode_text(text[start : start + _STEP])[1:-1] for start in range(0, len(text), _STEP)]
