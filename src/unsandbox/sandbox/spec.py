@@ -67,6 +67,9 @@ class SandboxSpec:
     """Runs first, in the same sandbox; its stdout goes to stderr. A non-zero exit ends the job."""
     files: Sequence[SandboxFile] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the program, beyond the defaults."""
+    compile_env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the compile step, beyond the defaults; it sees none of `env`."""
     stdin: bytes = b""
     network: NetworkMode = NetworkMode.ZEROTRUST
     limits: Limits = field(default_factory=Limits)

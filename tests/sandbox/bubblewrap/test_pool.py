@@ -770,7 +770,7 @@ async def test_a_program_is_compiled_once_per_key_source_and_compiler(warm):
     for other in (
         c_spec(WARNING % 2),
         c_spec(WARNING % 1, "another key"),
-        c_spec(WARNING % 1, env={"CPATH": "/tmp"}),
+        replace(spec, compile_env={"CPATH": "/tmp"}),
         replace(spec, compile=[*spec.compile, "-O2"]),
     ):
         assert cache.find(cache.key_of(other)) is None

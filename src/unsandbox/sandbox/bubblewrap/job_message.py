@@ -83,6 +83,7 @@ def encode_job(
         "said": said,
         "compile": None if spec.compile is None else list(spec.compile),
         "env": env,
+        "compile_env": {**DEFAULT_ENV, "PWD": WORK, **spec.compile_env},
         "folders": [folder for folder in folders if folder not in present],
         # Artifacts are looked for when every process but the first is gone.
         "early": quick_end and not (spec.collect_artifacts or spec.artifact_paths),

@@ -68,7 +68,7 @@ class CompileCache:
         if not spec.cache_scope or spec.compile is None or spec.compiled is None:
             return None
         parts = [*spec.compile, "", spec.compiled, self._toolchain(spec.compile[0])]
-        parts += [f"{name}={value}" for name, value in sorted(spec.env.items())]
+        parts += [f"{name}={value}" for name, value in sorted(spec.compile_env.items())]
         text = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
         for file in spec.files:
             text.update(f"\0{file.path}\0{file.mode}\0{len(file.data)}\0".encode("utf-8", "surrogateescape"))
@@ -129,5 +129,9 @@ def read_program(fd: int, most: int) -> tuple[bytes, int] | None:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size > most:
         return None
-    data = os.pread(fd, most + 1, 0)
+    try:
+        data = os.pread(fd, most + 1, 0)
+    except OSError:
+        # Opened for something else than reading, by a tenant.
+        return None
     return (data, stat.S_IMODE(status.st_mode) & 0o777) if len(data) == status.st_size else None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unsandbox.sandbox.launcher.fd_numbers import CONTROL_FD, EXTRA_FD, SCRIPT_FD
+from unsandbox.sandbox.layout import DEFAULT_ENV, WORK
 from unsandbox.sandbox.spec import SandboxSpec
 
 RUN_SCRIPT = f". /proc/self/fd/{SCRIPT_FD}"
@@ -76,8 +77,9 @@ def job_script(
     # which a simple command is redirected; hence the subshells, which cost no further process.
     lines += ["exec 4>&2 2>/dev/null", _report(MARK_START)]
     if spec.compile is not None:
+        own = "" if spec.env == spec.compile_env else _only(spec.compile_env)
         lines += [
-            f"(exec {prefix}{shlex.join(spec.compile)}) </dev/null >&4 2>&4 {_CLOSED}",
+            f"(exec {own or prefix}{shlex.join(spec.compile)}) </dev/null >&4 2>&4 {_CLOSED}",
             f"code=$?; [ $code = 0 ] || {{ {_report(MARK_COMPILE_FAILED)}; exit $code; }}",
         ]
     lines += [
@@ -91,6 +93,13 @@ def job_script(
         lines += artifacts
     lines.append("exit $code")
     return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _only(env: Mapping[str, str]) -> str:
+    """Return what begins a command that has the defaults and these variables alone."""
+    words = (shlex.quote(f"{name}={value}") for name, value in {**DEFAULT_ENV, "PWD": WORK, **env}.items())
+    # By its path: the program's variables may say where else to look.
+    return f"/usr/bin/env -i -- {' '.join(words)} "
 
 
 def _report(mark: bytes) -> str:

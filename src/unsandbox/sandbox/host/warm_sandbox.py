@@ -16,6 +16,8 @@ from unsandbox.sandbox.launcher.cgroups import Group
 from unsandbox.sandbox.spec import Captured, OutputSink, SandboxSpec
 
 _MAX_REPORTS = 256
+_COMPILED = b"compiled\n"
+"""The message with the descriptor of what was compiled."""
 
 
 class WarmSandbox:
@@ -140,7 +142,6 @@ class WarmJob(SandboxJob):
             reader: As of `SandboxJob`.
         """
         self._on_compiled = on_compiled
-        self._handed: list[int] = []
         self._prepared = prepared
         prepared.hand_over()
         super().__init__(
@@ -188,20 +189,22 @@ class WarmJob(SandboxJob):
             # What else is attached is closed by the kernel.
             return super()._receive(size)
         data, fds, _, _ = socket.recv_fds(self._control, size, 1, socket.MSG_CMSG_CLOEXEC)
-        self._handed += fds
+        try:
+            # One descriptor is taken, and only with the very message: whatever else comes may be a tenant's.
+            if data == _COMPILED and fds:
+                self._take_compiled(fds[0], self._on_compiled)
+        finally:
+            for fd in fds:
+                os.close(fd)
         return data
 
-    def _take_report(self, line: bytes) -> None:
-        super()._take_report(line)
-        if line == b"compiled" and self._on_compiled is not None and self._handed:
-            tell, self._on_compiled = self._on_compiled, None
-            # Whatever the compiler wrote lies in the pipe by now.
-            self._streams["stderr"].read_now()
-            tell(self._handed[0], self._streams["stderr"].result())
-            with contextlib.suppress(OSError):
-                self._control.send(b"go")
-        while self._handed:
-            os.close(self._handed.pop())
+    def _take_compiled(self, fd: int, tell: Callable[[int, Captured], None]) -> None:
+        self._on_compiled = None
+        # Whatever the compiler wrote lies in the pipe by now.
+        self._streams["stderr"].read_now()
+        tell(fd, self._streams["stderr"].result())
+        with contextlib.suppress(OSError):
+            self._control.send(b"go")
 
     def _wind_up(self) -> None:
         super()._wind_up()

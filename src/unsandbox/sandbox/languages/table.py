@@ -196,12 +196,14 @@ class Language:
             SandboxFile(values["src"], _encode(code if steps.code is None else steps.code)),
             *_inputs(input_files or {}, input_modes or {}),
         ]
+        own = {name: fill_text(value, values) for name, value in variables.items()}
         binary = [values["bin"]] if return_artifacts and self.artifact else []
         return SandboxSpec(
             run=with_words(fill(steps.run, values, options), ARGUMENTS, args),
             compile=compiler,
             files=files,
-            env={name: fill_text(value, values) for name, value in variables.items()} | dict(env or {}),
+            env=own | dict(env or {}),
+            compile_env=own,
             stdin=stdin,
             network=network,
             limits=limits,

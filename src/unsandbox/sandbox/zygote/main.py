@@ -119,7 +119,7 @@ def _serve(setup: Setup, quick_end: bool) -> Callable[[], None]:
     gc.collect()
     gc.freeze()
     setup.trim()
-    setup.used, end = rehearse(MAIN, CONTROL_FD, _await_job)
+    setup.used, end = rehearse(MAIN, CONTROL_FD, lambda: _await_job(setup))
     if end is not None:
         leave, end_by = end, end_by if quick_end else _end_quickly()
         return lambda: end_by(leave)
@@ -184,7 +184,7 @@ def _be(part: int, setup: Setup, kind: int) -> Callable[[int], None]:
         if kind == KIND_BASH:
             env["BASH_ENV"] = _BASH_ENV
         _become(_COMMANDS[kind], env)
-    return _await_job()
+    return _await_job(setup)
 
 
 def _look_after() -> None:
@@ -269,7 +269,7 @@ def _feed(kind: int) -> None:
         os._exit(0)
 
 
-def _await_job() -> Callable[[int], None]:
+def _await_job(setup: Setup) -> Callable[[int], None]:
     """Say that all is ready, wait for the one job, put its files in place and start it.
 
     Returns:
@@ -288,7 +288,7 @@ def _await_job() -> Callable[[int], None]:
         getattr(sys, "orig_argv", []).extend(job["args"])
         os.close(CONTROL_FD)
     else:
-        _execute(job)
+        _execute(job, setup)
     return _early_end() if job["early"] else os._exit
 
 
@@ -432,18 +432,20 @@ def _write_file(path: str, mode: int, content: bytes) -> None:
     os.close(fd)
 
 
-def _execute(job: Mapping[str, Any]) -> None:
+def _execute(job: Mapping[str, Any], setup: Setup) -> None:
     """Run the compile step, if there is one, and become the program. Never returns."""
     import os
 
     _default_signals()
     try:
         if job["compile"] is not None:
+            # A compiler may run code of its source. It must not get at this process and its socket.
+            setup.hide()
             child = os.fork()
             if child == 0:
                 os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
                 os.dup2(2, 1)
-                _become(job["compile"], job["env"])
+                _become(job["compile"], job["compile_env"])
             code = _exit_code(os.waitpid(child, 0)[1])
             if code:
                 os.write(CONTROL_FD, b"compile %d\n" % code)
