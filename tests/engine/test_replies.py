@@ -11,7 +11,7 @@ from unsandbox.engine.accounts import idempotency as module
 from unsandbox.engine.accounts.idempotency import IdempotencyStore
 from unsandbox.engine.store.database import open_database
 from unsandbox.engine.store.memory import MemoryStore
-from unsandbox.engine.store.objects import Collection, Record
+from unsandbox.engine.store.objects import Collection, Record, note_made
 from unsandbox.engine.store.sql import SqlStore
 
 
@@ -81,6 +81,52 @@ async def test_they_are_kept_over_a_restart_and_for_a_day(tmp_path, monkeypatch)
     assert await again.once("me", "k", "f", make) == b'{"made":2}'
     await again.prune()
     assert await store.load_objects("reply") == []
+    await store.close()
+
+
+async def test_a_large_answer_is_made_again_and_not_copied(tmp_path):
+    store, jobs = SqlStore(open_database(tmp_path)), {"job_1": b"x" * 100_000}
+    replies = IdempotencyStore(store)
+
+    async def run() -> bytes:
+        note = note_made.get()
+        assert note is not None
+        await note("job", "job_1")
+        return jobs["job_1"]
+
+    async def describe(kind: str, object_id: str) -> bytes | None:
+        assert kind == "job"
+        return jobs.get(object_id)
+
+    assert await replies.once("me", "k", "f", run, describe) == jobs["job_1"]
+    assert replies.bytes_of("me") < 2000
+    for kept in (replies, successor := IdempotencyStore(store)):
+        if kept is successor:
+            await kept.start()
+        assert await kept.once("me", "k", "f", Maker(), describe) == jobs["job_1"]
+    (row,) = await store.load_objects("reply")
+    assert len(row.document) < 2000
+    jobs.clear()
+    with pytest.raises(Conflict, match="gone"):
+        await successor.once("me", "k", "f", Maker(), describe)
+    await store.close()
+
+
+async def test_what_a_key_has_kept_is_bounded_and_the_newest_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BYTES_PER_KEY", 20_000)
+    store, make = SqlStore(open_database(tmp_path)), Maker()
+    replies = IdempotencyStore(store)
+    for number in range(100):
+        await replies.once("me", str(number), "f", make)
+    assert await replies.once("you", "k", "f", make) == b'{"made":101}'
+    assert replies.bytes_of("me") <= 20_000
+    assert await replies.once("me", "99", "f", make) == b'{"made":100}'
+    assert await replies.once("me", "0", "f", make) == b'{"made":102}'
+    monkeypatch.setattr(module, "BYTES_PER_KEY", 2_000)
+    successor = IdempotencyStore(store)
+    await successor.start()
+    assert len(await store.load_objects("reply")) < 10
+    assert await successor.once("you", "k", "f", make) == b'{"made":101}'
     await store.close()
 
 

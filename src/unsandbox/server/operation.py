@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from unsandbox.engine import Engine, RequestError, UnknownObject
+from unsandbox.engine import Engine, RequestError, UnknownJob, UnknownObject
 from unsandbox.engine.accounts.audit import code_hash
 from unsandbox.engine.encoding import encode_answer, whole
-from unsandbox.protocol import codec
 from unsandbox.protocol.contents import Pieces
 from unsandbox.protocol.endpoints.endpoint import Endpoint
 from unsandbox.protocol.endpoints.jobs import JOBS
@@ -116,13 +115,14 @@ class Operation:
 
 async def _describe(call: Call, kind: str, object_id: str) -> bytes | None:
     """Return the answer for an object that exists; None when it does not."""
-    handler = HANDLERS.get(f"get_{kind}")
+    handler = HANDLERS.get("wait_job" if kind == "job" else f"get_{kind}")
     if handler is None:
         return None
     try:
-        return codec.encode(await handler(replace(call, params={"id": object_id})))
-    except UnknownObject:
+        answer = await handler(replace(call, params={"id": object_id}, query={}))
+    except (UnknownObject, UnknownJob):
         return None
+    return whole(await encode_answer(answer))
 
 
 def _logged(name: str) -> str:

@@ -136,6 +136,22 @@ async def test_create_with_an_idempotency_key_makes_one(wire):
     assert (await wire.call("GET", "/services/once")).status == 404
 
 
+async def test_large_answers_of_commands_are_not_kept_a_second_time(wire, sleeper, engine):
+    before = engine.replies.bytes_of(wire.public_key)
+    command, keys = (
+        {"command": "head -c 3000000 /dev/zero | tr '\\\\0' x"},
+        [f"command-{one}" for one in range(3)],
+    )
+    path = f"/services/{sleeper}/execute"
+    first = [await wire.call("POST", path, command, headers={"Idempotency-Key": key}) for key in keys]
+    assert {len(answer.json["stdout"]) for answer in first} == {3_000_000}
+    assert engine.replies.bytes_of(wire.public_key) - before < 10_000
+    again = await wire.call("POST", path, command, headers={"Idempotency-Key": keys[0]})
+    assert (again.status, again.json) == (first[0].status, first[0].json)
+    other = {"command": "echo other"}
+    assert (await wire.call("POST", path, other, headers={"Idempotency-Key": keys[0]})).status == 409
+
+
 async def test_bootstrap_input_files_and_environment(wire):
     script = "#!/usr/bin/env python3\nimport sys\nprint(open('/tmp/input/x/data.txt').read(), sys.argv[0], flush=True)\n"
     files = [{"filename": "x/data.txt\n", "content_base64": base64.b64encode(b"given").decode() + "\n"}]

@@ -1,6 +1,7 @@
 """Answers of creating calls, kept for a day so that a repeated request makes nothing twice.
 
-Jobs have this built in (their row holds the key); everything else that is made goes through here.
+Jobs have this built in (their row holds the key); everything else that is made goes through here. A large
+answer is not copied: it is made again from the object or job that it is about. What a key keeps is bounded.
 Source: the `Idempotency-Key` header field, draft-ietf-httpapi-idempotency-key-header.
 """
 
@@ -9,12 +10,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from unsandbox.engine.errors import Conflict
 from unsandbox.engine.store.objects import Collection, ObjectStore, Record, note_made
 
 KEPT_S = 86400.0
+LARGEST_BODY = 16 * 1024
+"""Bytes of an answer that is kept itself."""
+BYTES_PER_KEY = 8 << 20
+"""Of all kept answers of one key; the oldest leave first."""
+_OVERHEAD = 512
+"""Bytes that a kept answer takes besides its body, roughly."""
 
 
 class ReplyRecord(Record, kw_only=True):
@@ -22,34 +30,49 @@ class ReplyRecord(Record, kw_only=True):
 
     fingerprint: str
     body: bytes
-    """Empty while the request is under way, or when the server died in it."""
+    """Empty while the request is under way, when the server died in it, and of a large answer."""
     made_kind: str | None = None
     made_id: str | None = None
     """What it made, noted before that is stored: after a crash the object tells whether it came to be."""
+    answered: bool = False
+    """Whether the request has ended well, with or without its body being kept."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return len(self.body) + _OVERHEAD
 
 
 class IdempotencyStore:
     """The kept answers of an engine.
 
     Args:
-        store: Where they live on.
+        store: Where they are stored.
     """
 
     def __init__(self, store: ObjectStore) -> None:
         self._collection: Collection[ReplyRecord] = Collection("reply", ReplyRecord, store)
         self._under_way: dict[str, tuple[str, asyncio.Task[bytes]]] = {}
+        self._sizes: dict[str, OrderedDict[str, int]] = {}
 
     async def start(self) -> None:
-        """Take up what an earlier process kept, and forget what is too old."""
-        await self._collection.load()
+        """Load the answers that an earlier process kept, and forget what is too old or too much."""
+        for record in sorted(await self._collection.load(), key=lambda item: item.created_at):
+            self._count(record)
         await self.prune()
+        for owner in list(self._sizes):
+            await self._keep_within(owner)
+
+    def bytes_of(self, owner: str) -> int:
+        """Return how many bytes the kept answers of a key take, roughly."""
+        return sum(self._sizes.get(owner, {}).values())
 
     async def prune(self) -> None:
         """Forget answers older than a day."""
         oldest = time.time() - KEPT_S
         for record in self._collection:
             if record.created_at < oldest:
-                await self._collection.drop(record)
+                await self._drop(record)
 
     async def once(
         self,
@@ -85,6 +108,12 @@ class IdempotencyStore:
                 body = await again(kept.made_kind, kept.made_id)
                 if body is not None:
                     return body
+                if kept.answered:
+                    raise Conflict(
+                        f"the {kept.made_kind} that this Idempotency-Key made is gone; use a new key to make "
+                        "another one",
+                        code="idempotency_key_used",
+                    )
         under_way = self._under_way.get(name)
         if under_way is None:
             task = asyncio.create_task(self._make(name, owner, fingerprint, make))
@@ -105,20 +134,46 @@ class IdempotencyStore:
             if record.made_id is None:
                 record.made_kind, record.made_id = kind, object_id
                 note_made.set(None)
-                await self._collection.put(record)
+                await self._keep(record)
 
         note_made.set(note)  # Of this task's own context.
         try:
-            record.body = await make()
+            body = await make()
             note_made.set(None)
-            await self._collection.put(record)
+            record.answered = True
+            if len(body) <= LARGEST_BODY or record.made_id is None:
+                record.body = body
+            await self._keep(record)
         except BaseException:
             if record.made_id is not None:
-                await self._collection.drop(record)
+                await self._drop(record)
             raise
         finally:
             del self._under_way[name]
-        return record.body
+        return body
+
+    async def _keep(self, record: ReplyRecord) -> None:
+        await self._collection.put(record)
+        self._count(record)
+        await self._keep_within(record.owner)
+
+    async def _keep_within(self, owner: str) -> None:
+        """Forget the oldest answers of a key that has too many."""
+        while self.bytes_of(owner) > BYTES_PER_KEY:
+            oldest = self._collection.find(next(iter(self._sizes[owner])))
+            if oldest is None:
+                return
+            await self._drop(oldest)
+
+    async def _drop(self, record: ReplyRecord) -> None:
+        await self._collection.drop(record)
+        mine = self._sizes.get(record.owner, OrderedDict())
+        mine.pop(record.object_id, None)
+        if not mine:
+            self._sizes.pop(record.owner, None)
+
+    def _count(self, record: ReplyRecord) -> None:
+        self._sizes.setdefault(record.owner, OrderedDict())[record.object_id] = record.size
 
 
 def _check(known: str, given: str) -> None:

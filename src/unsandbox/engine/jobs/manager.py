@@ -21,6 +21,7 @@ from unsandbox.engine.jobs.rows import listed, result_bytes, revived, same_reque
 from unsandbox.engine.jobs.runner import JobRunner
 from unsandbox.engine.jobs.table import JobTable
 from unsandbox.engine.jobs.tracing import JobTrace
+from unsandbox.engine.store.objects import note_made
 from unsandbox.protocol import models
 from unsandbox.protocol.contents import Pieces
 from unsandbox.protocol.events import Cursor
@@ -125,6 +126,8 @@ class JobManager:
             self._check_not_stopping()
             self._admission.check_room(owner, concurrency)
             self._quotas.check_cpu(owner)
+            if (note := note_made.get()) is not None:
+                await note("job", record.job_id)
             await self._admission.accept(record)
         except BaseException:
             work.close()
