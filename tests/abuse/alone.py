@@ -120,7 +120,7 @@ async def full_disk(stage: Stage) -> Result:
 
 @attack("resources", "files in memory, beyond the limit of memory", GROUP, backends=("bubblewrap",))
 async def files_instead_of_memory(stage: Stage) -> Result:
-    if "memory" not in stage.backend._cgroup.controllers:
+    if "memory" not in stage.backend.host.cgroup.controllers:
         return None, "bounded by the size of tmpfs alone here"
     limits = replace(LIMITS, tmpfs_bytes=1024 * MIB)
     script = "head -c 200000000 /dev/zero > /tmp/big; stat -c %s /tmp/big"

@@ -171,7 +171,7 @@ class Stage:
         self._turn = asyncio.Lock()
 
     async def run(self, *command: str, limits: Limits = LIMITS, **fields: Any) -> Outcome:
-        pool = self._pool
+        pool = self.pool
         # One at a time: what waits is taken by whoever comes first.
         async with self._turn:
             give_up = time.monotonic() + 60
@@ -183,10 +183,8 @@ class Stage:
         return await job.wait()
 
     @property
-    def _pool(self) -> Any:
-        if self.variant.kind != "warm":
-            return None
-        return self.backend._waiting if isinstance(self.backend, GvisorBackend) else self.backend._pool
+    def pool(self) -> Any:
+        return self.backend.pool
 
     async def python(self, code: str, **fields: Any) -> Outcome:
         return await self.run("/usr/bin/python3", "-c", code, **fields)
@@ -289,7 +287,7 @@ async def opened(variant: Variant, waiting: int = 2) -> AsyncIterator[Stage]:
         async with backend:
             stage = Stage(variant, backend, settings)
             give_up = time.monotonic() + 60
-            while stage._pool is not None and not stage._pool._proven:
+            while stage.pool is not None and not stage.pool._proven:
                 assert time.monotonic() < give_up, "no warm sandbox came"
                 await asyncio.sleep(0.01)
             yield stage

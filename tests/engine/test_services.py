@@ -271,7 +271,7 @@ async def test_calls_at_once_end_in_one_clear_state(engine):
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert all(not isinstance(result, Exception) or isinstance(result, UnknownObject) for result in results)
     assert engine.services.list_of(ME) == []
-    assert engine.context.backends.live("auto").running == 0
+    assert engine.context.backends.for_persistent("auto").running == 0
 
 
 async def test_a_full_stop_and_a_new_start(tmp_path):

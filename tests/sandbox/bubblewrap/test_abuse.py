@@ -22,9 +22,9 @@ async def backend(request):
             yield opened
         return
     async with BubblewrapBackend(pool=CONFIG) as opened:
-        await eventually(lambda: opened._pool._proven)
+        await eventually(lambda: opened.pool._proven)
         yield opened
-        assert not opened._pool._closed
+        assert not opened.pool._closed
 
 
 async def test_what_stays_possible(python, run):
@@ -121,7 +121,7 @@ async def test_artifacts_of_a_program_that_daemonised_are_complete(run):
 async def test_nothing_is_left_after_all_this(backend, still_well):
     await still_well()
     # One level below the backend's own groups; other servers may be at work on this machine.
-    mine = groups_of(backend._runtime.name)
-    waiting = 0 if backend._pool is None else CONFIG.most
+    mine = groups_of(backend.host.runtime.name)
+    waiting = 0 if backend.pool is None else CONFIG.most
     await eventually(lambda: all(len([*folder.glob("job-*")]) <= waiting for folder in mine))
     assert sandbox_processes() == []

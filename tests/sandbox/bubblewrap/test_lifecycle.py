@@ -38,7 +38,7 @@ async def main():
     report = await backend.open()
     jobs = [await backend.start(SandboxSpec(run=["bash", "-c", script])) for script in {scripts!r}]
     await asyncio.sleep(0.2)
-    print(json.dumps(dict(runtime=str(backend._runtime), checks=[[c.name, c.enforced_by] for c in report.checks])), flush=True)
+    print(json.dumps(dict(runtime=str(backend.host.runtime), checks=[[c.name, c.enforced_by] for c in report.checks])), flush=True)
     await asyncio.sleep(60)
 asyncio.run(main())
 """
@@ -91,7 +91,7 @@ async def test_a_forked_child_of_the_server_does_not_keep_it_alive():
 async def test_close_ends_running_jobs_and_removes_everything():
     backend = BubblewrapBackend()
     await backend.open()
-    runtime = backend._runtime
+    runtime = backend.host.runtime
     family = [pid for pid in launchers() if str(runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
     job = await backend.start(SandboxSpec(run=["sh", "-c", "echo partial; sleep 1000"]))
     await eventually(lambda: job._streams["stdout"].result().data)
@@ -108,7 +108,7 @@ async def test_close_ends_running_jobs_and_removes_everything():
 async def test_a_killed_launcher_takes_its_sandboxes_along_and_gets_a_successor():
     backend = BubblewrapBackend()
     await backend.open()
-    runtime = backend._runtime
+    runtime = backend.host.runtime
     (launcher,) = [
         pid for pid in launchers() if str(runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
@@ -281,7 +281,7 @@ async def main():
         time=await run("sleep", "60", limits=Limits(wall_s=0.3)),
         probe=[[c.name, c.ok, c.enforced_by] for c in report.checks],
     )
-    runtime = backend._runtime
+    runtime = backend.host.runtime
     await backend.close()
     results["gone"] = not runtime.exists()
     print(json.dumps(results))
@@ -347,7 +347,7 @@ async def test_as_root_of_a_container_that_is_root_outside_it_is_refused(readabl
 
 async def test_groups_that_somebody_tidied_away_are_made_again():
     async with BubblewrapBackend() as backend:
-        groups = groups_of(backend._runtime.name)
+        groups = groups_of(backend.host.runtime.name)
         # The groups of the sandbox that `open` ran may take the kernel a moment to let go of.
         await eventually(lambda: not any(child.is_dir() for group in groups for child in group.iterdir()))
         for group in groups:
@@ -357,7 +357,7 @@ async def test_groups_that_somebody_tidied_away_are_made_again():
         sandbox = await backend.open_persistent(PersistentSpec())
         assert (await sandbox.run(["echo", "live"])).stdout.data == b"live\n"
         await sandbox.close()
-        assert sorted(groups_of(backend._runtime.name)) == sorted(groups)
+        assert sorted(groups_of(backend.host.runtime.name)) == sorted(groups)
 
 
 async def test_a_server_without_descriptors_to_spare():

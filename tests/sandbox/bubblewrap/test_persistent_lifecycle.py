@@ -42,7 +42,7 @@ async def main():
     if {frozen!r}:
         for sandbox in sandboxes:
             await sandbox.freeze()
-    print(json.dumps(dict(runtime=str(backend._runtime))), flush=True)
+    print(json.dumps(dict(runtime=str(backend.host.runtime))), flush=True)
     await asyncio.sleep(60)
 asyncio.run(main())
 """
@@ -124,7 +124,7 @@ async def main():
     backend = BubblewrapBackend()
     await backend.open()
     await backend.prove_persistent()
-    print(backend._runtime, flush=True)
+    print(backend.host.runtime, flush=True)
     async def one(number):
         limits = PersistentLimits(work_bytes=16 << 20)
         sandbox = await backend.open_persistent(PersistentSpec(limits=limits, work_disk=Path({folder!r}) / str(number)))
@@ -171,7 +171,7 @@ async def test_a_killed_launcher_ends_its_sandboxes_and_a_new_one_makes_others(t
     spec = PersistentSpec(limits=PersistentLimits(work_bytes=32 * MIB), work_disk=tmp_path / "disk")
     sandbox = await backend.open_persistent(spec)
     process = await sandbox.spawn(["sleep", "1000"])
-    os.kill(backend._control._process.pid, signal.SIGKILL)
+    os.kill(backend.host.control._process.pid, signal.SIGKILL)
     await asyncio.wait_for(sandbox.wait_ended(), 5)
     with pytest.raises(SandboxError, match="launcher"):
         await process.wait()
@@ -190,7 +190,7 @@ async def test_a_killed_launcher_ends_its_sandboxes_and_a_new_one_makes_others(t
 async def test_closing_a_backend_closes_its_sandboxes_in_the_midst_of_everything(tmp_path):
     backend = BubblewrapBackend()
     await backend.open()
-    runtime = backend._runtime
+    runtime = backend.host.runtime
     sandbox = await backend.open_persistent(
         PersistentSpec(limits=PersistentLimits(work_bytes=64 * MIB), work_disk=tmp_path / "disk")
     )
@@ -250,7 +250,7 @@ async def test_many_open_and_close_at_once(backend):
     for sandbox in results:
         if not isinstance(sandbox, BaseException):
             await sandbox.close()
-    await eventually(lambda: not backend._live)
+    await eventually(lambda: not backend.persistent)
 
 
 # Limits of the living
@@ -344,7 +344,7 @@ async def main():
         await many.close()
         nameless = await backend.open_persistent(PersistentSpec())
         await nameless.run(["sh", "-c", "mkdir -p a/b; touch a/b/c; chmod 500 a/b; chmod 0 a"])
-        runtime = backend._runtime
+        runtime = backend.host.runtime
         frozen = await backend.open_persistent(PersistentSpec())
         await frozen.spawn(["sh", "-c", "while :; do :; done"])
         await frozen.freeze()
@@ -420,9 +420,9 @@ async def test_other_freezers(monkeypatch, tmp_path, kind):
     )
     monkeypatch.setattr(launcher_client, "_BOOTSTRAP", patched(launcher_client._BOOTSTRAP, patch))
     async with BubblewrapBackend() as backend:
-        if isinstance(backend._cgroup, CgroupReport) and backend._cgroup.version == 2:
+        if isinstance(backend.host.cgroup, CgroupReport) and backend.host.cgroup.version == 2:
             pytest.skip("a v2 hierarchy has its freezer")
-        assert backend._cgroup.freezer == kind
+        assert backend.host.cgroup.freezer == kind
         sandbox = await backend.open_persistent(PersistentSpec())
         process = await sandbox.spawn(
             ["sh", "-c", "trap '' TERM; i=0; while :; do i=$((i+1)); echo $i > /tmp/n; done"]
@@ -432,7 +432,7 @@ async def test_other_freezers(monkeypatch, tmp_path, kind):
             if (await sandbox.run(["cat", "/tmp/n"])).stdout.data.strip():
                 break
         await sandbox.freeze()
-        (launcher,) = [pid for pid in launchers() if pid == backend._control._process.pid]
+        (launcher,) = [pid for pid in launchers() if pid == backend.host.control._process.pid]
         programs = [pid for pid in children(launcher) if b"trap" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
         def ticks() -> list[list[str]]:
@@ -500,9 +500,9 @@ async def test_a_container_that_shows_devices_which_it_cannot_use(monkeypatch, c
     monkeypatch.setattr(launcher_client, "_BOOTSTRAP", patched(launcher_client._BOOTSTRAP, patch))
     async with BubblewrapBackend() as backend:
         checks = {check.name: check for check in await backend.prove_persistent()}
-        assert checks["lasting: sandboxes"].ok
-        assert not checks["lasting: disk quota"].ok
-        assert "cannot be mounted: Operation not permitted" in checks["lasting: disk quota"].detail
+        assert checks["persistent: sandboxes"].ok
+        assert not checks["persistent: disk quota"].ok
+        assert "cannot be mounted: Operation not permitted" in checks["persistent: disk quota"].detail
         sandbox = await backend.open_persistent(PersistentSpec())
         assert (await sandbox.run(["stat", "-c", "%U", "/work"])).stdout.data == b"sandbox\n"
         await sandbox.close()
@@ -511,17 +511,22 @@ async def test_a_container_that_shows_devices_which_it_cannot_use(monkeypatch, c
 
 async def test_what_a_machine_has_for_live_sandboxes_is_told(backend):
     checks = {check.name: check for check in await backend.prove_persistent()}
-    assert list(checks) == ["lasting: sandboxes", "lasting: freeze", "lasting: disk quota", "lasting: archives"]
-    assert checks["lasting: sandboxes"].ok
-    assert checks["lasting: archives"].ok
-    assert checks["lasting: disk quota"].ok is (os.geteuid() == 0)
+    assert list(checks) == [
+        "persistent: sandboxes",
+        "persistent: freeze",
+        "persistent: disk quota",
+        "persistent: archives",
+    ]
+    assert checks["persistent: sandboxes"].ok
+    assert checks["persistent: archives"].ok
+    assert checks["persistent: disk quota"].ok is (os.geteuid() == 0)
 
 
 async def test_live_sandboxes_that_cannot_be_had_are_refused(monkeypatch):
     """Something is visible inside that must not be: none is made until that is mended."""
-    from unsandbox.sandbox.bubblewrap import persistent_probe
+    from unsandbox.sandbox.host import probe
 
-    real = persistent_probe.probe.judge
+    real = probe.judge
 
     def leaky(said: str):
         return [
@@ -531,7 +536,7 @@ async def test_live_sandboxes_that_cannot_be_had_are_refused(monkeypatch):
 
     async with BubblewrapBackend() as backend:
         with monkeypatch.context() as patch:
-            patch.setattr(persistent_probe.probe, "judge", leaky)
+            patch.setattr(probe, "judge", leaky)
             with pytest.raises(SandboxUnavailable, match="a leak"):
                 await backend.open_persistent(PersistentSpec())
         await (await backend.open_persistent(PersistentSpec())).close()
@@ -556,7 +561,7 @@ async def test_a_kernel_without_id_mapped_mounts(monkeypatch, tmp_path):
 
 
 async def test_a_program_that_tenants_stop_before_it_starts_is_given_up(backend, monkeypatch):
-    from unsandbox.sandbox.bubblewrap import persistent as live
+    from unsandbox.sandbox.bubblewrap import programs as live
 
     monkeypatch.setattr(live, "_START_TIMEOUT_S", 1.0)
     sandbox = await backend.open_persistent(PersistentSpec())

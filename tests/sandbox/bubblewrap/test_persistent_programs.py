@@ -242,8 +242,10 @@ async def test_everything_goes_with_the_sandbox(backend):
     await sandbox.close()
     await asyncio.wait_for(sandbox.wait_ended(), 1)
     await eventually(lambda: not [pid for pid in family if Path(f"/proc/{pid}").exists()])
-    name = f"job-{sandbox._number}"
-    await eventually(lambda: not [group for group in groups_of(name) if backend._runtime.name in str(group)])
+    name = f"job-{sandbox.number}"
+    await eventually(
+        lambda: not [group for group in groups_of(name) if backend.host.runtime.name in str(group)]
+    )
 
 
 TRACE = "import ctypes; print(ctypes.CDLL(None).ptrace(16, 1, 0, 0))"

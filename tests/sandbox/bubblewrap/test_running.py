@@ -129,7 +129,7 @@ async def test_files_that_need_more_memory_than_the_job_has(run):
 
 async def test_a_request_that_was_interrupted_half_way_does_not_mix_with_the_next(backend, run, monkeypatch):
     files = [SandboxFile(f"/work/f{i}", b"wrong") for i in range(450)]
-    send, sent = backend._control._send, []
+    send, sent = backend.host.control._send, []
 
     async def interrupted(message, fds):
         if sent:
@@ -138,7 +138,7 @@ async def test_a_request_that_was_interrupted_half_way_does_not_mix_with_the_nex
         await send(message, fds)
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend._control, "_send", interrupted)
+        patch.setattr(backend.host.control, "_send", interrupted)
         with pytest.raises(asyncio.CancelledError):
             await backend.start(SandboxSpec(run=["true"], files=files))
     assert len(sent) == 1

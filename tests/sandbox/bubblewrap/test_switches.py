@@ -78,7 +78,7 @@ async def test_an_interpreter_ends_as_usual(backend, plain, name):
 
 
 async def test_memory_is_prepared_without_quick_ends_too(plain):
-    await eventually(lambda: plain._pool._any.ready, 20)
+    await eventually(lambda: plain.pool._any.ready, 20)
     code = "import sys; print(hasattr(sys, 'unsandbox')); import atexit; print(atexit._ncallbacks())"
     outcome = await run_in(plain, python_spec(code), expect_warm=True)
     assert outcome.stdout.data == b"False\n0\n"

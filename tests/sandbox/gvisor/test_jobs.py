@@ -142,7 +142,7 @@ async def test_several_at_once_each_with_its_own_output(backend):
 
 async def test_nothing_is_left_after_all_this(backend, still_well):
     await still_well()
-    mine = groups_of(backend._runtime.name)
+    mine = groups_of(backend.host.runtime.name)
     await eventually(lambda: [group for folder in mine for group in folder.glob("job-*")] == [])
     assert sandbox_processes() == []
-    assert list(backend._runtime.glob("gvisor-*")) == []
+    assert list(backend.host.runtime.glob("gvisor-*")) == []

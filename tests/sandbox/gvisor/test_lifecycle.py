@@ -32,7 +32,7 @@ async def main():
     await frozen.freeze()
     while not job._streams["stdout"].result().data:
         await asyncio.sleep(0.01)
-    print(json.dumps(dict(runtime=str(backend._runtime))), flush=True)
+    print(json.dumps(dict(runtime=str(backend.host.runtime))), flush=True)
     await asyncio.sleep(60)
 asyncio.run(main())
 """
@@ -64,7 +64,7 @@ async def test_a_killed_launcher_takes_its_sandboxes_along_and_gets_a_successor(
 
     async with GvisorBackend() as backend:
         sandbox = await backend.open_persistent(PersistentSpec())
-        family = [pid for pid in descendants(os.getpid()) if str(backend._runtime).encode() in cmdline(pid)]
+        family = [pid for pid in descendants(os.getpid()) if str(backend.host.runtime).encode() in cmdline(pid)]
         launcher = next(pid for pid in family if b"launcher" in cmdline(pid))
         os.kill(launcher, 9)
         await asyncio.wait_for(sandbox.wait_ended(), 5)
@@ -111,7 +111,7 @@ async def main():
     await sandbox.close()
     again = await backend.open_persistent(PersistentSpec(hot_image=image))
     results["restored"] = int((await again.run(["cat", "n"])).stdout.data)
-    runtime = backend._runtime
+    runtime = backend.host.runtime
     await backend.close()
     results["gone"] = not runtime.exists()
     print(json.dumps(results))

@@ -41,7 +41,7 @@ from tests.sandbox.bubblewrap.test_persistent_programs import live as live
 from tests.sandbox.support import eventually, groups_of
 
 from unsandbox.sandbox import GvisorBackend, SandboxError, SandboxFile, SandboxUnavailable
-from unsandbox.sandbox.gvisor import persistent as gvisor_live
+from unsandbox.sandbox.gvisor import persistent, work_folder
 from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
 
@@ -115,8 +115,8 @@ async def listening(sandbox, port: int = 8000) -> None:
 def cpu_ticks(backend, sandbox) -> int:
     """All that the processes of a sandbox have used so far, gVisor's included."""
     total = 0
-    for folder in groups_of(backend._runtime.name):
-        for process in folder.glob(f"job-{sandbox._number}/**/cgroup.procs"):
+    for folder in groups_of(backend.host.runtime.name):
+        for process in folder.glob(f"job-{sandbox.number}/**/cgroup.procs"):
             for pid in process.read_text().split():
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 total += int(fields[11]) + int(fields[12])
@@ -280,8 +280,8 @@ async def test_a_work_disk_outlives_its_sandbox(backend, tmp_path):
 
 
 async def test_a_work_disk_is_saved_now_and_then(backend, tmp_path, monkeypatch):
-    monkeypatch.setattr(gvisor_live, "SAVE_EVERY_S", 0.1)
-    monkeypatch.setattr(gvisor_live, "_SAVE_SHARE", 1)
+    monkeypatch.setattr(work_folder, "SAVE_EVERY_S", 0.1)
+    monkeypatch.setattr(work_folder, "_SAVE_SHARE", 1)
     disk = tmp_path / "disk"
     sandbox = await backend.open_persistent(PersistentSpec(work_disk=disk))
     writer = await sandbox.spawn(["sh", "-c", "while :; do date > changing; done"])
@@ -290,7 +290,7 @@ async def test_a_work_disk_is_saved_now_and_then(backend, tmp_path, monkeypatch)
     first = disk.stat().st_mtime_ns
     await eventually(lambda: disk.stat().st_mtime_ns > first, 10)
     # Nothing of the server's is asked: as if it had been killed.
-    await backend._control.kill(sandbox._number)
+    await backend.host.control.kill(sandbox.number)
     await sandbox.wait_ended()
     await sandbox.close()
     writer.close()
@@ -377,11 +377,11 @@ async def test_a_disk_that_is_full_at_the_start(backend, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gvisor_live, "write_configuration", full)
-    before = len(backend._live)
+    monkeypatch.setattr(persistent, "write_configuration", full)
+    before = len(backend.persistent)
     with pytest.raises(OSError, match="No space"):
         await backend.open_persistent(PersistentSpec())
-    assert len(backend._live) == before
+    assert len(backend.persistent) == before
 
 
 async def test_a_first_process_that_breaks_the_rules_ends_its_sandbox(backend):
@@ -396,10 +396,10 @@ async def test_a_first_process_that_breaks_the_rules_ends_its_sandbox(backend):
 
 async def test_nothing_is_left(backend, live):
     # The one that the tests of this module share is still there.
-    await eventually(lambda: backend.running == 0 and len(backend._live) == 1)
-    (shared,) = backend._live
-    assert list(backend._runtime.glob("gvisor-*")) == [shared._bundle]
-    mine = groups_of(backend._runtime.name)
+    await eventually(lambda: backend.running == 0 and len(backend.persistent) == 1)
+    (shared,) = backend.persistent
+    assert list(backend.host.runtime.glob("gvisor-*")) == [shared._bundle]
+    mine = groups_of(backend.host.runtime.name)
     await eventually(
-        lambda: {group.name for folder in mine for group in folder.glob("job-*")} == {f"job-{shared._number}"}
+        lambda: {group.name for folder in mine for group in folder.glob("job-*")} == {f"job-{shared.number}"}
     )

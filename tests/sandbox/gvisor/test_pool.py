@@ -55,9 +55,9 @@ class WarmOnly(GvisorBackend):
     """Runs every job in a sandbox that was waiting; waits for one."""
 
     async def start(self, spec, sink=None):
-        if self._waiting is None or spec.limits.tmpfs_bytes != Limits().tmpfs_bytes:
+        if self.pool is None or spec.limits.tmpfs_bytes != Limits().tmpfs_bytes:
             return await super().start(spec, sink)
-        await eventually(lambda: self._waiting.waiting, SLOW)
+        await eventually(lambda: self.pool.waiting, SLOW)
         job = await super().start(spec, sink)
         assert isinstance(job, GvisorJob)
         return job
@@ -66,9 +66,9 @@ class WarmOnly(GvisorBackend):
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def backend():
     async with WarmOnly(pool=pool_for(TABLE, 2, 16, Limits())) as opened:
-        await eventually(lambda: opened._waiting._proven, SLOW)
+        await eventually(lambda: opened.pool._proven, SLOW)
         yield opened
-        assert not opened._waiting._closed
+        assert not opened.pool._closed
 
 
 @pytest.fixture
@@ -132,11 +132,11 @@ async def test_cancel_and_what_a_lost_sandbox_does_to_a_job(backend):
     job = await backend.start(SandboxSpec(run=["sleep", "1000"]))
     job.cancel()
     assert (await job.wait()).reason is EndReason.CANCELLED
-    await eventually(lambda: backend._waiting.waiting, SLOW)
-    doomed = list(backend._waiting._ready)
+    await eventually(lambda: backend.pool.waiting, SLOW)
+    doomed = list(backend.pool._ready)
     for waiting in doomed:
         os.kill(waiting.pid, 9)
-    await eventually(lambda: not set(doomed) & set(backend._waiting._ready), SLOW)
+    await eventually(lambda: not set(doomed) & set(backend.pool._ready), SLOW)
     # They died while they waited: the job gets another, or one of its own.
     job = await GvisorBackend.start(backend, SandboxSpec(run=["echo", "well"]))
     assert (await job.wait()).stdout.data == b"well\n"
@@ -145,16 +145,16 @@ async def test_cancel_and_what_a_lost_sandbox_does_to_a_job(backend):
 async def test_nothing_is_left_and_nothing_is_made_before_the_first_job():
     config = pool_for(TABLE, 0, 8, Limits())
     async with GvisorBackend(pool=replace(config, most=8)) as backend:
-        runtime = backend._runtime
-        assert backend._waiting.waiting == 0
+        runtime = backend.host.runtime
+        assert backend.pool.waiting == 0
         job = await backend.start(SandboxSpec(run=["true"]))
         assert not isinstance(job, GvisorJob)
         await job.wait()
-        await eventually(lambda: backend._waiting.waiting == 1, SLOW)
+        await eventually(lambda: backend.pool.waiting == 1, SLOW)
         job = await backend.start(SandboxSpec(run=["true"]))
         assert isinstance(job, GvisorJob)
         await job.wait()
-        await eventually(lambda: backend._waiting.waiting == 1, SLOW)
+        await eventually(lambda: backend.pool.waiting == 1, SLOW)
         bundles = [path for path in runtime.iterdir() if path.name.startswith("gvisor-")]
         assert len(bundles) == 1
     await eventually(lambda: not runtime.exists())

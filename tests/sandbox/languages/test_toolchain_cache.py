@@ -63,7 +63,7 @@ async def test_a_cache_is_made_once_and_no_program_can_change_it(system, warm):
     pool = pool_for(load_languages(), 1, 1, Limits()) if warm else None
     async with BubblewrapBackend(system=system, pool=pool) as backend:
         if warm:
-            await eventually(lambda: backend._pool._proven)
+            await eventually(lambda: backend.pool._proven)
         await caches.make(TINY, backend)
         place = caches.place(TINY)
         made = system.caches / Path(place).name / "below/made"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from unsandbox.engine.accounts.cpu_ledger import DAY_S, HOUR_S, CpuLedger
 from unsandbox.engine.accounts.keys import KeyRing, KeySettings
+from unsandbox.engine.backends import is_weaker
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import InsufficientStorage, LimitReached
 from unsandbox.engine.store.objects import ObjectStore
@@ -72,9 +73,11 @@ class Quotas:
         least = self.settings(owner).isolation
         if least is None or asked == least:
             return asked
-        if asked == "bubblewrap":
-            raise SandboxUnavailable("this key runs nothing with less isolation than gVisor; ask for 'auto'")
-        return least if asked == "auto" else asked
+        if asked == "auto":
+            return least
+        if is_weaker(asked, least):
+            raise SandboxUnavailable(f"this key runs nothing with less isolation than {least}; ask for 'auto'")
+        return asked
 
     def memory_bytes(self, owner: str, vcpu: int) -> int:
         """Return the memory of a sandbox with so many CPUs."""

@@ -75,7 +75,7 @@ async def open_persistent(context: Context, isolation: str, spec: PersistentSpec
     if spec.work_disk is not None:
         spec.work_disk.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        backend = context.backends.live(isolation)
+        backend = context.backends.for_persistent(isolation)
         check_network(backend, spec.network)
         sandbox = await backend.open_persistent(replace(spec, system_paths=context.languages.system_paths()))
     except SandboxUnavailable as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from unsandbox.sandbox import proc_masks
 from unsandbox.sandbox.bubblewrap.outbound import Outbound
 from unsandbox.sandbox.host.job_script import disturbs_shell
+from unsandbox.sandbox.launcher.fd_numbers import FIRST_FILE_FD, INFO_FD, SECCOMP_FD
 from unsandbox.sandbox.layout import (
     ARTIFACT_FOLDER,
     DEFAULT_ENV,
@@ -65,26 +66,21 @@ class Mounts:
         return words if self.network is None else words + self.network.words()
 
 
-def sandbox_arguments(
-    spec: SandboxSpec, mounts: Mounts, *, seccomp_fd: int, info_fd: int, file_fds: Sequence[int]
-) -> bytes:
+def sandbox_arguments(spec: SandboxSpec, mounts: Mounts) -> bytes:
     """Return bubblewrap's options, NUL-separated for `--args`; nothing of it appears on a command line.
 
     Args:
         spec: A validated specification.
         mounts: What it sees of the host.
-        seccomp_fd: Number of the descriptor with the filter, in the sandbox program.
-        info_fd: Number of the descriptor that it reports on.
-        file_fds: One number for each of `spec.files`.
     """
     size = spec.limits.tmpfs_bytes
     words = base_words(mounts, size)
     words += ["--perms", "0755", "--size", str(size), "--tmpfs", WORK, "--chdir", WORK]
-    words += _file_arguments(spec, file_fds)
+    words += _file_arguments(spec)
     for name, value in (DEFAULT_ENV | dict(spec.env)).items():
         if not disturbs_shell(name):
             words += ["--setenv", name, value]
-    words += ["--seccomp", str(seccomp_fd), "--info-fd", str(info_fd)]
+    words += ["--seccomp", str(SECCOMP_FD), "--info-fd", str(INFO_FD)]
     return null_separated(words)
 
 
@@ -105,7 +101,7 @@ def null_separated(words: Iterable[str]) -> bytes:
     return b"".join(os.fsencode(word) + b"\0" for word in words)
 
 
-def _file_arguments(spec: SandboxSpec, file_fds: Sequence[int]) -> list[str]:
+def _file_arguments(spec: SandboxSpec) -> list[str]:
     words: list[str] = []
     made = {"/", WORK, TMP, "/dev", SHM}
 
@@ -117,7 +113,7 @@ def _file_arguments(spec: SandboxSpec, file_fds: Sequence[int]) -> list[str]:
 
     for folder in (*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])):
         make(PurePosixPath(folder))
-    for file, fd in zip(spec.files, file_fds, strict=True):
+    for fd, file in enumerate(spec.files, FIRST_FILE_FD):
         make(PurePosixPath(file.path).parent)
         words += ["--perms", f"{file.mode:04o}", "--file", str(fd), file.path]
     return words

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from unsandbox.sandbox.bubblewrap.job_message import (
@@ -22,13 +21,14 @@ from unsandbox.sandbox.bubblewrap.job_message import (
     runs_in_process,
     waiting_kind,
 )
+from unsandbox.sandbox.bubblewrap.resources import BubblewrapResources
 from unsandbox.sandbox.bubblewrap.template import Template
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.compile_cache import CompileCache, Compiled, read_program, with_program
 from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe
+from unsandbox.sandbox.host.job_streams import JobStreams
 from unsandbox.sandbox.host.launcher_client import Ending
-from unsandbox.sandbox.host.pool import PoolContext
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Hierarchy, group_name
@@ -59,19 +59,17 @@ _LONGEST_SAID = 1 << 15
 """A compiler that said more than this says it again. It must fit into a pipe that nobody reads yet."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BubblewrapPoolContext(PoolContext):
+@dataclass(frozen=True, slots=True)
+class BubblewrapPoolContext:
     """What this pool uses of its backend.
 
     Attributes:
-        program: Path of bubblewrap.
-        bpf: The system call filter of all sandboxes.
+        resources: What its sandboxes are made with.
         template: What zygotes are started in.
         python: Version of the interpreter in it.
     """
 
-    program: Path
-    bpf: bytes
+    resources: BubblewrapResources
     template: Template
     python: str
 
@@ -140,17 +138,23 @@ class WarmPool:
     """Hands out sandboxes that wait; belongs to one open backend.
 
     Args:
-        host: The backend's part in it.
+        context: The backend's part in it.
         config: How many wait.
     """
 
-    def __init__(self, host: BubblewrapPoolContext, config: PoolConfig) -> None:
-        self._host = host
+    def __init__(self, context: BubblewrapPoolContext, config: PoolConfig) -> None:
+        self._context = context
+        self._resources = context.resources
+        self._host = host = context.resources.host
+        self.jobs: set[SandboxJob] = set()
+        """The jobs that run in its sandboxes."""
         self._config = config
         self._limits = config.limits
         self._hierarchy: Hierarchy | None = host.cgroup.hierarchy()
         self._commands = commands_by_kind(config.commands)
-        self._files = host.template.files(host.bpf, host.python, config.folders, self._commands)
+        self._files = context.template.files(
+            context.resources.filter, context.python, config.folders, self._commands
+        )
         self._mounted = frozenset(config.system_paths)
         self._bounds = _bounds(config.limits)
         self._counts_memory, self._counts_processes = (
@@ -165,7 +169,7 @@ class WarmPool:
         self._next: _Zygote | None = None
         self._dismissed: set[WarmSandbox] = set()
         self._failures = 0
-        self._compiled = CompileCache(host.template.system)
+        self._compiled = CompileCache(host.system)
         self._closed = self._proven = False
         self._off: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -196,17 +200,16 @@ class WarmPool:
             for left in jobs:
                 left.cancel()
 
-    async def start(self, spec: SandboxSpec, sink: OutputSink | None, jobs: set[SandboxJob]) -> WarmJob | None:
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None) -> WarmJob | None:
         """Start a job in a sandbox that waits; None when it needs one of its own.
 
         Args:
             spec: A validated specification.
             sink: See `Backend.start`.
-            jobs: Holds the job while it runs.
         """
         if not self._proven or not self._suits(spec):
             return None
-        return await self._start(spec, sink, jobs)
+        return await self._start(spec, sink, self.jobs)
 
     async def _start(self, spec: SandboxSpec, sink: OutputSink | None, jobs: set[SandboxJob]) -> WarmJob | None:
         key, said = self._compiled.key_of(spec), b""
@@ -354,13 +357,13 @@ class WarmPool:
         limits = self._limits
         with contextlib.ExitStack() as sent:
             try:
-                slot = self._host.take_slot()
+                slot = self._host.slots.take()
             except SandboxError:
                 # As many live as may; whoever waits gets the same words on the way without a pool.
                 shelf.answer_waiters()
                 return False
             try:
-                uid = None if self._host.users is None else self._host.users[slot]
+                uid = slot.uid
                 here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 sent.enter_context(there)
                 with contextlib.ExitStack() as kept:
@@ -372,14 +375,12 @@ class WarmPool:
                     sent.callback(os.close, err_write)
                     kept.pop_all()
             except OSError as error:
-                self._host.free_slot(slot)
+                slot.release()
                 self._failed(str(error))
                 return False
             prepared = WarmSandbox(
-                control=here,
-                stdout_fd=out_read,
-                stderr_fd=err_read,
-                slot=slot,
+                JobStreams(here, out_read, err_read),
+                slot,
                 on_ready=partial(self._on_ready, shelf),
                 on_over=partial(self._on_over, shelf, zygote),
             )
@@ -449,7 +450,7 @@ class WarmPool:
         self._refill(shelf)
 
     def _on_over(self, shelf: _WarmQueue, zygote: _Zygote, prepared: WarmSandbox, error: str | None) -> None:
-        self._host.free_slot(prepared.slot)
+        prepared.slot.release()
         was_made = prepared not in shelf.making
         shelf.making.discard(prepared)
         with contextlib.suppress(ValueError):
@@ -516,11 +517,11 @@ class WarmPool:
             with contextlib.ExitStack() as sent:
                 fds = self._zygote_descriptors(sent)
                 request = StartZygote(
-                    program=str(self._host.program),
+                    program=str(self._resources.program),
                     argv=("bwrap", "--args", str(ARGS_FD), "--", *PYTHON),
                     fds=tuple(fds),
                     bounds=self._bounds,
-                    nice=_NICE if self._host.users is not None else 0,
+                    nice=_NICE if self._host.slots.users is not None else 0,
                 )
                 zygote.number = await self._host.control.start(zygote, request, list(fds.values()))
         except (OSError, SandboxError) as error:
@@ -542,7 +543,7 @@ class WarmPool:
             0: send(input_file(b"")),
             1: send(ends[0][1]),
             2: send(ends[1][1]),
-            ARGS_FD: send(memory_file(self._host.template.arguments(numbers))),
+            ARGS_FD: send(memory_file(self._context.template.arguments(numbers))),
             **{numbers[path]: send(memory_file(data)) for path, data in self._files.items()},
         }
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from unsandbox.sandbox.bubblewrap.persistent_setup import BackendResources, make_disk
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host import artifacts
 from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.process import SandboxProcess, communicate
+from unsandbox.sandbox.host.resources import HostResources
 from unsandbox.sandbox.launcher import enter
 from unsandbox.sandbox.layout import WORK
 from unsandbox.sandbox.persistent_spec import HashedBytes, PersistentSpec
 from unsandbox.sandbox.storage.archive import PACK, UNPACK, load, save
+from unsandbox.sandbox.storage.work_disk import DiskImages, FolderDisk, ImageDisk, WorkDisk
 
 _WATCH_MIN_S = 1.0
 _WATCH_SHARE = 20
@@ -29,7 +31,9 @@ class WorkFolder:
     def __init__(
         self,
         spec: PersistentSpec,
-        parts: BackendResources,
+        host: HostResources,
+        images: DiskImages | None,
+        uid: int | None,
         start_helper: Callable[[Sequence[str], int], Awaitable[SandboxProcess]],
         on_too_large: Callable[[str], Awaitable[None]],
     ) -> None:
@@ -37,14 +41,21 @@ class WorkFolder:
 
         Args:
             spec: The sandbox's.
-            parts: The backend's.
+            host: The shared parts of all sandboxes of its backend.
+            images: Where work folders are images; None where they are folders.
+            uid: The user of the host that the sandbox runs as; None for the server's.
             start_helper: Starts a program inside, with capabilities.
             on_too_large: Called with the reason when a folder without a quota of its own has outgrown it.
         """
-        self.disk = make_disk(spec, parts)
+        mount_point = host.runtime / f"work-{secrets.token_hex(6)}"
+        self.disk: WorkDisk = (
+            FolderDisk(spec.work_disk, mount_point, uid)
+            if images is None
+            else ImageDisk(images, spec.work_disk, spec.limits.work_bytes, mount_point)
+        )
         self._bytes = spec.limits.work_bytes
-        self._has_quota = parts.images is not None
-        self._discard_fd = parts.discard_fd
+        self._has_quota = images is not None
+        self._discard_fd = host.discard_fd
         self._start_helper = start_helper
         self._on_too_large = on_too_large
         self._fd = -1

@@ -3,46 +3,35 @@
 A program that attacks the kernel attacks gVisor's, written in a memory-safe language, which itself may make
 only the few system calls that its seccomp filter allows, as a user to whom nothing belongs, in namespaces and a
 control group of its own. The price is dearer system calls, and its start, a fifth of a second and more, which
-sandboxes that wait have paid beforehand (`gvisor_warm.py`).
+warm sandboxes have paid beforehand (`pool.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
 import stat
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from unsandbox.sandbox import rootfs
-from unsandbox.sandbox.bubblewrap.backend import BubblewrapBackend
-from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
-from unsandbox.sandbox.gvisor import agent, commands, probe, runsc
-from unsandbox.sandbox.gvisor.bundle import (
-    FirstProcess,
-    bounds,
-    configuration,
-    make_bundle,
-    runsc_words,
-    write_configuration,
-)
-from unsandbox.sandbox.gvisor.files import archive_of, fetch, hand_over_lines, place_lines
-from unsandbox.sandbox.gvisor.persistent import AGENT, PYTHON, BackendResources, GvisorSandbox
-from unsandbox.sandbox.gvisor.pool import GvisorPool, GvisorPoolContext
-from unsandbox.sandbox.host.descriptors import input_file, memory_file, pipe
-from unsandbox.sandbox.host.job_script import RUN_SCRIPT, job_script
+from unsandbox.sandbox.backend import Capabilities
+from unsandbox.sandbox.errors import SandboxError
+from unsandbox.sandbox.gvisor import agent, probe, runsc
+from unsandbox.sandbox.gvisor.files import archive_of, fetch
+from unsandbox.sandbox.gvisor.persistent import AGENT, PYTHON, GvisorSandbox
+from unsandbox.sandbox.gvisor.pool import GvisorPool
+from unsandbox.sandbox.gvisor.resources import GvisorResources
+from unsandbox.sandbox.host.backend import HostBackend, JobStart, Opening
+from unsandbox.sandbox.host.descriptors import DescriptorStack, input_file, memory_file
+from unsandbox.sandbox.host.job_streams import open_streams, socket_pair
+from unsandbox.sandbox.host.persistent_probe import PERSISTENT, QUOTA, examine_persistent, persistent_checks
 from unsandbox.sandbox.host.running_job import SandboxJob
-from unsandbox.sandbox.host.warm_sandbox import WarmJob
-from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_FD, SCRIPT_FD
-from unsandbox.sandbox.launcher.messages import Start
+from unsandbox.sandbox.host.slots import Slot
+from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, EXTRA_FD, SCRIPT_FD
 from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.pool_config import PoolConfig
-from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, ProbeReport, SandboxSpec
-from unsandbox.sandbox.system import HOST, System
-from unsandbox.sandbox.validation import validate_persistent
+from unsandbox.sandbox.spec import Check, NetworkMode, OutputSink, ProbeReport, SandboxSpec
 
 NO_NETWORK = (
     "network mode semitrusted is not available in gVisor sandboxes: they have no network but their own "
@@ -50,20 +39,8 @@ NO_NETWORK = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What a job has on the host besides its streams."""
-
-    bundle: Path
-    channel: socket.socket
-
-    def close(self) -> None:
-        self.channel.close()
-        shutil.rmtree(self.bundle, ignore_errors=True)
-
-
-class GvisorBackend(BubblewrapBackend):
-    r"""Implements `Backend` with gVisor's `runsc` on the platform systrap, as root or as an ordinary user.
+class GvisorBackend(HostBackend):
+    r"""Sandboxes by gVisor's `runsc` on the platform systrap; implements `Backend`.
 
     Example:
         >>> import asyncio
@@ -76,228 +53,95 @@ class GvisorBackend(BubblewrapBackend):
     """
 
     name = "gvisor"
-    hot = True
+    capabilities = Capabilities(persistent=True, memory_snapshots=True, own_kernel=True)
+    _runsc: runsc.Runsc | None = None
 
-    def __init__(
-        self,
-        runtime_dir: Path | None = None,
-        *,
-        first_uid: int | None = None,
-        system: System = HOST,
-        pool: PoolConfig | None = None,
-    ) -> None:
-        """Prepare nothing yet; `open` does. See `BubblewrapBackend`.
+    @property
+    def version(self) -> str:
+        """Release of the `runsc` in use; empty before it is open."""
+        return "" if self._runsc is None else self._runsc.version
 
-        Args:
-            runtime_dir: As there.
-            first_uid: As there.
-            system: As there.
-            pool: How many sandboxes wait for jobs; where its size is 0, none until the first has come.
-        """
-        super().__init__(runtime_dir, first_uid=first_uid, system=system, pool=pool)
-        self._waiting: GvisorPool | None = None
-        self._belongings: dict[SandboxJob, _Job] = {}
-        self.version = ""
-        """Release of the `runsc` in use, once open."""
-
-    def _prepare_files(self) -> tuple[Path, str]:
-        found = runsc.find()
-        self.version = found.version
-        runtime, token = rootfs.make_runtime(self._parent)
-        self._runtime = runtime
-        self._program = _reachable_copy(found.path, runtime)
-        self._root = rootfs.build_root(runtime, self._system)
-        _put_agent(self._root)
-        return runtime, token
-
-    async def _prove(self) -> ProbeReport:
-        return await probe.examine(
-            self, self._cgroup, version=self.version, separate_users=self._users is not None
-        )
+    def unavailable_reason(self) -> str | None:
+        """Say whether `runsc` is missing; see `Backend.unavailable_reason`."""
+        if runsc.candidates():
+            return None
+        return f"gVisor's runsc is not installed; its operator can install it: {runsc.HOW_TO_GET}"
 
     def network_refusal(self, mode: NetworkMode) -> str | None:
-        """Say why sandboxes cannot have this network here; see `Backend.network_refusal`."""
+        """Say why sandboxes cannot have this network; see `Backend.network_refusal`."""
         return None if mode is NetworkMode.ZEROTRUST else NO_NETWORK
 
-    # One job
+    def _install(self, runtime: Path, root: Path) -> None:
+        found = runsc.find()
+        self._runsc = replace(found, path=_reachable_copy(found.path, runtime))
+        _put_agent(root)
+
+    def _resources(self) -> GvisorResources:
+        if self._runsc is None:
+            raise SandboxError("the backend is not open")
+        return GvisorResources(self.host, self._runsc.path, self._runsc.version)
+
+    async def _prove(self) -> ProbeReport:
+        return await probe.examine(self, self._resources())
+
+    async def _open_pool(self, config: PoolConfig) -> GvisorPool:
+        pool = GvisorPool(self._resources(), config)
+        pool.open()
+        return pool
+
+    # Jobs
 
     def _open_job(
-        self, spec: SandboxSpec, sink: OutputSink | None, uid: int | None, sent: contextlib.ExitStack
-    ) -> tuple[dict[int, int], SandboxJob]:
-        """Open every descriptor of a job; return those of the sandbox by their number there, and the job."""
-
-        def send(fd: int) -> int:
-            sent.callback(os.close, fd)
-            return fd
-
-        with contextlib.ExitStack() as kept:
-            here, there = socket.socketpair()
-            kept.enter_context(here)
-            sent.enter_context(there)
-            channel, far = socket.socketpair()
-            kept.enter_context(channel)
-            sent.enter_context(far)
-            ends = []
-            for _ in range(2):
-                read, write = pipe(uid)
-                kept.callback(os.close, read)
-                ends.append((read, send(write)))
-            (out_read, out_write), (err_read, err_write) = ends
-            descriptors = {
-                0: send(input_file(spec.stdin)),
-                1: out_write,
-                2: err_write,
-                CONTROL_FD: there.fileno(),
-                EXTRA_FD: far.fileno(),
-                SCRIPT_FD: send(memory_file(self._script(spec))),
-                ARCHIVE_FD: send(memory_file(archive_of(spec))),
+        self, spec: SandboxSpec, sink: OutputSink | None, slot: Slot, sent: DescriptorStack
+    ) -> JobStart:
+        resources = self._resources()
+        with DescriptorStack() as kept:
+            streams, descriptors = open_streams(slot.uid, sent, kept)
+            channel, descriptors[EXTRA_FD] = socket_pair(sent, kept)
+            descriptors |= {
+                0: sent.add(input_file(spec.stdin)),
+                SCRIPT_FD: sent.add(memory_file(resources.job_script(spec))),
+                ARCHIVE_FD: sent.add(memory_file(archive_of(spec))),
             }
-            bundle = self._make_bundle(spec, uid)
+            bundle = resources.job_bundle(spec, slot.uid)
             kept.callback(shutil.rmtree, bundle, ignore_errors=True)
             spec = replace(spec, files=())
+
+            def over(job: SandboxJob) -> None:
+                self._job_over(slot, job)
+                channel.close()
+                shutil.rmtree(bundle, ignore_errors=True)
+
             job = SandboxJob(
                 spec,
-                control=here,
-                stdout_fd=out_read,
-                stderr_fd=err_read,
-                discard_fd=self._discard,
+                streams,
+                discard_fd=resources.host.discard_fd,
                 sink=sink,
-                on_over=self._over,
+                on_over=over,
                 reader=lambda _: fetch(channel, spec),
             )
-            # The job closes its ends itself, and `_over` what else there is.
+            # The job closes its ends itself, and `over` the rest.
             kept.pop_all()
-            self._belongings[job] = _Job(bundle, channel)
-            return descriptors, job
+        return JobStart(job, resources.job_request(bundle, spec.limits, slot.uid, descriptors), descriptors)
 
-    async def open_persistent(self, spec: PersistentSpec) -> GvisorSandbox:
-        """Open or restore a persistent sandbox; see `PersistentBackend.open_persistent`.
+    # Persistent sandboxes
 
-        Raises:
-            InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
-            SandboxUnavailable: It asks for a network, or for an image that cannot be restored here.
-            SandboxError: The backend is closed, or the sandbox could not be set up.
-        """
-        if spec.network is not NetworkMode.ZEROTRUST:
-            raise SandboxUnavailable(NO_NETWORK)
-        validate_persistent(spec)
+    def _new_persistent(
+        self, spec: PersistentSpec, slot: Slot, on_over: Callable[[Opening], None]
+    ) -> GvisorSandbox:
+        return GvisorSandbox(spec, self._resources(), slot.uid, on_over=on_over)
+
+    async def _examine_persistent(self) -> Sequence[Check]:
         if not self._system.has_program(PYTHON.rpartition("/")[2]):
-            raise SandboxUnavailable(
-                f"gVisor sandboxes that stay need {PYTHON} among what sandboxes see; install python3, or "
-                "un languages install python"
-            )
-        await self._must_serve(spec.network)
-        slot = self._take_slot()
-        sandbox = GvisorSandbox(spec, self._gvisor_parts(slot), on_over=self._live_over)
-        self._live[sandbox] = slot
-        try:
-            await sandbox.open()
-        except BaseException:
-            await sandbox.close()
-            raise
-        return sandbox
-
-    def _gvisor_parts(self, slot: int) -> BackendResources:
-        return BackendResources(
-            control=self._control,
-            cgroup=self._cgroup,
-            program=self._existing_program(),
-            version=self.version,
-            runtime=self._existing_runtime(),
-            root=self._existing_root(),
-            mounts=self._mounts,
-            discard_fd=self._discard,
-            uid=None if self._users is None else self._users[slot],
-        )
-
-    def _make_bundle(self, spec: SandboxSpec, uid: int | None, command: str = RUN_SCRIPT) -> Path:
-        """Make the folder that describes one sandbox to `runsc`, with room for what that keeps of it."""
-        bundle = make_bundle(self._existing_runtime(), uid)
-        first = FirstProcess(
-            command=["/bin/sh", "-c", command, "sh"],
-            open_files=max(spec.limits.open_files, SCRIPT_FD + 8),
-        )
-        content = configuration(
-            first,
-            root=self._existing_root(),
-            mounts=self._mounts(spec.system_paths),
-            tmpfs_bytes=spec.limits.tmpfs_bytes,
-            work_bytes=spec.limits.tmpfs_bytes,
-        )
-        write_configuration(bundle, content)
-        return bundle
-
-    def _mounts(self, system_paths: Sequence[str]) -> list[tuple[Path, str]]:
-        names = self._mountable([*self._system.always_mounted, *system_paths])
-        return [(self._system.usr, "/usr"), *((self._system.path(name), name) for name in names)]
-
-    def _script(self, spec: SandboxSpec, before: Sequence[str] = ()) -> bytes:
-        counted = "memory" in self._cgroup.controllers
-        return job_script(
-            spec,
-            data_bytes=None if counted else spec.limits.memory_bytes,
-            prepare=[*before, *place_lines(spec)],
-            artifacts=hand_over_lines(spec),
-            all_variables=True,
-        )
-
-    def _request(
-        self, job: SandboxJob, spec: SandboxSpec, uid: int | None, descriptors: Mapping[int, int]
-    ) -> Start:
-        return self._run_request(self._belongings[job].bundle, spec.limits, uid, descriptors)
-
-    def _run_request(
-        self, bundle: Path, limits: Limits, uid: int | None, descriptors: Mapping[int, int]
-    ) -> Start:
-        passed = [word for fd in descriptors if fd > 2 for word in ("--pass-fd", f"{fd}:{fd}")]
-        argv = [*runsc_words(bundle), "run", "--bundle", str(bundle), *passed, bundle.name]
-        limit = bounds(limits.memory_bytes, limits.processes, limits.vcpu)
-        return commands.request(self._existing_program(), uid, argv, descriptors, limit)
-
-    def _existing_program(self) -> Path:
-        if self._program is None:
-            raise SandboxError("the backend is not open")
-        return self._program
-
-    # Sandboxes that wait
-
-    async def _open_pool(self) -> None:
-        config = self._pool_config
-        if config is None:
-            return
-        premises = GvisorPoolContext(
-            control=self._control,
-            cgroup=self._cgroup,
-            discard_fd=self._discard,
-            users=self._users,
-            version=self.version,
-            make_bundle=self._make_bundle,
-            request=self._run_request,
-            # What they have is an empty file, and no input is /dev/null.
-            script=lambda spec: self._script(spec, () if spec.stdin else ["exec </dev/null"]),
-            archive=archive_of,
-            take_slot=self._take_slot,
-            free_slot=self._free_slot,
-        )
-        self._waiting = GvisorPool(premises, config)
-        self._waiting.open()
-
-    async def _start_warm(self, spec: SandboxSpec, sink: OutputSink | None) -> WarmJob | None:
-        return None if self._waiting is None else self._waiting.start(spec, sink, self._warm_jobs)
-
-    async def _close_pool(self) -> None:
-        if self._waiting is not None:
-            await self._waiting.close()
-            self._waiting = None
-
-    def _over(self, job: SandboxJob) -> None:
-        super()._over(job)
-        if belongings := self._belongings.pop(job, None):
-            belongings.close()
+            problem = f"sandboxes see no {PYTHON}; install python3, or un languages install python"
+            return [Check(PERSISTENT, False, "refused", problem)]
+        problem = await examine_persistent(self._open_persistent, probe.SCRIPT, probe.judge_persistent)
+        quota = Check(QUOTA, True, "file system in gVisor's kernel")
+        return persistent_checks(problem, self.host, "gVisor's kernel", quota)
 
 
 def _put_agent(root: Path) -> None:
-    """Put the first process of sandboxes that stay into their root folder."""
+    """Put the first process of persistent sandboxes into their root folder."""
     target = root / AGENT.lstrip("/")
     target.parent.mkdir(mode=0o755)
     shutil.copyfile(agent.__file__, target)

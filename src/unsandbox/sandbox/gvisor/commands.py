@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.gvisor.bundle import runsc_words
-from unsandbox.sandbox.host.descriptors import memory_file
-from unsandbox.sandbox.host.launcher_client import Ending, LauncherControl
+from unsandbox.sandbox.gvisor.resources import GvisorResources
+from unsandbox.sandbox.host.descriptors import DescriptorStack, memory_file
+from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.messages import Start
 from unsandbox.sandbox.spec import MIB
@@ -33,24 +33,8 @@ class _Command:
             self.over.set_result(ending)
 
 
-def request(program: Path, uid: int | None, argv: Sequence[str], fds: Iterable[int], bounds: Bounds) -> Start:
-    """Return what the launcher is asked for to run `runsc`.
-
-    Args:
-        program: The executable.
-        uid: User of the host, None for this process's own.
-        argv: Its command line.
-        fds: The numbers that its descriptors have in it.
-        bounds: Of its control group.
-    """
-    return Start(
-        program=str(program), argv=tuple(argv), fds=tuple(fds), bounds=bounds, uid=uid, single_process=True
-    )
-
-
 async def run(
-    control: LauncherControl,
-    program: Path,
+    resources: GvisorResources,
     bundle: Path,
     uid: int | None,
     words: Sequence[str],
@@ -59,8 +43,7 @@ async def run(
     """Run one command to its end.
 
     Args:
-        control: The launcher.
-        program: The executable.
+        resources: What gVisor's sandboxes are made with.
         bundle: The sandbox's.
         uid: User of the host that the sandbox runs as.
         words: The command and its options; the sandbox's name is added.
@@ -69,15 +52,20 @@ async def run(
     Raises:
         SandboxError: It failed; the message says what `runsc` said.
     """
-    with contextlib.ExitStack() as ours:
-        nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        ours.callback(os.close, nothing)
-        said = memory_file(b"")
-        ours.callback(os.close, said)
+    with DescriptorStack() as ours:
+        nothing = ours.add(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+        said = ours.add(memory_file(b""))
         fds = {0: nothing, 1: said, 2: said, **(extra_fds or {})}
         command = _Command()
-        argv = [*runsc_words(bundle), *words, bundle.name]
-        await control.start(command, request(program, uid, argv, fds, _BOUNDS), list(fds.values()))
+        request = Start(
+            program=str(resources.program),
+            argv=(*runsc_words(bundle), *words, bundle.name),
+            fds=tuple(fds),
+            bounds=_BOUNDS,
+            uid=uid,
+            single_process=True,
+        )
+        await resources.host.control.start(command, request, list(fds.values()))
         ending = await asyncio.shield(command.over)
         if ending.error or ending.exit_code != 0:
             what = ending.error or os.pread(said, 2000, 0).decode("utf-8", "replace").strip()

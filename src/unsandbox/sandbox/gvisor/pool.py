@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,16 @@ from typing import Any
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.gvisor import probe
 from unsandbox.sandbox.gvisor.bundle import bounds
-from unsandbox.sandbox.gvisor.files import fetch
+from unsandbox.sandbox.gvisor.files import archive_of, fetch
+from unsandbox.sandbox.gvisor.resources import GvisorResources
 from unsandbox.sandbox.host.descriptors import memory_file, pipe
+from unsandbox.sandbox.host.job_streams import JobStreams
 from unsandbox.sandbox.host.launcher_client import Ending
-from unsandbox.sandbox.host.pool import PoolContext
 from unsandbox.sandbox.host.running_job import Collected, SandboxJob
+from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_FD, SCRIPT_FD
-from unsandbox.sandbox.launcher.messages import Start
 from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, SandboxSpec
 
@@ -49,25 +50,6 @@ _REST_S = 120.0
 """After so long without a job one less is kept waiting."""
 _MAKING_AT_ONCE = 2
 _BREATH_S = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GvisorPoolContext(PoolContext):
-    """What this pool uses of its backend.
-
-    Attributes:
-        version: Release of `runsc`, for the probe.
-        make_bundle: Makes the folder of a sandbox that begins with `WAIT`.
-        request: Returns what the launcher is asked for, given bundle, limits, user and descriptors.
-        script: Returns the script of a job.
-        archive: Returns the archive with the files of a job.
-    """
-
-    version: str
-    make_bundle: Callable[[SandboxSpec, int | None, str], Path]
-    request: Callable[[Path, Limits, int | None, Mapping[int, int]], Start]
-    script: Callable[[SandboxSpec], bytes]
-    archive: Callable[[SandboxSpec], bytes]
 
 
 class _Waiting(WarmSandbox):
@@ -117,12 +99,15 @@ class GvisorPool:
     """Hands out sandboxes that wait; belongs to one open backend. How many wait follows the jobs that come.
 
     Args:
-        host: The backend's part in it.
+        resources: What its sandboxes are made with.
         config: What they are prepared for, and how many wait; none before the first job if its size is 0.
     """
 
-    def __init__(self, host: GvisorPoolContext, config: PoolConfig) -> None:
-        self._host = host
+    def __init__(self, resources: GvisorResources, config: PoolConfig) -> None:
+        self._resources = resources
+        self._host = host = resources.host
+        self.jobs: set[SandboxJob] = set()
+        """The jobs that run in its sandboxes."""
         self.config = config
         # Each takes 20 MB, and half a second of a processor to make.
         self._most = max(1, config.most // 8)
@@ -151,17 +136,16 @@ class GvisorPool:
         """How many sandboxes wait for a job."""
         return len(self._ready)
 
-    def start(self, spec: SandboxSpec, sink: OutputSink | None, jobs: set[SandboxJob]) -> GvisorJob | None:
+    async def start(self, spec: SandboxSpec, sink: OutputSink | None) -> GvisorJob | None:
         """Start a job in a sandbox that waits; None when there is none, or it needs one of its own.
 
         Args:
             spec: A validated specification.
             sink: See `Backend.start`.
-            jobs: Holds the job while it runs.
         """
         if self._closed or not self._suits(spec):
             return None
-        job = self._take(spec, sink, jobs) if self._proven else None
+        job = self._take(spec, sink, self.jobs) if self._proven else None
         self._rest_later()
         if job is None:
             self._target = min(self._most, self._target + 1)
@@ -223,9 +207,9 @@ class GvisorPool:
     def _send(self, waiting: _Waiting, spec: SandboxSpec) -> None:
         if waiting.group is not None and (wanted := _bounds(spec.limits)) != _bounds(self.config.limits):
             waiting.group.change(wanted)
-        waiting.fill(SCRIPT_FD, self._host.script(spec))
+        waiting.fill(SCRIPT_FD, self._resources.job_script(spec, () if spec.stdin else ["exec </dev/null"]))
         waiting.fill(0, spec.stdin)
-        waiting.fill(ARCHIVE_FD, self._host.archive(spec))
+        waiting.fill(ARCHIVE_FD, archive_of(spec))
         waiting.let_go()
         waiting.control.send(_GO)
 
@@ -250,9 +234,7 @@ class GvisorPool:
         try:
             report = await probe.examine(
                 _Prover(self, jobs),
-                self._host.cgroup,
-                version=self._host.version,
-                separate_users=self._host.users is not None,
+                self._resources,
             )
             self._proven = report.usable
         except SandboxError as error:
@@ -280,23 +262,23 @@ class GvisorPool:
     def _make(self) -> bool:
         """Begin to make one; False when there is no room for it."""
         try:
-            slot = self._host.take_slot()
+            slot = self._host.slots.take()
         except SandboxError:
             return False
-        uid = None if self._host.users is None else self._host.users[slot]
+        uid = slot.uid
         sent = contextlib.ExitStack()
         try:
             waiting, fds = self._open(slot, uid, sent)
         except OSError as error:
             sent.close()
-            self._host.free_slot(slot)
+            slot.release()
             self._failed(str(error))
             return False
         self._making.add(waiting)
         self._run(self._ask(waiting, uid, fds, sent))
         return True
 
-    def _open(self, slot: int, uid: int | None, sent: contextlib.ExitStack) -> tuple[_Waiting, dict[int, int]]:
+    def _open(self, slot: Slot, uid: int | None, sent: contextlib.ExitStack) -> tuple[_Waiting, dict[int, int]]:
         with contextlib.ExitStack() as kept:
             here, there = socket.socketpair()
             kept.enter_context(here)
@@ -317,13 +299,11 @@ class GvisorPool:
                 # Its reader can neither write nor move where the server is.
                 fds[number] = os.open(f"/proc/self/fd/{files[number]}", os.O_RDONLY | os.O_CLOEXEC)
                 sent.callback(os.close, fds[number])
-            bundle = self._host.make_bundle(self._spec, uid, WAIT)
+            bundle = self._resources.job_bundle(self._spec, uid, WAIT)
             kept.pop_all()
         waiting = _Waiting(
-            control=here,
-            stdout_fd=reads[0],
-            stderr_fd=reads[1],
-            slot=slot,
+            JobStreams(here, *reads),
+            slot,
             on_ready=lambda _: self._on_ready(waiting),
             on_over=lambda _, error: self._on_over(waiting, error),
         )
@@ -333,7 +313,7 @@ class GvisorPool:
     async def _ask(
         self, waiting: _Waiting, uid: int | None, fds: dict[int, int], sent: contextlib.ExitStack
     ) -> None:
-        request = self._host.request(waiting.bundle, self.config.limits, uid, fds)
+        request = self._resources.job_request(waiting.bundle, self.config.limits, uid, fds)
         with sent:
             try:
                 waiting.number = await self._host.control.start(waiting, request, list(fds.values()))
@@ -358,7 +338,7 @@ class GvisorPool:
         self._refill()
 
     def _on_over(self, waiting: _Waiting, error: str | None) -> None:
-        self._host.free_slot(waiting.slot)
+        waiting.slot.release()
         waiting.let_go()
         waiting.channel.close()
         shutil.rmtree(waiting.bundle, ignore_errors=True)

@@ -10,30 +10,35 @@ from pathlib import Path
 from typing import Protocol
 
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
+from unsandbox.sandbox.gvisor.resources import GvisorResources
 from unsandbox.sandbox.host import probe
-from unsandbox.sandbox.host.launcher_client import CgroupReport
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.launcher.cgroups import members
 from unsandbox.sandbox.spec import Check, OutputSink, ProbeReport, SandboxSpec
 
 _KERNEL = "gVisor's kernel"
-_SCRIPT = probe.LOOK_AROUND + 'read -r line < /proc/version; echo "kernel $line"; echo finished; exec sleep 60'
+SCRIPT = probe.LOOK_AROUND + 'read -r line < /proc/version; echo "kernel $line"'
+"""Looks around in a sandbox; see `judge_inside`."""
+_SCRIPT = f"{SCRIPT}; echo finished; exec sleep 60"
 _OF_THE_HOST = ("isolation: system calls", "isolation: no new privileges")
 """What gVisor's kernel does not tell inside; it is read from the process that this kernel is."""
 
 
 class _Starts(Protocol):
-    name: str
+    @property
+    def name(self) -> str: ...
 
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> SandboxJob: ...
 
 
-async def examine(backend: _Starts, cgroup: CgroupReport, *, version: str, separate_users: bool) -> ProbeReport:
+async def examine(backend: _Starts, resources: GvisorResources) -> ProbeReport:
     """Run the probe in `backend` and judge what it saw, and what the server sees of the sandbox.
 
     Raises:
         SandboxUnavailable: No sandbox could be run, or one promise of isolation is not kept.
     """
+    cgroup, version = resources.host.cgroup, resources.version
+    separate_users = resources.host.slots.users is not None
     said = bytearray()
     finished = asyncio.Event()
 
@@ -72,13 +77,27 @@ async def examine(backend: _Starts, cgroup: CgroupReport, *, version: str, separ
     return probe.report(backend.name, [*judge_inside(said.decode("utf-8", "replace")), *outside, *limits])
 
 
-def judge_inside(said: str) -> list[Check]:
-    """Turn the probe's output into one check for each promise of isolation that can be seen inside."""
+def judge_persistent(said: str) -> list[Check]:
+    """Do the same as `judge_inside` in a persistent sandbox.
+
+    There the bounding set holds the agent's capabilities. Programs cannot gain them: they run with
+    `noNewPrivileges`.
+    """
+    return judge_inside(said, ("CapEff", "CapPrm"))
+
+
+def judge_inside(said: str, capability_sets: Sequence[str] = ("CapEff", "CapPrm", "CapBnd")) -> list[Check]:
+    """Turn the probe's output into one check for each promise of isolation that can be seen inside.
+
+    Args:
+        said: The output.
+        capability_sets: Those that must be empty.
+    """
     # gVisor shows an imitation of /sys; nothing of it is the host's.
     lines = [line for line in said.splitlines() if not line.startswith("visible /sys/")]
     checks = [
         replace(check, enforced_by=_KERNEL)
-        for check in probe.judge("\n".join(lines))
+        for check in probe.judge("\n".join(lines), capability_sets)
         if check.name not in _OF_THE_HOST
     ]
     kernel = next((line for line in lines if line.startswith("kernel ")), "")

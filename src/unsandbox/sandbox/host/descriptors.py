@@ -13,6 +13,15 @@ from unsandbox.protocol.contents import Content, Slice, Spool
 _PIPE_BYTES = 1 << 20
 
 
+class DescriptorStack(contextlib.ExitStack):
+    """Descriptors that are closed together, at the end of a `with` block; `pop_all` keeps them open."""
+
+    def add(self, fd: int) -> int:
+        """Close a descriptor with the others; return it."""
+        self.callback(os.close, fd)
+        return fd
+
+
 def memory_file(data: bytes) -> int:
     """Return a descriptor of an anonymous file that holds `data`, at its beginning."""
     fd = os.memfd_create("unsandbox", os.MFD_CLOEXEC)

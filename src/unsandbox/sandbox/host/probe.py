@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from unsandbox.sandbox.backend import JobStarter
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host.launcher_client import CgroupReport
 from unsandbox.sandbox.launcher.network.setup import INTERFACE
@@ -15,9 +16,7 @@ from unsandbox.sandbox.spec import (
     Limits,
     NetworkMode,
     Outcome,
-    OutputSink,
     ProbeReport,
-    RunningJob,
     SandboxSpec,
 )
 
@@ -45,16 +44,7 @@ COMMAND = ("sh", "-c", f"{LOOK_AROUND}exit 0")
 LIMITS = Limits(wall_s=10, memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB)
 
 
-class Starts(Protocol):
-    """The part of a backend that a probe needs."""
-
-    name: str
-
-    async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> RunningJob:
-        """See `Backend`."""
-
-
-async def examine(backend: Starts, cgroup: CgroupReport, *, separate_users: bool) -> ProbeReport:
+async def examine(backend: JobStarter, cgroup: CgroupReport, *, separate_users: bool) -> ProbeReport:
     """Run the probe in `backend` and judge what it saw.
 
     Raises:
@@ -97,7 +87,7 @@ def report(backend: str, checks: Sequence[Check]) -> ProbeReport:
     return ProbeReport(backend, usable=True, checks=checks)
 
 
-class Networked(Starts, Protocol):
+class Networked(JobStarter, Protocol):
     """What a backend must be asked besides."""
 
     def network_refusal(self, mode: NetworkMode) -> str | None:
@@ -121,15 +111,20 @@ async def examine_network(backend: Networked) -> Check:
     return Check(name, True, "slirp4netns, policy rules and packet filter")
 
 
-def judge(said: str) -> list[Check]:
-    """Turn the probe's output into one check for each promise of isolation."""
+def judge(said: str, capability_sets: Sequence[str] = ("CapEff", "CapPrm", "CapBnd")) -> list[Check]:
+    """Turn the probe's output into one check for each promise of isolation.
+
+    Args:
+        said: The output.
+        capability_sets: Those that must be empty.
+    """
     facts: dict[str, list[str]] = {}
     for line in said.splitlines():
         key, _, value = line.partition(" ")
         facts.setdefault(key, []).append(value)
     status = dict(line.replace("\t", " ").partition(":")[::2] for line in facts.get("status", []))
     none = "0" * 16
-    caps = {status.get(name, "?").strip() for name in ("CapEff", "CapPrm", "CapBnd")}
+    caps = {status.get(name, "?").strip() for name in capability_sets}
     uids = set(status.get("Uid", "0").split())
     interfaces = [name.strip() for name in facts.get("interface", [])]
     visible, writable = facts.get("visible", []), facts.get("writable", [])

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from unsandbox.sandbox.host.job_script import (
     MARK_RAN,
     MARK_START,
 )
+from unsandbox.sandbox.host.job_streams import JobStreams
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.stream_capture import StreamCapture
 from unsandbox.sandbox.launcher.cgroups import Group
@@ -45,13 +45,11 @@ _KILLED = 137
 class SandboxJob:
     """A job from its request to its outcome; implements `RunningJob` and the launcher's `JobEvents`."""
 
-    def __init__(  # noqa: PLR0913 - keyword-only, and made in one place
+    def __init__(
         self,
         spec: SandboxSpec,
+        streams: JobStreams,
         *,
-        control: socket.socket,
-        stdout_fd: int,
-        stderr_fd: int,
         discard_fd: int,
         sink: OutputSink | None,
         on_over: Callable[[SandboxJob], None],
@@ -61,9 +59,7 @@ class SandboxJob:
 
         Args:
             spec: What it runs.
-            control: Where its script reports.
-            stdout_fd: Read end of its output.
-            stderr_fd: Read end of its error output.
+            streams: What connects it to the server; the job's from now on.
             discard_fd: Where output goes that is not kept.
             sink: Sees output as it comes.
             on_over: Called when nothing of it is left.
@@ -96,7 +92,7 @@ class SandboxJob:
         self._collecting: asyncio.Task[None] | None = None
         self._artifacts: Sequence[Artifact] = ()
         self._skipped: Sequence[str] = ()
-        self._control = control
+        self._control = control = streams.control
         control.setblocking(False)
         self._loop.add_reader(control.fileno(), self._report_readable)
         self._timer = self._loop.call_later(SETUP_TIMEOUT_S, self._kill)
@@ -111,7 +107,7 @@ class SandboxJob:
                 on_flood=lambda: self._end_early(EndReason.OUTPUT_FLOOD),
                 on_end=self._stream_ended,
             )
-            for name, fd in (("stdout", stdout_fd), ("stderr", stderr_fd))
+            for name, fd in (("stdout", streams.stdout_fd), ("stderr", streams.stderr_fd))
         }
 
     async def wait(self) -> Outcome:

@@ -10,8 +10,10 @@ import socket
 from collections.abc import Callable
 
 from unsandbox.sandbox.host.job_script import MARK_START
+from unsandbox.sandbox.host.job_streams import JobStreams
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.running_job import ArtifactReader, SandboxJob
+from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher.cgroups import Group
 from unsandbox.sandbox.spec import Captured, OutputSink, SandboxSpec
 
@@ -25,16 +27,14 @@ class WarmSandbox:
 
     def __init__(
         self,
+        streams: JobStreams,
+        slot: Slot,
         *,
-        control: socket.socket,
-        stdout_fd: int,
-        stderr_fd: int,
-        slot: int,
         on_ready: Callable[[WarmSandbox], None],
         on_over: Callable[[WarmSandbox, str | None], None],
     ) -> None:
-        self.control = control
-        self.stdout_fd, self.stderr_fd = stdout_fd, stderr_fd
+        self.control = control = streams.control
+        self.stdout_fd, self.stderr_fd = streams.stdout_fd, streams.stderr_fd
         self.slot = slot
         self.number = 0
         self.pid = self.pidfd = -1
@@ -146,9 +146,7 @@ class WarmJob(SandboxJob):
         prepared.hand_over()
         super().__init__(
             spec,
-            control=prepared.control,
-            stdout_fd=prepared.stdout_fd,
-            stderr_fd=prepared.stderr_fd,
+            JobStreams(prepared.control, prepared.stdout_fd, prepared.stderr_fd),
             discard_fd=discard_fd,
             sink=sink,
             on_over=on_over,

@@ -529,7 +529,7 @@ async def test_a_killed_launcher_leaves_nothing():
         (launcher,) = [
             pid
             for pid in launchers()
-            if str(backend._runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+            if str(backend.host.runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]
         job = await started(backend, "sleep", "1000")
         # The probe's goes.

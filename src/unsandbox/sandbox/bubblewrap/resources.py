@@ -1,0 +1,48 @@
+"""What bubblewrap's sandboxes are made with, on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unsandbox.sandbox.bubblewrap.arguments import Mounts
+from unsandbox.sandbox.bubblewrap.outbound import Outbound
+from unsandbox.sandbox.host.resources import HostResources
+
+
+@dataclass(frozen=True, slots=True)
+class FirstProcess:
+    """The first process of persistent sandboxes.
+
+    Attributes:
+        file: Attached as `INIT_FD`.
+        command: Runs it.
+    """
+
+    file: Path
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BubblewrapResources:
+    """The backend's part in one of its sandboxes.
+
+    Attributes:
+        host: What all its sandboxes share.
+        program: Path of bubblewrap.
+        init: The first process of persistent sandboxes.
+        filter: The system call filter, an array of `struct sock_filter`.
+        network: The outbound network; None for a sandbox without.
+    """
+
+    host: HostResources
+    program: Path
+    init: FirstProcess
+    filter: bytes
+    network: Outbound | None = None
+
+    def mounts(self, system_paths: Sequence[str]) -> Mounts:
+        """Return what a sandbox sees of the host; see `SandboxSpec.system_paths`."""
+        host = self.host
+        return Mounts(host.root, host.system, host.system_paths(system_paths), self.network)
