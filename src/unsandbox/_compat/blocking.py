@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from unsandbox._compat.common import NOTHING, Nothing, in_time, joined
@@ -121,8 +120,17 @@ def gather(calls: Sequence[Work[T]]) -> list[T]:
     """Make several calls at once, in threads, and return their results."""
     if len(calls) <= 1:
         return [call() for call in calls]
-    with ThreadPoolExecutor(min(len(calls), _THREADS)) as pool:
-        return list(pool.map(lambda call: call(), calls))
+    try:
+        # Imported here: a thread that outlives the main thread cannot import it, nor give it work.
+        from concurrent.futures import ThreadPoolExecutor
+
+        pool = ThreadPoolExecutor(min(len(calls), _THREADS))
+        futures = [pool.submit(call) for call in calls[:1]]
+    except RuntimeError:
+        return [call() for call in calls]
+    with pool:
+        futures += [pool.submit(call) for call in calls[1:]]
+        return [future.result() for future in futures]
 
 
 def maybe_await(value: T) -> T:

@@ -6,6 +6,8 @@ import contextlib
 import os
 import sys
 
+from unsandbox._compat.descriptors import open_standard_descriptors
+
 # Importing `typing` for this constant would slow down `un --help`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,6 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     5 time limit; the program's own exit code when the program failed.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    open_standard_descriptors()
     try:
         if words in ([], ["-h"], ["--help"]) and "_UN_COMPLETE" not in os.environ:
             # Without click, which takes longer to import than everything else together.

@@ -8,12 +8,12 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from unsandbox._interpreter import interpreter
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host.descriptors import writable
 from unsandbox.sandbox.launcher import messages
@@ -116,7 +116,7 @@ class LauncherControl:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         code = _BOOTSTRAP.format(package=str(_SANDBOX.parent), sandbox=str(_SANDBOX))
-        command = [sys.executable, "-I", "-S", "-c", code, str(os.getpid()), str(runtime), token]
+        command = [interpreter(), "-I", "-S", "-c", code, str(os.getpid()), str(runtime), token]
         with theirs:
             # A thread starts it, and may: the launcher watches the server's process, not the thread's life.
             self._process = await asyncio.to_thread(_spawn, command, theirs.fileno())

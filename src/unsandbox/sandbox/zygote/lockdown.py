@@ -173,7 +173,9 @@ class Setup:
         yield call("dup3", stdout, 1, 0)
         yield call("dup3", stderr, 2, 0)
         yield call("close_range", CONTROL_FD + 1, max(fds), 0)
-        yield self._limit(resource.RLIMIT_NOFILE, open_files)
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        most = open_files if hard == resource.RLIM_INFINITY else min(open_files, hard)
+        yield self._limit(resource.RLIMIT_NOFILE, most)
         if data:
             yield self._limit(resource.RLIMIT_DATA, data)
         if uid >= 0:
