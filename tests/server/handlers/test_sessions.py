@@ -128,6 +128,38 @@ async def test_every_shell_with_commands_keeps_its_state(wire, shell):
     assert (await wire.call("DELETE", f"/sessions/{session}")).status == 200
 
 
+STEPS = {
+    "a filter of one command": ("bash", ["echo one > >(sleep 0.1; cat)", "echo two > >(cat)"], ["one\n", "two\n"]),
+    "a filter of the shell": ("bash", ["exec > >(sed 's/^/> /')", "true", "exec >&250", "echo two"], ["", "", None, "two\n"]),
+    "output into a file": ("bash", ["a=1; exec > /tmp/o", "echo $a", "exec >&250; cat /tmp/o"], ["", "", "1\n"]),
+    "output into a file, sh": ("sh", ["a=1; exec > /tmp/o", "echo $a", "exec >&8; cat /tmp/o"], ["", "", "1\n"]),
+    "output into a file, zsh": ("zsh", ["a=1; exec > /tmp/o", "echo $a", "exec >&8; cat /tmp/o"], ["", "", "1\n"]),
+    "output into a file, ksh": ("ksh", ["a=1; exec > /tmp/o", "echo $a", "exec >&8; cat /tmp/o"], ["", "", "1\n"]),
+    "output closed": ("bash", ["exec >&-", "echo lost; true", "exec >&250; echo back"], ["", "", "back\n"]),
+    "errors into the output": ("bash", ["exec 2>&1", "echo err >&2"], ["", "err\n"]),
+    "a function printf": ("bash", ["printf() { echo mine; }", "echo hi"], ["", "hi\n"]),
+    "an alias eval": ("bash", ["alias printf=false eval=false", "echo hi"], ["", "hi\n"]),
+    "descriptors closed": ("bash", ["for i in {3..30}; do eval \"exec $i>&-\"; done", "echo hi"], ["", "hi\n"]),
+    "python, names of __main__": ("python3", ["v = 1\ndef f(): return v", "import __main__, pickle\nprint(__main__.v, pickle.loads(pickle.dumps(f))())"], ["", "1 1\n"]),
+    "python, await": ("python3", ["import asyncio\nawait asyncio.sleep(0)\nprint('ok')", "async def g(): return 3", "await g()"], ["ok\n", "", "3\n"]),
+    "python, a future feature": ("python3", ["from __future__ import annotations", "def f(a: Later): pass\nprint(f.__annotations__)"], ["", "{'a': 'Later'}\n"]),
+    "python, sources": ("python3", ["def g():\n    return 1", "import inspect; print(inspect.getsource(g), end='')"], ["", "def g():\n    return 1"]),
+    "python, a mark and CRLF": ("python3", ["\ufeffif True:\r\n\tprint(1)\r\n"], ["1\n"]),
+    "node, await": ("node", ["const a = await Promise.resolve(6)", "a + 1", "(await import('node:path')).join('a', 'b')"], ["", "7\n", "'a/b'\n"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("shell", "commands", "wanted"), STEPS.values(), ids=STEPS)
+async def test_each_command_gets_its_own_output(wire, shell, commands, wanted):
+    if shell not in available_shells():
+        pytest.skip(f"{shell} is not installed here")
+    session = await make(wire, shell=shell)
+    for command, text in zip(commands, wanted, strict=True):
+        answer = await run(wire, session, command, timeout=20_000)
+        assert text is None or answer["stdout"] == text, (command, answer)
+    assert (await wire.call("DELETE", f"/sessions/{session}")).status == 200
+
+
 @pytest.mark.parametrize(
     ("shell", "code_of_syntax_error"),
     [("bash", 2), ("sh", 2), ("dash", 2), ("ash", 2), ("zsh", 1), ("ksh", 3), ("fish", 123)],

@@ -31,6 +31,7 @@ _BETWEEN_BYTES = 1 * MIB
 _BETWEEN_PAUSE_S = 0.01
 _EXIT_TIMEOUT = 124
 _LINGER_S = 2.0
+_ON_ITS_WAY_S = 0.2
 _ANY_MARKER = re.compile(rb"\x1e[0-9a-f]{24} [0-9]+\x1e")
 # Moves the channel off descriptor 0, which the commands find empty.
 _CHANNEL = 'exec "$@" 3<&0 </dev/null'
@@ -184,7 +185,7 @@ class ShellDriver:
                 stream.expect(marker, ended)
             async with asyncio.timeout(timeout_s):
                 await self._send(self._frame(marker, command.encode("utf-8", "surrogateescape")))
-                await both
+                await self._answered(both)
         except TimeoutError:
             timed_out = True
             self.close()
@@ -210,6 +211,18 @@ class ShellDriver:
         self._stale = False
         wall_s = time.monotonic() - started
         return CommandOutcome(_EXIT_TIMEOUT if code is None else code, stdout, stderr, wall_s, timed_out)
+
+    async def _answered(self, both: asyncio.Future[None]) -> None:
+        """Wait for the markers or the end of the shell: processes that it left may hold its output for long."""
+        exited = asyncio.ensure_future(self.process.wait())
+        try:
+            await asyncio.wait({both, exited}, return_when=asyncio.FIRST_COMPLETED)
+            if not both.done():
+                # What it wrote is on its way.
+                await asyncio.wait({both}, timeout=_ON_ITS_WAY_S)
+        finally:
+            exited.cancel()
+            await asyncio.gather(exited, return_exceptions=True)
 
     def close(self) -> None:
         """End the shell and everything that it started and that stayed in its group."""
@@ -334,19 +347,42 @@ class _Stream:
             self._on_end(self)
 
 
-def _frame_posix(marker: bytes, command: bytes, evaluate: bytes = b"eval") -> bytes:
-    quoted = b"'" + command.replace(b"'", b"'\\''") + b"'"
-    # Short, as shells read it byte by byte. Its last command gives the next one the `$?` of this one.
-    return (
-        b"{ " + evaluate + b" " + quoted + b"\n} </dev/null\n"
-        b'__s=$?;__a(){ return "$__s";};for __f in 1 2;do printf \'\\036' + marker.lstrip(_END) + b" %d\\036' "
-        b'"$__s" >&"$__f";done;__a\n'
+def _frame_posix(marker: bytes, command: bytes, evaluate: bytes = b"\\eval") -> bytes:
+    # The markers go to what were descriptors 1 and 2 at first: a command may have given the shell others.
+    say = b" '\\036" + marker.lstrip(_END) + b" %d\\036' " + b'"$__s"'
+    told = b";".join(
+        b"\\command printf%b>&%d||\\command printf%b>&%d" % (say, at, say, to) for at, to in ((8, 1), (9, 2))
     )
+    return b"{ " + evaluate + b" " + _quoted(command) + b"\n} </dev/null\n" + _trailer(told)
+
+
+def _frame_bash(marker: bytes, command: bytes) -> bytes:
+    # Output of `> >(filter)` belongs to this command. A filter of the whole shell stays, and is not waited for.
+    waits = (
+        b'if [[ ${!:-} != "${__b-}" ]];then __b=${!:-};'
+        b'[[ " "$(\\builtin jobs -p)" " == *[[:space:]]"$__b"[[:space:]]* ]]||'
+        b'for __i in {1..60};do \\builtin kill -0 "$__b"||break;/bin/sleep 0.02;done;fi;'
+    )
+    say = b" '\\036" + marker.lstrip(_END) + b" %d\\036' " + b'"$__s"'
+    told = b";".join(
+        b"\\builtin printf%b>&%d||/usr/bin/printf%b>&%d" % (say, at, say, to)
+        for at, to in ((250, 250), (251, 251))
+    )
+    return b"{ \\eval " + _quoted(command) + b"\n} </dev/null\n" + _trailer(told, waits)
+
+
+def _quoted(command: bytes) -> bytes:
+    return b"'" + command.replace(b"'", b"'\\''") + b"'"
+
+
+def _trailer(told: bytes, before: bytes = b"") -> bytes:
+    # Short, as shells read it byte by byte. Its last command gives the next one the `$?` of this one.
+    return b'__s=$?;__a(){ return "$__s";};{ ' + before + told + b";} 2>/dev/null;__a\n"
 
 
 def _frame_posix_builtin(marker: bytes, command: bytes) -> bytes:
     # In these shells a syntax error in a special builtin ends the shell, and with it the session's state.
-    return _frame_posix(marker, command, b"command eval")
+    return _frame_posix(marker, command, b"\\command eval")
 
 
 def _frame_fish(marker: bytes, command: bytes) -> bytes:
@@ -358,6 +394,7 @@ def _frame_other(marker: bytes, command: bytes) -> bytes:
 
 
 _FRAMES: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "bash": _frame_bash,
     "posix": _frame_posix,
     "posix_builtin": _frame_posix_builtin,
     "fish": _frame_fish,
