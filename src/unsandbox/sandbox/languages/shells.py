@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote_from_bytes
 
 from unsandbox.sandbox.errors import SandboxError
@@ -216,7 +217,8 @@ class ShellDriver:
         """Wait for the markers or the end of the shell: processes that it left may hold its output for long."""
         exited = asyncio.ensure_future(self.process.wait())
         try:
-            await asyncio.wait({both, exited}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {both, exited}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not both.done():
                 # What it wrote is on its way.
                 await asyncio.wait({both}, timeout=_ON_ITS_WAY_S)
