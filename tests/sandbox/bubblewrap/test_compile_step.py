@@ -15,7 +15,9 @@ from tests.sandbox.bubblewrap.test_pool import CONFIG, pooled, run_in, without_a
 
 from unsandbox.sandbox import Limits, SandboxSpec
 from unsandbox.sandbox.host.compile_cache import read_program
+from unsandbox.sandbox.host.job_streams import JobStreams
 from unsandbox.sandbox.host.launcher_client import Ending
+from unsandbox.sandbox.host.slots import SlotTable
 from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.native.first_process import NO_PROGRAMS
 
@@ -91,10 +93,8 @@ async def test_descriptors_that_nobody_asked_for_are_closed_at_once(warm):
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     outputs = [os.pipe() for _ in range(2)]
     child = subprocess.Popen(["sleep", "1000"])
-    prepared = WarmSandbox(
-        control=here, stdout_fd=outputs[0][0], stderr_fd=outputs[1][0], slot=0,
-        on_ready=lambda _: None, on_over=lambda *_: None,
-    )  # fmt: skip
+    streams = JobStreams(here, outputs[0][0], outputs[1][0])
+    prepared = WarmSandbox(streams, SlotTable(None).take(), on_ready=lambda _: None, on_over=lambda *_: None)
     prepared.started(child.pid, os.pidfd_open(child.pid))
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     told: list[os.stat_result] = []

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,6 @@ from unsandbox.sandbox import (
     rootfs,
 )
 from unsandbox.sandbox.launcher import cleanup
-from unsandbox.sandbox.launcher.cleanup import remove_groups
 from unsandbox.sandbox.persistent_spec import PersistentSpec
 
 HOLDER = """
@@ -124,9 +124,39 @@ async def test_a_killed_launcher_takes_its_sandboxes_along_and_gets_a_successor(
     outcomes = await asyncio.gather(*(job.wait() for job in jobs))
     assert [outcome.stdout.data for outcome in outcomes] == [b"on\n"] * 5
     assert not runtime.exists()
+    assert groups_of(runtime.name) == []
     await backend.close()
-    # The groups are swept by the next backend, once no process bears this one's number; here: by hand.
-    await eventually(lambda: remove_groups(groups_of(runtime.name), patience_s=0) == [])
+
+
+@pytest.mark.parametrize("kind", ["in a group", "of the runtime folder"])
+async def test_a_new_launcher_ends_what_the_killed_one_left(kind):
+    """A sandbox that was being made when its launcher was killed, and that no signal has told."""
+    async with BubblewrapBackend() as backend:
+        runtime = backend._runtime
+        (launcher,) = [
+            pid for pid in launchers() if str(runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        job = await backend.start(SandboxSpec(run=["sleep", "1000"]))
+        await eventually(lambda: job._started_at is not None)
+        program = Path(shutil.copy("/bin/sleep", runtime / "program" / "sleep"))
+        left = subprocess.Popen([program if kind == "of the runtime folder" else "sleep", "1000"])
+        if kind == "in a group":
+            files = [file for group in groups_of(runtime.name) for file in group.rglob("cgroup.procs")]
+            occupied = [file for file in files if file.read_text().strip()]
+            if not occupied:
+                left.kill()
+                left.wait()
+                pytest.skip("no control groups")
+            occupied[0].write_text(str(left.pid))
+        os.kill(launcher, signal.SIGKILL)
+        with pytest.raises(SandboxError, match="launcher"):
+            await asyncio.wait_for(job.wait(), 5)
+        assert left.poll() is None
+        outcome = await (await backend.start(SandboxSpec(run=["echo", "on"]))).wait()
+        assert outcome.stdout.data == b"on\n"
+        assert left.wait(5) == -signal.SIGKILL
+        assert groups_of(runtime.name) == []
+        assert not runtime.exists()
 
 
 @pytest.mark.parametrize("round_", range(6))

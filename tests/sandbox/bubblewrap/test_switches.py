@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,7 +29,7 @@ from unsandbox.engine.config import EngineConfig
 from unsandbox.errors import EngineError
 from unsandbox.sandbox import BubblewrapBackend, SandboxError
 from unsandbox.sandbox.launcher import fd_numbers
-from unsandbox.sandbox.native import reaper
+from unsandbox.sandbox.native import first_process, reaper
 from unsandbox.sandbox.native.first_process import NO_PROGRAMS, native_programs
 from unsandbox.sandbox.persistent_spec import PersistentSpec
 
@@ -55,6 +56,34 @@ def test_every_machine_has_what_it_can_have():
     assert native_programs("aarch64").spawner is None
     assert native_programs("sparc") == NO_PROGRAMS
     assert (reaper.READY_FD, reaper.LIFE_FD) == (fd_numbers.READY_FD, fd_numbers.LIFE_FD)
+
+
+@pytest.mark.parametrize("programs", [native_programs(), NO_PROGRAMS], ids=["machine code", "python"])
+def test_the_first_process_of_a_persistent_sandbox_ends_with_its_launcher(programs, tmp_path):
+    """By the end of a pipe, for the kernel's signal may have been asked for too late."""
+    code, _ = first_process.persistent_first_process(programs)
+    file = tmp_path / "first"
+    file.write_bytes(code)
+    file.chmod(0o755)
+    command = [str(file)] if programs.persistent else ["/usr/bin/python3", "-I", "-S", str(file)]
+    ready_read, ready_write = os.pipe()
+    life_read, life_write = os.pipe()
+    actions = [
+        (os.POSIX_SPAWN_DUP2, ready_write, 200),
+        (os.POSIX_SPAWN_DUP2, life_read, 201),
+        (os.POSIX_SPAWN_DUP2, 200, fd_numbers.READY_FD),
+        (os.POSIX_SPAWN_DUP2, 201, fd_numbers.LIFE_FD),
+    ]
+    pid = os.posix_spawn(command[0], command, {}, file_actions=actions)
+    for fd in (ready_write, life_read):
+        os.close(fd)
+    assert os.read(ready_read, 16) == first_process.READY
+    os.kill(pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGCONT)
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    os.close(life_write)
+    assert os.waitpid(pid, 0) == (pid, 0)
+    os.close(ready_read)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -299,7 +299,7 @@ class HostBackend(abc.ABC):
                 return
             logger.warning("the launcher process has died; starting a new one")
             await self.close()
-            self._control = LauncherControl()
+            self._control = self._control.successor()
             try:
                 await self.open()
             except BaseException:

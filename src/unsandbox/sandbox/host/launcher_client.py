@@ -18,6 +18,7 @@ from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host.descriptors import writable
 from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.cgroups import Group, Hierarchy, group_name
+from unsandbox.sandbox.launcher.cleanup import instance_name
 from unsandbox.sandbox.launcher.messages import (
     FDS_PER_MESSAGE,
     MAX_MESSAGE,
@@ -102,6 +103,8 @@ class LauncherControl:
         self._ready: asyncio.Future[CgroupReport] | None = None
         self.lost = False
         """Whether the launcher has died by itself: a new one is needed."""
+        self._dead: tuple[str, ...] = ()
+        self._name = ""
         self._sending = asyncio.Lock()
         self._last = self._last_ask = 0
 
@@ -116,7 +119,8 @@ class LauncherControl:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         code = _BOOTSTRAP.format(package=str(_SANDBOX.parent), sandbox=str(_SANDBOX))
-        command = [interpreter(), "-I", "-S", "-c", code, str(os.getpid()), str(runtime), token]
+        self._name = instance_name(os.getpid(), token)
+        command = [interpreter(), "-I", "-S", "-c", code, str(os.getpid()), str(runtime), token, *self._dead]
         with theirs:
             # A thread starts it, and may: the launcher watches the server's process, not the thread's life.
             self._process = await asyncio.to_thread(_spawn, command, theirs.fileno())
@@ -129,6 +133,15 @@ class LauncherControl:
             raise SandboxUnavailable(
                 f"the launcher process did not start: {str(error) or 'no answer'}"
             ) from error
+
+    def successor(self) -> LauncherControl:
+        """Return a control, not yet open, in place of this one, whose launcher has died.
+
+        Its launcher begins with killing and removing what this one's has left.
+        """
+        control = LauncherControl()
+        control._dead = (*self._dead, self._name) if self._name else self._dead
+        return control
 
     async def start(self, job: JobEvents, request: Start | PrepareWarm, fds: Sequence[int]) -> int:
         """Ask for one sandbox and return its number. The descriptors stay the caller's.

@@ -11,7 +11,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from unsandbox.sandbox.launcher.cgroups import remove_folder
@@ -84,6 +84,61 @@ def sweep(places: Iterable[Path], remove_as_group: bool) -> None:
                     remove_groups([child], patience_s=0.2)
                 elif _abandoned(child):
                     remove_runtime(child)
+
+
+def sweep_instances(names: Sequence[str], places: Iterable[Path], patience_s: float = 5.0) -> None:
+    """Kill what is left of launchers of the same server that were killed, and remove their control groups.
+
+    A launcher that is killed takes its sandboxes along, but for those that were just being made: bubblewrap's
+    child asks late to die with its parent. Nobody else looks after these: all of them are killed.
+
+    Args:
+        names: Names of the dead instances; see `instance_name`.
+        places: Folders in which their groups lie.
+        patience_s: How long to wait for the end of what was killed.
+    """
+    folders = [folder for place in places for name in names if (folder := place / name).is_dir()]
+    give_up = time.monotonic() + patience_s
+    while names and (left := _processes_in(folders) | _processes_of(names)) and time.monotonic() < give_up:
+        for thawed in (file for folder in folders for file in folder.rglob("freezer.state")):
+            with contextlib.suppress(OSError):
+                thawed.write_text("THAWED")
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+    remove_groups(folders)
+
+
+def _processes_in(groups: Iterable[Path]) -> set[int]:
+    """Return the numbers of the processes in groups, and in the groups in those."""
+    found: set[int] = set()
+    for group in groups:
+        for processes in group.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found.update(int(number) for number in processes.read_text().split())
+    return found - {0}
+
+
+def _processes_of(names: Sequence[str]) -> set[int]:
+    """Return the numbers of processes that run a program of an instance's runtime folder, or on its root."""
+    found: set[int] = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                places = [str((entry / "exe").readlink()), _root_of(entry)]
+                if any(f"/{name}/" in place for name in names for place in places):
+                    found.add(int(entry.name))
+    return found
+
+
+def _root_of(entry: Path) -> str:
+    """Return where on its file system the root folder of a process lies, of which folder in /proc is given."""
+    for line in (entry / "mountinfo").read_text("utf-8", "replace").split("\n"):
+        fields = line.split(" ")
+        if len(fields) > 4 and fields[4] == "/":
+            return fields[3]
+    return ""
 
 
 def _kill_orphans(group: Path) -> None:

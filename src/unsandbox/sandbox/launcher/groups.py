@@ -6,6 +6,7 @@ Standard library only.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from unsandbox.sandbox.launcher import cleanup
@@ -21,23 +22,26 @@ class SandboxGroups:
 
     Args:
         name: Name of the launcher's own groups, in which those of its sandboxes lie.
+        dead: Names of those of earlier launchers of this server, which were killed.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dead: Sequence[str] = ()) -> None:
         self._name = name
+        self._dead = dead
         self._hierarchy: Hierarchy | None = None
         self._freezer_base: tuple[str, Path] | None = None
         self._busy: list[Group | Freezer] = []
         self._next_removal = 0.0
 
     def open(self) -> Ready:
-        """Make the launcher's groups, sweep away those of dead servers; return what there is."""
+        """Make the launcher's groups, sweep away what dead servers and launchers left; return what there is."""
         self._hierarchy = open_hierarchy(self._name)
         if self._hierarchy:
             cleanup.sweep({folder.parent for folder in self._hierarchy.folders()}, remove_as_group=True)
         self._freezer_base = find_base(self._name, self._hierarchy)
         if self._freezer_base:
             cleanup.sweep([self._freezer_base[1].parent], remove_as_group=True)
+        cleanup.sweep_instances(self._dead, {folder.parent for folder in self._folders()})
         freezer = self._freezer_base[0] if self._freezer_base else "stop"
         if self._hierarchy is None:
             return Ready(freezer=freezer)
@@ -101,7 +105,8 @@ class SandboxGroups:
 
     def close(self) -> None:
         """Remove the launcher's groups and all in them, when no process is left."""
+        cleanup.remove_groups(sorted(self._folders()))
+
+    def _folders(self) -> set[Path]:
         folders = set(self._hierarchy.folders()) if self._hierarchy else set()
-        if self._freezer_base:
-            folders.add(self._freezer_base[1])
-        cleanup.remove_groups(sorted(folders))
+        return folders | ({self._freezer_base[1]} if self._freezer_base else set())

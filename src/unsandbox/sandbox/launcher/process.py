@@ -25,6 +25,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from unsandbox.sandbox.launcher import cleanup, enter, messages, syscalls
@@ -46,11 +47,13 @@ _WATCH_INTERVAL_S = 0.05
 class Launcher:
     """Serves one server until its end of the socket is closed or its process is gone."""
 
-    def __init__(self, sock: socket.socket, server_pid: int, runtime: Path, token: str) -> None:
+    def __init__(
+        self, sock: socket.socket, server_pid: int, runtime: Path, token: str, dead: Sequence[str]
+    ) -> None:
         self._server = ServerConnection(sock)
         self._server_pid = server_pid
         self._runtime = runtime
-        self._groups = SandboxGroups(cleanup.instance_name(server_pid, token))
+        self._groups = SandboxGroups(cleanup.instance_name(server_pid, token), dead)
         self._jobs: dict[int, Job] = {}
         self._by_monitor: dict[int, Job] = {}
         self._by_info: dict[int, Job] = {}
@@ -114,9 +117,6 @@ class Launcher:
         self._lock = cleanup.hold(self._runtime)
         ready = self._groups.open()
         cleanup.sweep([self._runtime.parent], remove_as_group=False)
-        # What is here now stays: children need no copies of pages that only a collection would touch.
-        gc.collect()
-        gc.freeze()
         self._server.send(ready)
 
     def _poll_timeout_ms(self) -> float | None:
@@ -352,6 +352,9 @@ def _set_up_process() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # What is here now stays: children need no copies of pages that only a collection would touch.
+    gc.collect()
+    gc.freeze()
 
 
 def _parent_of(pid: int) -> int | None:
@@ -363,11 +366,14 @@ def _parent_of(pid: int) -> int | None:
 
 
 def main() -> None:
-    """Entry point of the launcher process: arguments are the server's pid, the runtime folder and a token."""
+    """Entry point of the launcher process.
+
+    Arguments are the server's pid, the runtime folder, a token, and the names of dead instances of the server.
+    """
     enter.default_signals()
     # The terminal's Ctrl-C and a service manager's SIGTERM are the server's business; this goes with it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=0)
     os.set_inheritable(0, False)
-    Launcher(sock, int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]).run()
+    Launcher(sock, int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]).run()
