@@ -9,6 +9,7 @@ import time
 
 import pytest
 from tests.server.conftest import open_wire
+from yarl import URL
 
 from unsandbox.engine.accounts.keys import KeyPair
 from unsandbox.protocol.endpoints.jobs import ENDPOINTS
@@ -37,7 +38,30 @@ def header_lines(headers: dict[str, str]) -> bytes:
 
 
 async def test_a_signature_over_the_bare_path_is_accepted(wire):
-    assert (await wire.call("GET", "/jobs?limit=1", signed_target="/jobs")).status == 200
+    assert (await wire.call("GET", "/images?filter=owned", signed_target="/images")).status == 200
+
+
+async def test_a_query_cannot_be_added_to_a_signed_request(wire):
+    answer = await wire.call("GET", "/jobs?limit=1", signed_target="/jobs")
+    assert (answer.status, answer.json["error"]) == (401, "invalid_signature")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/health", "/openapi.json", "/languages"])
+async def test_a_foreign_name_that_leads_to_this_machine_is_told_nothing(wire, path):
+    port = URL(wire.url).port
+    for host, status in (
+        ("evil.example", 421),
+        (f"evil.example:{port}", 421),
+        ("localhost", 200),
+        ("127.0.0.1", 200),
+        (f"[::1]:{port}", 200),
+    ):
+        async with wire.session.get(wire.url + path, headers={"Host": host}) as answer:
+            assert answer.status == status, host
+    # A proxy on this machine answers for its own names.
+    headers = {"Host": "api.example", "X-Forwarded-For": "203.0.113.9"}
+    async with wire.session.get(f"{wire.url}/health", headers=headers) as answer:
+        assert answer.status == 200
 
 
 async def test_an_empty_object_signed_as_nothing_is_accepted(wire):
@@ -47,9 +71,9 @@ async def test_an_empty_object_signed_as_nothing_is_accepted(wire):
 
 async def test_both_variants_at_once_are_accepted(wire):
     answer = await wire.call(
-        "POST", "/keys/validate?x=1", b"{}", signed_target="/keys/validate", signed_body=b""
+        "DELETE", "/sessions/none?audit=1", b"{}", signed_target="/sessions/none", signed_body=b""
     )
-    assert answer.status == 200
+    assert answer.status == 404
 
 
 @pytest.mark.parametrize("body", [b"{ }", b"[]", b'{"a":1}'])

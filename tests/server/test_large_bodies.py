@@ -93,9 +93,10 @@ async def test_a_wrong_signature_leaves_nothing(wire: Wire) -> None:
 
 
 async def test_historical_signatures_fit_large_bodies(wire: Wire) -> None:
-    data = json.dumps(body(base64.b64encode(LARGE).decode())).encode()
-    answer = await wire.call("POST", "/execute?x=1", data, signed_target="/execute")
-    assert answer.json["stdout"].strip() == hashlib.sha256(LARGE).hexdigest()
+    path, large = "/sessions/none", {"x": "y" * 1_500_000}
+    for signed, status in ((path, 404), (f"{path}?audit=1", 404), ("/sessions", 401)):
+        answer = await wire.call("DELETE", f"{path}?audit=1", large, signed_target=signed)
+        assert answer.status == status
 
 
 async def test_the_body_may_come_in_chunks(wire: Wire) -> None:

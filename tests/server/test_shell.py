@@ -19,6 +19,21 @@ from unsandbox.sandbox.languages.shells import available_shells
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("https://evil.example", 403), ("null", 403), ("http://localhost:1", 403), (None, 101), ("own", 101)],
+)
+async def test_a_page_from_elsewhere_opens_no_terminal(wire, origin, status):
+    session = (await wire.call("POST", "/sessions")).json["id"]
+    headers = {} if origin is None else {"Origin": wire.url if origin == "own" else origin}
+    try:
+        async with wire.session.ws_connect(f"{wire.url}/sessions/{session}/shell", headers=headers):
+            assert status == 101
+    except aiohttp.WSServerHandshakeError as error:
+        assert error.status == status
+    await wire.call("DELETE", f"/sessions/{session}")
+
+
 class Screen:
     """One viewer: keeps everything that came."""
 

@@ -20,6 +20,15 @@ CLOCK_TOLERANCE_S = 300
 """How far a request's timestamp may be from the server's clock, in seconds, either way."""
 
 _TIMESTAMP = re.compile(r"[0-9]{1,15}\Z")
+_LOG_MEMBERS = {"source", "lines", "since", "grep", "level"}
+_BARE_PATHS = (
+    ("POST", re.compile(r"/sessions"), {"audit"}),
+    ("DELETE", re.compile(r"/sessions/[^/]+"), {"audit"}),
+    ("GET", re.compile(r"(?:/paas)?/logs(?:/[^?]*)?"), _LOG_MEMBERS),
+    ("GET", re.compile(r"/images"), {"filter"}),
+    ("GET", re.compile(r"/services/[^/]+/env"), {"format"}),
+)
+"""Method, path and query members of requests whose query the C client does not sign (wire document, 2.1)."""
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -70,8 +79,8 @@ def signed_headers(
 def verify(secret_key: str, timestamp: str, method: str, target: str, body: bytes, signature: str) -> bool:
     """Tell whether a signature is right, in constant time for each variant.
 
-    Historical clients sign the bare path although they send a query, and the empty string although they send
-    `{}`; both are accepted, each alone and together.
+    Some historical requests are signed over the bare path although they have a query (see `signed_targets`),
+    and some over the empty string although they send `{}`; both are accepted, each alone and together.
 
     Args:
         secret_key: The secret that belongs to the request's public key.
@@ -81,7 +90,7 @@ def verify(secret_key: str, timestamp: str, method: str, target: str, body: byte
         body: Body bytes as received.
         signature: Text of the `X-Signature` header.
     """
-    targets = {target, target.partition("?")[0]}
+    targets = signed_targets(method.upper(), target)
     bodies = {body, b""} if body == b"{}" else {body}
     given = signature.encode(errors="replace")
     # `|=` and not `or`: every variant is computed, so the time does not tell which one matched.
@@ -91,6 +100,24 @@ def verify(secret_key: str, timestamp: str, method: str, target: str, body: byte
             expected = sign(secret_key, timestamp, method.upper(), one_target, one_body)
             right |= hmac.compare_digest(expected.encode(), given)
     return right
+
+
+def signed_targets(method: str, target: str) -> set[str]:
+    """Return the targets that the signature of a request may be over: its own, and for a few its bare path.
+
+    Those few are the requests whose query the historical C client does not sign. The query of any other request
+    must be signed: else somebody in between could add one.
+
+    Example:
+        >>> sorted(signed_targets("GET", "/images?filter=owned")), signed_targets("GET", "/jobs?limit=1")
+        (['/images', '/images?filter=owned'], {'/jobs?limit=1'})
+    """
+    path, _, query = target.partition("?")
+    names = {member.partition("=")[0] for member in query.split("&")}
+    for bare_method, pattern, members in _BARE_PATHS:
+        if method == bare_method and names <= members and pattern.fullmatch(path):
+            return {target, path}
+    return {target}
 
 
 class Verifier:
@@ -104,7 +131,7 @@ class Verifier:
     """
 
     def __init__(self, secret_key: str, timestamp: str, method: str, target: str) -> None:
-        targets = {target, target.partition("?")[0]}
+        targets = signed_targets(method.upper(), target)
         self._begun = [_begun(secret_key, timestamp, method.upper(), one) for one in targets]
 
     def update(self, piece: bytes) -> None:

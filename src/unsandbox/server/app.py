@@ -10,15 +10,17 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
 from aiohttp import web
+from aiohttp.http import SERVER_SOFTWARE
 
 from unsandbox.engine import Engine
 from unsandbox.engine.accounts.keys import KeyRing
 from unsandbox.protocol.endpoints.jobs import ENDPOINTS, REQUEST_ID_HEADER
 from unsandbox.server import tracing
 from unsandbox.server.config import ServerConfig
+from unsandbox.server.hosts import from_this_machine
 from unsandbox.server.ingress import Ingress
 from unsandbox.server.metrics import CONTENT_TYPE as METRICS_TYPE
-from unsandbox.server.metrics import Metrics, from_this_machine
+from unsandbox.server.metrics import Metrics
 from unsandbox.server.openapi import openapi_document
 from unsandbox.server.operation import Operation
 from unsandbox.server.reader import RequestReader, signer
@@ -130,7 +132,7 @@ class Server:
                     app.router.add_get(path, serve)  # serves HEAD too
                 else:
                     app.router.add_route(method, path, serve)
-        app.router.add_get("/openapi.json", _serve_openapi)
+        app.router.add_get("/openapi.json", self._serve_openapi)
         app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/sessions/{id}/shell", self._serve_shell)
         app.router.add_get("/jobs/{id}/events", self._stream_events)
@@ -150,9 +152,15 @@ class Server:
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:
         """Answer any request from this machine, and signed ones from elsewhere."""
-        if not from_this_machine(request):
+        if from_this_machine(request):
+            self._reader.check_host(request)
+        else:
             await self._reader.read(request)
         return web.Response(body=self._metrics.text(), headers={"Content-Type": METRICS_TYPE})
+
+    async def _serve_openapi(self, request: web.Request) -> web.Response:
+        self._reader.check_host(request)
+        return json_response(200, openapi_document())
 
     async def _serve_shell(self, request: web.Request) -> web.StreamResponse:
         # Unsigned: by the protocol, knowing the id of a session is the permission.
@@ -200,10 +208,9 @@ class Server:
 async def _introduce_stream(_request: web.Request, response: web.StreamResponse) -> None:
     if request_id := _request_id.get():
         introduce(response, request_id)
-
-
-async def _serve_openapi(_request: web.Request) -> web.Response:
-    return json_response(200, openapi_document())
+    elif response.headers.get("Server") == SERVER_SOFTWARE:
+        # An answer of a service: no header names the library in between, nor its version.
+        del response.headers["Server"]
 
 
 def _without_content(record: logging.LogRecord) -> bool:

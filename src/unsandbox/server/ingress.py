@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
@@ -49,6 +50,7 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _NOT_FORWARDED = _HOP_BY_HOP | {"host", "expect", OTP_HEADER.lower(), CHALLENGE_HEADER.lower()}
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -232,7 +234,7 @@ async def _sent_body(request: web.Request, limit: asyncio.Timeout) -> AsyncItera
 
 async def _pass_on(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
     response = web.StreamResponse(
-        status=answer.status, reason=answer.reason, headers=_forwarded(answer.headers)
+        status=answer.status, reason=_sendable(answer.reason or ""), headers=_forwarded(answer.headers)
     )
     await response.prepare(request)
     try:
@@ -253,9 +255,15 @@ def _forwarded(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         if name.lower() not in _NOT_FORWARDED and name.lower() not in named:
-            # Bytes that are no UTF-8 came as surrogates, which cannot be sent.
-            kept.add(name, value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+            kept.add(name, _sendable(value))
     return kept
+
+
+def _sendable(text: str) -> str:
+    """Return a header value or reason that can be sent: control characters could end a line."""
+    # Bytes that are no UTF-8 came as surrogates, which cannot be sent.
+    decoded = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _CONTROL.sub(" ", decoded)
 
 
 def _wants_websocket(request: web.Request) -> bool:
@@ -276,7 +284,8 @@ def _tell_origin(headers: CIMultiDict[str], request: web.Request, host: str) -> 
             told = {name: headers.get(name, value) for name, value in told.items()}
         else:
             before = []
-            headers.popall("Forwarded", None)
+            for name in ("Forwarded", "X-Real-IP"):
+                headers.popall(name, None)
     headers["X-Forwarded-For"] = ", ".join([*before, peer])
     for name, value in told.items():
         headers[name] = value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -15,7 +14,6 @@ from unsandbox.server.watchdog import LoopWatchdog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCIES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
-_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 
 
 class Metrics:
@@ -94,11 +92,3 @@ class _Stalls(Collector):
         yield CounterMetricFamily(
             "unsandbox_loop_stall_seconds", "Seconds of these together.", value=self._watchdog.total_s
         )
-
-
-def from_this_machine(request: web.Request) -> bool:
-    """Tell whether a request comes from this machine itself, and not through a proxy on it."""
-    peer = request.transport.get_extra_info("peername") if request.transport else None
-    host = peer[0] if isinstance(peer, tuple) else ""
-    local = host in {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    return local and not any(name in request.headers for name in _FORWARDED)

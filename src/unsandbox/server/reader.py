@@ -15,6 +15,7 @@ from unsandbox.server.auth import check_headers
 from unsandbox.server.body import read_body
 from unsandbox.server.call import Call, parse_large
 from unsandbox.server.config import ServerConfig
+from unsandbox.server.hosts import from_this_machine, host_name, is_address
 from unsandbox.server.rate import Rates
 from unsandbox.server.unproved import UnprovedBytes
 
@@ -41,6 +42,20 @@ class RequestReader:
         self._rates = Rates()
         self.unproved = UnprovedBytes()
 
+    def check_host(self, request: web.Request) -> None:
+        """Refuse an unsigned request from a browser on this machine that a foreign name was resolved for.
+
+        A web page could else read what the server tells this machine alone (DNS rebinding). A proxy in front of
+        the server says whom it forwards for; its hosts are its own matter.
+
+        Raises:
+            HTTPMisdirectedRequest: The `Host` is not this server's.
+        """
+        name = host_name(request.headers.get("Host", "localhost"))
+        router = self._engine.services.router
+        if from_this_machine(request) and not (name and (is_address(name) or router.is_reserved(name))):
+            raise web.HTTPMisdirectedRequest(reason="Misdirected Request")
+
     async def read(
         self,
         request: web.Request,
@@ -64,6 +79,8 @@ class RequestReader:
             TooLarge: The body is larger than the limit.
             LimitReached: The key has sent too many requests.
         """
+        if not signed:
+            self.check_host(request)
         caller = check_headers(request, self._keys, time.time()) if signed else None
         limit = self._config.body_bytes if most is None else min(most, self._config.body_bytes)
         body = await read_body(request, caller, limit, self.unproved, has_files=has_files)

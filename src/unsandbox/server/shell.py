@@ -7,6 +7,7 @@ import contextlib
 import logging
 
 from aiohttp import WSMsgType, web
+from yarl import URL
 
 from unsandbox.engine import Engine, LimitReached
 from unsandbox.engine.sessions.terminal import MOST_VIEWERS, Terminal, Viewer
@@ -33,6 +34,8 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
             status=426,
             headers={"Upgrade": "websocket"},
         )
+    if not _is_same_origin(request):
+        raise web.HTTPForbidden(reason="Foreign Origin")
     session_id = request.match_info["id"]
     try:
         attachment = await engine.sessions.terminals.attach(session_id)
@@ -54,6 +57,12 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
     finally:
         engine.sessions.terminals.detach(session_id, attachment)
     return socket
+
+
+def _is_same_origin(request: web.Request) -> bool:
+    """Tell whether a browser opens the terminal from a page of this server, or no browser does at all."""
+    origin = request.headers.get("Origin")
+    return origin is None or URL(origin).authority.lower() == URL(f"//{request.host}").authority.lower()
 
 
 async def _join(

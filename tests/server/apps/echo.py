@@ -68,6 +68,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.connection.close()
             self.close_connection = True
+        elif path == "/control":
+            self.wfile.write(b"HTTP/1.1 200 O\x0bK\r\nX-Odd: a\x0bb\x01c\r\nContent-Length: 2\r\n\r\nok")
         elif path == "/hang-up":
             self.connection.close()
             self.close_connection = True
