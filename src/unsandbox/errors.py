@@ -115,7 +115,8 @@ class JobFailedError(UnsandboxError):
     """`check()` was called on the result of a program that failed.
 
     Attributes:
-        result: The job or the result of the command. It has the output, which the message does not contain.
+        result: The job or the result of the command, with all of its output. The message holds the last line of
+            standard error at most.
     """
 
     def __init__(self, message: str, result: Any = None) -> None:

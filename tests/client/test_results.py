@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import pickle
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fastapi
+import pydantic
 import pytest
+from fastapi.testclient import TestClient
 
 from unsandbox import (
     Artifact,
@@ -48,7 +53,7 @@ def test_check_returns_what_ended_well_and_raises_what_did_not() -> None:
     for bad, words in (
         (Job(job_id="j2", status="completed", exit_code=3, stdout="private"), "exit code 3"),
         (Job(job_id="j2", status="timeout", exit_code=124, error="the time limit was reached"), "time limit"),
-        (CommandResult(exit_code=2, stderr="private"), "exit code 2"),
+        (CommandResult(exit_code=2, stdout="private"), "exit code 2"),
     ):
         with pytest.raises(JobFailedError, match=words) as failed:
             bad.check()
@@ -170,3 +175,102 @@ def test_input_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidRequestError):
             encode_files(bad)
+
+
+JOB = Job(
+    job_id="j1",
+    status="completed",
+    language="python",
+    stdout="hi\n",
+    exit_code=0,
+    created_at="1700000000",
+    completed_at=1700000001.5,
+    artifacts=[Artifact(filename="a.txt", content_base64="aGk=")],
+)
+
+
+def test_a_result_is_a_mapping_and_a_json_text() -> None:
+    expected = {
+        "job_id": "j1",
+        "status": "completed",
+        "language": "python",
+        "stdout": "hi\n",
+        "exit_code": 0,
+        "created_at": "1700000000",
+        "completed_at": 1700000001.5,
+        "artifacts": [{"filename": "a.txt", "content_base64": "aGk="}],
+    }
+    assert JOB.to_dict() == expected
+    assert json.loads(JOB.to_json()) == expected
+    assert dict(JOB)["stdout"] == JOB["stdout"] == "hi\n"
+    assert (JOB["id"], JOB["error"], {**JOB}["exit_code"]) == ("j1", None, 0)
+    with pytest.raises(KeyError, match="colour"):
+        JOB["colour"]
+    with pytest.raises(TypeError):
+        JOB[0]  # type: ignore[index]
+    assert [job["job_id"] for job in JobList(jobs=[JOB])] == ["j1"]
+    assert JobList(jobs=[JOB], count=1).to_dict() == {"jobs": [expected], "count": 1}
+
+
+def test_times_are_datetimes_as_well() -> None:
+    assert JOB.created == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    assert JOB.completed == JOB.created + timedelta(seconds=1.5)
+    assert (Job().created, Job(created_at="never").created) == (None, None)
+    session = Session(session_id="s1", created_at="2024-01-02T03:04:05+01:00", last_activity=0)
+    assert session.created == datetime(2024, 1, 2, 2, 4, 5, tzinfo=UTC)
+    assert session.active == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Answer(pydantic.BaseModel):
+    job: Job
+    note: str = ""
+
+
+def test_fastapi_and_pydantic_take_results() -> None:
+    app = fastapi.FastAPI()
+
+    @app.get("/plain")
+    async def plain():  # type: ignore[no-untyped-def]
+        return JOB
+
+    @app.get("/typed")
+    async def typed() -> Job:
+        return JOB
+
+    @app.get("/many")
+    async def many() -> list[Job]:
+        return [JOB]
+
+    @app.post("/nested")
+    async def nested(answer: Answer) -> Answer:
+        assert isinstance(answer.job, Job)
+        return answer
+
+    visitor = TestClient(app)
+    assert visitor.get("/plain").json() == visitor.get("/typed").json() == JOB.to_dict()
+    assert visitor.get("/many").json() == [JOB.to_dict()]
+    again = visitor.post("/nested", json={"job": JOB.to_dict()}).json()
+    assert again == {"job": JOB.to_dict(), "note": ""}
+    assert visitor.post("/nested", json={"job": {"exit_code": "many"}}).status_code == 422
+    assert visitor.get("/openapi.json").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (
+            Job(job_id="j1", language="python", exit_code=1, stderr="Traceback\n  x\nValueError: no\n\n"),
+            "the python program of job j1 ended with exit code 1: ValueError: no",
+        ),
+        (Job(language="c", exit_code=139), "the c program ended with exit code 139 (SIGSEGV)"),
+        (
+            Job(language="c", exit_code=137, error="out of memory"),
+            "the c program ended with exit code 137 (SIGKILL) (out of memory)",
+        ),
+        (Job(error="no room"), "the program failed: no room"),
+    ],
+)
+def test_a_failure_says_why_in_one_line(job: Job, words: str) -> None:
+    with pytest.raises(JobFailedError) as failed:
+        job.check()
+    assert str(failed.value) == words

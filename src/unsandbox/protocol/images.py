@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Literal
 
+from unsandbox._presentation.times import as_datetime
 from unsandbox.protocol.bounds import Description, Identifier, Prompt, Script, Word
 from unsandbox.protocol.models import DisplayName, NetworkModeName, Vcpu, WireModel
 from unsandbox.protocol.services import Ports, ServiceName, ports_from_wire
@@ -58,6 +60,11 @@ class Image(WireModel, frozen=True, kw_only=True):
     """A sentence for people."""
     trusted_keys: list[str] | None = None
     """Public keys that may use it besides its owner's."""
+
+    @property
+    def created(self) -> datetime | None:
+        """`created_at` as a time in UTC."""
+        return as_datetime(self.created_at)
 
 
 class ImageList(WireModel, frozen=True, kw_only=True):

@@ -10,15 +10,20 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
+import json
 import os
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
 from unsandbox._presentation.display import job_html
+from unsandbox._presentation.failure import failure_line
+from unsandbox._presentation.pydantic import core_schema_of
 from unsandbox._presentation.saving import save_file
+from unsandbox._presentation.times import as_datetime
 from unsandbox.errors import InvalidResponseError, JobFailedError
 from unsandbox.protocol.bounds import (
     MAX_INPUT_FILES,
@@ -80,10 +85,53 @@ class WireModel(msgspec.Struct, frozen=True, kw_only=True):
         """Return a copy with some fields changed."""
         return msgspec.structs.replace(self, **changes)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are not None, as plain dicts and lists.
+
+        Example:
+            >>> Job(job_id="j1", status="completed", exit_code=0).to_dict()
+            {'job_id': 'j1', 'status': 'completed', 'exit_code': 0}
+        """
+        return {name: _plain(value) for name in self.keys() if (value := getattr(self, name)) is not None}
+
+    def to_json(self) -> str:
+        """Return the same as a JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def keys(self) -> list[str]:
+        """Return the names of the fields that are not None, so that `dict(job)` works."""
+        names = (name for name in self.__struct_fields__ if name != "held")
+        return [name for name in names if getattr(self, name) is not None]
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a field by its name, or by a name that the wire has for it (`job["id"]`)."""
+        if not isinstance(name, str):
+            raise TypeError(f"a {type(self).__name__} is indexed by names of fields, not by {name!r}")
+        field = self.READ_ALIASES.get(name, name)
+        if field not in self.__struct_fields__:
+            raise KeyError(name)
+        return getattr(self, field)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from unsandbox.protocol import codec
+
+        return core_schema_of(cls, lambda value: codec.from_wire(value, cls), cls.to_dict)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:
+        return {"type": "object", "title": cls.__name__, "additionalProperties": True}
+
     def __repr__(self) -> str:
         # What is None says nothing, and a megabyte of output does not help either.
         shown = ((name, getattr(self, name)) for name in self.__struct_fields__)
         return f"{type(self).__name__}({', '.join(f'{n}={_short(v)}' for n, v in shown if v is not None)})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, WireModel):
+        return value.to_dict()
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _short(value: object) -> str:
@@ -308,6 +356,16 @@ class Job(WireModel, frozen=True, kw_only=True):
         """Standard output; empty when there is none."""
         return self.stdout or ""
 
+    @property
+    def created(self) -> datetime | None:
+        """`created_at` as a time in UTC."""
+        return as_datetime(self.created_at)
+
+    @property
+    def completed(self) -> datetime | None:
+        """`completed_at` as a time in UTC."""
+        return as_datetime(self.completed_at)
+
     def check(self) -> Self:
         """Return the job if its program ran to its end and exited with 0.
 
@@ -321,8 +379,10 @@ class Job(WireModel, frozen=True, kw_only=True):
         """
         if self.ok:
             return self
-        ending = f"exit code {self.exit_code}" if self.error is None else self.error
-        raise JobFailedError(f"job {self.job_id or ''} {self.status or 'ended'}: {ending}", self)
+        subject = f"the {self.language} program" if self.language else "the program"
+        if self.job_id:
+            subject += f" of job {self.job_id}"
+        raise JobFailedError(failure_line(subject, self.exit_code, self.error, self.stderr), self)
 
     def _repr_html_(self) -> str:
         return job_html(self)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from unsandbox._presentation.times import as_datetime
 from unsandbox.protocol.bounds import (
     KIB,
     MAX_PORTS,
@@ -182,6 +184,16 @@ class Service(WireModel, frozen=True, kw_only=True):
     message: str | None = None
     """A sentence for people."""
 
+    @property
+    def created(self) -> datetime | None:
+        """`created_at` as a time in UTC."""
+        return as_datetime(self.created_at)
+
+    @property
+    def active(self) -> datetime | None:
+        """`last_activity` as a time in UTC."""
+        return as_datetime(self.last_activity)
+
 
 class ServiceList(WireModel, frozen=True, kw_only=True):
     """What `GET /services` answers, newest first."""
@@ -233,7 +245,7 @@ class VaultInfo(WireModel, frozen=True, kw_only=True):
 class VaultKeys(WireModel, frozen=True, kw_only=True):
     """What `DELETE /services/{id}/env` takes: the names to delete, or nothing for all."""
 
-    keys: Annotated[list[EnvName], msgspec.Meta(max_length=MAX_VAULT_KEYS)] | None = None
+    keys: Annotated[list[EnvName], msgspec.Meta(max_length=MAX_VAULT_KEYS)] | None = None  # type: ignore[assignment]
 
 
 class VaultExport(WireModel, frozen=True, kw_only=True):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Annotated, Self
 
 import msgspec
 
 from unsandbox._presentation.display import command_html
+from unsandbox._presentation.failure import failure_line
+from unsandbox._presentation.times import as_datetime
 from unsandbox.errors import JobFailedError
 from unsandbox.protocol.bounds import Code, Word
 from unsandbox.protocol.models import (
@@ -92,6 +95,16 @@ class Session(WireModel, frozen=True, kw_only=True):
     artifacts: list[Artifact] | None = None
     """Of a deleted session: what lay in `/tmp/artifacts`, and the shell history when it was audited."""
 
+    @property
+    def created(self) -> datetime | None:
+        """`created_at` as a time in UTC."""
+        return as_datetime(self.created_at)
+
+    @property
+    def active(self) -> datetime | None:
+        """`last_activity` as a time in UTC."""
+        return as_datetime(self.last_activity)
+
 
 class SessionList(WireModel, frozen=True, kw_only=True):
     """What `GET /sessions` answers, newest first."""
@@ -160,7 +173,7 @@ class CommandResult(WireModel, frozen=True, kw_only=True):
         """
         if self.ok:
             return self
-        raise JobFailedError(f"the command ended with {self.error or f'exit code {self.exit_code}'}", self)
+        raise JobFailedError(failure_line("the command", self.exit_code, self.error, self.stderr), self)
 
     def _repr_html_(self) -> str:
         return command_html(self)

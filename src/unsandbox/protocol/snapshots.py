@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Literal
 
+from unsandbox._presentation.times import as_datetime
 from unsandbox.protocol.bounds import Identifier, Word
 from unsandbox.protocol.models import DisplayName, WireModel
 from unsandbox.protocol.services import Ports, ServiceName, ports_from_wire
@@ -57,6 +59,11 @@ class Snapshot(WireModel, frozen=True, kw_only=True):
     """Unix seconds, as text or a number."""
     message: str | None = None
     """A sentence for people."""
+
+    @property
+    def created(self) -> datetime | None:
+        """`created_at` as a time in UTC."""
+        return as_datetime(self.created_at)
 
 
 class SnapshotList(WireModel, frozen=True, kw_only=True):
