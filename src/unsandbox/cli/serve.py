@@ -25,7 +25,7 @@ from unsandbox.engine.accounts.secretbox import write_private
 from unsandbox.engine.backends import policies
 from unsandbox.engine.config import ISOLATION_VARIABLE
 from unsandbox.engine.jobs.rows import lost_result
-from unsandbox.engine.store.database import open_database
+from unsandbox.engine.store.database import open_database, private_file
 from unsandbox.engine.store.sql import SqlStore
 from unsandbox.errors import EngineError
 from unsandbox.sandbox import SandboxUnavailable
@@ -229,8 +229,7 @@ def _first_key(folder: Path, keys: StoredKeys) -> Path | None:
 def _only_server_of(folder: Path) -> Iterator[IO[str]]:
     """Hold the data folder's lock. Two servers on one folder would mark each other's jobs as lost."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (folder / "serve.lock").open("w")
+        lock = private_file(folder, "serve.lock").open("w")
     except OSError as error:
         raise EngineError(f"the data folder {folder} cannot be used: {error.strerror}") from error
     with lock:

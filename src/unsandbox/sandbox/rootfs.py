@@ -107,8 +107,7 @@ def install_program(runtime: Path) -> Path:
         SandboxUnavailable: Bubblewrap is not installed.
     """
     target = runtime / "program"
-    target.mkdir(mode=0o755)
-    target.chmod(0o755)
+    _make_folder(target)
     if wheel := _find_wheel():
         # The program looks for its libraries beside itself, so the layout of the wheel is kept.
         for source in (wheel / "_bin", wheel.with_name(f"{wheel.name}.libs")):
@@ -146,9 +145,7 @@ def build_root(runtime: Path, system: System = HOST) -> Path:
     """Make the root folder of all sandboxes and return it: mount points, links into /usr, and a small /etc."""
     root = runtime / "root"
     for name in ("", *_MOUNT_POINTS):
-        folder = root / name
-        folder.mkdir(mode=0o755)
-        folder.chmod(0o755)
+        _make_folder(root / name)
     for name in _USR_LINKS:
         if (system.usr / name).exists():
             (root / name).symlink_to(f"usr/{name}")
@@ -172,11 +169,17 @@ def add_mount_point(root: Path, path: str, system: System = HOST) -> None:
         return
     for folder in reversed(target.parents):
         if folder.is_relative_to(root) and not folder.exists():
-            folder.mkdir(mode=0o755)
+            _make_folder(folder)
     if system.path(path).is_dir():
-        target.mkdir(mode=0o755)
+        _make_folder(target)
     else:
         _put(target, b"")
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder that every user may pass through, whatever the umask of this process is."""
+    path.mkdir(mode=0o755)
+    path.chmod(0o755)
 
 
 def _put(path: Path, data: bytes) -> None:
@@ -191,8 +194,7 @@ def _copy_public(source: Path, target: Path) -> None:
         if stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_IROTH:
             for folder in reversed(target.parents):
                 if not folder.exists():
-                    folder.mkdir(mode=0o755)
-                    folder.chmod(0o755)
+                    _make_folder(folder)
             _put(target, source.read_bytes())
     except OSError:
         return

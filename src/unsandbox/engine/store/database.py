@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
+import stat
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from unsandbox.errors import EngineError
+
+logger = logging.getLogger("unsandbox.engine.store")
 
 
 def open_database(folder: Path) -> sa.Engine:
@@ -20,8 +25,8 @@ def open_database(folder: Path) -> sa.Engine:
     from alembic.config import Config
 
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        engine = sa.create_engine(f"sqlite:///{folder / 'unsandbox.sqlite3'}", connect_args={"timeout": 30})
+        path = private_file(folder, "unsandbox.sqlite3")
+        engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         sa.event.listen(engine, "connect", _tune_sqlite)
         sa.event.listen(engine, "begin", _begin)
         config = Config()
@@ -32,6 +37,29 @@ def open_database(folder: Path) -> sa.Engine:
     except (OSError, sa.exc.SQLAlchemyError) as error:
         raise EngineError(f"the data folder {folder} cannot be used: {error}") from error
     return engine
+
+
+def private_file(folder: Path, name: str) -> Path:
+    """Return a file of a data folder that only its owner can read; it is made, as the folder is, when missing.
+
+    SQLite gives the mode of the database to the files beside it.
+
+    Raises:
+        EngineError: Others may write to the folder.
+        OSError: The folder or file cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = folder.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise EngineError(f"others may write to the data folder {folder}; make it private: chmod 700 {folder}")
+    if mode & (stat.S_IROTH | stat.S_IXOTH):
+        logger.warning("others may look into the data folder %s; its files are private: chmod 700 it", folder)
+    path = folder / name
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for file in folder.glob(f"{name}*"):
+        if file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+    return path
 
 
 def reading(database: sa.Engine) -> sa.Engine:
