@@ -37,7 +37,7 @@ def test_what_a_server_can_run(run_un):
 def test_a_folder_without_toolchains(un, tmp_path):
     done = un("languages", "--folder", str(tmp_path), check=False)
     assert done.returncode == 1
-    assert b"holds no toolchains" in done.stderr
+    assert b"contains no toolchains" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ async def test_a_cloned_service_gets_a_name_of_its_own_and_no_domains(world):
     [{}, {"session_id": "a", "service_id": "b"}, {"source_type": "session"}, {"source_id": "a"}],
 )
 async def test_exactly_one_source_must_be_named(world, named):
-    with pytest.raises(InvalidRequest, match="name one source"):
+    with pytest.raises(InvalidRequest, match="pass one source"):
         await world.snapshots.create("me", SnapshotRequest(**named))
 
 
@@ -207,7 +207,7 @@ async def test_memory_is_never_stored_as_it_was(open_world):
     # Nor can it be read by a server that has another key.
     world.context = dataclasses.replace(world.context, box=SecretBox.of_this_process())
     await world.restart()
-    with pytest.raises(Damaged, match="key of another server"):
+    with pytest.raises(Damaged, match="encrypted by another server"):
         await world.snapshots.restore("me", snapshot.snapshot_id)
 
 

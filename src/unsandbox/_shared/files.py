@@ -134,7 +134,7 @@ def utf8(name: str, content: str) -> bytes:
         return content.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise InvalidRequestError(
-            f"the text of {name!r} holds half of a surrogate pair, which is no character: pass bytes instead"
+            f"the text of {name!r} contains a lone surrogate, which UTF-8 cannot represent: pass bytes instead"
         ) from None
 
 

@@ -24,14 +24,14 @@ def usable_cpus() -> int:
 def _number_from_environment(name: str, default: int) -> int:
     text = os.environ.get(name, "").strip()
     if text and not text.isdigit():
-        raise EngineError(f"{name} must be a number, 0 or more; it is {text!r}")
+        raise EngineError(f"{name} must be a number of at least 0, not {text!r}")
     return int(text or default)
 
 
 def _switch_from_environment(name: str) -> bool:
     text = os.environ.get(name, "").strip()
     if text not in ("", "0", "1"):
-        raise EngineError(f"{name} must be 1 (on, the default) or 0 (off); it is {text!r}")
+        raise EngineError(f"{name} must be 1 (on, the default) or 0 (off), not {text!r}")
     return text != "0"
 
 

@@ -223,13 +223,13 @@ class Engine:
                 self._charge_persistent()
                 self.jobs.enforce_cpu_limits()
             except Exception:
-                logger.exception("the CPU time of keys could not be checked; it is tried again")
+                logger.exception("the CPU time of keys could not be checked; retrying later")
             if self._is_idle() or time.monotonic() >= save_at:
                 save_at = time.monotonic() + _SAVE_CPU_EVERY_S
                 try:
                     await self.quotas.ledger.save()
                 except Exception:
-                    logger.exception("the CPU time of keys could not be stored; it is tried again")
+                    logger.exception("the CPU time of keys could not be stored; retrying later")
                     continue
             if self.quotas.activity.is_set():
                 self.quotas.activity.clear()
@@ -272,5 +272,5 @@ class Engine:
                 await store.prune(time.time() - self.config.retention_s, self.config.retention_jobs)
                 await self.replies.prune()
             except Exception:
-                logger.exception("old jobs and answers could not be deleted; it is tried again later")
+                logger.exception("old jobs and answers could not be deleted; retrying later")
             await asyncio.sleep(_TIDY_EVERY_S)

@@ -134,7 +134,7 @@ def fields_of(model: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
     """Return the fields of a type as msgspec understands them."""
     info = inspect.type_info(model)
     if not isinstance(info, inspect.StructType):
-        raise TypeError(f"{model} is no request type")
+        raise TypeError(f"{model} is not a request type")
     return info.fields
 
 

@@ -76,9 +76,7 @@ def _written(encoder: msgspec.json.Encoder, plain: Mapping[str, Any]) -> bytes:
         return encoder.encode(plain)
     except UnicodeEncodeError as error:
         where = "".join(_with_half_pair(plain)) or "a text"
-        raise InvalidRequestError(
-            f"{where} holds half of a surrogate pair, which is no character: it cannot be written as UTF-8"
-        ) from error
+        raise InvalidRequestError(f"{where} contains a lone surrogate, which UTF-8 cannot represent") from error
     except (TypeError, OverflowError, msgspec.MsgspecError) as error:
         raise InvalidRequestError(f"the request cannot be written as JSON: {error}") from error
 
@@ -232,7 +230,7 @@ def response_from_wire(value: Any, model: type[T]) -> T:
         InvalidResponseError: The answer is not an object or a field is of the wrong type.
     """
     if not isinstance(value, dict):
-        raise InvalidResponseError(f"the server answered {_kind(value)} where an object belongs")
+        raise InvalidResponseError(f"the server's answer is {_kind(value)}, not an object")
     try:
         return fill_in(from_wire(value, model))
     except ValueError as error:

@@ -42,7 +42,7 @@ class Cursor(NamedTuple):
         """
         stdout, dash, stderr = text.partition("-")
         if not (dash and stdout.isdecimal() and stderr.isdecimal() and text.isascii() and len(text) < 40):
-            raise ValueError("a cursor is two numbers, such as 120-7")
+            raise ValueError("a cursor must be two numbers, such as 120-7")
         return cls(int(stdout), int(stderr))
 
     def __str__(self) -> str:
@@ -81,4 +81,4 @@ class OutputChunk(WireModel, frozen=True, kw_only=True):
         try:
             return base64.b64decode(self.base64, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise InvalidResponseError("the server's event holds what is not base64") from error
+            raise InvalidResponseError("the server's event contains invalid base64") from error

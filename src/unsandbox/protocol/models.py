@@ -530,4 +530,4 @@ def _decoded(encoded: str) -> bytes:
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidResponseError("the server's answer holds what is not base64") from error
+        raise InvalidResponseError("the server's answer contains invalid base64") from error

@@ -41,11 +41,11 @@ def relative_name(given: str) -> str:
     try:
         sizes = [len(part.encode("utf-8", "surrogateescape")) for part in (*parts, name)]
     except UnicodeEncodeError as error:
-        raise ValueError("a filename holds half of a surrogate pair, which is no character") from error
+        raise ValueError("a filename contains a lone surrogate, which UTF-8 cannot represent") from error
     if not parts or parts == [".."] or "\0" in name or max(sizes[:-1]) > MAX_NAME_BYTES:
-        raise ValueError(f"a filename must end in a usable base name of at most {MAX_NAME_BYTES} bytes")
+        raise ValueError(f"a filename must end in a base name of at most {MAX_NAME_BYTES} bytes")
     if len(parts) > MAX_DEPTH or sizes[-1] > MAX_PATH_BYTES:
-        raise ValueError(f"a filename has at most {MAX_DEPTH} parts and {MAX_PATH_BYTES} bytes")
+        raise ValueError(f"a filename must have at most {MAX_DEPTH} parts and {MAX_PATH_BYTES} bytes")
     return name
 
 

@@ -287,7 +287,7 @@ def vault_from_body(body: bytes) -> dict[str, str]:
     try:
         members = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError("the vault is neither lines KEY=VALUE nor a JSON object") from None
+        raise ValueError("the vault must be lines KEY=VALUE or a JSON object") from None
     if not isinstance(members, dict):
         raise ValueError("the vault must be a JSON object or lines KEY=VALUE")  # noqa: TRY004 - one error kind
     if len(members) == 1:
@@ -354,6 +354,6 @@ def _checked(pairs: dict[str, str]) -> dict[str, str]:
             value.encode()
         except UnicodeEncodeError:
             raise ValueError(
-                f"entry {number} of the vault holds half of a surrogate pair, which is no character"
+                f"entry {number} of the vault contains a lone surrogate, which UTF-8 cannot represent"
             ) from None
     return pairs

@@ -79,7 +79,7 @@ def make_runtime(parent: Path | None = None) -> tuple[Path, str]:
             continue
         return folder, token
     raise SandboxUnavailable(
-        f"no place for the runtime folder ({'; '.join(problems)}); set TMPDIR to another one"
+        f"no usable place for the runtime folder ({'; '.join(problems)}); set TMPDIR to another one"
     )
 
 

@@ -134,6 +134,6 @@ def find_system(choice: str | None = None) -> System:
     folder = Path(choice).expanduser().absolute()
     if not (folder / COMPLETE).is_file():
         raise EngineError(
-            f"{folder} holds no toolchains; install some: un languages install --folder {folder} NAME"
+            f"{folder} contains no toolchains; install some with `un languages install --folder {folder} NAME`"
         )
     return System(folder)

@@ -34,7 +34,7 @@ def validate(spec: SandboxSpec) -> None:
     check_files(spec.files, spec.folders)
     for place in _WRITABLE[:2]:
         if sum(len(file.data) for file in spec.files if file.path.startswith(place)) > spec.limits.tmpfs_bytes:
-            raise InvalidSpecError(f"files: more than fits into {place} ({spec.limits.tmpfs_bytes} bytes)")
+            raise InvalidSpecError(f"files: they do not fit into {place} ({spec.limits.tmpfs_bytes} bytes)")
     if len(spec.files) > MAX_FILES:
         raise InvalidSpecError(f"files: more than {MAX_FILES}")
     for path in spec.artifact_paths:
@@ -105,7 +105,7 @@ def check_env(env: Mapping[str, str]) -> None:
     """Refuse variables without a usable name, and NUL bytes."""
     for name, value in env.items():
         if not name or "=" in name:
-            raise InvalidSpecError(f"env: {name!r} is not a name for a variable")
+            raise InvalidSpecError(f"env: {name!r} is not a variable name")
         _no_nul(f"env {name!r}", name + value)
 
 
@@ -152,7 +152,7 @@ def _no_clashes(paths: Sequence[str], wanted_folders: Sequence[str]) -> None:
     folders = {folder for path in wanted_folders for folder in (path, *_parents(path))}
     for path in paths:
         if path in seen:
-            raise InvalidSpecError(f"files: {path!r} is there twice")
+            raise InvalidSpecError(f"files: {path!r} is listed twice")
         seen.add(path)
         folders.update(_parents(path))
     if clash := seen & folders:

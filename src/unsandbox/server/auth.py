@@ -76,7 +76,7 @@ class Caller:
             at = datetime.fromtimestamp(expires, UTC)
             raise Unauthorized(
                 "key_expired",
-                f"this key expired at {at:%Y-%m-%d %H:%M} UTC; ask the operator of this server for a new one",
+                f"this key expired at {at:%Y-%m-%d %H:%M} UTC; ask the server's operator for a new one",
                 reason="expired",
                 expired_at_datetime=at.isoformat(),
                 expired_ago=f"{human_duration(now - expires)} ago",

@@ -84,7 +84,7 @@ async def read_body(
         async with turns:
             return await _read_large(request, caller, limit, unproved, has_files=has_files)
     except TimeoutError as error:
-        raise InvalidRequest("the body came too slowly", code="incomplete") from error
+        raise InvalidRequest("the body arrived too slowly", code="incomplete") from error
     except ConnectionResetError as error:
         raise InvalidRequest("the connection closed before the body ended", code="incomplete") from error
 

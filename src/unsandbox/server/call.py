@@ -128,7 +128,7 @@ def _parse(body: bytes, marks: Mapping[str, Content]) -> dict[str, Any]:
     try:
         members = codec.loads_object(body)
     except ValueError as error:
-        raise InvalidRequest(f"the body is not usable JSON: {error}", code="invalid_json") from error
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
     return restored(members, marks) if marks else members
 
 

@@ -64,7 +64,7 @@ class _Connection:
         """Return the socket; whoever takes it closes it."""
         taken, self._socket = self._socket, None
         if taken is None:
-            raise ConnectionError("the connection was used already")
+            raise ConnectionError("the connection has already been used")
         return taken
 
     def close(self) -> None:
@@ -312,7 +312,7 @@ def _unreachable(request: web.Request, target: Target, reason: Unreachable) -> w
             retry_s=5,
         )
     return ingress_answer(
-        request, 503, reason.code, "This service does not run", "Its program has ended; its log says why."
+        request, 503, reason.code, "This service is not running", "Its program has ended; its log says why."
     )
 
 

@@ -44,7 +44,7 @@ class Rates:
         bucket.capacity, bucket.per_s = settings.burst or rate, rate / 60.0
         if (wait_s := bucket.wait_s(1, now)) > 0:
             raise LimitReached(
-                f"this key may send {rate} requests a minute; the next one in {wait_s:.1f} s",
+                f"this key may send {rate} requests per minute; retry in {wait_s:.1f} s",
                 code="rate_limit_exceeded",
                 retry_after=max(1, round(wait_s + 0.5)),
             )

@@ -44,7 +44,7 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
     terminal = attachment.terminal
     try:
         if terminal.viewers >= MOST_VIEWERS:
-            raise LimitReached(f"the terminal has {MOST_VIEWERS} viewers already", code="too_many_viewers")
+            raise LimitReached(f"the terminal already has {MOST_VIEWERS} viewers", code="too_many_viewers")
         socket = web.WebSocketResponse(
             protocols=(SHELL_SUBPROTOCOL,), max_msg_size=_MAX_FRAME, heartbeat=_HEARTBEAT_S
         )

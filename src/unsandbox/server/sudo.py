@@ -71,7 +71,7 @@ class Sudo:
         wrong = self._wrong.get(owner, 0)
         if wrong >= _MOST_WRONG:
             raise LimitReached(
-                "too many wrong one-time codes of this key; wait a quarter of an hour",
+                "too many wrong one-time codes for this key; retry in 15 minutes",
                 code="too_many_codes",
                 retry_after=_WRONG_WINDOW_S,
             )
@@ -79,7 +79,7 @@ class Sudo:
         name = headers.get(CHALLENGE_HEADER, "").strip()
         challenge = self._challenges.get(name)
         if not code or challenge is None or (challenge.owner, challenge.call) != (owner, call):
-            raise self._new(owner, call, now, "a one-time code is needed; repeat the call with the code")
+            raise self._new(owner, call, now, "a one-time code is required; repeat the call with the code")
         right = code.isascii() and pyotp.TOTP(otp_secret).verify(code, valid_window=1)
         if right and (owner, code) not in self._used:
             del self._challenges[name]
@@ -89,7 +89,7 @@ class Sudo:
         challenge.tries_left -= 1
         if challenge.tries_left <= 0:
             del self._challenges[name]
-            raise self._new(owner, call, now, "too many wrong codes; a new challenge is needed")
+            raise self._new(owner, call, now, "too many wrong codes; use the new challenge")
         raise SudoNeeded(name, "the one-time code is wrong or was used before")
 
     def _new(self, owner: str, call: str, now: float, message: str) -> SudoNeeded:

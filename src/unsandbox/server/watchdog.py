@@ -147,4 +147,4 @@ class _Watched:
 
 
 def _log(stall: Stall) -> None:
-    logger.warning("the event loop was held for %s", stall)
+    logger.warning("the event loop was blocked for %s", stall)

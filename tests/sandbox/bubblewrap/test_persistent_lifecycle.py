@@ -506,7 +506,7 @@ async def test_a_container_that_shows_devices_which_it_cannot_use(monkeypatch, c
         sandbox = await backend.open_persistent(PersistentSpec())
         assert (await sandbox.run(["stat", "-c", "%U", "/work"])).stdout.data == b"sandbox\n"
         await sandbox.close()
-    assert "no quota" in caplog.text
+    assert "no disk quota" in caplog.text
 
 
 async def test_what_a_machine_has_for_live_sandboxes_is_told(backend):

@@ -370,7 +370,7 @@ async def test_artifacts_of_many_at_once(backend):
         ({"run": ["a"], "files": [SandboxFile(f"/tmp/{i}", b"") for i in range(1001)]}, "more than 1000"),
         (
             {"run": ["a"], "files": [SandboxFile("/tmp/x", bytes(99))], "limits": Limits(tmpfs_bytes=98)},
-            "more than fits",
+            "do not fit",
         ),
         ({"run": ["a"], "system_paths": ["/etc/../root"]}, "below /etc"),
         ({"run": ["a"], "system_paths": ["shadow"]}, "below /etc"),

@@ -107,7 +107,7 @@ class AuditLog:
             logger.exception("the audit log could not be written")
             return False
         if written < len(line):
-            logger.error("the audit log could not be written: there was no room for a whole line")
+            logger.error("the audit log could not be written: the disk is full")
             return False
         self._mac = mac
         self._sequence += 1

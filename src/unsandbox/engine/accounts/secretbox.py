@@ -44,12 +44,12 @@ class SecretBox:
             write_private(path, Fernet.generate_key())
         try:
             if path.stat().st_mode & 0o077:
-                raise EngineError(f"{path} can be read by others; make it private: chmod 600 {path}")
+                raise EngineError(f"{path} can be read by other users; run: chmod 600 {path}")
             return cls(path.read_bytes().strip())
         except OSError as error:
             raise EngineError(f"the key file {path} cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise EngineError(f"{path} does not hold a server key; restore it from your backup") from error
+            raise EngineError(f"{path} is not a server key; restore it from your backup") from error
 
     def seal(self, text: str) -> bytes:
         """Return the encrypted form of a text."""
@@ -65,7 +65,7 @@ class SecretBox:
             return self._fernet.decrypt(sealed).decode()
         except InvalidToken as error:
             raise EngineError(
-                "a stored secret does not open with this server key; is server.key from another data folder?"
+                "a stored secret cannot be decrypted; server.key may belong to another data folder"
             ) from error
 
 

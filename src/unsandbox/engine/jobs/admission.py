@@ -52,7 +52,7 @@ class Admission:
         limit = concurrency or self._context.config.concurrency_per_key
         if active >= limit:
             raise LimitReached(
-                f"this key already has {active} jobs waiting or running; wait for one to end",
+                f"this key already has {active} jobs queued or running; wait for one to end",
                 active_executions=active,
                 concurrency_limit=limit,
             )

@@ -79,7 +79,7 @@ class Completion:
             await self._context.store.finish_job(row)
         except Exception:
             # The result still reaches its caller from memory, and is stored when there is room again.
-            logger.exception("job %s: its result could not be stored; it is tried again", row.job_id)
+            logger.exception("job %s: its result could not be stored; retrying later", row.job_id)
             self._unsaved.append(row)
             if self._saving is None or self._saving.done():
                 self._saving = asyncio.create_task(self._save_later())

@@ -42,23 +42,25 @@ def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
     _check_bytes(request.code, "code")
     for word in request.args or ():
         if "\0" in word:
-            raise InvalidRequest("args: an argument must not hold a NUL byte")
+            raise InvalidRequest("args: an argument must not contain a NUL byte")
         _check_bytes(word, "args")
     env = request.env or {}
     if len(env) > MAX_ENV_VARS:
         raise InvalidRequest(f"env has {len(env)} variables; at most {MAX_ENV_VARS} are allowed")
     for name, value in env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
-            raise InvalidRequest("env: a name must not be empty or hold '=', and nothing may hold a NUL byte")
+            raise InvalidRequest(
+                "env: names must be non-empty and without '=', and must not contain a NUL byte, nor must values"
+            )
         _check_bytes(name + value, "env")
     try:
         check_exec_size(request.args or (), env)
     except BoundExceededError as error:
         raise InvalidRequest(f"{error}; send data as input files") from error
     if request.stdin is not None and request.stdin_base64 is not None:
-        raise InvalidRequest("give stdin or stdin_base64, not both")
+        raise InvalidRequest("pass stdin or stdin_base64, not both")
     if request.return_wasm_artifact:
-        raise InvalidRequest("this server does not compile to WebAssembly; leave return_wasm_artifact out")
+        raise InvalidRequest("this server does not compile to WebAssembly; omit return_wasm_artifact")
 
 
 def stdin_bytes(request: models.ExecuteRequest) -> bytes:
@@ -100,7 +102,7 @@ def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str
         if total > config.input_bytes:
             raise TooLarge(f"the input files together exceed {config.input_bytes >> 20} MiB")
     if (both := clash(set(files))) is not None:
-        raise InvalidRequest(f"input_files: {both[:80]!r} is a file, and another file has it for a folder")
+        raise InvalidRequest(f"input_files: {both[:80]!r} is both a file and the folder of another file")
     return files
 
 
@@ -113,4 +115,4 @@ def _check_bytes(text: str, what: str) -> None:
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{what} holds half of a surrogate pair, which is no character") from None
+        raise InvalidRequest(f"{what} contains a lone surrogate, which UTF-8 cannot represent") from None

@@ -273,7 +273,9 @@ class JobManager:
             return record
         row = await self._store.find_job(owner, job_id)
         if row is None:
-            raise UnknownJob(f"no job {job_id[:80]!r} of this key; ended jobs are kept for a limited time")
+            raise UnknownJob(
+                f"no job {job_id[:80]!r} was found for this key; ended jobs are kept for a limited time"
+            )
         return await run_large(result_bytes(row), revived, row)
 
     async def _find_many(self, owner: str, job_ids: Sequence[str]) -> tuple[list[JobRecord], list[str]]:

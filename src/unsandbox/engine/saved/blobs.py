@@ -87,7 +87,7 @@ class Blobs:
             # Its message may show credentials of the URL.
             raise EngineError(
                 f"the blob store's URL ({parts.scheme}://…) cannot be used ({type(error).__name__}); "
-                "give a folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+                "pass a folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
             ) from error
 
     @contextlib.asynccontextmanager
@@ -162,9 +162,11 @@ class Blobs:
                 try:
                     found = await asyncio.to_thread(_hash, path)
                 except FileNotFoundError as error:
-                    raise Damaged("its data is missing from the blob store; nothing was changed") from error
+                    raise Damaged(
+                        "the stored data is missing from the blob store; nothing was changed"
+                    ) from error
                 if found != sha256:
-                    raise Damaged("its data is not what was saved (wrong SHA-256); nothing was changed")
+                    raise Damaged("the stored data is damaged (wrong SHA-256); nothing was changed")
                 yield path
         finally:
             await self.release(sha256)
@@ -185,7 +187,7 @@ class Blobs:
         for key in orphans:
             await asyncio.to_thread(self._delete, key)
         if orphans:
-            logger.info("%d blobs that nothing refers to were deleted", len(orphans))
+            logger.info("%d unreferenced blobs were deleted", len(orphans))
         return len(orphans)
 
     @contextlib.asynccontextmanager
@@ -268,4 +270,4 @@ def _store_errors() -> Iterator[None]:
         yield
     except BaseError as error:
         logger.warning("the blob store failed: %s", type(error).__name__)
-        raise StorageUnavailable("the blob store cannot be reached or refused; try again later") from error
+        raise StorageUnavailable("the blob store failed or cannot be reached; try again later") from error

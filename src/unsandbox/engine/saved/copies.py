@@ -45,7 +45,7 @@ def spawn_request(record: SavedRecord, wanted: SpawnRequest) -> ServiceRequest:
         InvalidRequest: A session is asked for.
     """
     if wanted.type == "session":
-        raise InvalidRequest("an image is spawned as a service; clone a snapshot to get a session")
+        raise InvalidRequest("an image starts a service; to get a session, clone a snapshot")
     request = _new_service(
         record,
         name=wanted.name,

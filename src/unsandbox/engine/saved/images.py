@@ -242,7 +242,7 @@ class Images:
             NotImplementedHere: Always.
         """
         raise NotImplementedHere(
-            "this server draws no pictures: POST /image is served by the hosted service only; "
+            "this server generates no pictures: only the hosted service has POST /image; "
             "to publish a service or snapshot, use POST /images"
         )
 
@@ -259,8 +259,8 @@ class Images:
         snapshot = self._snapshots.find(owner, request.source_id)
         if snapshot.hot:
             raise InvalidRequest(
-                "a hot snapshot holds memory, and with it secrets, so it is not published; "
-                "take a cold one (without 'hot') and publish that",
+                "a hot snapshot contains memory and with it secrets, so it cannot be published; "
+                "take a cold snapshot (without 'hot') and publish that",
                 code="hot_not_publishable",
             )
         self._blobs.hold(snapshot.sha256)
@@ -309,7 +309,7 @@ class Images:
         """Return an image that a key owns; for one that it may use the refusal says so."""
         record = self._usable(owner, name)
         if record.owner != owner:
-            raise Forbidden("this image is another key's; only its owner may do this", code="not_owner")
+            raise Forbidden("this image belongs to another key; only its owner may do this", code="not_owner")
         return record
 
     async def _change(
@@ -321,7 +321,7 @@ class Images:
 def _public_key(text: str | None) -> str:
     key = (text or "").strip()
     if not _PUBLIC_KEY.match(key):
-        raise InvalidRequest("name a public key (unsb-pk-xxxx-xxxx-xxxx-xxxx)", code="invalid_key")
+        raise InvalidRequest("the key must be a public key (unsb-pk-xxxx-xxxx-xxxx-xxxx)", code="invalid_key")
     return key
 
 

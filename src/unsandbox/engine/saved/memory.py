@@ -37,8 +37,8 @@ async def save_hot(sandbox: PersistentSandbox, archive: Path, key: bytes) -> Has
         await sandbox.checkpoint(image)
     except SandboxUnavailable as error:
         raise InvalidRequest(
-            "a hot snapshot keeps memory and running processes, and the backend of this one, "
-            f"{sandbox.backend}, cannot save them; make it with isolation 'gvisor', or take a cold "
+            "a hot snapshot includes memory and running processes, which the backend of this one, "
+            f"{sandbox.backend}, cannot save; create it with isolation 'gvisor', or take a cold "
             "snapshot (without 'hot': the files)",
             code="hot_unavailable",
         ) from error
@@ -56,9 +56,9 @@ async def load_hot(archive: Path, image: Path, sealed_key: bytes | None, box: Se
         key = bytes.fromhex(box.open(sealed_key or b""))
         await asyncio.to_thread(_unpack, archive, image, key)
     except EngineError as error:
-        raise Damaged("it was sealed with the key of another server; nothing was changed") from error
+        raise Damaged("the stored data was encrypted by another server; nothing was changed") from error
     except (ValueError, tarfile.TarError, zstandard.ZstdError) as error:
-        raise Damaged(f"its data cannot be used: {error}; nothing was changed") from error
+        raise Damaged(f"the stored data is unusable: {error}; nothing was changed") from error
 
 
 def _pack(folder: Path, archive: Path, key: bytes) -> HashedBytes:

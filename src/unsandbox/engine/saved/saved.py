@@ -110,7 +110,7 @@ async def capture(
         if hashed.size > config.snapshot_bytes:
             raise TooLarge(
                 f"the saved state takes {hashed.size >> 20} MiB, more than the {config.snapshot_bytes >> 20} "
-                "MiB that one may take here; delete files that can be made again, and try again",
+                "MiB allowed here; delete files that can be created again, and retry",
                 code="snapshot_too_large",
             )
         await blobs.put(archive, hashed)
@@ -134,7 +134,7 @@ async def opened(blobs: Blobs, record: SavedRecord, box: SecretBox) -> AsyncIter
             try:
                 yield SavedState(record.object_id, work_archive=archive)
             except InvalidArchiveError as error:
-                raise Damaged(f"its data cannot be used: {error}; nothing was changed") from error
+                raise Damaged(f"the stored data is unusable: {error}; nothing was changed") from error
             return
         async with blobs.scratch() as scratch:
             image = scratch / "image"

@@ -101,7 +101,7 @@ class SealedReader:
         try:
             self._ready = self._cipher.decrypt(_nonce(self._number, self._ended), sealed, None)
         except InvalidTag as error:
-            raise ValueError("the sealed file was changed, or the key is another one") from error
+            raise ValueError("the sealed file was changed or the key is wrong") from error
         self._number += 1
 
 

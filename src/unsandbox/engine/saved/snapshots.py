@@ -272,7 +272,7 @@ def _named_source(request: SnapshotRequest) -> tuple[str, str]:
         if name
     ]
     if len(named) != 1 or not named[0][0]:
-        raise InvalidRequest("name one source: session_id, service_id, or source_type with source_id")
+        raise InvalidRequest("pass one source: session_id, service_id, or source_type with source_id")
     return named[0]
 
 

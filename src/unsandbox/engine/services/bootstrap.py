@@ -29,7 +29,7 @@ _REDIRECTED = frozenset({301, 302, 303, 307, 308})
 _URL = re.compile(r"https?://\S+\Z", re.IGNORECASE)
 _NUMERIC = re.compile(r":|(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\.?\Z", re.IGNORECASE)
 """A host that is an address, in any of the forms that some resolver takes for one."""
-_NOT_PUBLIC = "its host is not on the public internet, and nothing else may be fetched from"
+_NOT_PUBLIC = "its host is not on the public internet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ async def read_bootstrap(
     """
     given = [text for text in (request.bootstrap, request.bootstrap_content, request.bootstrap_url) if text]
     if len(given) > 1:
-        raise InvalidRequest("give one of bootstrap, bootstrap_content and bootstrap_url")
+        raise InvalidRequest("pass only one of bootstrap, bootstrap_content and bootstrap_url")
     if not given:
         return None
     text = given[0]
@@ -74,7 +74,7 @@ async def read_bootstrap(
     try:
         script = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidRequest("the bootstrap holds half of a surrogate pair, which is no character") from None
+        raise InvalidRequest("the bootstrap contains a lone surrogate, which UTF-8 cannot represent") from None
     if request.bootstrap:
         script += b"\n"
     if len(script) > SCRIPT_BYTES:
@@ -140,9 +140,7 @@ class _PublicResolver(AbstractResolver):
             raise _NotPublicError("its host name cannot be resolved") from None
         addresses = [str(entry[4][0]) for entry in found]
         if not addresses or not all(self._is_public(address) for address in addresses):
-            raise _NotPublicError(
-                "its host is not on the public internet, and nothing else may be fetched from"
-            )
+            raise _NotPublicError("its host is not on the public internet")
         return [
             {
                 "hostname": host,
@@ -163,7 +161,7 @@ def _check_place(place: URL, is_public: Callable[[str], bool]) -> None:
     if place.scheme not in {"http", "https"} or not place.host:
         raise _unusable("only http and https URLs can be fetched")
     if place.user or place.password:
-        raise _unusable("it holds credentials, which would be stored in the clear")
+        raise _unusable("it contains credentials, which would be stored in plain text")
     # An address in the URL itself is not resolved, so the resolver would not see it.
     if _NUMERIC.search(place.host) and not is_public(place.host):
         raise _unusable(_NOT_PUBLIC)

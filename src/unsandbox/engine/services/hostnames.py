@@ -67,7 +67,7 @@ class ServiceNames:
         if name is not None:
             if _PORT_FIRST.match(name):
                 raise InvalidRequest(
-                    "a service name must not begin with a number and a hyphen, which name a port"
+                    "a service name must not begin with a number and a hyphen; that form selects a port"
                 )
             if any(f"{name}.{domain}" in self.reserved for domain in self.reserved):
                 raise Forbidden(
@@ -80,7 +80,7 @@ class ServiceNames:
                 raise Conflict(f"the domain {domain!r} belongs to another service", code="domain_taken")
         wanted = {*domains, *([name] if name is not None else ())}
         if wanted & self._claims:
-            raise Conflict("another service is just getting that name or domain", code="name_taken")
+            raise Conflict("another service is being created with this name or domain", code="name_taken")
         self._claims |= wanted
         try:
             yield
@@ -126,7 +126,7 @@ def _clean(domain: str) -> str:
         or labels[-1].startswith("0x")
     ):
         raise InvalidRequest(
-            f"{domain[:80]!r} is not a domain: give a host name with a dot, without scheme and port"
+            f"{domain[:80]!r} is not a domain; pass a host name with a dot, without scheme and port"
         )
     return text
 

@@ -95,7 +95,7 @@ class ServiceLifecycle:
         if bootstrap is None and record.bootstrap_url is not None:
             bootstrap = await read_bootstrap(Redeploy(bootstrap_url=record.bootstrap_url), self._is_public)
         if bootstrap is None and not record.has_bootstrap:
-            raise InvalidRequest("this service has no bootstrap; give one", code="no_bootstrap")
+            raise InvalidRequest("this service has no bootstrap; pass one", code="no_bootstrap")
         async with self._registry.locked(record) as supervisor:
             changes = {}
             if bootstrap is not None or files:
@@ -139,7 +139,7 @@ class ServiceLifecycle:
             InvalidRequest: The command cannot be passed on.
         """
         if "\0" in command:
-            raise InvalidRequest("a command must not hold a NUL byte")
+            raise InvalidRequest("a command must not contain a NUL byte")
         self._registry.activity.touch(record)
         async with self._registry.locked(record) as supervisor:
             if record.state != RUNNING or supervisor.sandbox is None:

@@ -44,7 +44,7 @@ async def copy_output(descriptor: int | None, log: ServiceLog) -> None:
             await log.append(data)
         except OSError as error:
             # The program must not suffer because its output cannot be kept.
-            logger.warning("output of a service is lost: %s", error.strerror)
+            logger.warning("output of a service was lost: %s", error.strerror)
             await asyncio.sleep(_AGAIN_S)
         pace.take(len(data))
         if (wait_s := pace.wait_s(0)) > 0:

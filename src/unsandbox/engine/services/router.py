@@ -101,7 +101,7 @@ class ServiceRouter:
         while True:
             supervisor = self._registry.supervisor_of(record)
             if record.state != RUNNING:
-                raise Unreachable(f"the service {record.name!r} does not run", code=f"service_{record.state}")
+                raise Unreachable(f"the service {record.name!r} is not running", code=f"service_{record.state}")
             with contextlib.suppress(ConnectionError, SandboxError):
                 if supervisor.sandbox is not None:
                     descriptor = await supervisor.sandbox.connect(target.port)

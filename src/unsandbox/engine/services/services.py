@@ -129,7 +129,7 @@ class Services:
         record = new_record(context, owner, request, domains, object_id)
         files = input_files(request.input_files or [], context.config)
         if object_id is not None and registry.collection.find(object_id) is not None:
-            raise Conflict(f"there is a service {object_id!r} already")
+            raise Conflict(f"the service {object_id!r} already exists")
         if state is not None and state.origin.startswith(_IMAGE_PREFIX):
             record.source_image = state.origin
         check_room(
@@ -222,7 +222,7 @@ class Services:
         """
         record = self.find(owner, name)
         if sum(part is not None for part in (change.custom_domains, change.add, change.remove)) != 1:
-            raise InvalidRequest("give exactly one of custom_domains, add and remove")
+            raise InvalidRequest("pass exactly one of custom_domains, add and remove")
         async with self.registry.locked(record) as supervisor:
             wanted = change.custom_domains or []
             if change.add is not None:

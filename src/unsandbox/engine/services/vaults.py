@@ -73,5 +73,5 @@ class Vaults:
         pairs = self.open(owner, name)
         missing = [number for number, key in enumerate(keys, 1) if key not in pairs]
         if missing:
-            raise InvalidRequest(f"the vault has no variable of the name that stands at place {missing[0]}")
+            raise InvalidRequest(f"the vault has no variable with the name at position {missing[0]}")
         return await self.set(owner, name, {key: value for key, value in pairs.items() if key not in keys})

@@ -168,6 +168,6 @@ class SessionSandboxes:
         session = self._open.get(object_id)
         if session is not None and session.sandbox is sandbox:
             # Not its id, which is the permission to open its terminal.
-            logger.warning("the sandbox of a session ended by itself")
+            logger.warning("the sandbox of a session ended unexpectedly")
             with contextlib.suppress(Exception):
                 await self.close(object_id)

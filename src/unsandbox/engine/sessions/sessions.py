@@ -140,7 +140,7 @@ class Sessions:
         # A deleted session that is made again waits until the old one is gone.
         async with self.sandboxes.lock(record.object_id):
             if self.collection.find(record.object_id) is not None:
-                raise Conflict("the session exists again already", code="session_exists")
+                raise Conflict("the session exists already", code="session_exists")
             await self.sandboxes.open(record, files, state)
             try:
                 await self.collection.put(record)
@@ -256,7 +256,7 @@ class Sessions:
         # Historical clients send a trailing newline.
         command = command.rstrip("\n")
         if "\0" in command:
-            raise InvalidRequest("a command must not hold a NUL byte")
+            raise InvalidRequest("a command must not contain a NUL byte")
         session = await self.sandboxes.ensure_open(record)
         if session.sandbox.frozen:
             raise Conflict("the session is frozen; unfreeze it first", code="session_frozen")
@@ -322,5 +322,5 @@ class Sessions:
         try:
             await self._remove(record)
         except Exception:
-            logger.exception("%s could not be deleted; it is tried again", record.container)
+            logger.exception("%s could not be deleted; retrying later", record.container)
             self.expiry.start(record, not_before_s=_EXPIRE_AGAIN_S)

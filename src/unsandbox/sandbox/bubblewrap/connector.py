@@ -81,5 +81,5 @@ def _taken(answer: tuple[Message, list[int]], port: int) -> int:
     message, fds = answer
     if not fds:
         why = message.error if isinstance(message, Failed) else "too many open files in this process"
-        raise ConnectionError(f"nothing answers on port {port} of the sandbox: {why}")
+        raise ConnectionError(f"nothing listens on port {port} of the sandbox: {why}")
     return fds[0]

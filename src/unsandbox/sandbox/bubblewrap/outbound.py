@@ -62,7 +62,7 @@ def find_outbound(runtime: Path, host_resolv_conf: Path = Path("/etc/resolv.conf
         with Netlink() as kernel:
             ipv6 = has_ipv6(kernel.routes())
     except OSError as error:
-        raise SandboxUnavailable(f"the kernel does not tell its routes: {error.strerror}") from error
+        raise SandboxUnavailable(f"cannot read the kernel's routes: {error.strerror}") from error
     try:
         text = host_resolv_conf.read_text("utf-8", "replace")
     except OSError:

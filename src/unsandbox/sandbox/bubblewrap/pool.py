@@ -232,7 +232,7 @@ class WarmPool:
             except OSError as error:
                 # It died while it waited.
                 prepared.discard()
-                logger.debug("a waiting sandbox was lost: %s", error)
+                logger.debug("a warm sandbox was lost: %s", error)
                 continue
             # The program runs already; what it says waits in the socket and the pipes.
             try:
@@ -474,7 +474,7 @@ class WarmPool:
         self._refill(shelf)
 
     def _failed(self, why: str) -> None:
-        logger.warning("a sandbox for the pool could not be made: %s", why)
+        logger.warning("a warm sandbox could not be created: %s", why)
         self._failures += 1
         if self._failures >= _FAILURES:
             self._give_up(why)

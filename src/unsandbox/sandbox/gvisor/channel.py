@@ -251,7 +251,7 @@ class Inlet:
         """Take bytes that have come."""
         self._allowed -= len(data)
         if self._allowed < 0:
-            raise ProtocolError("more output than was asked for")
+            raise ProtocolError("more output than requested")
         self._waiting += data
         self._write()
 

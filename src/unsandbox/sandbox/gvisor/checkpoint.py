@@ -54,13 +54,13 @@ def read_shape(image: Path, version: str) -> Shape:
         )
         known = about["format"] == _FORMAT
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SandboxUnavailable(f"this is no image of a gVisor sandbox: {error}") from error
+        raise SandboxUnavailable(f"not a gVisor checkpoint: {error}") from error
     if not known:
-        raise SandboxUnavailable("the image of a gVisor sandbox has a form that this release does not know")
+        raise SandboxUnavailable("the gVisor checkpoint has a format that this release does not support")
     if shape.version != version:
         raise SandboxUnavailable(
-            f"the image was written by runsc {shape.version}, and this server has {version}; "
-            "gVisor restores only what the same release wrote"
+            f"the checkpoint was written by runsc {shape.version}, and this server has {version}; "
+            "gVisor restores only checkpoints of the same release"
         )
     return shape
 

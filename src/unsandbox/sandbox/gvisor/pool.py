@@ -199,7 +199,7 @@ class GvisorPool:
             except OSError as error:
                 # It died while it waited.
                 job.abandon()
-                logger.debug("a waiting gVisor sandbox was lost: %s", error)
+                logger.debug("a warm gVisor sandbox was lost: %s", error)
                 continue
             return job
         return None
@@ -256,7 +256,7 @@ class GvisorPool:
             await self._changed.wait()
         job = self._take(spec, sink, jobs)
         if job is None:
-            raise SandboxUnavailable("a gVisor sandbox that waits could not be made")
+            raise SandboxUnavailable("a warm gVisor sandbox could not be created")
         return job
 
     def _make(self) -> bool:
@@ -353,7 +353,7 @@ class GvisorPool:
             self._refill()
 
     def _failed(self, why: str) -> None:
-        logger.warning("a gVisor sandbox for the pool could not be made: %s", why)
+        logger.warning("a warm gVisor sandbox could not be created: %s", why)
         self._failures += 1
         if self._failures >= _FAILURES:
             self._give_up(why)

@@ -228,7 +228,7 @@ class LauncherControl:
         try:
             packet = messages.encode(message)
         except messages.MessageError as error:
-            raise SandboxError(f"the launcher process cannot be asked: {error}") from error
+            raise SandboxError(f"cannot send to the launcher process: {error}") from error
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         while True:
             if self._socket is None:

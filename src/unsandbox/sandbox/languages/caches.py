@@ -80,7 +80,7 @@ def with_caches(system: System, choice: str | None = None) -> System:
         logger.info("no caches for toolchains: %s", error)
         return system
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        logger.warning("no caches for toolchains: others may write to %s", folder)
+        logger.warning("no caches for toolchains: other users can write to %s", folder)
         return system
     return replace(system, caches=folder)
 
@@ -148,7 +148,7 @@ class ToolchainCaches:
         made = [artifact.data for artifact in outcome.artifacts if artifact.filename == Path(_ARCHIVE).name]
         if outcome.exit_code != 0 or not made:
             said = outcome.stderr.data.decode("utf-8", "replace").strip()[-500:]
-            raise SandboxError(f"its cache could not be made ({outcome.reason}): {said}")
+            raise SandboxError(f"its cache could not be built ({outcome.reason}): {said}")
         await asyncio.to_thread(self._store, language, made[0])
         self._seen.pop(language.name, None)
 
@@ -224,7 +224,7 @@ def _unpack(archive: bytes | Content, folder: Path) -> None:
         for member in tar:
             path = PurePosixPath(member.name)
             if path.is_absolute() or ".." in path.parts:
-                raise OSError(f"a cache must not hold {member.name!r}")
+                raise OSError(f"a cache must not contain {member.name!r}")
             target = folder / path
             if member.isdir():
                 target.mkdir(mode=0o755, exist_ok=True)

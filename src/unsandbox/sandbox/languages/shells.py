@@ -70,7 +70,7 @@ class Shell:
             SandboxError: It cannot be started.
         """
         if self.driver == "none":
-            raise ValueError(f"{self.name} runs no one-shot commands; open its terminal instead")
+            raise ValueError(f"{self.name} takes no commands; open its terminal instead")
         argv = self.driver_argv
         if self.driver == "other":
             argv = ("/bin/sh", "-c", _CHANNEL, "sh", *argv)

@@ -343,7 +343,7 @@ def _encode(code: str | bytes) -> bytes:
     try:
         return code.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise InvalidSpecError(f"code: character {error.start} is half of a surrogate pair") from error
+        raise InvalidSpecError(f"code: character {error.start} is a lone surrogate") from error
 
 
 def input_name(given: str) -> str:

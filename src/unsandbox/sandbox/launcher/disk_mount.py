@@ -117,7 +117,7 @@ def _attach(image: int, folder: Path) -> tuple[int, str]:
                 return device, path
     finally:
         os.close(control)
-    raise OSError(errno.EBUSY, "no loop device is free")
+    raise OSError(errno.EBUSY, "no free loop device")
 
 
 def _open_device(number: int, folder: Path) -> tuple[int, str]:

@@ -426,7 +426,7 @@ def decode(data: bytes) -> Message:
     kind = content.pop("kind", None)
     known = KINDS.get(kind) if isinstance(kind, str) else None
     if known is None:
-        raise MessageError("a message of no known kind")
+        raise MessageError("a message of an unknown kind")
     try:
         message: Message = _build(known, content)
     except ValueError as error:
@@ -454,7 +454,7 @@ def _build(known: type[Any], content: object) -> Any:
     if type(content) is not dict:
         raise ValueError("not an object")
     if not content.keys() <= readers.keys():
-        raise ValueError("a field that is not known")
+        raise ValueError("an unknown field")
     values = {}
     for name, value in content.items():
         try:
@@ -531,7 +531,7 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 _NAMES = {known: kind for kind, known in KINDS.items()}

@@ -123,7 +123,7 @@ def _number(field: bytes) -> int:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
     if not digits.isdigit():
-        raise ValueError("a number is none")
+        raise ValueError("invalid number")
     return int(digits, 8)
 
 
@@ -161,7 +161,7 @@ def _extend(member: _Member, records: dict[bytes, bytes]) -> None:
     if sparse:
         right = sparse.keys() == _SPARSE_KEYS and sparse.items() > _SPARSE_FORMAT
         if not right or member.kind != _FILE:
-            raise ValueError("something is sparse in another way than files are")
+            raise ValueError("the sparse format is not supported")
         member.sparse = True
     if any(not value or b"\0" in value for key, value in records.items() if key in _NAMING_KEYS):
         raise ValueError("the extension of a header has no name")
@@ -200,7 +200,7 @@ def _examine_map(blocks: _Blocks, content: int) -> int:
 
 def _decimal(digits: bytes) -> int:
     if not digits.isdigit() or len(digits) > _MAX_DIGITS:
-        raise ValueError("a number is none")
+        raise ValueError("invalid number")
     return int(digits)
 
 
@@ -230,21 +230,21 @@ def _examine_member(member: _Member, links: _Links) -> None:
     name = member.name
     parts = _inside(name)
     if parts is None or not name:
-        raise InvalidArchiveError(f"the archive names a place outside: {_shown(name)}")
+        raise InvalidArchiveError(f"the archive contains a path outside the folder: {_shown(name)}")
     if member.kind not in _KINDS:
-        raise InvalidArchiveError(f"the archive holds something that is no file: {_shown(name)}")
+        raise InvalidArchiveError(f"the archive contains an unsupported entry type: {_shown(name)}")
     has_content, is_folder = member.size > 0, not parts or name.endswith(b"/")
     if (has_content and member.kind != _FILE) or (is_folder and member.kind != _FOLDER):
         # GNU tar and this would not agree where the next header is.
-        raise InvalidArchiveError(f"the archive is damaged: {_shown(name)} is not of its kind")
+        raise InvalidArchiveError(f"the archive is damaged: {_shown(name)} does not have the type of its entry")
     target = _inside(member.target) if member.kind == _HARD_LINK else ()
     if target is None:
-        raise InvalidArchiveError(f"the archive links to a place outside: {_shown(name)}")
+        raise InvalidArchiveError(f"the archive links outside the folder: {_shown(name)}")
     if links.lead_through(parts) or links.lead_through(target):
-        raise InvalidArchiveError(f"the archive leads through a link: {_shown(name)}")
+        raise InvalidArchiveError(f"the archive contains a path through a link: {_shown(name)}")
     if links.has(parts):
         # tar would fail on it halfway.
-        raise InvalidArchiveError(f"the archive names a link twice: {_shown(name)}")
+        raise InvalidArchiveError(f"the archive contains a link twice: {_shown(name)}")
     if member.kind == _LINK or (target and links.has(target)):
         links.add(parts)
 
@@ -309,4 +309,4 @@ class _Blocks:
             raise ValueError("it ends early")
         self._left -= self._end
         if self._left < 0:
-            raise InvalidArchiveError("the archive holds more than the work folder may")
+            raise InvalidArchiveError("the archive exceeds the quota of the work folder")

@@ -257,7 +257,7 @@ class ImageDisk:
         """See `WorkDisk.open`."""
         if self._path is not None and self._path.is_dir():
             raise SandboxUnavailable(
-                f"the work disk {self._path} is a folder that a server without root made; use another path"
+                f"the work disk {self._path} is a folder created by a server without root; use another path"
             )
         self.mount_point.mkdir(mode=0o711)
         self.image = self._images.open(self._path, self._bytes)

@@ -140,7 +140,7 @@ class PrivateApt:
             if found:
                 # Of several versions apt has fetched the wanted one last.
                 return max(found, key=lambda path: path.stat().st_mtime)
-        raise EngineError(f"the archive of {step.package} was not fetched; run the same command again")
+        raise EngineError(f"the archive of {step.package} was not downloaded; run the same command again")
 
     def _show(self, packages: Sequence[str]) -> str:
         return self._run(["apt-cache", "--no-all-versions", "show", *packages]) if packages else ""
@@ -182,5 +182,5 @@ class PrivateApt:
                     percent(float(match[1]))
             _, said = process.communicate()
         if process.returncode:
-            raise EngineError(f"apt-get could not fetch: {said.strip()[-2000:]}")
+            raise EngineError(f"apt-get could not download: {said.strip()[-2000:]}")
         percent(100.0)

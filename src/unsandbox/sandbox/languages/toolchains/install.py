@@ -229,7 +229,7 @@ def _check_reachable(folder: Path) -> None:
     for parent in folder.parents:
         if parent.exists() and not parent.stat().st_mode & stat.S_IXOTH:
             raise EngineError(
-                f"{folder} is no place for toolchains: sandboxes run as other users, who cannot enter {parent}"
+                f"{folder} cannot hold toolchains: sandboxes run as other users, who cannot enter {parent}"
             )
 
 
