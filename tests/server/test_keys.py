@@ -94,7 +94,7 @@ async def test_a_key_may_have_fewer_jobs_than_the_engine_allows(wire_of):
 def test_tokens_come_back_with_time():
     rates, settings = Rates(), KeySettings(rate_per_minute=60, burst=1)
     rates.take("me", settings, 0.0)
-    with pytest.raises(Exception, match=r"next one in 0\.5 s"):
+    with pytest.raises(Exception, match=r"retry in 0\.5 s"):
         rates.take("me", settings, 0.5)
     rates.take("me", settings, 1.0)
 
