@@ -161,7 +161,7 @@ def check_network(backend: Backend, mode: NetworkMode) -> None:
         InvalidRequest: With the reason, and what to do.
     """
     if (why := backend.network_refusal(mode)) is not None:
-        raise InvalidRequest(f"{why} (or use 'zerotrust': no network)", code="network_mode_unavailable")
+        raise InvalidRequest(f"{why} (or use network_mode 'zerotrust')", code="network_mode_unavailable")
 
 
 class OnDemand:

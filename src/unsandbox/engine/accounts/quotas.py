@@ -187,8 +187,8 @@ class Quotas:
             if used >= limit:
                 wait_s = round(self.ledger.free_in(owner, window_s, limit) + 0.5)
                 raise LimitReached(
-                    f"this key may use {limit} s of CPU time in any {name} and has used {used:.0f} s; there is "
-                    f"some again in {wait_s} s",
+                    f"this key may use {limit} s of CPU time in any {name} and has used {used:.0f} s; retry in "
+                    f"{wait_s} s",
                     code="cpu_limit_reached",
                     retry_after=wait_s,
                 )

@@ -218,7 +218,7 @@ class BubblewrapBackend(HostBackend):
         problem = await examine_persistent(self._open_persistent, probe.LOOK_AROUND, probe.judge)
         if CANNOT_MOUNT in problem:
             # A container may show devices that it cannot use.
-            logger.warning("work folders have no quota of their own: %s", problem)
+            logger.warning("work folders have no disk quota: %s", problem)
             self._no_images = problem
             problem = await examine_persistent(self._open_persistent, probe.LOOK_AROUND, probe.judge)
         if self._no_images:

@@ -175,7 +175,7 @@ class BubblewrapSandbox(HostSandbox):
         if outcome.exit_code != 0:
             said = outcome.stderr.data.decode("utf-8", "replace").strip()
             must_have_room(said, "the files could not be written")
-            raise SandboxError(f"the files could not be written: {said}")
+            raise SandboxError(f"could not write the files: {said}")
 
     async def collect(self, folder: str = ARTIFACT_FOLDER) -> tuple[list[Artifact], list[str]]:
         """Return the regular files in a folder; see `PersistentSandbox.collect`."""

@@ -122,7 +122,7 @@ class Programs:
                             ends["terminal_fd"] = kept.add(fd)
                         match message:
                             case messages.Failed():
-                                raise SandboxError(f"the program cannot be started: {message.error}")
+                                raise SandboxError(f"cannot start the program: {message.error}")
                             case messages.Entered():
                                 pid = message.pid
             except TimeoutError:
@@ -134,7 +134,7 @@ class Programs:
                 raise
             if not pid or not (with_pipes or "terminal_fd" in ends):
                 await exited
-                raise SandboxError("the program ended while it was being started")
+                raise SandboxError("the program ended while starting")
             kept.pop_all()
             return SandboxProcess(exited, functools.partial(self._send_signal, pid, exited), **ends)
 

@@ -65,7 +65,7 @@ class GvisorBackend(HostBackend):
         """Say whether `runsc` is missing; see `Backend.unavailable_reason`."""
         if runsc.candidates():
             return None
-        return f"gVisor's runsc is not installed; its operator can install it: {runsc.HOW_TO_GET}"
+        return f"gVisor's runsc is not installed; the operator can install it: {runsc.HOW_TO_GET}"
 
     def network_refusal(self, mode: NetworkMode) -> str | None:
         """Say why sandboxes cannot have this network; see `Backend.network_refusal`."""

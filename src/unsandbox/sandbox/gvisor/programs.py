@@ -80,7 +80,7 @@ class Programs:
         if said:
             process.close()
             channel.abandon(stream)
-            raise SandboxError(f"the program cannot be started: {text(said)}")
+            raise SandboxError(f"cannot start the program: {text(said)}")
         return process
 
     async def help(
@@ -165,7 +165,7 @@ class Programs:
             said = await channel.call(agent.CONNECT, stream, str(port).encode(), agent.STARTED)
             if said:
                 channel.abandon(stream)
-                raise ConnectionError(f"nothing answers on port {port} of the sandbox: {text(said)}")
+                raise ConnectionError(f"nothing listens on port {port} of the sandbox: {text(said)}")
             here.setblocking(False)
             return here.detach()
 

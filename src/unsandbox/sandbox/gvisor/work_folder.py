@@ -45,7 +45,7 @@ async def put_files(programs: Programs, files: Sequence[SandboxFile]) -> None:
     outcome = await programs.help(UNPACK, packed)
     if outcome.exit_code != 0:
         said = outcome.stderr.data.decode("utf-8", "replace").strip()
-        raise SandboxError(f"the files could not be written: {said}")
+        raise SandboxError(f"could not write the files: {said}")
 
 
 async def collect(programs: Programs, folder: str) -> tuple[list[Artifact], list[str]]:

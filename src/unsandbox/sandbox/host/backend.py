@@ -226,7 +226,7 @@ class HostBackend(abc.ABC):
             SandboxUnavailable: A part is missing or a promise is not kept; the message says which.
         """
         if self._host is not None:
-            raise SandboxError("the backend is open already")
+            raise SandboxError("the backend is already open")
         try:
             runtime, token = await run_to_end(self._make_runtime)
             root = await run_to_end(partial(self._fill, runtime))
@@ -297,7 +297,7 @@ class HostBackend(abc.ABC):
         async with self._reviving:
             if not self._control.lost:
                 return
-            logger.warning("the launcher process has died; starting a new one")
+            logger.warning("the launcher process died; starting a new one")
             await self.close()
             self._control = self._control.successor()
             try:

@@ -277,7 +277,7 @@ class HostSandbox(abc.ABC):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await self._handle.over.wait()
         except TimeoutError:
-            raise SandboxError(f"the sandbox was not gone within {_CLOSE_TIMEOUT_S:g} s") from None
+            raise SandboxError(f"the sandbox did not end within {_CLOSE_TIMEOUT_S:g} s") from None
         if self._release is not None:
             await asyncio.shield(self._release)
 
