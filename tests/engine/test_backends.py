@@ -30,7 +30,7 @@ def test_a_server_that_demands_gvisor_gives_nothing_less(policy):
     backends = Backends(GvisorBackend(), policy)
     for asked in ("auto", "gvisor", "hardened"):
         assert backends.for_job(asked).name == "gvisor"
-    with pytest.raises(SandboxUnavailable, match="requires gVisor"):
+    with pytest.raises(SandboxUnavailable, match="requires isolation"):
         backends.for_job("bubblewrap")
 
 
@@ -96,7 +96,7 @@ async def test_an_engine_that_demands_gvisor_runs_everything_on_it():
     try:
         assert report.backend == "gvisor"
         assert (await kernel_of(engine, "auto")).startswith("Linux version 4.4.0")
-        with pytest.raises(InvalidRequest, match="requires gVisor"):
+        with pytest.raises(InvalidRequest, match="requires isolation"):
             await kernel_of(engine, "bubblewrap")
     finally:
         await engine.stop()

@@ -83,7 +83,7 @@ def _named(isolation: str) -> str | None:
         ValueError: There is no such isolation.
     """
     if isolation not in policies():
-        raise ValueError(f"isolation {isolation!r} is none of {', '.join(policies())}")
+        raise ValueError(f"isolation {isolation!r} is invalid; choose from {', '.join(policies())}")
     if isolation == HARDENED:
         return next(name for name, backend in BACKENDS.items() if backend.capabilities.own_kernel)
     return None if isolation == "auto" else isolation
@@ -130,9 +130,7 @@ class Backends:
         if backend is None:
             raise SandboxUnavailable(f"isolation {isolation!r} is not available on this server")
         if self._own_kernel and not backend.capabilities.own_kernel:
-            raise SandboxUnavailable(
-                "this server runs nothing with less isolation than a kernel of its own for every sandbox"
-            )
+            raise SandboxUnavailable(f"this server requires isolation {self._hardened!r}; use that or 'auto'")
         if backend is not self._default and (why := backend.unavailable_reason()) is not None:
             raise SandboxUnavailable(why)
         return backend

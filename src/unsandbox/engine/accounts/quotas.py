@@ -76,7 +76,7 @@ class Quotas:
         if asked == "auto":
             return least
         if is_weaker(asked, least):
-            raise SandboxUnavailable(f"this key runs nothing with less isolation than {least}; ask for 'auto'")
+            raise SandboxUnavailable(f"this key requires isolation {least!r}; use that or 'auto'")
         return asked
 
     def memory_bytes(self, owner: str, vcpu: int) -> int:
