@@ -125,3 +125,34 @@ async def test_nothing_is_left_after_all_this(backend, still_well):
     waiting = 0 if backend.pool is None else CONFIG.most
     await eventually(lambda: all(len([*folder.glob("job-*")]) <= waiting for folder in mine))
     assert sandbox_processes() == []
+
+
+SOCKET_BUFFERS = """
+import socket
+held, stalled, sockets, chunk = 0, 0, [], bytes(1 << 16)
+try:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    while held < 600 << 20 and stalled < 20:
+        before = held
+        sender = socket.socket()
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
+        sender.connect(listener.getsockname())
+        sockets += [sender, listener.accept()[0]]
+        sender.settimeout(0.01)
+        try:
+            while True:
+                held += sender.send(chunk)
+        except TimeoutError:
+            stalled += held - before < 1 << 20
+except OSError as error:
+    sockets.append(error)
+print(held >> 20)
+"""
+
+
+@pytest.mark.cgroups
+async def test_buffers_of_sockets_are_bounded(python):
+    """Version 1 of control groups counts them apart from all other memory."""
+    outcome = await python(SOCKET_BUFFERS)
+    held = int(outcome.stdout.data or 0)
+    assert held - outcome.peak_memory_bytes // MIB < 100

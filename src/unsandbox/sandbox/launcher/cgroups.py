@@ -18,8 +18,10 @@ from pathlib import Path
 WANTED = ("memory", "pids", "cpu")
 _CPU_PERIOD_US = 100_000
 _SENTRY_MEMORY = "/memfd:runsc-memory"
-_WITHOUT_SWAP: set[str] = set()
-"""Folders in which groups have no bound on swap."""
+_TCP_MEMORY = "memory.kmem.tcp.limit_in_bytes"
+_MOST_TCP_MEMORY, _LEAST_TCP_MEMORY = 64 << 20, 1 << 20
+_ABSENT: set[tuple[str, str]] = set()
+"""Folders and names of settings that groups in them do not have, as the kernel was built without."""
 _EXTRA_PROCESSES = 3
 """The monitor, the job script and the fork between them are not the tenant's."""
 
@@ -207,18 +209,25 @@ class Group:
             if controller in self._folders:
                 write(f"{self._folders[controller]}/{file}", value)
         self._bound_swap(bounds)
+        if self._version == 1:
+            # Version 1 counts the buffers of sockets, and their bound, apart from all other memory.
+            most = min(_MOST_TCP_MEMORY, max(_LEAST_TCP_MEMORY, bounds.memory_bytes // 4))
+            self._write_if_present("memory", _TCP_MEMORY, str(most))
 
     def _bound_swap(self, bounds: Bounds) -> None:
         for controller, file, value in self._swap_settings(bounds):
-            folder = self._folders.get(controller)
-            if folder is None or (parent := os.path.dirname(folder)) in _WITHOUT_SWAP:  # noqa: PTH120 - as above
-                continue
-            try:
-                write(f"{folder}/{file}", value)
-            except OSError:
-                # Absent where the kernel does not account swap.
-                if os.path.exists(folder) and not os.path.exists(f"{folder}/{file}"):  # noqa: PTH110
-                    _WITHOUT_SWAP.add(parent)
+            # Absent where the kernel does not account swap.
+            self._write_if_present(controller, file, value)
+
+    def _write_if_present(self, controller: str, file: str, value: str) -> None:
+        folder = self._folders.get(controller)
+        if folder is None or (absent := (os.path.dirname(folder), file)) in _ABSENT:  # noqa: PTH120 - as above
+            return
+        try:
+            write(f"{folder}/{file}", value)
+        except OSError:
+            if os.path.exists(folder) and not os.path.exists(f"{folder}/{file}"):  # noqa: PTH110
+                _ABSENT.add(absent)
 
     @staticmethod
     def _settings_v1(bounds: Bounds) -> list[tuple[str, str, str]]:
