@@ -61,6 +61,7 @@ class EngineConfig:
         images_per_key: Images that one key may have.
         snapshot_bytes: Largest saved state of a session or service, compressed.
         saved_bytes_per_key: All snapshots of one key together, and all its images together.
+        disk_bytes_per_key: Disks of sessions and services of one key, its snapshots and images, together.
         restart_delay_s: Wait before the program of a service is started again; doubles each time, to a minute.
         service_grace_s: How long a service's program has to obey SIGTERM.
         service_start_s: How long a request waits for a service that was just started to listen.
@@ -97,6 +98,7 @@ class EngineConfig:
     images_per_key: int = 1000
     snapshot_bytes: int = 4 * GIB
     saved_bytes_per_key: int = 64 * GIB
+    disk_bytes_per_key: int = 64 * GIB
     restart_delay_s: float = 1.0
     service_grace_s: float = 5.0
     service_start_s: float = 20.0

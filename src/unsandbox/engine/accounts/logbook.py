@@ -1,4 +1,4 @@
-"""What happened lately, line by line, for the key that it concerns. Never code, output or secrets."""
+"""The latest events of each key, line by line. Never code, output or secrets."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import asyncio
 import functools
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from unsandbox.engine.errors import InvalidRequest
 from unsandbox.protocol.logs import DEFAULT_SINCE, LogQuery, since_seconds
 
-KEPT_LINES = 20_000
+KEPT_LINES = 2_000
+"""Of each key."""
+KEPT_KEYS = 200
+"""Keys whose lines are kept; those that had none for longest leave first."""
 _BEHIND_LINES = 1_000
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -52,21 +55,22 @@ def _logger(source: str) -> logging.Logger:
 
 
 class LogBook:
-    """Keeps the last lines in memory, passes every line to `logging`, and lets readers follow."""
+    """Keeps the last lines of each key in memory, passes every line to `logging`, and lets readers follow."""
 
     def __init__(self) -> None:
-        self._entries: deque[Entry] = deque(maxlen=KEPT_LINES)
-        self._followers: set[asyncio.Queue[Entry | None]] = set()
+        self._entries: OrderedDict[str, deque[Entry]] = OrderedDict()
+        self._followers: dict[str, set[asyncio.Queue[Entry | None]]] = {}
 
     def note(self, source: str, owner: str, text: str, level: str = "info") -> None:
         """Add a line. A line feed in it cannot forge a second one."""
         entry = Entry(time.time(), source, level, owner, text.replace("\r", "\\r").replace("\n", "\\n"))
-        self._entries.append(entry)
+        self._lines_of(owner).append(entry)
         _logger(source).log(_LEVELS[level], "%s", entry.text)
-        for follower in list(self._followers):
+        followers = self._followers.get(owner, set())
+        for follower in list(followers):
             if follower.qsize() >= _BEHIND_LINES:
-                # Too slow to follow: it is told the end and comes back with `since`.
-                self._followers.discard(follower)
+                # Too slow to follow: it ends, and its reader comes back with `since`.
+                followers.discard(follower)
                 follower.put_nowait(None)
             else:
                 follower.put_nowait(entry)
@@ -77,17 +81,18 @@ class LogBook:
         Raises:
             InvalidRequest: `since` or `level` makes no sense.
         """
+        _check_level(query)
         try:
             oldest = time.time() - since_seconds(query.since or DEFAULT_SINCE)
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
-        found = [entry for entry in self._entries if entry.time >= oldest and _fits(entry, owner, query)]
-        return found[-lines:]
+        mine = self._entries.get(owner, ())
+        return [entry for entry in mine if entry.time >= oldest and _fits(entry, owner, query)][-lines:]
 
     async def follow(self, owner: str, query: LogQuery, idle_s: float) -> AsyncIterator[Entry | None]:
         """Yield lines as they are noted; None when there was none for `idle_s` seconds. Ends when too slow."""
         queue: asyncio.Queue[Entry | None] = asyncio.Queue()
-        self._followers.add(queue)
+        self._followers.setdefault(owner, set()).add(queue)
         try:
             while True:
                 try:
@@ -101,17 +106,33 @@ class LogBook:
                 if _fits(entry, owner, query):
                     yield entry
         finally:
-            self._followers.discard(queue)
+            mine = self._followers.get(owner, set())
+            mine.discard(queue)
+            if not mine:
+                self._followers.pop(owner, None)
+
+    def _lines_of(self, owner: str) -> deque[Entry]:
+        mine = self._entries.get(owner)
+        if mine is None:
+            if len(self._entries) >= KEPT_KEYS:
+                self._entries.popitem(last=False)
+            mine = self._entries[owner] = deque(maxlen=KEPT_LINES)
+        self._entries.move_to_end(owner)
+        return mine
 
     def close(self) -> None:
         """End every follower."""
-        for follower in self._followers:
-            follower.put_nowait(None)
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.put_nowait(None)
+
+
+def _check_level(query: LogQuery) -> None:
+    if query.level is not None and query.level.lower() not in LEVELS:
+        raise InvalidRequest(f"level must be one of {', '.join(LEVELS)}")
 
 
 def _fits(entry: Entry, owner: str, query: LogQuery) -> bool:
-    if query.level is not None and query.level.lower() not in LEVELS:
-        raise InvalidRequest(f"level must be one of {', '.join(LEVELS)}")
     return (
         entry.owner == owner
         and query.source in (None, "", "all", entry.source)

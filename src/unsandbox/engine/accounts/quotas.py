@@ -127,12 +127,11 @@ class Quotas:
             InsufficientStorage: There is too little disk.
         """
         settings = self.settings(owner)
-        if settings.disk_mb is None and settings.memory_mb is None:
-            return
         held = self.reserved(owner)
-        if settings.disk_mb is not None and wanted.disk and held.disk + wanted.disk > settings.disk_mb * MIB:
+        most = self._config.disk_bytes_per_key if settings.disk_mb is None else settings.disk_mb * MIB
+        if wanted.disk > 0 and held.disk + wanted.disk > most:
             raise InsufficientStorage(
-                f"this key may store {settings.disk_mb} MiB; disks of sessions and services, snapshots and "
+                f"this key may store {most // MIB} MiB; disks of sessions and services, snapshots and "
                 f"images take {_mib(held.disk)} MiB, and {_mib(wanted.disk)} MiB more are needed; delete one",
                 code="disk_limit_reached",
             )
