@@ -30,6 +30,7 @@ from unsandbox.sandbox import (
     load_languages,
     pool_for,
 )
+from unsandbox.sandbox.host.pool import PoolState
 from unsandbox.sandbox.host.warm_sandbox import WarmJob
 from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
 from unsandbox.sandbox.seccomp import compiler as seccomp
@@ -287,7 +288,7 @@ async def opened(variant: Variant, waiting: int = 2) -> AsyncIterator[Stage]:
         async with backend:
             stage = Stage(variant, backend, settings)
             give_up = time.monotonic() + 60
-            while stage.pool is not None and not stage.pool._proven:
+            while stage.pool is not None and stage.pool.state is not PoolState.SERVING:
                 assert time.monotonic() < give_up, "no warm sandbox came"
                 await asyncio.sleep(0.01)
             yield stage

@@ -9,6 +9,7 @@ import pytest_asyncio
 from tests.sandbox.support import eventually, groups_of, sandbox_processes
 
 from unsandbox.sandbox import BubblewrapBackend, EndReason, Limits, load_languages, pool_for
+from unsandbox.sandbox.host.pool import PoolState
 
 MIB = 1 << 20
 CONFIG = pool_for(load_languages(), 2, 4, Limits())
@@ -22,9 +23,9 @@ async def backend(request):
             yield opened
         return
     async with BubblewrapBackend(pool=CONFIG) as opened:
-        await eventually(lambda: opened.pool._proven)
+        await eventually(lambda: opened.pool.state is PoolState.SERVING)
         yield opened
-        assert not opened.pool._closed
+        assert opened.pool.state is PoolState.SERVING
 
 
 async def test_what_stays_possible(python, run):

@@ -32,9 +32,10 @@ from unsandbox.sandbox import (
     load_languages,
     pool_for,
 )
+from unsandbox.sandbox.host.pool import PoolState
 from unsandbox.sandbox.host.warm_sandbox import WarmJob
 from unsandbox.sandbox.native.first_process import NO_PROGRAMS, NativePrograms, native_programs
-from unsandbox.sandbox.zygote.main import KIND_BASH, KIND_NODE
+from unsandbox.sandbox.zygote.main import KIND_ANY, KIND_BASH, KIND_NODE
 
 MIB = 1 << 20
 TABLE = load_languages()
@@ -69,7 +70,7 @@ async def warm(request) -> AsyncIterator[BubblewrapBackend]:
 @contextlib.asynccontextmanager
 async def pooled(config: PoolConfig, native: NativePrograms | None = None) -> AsyncIterator[BubblewrapBackend]:
     async with BubblewrapBackend(pool=config, native=native) as opened:
-        await eventually(lambda: opened.pool._proven)
+        await eventually(lambda: opened.pool.state is PoolState.SERVING)
         yield opened
 
 
@@ -367,7 +368,7 @@ async def test_each_sandbox_serves_once_and_is_separate(warm):
 async def test_users_of_waiting_and_running_sandboxes_differ(warm):
     jobs = [await warm.start(SandboxSpec(run=["sleep", "60"])) for _ in range(4)]
     await eventually(lambda: warm.pool.waiting >= 2)
-    pids = [job.process[0] for job in jobs] + [prepared.pid for prepared in warm.pool._any.ready]
+    pids = [job.process[0] for job in jobs] + [prepared.pid for prepared in warm.pool.queues[KIND_ANY].ready]
     uids = [Path(f"/proc/{pid}").stat().st_uid for pid in pids]
     assert len(set(uids)) == len(uids)
     assert min(uids) >= 10_000
@@ -378,7 +379,7 @@ async def test_users_of_waiting_and_running_sandboxes_differ(warm):
 
 async def test_a_waiting_sandbox_holds_nothing(warm, monkeypatch):
     await eventually(lambda: warm.pool.waiting >= 2)
-    for prepared in warm.pool._any.ready:
+    for prepared in warm.pool.queues[KIND_ANY].ready:
         for pid in (prepared.pid, *children_of(prepared.pid)):
             names = {os.readlink(f"/proc/{pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{pid}/fd")}
             assert names <= {"/dev/null", "socket", "pipe"}, names
@@ -406,8 +407,8 @@ async def test_nothing_looks_into_the_first_process_or_ends_it(warm):
 
 async def test_what_programs_will_write_to_is_ready_before(warm):
     """A waiting interpreter has copies of its own of what the rehearsal touched, not only of what it wrote itself."""
-    await eventually(lambda: warm.pool._any.ready, 20)
-    (program,) = children_of(warm.pool._any.ready[0].pid)
+    await eventually(lambda: warm.pool.queues[KIND_ANY].ready, 20)
+    (program,) = children_of(warm.pool.queues[KIND_ANY].ready[0].pid)
     rollup = Path(f"/proc/{program}/smaps_rollup").read_text()
     assert int(re.search(r"Private_Dirty: +(\d+) kB", rollup)[1]) > 1000
 
@@ -489,7 +490,7 @@ async def test_nothing_grows_with_the_number_of_jobs():
         async def some(count: int) -> None:
             for _ in range(count):
                 await run_in(backend, spec, expect_warm=True)
-            await eventually(lambda: backend.pool.waiting == 2 and not backend.pool._any.making)
+            await eventually(lambda: backend.pool.waiting == 2 and not backend.pool.queues[KIND_ANY].making)
 
         def left() -> list[object]:
             (launcher,) = [
@@ -540,7 +541,7 @@ async def test_a_killed_zygote_gets_a_successor():
 async def test_a_killed_launcher_takes_waiting_sandboxes_along():
     backend = BubblewrapBackend(pool=FOUR)
     await backend.open()
-    await eventually(lambda: backend.pool._proven and backend.pool.waiting >= 2)
+    await eventually(lambda: backend.pool.state is PoolState.SERVING and backend.pool.waiting >= 2)
     job = await backend.start(SandboxSpec(run=["sleep", "1000"]))
     launcher, *family = descendants_of(backend)
     os.kill(launcher, signal.SIGKILL)
@@ -572,9 +573,9 @@ async def test_zygotes_are_replaced_in_time():
 async def test_a_pool_that_is_closed_while_it_makes_sandboxes_lets_go_of_everything(turns):
     async with pooled(CONFIG) as backend:
         await eventually(lambda: backend.pool.waiting >= 2)
-        shelf = backend.pool._any
+        shelf = backend.pool.queues[KIND_ANY]
         shelf.target = 8
-        backend.pool._refill(shelf)
+        backend.pool.refill(shelf)
         made = list(shelf.making)
         assert made
         for _ in range(turns):
@@ -596,16 +597,16 @@ async def test_a_template_that_does_not_serve_is_given_up(monkeypatch):
 
 
 async def test_a_pool_that_served_comes_back_after_failures(monkeypatch):
-    from unsandbox.sandbox.bubblewrap import pool as module
+    from unsandbox.sandbox.host import pool as module
 
-    monkeypatch.setattr(module, "_AGAIN_S", 0.5)
+    monkeypatch.setattr(module, "_REST_S", 0.5)
     async with pooled(CONFIG) as backend:
         for _ in range(5):
             before = zygotes(backend)
             for zygote in before:
                 os.kill(zygote, signal.SIGKILL)
             await eventually(lambda before=before: zygotes(backend) not in ([], before))
-        await eventually(lambda: backend.pool._off is None and backend.pool.waiting > 0)
+        await eventually(lambda: backend.pool.state is PoolState.SERVING and backend.pool.waiting > 0)
         await run_in(backend, python_spec("pass"), expect_warm=True)
 
 
@@ -623,7 +624,7 @@ async def test_a_pool_without_isolation_serves_nothing(monkeypatch):
 
     monkeypatch.setattr(Template, "files", without_dropping)
     async with BubblewrapBackend(pool=CONFIG) as backend:
-        await eventually(lambda: backend.pool._closed)
+        await eventually(lambda: backend.pool.state is PoolState.CLOSED)
         outcome = await run_in(
             backend, python_spec("print(open('/proc/self/status').read())"), expect_warm=False
         )
@@ -644,7 +645,7 @@ async def test_where_a_forked_interpreter_does_the_work(native):
             assert outcome.stdout.data == b"2 1 ['0', '1', '2', '3'] (1000, 1000, 1000)\n"
         script = TABLE["bash"].build_spec("echo $PPID $$; exit 7")
         await run_in(backend, script, expect_warm=True)
-        await eventually(lambda: backend.pool._others[KIND_BASH].ready)
+        await eventually(lambda: backend.pool.queues[KIND_BASH].ready)
         outcome = await run_in(backend, script, expect_warm=True)
         assert (outcome.stdout.data, outcome.exit_code) == (b"1 2\n", 7)
         late = TABLE["bash"].build_spec("exec > >(sleep 0.2; cat); echo late; exit 7")
@@ -670,7 +671,7 @@ async def test_a_step_that_fails_is_named(monkeypatch, caplog, by):
     monkeypatch.setattr(Template, "files", broken)
     native = replace(native_programs(), spawner=None) if by == "a fork" else None
     async with BubblewrapBackend(pool=CONFIG, native=native) as backend:
-        await eventually(lambda: backend.pool._closed)
+        await eventually(lambda: backend.pool.state is PoolState.RESTING)
         assert "error chdir: No such file or directory" in caplog.text
         await run_in(backend, python_spec("pass"), expect_warm=False)
 
@@ -759,7 +760,7 @@ WARNING = '#include <stdio.h>\nint main(void) { int x = %d; x = x; printf("hello
 
 
 async def test_a_program_is_compiled_once_per_key_source_and_compiler(warm):
-    cache = warm.pool._compiled
+    cache = warm.pool.source.compiled
     spec = c_spec(WARNING % 1)
     begin = len(cache._found)
     first = await run_in(warm, spec, expect_warm=True)
@@ -796,7 +797,7 @@ async def test_a_program_that_changes_itself_is_kept_as_it_was_compiled(warm):
 
 
 async def test_what_does_not_compile_is_not_kept(warm):
-    cache = warm.pool._compiled
+    cache = warm.pool.source.compiled
     begin = len(cache._found)
     for _ in range(2):
         outcome = await run_in(warm, c_spec("int main(void) { no }"), expect_warm=True)
@@ -870,8 +871,8 @@ async def node(warm) -> AsyncIterator[BubblewrapBackend]:
 @pytest.mark.parametrize("name", JAVASCRIPT)
 async def test_a_javascript_program_sees_no_difference(backend, node, name):
     spec = TABLE["javascript"].build_spec(JAVASCRIPT[name], input_files={"a.json": b'{"b": 5}'})
-    await eventually(lambda: node.pool._others[KIND_NODE].ready, 10)
-    waits = node.pool._others[KIND_NODE].ready[0]
+    await eventually(lambda: node.pool.queues[KIND_NODE].ready, 10)
+    waits = node.pool.queues[KIND_NODE].ready[0]
     hot = await run_in(node, spec, expect_warm=True)
     assert waits.job is not None
     cold = await run_in(backend, spec, expect_warm=False)
@@ -921,8 +922,8 @@ async def bash(warm) -> AsyncIterator[BubblewrapBackend]:
 @pytest.mark.parametrize("name", BASH)
 async def test_a_bash_script_sees_no_difference(backend, bash, name):
     spec = TABLE["bash"].build_spec(BASH[name])
-    await eventually(lambda: bash.pool._others[KIND_BASH].ready, 20)
-    waits = bash.pool._others[KIND_BASH].ready[0]
+    await eventually(lambda: bash.pool.queues[KIND_BASH].ready, 20)
+    waits = bash.pool.queues[KIND_BASH].ready[0]
     hot = await run_in(bash, spec, expect_warm=True)
     assert waits.job is not None
     cold = await run_in(backend, spec, expect_warm=False)
@@ -938,7 +939,7 @@ def limits(**fields):
 async def main():
     table = load_languages()
     async with BubblewrapBackend(pool=pool_for(table, 2, 2, limits())) as backend:
-        while not (backend.pool._proven or backend.pool._closed): await asyncio.sleep(0.01)
+        while backend.pool.state.value == "starting": await asyncio.sleep(0.01)
         found = []
         async def run(code, **fields):
             job = await backend.start(table["python"].build_spec(code, return_artifacts=True, limits=limits(wall_s=fields.get("wall_s", 10))))
@@ -981,7 +982,7 @@ from unsandbox.sandbox import BubblewrapBackend, Limits, SandboxSpec, load_langu
 async def main():
     pool = dataclasses.replace(pool_for(load_languages(), 2, 2, Limits()), folders=())
     async with BubblewrapBackend(pool=pool) as backend:
-        while not (backend.pool._proven and backend.pool.waiting): await asyncio.sleep(0.01)
+        while not (backend.pool.state.value == "serving" and backend.pool.waiting): await asyncio.sleep(0.01)
         job = await backend.start(SandboxSpec(run=["sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000"]))
         print(type(job).__name__, backend.host.runtime, flush=True)
         await asyncio.sleep(60)

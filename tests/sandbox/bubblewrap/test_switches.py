@@ -32,6 +32,7 @@ from unsandbox.sandbox.launcher import fd_numbers
 from unsandbox.sandbox.native import first_process, reaper
 from unsandbox.sandbox.native.first_process import NO_PROGRAMS, native_programs
 from unsandbox.sandbox.persistent_spec import PersistentSpec
+from unsandbox.sandbox.zygote.main import KIND_ANY
 
 
 def test_machine_code_is_what_the_sources_say():
@@ -107,7 +108,7 @@ async def test_an_interpreter_ends_as_usual(backend, plain, name):
 
 
 async def test_memory_is_prepared_without_quick_ends_too(plain):
-    await eventually(lambda: plain.pool._any.ready, 20)
+    await eventually(lambda: plain.pool.queues[KIND_ANY].ready, 20)
     code = "import sys; print(hasattr(sys, 'unsandbox')); import atexit; print(atexit._ncallbacks())"
     outcome = await run_in(plain, python_spec(code), expect_warm=True)
     assert outcome.stdout.data == b"False\n0\n"

@@ -43,6 +43,7 @@ from unsandbox.sandbox import (
     pool_for,
 )
 from unsandbox.sandbox.gvisor.pool import GvisorJob
+from unsandbox.sandbox.host.pool import PoolState
 
 pytestmark = pytest.mark.gvisor
 MIB = 1 << 20
@@ -66,9 +67,9 @@ class WarmOnly(GvisorBackend):
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def backend():
     async with WarmOnly(pool=pool_for(TABLE, 2, 16, Limits())) as opened:
-        await eventually(lambda: opened.pool._proven, SLOW)
+        await eventually(lambda: opened.pool.state is PoolState.SERVING, SLOW)
         yield opened
-        assert not opened.pool._closed
+        assert opened.pool.state is PoolState.SERVING
 
 
 @pytest.fixture
@@ -133,10 +134,10 @@ async def test_cancel_and_what_a_lost_sandbox_does_to_a_job(backend):
     job.cancel()
     assert (await job.wait()).reason is EndReason.CANCELLED
     await eventually(lambda: backend.pool.waiting, SLOW)
-    doomed = list(backend.pool._ready)
+    doomed = list(backend.pool.queues[0].ready)
     for waiting in doomed:
         os.kill(waiting.pid, 9)
-    await eventually(lambda: not set(doomed) & set(backend.pool._ready), SLOW)
+    await eventually(lambda: not set(doomed) & set(backend.pool.queues[0].ready), SLOW)
     # They died while they waited: the job gets another, or one of its own.
     job = await GvisorBackend.start(backend, SandboxSpec(run=["echo", "well"]))
     assert (await job.wait()).stdout.data == b"well\n"

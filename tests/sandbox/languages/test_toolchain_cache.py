@@ -14,6 +14,7 @@ from tests.sandbox.support import eventually
 from unsandbox.engine.engine import Engine
 from unsandbox.protocol import models
 from unsandbox.sandbox import BubblewrapBackend, Limits, SandboxError, System, load_languages, pool_for
+from unsandbox.sandbox.host.pool import PoolState
 from unsandbox.sandbox.languages.caches import ToolchainCaches, _unpack, with_caches
 from unsandbox.sandbox.languages.table import Cache, Language, LanguageTable
 from unsandbox.sandbox.system import CACHES, HOST
@@ -63,7 +64,7 @@ async def test_a_cache_is_made_once_and_no_program_can_change_it(system, warm):
     pool = pool_for(load_languages(), 1, 1, Limits()) if warm else None
     async with BubblewrapBackend(system=system, pool=pool) as backend:
         if warm:
-            await eventually(lambda: backend.pool._proven)
+            await eventually(lambda: backend.pool.state is PoolState.SERVING)
         await caches.make(TINY, backend)
         place = caches.place(TINY)
         made = system.caches / Path(place).name / "below/made"

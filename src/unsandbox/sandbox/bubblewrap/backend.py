@@ -14,7 +14,7 @@ from unsandbox.sandbox.backend import BackendOptions, Capabilities
 from unsandbox.sandbox.bubblewrap.arguments import sandbox_arguments
 from unsandbox.sandbox.bubblewrap.outbound import Outbound, find_outbound, network_request
 from unsandbox.sandbox.bubblewrap.persistent import BubblewrapSandbox
-from unsandbox.sandbox.bubblewrap.pool import BubblewrapPoolContext, WarmPool
+from unsandbox.sandbox.bubblewrap.pool import BubblewrapSource
 from unsandbox.sandbox.bubblewrap.resources import BubblewrapResources, FirstProcess
 from unsandbox.sandbox.bubblewrap.template import Template, python_version
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
@@ -24,6 +24,7 @@ from unsandbox.sandbox.host.descriptors import DescriptorStack, input_file, memo
 from unsandbox.sandbox.host.job_script import RUN_SCRIPT, job_script
 from unsandbox.sandbox.host.job_streams import open_streams
 from unsandbox.sandbox.host.persistent_probe import QUOTA, examine_persistent, persistent_checks
+from unsandbox.sandbox.host.pool import WarmPool
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher.cgroups import Bounds
@@ -146,7 +147,7 @@ class BubblewrapBackend(HostBackend):
             native=self._native,
             quick_end=config.quick_end,
         )
-        pool = WarmPool(BubblewrapPoolContext(resources, template, python), config)
+        pool = WarmPool(BubblewrapSource(resources, template, python, config), host)
         await pool.open()
         return pool
 

@@ -20,12 +20,13 @@ from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.gvisor import agent, probe, runsc
 from unsandbox.sandbox.gvisor.files import archive_of, fetch
 from unsandbox.sandbox.gvisor.persistent import AGENT, PYTHON, GvisorSandbox
-from unsandbox.sandbox.gvisor.pool import GvisorPool
+from unsandbox.sandbox.gvisor.pool import GvisorSource
 from unsandbox.sandbox.gvisor.resources import GvisorResources
 from unsandbox.sandbox.host.backend import HostBackend, JobStart, Opening
 from unsandbox.sandbox.host.descriptors import DescriptorStack, input_file, memory_file
 from unsandbox.sandbox.host.job_streams import open_streams, socket_pair
 from unsandbox.sandbox.host.persistent_probe import PERSISTENT, QUOTA, examine_persistent, persistent_checks
+from unsandbox.sandbox.host.pool import WarmPool
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, EXTRA_FD, SCRIPT_FD
@@ -84,9 +85,9 @@ class GvisorBackend(HostBackend):
     async def _prove(self) -> ProbeReport:
         return await probe.examine(self, self._resources())
 
-    async def _open_pool(self, config: PoolConfig) -> GvisorPool:
-        pool = GvisorPool(self._resources(), config)
-        pool.open()
+    async def _open_pool(self, config: PoolConfig) -> WarmPool:
+        pool = WarmPool(GvisorSource(self._resources(), config), self.host)
+        await pool.open()
         return pool
 
     # Jobs

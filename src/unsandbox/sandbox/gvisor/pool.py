@@ -1,42 +1,34 @@
-"""gVisor sandboxes that are up and wait: the start of gVisor's kernel is paid before a job comes.
+"""gVisor's part in its pool of warm sandboxes: the start of gVisor's kernel is paid before a job comes.
 
 In each a shell waits for one word. Everything of a job lies in files without a name that were handed over
 empty: its script, its standard input, an archive of its files. The server fills them, says the word, and from
-there on all is as in a sandbox that was made for the job. Each serves one job and is thrown away.
+there on all is as in a sandbox that was made for the job.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
 import os
 import shutil
 import socket
-from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.gvisor import probe
 from unsandbox.sandbox.gvisor.bundle import bounds
 from unsandbox.sandbox.gvisor.files import archive_of, fetch
 from unsandbox.sandbox.gvisor.resources import GvisorResources
-from unsandbox.sandbox.host.descriptors import memory_file, pipe
-from unsandbox.sandbox.host.job_streams import JobStreams
-from unsandbox.sandbox.host.launcher_client import Ending
-from unsandbox.sandbox.host.running_job import Collected, SandboxJob
+from unsandbox.sandbox.host.descriptors import DescriptorStack, memory_file
+from unsandbox.sandbox.host.job_streams import JobStreams, open_streams, socket_pair
+from unsandbox.sandbox.host.pool import Starter, WarmEvents, WarmPool, WarmStart
+from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
+from unsandbox.sandbox.host.warm_queue import QueuePolicy
 from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_FD, SCRIPT_FD
 from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, SandboxSpec
-
-logger = logging.getLogger("unsandbox.sandbox")
 
 _GO = b"go\n"
 # The loader, the shell's helpers and the most popular interpreter are in gVisor's caches when a job comes.
@@ -45,20 +37,38 @@ WAIT = (
     f"{_REHEARSAL}; echo ready >&{CONTROL_FD}; read -r _ <&{CONTROL_FD} || exit 1; . /proc/self/fd/{SCRIPT_FD}"
 )
 _LEAST = 2
-_FAILURES = 3
 _REST_S = 120.0
-"""After so long without a job one less is kept waiting."""
 _MAKING_AT_ONCE = 2
 _BREATH_S = 0.2
+"""The job comes first: to make another sandbox takes half a second of a processor."""
 
 
-class _Waiting(WarmSandbox):
-    """A sandbox on its way to be ready, ready, or in use, with the files that its job will be in."""
+class GvisorWarmSandbox(WarmSandbox):
+    """A warm sandbox with the files that its job will be in.
 
-    bundle: Path
-    channel: socket.socket
-    files: dict[int, int]
-    """Descriptors of its files, by the number that each has inside."""
+    Args:
+        streams: As of `WarmSandbox`.
+        slot: As of `WarmSandbox`.
+        events: Are told what becomes of it.
+        channel: Where it hands artifacts over.
+        files: Descriptors of its files, by the number that each has inside.
+        bundle: Its folder on the host.
+    """
+
+    def __init__(
+        self,
+        streams: JobStreams,
+        slot: Slot,
+        events: WarmEvents,
+        *,
+        channel: socket.socket,
+        files: dict[int, int],
+        bundle: Path,
+    ) -> None:
+        super().__init__(streams, slot, on_ready=events.ready, on_over=events.over)
+        self.channel = channel
+        self.files = files
+        self.bundle = bundle
 
     def fill(self, number: int, data: bytes) -> None:
         """Write what the sandbox will read from a descriptor; its position stays at the beginning."""
@@ -67,20 +77,20 @@ class _Waiting(WarmSandbox):
             written = os.pwrite(self.files[number], view, offset)
             view, offset = view[written:], offset + written
 
-    def let_go(self) -> None:
+    def close_files(self) -> None:
         """Close the files; the sandbox has its own descriptors."""
         for fd in self.files.values():
             os.close(fd)
         self.files = {}
 
     def discard(self) -> None:
-        """Close the descriptors: a sandbox that waits for a job ends by that."""
+        """Close the descriptors: a sandbox without a job ends by that."""
         super().discard()
-        self.let_go()
+        self.close_files()
 
 
 class GvisorJob(WarmJob):
-    """A job in a sandbox that was waiting: it does not wait until gVisor's kernel is gone."""
+    """A job in a warm sandbox: it does not wait until gVisor's kernel is gone."""
 
     # Not as in other warm sandboxes: gVisor's kernel holds the output to the end.
     _look_again = SandboxJob._look_again  # noqa: SLF001 - its own base class
@@ -95,305 +105,157 @@ class GvisorJob(WarmJob):
             self._maybe_finish()
 
 
-class GvisorPool:
-    """Hands out sandboxes that wait; belongs to one open backend. How many wait follows the jobs that come.
+class GvisorSource:
+    """Makes warm sandboxes; implements `WarmSource`.
 
     Args:
-        resources: What its sandboxes are made with.
-        config: What they are prepared for, and how many wait; none before the first job if its size is 0.
+        resources: What they are made with.
+        config: What they are prepared for, and how many there are; none before the first job if its size is 0.
     """
+
+    name = "gvisor"
+    news_s = 0.0
 
     def __init__(self, resources: GvisorResources, config: PoolConfig) -> None:
         self._resources = resources
-        self._host = host = resources.host
-        self.jobs: set[SandboxJob] = set()
-        """The jobs that run in its sandboxes."""
-        self.config = config
-        # Each takes 20 MB, and half a second of a processor to make.
-        self._most = max(1, config.most // 8)
-        self._least = min(config.size, self._most, _LEAST)
-        self._target = self._least
+        self._config = config
         self._spec = SandboxSpec(run=["true"], limits=config.limits, system_paths=config.system_paths)
-        self._counts = {"memory", "pids"} <= set(host.cgroup.parents)
-        self._ready: deque[_Waiting] = deque()
-        self._making: set[_Waiting] = set()
-        self._changed = asyncio.Event()
-        """Set when one is ready, or is not made after all."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failures = 0
-        self._proven = self._closed = False
-        self._proving: asyncio.Task[None] | None = None
-        self._rest: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
+        self._counts = {"memory", "pids"} <= set(resources.host.cgroup.parents)
+        # Each takes 20 MB.
+        most = max(1, config.most // 8)
+        self.policies = {
+            0: QueuePolicy(
+                least=min(config.size, most, _LEAST),
+                most=most,
+                making_at_once=_MAKING_AT_ONCE,
+                rest_s=_REST_S,
+                rest_after_last_job=True,
+                refill_after_s=_BREATH_S,
+                hurry_after_s=_BREATH_S,
+            )
+        }
 
-    def open(self) -> None:
-        """Begin to fill the pool; it serves as soon as a sandbox of it has proved its isolation."""
-        if self._least:
-            self._refill()
+    async def open(self, pool: WarmPool) -> None:
+        """Nothing has to be there before; see `WarmSource.open`."""
 
-    @property
-    def waiting(self) -> int:
-        """How many sandboxes wait for a job."""
-        return len(self._ready)
+    def rest(self) -> None:
+        """Nothing is there besides the sandboxes; see `WarmSource.rest`."""
 
-    async def start(self, spec: SandboxSpec, sink: OutputSink | None) -> GvisorJob | None:
-        """Start a job in a sandbox that waits; None when there is none, or it needs one of its own.
-
-        Args:
-            spec: A validated specification.
-            sink: See `Backend.start`.
-        """
-        if self._closed or not self._suits(spec):
-            return None
-        job = self._take(spec, sink, self.jobs) if self._proven else None
-        self._rest_later()
-        if job is None:
-            self._target = min(self._most, self._target + 1)
-            self._refill()
-        else:
-            # The job comes first: to make another takes half a second of a processor.
-            self._loop.call_later(_BREATH_S, self._refill)
-        return job
-
-    async def close(self) -> None:
-        """Let go of everything that waits."""
-        self._closed = True
-        if self._rest is not None:
-            self._rest.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for waiting in (*self._ready, *self._making):
-            waiting.discard()
-        self._ready.clear()
-
-    def _suits(self, spec: SandboxSpec) -> bool:
-        ours, wanted = self.config.limits, spec.limits
+    def suits(self, spec: SandboxSpec) -> bool:
+        """Whether a job can run in a warm sandbox; see `WarmSource.suits`."""
+        ours, wanted = self._config.limits, spec.limits
         return (
             spec.network is NetworkMode.ZEROTRUST
             and wanted.open_files <= ours.open_files
             and wanted.tmpfs_bytes == ours.tmpfs_bytes
             # Without groups it was bounded when it was made.
             and (self._counts or _bounds(wanted) == _bounds(ours))
-            and set(self.config.system_paths).issuperset(spec.system_paths)
+            and set(self._config.system_paths).issuperset(spec.system_paths)
         )
 
-    # Taking
-
-    def _take(self, spec: SandboxSpec, sink: OutputSink | None, jobs: set[SandboxJob]) -> GvisorJob | None:
-        while self._ready:
-            waiting = self._ready.popleft()
-            if not waiting.ready:
-                continue
-            job = GvisorJob(
-                waiting,
-                spec,
-                discard_fd=self._host.discard_fd,
-                sink=sink,
-                on_over=jobs.discard,
-                reader=partial(_fetch, waiting.channel, spec),
-            )
-            jobs.add(job)
-            try:
-                self._send(waiting, spec)
-            except OSError as error:
-                # It died while it waited.
-                job.abandon()
-                logger.debug("a warm gVisor sandbox was lost: %s", error)
-                continue
-            return job
+    def kind_of(self, spec: SandboxSpec) -> int | None:  # noqa: ARG002 - there is one kind
+        """See `WarmSource.kind_of`."""
         return None
 
-    def _send(self, waiting: _Waiting, spec: SandboxSpec) -> None:
-        if waiting.group is not None and (wanted := _bounds(spec.limits)) != _bounds(self.config.limits):
-            waiting.group.change(wanted)
-        waiting.fill(SCRIPT_FD, self._resources.job_script(spec, () if spec.stdin else ["exec </dev/null"]))
-        waiting.fill(0, spec.stdin)
-        waiting.fill(ARCHIVE_FD, archive_of(spec))
-        waiting.let_go()
-        waiting.control.send(_GO)
+    def message(self, spec: SandboxSpec) -> _Message:
+        """Return a job as the files that it will be in; see `WarmSource.message`."""
+        return _Message(spec, self._resources, self._config.limits)
 
-    # Making
-
-    def _refill(self) -> None:
-        """Make as many as are missing, a few at a time; the first is to prove that it keeps its promises."""
-        if not self._proven:
-            if self._proving is None and not self._closed:
-                self._proving = self._run(self._prove())
-            return
-        while (
-            not self._closed
-            and len(self._making) < _MAKING_AT_ONCE
-            and len(self._ready) + len(self._making) < self._target
-            and self._make()
-        ):
-            pass
-
-    async def _prove(self) -> None:
-        jobs: set[SandboxJob] = set()
-        try:
-            report = await probe.examine(
-                _Prover(self, jobs),
-                self._resources,
-            )
-            self._proven = report.usable
-        except SandboxError as error:
-            self._give_up(str(error))
-        finally:
-            for left in jobs:
-                left.cancel()
-        self._refill()
-
-    async def first(self, spec: SandboxSpec, sink: OutputSink | None, jobs: set[SandboxJob]) -> GvisorJob:
-        """Start a job in a sandbox made to wait, whether or not the pool is proven.
-
-        Raises:
-            SandboxUnavailable: None could be made.
-        """
-        self._make()
-        while self._making:
-            self._changed.clear()
-            await self._changed.wait()
-        job = self._take(spec, sink, jobs)
-        if job is None:
-            raise SandboxUnavailable("a warm gVisor sandbox could not be created")
-        return job
-
-    def _make(self) -> bool:
-        """Begin to make one; False when there is no room for it."""
-        try:
-            slot = self._host.slots.take()
-        except SandboxError:
-            return False
-        uid = slot.uid
-        sent = contextlib.ExitStack()
-        try:
-            waiting, fds = self._open(slot, uid, sent)
-        except OSError as error:
-            sent.close()
-            slot.release()
-            self._failed(str(error))
-            return False
-        self._making.add(waiting)
-        self._run(self._ask(waiting, uid, fds, sent))
-        return True
-
-    def _open(self, slot: Slot, uid: int | None, sent: contextlib.ExitStack) -> tuple[_Waiting, dict[int, int]]:
-        with contextlib.ExitStack() as kept:
-            here, there = socket.socketpair()
-            kept.enter_context(here)
-            sent.enter_context(there)
-            channel, far = socket.socketpair()
-            kept.enter_context(channel)
-            sent.enter_context(far)
-            reads, fds = [], {CONTROL_FD: there.fileno(), EXTRA_FD: far.fileno()}
-            for number in (1, 2):
-                read, fds[number] = pipe(uid)
-                sent.callback(os.close, fds[number])
-                kept.callback(os.close, read)
-                reads.append(read)
+    def make(
+        self,
+        kind: int,  # noqa: ARG002 - there is one
+        slot: Slot,
+        sent: DescriptorStack,
+        events: WarmEvents,
+        *,
+        urgent: bool,  # noqa: ARG002 - all are made alike
+    ) -> WarmStart:
+        """Open a sandbox that begins with `WAIT`; see `WarmSource.make`."""
+        resources = self._resources
+        with DescriptorStack() as kept:
+            streams, fds = open_streams(slot.uid, sent, kept)
+            channel, fds[EXTRA_FD] = socket_pair(sent, kept)
             files = {}
             for number in (0, SCRIPT_FD, ARCHIVE_FD):
-                files[number] = memory_file(b"")
-                kept.callback(os.close, files[number])
+                files[number] = kept.add(memory_file(b""))
                 # Its reader can neither write nor move where the server is.
-                fds[number] = os.open(f"/proc/self/fd/{files[number]}", os.O_RDONLY | os.O_CLOEXEC)
-                sent.callback(os.close, fds[number])
-            bundle = self._resources.job_bundle(self._spec, uid, WAIT)
+                fds[number] = sent.add(os.open(f"/proc/self/fd/{files[number]}", os.O_RDONLY | os.O_CLOEXEC))
+            bundle = resources.job_bundle(self._spec, slot.uid, WAIT)
             kept.pop_all()
-        waiting = _Waiting(
-            JobStreams(here, *reads),
-            slot,
-            on_ready=lambda _: self._on_ready(waiting),
-            on_over=lambda _, error: self._on_over(waiting, error),
+        sandbox = GvisorWarmSandbox(streams, slot, events, channel=channel, files=files, bundle=bundle)
+        request = resources.job_request(bundle, self._config.limits, slot.uid, fds)
+        return WarmStart(sandbox, request, list(fds.values()))
+
+    def became_ready(self, sandbox: WarmSandbox) -> None:
+        """See `WarmSource.became_ready`."""
+
+    def gone(self, sandbox: WarmSandbox) -> None:
+        """Remove what a sandbox had on the host; see `WarmSource.gone`."""
+        own = _own(sandbox)
+        own.close_files()
+        own.channel.close()
+        shutil.rmtree(own.bundle, ignore_errors=True)
+
+    def knows_why(self, sandbox: WarmSandbox, error: str | None) -> bool:  # noqa: ARG002 - nothing else fails
+        """See `WarmSource.knows_why`."""
+        return False
+
+    async def prove(self, start: Starter) -> None:
+        """Run the probe of the backend in a warm sandbox; see `WarmSource.prove`."""
+        await probe.examine(_Prover(start, self._config.limits), self._resources)
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A job as the files that it will be in; implements `JobMessage`."""
+
+    spec: SandboxSpec
+    resources: GvisorResources
+    prepared_for: Limits
+
+    def send(self, sandbox: WarmSandbox) -> None:
+        """See `JobMessage.send`."""
+        own, spec = _own(sandbox), self.spec
+        if own.group is not None and (wanted := _bounds(spec.limits)) != _bounds(self.prepared_for):
+            own.group.change(wanted)
+        # What they have is an empty file, and no input is /dev/null.
+        own.fill(SCRIPT_FD, self.resources.job_script(spec, () if spec.stdin else ["exec </dev/null"]))
+        own.fill(0, spec.stdin)
+        own.fill(ARCHIVE_FD, archive_of(spec))
+        own.close_files()
+        own.control.send(_GO)
+
+    def watch(
+        self, sandbox: WarmSandbox, sink: OutputSink | None, on_over: Callable[[SandboxJob], None]
+    ) -> WarmJob:
+        """See `JobMessage.watch`."""
+        channel, spec = _own(sandbox).channel, replace(self.spec, files=())
+        return GvisorJob(
+            sandbox,
+            spec,
+            discard_fd=self.resources.host.discard_fd,
+            sink=sink,
+            on_over=on_over,
+            reader=lambda _: fetch(channel, spec),
         )
-        waiting.channel, waiting.files, waiting.bundle = channel, files, bundle
-        return waiting, fds
-
-    async def _ask(
-        self, waiting: _Waiting, uid: int | None, fds: dict[int, int], sent: contextlib.ExitStack
-    ) -> None:
-        request = self._resources.job_request(waiting.bundle, self.config.limits, uid, fds)
-        with sent:
-            try:
-                waiting.number = await self._host.control.start(waiting, request, list(fds.values()))
-            except SandboxError as error:
-                waiting.ended(Ending(None, error=str(error)))
-                return
-        waiting.group = self._host.cgroup.group_of(waiting.number)
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    # What becomes of them
-
-    def _on_ready(self, waiting: _Waiting) -> None:
-        self._failures = 0
-        self._making.discard(waiting)
-        self._ready.append(waiting)
-        self._changed.set()
-        self._refill()
-
-    def _on_over(self, waiting: _Waiting, error: str | None) -> None:
-        waiting.slot.release()
-        waiting.let_go()
-        waiting.channel.close()
-        shutil.rmtree(waiting.bundle, ignore_errors=True)
-        unmade = waiting in self._making
-        self._making.discard(waiting)
-        self._changed.set()
-        with contextlib.suppress(ValueError):
-            self._ready.remove(waiting)
-        if unmade and not self._closed:
-            self._failed(error or "it ended before it was ready")
-        if waiting.job is None:
-            self._refill()
-
-    def _failed(self, why: str) -> None:
-        logger.warning("a warm gVisor sandbox could not be created: %s", why)
-        self._failures += 1
-        if self._failures >= _FAILURES:
-            self._give_up(why)
-
-    def _give_up(self, why: str) -> None:
-        """From now on every job gets a sandbox of its own making, which is slower and no less isolated."""
-        logger.error("the pool of warm gVisor sandboxes is off: %s", why)
-        self._closed = True
-
-    # How many
-
-    def _rest_later(self) -> None:
-        if self._rest is not None:
-            self._rest.cancel()
-        self._rest = self._loop.call_later(_REST_S, self._have_rest)
-
-    def _have_rest(self) -> None:
-        """Keep one less: no job came for a while."""
-        self._target = max(self._least, self._target - 1)
-        while len(self._ready) > self._target:
-            self._ready.popleft().discard()
-        self._rest = None
-        if self._target > self._least:
-            self._rest_later()
 
 
 @dataclass(slots=True)
 class _Prover:
-    """Starts the probe in a sandbox that waits, as a backend would."""
+    """Starts the probe in a warm sandbox, as a backend would."""
 
-    pool: GvisorPool
-    jobs: set[SandboxJob]
+    starter: Starter
+    limits: Limits
     name: str = "gvisor"
 
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> SandboxJob:
-        return await self.pool.first(replace(spec, limits=self.pool.config.limits), sink, self.jobs)
+        return await self.starter(replace(spec, limits=self.limits), sink)
 
 
-def _fetch(channel: socket.socket, spec: SandboxSpec, _job: SandboxJob) -> Collected:
-    return fetch(channel, spec)
+def _own(sandbox: WarmSandbox) -> GvisorWarmSandbox:
+    if not isinstance(sandbox, GvisorWarmSandbox):
+        raise TypeError("a warm sandbox of another backend")
+    return sandbox
 
 
 def _bounds(limits: Limits) -> Bounds:

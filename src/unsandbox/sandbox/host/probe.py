@@ -44,6 +44,10 @@ COMMAND = ("sh", "-c", f"{LOOK_AROUND}exit 0")
 LIMITS = Limits(wall_s=10, memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB)
 
 
+class BrokenIsolation(SandboxUnavailable):
+    """A sandbox does not keep a promise of isolation. The message says which."""
+
+
 async def examine(backend: JobStarter, cgroup: CgroupReport, *, separate_users: bool) -> ProbeReport:
     """Run the probe in `backend` and judge what it saw.
 
@@ -78,10 +82,10 @@ def report(backend: str, checks: Sequence[Check]) -> ProbeReport:
     """Return the report of a backend that keeps every promise of isolation.
 
     Raises:
-        SandboxUnavailable: One is not kept.
+        BrokenIsolation: One is not kept.
     """
     if broken := [check for check in checks if not check.ok and check.name.startswith("isolation")]:
-        raise SandboxUnavailable(
+        raise BrokenIsolation(
             "isolation is incomplete: " + "; ".join(f"{check.name}: {check.detail}" for check in broken)
         )
     return ProbeReport(backend, usable=True, checks=checks)

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable
 
+from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.job_script import MARK_START
 from unsandbox.sandbox.host.job_streams import JobStreams
 from unsandbox.sandbox.host.launcher_client import Ending
@@ -42,6 +43,8 @@ class WarmSandbox:
         self.cpu_s = 0.0
         """What the preparation has used of the processors; no job pays for it."""
         self.job: WarmJob | None = None
+        self.dismissed = False
+        """Whether nobody needs it any more."""
         self._said_ready = False
         self._watching = True
         self._error: str | None = None
@@ -83,6 +86,11 @@ class WarmSandbox:
             if fd >= 0:
                 os.close(fd)
         self.stdout_fd = self.stderr_fd = self.pidfd = -1
+
+    def dismiss(self) -> None:
+        """Let go of it: it is not needed any more."""
+        self.dismissed = True
+        self.discard()
 
     def kill(self) -> None:
         """Kill everything in it, whatever it does."""
@@ -140,7 +148,12 @@ class WarmJob(SandboxJob):
             on_compiled: Called once with a descriptor of what the compile step made, and what it said; the
                 program does not run before this returns.
             reader: As of `SandboxJob`.
+
+        Raises:
+            SandboxError: It has had a job already.
         """
+        if prepared.job is not None:
+            raise SandboxError("a warm sandbox serves one job only")
         self._on_compiled = on_compiled
         self._prepared = prepared
         prepared.hand_over()
