@@ -11,14 +11,16 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from tests.sandbox.support import children_of, descendants, eventually, groups_of, launchers, system_python
-from tests.support import SOURCE
+from tests.support import REPO, SOURCE
 
 from unsandbox.sandbox import (
     BubblewrapBackend,
@@ -39,6 +41,13 @@ from unsandbox.sandbox.zygote.main import KIND_ANY, KIND_BASH, KIND_NODE
 
 MIB = 1 << 20
 TABLE = load_languages()
+
+
+def programs(language: str) -> dict[str, Any]:
+    """Return the programs of a language by name. Those that are no text stand here."""
+    return tomllib.loads((REPO / f"tests/sandbox/bubblewrap/programs/{language}.toml").read_text())
+
+
 # Most programs here want no folder.
 CONFIG = replace(pool_for(TABLE, 2, 8, Limits()), folders=())
 FOUR = replace(CONFIG, most=4)
@@ -80,128 +89,7 @@ async def run_in(backend: BubblewrapBackend, spec: SandboxSpec, *, expect_warm: 
     return await job.wait()
 
 
-PYTHON = {
-    "nothing": "",
-    "hello": "print('hello')",
-    "module": """
-import sys
-print(sys.argv, sys.orig_argv, sys.path, sys.executable, sys.prefix, __name__, __file__, __doc__, __package__, __spec__)
-print(sorted(vars()), type(__loader__).__name__, __builtins__, __annotations__, __cached__)
-print(sys.flags, sys.warnoptions, sys._xoptions, sys.dont_write_bytecode, sys.getrecursionlimit(), sys.stdin.encoding)
-""",
-    "loaded modules": "import sys; print(sorted(sys.modules)); print(sys.path_importer_cache, sys.meta_path, sys.path_hooks)",
-    "frames": "import sys\ntry: sys._getframe(1)\nexcept ValueError as e: print(e)\nimport traceback; traceback.print_stack()",
-    "stack of a function": "import inspect\ndef f(): print([(s.function, s.lineno, s.filename) for s in inspect.stack()])\nf()",
-    "recursion": "def f(n):\n    try: return f(n + 1)\n    except RecursionError: return n\nprint(f(0))",
-    "traceback": "def f(x):\n    return 1 / x\n\n\nfor i in (1, 0):\n    f(i)",
-    "chained": "try:\n    {}['a']\nexcept KeyError as error:\n    raise ValueError('ä€😀') from error",
-    "exception group": "raise ExceptionGroup('g', [ValueError(1), TypeError(2)])",
-    "syntax error": "print('no')\nif True print('x')",
-    "indentation": "if True:\n  x = 1\n x = 2",
-    "NUL in source": "print(1)\0print(2)",
-    "sys.exit": "import sys; sys.exit()",
-    "sys.exit 7": "import sys; print('x'); sys.exit(7)",
-    "sys.exit text": "import sys; sys.exit('gone wrong')",
-    "sys.exit None": "raise SystemExit(None)",
-    "sys.exit big": "raise SystemExit(256 + 3)",
-    "sys.exit True": "raise SystemExit(True)",
-    "sys.exit tuple": "raise SystemExit((1, 2))",
-    "sys.exit without a file": "import sys\nglobals().clear()\nimport sys\nsys.exit(5)",
-    "exit()": "exit(4)",
-    "os._exit": "import os; print('x'); os._exit(9)",
-    "abort": "import os; os.abort()",
-    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-    "terminated": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
-    "interrupt": "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(5)",
-    "interrupt raised": "raise KeyboardInterrupt",
-    "segmentation fault": "import ctypes; ctypes.string_at(0)",
-    "signals": """
-import signal
-print({s.name: str(signal.getsignal(s)).split(' at ')[0] for s in signal.valid_signals() if s in signal.Signals.__members__.values()})
-print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
-signal.signal(signal.SIGALRM, lambda *a: print('alarm')); signal.setitimer(signal.ITIMER_REAL, 0.01); signal.pause()
-""",
-    "limits": "import resource\nprint([resource.getrlimit(i) for i in range(16)])",
-    "processes": """
-import os
-print(os.getpid(), os.getppid(), os.getpgid(0), os.getsid(0), os.nice(0), os.getcwd(), os.umask(0), os.getuid(), os.geteuid(),
-      os.getgid(), os.getgroups(), sorted(os.listdir('/proc/self/fd')), sorted(p for p in os.listdir('/proc') if p.isdigit()))
-print(open('/proc/self/cmdline').read().split(chr(0)), open('/proc/self/comm').read(), open('/proc/self/oom_score_adj').read())
-""",
-    "environment": "import os; print(sorted(os.environ.items())); print(os.environb[b'HOME'], os.getenv('EXTRA'))",
-    "environment of a child": "import subprocess; print(sorted(subprocess.check_output(['env'], text=True).splitlines()))",
-    "status": """
-for line in open('/proc/self/status'):
-    if line.split(':')[0] in {'Name', 'Umask', 'Uid', 'Gid', 'Groups', 'NSpid', 'SigQ', 'SigBlk', 'SigIgn', 'SigCgt', 'CapInh', 'CapPrm',
-                              'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp', 'Seccomp_filters', 'Threads'}: print(line.split())
-print(open('/proc/self/uid_map').read().split()[::2], open('/proc/self/setgroups').read())
-print(sorted({(l.split()[4], l.split()[5], l.split(' - ')[1].split()[0]) for l in open('/proc/self/mountinfo') if not l.split()[4].startswith(('/proc', '/etc/', '/var/lib/'))}))
-""",
-    "folders": "import os\nfor d in '/', '/work', '/tmp', '/dev', '/dev/pts', '/dev/shm', '/home', '/root', '/run', '/var':\n"
-    "    print(d, [(n, oct(s.st_mode), s.st_uid * ('dev' not in d + n)) for n in sorted(os.listdir(d)) for s in [os.lstat(os.path.join(d, n))]])",
-    "mounts that can be written": "import os\nfor d in '/work', '/tmp', '/dev/shm':\n    s = os.statvfs(d); print(d, s.f_blocks * s.f_frsize, oct(os.stat(d).st_mode))",
-    "names": "import os, socket, pwd, grp; print(os.uname().nodename, pwd.getpwuid(os.getuid()), grp.getgrgid(os.getgid()), [n for _, n in socket.if_nameindex()])",
-    "terminal": "import pty, os; m, s = pty.openpty(); print(os.ttyname(s), oct(os.stat(os.ttyname(s)).st_mode))",
-    "input": "print(input('? ')); print(input()); input()",
-    "stdin": "import sys; print(repr(sys.stdin.read()), sys.stdin.buffer.raw.fileno(), sys.stdin.isatty(), sys.stdin.seekable(), sys.stdin.name, sys.stdin)",
-    "stdin by lines": "import sys, os; print([l for l in sys.stdin]); os.lseek(0, 0, 0); print(os.read(0, 3))",
-    "streams": """
-import sys, os
-for s in sys.stdout, sys.stderr:
-    print(s, s.buffer, s.line_buffering, s.write_through, s.seekable(), s.isatty(), s.errors, s.fileno(), os.fstat(s.fileno()).st_mode)
-sys.stderr.write('err\\n'); sys.stdout.buffer.write(b'\\xff\\x00raw\\n'); os.write(1, b'direct\\n'); print('\\udcff')
-""",
-    "stdout by name": "open('/dev/stdout', 'w').write('named\\n'); open('/dev/stderr', 'w').write('err\\n')",
-    "stdout closed": "import sys, os; sys.stdout.close(); os.write(1, b'still\\n')",
-    "descriptor closed": "import os; os.close(1); print('into nothing')",
-    "unflushed file": "f = open('/dev/fd/1', 'w'); f.write('flushed at the end')",
-    "print buffered": "import sys, io; sys.stdout = io.TextIOWrapper(open(1, 'wb', closefd=False)); print('late')",
-    "warnings": "import warnings; warnings.warn('w1'); warnings.warn('w2', DeprecationWarning)\ndef f(): '\\d'\nassert f() is None",
-    "invalid escape": "print('\\d')\nx = 1 is 1",
-    "atexit": "import atexit\natexit.register(print, 'first')\natexit.register(print, 'second')\natexit.register(lambda: 1 / 0)\nprint('main')",
-    "atexit and exit": "import atexit, sys\natexit.register(print, 'bye')\nsys.exit(6)",
-    "atexit run by hand": "import atexit, sys\natexit.register(print, 'bye')\natexit._run_exitfuncs()\nimport os\nprint(os is sys.modules['os'])",
-    "del at the end": "class D:\n    def __init__(self, n): self.n = n\n    def __del__(self): print('del', self.n)\na = D(1); b = D(2); c = D(3); c.me = c\ndef f(x=D(4)): pass",
-    "del uses modules": "import os\nclass D:\n    def __del__(self): print('del', os.getpid(), len('abc'))\nd = D()",
-    "del of a class attribute": "import collections\nclass D:\n    def __del__(self): print('del')\nclass C:\n    d = D()\ncollections.x = D()",
-    "del of what was added to a module of the start": "import os, codecs\nclass D:\n    def __del__(self): print('del')\nos.mine = D()\ncodecs.Codec.mine = D()",
-    "del in a module of one's own": "import sys, types\nclass D:\n    def __del__(self): print('del')\nm = types.ModuleType('m'); m.d = D(); sys.modules['m'] = m",
-    "del of replaced streams": "import sys\nclass S:\n    def write(self, t): sys.__stdout__.write(t.upper())\n    def flush(self): pass\n    def __del__(self): sys.__stdout__.write('gone')\nsys.stdout = S(); print('x')",
-    "main taken away": "import sys\ndel sys.modules['__main__']\nprint('x')",
-    "modules taken away": "import sys\nsys.modules.clear()\nprint('x')",
-    "del after failure": "class D:\n    def __del__(self): print('del')\nd = D()\n1 / 0",
-    "del after exit": "import sys\nclass D:\n    def __del__(self): print('del')\nd = D()\nsys.exit(2)",
-    "weakref": "import weakref\nclass C: pass\nc = C(); weakref.finalize(c, print, 'finalized'); r = weakref.ref(c, lambda r: print('ref'))",
-    "generator at the end": "def g():\n    try: yield 1\n    finally: print('closed')\nx = g(); next(x)",
-    "excepthook": "import sys\nsys.excepthook = lambda *a: print('hook', a[1])\n1 / 0",
-    "unraisable": "class D:\n    def __del__(self): raise ValueError('in del')\nd = D()\ndel d\nprint('on')",
-    "thread": "import threading\nt = threading.Thread(target=lambda: print('thread', threading.current_thread().name))\nt.start(); t.join(); print(threading.main_thread(), threading.active_count())",
-    "thread outlives main": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.05), print('later'))).start()\nprint('main')",
-    "daemon thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\nprint('main')",
-    "thread fails": "import threading\ndef fail(): 1 / 0\nthreading.Thread(target=fail, name='t').start()",
-    "fork": "import os\nif os.fork() == 0:\n    print('child', os.getppid()); raise SystemExit(3)\nprint(os.waitstatus_to_exitcode(os.wait()[1]))",
-    "fork falls off": "import os, atexit\natexit.register(print, 'end')\npid = os.fork()\nif pid: os.wait()\nprint(bool(pid))",
-    "orphan": "import os, time\nif os.fork() == 0:\n    time.sleep(60)\nprint('gone')",
-    "multiprocessing": """
-import multiprocessing as m, sys
-def f(x): return x * x
-if __name__ == '__main__':
-    for how in 'fork', 'spawn', 'forkserver':
-        with m.get_context(how).Pool(2) as pool: print(how, pool.map(f, range(4)))
-    q = m.Queue(); p = m.Process(target=q.put, args=('hi',)); p.start(); print(q.get()); p.join(); print(p.exitcode)
-    p = m.Process(target=sys.exit, args=(5,)); p.start(); p.join(); print(p.exitcode)
-""",
-    "process pool": "from concurrent.futures import ProcessPoolExecutor\nif __name__ == '__main__':\n    with ProcessPoolExecutor(2) as p: print(list(p.map(abs, [-1, 2])))",
-    "subprocess": "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'import sys; print(sys.argv); sys.exit(3)'], capture_output=True))",
-    "asyncio": "import asyncio\nasync def main():\n    p = await asyncio.create_subprocess_exec('echo', 'sub'); await p.wait(); print(p.returncode)\nasyncio.run(main())",
-    "ctypes": "import ctypes, struct, sys; print(ctypes.CDLL(None).getpid(), ctypes.sizeof(ctypes.c_long))\nclass P(ctypes.Structure): _fields_ = [('x', ctypes.c_int)]\n"
-    "print(P(3).x, ctypes.cast(ctypes.pointer(P(4)), ctypes.POINTER(ctypes.c_int))[0])\nf = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda x: x + 1); print(f(1))",
-    "modules that the zygote used": "import resource, _socket, socket, struct, fcntl, types, _ctypes, marshal, gc; print(socket.socketpair()[0].family, struct.calcsize('P'), types.GenericAlias)\n"
-    "s = socket.create_server(('127.0.0.1', 0)); print(socket.create_connection(s.getsockname()).family)",
-    "imports": "import json, re, random, decimal, sqlite3, hashlib, datetime, pathlib, dataclasses, typing, logging, unittest, http.client, ssl, zoneinfo; print(json.dumps({'a': 1}))",
-    "module beside": "import helper; print(helper.x, helper.__file__, helper.__cached__)",
-    "own package named like ours": "import zygote",
-    "source of itself": "import inspect, linecache, __main__\ndef f():\n    return 1\nprint(inspect.getsource(f), linecache.getline(__file__, 2), open(__file__).read()[:6])",
+PYTHON: dict[str, str | bytes] = programs("python") | {
     "encoding declared": b"# -*- coding: latin-1 -*-\nprint('\xe4')",
     "bad encoding": b"# coding: nonsense\nprint(1)",
     "byte order mark": b"\xef\xbb\xbfprint('bom')",
@@ -209,21 +97,7 @@ if __name__ == '__main__':
     "carriage returns": b"print(1)\r\nif True:\r\n    print(2)\r\n",
     "zip file": b"PK\x05\x06" + bytes(18),
     "what ends a zip file": b"print(1)  # PK\x05\x06 and more",
-    "pickle main": "import pickle\nclass C: pass\nprint(pickle.loads(pickle.dumps(C)) is C, C.__module__)",
-    "doctest": "def f():\n    '''\n    >>> f()\n    2\n    '''\n    return 1\nimport doctest; print(doctest.testmod().failed)",
-    "unittest": "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertTrue(True)\nunittest.main(verbosity=0)",
-    "runpy": "import runpy; print(runpy.run_path('/work/helper.py')['x'])",
-    "faulthandler": "import faulthandler, sys; faulthandler.dump_traceback(all_threads=True)",
-    "gc": "import gc; print(gc.isenabled(), gc.get_threshold(), gc.garbage, gc.callbacks)\nclass C:\n    def __del__(self): print('cycle')\nc = C(); c.c = c; del c; print(gc.collect() >= 1)",
-    "site": "import site; print(site.ENABLE_USER_SITE, site.USER_SITE, site.USER_BASE, site.getsitepackages())",
-    "big output": "print('x' * 300_000)",
-    "open files": "import os\nn = 0\ntry:\n    while True: os.open('/dev/null', 0); n += 1\nexcept OSError as e: print(n, e.errno)",
-    "display hook": "1 + 1\nimport sys; sys.displayhook(3)",
-    "locale": "import locale, sys, time; print(locale.getlocale(), sys.getfilesystemencoding(), sys.getdefaultencoding(), time.tzname)",
-    "hash seed differs": "print(len({hash('a')}))",
-    "sys attributes": "import sys; print(sorted(n for n in dir(sys)))",
-    "builtins": "import builtins; print(sorted(dir(builtins)))",
-}  # fmt: skip
+}
 
 
 def python_spec(code: str | bytes, **fields: object) -> SandboxSpec:
@@ -828,36 +702,9 @@ def test_the_cache_keeps_its_bounds():
 
 # JavaScript in a node that waits
 
-JAVASCRIPT = {
-    "hello": "console.log('hello')",
-    "module": "console.log(require.main === module, __filename, __dirname, module.id, module.paths, process.argv, process.argv0, process.execArgv, process.title)",
-    "globals": "console.log(Object.keys(globalThis), Object.keys(require.cache), process.versions.node, typeof exports, this === module.exports)",
-    "error": "function f() {\n  throw new TypeError('wrong ä€😀');\n}\n\nf();",
-    "syntax error": "console.log('no');\nlet let = 1;",
-    "rejection": "Promise.reject(new Error('late'))",
-    "exit": "console.log('x'); process.exit(7)",
-    "exit code": "process.exitCode = 3; process.on('exit', c => console.log('exit', c))",
-    "killed": "process.kill(process.pid, 'SIGKILL')",
-    "source of itself": "const fs = require('fs'); console.log(fs.readFileSync(__filename, 'utf8').length, fs.statSync(__filename).isFile(), fs.readdirSync('/work'), fs.statSync(__filename).mode.toString(8))",
-    "environment": "console.log(Object.entries(process.env).sort())",
-    "stdin": "process.stdin.on('data', d => console.log(String(d))).on('end', () => console.log('end')); console.log(process.stdin.isTTY, process.stdout.isTTY)",
-    "descriptors": "console.log(require('fs').readdirSync('/proc/self/fd').filter(f => { try { return !/anon|socket|event/.test(require('fs').readlinkSync('/proc/self/fd/' + f)) } catch { return false } }))",
-    "processes": "const fs = require('fs'); console.log(process.pid, process.ppid, process.cwd(), process.umask(), process.getuid(), fs.readFileSync('/proc/self/cmdline', 'utf8'))",
-    "signals": "console.log(require('fs').readFileSync('/proc/self/status', 'utf8').match(/Sig.*|Cap.*|Seccomp.*|NoNew.*/g))",
-    "child": "console.log(require('child_process').execFileSync('node', ['-p', '1+1'], {encoding: 'utf8'}))",
-    "worker": "const { Worker, isMainThread } = require('worker_threads'); if (isMainThread) new Worker(__filename).on('exit', c => console.log('exit', c)); else console.log('worker')",
-    "cluster": "const c = require('cluster'); if (c.isPrimary) { c.fork().on('exit', n => console.log('exit', n)) } else { console.log('child'); process.exit(4) }",
-    "dynamic import": "import('node:path').then(p => console.log(p.sep, import.meta === undefined))".replace(", import.meta === undefined", ""),
-    "ES module syntax": "import fs from 'node:fs'; console.log(import.meta.url, typeof require)",
-    "timers": "setTimeout(() => console.log('t'), 5); setImmediate(() => console.log('i')); process.nextTick(() => console.log('n'))",
-    "random differs": "console.log(Math.random() === Math.random(), require('crypto').randomBytes(4).length)",
+JAVASCRIPT: dict[str, str | bytes] = programs("javascript") | {
     "large": "/*" + "x" * 300_000 + "*/ console.log('large')",
-    "shebang": "#!/usr/bin/env node\nconsole.log('x')",
-    "BOM": "\ufeffconsole.log('x')",
-    "empty": "",
-    "JSON beside": "console.log(require('/tmp/input/a.json').b)",
-    "network": "console.log(Object.keys(require('os').networkInterfaces()), require('os').hostname(), require('os').userInfo().username)",
-}  # fmt: skip
+}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -888,29 +735,9 @@ async def test_a_javascript_program_with_its_own_variables_or_input_gets_them(no
 
 # Bash that waits
 
-BASH = {
-    "hello": "echo hello",
-    "parameters": "echo \"$- $_ $? $# $0 $BASH_SOURCE $LINENO ${#FUNCNAME[@]} $SHLVL $PPID $$ $BASHPID $SECONDS\" $BASH_ENV \"${DIRSTACK[@]}\"",
-    "variables": "declare -p | grep -vE 'BASH_ARG|BASH_VERS|EPOCH|RANDOM|PIPESTATUS|SECONDS'",
-    "environment": "env | sort; compgen -A function; compgen -a; trap; shopt; set -o",
-    "time goes on": "a=$SECONDS; sleep 1.1; echo $a $((SECONDS > 0 && SECONDS < 20))",
-    "descriptors": "ls -l /proc/$$/fd > /dev/shm/o; grep -o ' [0-9]* -> .*' /dev/shm/o | sed 's/pipe:.*/pipe/; s/memfd.*/file/'; ls -lA --time-style=+ /work /tmp | sed 's/total.*//'",
-    "reads itself": "sed -n 2p \"$0\"; exit\nsecond line",
-    "error": "echo x; no_such_command; cd /nowhere; echo $?",
-    "syntax error": "echo no\nif then fi",
-    "failing": "set -e; false; echo no",
-    "exit code": "trap 'echo bye $?' EXIT; exit 7",
-    "killed": "kill -9 $$",
-    "here document": "cat <<END\n$0 $LINENO\nEND\nf() { echo $LINENO ${FUNCNAME[0]} ${BASH_LINENO[0]}; caller; }; f",
-    "background": "sleep 30 & jobs; disown; echo $! > /dev/null; kill %1 2>&1",
-    "input": "read -r x; echo \"$? <$x>\"; [ -t 0 ]; echo $?",
-    "signals": "grep -E 'Sig|Cap|Seccomp:|NoNew' /proc/self/status; cat /proc/$$/cmdline; cat /proc/$$/comm",
-    "subshells": "x=1; (x=2; echo $BASH_SUBSHELL $x); echo $x | cat; bash -c 'echo $0 $BASH_ENV $SHLVL'",
-    "empty": "",
-    "no newline at the end, and a NUL": "echo a\0b",
-    "interpreter line": "#!/bin/bash -x\necho x",
+BASH: dict[str, str | bytes] = programs("bash") | {
     "large": "#" + "x" * 100_000 + "\necho large",
-}  # fmt: skip
+}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
