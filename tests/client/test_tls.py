@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import http.server
 import ipaddress
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -19,6 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.client.fake import JOB, PUBLIC, SECRET
+
+from unsandbox import AsyncClient, Client, Hooks, InvalidRequestError, UnsandboxError
 
 CALLS = """
 import asyncio, gc, sys, un, un_async
@@ -111,7 +115,9 @@ def run(url: str, side: str, environment: dict[str, str]) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("side", ["async", "sync"])
-@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+@pytest.mark.parametrize(
+    "variable", ["UNSANDBOX_CA_FILE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+)
 def test_a_ca_of_the_environment_is_trusted(
     https: str, certificate: tuple[Path, Path], side: str, variable: str
 ) -> None:
@@ -126,3 +132,80 @@ def test_any_other_certificate_is_refused(https: str, side: str) -> None:
     assert "unsandbox.ConnectionFailedError" in done.stderr
     assert "certificate" in done.stderr.lower()
     assert SECRET not in done.stderr
+
+
+def failure(url: str, side: str, *, times: int = 1, **options: Any) -> UnsandboxError:
+    """Return the error of one call, and see how often it was made."""
+    events: list[Any] = []
+    hooks = Hooks(request=events.append)
+
+    async def ask() -> None:
+        async with AsyncClient(PUBLIC, SECRET, base_url=url, hooks=hooks, **options) as client:
+            await client.get_job("j1")
+
+    def ask_in_thread() -> None:
+        with Client(PUBLIC, SECRET, base_url=url, hooks=hooks, **options) as client:
+            client.get_job("j1")
+
+    with pytest.raises(UnsandboxError) as failed:
+        asyncio.run(ask()) if side == "async" else ask_in_thread()
+    assert len(events) == times
+    return failed.value
+
+
+@pytest.fixture
+def no_cas(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UNSANDBOX_CA_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_cas")
+@pytest.mark.parametrize("side", ["async", "sync"])
+def test_a_ca_file_is_trusted_and_others_are_explained(
+    https: str, certificate: tuple[Path, Path], tmp_path: Path, side: str
+) -> None:
+    async def ask() -> str | None:
+        async with AsyncClient(PUBLIC, SECRET, base_url=https, ca_file=certificate[0]) as client:
+            return (await client.get_job("j1")).stdout
+
+    if side == "async":
+        assert asyncio.run(ask()) == "hi\n"
+    else:
+        with Client(PUBLIC, SECRET, base_url=https, ca_file=certificate[0]) as client:
+            assert client.get_job("j1").stdout == "hi\n"
+    refused = failure(https, side)
+    assert "certificate was refused" in str(refused)
+    assert "UNSANDBOX_CA_FILE" in str(refused)
+    assert "does not exist" in str(failure(https, side, ca_file=tmp_path / "none.pem"))
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("nonsense")
+    assert "trusted CAs" in str(failure(https, side, ca_file=nonsense))
+
+
+@pytest.mark.usefixtures("no_cas")
+@pytest.mark.parametrize("side", ["async", "sync"])
+def test_http_for_https_and_the_other_way_round_are_explained(https: str, side: str) -> None:
+    plain = QuietServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=plain.serve_forever, daemon=True)
+    thread.start()
+    try:
+        assert "begin with http://" in str(failure(f"https://127.0.0.1:{plain.server_port}", side))
+    finally:
+        plain.shutdown()
+        plain.server_close()
+        thread.join()
+    hung_up = failure(https.replace("https:", "http:"), side, times=3)
+    assert "begin with https://" in str(hung_up)
+
+
+def test_an_api_base_that_cannot_be_used_is_shown_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNSANDBOX_API_BASE", "ftp://example.org")
+    with pytest.raises(InvalidRequestError, match=r"'ftp://example\.org' of UNSANDBOX_API_BASE: it must start"):
+        Client()
+    with pytest.raises(InvalidRequestError, match=r"'example\.org:80': it must start"):
+        Client(base_url="example.org:80")
+    with pytest.raises(InvalidRequestError) as failed:
+        Client(base_url="https://me:hidden@example.org")
+    assert "hidden" not in str(failed.value)
+    monkeypatch.setenv("UNSANDBOX_API_BASE", "LOCAL")
+    assert repr(Client()) == "<Client local>"

@@ -20,7 +20,7 @@ from unsandbox._transports.aiohttp import AiohttpTransport, load, loaded
 from unsandbox._transports.aiohttp_live import LIBRARY
 from unsandbox._transports.common import MAX_CONNECTIONS, RawResponse
 from unsandbox.credentials import Credentials
-from unsandbox.errors import APIError, ClientStateError, UnsandboxError
+from unsandbox.errors import APIError, ClientStateError, ConnectionFailedError, UnsandboxError
 from unsandbox.protocol.answers import api_error, read_object
 from unsandbox.protocol.endpoints.jobs import FEATURES_HEADER
 from unsandbox.protocol.retry import Attempt, RetryPolicy, retry_delay
@@ -84,6 +84,7 @@ class ServerConnection:
         engine_config: Bounds of the embedded engine.
         hooks: Functions to call with each request.
         whole: Whether answers hold large files as text; else those lie on disk, and marks stand for them.
+        ca_file: File or folder of trusted CAs.
 
     Attributes:
         base_url: As given.
@@ -92,7 +93,7 @@ class ServerConnection:
         observer: Tells hooks, logger and OpenTelemetry what happens.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the options of the client
         self,
         base_url: str,
         *,
@@ -102,6 +103,7 @@ class ServerConnection:
         engine_config: EngineConfig | None = None,
         hooks: Hooks = NO_HOOKS,
         whole: bool = False,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.base_url = base_url
         self.timeout = timeout
@@ -110,6 +112,7 @@ class ServerConnection:
         self._whole = whole
         self._max_connections = max_connections
         self._engine_config = engine_config
+        self._ca_file = None if ca_file is None else os.fspath(ca_file)
         self._cleaning = False
         self._state = _State(None if base_url == LOCAL else parse_base(base_url))
 
@@ -187,7 +190,7 @@ class ServerConnection:
             if self.closed:
                 raise ClientStateError("this client was closed in the meantime; create a new one")
             if state.transport is None:
-                state.transport = AiohttpTransport(address.origin, self._max_connections)
+                state.transport = AiohttpTransport(address.origin, self._max_connections, self._ca_file)
             state.address = address
             return Opened(address, state.transport)
 
@@ -242,7 +245,8 @@ class ServerConnection:
             at_once: Not to wait, if there is to be another attempt.
         """
         delay = None
-        if not self.closed:
+        fatal = isinstance(error, ConnectionFailedError) and not error.retryable
+        if not (self.closed or fatal):
             delay = retry_delay(failed, policy, random.random())  # noqa: S311 - spreads retries, guards nothing
         if delay is None:
             raise error

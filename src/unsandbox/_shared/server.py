@@ -25,7 +25,8 @@ class ServerAddress(NamedTuple):
 
 def choose_base(base_url: str | None) -> str:
     """Return the base URL to use: the given one, else the environment's, else the hosted service."""
-    return (base_url or os.environ.get(BASE_VARIABLE, "")).strip() or HOSTED
+    chosen = (base_url or os.environ.get(BASE_VARIABLE, "")).strip() or HOSTED
+    return LOCAL if chosen.lower() == LOCAL else chosen
 
 
 def parse_base(base_url: str) -> ServerAddress:
@@ -54,6 +55,8 @@ def parse_base(base_url: str) -> ServerAddress:
         elif not (base_url.isascii() and base_url.isprintable()) or " " in base_url:
             problem = "it contains a space or a non-ASCII character; write such a host in its xn-- form"
     if problem:
-        # The URL is not shown: it may hold a password.
-        raise InvalidRequestError(f"invalid API base URL: {problem}")
+        # A URL with a user name is not shown: it may hold a password.
+        shown = "" if "@" in base_url else f" {base_url!r}"
+        source = f" of {BASE_VARIABLE}" if os.environ.get(BASE_VARIABLE, "").strip() == base_url else ""
+        raise InvalidRequestError(f"invalid API base URL{shown}{source}: {problem}")
     return ServerAddress(f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/"))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -48,6 +49,8 @@ class Client(
         otp: One-time code for protected calls, or a function that takes the id of the server's challenge and
             returns the code.
         hooks: Functions that are called for requests, answers, retries and polls.
+        ca_file: File or folder of trusted CAs in PEM format, for servers with a private CA. Without it,
+            `UNSANDBOX_CA_FILE`, `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` or `SSL_CERT_FILE`, else the system's.
 
     Example:
         ```python
@@ -71,6 +74,7 @@ class Client(
         max_connections: int = MAX_CONNECTIONS,
         otp: OneTimeCode | None = None,
         hooks: Hooks = NO_HOOKS,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         server = ServerConnection(
             choose_base(base_url),
@@ -78,6 +82,7 @@ class Client(
             retry=retry,
             max_connections=max_connections,
             hooks=hooks,
+            ca_file=ca_file,
         )
         self._connection = Connection(server, public_key, secret_key, account=account, otp=otp)
         self._shares_connections = False

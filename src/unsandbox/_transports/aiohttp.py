@@ -21,7 +21,9 @@ from unsandbox._transports.common import (
     ca_bundle,
     place,
     proxy_for,
+    scheme_hint,
     tls_context,
+    tls_problem,
 )
 from unsandbox._transports.timeouts import Limits
 from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
@@ -65,8 +67,10 @@ class _Opened(NamedTuple):
 class AiohttpTransport:
     """A pool of connections to one server. Makes no connection and needs no loop until the first `acquire`."""
 
-    def __init__(self, origin: str, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(self, origin: str, max_connections: int = MAX_CONNECTIONS, ca_file: str | None = None) -> None:
         self._origin = origin
+        self._ca_file = ca_file
+        self._answered = False
         self._max_connections = max_connections
         self._slots: asyncio.Semaphore | None = None
         self._opened: _Opened | None = None
@@ -139,6 +143,7 @@ class AiohttpTransport:
                     proxy=opened.proxy,
                     allow_redirects=False,
                 )
+                self._answered = True
                 try:
                     return await _read(response)
                 except BaseException:
@@ -226,9 +231,12 @@ class AiohttpTransport:
         )
 
     def _failure(self, method: str, target: str, error: BaseException) -> ConnectionFailedError:
+        problem = tls_problem(error)
+        hint = "" if self._answered else scheme_hint(error, self._origin)
         failure = with_base(ConnectionFailedError, LIBRARY)(
-            f"{place(method, self._origin, target)}: {reason(error)}"
+            f"{place(method, self._origin, target)}: {problem or reason(error) + hint}"
         )
+        failure.retryable = problem is None
         failure.sent = not isinstance(error, self._opened.not_connected if self._opened else ())
         return failure
 
@@ -240,6 +248,10 @@ class AiohttpTransport:
         if opened is not None:
             await opened.session.close()
 
+    def _trust(self) -> ssl.SSLContext | bool:
+        named = self._origin.startswith("https:") and ca_bundle(self._ca_file) is not None
+        return tls_context(self._ca_file) if named else True
+
     def _open(self) -> _Opened:
         import aiohttp
         from yarl import URL
@@ -249,7 +261,7 @@ class AiohttpTransport:
         proxy = proxy_for(self._origin)
         # The semaphore limits the connections, so the connector need not: waiting in its queue would count as
         # HTTP time, and the request would have been signed long before it is sent.
-        connector = aiohttp.TCPConnector(limit=0, ssl=_trust(self._origin))
+        connector = aiohttp.TCPConnector(limit=0, ssl=self._trust())
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -278,7 +290,3 @@ def _header(name: str) -> str:
     from multidict import istr
 
     return istr(name)
-
-
-def _trust(origin: str) -> ssl.SSLContext | bool:
-    return tls_context() if origin.startswith("https:") and ca_bundle() is not None else True

@@ -16,6 +16,7 @@ from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol.contents import LARGE, Content, base64_length
 from unsandbox.protocol.splitting import Splitter
 
+_MAX_CAUSES = 16
 USER_AGENT = f"unsandbox-python/{__version__}"
 MAX_CONNECTIONS = 100
 """Connections of one client at a time; further requests wait for one of them to be free."""
@@ -23,7 +24,11 @@ MAX_CONNECTIONS = 100
 GOOD_CLOSES = frozenset({1000, 1001})
 """Codes with which a WebSocket is closed because all is done (RFC 6455, 7.4.1); any other is a failure."""
 
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_CA_VARIABLES = ("UNSANDBOX_CA_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
+_HUNG_UP = frozenset(
+    {"BadStatusLine", "ConnectionResetError", "RemoteDisconnected", "ServerDisconnectedError", "SSLEOFError"}
+)
 
 
 class RawResponse(NamedTuple):
@@ -99,19 +104,62 @@ def proxy_for(origin: str) -> str | None:
     return proxy
 
 
-def ca_bundle() -> str | None:
-    """Return the file or folder of trusted CAs that the environment names, or None.
+def ca_bundle(given: str | None = None) -> str | None:
+    """Return the file or folder of trusted CAs: the given one, else the environment's, else None.
 
     Raises:
         InvalidRequestError: It does not exist.
     """
-    for name in _CA_VARIABLES:
-        path = os.environ.get(name)
+    named = [("ca_file", given), *((name, os.environ.get(name)) for name in _CA_VARIABLES)]
+    for name, path in named:
         if path:
             if not Path(path).exists():
-                raise InvalidRequestError(f"{name} names a file of trusted CAs that does not exist")
+                raise InvalidRequestError(f"{name} names a file of trusted CAs that does not exist: {path}")
             return path
     return None
+
+
+def system_store() -> str | None:
+    """Return the file or folder of CAs that this machine trusts; None where there is no such place."""
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile:
+        return paths.cafile
+    return paths.capath if paths.capath and any(Path(paths.capath).iterdir()) else None
+
+
+def tls_problem(error: BaseException) -> str | None:
+    """Return an explanation of a failure that repeating does not help: a certificate, or https for http."""
+    for one in _causes(error):
+        if isinstance(one, ssl.SSLCertVerificationError) and (message := getattr(one, "verify_message", "")):
+            return (
+                f"the server's certificate was refused ({message}). If a private CA signed it, pass ca_file= "
+                "or set UNSANDBOX_CA_FILE to the CA's certificate"
+            )
+        if isinstance(one, ssl.SSLError) and getattr(one, "reason", "") in _NOT_TLS:
+            return "the server does not speak TLS there: the API base URL must begin with http://"
+    return None
+
+
+def scheme_hint(error: BaseException, origin: str) -> str:
+    """Return a hint for a server that hangs up before its first answer, as one of the other scheme does."""
+    if not any(type(one).__name__ in _HUNG_UP for one in _causes(error)):
+        return ""
+    if origin.startswith("https:"):
+        return ". If the server does not speak TLS, the API base URL must begin with http://"
+    return ". If the server speaks TLS, the API base URL must begin with https://"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an error and what it was made of, as far as HTTP libraries show it."""
+    seen: list[BaseException] = []
+    found = [error]
+    while found and len(seen) < _MAX_CAUSES:
+        one = found.pop(0)
+        seen.append(one)
+        inner = [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+        inner += [getattr(one, name, None) for name in ("os_error", "certificate_error")]
+        found += [part for part in inner if isinstance(part, BaseException) and part not in seen]
+    return seen
 
 
 def wait_s(idle_s: float, within: float | None) -> float:
@@ -120,14 +168,24 @@ def wait_s(idle_s: float, within: float | None) -> float:
     return idle_s if within is None else min(idle_s, within + 0.005)
 
 
-def tls_context() -> ssl.SSLContext:
-    """Return what checks servers: against the CAs that the environment names, else against the system's."""
-    bundle = ca_bundle()
+def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
+    """Return what checks servers: against the given CAs, else the environment's, else the system's.
+
+    Args:
+        ca_file: File or folder of trusted CAs.
+
+    Raises:
+        InvalidRequestError: The file does not exist, or holds no certificate.
+    """
+    bundle = ca_bundle(ca_file)
     if bundle is None:
         return ssl.create_default_context()
-    if Path(bundle).is_dir():
-        return ssl.create_default_context(capath=bundle)
-    return ssl.create_default_context(cafile=bundle)
+    try:
+        if Path(bundle).is_dir():
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidRequestError(f"the file of trusted CAs cannot be used: {bundle}: {error}") from error
 
 
 def place(method: str, origin: str, target: str) -> str:

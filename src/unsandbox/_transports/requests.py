@@ -17,6 +17,10 @@ from unsandbox._transports.common import (
     ca_bundle,
     place,
     proxy_for,
+    scheme_hint,
+    system_store,
+    tls_context,
+    tls_problem,
 )
 from unsandbox._transports.requests_live import LIBRARY, RequestsSocket, RequestsStream, connect_socket
 from unsandbox.errors import ClientStateError, ConnectionFailedError, RequestTimeoutError, with_base
@@ -44,8 +48,10 @@ _MAX_CAUSES = 8
 class RequestsTransport:
     """A pool of connections to one server, for any number of threads. Opens nothing until the first `send`."""
 
-    def __init__(self, origin: str, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(self, origin: str, max_connections: int = MAX_CONNECTIONS, ca_file: str | None = None) -> None:
         self._origin = origin
+        self._ca_file = ca_file
+        self._answered = False
         self._max_connections = max_connections
         self._closed = False
         self._reset()
@@ -102,6 +108,7 @@ class RequestsTransport:
         ends = time.monotonic() + timeout
         with self._translated(method, target, timeout):
             response = self._send(method, target, headers, body, urllib3.Timeout(total=timeout))
+            self._answered = True
             with response:
                 answer = _read(response, ends)
             if _cut_in_headers(answer):
@@ -148,7 +155,7 @@ class RequestsTransport:
         from websockets.exceptions import WebSocketException
 
         with self._translated("GET", target, timeout, WebSocketException):
-            made = connect_socket(self._origin, target, headers, subprotocol, timeout, proxy_for(self._origin))
+            made = connect_socket(self._origin, target, headers, subprotocol, timeout, self._ca_file)
         return (
             made if isinstance(made, RawResponse) else RequestsSocket(made, place("GET", self._origin, target))
         )
@@ -203,9 +210,12 @@ class RequestsTransport:
             OSError,
             further,
         ) as error:
+            problem = tls_problem(error)
+            hint = "" if self._answered else scheme_hint(error, self._origin)
             failure = with_base(ConnectionFailedError, LIBRARY)(
-                f"{place(method, self._origin, target)}: {_reason(error)}"
+                f"{place(method, self._origin, target)}: {problem or _reason(error) + hint}"
             )
+            failure.retryable = problem is None
             reason = getattr(error.args[0], "reason", None) if error.args else None
             failure.sent = not isinstance(reason, urllib3.exceptions.NewConnectionError)
             raise failure from error
@@ -225,7 +235,9 @@ class RequestsTransport:
         proxy = proxy_for(self._origin)
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
         if self._origin.startswith("https:"):
-            self._verify = ca_bundle() or True
+            tls_context(self._ca_file)  # Refuses a file that cannot be used.
+            # As the async client does: requests brings its own CAs, and a company's is not among them.
+            self._verify = ca_bundle(self._ca_file) or system_store() or True
         self._adapter = HTTPAdapter(pool_connections=1, pool_maxsize=self._max_connections, max_retries=0)
         return self._adapter
 

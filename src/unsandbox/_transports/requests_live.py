@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unsandbox._transports.common import GOOD_CLOSES, USER_AGENT, RawResponse, tls_context, wait_s
+from unsandbox._transports.common import GOOD_CLOSES, USER_AGENT, RawResponse, proxy_for, tls_context, wait_s
 from unsandbox.errors import ConnectionFailedError, RequestTimeoutError, with_base
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class RequestsSocket:
 
 
 def connect_socket(
-    origin: str, target: str, headers: Mapping[str, str], subprotocol: str, timeout: float, proxy: str | None
+    origin: str, target: str, headers: Mapping[str, str], subprotocol: str, timeout: float, ca_file: str | None
 ) -> ClientConnection | RawResponse:
     """Open a WebSocket, or return the answer that refused it.
 
@@ -148,10 +148,10 @@ def connect_socket(
     known = inspect.signature(connect).parameters
     # Later versions return something else unless they are asked for what they always did.
     options: dict[str, Any] = {
-        name: value for name, value in (("legacy", True), ("proxy", proxy)) if name in known
+        name: value for name, value in (("legacy", True), ("proxy", proxy_for(origin))) if name in known
     }
     if origin.startswith("https:"):
-        options["ssl"] = tls_context()
+        options["ssl"] = tls_context(ca_file)
     try:
         connection: ClientConnection = connect(
             "ws" + origin.removeprefix("http") + target,
