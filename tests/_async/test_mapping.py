@@ -233,7 +233,7 @@ async def test_each_job_has_a_deadline(real: AsyncClient) -> None:
         {"language": "bash", "code": "cat", "stdin": itertools.repeat(b"x"), "timeout": 0.2},
         {"language": "bash", "code": "true", "timeout": -1},
     ]
-    outcomes = {item.index: item async for item in real.map(requests, timeout=3)}
+    outcomes = {item.index: item async for item in real.map(requests, timeout=6)}
     late = outcomes[0].error
     assert isinstance(late, WaitTimeoutError)
     assert isinstance(late.partial, Job)

@@ -230,7 +230,7 @@ def test_each_job_has_a_deadline(real: Client) -> None:
         {"language": "bash", "code": "cat", "stdin": itertools.repeat(b"x"), "timeout": 0.2},
         {"language": "bash", "code": "true", "timeout": -1},
     ]
-    outcomes = {item.index: item for item in real.map(requests, timeout=3)}
+    outcomes = {item.index: item for item in real.map(requests, timeout=6)}
     late = outcomes[0].error
     assert isinstance(late, WaitTimeoutError)
     assert isinstance(late.partial, Job)
