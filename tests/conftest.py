@@ -11,6 +11,7 @@ from pathlib import Path
 # depth mismatch") when a cold assertion-rewrite cache meets the garbage collector.
 import hypothesis
 import pytest
+from tests.support import OPTIONAL
 
 from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.sandbox.gvisor import runsc
@@ -60,12 +61,13 @@ REQUIREMENTS: dict[str, tuple[Callable[[], bool], str]] = {
 """What a test with a marker needs; without it the test is skipped."""
 
 NOT_COUNTED = (
+    OPTIONAL,
     "no v1 freezer",
     "a v2 hierarchy has its freezer",
     "every user may open the device here",
     REQUIREMENTS["cgroups"][1],
 )
-"""Reasons for a skip that depend on the kernel alone; every other skip can be ended by an installation."""
+"""Reasons that depend on the kernel, or on toolchains beyond `make dev-install`; it ends every other skip."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

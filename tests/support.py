@@ -19,6 +19,9 @@ from typing import Any, Self
 
 REPO = Path(__file__).resolve().parent.parent
 SOURCE = REPO / "src"
+OPTIONAL = "a toolchain that only make test-languages installs"
+"""Why a test is skipped, for the budget of skips (tests/conftest.py)."""
+
 UN = [sys.executable, "-m", "unsandbox.cli"]
 
 
