@@ -361,3 +361,34 @@ async def test_too_large_and_too_many_are_refused(tmp_path):
         await run(wire, session, "head -c 200000 /dev/urandom > noise")
         answer = await wire.call("POST", "/snapshots", {"session_id": session})
         assert (answer.status, answer.json["error"]) == (413, "snapshot_too_large")
+
+
+WHITEOUT = """import ctypes, os
+os.chdir('/work'); open('a', 'w').close()
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.renameat2(-100, b'a', -100, b'b', 4) == 0, os.strerror(ctypes.get_errno())
+"""
+NESTED = """import os
+os.chdir('/work')
+for _ in range(1100): os.mkdir('d'); os.chdir('d')
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "why", "clean"),
+    [(WHITEOUT, "unsupported entry type", "rm -f a b"), (NESTED, "nested too deeply", "rm -rf d")],
+    ids=["device", "nested"],
+)
+async def test_what_could_not_be_restored_is_refused_when_it_is_saved(wire, session, code, why, clean):
+    before = (await wire.call("GET", "/snapshots")).json["count"]
+    made = await wire.call("POST", f"/sessions/{session}/shell", {"command": f'python3 -c "{code}"'})
+    if made.json["exit_code"] != 0:
+        pytest.skip("this kernel or this file system does not make such a file for a tenant")
+    refused = await wire.call("POST", f"/sessions/{session}/snapshot", {})
+    assert (refused.status, refused.json["error"]) == (400, "not_restorable"), refused.json
+    assert why in refused.json["message"]
+    assert (await wire.call("GET", "/snapshots")).json["count"] == before
+    await run(wire, session, clean)
+    saved = await wire.call("POST", f"/sessions/{session}/snapshot", {})
+    assert saved.status == 200, saved.json
+    assert (await wire.call("POST", f"/snapshots/{saved.json['id']}/restore")).status == 200

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
 import string
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -16,7 +18,7 @@ from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.background import run_uncancelled
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context
-from unsandbox.engine.errors import Conflict, Damaged, LimitReached, TooLarge
+from unsandbox.engine.errors import Conflict, Damaged, InvalidRequest, LimitReached, TooLarge
 from unsandbox.engine.saved.blobs import Blobs
 from unsandbox.engine.saved.memory import load_hot, save_hot
 from unsandbox.engine.saved.sources import SavedState, SourceInfo
@@ -25,8 +27,10 @@ from unsandbox.protocol import codec
 from unsandbox.protocol.services import ServiceRequest
 from unsandbox.protocol.sessions import SessionRequest
 from unsandbox.sandbox.errors import InvalidArchiveError
+from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.persistent_spec import HashedBytes, PersistentSandbox
 from unsandbox.sandbox.spec import MIB
+from unsandbox.sandbox.storage.archive_check import examine
 
 KINDS: dict[str, type[SessionRequest | ServiceRequest]] = {"session": SessionRequest, "service": ServiceRequest}
 """Kind of a source to the request that makes one."""
@@ -99,6 +103,7 @@ async def capture(
     Raises:
         InvalidRequest: Its backend cannot save memory and processes.
         TooLarge: It is larger than a snapshot may be.
+        InvalidRequest: It could not be restored.
         OSError: The disk is full or failed.
     """
     async with blobs.scratch() as scratch:
@@ -107,6 +112,7 @@ async def capture(
             hashed = await save_hot(sandbox, archive, hot_key)
         else:
             hashed = await sandbox.archive_work(archive)
+            await _check_restorable(archive, config)
         if hashed.size > config.snapshot_bytes:
             raise TooLarge(
                 f"the saved state takes {hashed.size >> 20} MiB, more than the {config.snapshot_bytes >> 20} "
@@ -115,6 +121,21 @@ async def capture(
             )
         await blobs.put(archive, hashed)
         return hashed
+
+
+async def _check_restorable(archive: Path, config: EngineConfig) -> None:
+    """Refuse a saved state that no restore would take: its owner learns of it now, and not when it is needed.
+
+    Raises:
+        InvalidRequest: The work folder holds something that an archive must not.
+    """
+    try:
+        await run_to_end(functools.partial(examine, archive, config.work_bytes))
+    except InvalidArchiveError as error:
+        raise InvalidRequest(
+            f"the work folder could not be restored from a snapshot: {error}; remove it and try again",
+            code="not_restorable",
+        ) from error
 
 
 @contextlib.asynccontextmanager

@@ -45,12 +45,12 @@ def private_file(folder: Path, name: str) -> Path:
     SQLite gives the mode of the database to the files beside it.
 
     Raises:
-        EngineError: Others may write to the folder.
+        EngineError: Others may replace files in the folder.
         OSError: The folder or file cannot be made.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     mode = folder.stat().st_mode
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
         raise EngineError(f"others may write to the data folder {folder}; make it private: chmod 700 {folder}")
     if mode & (stat.S_IROTH | stat.S_IXOTH):
         logger.warning("others may look into the data folder %s; its files are private: chmod 700 it", folder)
