@@ -52,8 +52,12 @@ class RequestReader:
             HTTPMisdirectedRequest: The `Host` is not this server's.
         """
         name = host_name(request.headers.get("Host", "localhost"))
-        router = self._engine.services.router
-        if from_this_machine(request) and not (name and (is_address(name) or router.is_reserved(name))):
+        own = name is not None and (
+            is_address(name)
+            or name in {self._config.host.lower(), self._config.service_domain.lower()}
+            or self._engine.services.router.is_reserved(name)
+        )
+        if from_this_machine(request) and not own:
             raise web.HTTPMisdirectedRequest(reason="Misdirected Request")
 
     async def read(
