@@ -132,7 +132,7 @@ async def test_a_killed_launcher_takes_its_sandboxes_along_and_gets_a_successor(
 async def test_a_new_launcher_ends_what_the_killed_one_left(kind):
     """A sandbox that was being made when its launcher was killed, and that no signal has told."""
     async with BubblewrapBackend() as backend:
-        runtime = backend._runtime
+        runtime = backend.host.runtime
         (launcher,) = [
             pid for pid in launchers() if str(runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]

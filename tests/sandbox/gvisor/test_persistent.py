@@ -362,7 +362,7 @@ async def test_a_checkpoint_of_a_checkpoint_and_of_a_frozen_sandbox(backend, tmp
 
 
 async def test_images_that_cannot_be_restored(backend, tmp_path):
-    with pytest.raises(SandboxUnavailable, match="no image"):
+    with pytest.raises(SandboxUnavailable, match="not a gVisor checkpoint"):
         await backend.open_persistent(PersistentSpec(hot_image=tmp_path))
     about = {"format": 1, "runsc": "other", "tmpfs_bytes": 1, "work_bytes": 1, "mounts": []}
     (tmp_path / "unsandbox.json").write_text(json.dumps(about))

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,8 @@ from unsandbox.sandbox.gvisor import agent, commands, work_folder
 from unsandbox.sandbox.gvisor.bundle import (
     SENTRY_BYTES,
     FirstProcess,
-    bounds,
     configuration,
     make_bundle,
-    runsc_words,
     write_configuration,
 )
 from unsandbox.sandbox.gvisor.channel import Channel
@@ -133,7 +131,8 @@ class GvisorSandbox(HostSandbox):
                 fds[CHECKPOINT_FD] = sent.enter_context(readable_image(image))
                 words = ["restore", "--image-path", f"/proc/self/fd/{CHECKPOINT_FD}"]
                 self._restore_program(channel)
-            await self._handle.start(self, self._request(bundle, words, fds), list(fds.values()))
+            request = self._resources.persistent_request(bundle, words, self._spec.limits, self._uid, fds)
+            await self._handle.start(self, request, list(fds.values()))
             # An image's descriptor is needed until it is read; the others belong to the launcher now.
             try:
                 async with asyncio.timeout(SETUP_TIMEOUT_S):
@@ -169,17 +168,6 @@ class GvisorSandbox(HostSandbox):
             ready.result()
         finally:
             ended.cancel()
-
-    def _request(self, bundle: Path, words: Sequence[str], fds: Iterable[int]) -> messages.OpenPersistent:
-        limits = self._spec.limits
-        return messages.OpenPersistent(
-            program=str(self._resources.program),
-            argv=(*runsc_words(bundle), *words, "--bundle", str(bundle), bundle.name),
-            fds=tuple(fds),
-            bounds=bounds(limits.memory_bytes, limits.processes, limits.vcpu),
-            uid=self._uid,
-            single_process=True,
-        )
 
     def _configuration(self, bundle: Path) -> dict[str, Any]:
         first = FirstProcess(

@@ -18,7 +18,8 @@ from unsandbox.sandbox.gvisor.files import hand_over_lines, place_lines
 from unsandbox.sandbox.host.job_script import RUN_SCRIPT, job_script
 from unsandbox.sandbox.host.resources import HostResources
 from unsandbox.sandbox.launcher.fd_numbers import SCRIPT_FD
-from unsandbox.sandbox.launcher.messages import Start
+from unsandbox.sandbox.launcher.messages import OpenPersistent, Start
+from unsandbox.sandbox.persistent_spec import PersistentLimits
 from unsandbox.sandbox.spec import Limits, SandboxSpec
 
 
@@ -70,6 +71,32 @@ class GvisorResources:
         return Start(
             program=str(self.program),
             argv=(*runsc_words(bundle), "run", "--bundle", str(bundle), *passed, bundle.name),
+            fds=tuple(fds),
+            bounds=bounds(limits.memory_bytes, limits.processes, limits.vcpu),
+            uid=uid,
+            single_process=True,
+        )
+
+    def persistent_request(
+        self,
+        bundle: Path,
+        words: Sequence[str],
+        limits: PersistentLimits,
+        uid: int | None,
+        fds: Iterable[int],
+    ) -> OpenPersistent:
+        """Return the request for a persistent sandbox.
+
+        Args:
+            bundle: Its folder.
+            words: The command of `runsc` that makes it, and its options.
+            limits: Its bounds.
+            uid: The user of the host that it runs as; None for the server's.
+            fds: The numbers that its descriptors have in it.
+        """
+        return OpenPersistent(
+            program=str(self.program),
+            argv=(*runsc_words(bundle), *words, "--bundle", str(bundle), bundle.name),
             fds=tuple(fds),
             bounds=bounds(limits.memory_bytes, limits.processes, limits.vcpu),
             uid=uid,

@@ -9,24 +9,21 @@ import abc
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
-from unsandbox.sandbox import rootfs
 from unsandbox.sandbox.backend import BackendOptions, Capabilities
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
-from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.descriptors import DescriptorStack
 from unsandbox.sandbox.host.launcher_client import LauncherControl
 from unsandbox.sandbox.host.persistent_probe import PERSISTENT
 from unsandbox.sandbox.host.resources import HostResources
 from unsandbox.sandbox.host.running_job import SandboxJob
+from unsandbox.sandbox.host.runtime import Runtime
 from unsandbox.sandbox.host.slots import Slot, SlotTable
-from unsandbox.sandbox.launcher.cleanup import remove_runtime
 from unsandbox.sandbox.launcher.messages import Start
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.pool_config import PoolConfig
@@ -106,14 +103,12 @@ class HostBackend(abc.ABC):
         users = available_users()
         if users is not None and first_uid is not None:
             users = range(first_uid, first_uid + USERS_PER_SERVER)
-        self._parent = runtime_dir
         self._system = system
+        self._runtime = Runtime(runtime_dir, system, self._install)
         self._pool_config = pool
         self._slots = SlotTable(users)
         self._control = LauncherControl()
         self._reviving = asyncio.Lock()
-        self._runtime: Path | None = None
-        self._discard = -1
         self._host: HostResources | None = None
         self._pool: Pool | None = None
         self._jobs: set[SandboxJob] = set()
@@ -228,12 +223,10 @@ class HostBackend(abc.ABC):
         if self._host is not None:
             raise SandboxError("the backend is already open")
         try:
-            runtime, token = await run_to_end(self._make_runtime)
-            root = await run_to_end(partial(self._fill, runtime))
-            self._discard = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+            runtime, token, root = await self._runtime.open()
             cgroup = await self._control.open(runtime, token)
             self._host = HostResources(
-                self._control, cgroup, runtime, root, self._system, self._discard, self._slots
+                self._control, cgroup, runtime, root, self._system, self._runtime.discard_fd, self._slots
             )
             report = await self._prove()
             if self._pool_config is not None:
@@ -242,16 +235,6 @@ class HostBackend(abc.ABC):
             await self.close()
             raise
         return report
-
-    def _make_runtime(self) -> tuple[Path, str]:
-        # Noted here, in the thread: `close` removes it also when `open` was cancelled meanwhile.
-        self._runtime, token = rootfs.make_runtime(self._parent)
-        return self._runtime, token
-
-    def _fill(self, runtime: Path) -> Path:
-        root = rootfs.build_root(runtime, self._system)
-        self._install(runtime, root)
-        return root
 
     def scratch(self) -> Path:
         """Return a private folder that the launcher removes when the server is gone; see `Backend.scratch`."""
@@ -275,13 +258,7 @@ class HostBackend(abc.ABC):
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await asyncio.gather(*(job.wait() for job in jobs), return_exceptions=True)
         await self._control.close()
-        if self._discard >= 0:
-            os.close(self._discard)
-            self._discard = -1
-        if self._runtime is not None:
-            # The launcher has done it, unless it was killed.
-            remove_runtime(self._runtime)
-            self._runtime = None
+        self._runtime.close()
 
     async def _must_serve(self, network: NetworkMode) -> None:
         """Refuse a network mode that is not there; see to it that there is a launcher."""
