@@ -1,4 +1,4 @@
-"""Which language a text is in, by its content: the last resort, used only where somebody asks for it.
+"""Guesses the language of a text from its content; used only on request.
 
 A file's name and its `#!` line say what its author meant; this says what a text looks like, and may be wrong.
 """

@@ -1,4 +1,4 @@
-"""Types of images: published copies of a service or snapshot (wire document, section 11)."""
+"""Types of images: published copies of services and snapshots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Visibility = Literal["private", "unlisted", "public"]
 
 
 class ImageRequest(WireModel, frozen=True, kw_only=True):
-    """What `POST /images` takes."""
+    """The request of `POST /images`."""
 
     source_type: Literal["service", "snapshot"]
     source_id: Identifier
@@ -24,42 +24,42 @@ class ImageRequest(WireModel, frozen=True, kw_only=True):
 
 
 class Image(WireModel, frozen=True, kw_only=True):
-    """An image. Lists leave `trusted_keys` and `description` out.
+    """An image. Lists omit `trusted_keys` and `description`.
 
-    A historical client takes the first `]` for the list's end.
+    Historical clients take the first `]` for the end of the list.
     """
 
     READ_ALIASES = {"id": "image_id", "trusted": "trusted_keys", "size": "size_bytes"}
     WRITE_ALIASES = {"image_id": ("id",)}
 
     image_id: str | None = None
-    """By which it is used."""
+    """Id of the object."""
     name: str | None = None
-    """A name for people."""
+    """Display name."""
     description: str | None = None
-    """Whatever its owner says of it."""
+    """Description by the owner."""
     fingerprint: str | None = None
-    """Hash of its bytes."""
+    """SHA-256 of the stored bytes."""
     visibility: str | None = None
     """`private`, `unlisted` or `public`."""
     source_type: str | None = None
-    """`snapshot` or `service`, of which it was made."""
+    """Type of the source: `snapshot` or `service`."""
     source_id: str | None = None
-    """Id of that."""
+    """Id of the source."""
     owner_api_key: str | None = None
-    """Public key of its owner."""
+    """Public key of the owner."""
     size_bytes: int | None = None
-    """Size as it is stored."""
+    """Stored size in bytes."""
     locked: bool | None = None
-    """Whether it is protected against deletion."""
+    """Whether the object is protected from deletion."""
     access: str | None = None
-    """`owner`, `trusted` or `public`: by what right this key sees it."""
+    """Access of this key: `owner`, `trusted` or `public`."""
     created_at: str | int | float | None = None
-    """Unix seconds, as text or a number."""
+    """Unix time in seconds, as a string or a number."""
     message: str | None = None
-    """A sentence for people."""
+    """A message about the object."""
     trusted_keys: list[str] | None = None
-    """Public keys that may use it besides its owner's."""
+    """Public keys with access, besides the owner's."""
 
     @property
     def created(self) -> datetime | None:
@@ -68,12 +68,12 @@ class Image(WireModel, frozen=True, kw_only=True):
 
 
 class ImageList(WireModel, frozen=True, kw_only=True):
-    """What `GET /images` answers, newest first."""
+    """The answer of `GET /images`, newest first."""
 
     images: list[Image] = []
     """The images."""
     count: int | None = None
-    """How many there are."""
+    """Length of the list."""
 
     def __iter__(self) -> Iterator[Image]:
         return iter(self.images)
@@ -83,13 +83,13 @@ class ImageList(WireModel, frozen=True, kw_only=True):
 
 
 class VisibilityRequest(WireModel, frozen=True, kw_only=True):
-    """Who may see an image."""
+    """The request for a new visibility."""
 
     visibility: Visibility
 
 
 class AccessRequest(WireModel, frozen=True, kw_only=True):
-    """A key that is to be trusted, or no longer."""
+    """The request to grant or withdraw a key's access."""
 
     READ_ALIASES = {"trusted_key": "trusted_api_key", "api_key": "trusted_api_key"}
 
@@ -97,25 +97,25 @@ class AccessRequest(WireModel, frozen=True, kw_only=True):
 
 
 class Trusted(WireModel, frozen=True, kw_only=True):
-    """The keys that an image trusts."""
+    """The keys with access to an image."""
 
     READ_ALIASES = {"trusted": "trusted_keys"}
     WRITE_ALIASES = {"trusted_keys": ("trusted",)}
 
     trusted_keys: list[str] = []
-    """Their public keys."""
+    """Public keys."""
     count: int | None = None
-    """How many there are."""
+    """Length of the list."""
 
 
 class TransferRequest(WireModel, frozen=True, kw_only=True):
-    """The new owner of an image."""
+    """The request to transfer an image to a new owner."""
 
     to_api_key: Identifier
 
 
 class SpawnRequest(WireModel, frozen=True, kw_only=True):
-    """What `POST /images/{id}/spawn` takes: a service made of the image."""
+    """The request of `POST /images/{id}/spawn`, which starts a service from the image."""
 
     READ_ALIASES = {"network": "network_mode"}
     COERCERS = {"ports": ports_from_wire}
@@ -130,14 +130,14 @@ class SpawnRequest(WireModel, frozen=True, kw_only=True):
 
 
 class ImageCloneRequest(WireModel, frozen=True, kw_only=True):
-    """What `POST /images/{id}/clone` takes."""
+    """The request of `POST /images/{id}/clone`."""
 
     name: DisplayName | None = None
     description: Description | None = None
 
 
 class PictureRequest(WireModel, frozen=True, kw_only=True):
-    """What `POST /image` takes: a picture drawn from a description, by the hosted service only."""
+    """The request of `POST /image`, which generates pictures; hosted service only."""
 
     prompt: Prompt
     size: Word | None = None
@@ -147,9 +147,9 @@ class PictureRequest(WireModel, frozen=True, kw_only=True):
 
 
 class Pictures(WireModel, frozen=True, kw_only=True):
-    """Drawn pictures: URLs or base64 data, as the service gives them."""
+    """Generated pictures: URLs or base64 data."""
 
     images: list[Any] = []
     """The pictures."""
     created_at: str | int | float | None = None
-    """Unix seconds, as text or a number."""
+    """Unix time in seconds, as a string or a number."""

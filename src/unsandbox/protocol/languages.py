@@ -1,4 +1,4 @@
-"""Which language a file is in, by its extension or its `#!` line. The names are those of the wire."""
+"""Language detection by file extension or `#!` line."""
 
 from __future__ import annotations
 

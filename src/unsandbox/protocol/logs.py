@@ -1,4 +1,4 @@
-"""Types of platform logs (wire document, section 13)."""
+"""Types of the server's log."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class LogLine(WireModel, frozen=True, kw_only=True):
-    """One line of a log and where it is from."""
+    """A line of the log with its source."""
 
     source: str | None = None
-    """Which part of the server wrote it."""
+    """Part of the server that wrote the line."""
     line: str | None = None
-    """What it wrote."""
+    """Text of the line."""
 
 
 class LogPage(WireModel, frozen=True, kw_only=True):
-    """What a log query answers, oldest first."""
+    """The answer of a log query, oldest line first."""
 
     sources: list[str] = []
-    """The parts that were asked."""
+    """The selected parts of the server."""
     count: int | None = None
-    """How many there are."""
+    """Length of the list."""
     lines: list[LogLine | str] = []
     """The lines."""
 
@@ -42,7 +42,7 @@ class LogPage(WireModel, frozen=True, kw_only=True):
 
 
 class LogQuery(WireModel, frozen=True, kw_only=True):
-    """What `POST /paas/logs` takes; the other styles send the same as query members."""
+    """The request of `POST /paas/logs`; other styles send the same as query members."""
 
     source: Identifier | None = None
     lines: int | None = None
@@ -52,10 +52,10 @@ class LogQuery(WireModel, frozen=True, kw_only=True):
 
 
 def since_seconds(text: str) -> int:
-    """Return the seconds that `1m`, `5m`, `1h`, `1d` or `37s` mean.
+    """Return the seconds of a duration such as `37s`, `5m`, `1h` or `1d`.
 
     Raises:
-        ValueError: It is none of those.
+        ValueError: The text is not a duration.
 
     Example:
         >>> since_seconds("5m"), since_seconds("37s")

@@ -1,4 +1,4 @@
-"""Every type that crosses the wire, with its aliases.
+"""The types of the protocol for jobs, keys and languages, with their aliases.
 
 Decoding ignores unknown fields and accepts every historical alias (`READ_ALIASES`) and numbers written as
 strings. Encoding omits None and writes both names of each historical pair (`WRITE_ALIASES`), so that every
@@ -42,7 +42,7 @@ from unsandbox.protocol.names import relative_name
 
 NetworkModeName = Literal["zerotrust", "semitrusted"]
 IsolationName = Literal["auto", "bubblewrap", "gvisor", "hardened"]
-"""Ours: `auto` is the server's choice, `hardened` is gVisor or a refusal, never anything weaker."""
+"""`auto` is the server's choice; `hardened` is gVisor or a refusal. Not on the hosted service."""
 Vcpu = Annotated[int, msgspec.Meta(ge=1, le=8)]
 Ttl = Annotated[int, msgspec.Meta(ge=1, le=900)]
 DisplayName = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\[\]{}\x00-\x1f\x7f]*(?![\s\S])")]
@@ -63,7 +63,7 @@ class JobStatus(enum.StrEnum):
     FAILED = "failed"
     """The job could not be run or was ended by a limit; `error` says which."""
     TIMEOUT = "timeout"
-    """The program outlived its `ttl`."""
+    """The program exceeded its `ttl`."""
     CANCELLED = "cancelled"
 
 
@@ -140,12 +140,12 @@ def _short(value: object) -> str:
 
 
 class InputFile(WireModel, frozen=True, kw_only=True):
-    """A file for the program, found at `/tmp/input/<filename>`, which may have folders (`data/a.csv`)."""
+    """A file for the program at `/tmp/input/<filename>`. The name may contain folders (`data/a.csv`)."""
 
     READ_ALIASES = {"content_base64": "content"}
 
     filename: FileName
-    """Base name under which the program finds it in `/tmp/input/`."""
+    """Name of the file in `/tmp/input/`."""
     content: Base64
     """Base64 (RFC 4648, padded), or literal text where it is not valid base64."""
     mode: Annotated[int, msgspec.Meta(ge=0, le=0o777)] | None = None
@@ -171,7 +171,7 @@ class InputFile(WireModel, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, filename: str, data: bytes) -> InputFile:
-        """Make one from bytes."""
+        """Return an input file with these bytes."""
         return cls(filename=filename, content=base64.b64encode(data).decode("ascii"))
 
 
@@ -179,9 +179,9 @@ InputFiles = Annotated[list[InputFile], msgspec.Meta(max_length=MAX_INPUT_FILES)
 
 
 class ExecuteRequest(WireModel, frozen=True, kw_only=True):
-    """What `POST /execute` takes.
+    """The request of `POST /execute`.
 
-    `stdin`, `stdin_base64`, `isolation` and `args` are ours: the hosted service has none of them.
+    The hosted service does not know `stdin`, `stdin_base64`, `isolation` and `args`.
     """
 
     READ_ALIASES = {"network": "network_mode", "return_artifact": "return_artifacts"}
@@ -193,7 +193,7 @@ class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     network_mode: NetworkModeName = "zerotrust"
     vcpu: Vcpu = 1
     ttl: Ttl | None = None
-    """Seconds of wall-clock time for the program; by default 60, or what the language needs."""
+    """Seconds the program may run; by default 60, or the language's own default."""
     return_artifacts: bool = False
     return_wasm_artifact: bool = False
     stdin: Input | None = None
@@ -209,9 +209,9 @@ class Artifact(WireModel, frozen=True, kw_only=True):
     READ_ALIASES = {"content": "content_base64"}
 
     filename: str
-    """Its base name."""
+    """Name of the file."""
     content_base64: str
-    """Its bytes; `data` has them decoded."""
+    """Content as base64; `data` is decoded."""
     size: int | None = None
     """Bytes."""
 
@@ -220,7 +220,7 @@ class Artifact(WireModel, frozen=True, kw_only=True):
         """The bytes of the file.
 
         Raises:
-            InvalidResponseError: The server sent what is not base64.
+            InvalidResponseError: The server sent invalid base64.
 
         Example:
             >>> Artifact(filename="a", content_base64="aGk=").data
@@ -239,16 +239,16 @@ class Artifact(WireModel, frozen=True, kw_only=True):
         return self.data.decode("utf-8", "replace")
 
     def save(self, folder: str | os.PathLike[str] = ".") -> Path:
-        """Write the file into a folder, which is made if need be, and return its path.
+        """Write the file into a folder, which is created if necessary, and return its path.
 
         A name with folders (`plots/a.png`) keeps them; one that leads out of the folder keeps its last part.
-        No link is followed: one that has the file's name is replaced. What looks like a program may be run.
+        Links are not followed; a link with the file's name is replaced. Programs become executable.
 
         Args:
-            folder: Where to.
+            folder: The folder.
 
         Raises:
-            InvalidResponseError: The server sent no usable name, or one that leads through a link.
+            InvalidResponseError: The server sent an unusable name, or one that leads through a link.
 
         Example:
             ```python
@@ -264,10 +264,9 @@ class Artifact(WireModel, frozen=True, kw_only=True):
 
 
 class Job(WireModel, frozen=True, kw_only=True):
-    """A job as the server knows it: what `/execute`, `/jobs/{id}` and its variants answer.
+    """A job: the answer of `/execute`, `/jobs/{id}` and their variants.
 
-    Text is UTF-8 with undecodable bytes replaced; the exact bytes are at hand as `stdout_bytes` and
-    `stderr_bytes`.
+    Text is UTF-8 with undecodable bytes replaced; `stdout_bytes` and `stderr_bytes` are exact.
     """
 
     READ_ALIASES = {
@@ -286,7 +285,7 @@ class Job(WireModel, frozen=True, kw_only=True):
     WHOLE_NUMBERS = frozenset({"execution_time_ms"})
 
     job_id: str | None = None
-    """By which it is looked at, waited for and cancelled."""
+    """Id of the job."""
     status: str | None = None
     """`pending`, `running`, `completed`, `failed`, `timeout` or `cancelled`."""
     language: str | None = None
@@ -296,54 +295,54 @@ class Job(WireModel, frozen=True, kw_only=True):
     stderr: str | None = None
     """Standard error as text; see `stderr_bytes`."""
     exit_code: int | None = None
-    """Of the program: 124 when its `ttl` was up, 137 when it was killed."""
+    """Exit code of the program: 124 at its `ttl`, 137 if it was killed."""
     success: bool | None = None
-    """What the server says of it; `ok` is what we make of it."""
+    """The server's verdict; `ok` is computed by this library."""
     error: str | None = None
-    """Why it did not end by itself; None when it did."""
+    """Why the program did not end by itself; None if it did."""
     detected_language: str | None = None
-    """What the `#!` line of a script said."""
+    """Language named by the `#!` line of a script."""
     total_time_ms: float | None = None
     """Milliseconds from the start of the program (or its compiler) to its end."""
     cpu_time_ms: float | None = None
-    """Milliseconds of processor time."""
+    """CPU time in milliseconds."""
     peak_memory_bytes: int | None = None
-    """The most memory that it had at a time."""
+    """Peak memory."""
     network_mode: str | None = None
     """`zerotrust` or `semitrusted`."""
     created_at: str | int | float | None = None
-    """Unix seconds; our server writes a string of digits, the only form that no client stumbles over."""
+    """Unix time in seconds, as a string of digits, which all clients accept."""
     completed_at: str | int | float | None = None
-    """Unix seconds of its end."""
+    """Unix time of the end."""
     stdout_base64: str | None = None
-    """The exact bytes, present only when `stdout` could not hold them."""
+    """The exact bytes as base64, present only if `stdout` cannot represent them."""
     stderr_base64: str | None = None
-    """As `stdout_base64`."""
+    """See `stdout_base64`."""
     stdout_truncated: bool | None = None
-    """True when output was more than is kept."""
+    """Whether the output was cut at the limit."""
     stdout_dropped_bytes: int | None = None
-    """How many bytes of it were dropped."""
+    """Number of dropped bytes."""
     stderr_truncated: bool | None = None
-    """As `stdout_truncated`."""
+    """See `stdout_truncated`."""
     stderr_dropped_bytes: int | None = None
-    """As `stdout_dropped_bytes`."""
+    """See `stdout_dropped_bytes`."""
     output_cut: bool | None = None
-    """True when processes that outlived the program still held its output and were killed."""
+    """Whether processes that outlived the program still held its output and were killed."""
     artifacts: list[Artifact] | None = None
-    """The files that it left, if they were asked for."""
+    """The artifacts, if they were requested."""
     artifacts_skipped: list[str] | None = None
-    """Files that were not taken, and why."""
+    """Artifacts that were not returned, with the reason."""
     artifacts_apart: bool | None = None
-    """Only in the last event of a stream: there are artifacts, too large for it; the job itself has them."""
+    """Only in the last event of a stream: the artifacts are too large for it and are part of the job."""
 
     @property
     def done(self) -> bool:
-        """Whether the job has ended. An answer without a status counts as ended, as all clients take it."""
+        """Whether the job has ended. An answer without a status counts as ended."""
         return self.status is None or self.status in TERMINAL_STATUSES
 
     @property
     def ok(self) -> bool:
-        """Whether the program ran to its end and exited with 0.
+        """Whether the program ended by itself with exit code 0.
 
         Example:
             >>> Job(status="completed", exit_code=0).ok, Job(status="completed", exit_code=3).ok
@@ -353,7 +352,7 @@ class Job(WireModel, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """Standard output; empty when there is none."""
+        """Standard output as text; empty if there is none."""
         return self.stdout or ""
 
     @property
@@ -367,10 +366,10 @@ class Job(WireModel, frozen=True, kw_only=True):
         return as_datetime(self.completed_at)
 
     def check(self) -> Self:
-        """Return the job if its program ran to its end and exited with 0.
+        """Return the job if its program ended by itself with exit code 0.
 
         Raises:
-            JobFailedError: It did not; the error holds the job.
+            JobFailedError: The program failed; the error's `result` is the job.
 
         Example:
             ```python
@@ -389,22 +388,22 @@ class Job(WireModel, frozen=True, kw_only=True):
 
     @property
     def stdout_bytes(self) -> bytes:
-        """Standard output, byte for byte as far as the server kept it."""
+        """Standard output as bytes, as far as the server stored it."""
         return exact_bytes(self.stdout, self.stdout_base64)
 
     @property
     def stderr_bytes(self) -> bytes:
-        """Standard error, byte for byte as far as the server kept it."""
+        """Standard error as bytes, as far as the server stored it."""
         return exact_bytes(self.stderr, self.stderr_base64)
 
 
 class JobList(WireModel, frozen=True, kw_only=True):
-    """What `GET /jobs` answers, newest first."""
+    """The answer of `GET /jobs`, newest first."""
 
     jobs: list[Job] = []
     """The jobs, without their output."""
     count: int | None = None
-    """How many there are."""
+    """Length of the list."""
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self.jobs)
@@ -414,22 +413,22 @@ class JobList(WireModel, frozen=True, kw_only=True):
 
 
 class WaitRequest(WireModel, frozen=True, kw_only=True):
-    """What `POST /jobs/wait` takes: the jobs that somebody waits for, all at once."""
+    """The request of `POST /jobs/wait`."""
 
     ids: Annotated[list[Identifier], msgspec.Meta(min_length=1, max_length=MAX_WAITED_JOBS)]
     timeout: Annotated[float, msgspec.Meta(ge=0)] = 20.0
-    """Seconds to hold the answer at most."""
+    """Maximum seconds to hold the answer."""
 
 
 class EndedJobs(WireModel, frozen=True, kw_only=True):
-    """What `POST /jobs/wait` answers: those that have ended, with their results; ask again for the others."""
+    """The answer of `POST /jobs/wait`: the jobs that have ended, with their results."""
 
     jobs: list[Job] = []
     """Jobs that have ended."""
     count: int | None = None
-    """How many there are."""
+    """Length of the list."""
     unknown: list[str] = []
-    """Ids of which this key has no job."""
+    """Ids that belong to no job of this key."""
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self.jobs)
@@ -439,14 +438,14 @@ class EndedJobs(WireModel, frozen=True, kw_only=True):
 
 
 class Languages(WireModel, frozen=True, kw_only=True):
-    """What `GET /languages` answers: what can really run, and other names for it."""
+    """The answer of `GET /languages`: the languages that can run, and their aliases."""
 
     languages: list[str] = []
     """Names of languages."""
     count: int | None = None
-    """How many there are."""
+    """Length of the list."""
     aliases: dict[str, str] = {}
-    """Other names, and what they mean."""
+    """Language by alias."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.languages)
@@ -456,62 +455,62 @@ class Languages(WireModel, frozen=True, kw_only=True):
 
 
 class KeyInfo(WireModel, frozen=True, kw_only=True):
-    """What `POST /keys/validate` answers about the key that signed."""
+    """The answer of `POST /keys/validate`: validity and limits of the signing key."""
 
     valid: bool = True
     """Whether the key may be used now."""
     public_key: str | None = None
     """The key."""
     tier: int | float | str | None = None
-    """What it was made as."""
+    """Tier number."""
     status: str | None = None
-    """In a word."""
+    """Status as one word."""
     reason: str | None = None
-    """Why it is not valid."""
+    """Why the key is not valid."""
     valid_through_datetime: str | None = None
-    """Until when it is valid, as text."""
+    """Time of expiry as text."""
     valid_for_human: str | None = None
-    """For how long, in words."""
+    """The duration in words."""
     expires_at: str | int | float | None = None
-    """Unix seconds of its end."""
+    """Unix time of the end."""
     time_remaining: int | float | str | None = None
     """Seconds."""
     expired_at_datetime: str | None = None
-    """Since when it is not valid, as text."""
+    """Time of expiry as text, if it has passed."""
     expired_ago: str | None = None
-    """For how long, in words."""
+    """The duration in words."""
     rate_per_minute: int | None = None
-    """Requests that it may make per minute."""
+    """Requests per minute."""
     burst: int | None = None
-    """Requests that it may make at once."""
+    """Requests in a burst."""
     concurrency: int | None = None
-    """Jobs that it may have at a time."""
+    """Jobs that may be queued or running."""
     limits: dict[str, Any] | None = None
-    """Everything that is set for the key, by name; what is not set is the server's own bound."""
+    """The key's own limits by name; for others the server's defaults apply."""
     used: dict[str, float] | None = None
-    """What it uses now of those limits, by the same names."""
+    """The current use, by the same names."""
 
 
 class Health(WireModel, frozen=True, kw_only=True):
-    """What `GET /health` answers."""
+    """The answer of `GET /health`."""
 
     status: str | None = None
-    """`ok` when it is well."""
+    """`ok` if the server is healthy."""
     version: str | None = None
     """Version of the server."""
     isolation: dict[str, Any] | None = None
-    """What isolates programs there, and how well."""
+    """The isolation backend and its checks."""
 
 
 class Cancelled(Job, frozen=True, kw_only=True):
-    """What a cancellation answers: the job with its partial output, and a confirmation for people."""
+    """The answer of a cancellation: the job with its partial output."""
 
     message: str | None = None
-    """A sentence for people."""
+    """A message about the object."""
 
 
 class ErrorBody(WireModel, frozen=True, kw_only=True):
-    """What every error status carries. `message` is for people, `error` is the short code."""
+    """The body of every error answer: a code and a message."""
 
     error: str
     message: str

@@ -1,4 +1,4 @@
-"""The decision whether a failed request is sent again, and when. Pure: no clock, no randomness of its own."""
+"""The decision whether and when a failed request is sent again: a pure function without clock or randomness."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how patiently a request is repeated. Times in seconds.
+    """Number and timing of retries. Times are in seconds.
 
     Attributes:
         max_retries: Further attempts after the first; 0 turns retrying off.
         base_s: Upper bound of the first delay; it doubles with each retry.
-        cap_s: Upper bound of every delay that we choose.
-        retry_after_cap_s: A `Retry-After` above this is not waited for: the error is raised.
-        statuses: Statuses of answers after which the request is repeated.
+        cap_s: Upper bound of every delay.
+        retry_after_cap_s: With a longer `Retry-After` the error is raised at once.
+        statuses: HTTP statuses after which a request is retried.
     """
 
     max_retries: int = 2
@@ -33,16 +33,16 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What is known when one attempt has failed.
+    """A failed attempt.
 
     Attributes:
         method: HTTP method.
         number: 1 for the first attempt.
         status: Status of the answer; None when there was none.
-        has_idempotency_key: Whether it carries an `Idempotency-Key` that the server is known to honour.
-        retry_after_s: What the server asked for, in seconds.
+        has_idempotency_key: Whether it has an `Idempotency-Key` that the server is known to honour.
+        retry_after_s: Delay that the server asked for, in seconds.
         remaining_s: Seconds left until the caller's deadline; None without one.
-        sent: Whether anything of the request may have reached the server.
+        sent: Whether a part of the request may have reached the server.
     """
 
     method: str
@@ -55,7 +55,7 @@ class Attempt:
 
 
 def retry_delay(attempt: Attempt, policy: RetryPolicy, jitter: float) -> float | None:
-    """Return the seconds to wait before the next attempt, or None when the error is to be raised.
+    """Return the seconds to wait before the next attempt, or None if the error should be raised.
 
     A connection that failed and the statuses 429, 502, 503 and 504 are repeated; a POST or PATCH only with an
     idempotency key or when nothing was sent, as the server may have acted on the first one. 429 and 503 are
@@ -85,7 +85,7 @@ def retry_delay(attempt: Attempt, policy: RetryPolicy, jitter: float) -> float |
         delay = attempt.retry_after_s
     else:
         ceiling = min(policy.cap_s, policy.base_s * 2.0 ** min(attempt.number - 1, 60))
-        # Half fixed, half random: spreads a herd of clients without ever hammering.
+        # Half fixed, half random: spreads many clients in time.
         delay = ceiling * (1 + jitter) / 2
     if attempt.remaining_s is not None and delay >= attempt.remaining_s:
         return None

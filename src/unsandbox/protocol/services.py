@@ -1,4 +1,4 @@
-"""Types of services: sandboxes that keep a program running under a name (wire document, section 9)."""
+"""Types of services: persistent sandboxes that run a program under a name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ServiceName = Annotated[
 Ports = Annotated[list[Port], msgspec.Meta(max_length=MAX_PORTS)]
 
 RestartPolicy = Literal["always", "on-failure", "never"]
-"""What happens when the program of a service ends."""
+"""When the program of a service is restarted."""
 
 VAULT_BYTES = 64 * KIB
 LOG_TAIL_LINES = 9000
@@ -54,19 +54,19 @@ def ports_from_wire(value: Any) -> Any:
 
 
 class ServiceRequest(WireModel, frozen=True, kw_only=True):
-    """What `POST /services` takes."""
+    """The request of `POST /services`."""
 
     READ_ALIASES = {"network": "network_mode", "domains": "custom_domains"}
     COERCERS = {"ports": ports_from_wire}
 
     name: ServiceName
     ports: Ports | None = None
-    """Ports on which the program listens inside; the first is the one that its URL leads to."""
+    """Ports the program listens on; the URL leads to the first one."""
     custom_domains: HostNames | None = None
     bootstrap: Script | None = None
-    """A command, or an http(s) URL of a script."""
+    """A command, or the http(s) URL of a script."""
     bootstrap_content: Script | None = None
-    """A script; it lies at `/tmp/bootstrap.sh` inside."""
+    """A script, stored as `/tmp/bootstrap.sh`."""
     bootstrap_url: Url | None = None
     network_mode: NetworkModeName | None = None
     """`semitrusted` when not given, where the server can enforce it, else `zerotrust` must be asked for."""
@@ -78,11 +78,11 @@ class ServiceRequest(WireModel, frozen=True, kw_only=True):
     shell: Word | None = None
     restart: RestartPolicy = "always"
     isolation: IsolationName = "auto"
-    """Only what runs on gVisor can be snapshotted hot."""
+    """Hot snapshots require gVisor."""
 
 
 class ServiceUpdate(WireModel, frozen=True, kw_only=True):
-    """What `PATCH /services/{id}` takes: any of these."""
+    """The request of `PATCH /services/{id}`."""
 
     READ_ALIASES = {"domains": "custom_domains"}
     COERCERS = {"ports": ports_from_wire}
@@ -96,13 +96,13 @@ class ServiceUpdate(WireModel, frozen=True, kw_only=True):
 
 
 class ServiceResize(WireModel, frozen=True, kw_only=True):
-    """What `POST /services/{id}/resize` takes."""
+    """The request of `POST /services/{id}/resize`."""
 
     vcpu: Vcpu
 
 
 class Redeploy(WireModel, frozen=True, kw_only=True):
-    """What `POST /services/{id}/redeploy` takes; the stored bootstrap is used when it names none."""
+    """The request of `POST /services/{id}/redeploy`. Default: the stored bootstrap."""
 
     bootstrap: Script | None = None
     bootstrap_content: Script | None = None
@@ -111,48 +111,48 @@ class Redeploy(WireModel, frozen=True, kw_only=True):
 
 
 class DomainsRequest(WireModel, frozen=True, kw_only=True):
-    """What `PUT /services/{id}/domains` takes: exactly one of these."""
+    """The request of `PUT /services/{id}/domains`: exactly one member."""
 
     READ_ALIASES = {"domains": "custom_domains"}
 
     custom_domains: HostNames | None = None
-    """All names."""
+    """All domains."""
     add: HostNames | None = None
     remove: HostNames | None = None
 
 
 class Domains(WireModel, frozen=True, kw_only=True):
-    """What `PUT /services/{id}/domains` answers: the names that a service has now."""
+    """The answer of `PUT /services/{id}/domains`."""
 
     READ_ALIASES = {"domains": "custom_domains"}
     WRITE_ALIASES = {"custom_domains": ("domains",)}
 
     custom_domains: list[str] | None = None
-    """All names."""
+    """All domains."""
     add: list[str] | None = None
-    """Names that were added."""
+    """Added domains."""
     remove: list[str] | None = None
-    """Names that were removed."""
+    """Removed domains."""
 
 
 class Service(WireModel, frozen=True, kw_only=True):
-    """A service as the server knows it."""
+    """A service."""
 
     READ_ALIASES = {"id": "service_id", "status": "state", "domains": "custom_domains"}
     WRITE_ALIASES = {"service_id": ("id",), "state": ("status",), "custom_domains": ("domains",)}
 
     service_id: str | None = None
-    """By which it is used."""
+    """Id of the object."""
     name: str | None = None
-    """The first part of its host name."""
+    """Name of the service, the first part of its host name."""
     state: str | None = None
-    """`running`, `frozen`, `stopped` (its program ended and is not restarted) or `failed`."""
+    """`running`, `frozen`, `stopped` (the program has ended and is not restarted) or `failed`."""
     url: str | None = None
-    """Where it is reached."""
+    """URL of the service."""
     ports: list[int] | None = None
-    """Ports inside that it listens on; requests go to the first."""
+    """Ports the program listens on."""
     custom_domains: list[str] | None = None
-    """Further host names under which it is reached."""
+    """Custom domains."""
     network_mode: str | None = None
     """`zerotrust` or `semitrusted`."""
     vcpu: int | None = None
@@ -160,29 +160,29 @@ class Service(WireModel, frozen=True, kw_only=True):
     memory_mb: int | None = None
     """Memory in MiB."""
     locked: bool | None = None
-    """Whether it is protected against deletion."""
+    """Whether the object is protected from deletion."""
     unfreeze_on_demand: bool | None = None
-    """Whether a request wakes it when it is frozen."""
+    """Whether a request unfreezes the service."""
     show_freeze_page: bool | None = None
-    """Whether visitors of a frozen one see a page that says so."""
+    """Whether a frozen service answers with a page instead of JSON."""
     disk_used: int | None = None
-    """Bytes in its work folder."""
+    """Size of the work folder in bytes."""
     container_name: str | None = None
-    """Another name that the hosted service gives it."""
+    """A second name, on the hosted service."""
     source_image: str | None = None
-    """Id of the image that it was made of."""
+    """Id of the image that the service was started from."""
     service_type: str | None = None
-    """What the hosted service takes it for."""
+    """Service type, on the hosted service."""
     restarts: int | None = None
-    """How often its program was started again."""
+    """Number of restarts."""
     isolation: str | None = None
-    """Name of the backend that it runs on."""
+    """Name of the isolation backend."""
     created_at: str | int | float | None = None
-    """Unix seconds, as text or a number."""
+    """Unix time in seconds, as a string or a number."""
     last_activity: str | int | float | None = None
-    """Unix seconds of its last use."""
+    """Unix time of the last use."""
     message: str | None = None
-    """A sentence for people."""
+    """A message about the object."""
 
     @property
     def created(self) -> datetime | None:
@@ -196,12 +196,12 @@ class Service(WireModel, frozen=True, kw_only=True):
 
 
 class ServiceList(WireModel, frozen=True, kw_only=True):
-    """What `GET /services` answers, newest first."""
+    """The answer of `GET /services`, newest first."""
 
     services: list[Service] = []
     """The services."""
     count: int | None = None
-    """How many there are."""
+    """Length of the list."""
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self.services)
@@ -211,45 +211,45 @@ class ServiceList(WireModel, frozen=True, kw_only=True):
 
 
 class ServiceLog(WireModel, frozen=True, kw_only=True):
-    """The output of a service's program."""
+    """The log of a service."""
 
     READ_ALIASES = {"logs": "log"}
     WRITE_ALIASES = {"log": ("logs",)}
 
     log: str = ""
-    """The lines, as one text."""
+    """The lines as one text."""
     lines: int | None = None
-    """How many there are."""
+    """Length of the list."""
 
 
 class ServiceJob(Job, frozen=True, kw_only=True):
-    """What a command in a service answers: with 202, as a job that has ended, result included."""
+    """The answer of a command in a service: a finished job, with status 202."""
 
 
 class VaultInfo(WireModel, frozen=True, kw_only=True):
-    """What is told of a vault: never its values."""
+    """Information about a vault, without its values."""
 
     READ_ALIASES = {"env_count": "count"}
     WRITE_ALIASES = {"count": ("env_count",)}
 
     has_vault: bool | None = None
-    """Whether there is anything in it."""
+    """Whether the vault has variables."""
     count: int | None = None
-    """How many variables it holds."""
+    """Number of variables."""
     updated_at: int | float | str | None = None
-    """Unix seconds of its last change."""
+    """Unix time of the last change."""
     message: str | None = None
-    """A sentence for people."""
+    """A message about the object."""
 
 
 class VaultKeys(WireModel, frozen=True, kw_only=True):
-    """What `DELETE /services/{id}/env` takes: the names to delete, or nothing for all."""
+    """The request of `DELETE /services/{id}/env`: names, or nothing for all variables."""
 
     keys: Annotated[list[EnvName], msgspec.Meta(max_length=MAX_VAULT_KEYS)] | None = None  # type: ignore[assignment]
 
 
 class VaultExport(WireModel, frozen=True, kw_only=True):
-    """The whole vault as lines `KEY=VALUE`."""
+    """A vault as text with one `KEY=VALUE` per line."""
 
     READ_ALIASES = {"content": "env"}
     WRITE_ALIASES = {"env": ("content",)}

@@ -1,4 +1,4 @@
-"""Types of sessions: long-lived sandboxes with a shell (wire document, section 8)."""
+"""Types of sessions: persistent sandboxes with a shell."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from unsandbox.protocol.models import (
 SessionTtl = Annotated[int, msgspec.Meta(ge=1, le=30 * 86400)]
 
 SHELL_SUBPROTOCOL = "unsandbox-shell"
-"""What a terminal's WebSocket speaks (wire document, 8.6)."""
+"""Subprotocol of a terminal's WebSocket."""
 DEFAULT_TTL_S = 3600
 BOOST_VCPU = 2
 
 
 class SessionRequest(WireModel, frozen=True, kw_only=True):
-    """What `POST /sessions` takes."""
+    """The request of `POST /sessions`."""
 
     READ_ALIASES = {"network": "network_mode", "persistence": "multiplexer"}
 
     network_mode: NetworkModeName = "zerotrust"
     ttl: SessionTtl = DEFAULT_TTL_S
-    """Seconds without traffic after which the session is deleted."""
+    """Idle seconds after which the session is deleted."""
     shell: Word | None = None
-    """Name of a shell or REPL; `bash` when neither this nor `language` is given."""
+    """Name of a shell or REPL. Default: `bash`, or the REPL of `language`."""
     language: Word | None = None
-    """A language whose REPL is meant."""
+    """Language whose REPL to start."""
     multiplexer: Word | None = None
-    """`tmux` or `screen`: the terminal survives a disconnect and shows what was written meanwhile."""
+    """`tmux` or `screen`: the shell survives a disconnect, and the terminal shows the missed output."""
     tmux: bool = False
     screen: bool = False
     vcpu: Vcpu = 1
@@ -53,27 +53,27 @@ class SessionRequest(WireModel, frozen=True, kw_only=True):
     audit: bool = False
     name: DisplayName | None = None
     isolation: IsolationName = "auto"
-    """Only what runs on gVisor can be snapshotted hot."""
+    """Hot snapshots require gVisor."""
 
 
 class Session(WireModel, frozen=True, kw_only=True):
-    """A session as the server knows it. In lists it is flat: historical clients scan for braces."""
+    """A session. In lists it is flat, because historical clients search for braces."""
 
     READ_ALIASES = {"id": "session_id", "state": "status"}
     WRITE_ALIASES = {"session_id": ("id",), "status": ("state",)}
 
     session_id: str | None = None
-    """By which it is used; whoever knows it can open its terminal."""
+    """Id of the session. It gives access to the terminal; treat it as a secret."""
     container_name: str | None = None
-    """Another name that the hosted service gives it."""
+    """A second name, on the hosted service."""
     name: str | None = None
-    """A name for people."""
+    """Display name."""
     shell: str | None = None
-    """Shell or REPL that runs in it."""
+    """Shell or REPL of the session."""
     status: str | None = None
     """`running` or `frozen`."""
     remaining_ttl: int | None = None
-    """Seconds left if nothing happens."""
+    """Seconds until the session is deleted if it stays idle."""
     network_mode: str | None = None
     """`zerotrust` or `semitrusted`."""
     vcpu: int | None = None
@@ -81,19 +81,19 @@ class Session(WireModel, frozen=True, kw_only=True):
     memory_mb: int | None = None
     """Memory in MiB."""
     boosted: bool | None = None
-    """Whether it has more processors than it began with."""
+    """Whether the session is boosted."""
     created_at: str | int | float | None = None
-    """Unix seconds, as text or a number."""
+    """Unix time in seconds, as a string or a number."""
     last_activity: str | int | float | None = None
-    """Unix seconds of its last use."""
+    """Unix time of the last use."""
     websocket_url: str | None = None
-    """Where its terminal is opened."""
+    """URL of the terminal."""
     isolation: str | None = None
-    """Name of the backend that it runs on."""
+    """Name of the isolation backend."""
     message: str | None = None
-    """A sentence for people."""
+    """A message about the object."""
     artifacts: list[Artifact] | None = None
-    """Of a deleted session: what lay in `/tmp/artifacts`, and the shell history when it was audited."""
+    """Of a deleted session: the files of `/tmp/artifacts`, and the shell history if it was recorded."""
 
     @property
     def created(self) -> datetime | None:
@@ -107,12 +107,12 @@ class Session(WireModel, frozen=True, kw_only=True):
 
 
 class SessionList(WireModel, frozen=True, kw_only=True):
-    """What `GET /sessions` answers, newest first."""
+    """The answer of `GET /sessions`, newest first."""
 
     sessions: list[Session] = []
     """The sessions."""
     count: int | None = None
-    """How many there are."""
+    """Length of the list."""
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self.sessions)
@@ -122,16 +122,16 @@ class SessionList(WireModel, frozen=True, kw_only=True):
 
 
 class CommandRequest(WireModel, frozen=True, kw_only=True):
-    """A one-shot command in a live session or service."""
+    """A command for a session or service."""
 
     command: Code
     timeout: Annotated[int, msgspec.Meta(ge=0, le=900_000)] = 30_000
-    """Milliseconds; 0 means none."""
+    """Milliseconds; 0 means no limit."""
     input_files: InputFiles | None = None
 
 
 class CommandResult(WireModel, frozen=True, kw_only=True):
-    """What a command answers; `exit_code` is 124 when its time was up."""
+    """The result of a command; `exit_code` is 124 at its time limit."""
 
     READ_ALIASES = {"output": "stdout"}
     WRITE_ALIASES = {"stdout": ("output",)}
@@ -141,19 +141,19 @@ class CommandResult(WireModel, frozen=True, kw_only=True):
     stderr: str | None = None
     """Standard error as text; see `stderr_bytes`."""
     exit_code: int | None = None
-    """Of the command; 124 when its time was up."""
+    """Exit code of the command; 124 at its time limit."""
     success: bool | None = None
-    """What the server says of it; `ok` is what we make of it."""
+    """The server's verdict; `ok` is computed by this library."""
     error: str | None = None
-    """Why it did not end by itself; None when it did."""
+    """Why the program did not end by itself; None if it did."""
     stdout_base64: str | None = None
-    """The exact bytes, present only when `stdout` could not hold them."""
+    """The exact bytes as base64, present only if `stdout` cannot represent them."""
     stderr_base64: str | None = None
-    """As `stdout_base64`."""
+    """See `stdout_base64`."""
     stdout_truncated: bool | None = None
-    """True when output was more than is kept."""
+    """Whether the output was cut at the limit."""
     stderr_truncated: bool | None = None
-    """As `stdout_truncated`."""
+    """See `stdout_truncated`."""
 
     @property
     def ok(self) -> bool:
@@ -162,14 +162,14 @@ class CommandResult(WireModel, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """Standard output; empty when there is none."""
+        """Standard output as text; empty if there is none."""
         return self.stdout or ""
 
     def check(self) -> Self:
         """Return the result if the command exited with 0.
 
         Raises:
-            JobFailedError: It did not; the error holds the result.
+            JobFailedError: The command failed; the error's `result` is this object.
         """
         if self.ok:
             return self
@@ -180,16 +180,16 @@ class CommandResult(WireModel, frozen=True, kw_only=True):
 
     @property
     def stdout_bytes(self) -> bytes:
-        """Standard output, byte for byte as far as the server kept it."""
+        """Standard output as bytes, as far as the server stored it."""
         return exact_bytes(self.stdout, self.stdout_base64)
 
     @property
     def stderr_bytes(self) -> bytes:
-        """Standard error, byte for byte as far as the server kept it."""
+        """Standard error as bytes, as far as the server stored it."""
         return exact_bytes(self.stderr, self.stderr_base64)
 
 
 class BoostRequest(WireModel, frozen=True, kw_only=True):
-    """How many CPUs a session shall have."""
+    """The request for more processors."""
 
     vcpu: Vcpu = BOOST_VCPU

@@ -1,4 +1,4 @@
-"""Types of snapshots: the saved state of a session or service (wire document, section 10)."""
+"""Types of snapshots: saved states of sessions and services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SourceType = Literal["session", "service"]
 
 
 class SnapshotRequest(WireModel, frozen=True, kw_only=True):
-    """What `POST /snapshots` takes in either shape, and `POST /…/{id}/snapshot`, which names no source."""
+    """The request of `POST /snapshots` and of `POST /…/{id}/snapshot`, which names no source."""
 
     session_id: Identifier | None = None
     service_id: Identifier | None = None
@@ -23,42 +23,42 @@ class SnapshotRequest(WireModel, frozen=True, kw_only=True):
     source_id: Identifier | None = None
     name: DisplayName | None = None
     hot: bool = False
-    """With memory and running processes."""
+    """Whether to include memory and running processes."""
     ephemeral: bool = False
 
 
 class Snapshot(WireModel, frozen=True, kw_only=True):
-    """A snapshot as the server knows it."""
+    """A snapshot."""
 
     READ_ALIASES = {"id": "snapshot_id", "size": "size_bytes"}
     WRITE_ALIASES = {"snapshot_id": ("id",), "size_bytes": ("size",), "source_type": ("type",)}
 
     snapshot_id: str | None = None
-    """By which it is used."""
+    """Id of the object."""
     name: str | None = None
-    """A name for people."""
+    """Display name."""
     source_type: str | None = None
     """`session` or `service`."""
     source_id: str | None = None
-    """What was saved."""
+    """Id of the source."""
     size_bytes: int | None = None
-    """Size as it is stored."""
+    """Stored size in bytes."""
     sha256: str | None = None
-    """Of its bytes."""
+    """SHA-256 of the stored bytes."""
     hot: bool | None = None
-    """Whether it holds memory and running processes."""
+    """Whether it includes memory and running processes."""
     isolation: str | None = None
-    """Name of the backend of its source; a hot snapshot can only be restored on that one."""
+    """Isolation backend of the source. A hot snapshot can only be restored on the same backend."""
     locked: bool | None = None
-    """Whether it is protected against deletion."""
+    """Whether the object is protected from deletion."""
     status: str | None = None
-    """How far it is, on the hosted service."""
+    """Progress, on the hosted service."""
     container_name: str | None = None
-    """Another name that the hosted service gives it."""
+    """A second name, on the hosted service."""
     created_at: str | int | float | None = None
-    """Unix seconds, as text or a number."""
+    """Unix time in seconds, as a string or a number."""
     message: str | None = None
-    """A sentence for people."""
+    """A message about the object."""
 
     @property
     def created(self) -> datetime | None:
@@ -67,12 +67,12 @@ class Snapshot(WireModel, frozen=True, kw_only=True):
 
 
 class SnapshotList(WireModel, frozen=True, kw_only=True):
-    """What `GET /snapshots` answers, newest first."""
+    """The answer of `GET /snapshots`, newest first."""
 
     snapshots: list[Snapshot] = []
     """The snapshots."""
     count: int | None = None
-    """How many there are."""
+    """Length of the list."""
 
     def __iter__(self) -> Iterator[Snapshot]:
         return iter(self.snapshots)
@@ -82,22 +82,22 @@ class SnapshotList(WireModel, frozen=True, kw_only=True):
 
 
 class Restored(WireModel, frozen=True, kw_only=True):
-    """What a restore answers."""
+    """The answer of a restore."""
 
     id: str | None = None
-    """The snapshot."""
+    """Id of the snapshot."""
     type: str | None = None
     """`session` or `service`."""
     status: str | None = None
-    """How far it is, on the hosted service."""
+    """Progress, on the hosted service."""
     restored_id: str | None = None
-    """The session or service that was restored."""
+    """Id of the restored session or service."""
     message: str | None = None
-    """A sentence for people."""
+    """A message about the object."""
 
 
 class CloneRequest(WireModel, frozen=True, kw_only=True):
-    """What `POST /snapshots/{id}/clone` takes."""
+    """The request of `POST /snapshots/{id}/clone`."""
 
     READ_ALIASES = {"clone_type": "type"}
     COERCERS = {"ports": ports_from_wire}
@@ -109,17 +109,17 @@ class CloneRequest(WireModel, frozen=True, kw_only=True):
 
 
 class Cloned(WireModel, frozen=True, kw_only=True):
-    """What a clone answers: the id of the new session or service."""
+    """The answer of a clone: the id of the new session or service."""
 
     id: str | None = None
-    """The new session or service."""
+    """Id of the new session or service."""
     session_id: str | None = None
-    """The new session, if it is one."""
+    """Id of the new session."""
     service_id: str | None = None
-    """The new service, if it is one."""
+    """Id of the new service."""
     name: str | None = None
-    """A name for people."""
+    """Display name."""
     url: str | None = None
-    """Where a new service is reached."""
+    """URL of a new service."""
     type: str | None = None
     """`session` or `service`."""
