@@ -417,6 +417,7 @@ private ok
         (GOOD.replace("Seccomp:\t2", "Seccomp:\t0"), {"system calls"}),
         (GOOD + "visible /root/.ssh\n", {"files"}),
         (GOOD + "writable /usr\n", {"read-only system"}),
+        (GOOD + "reads vmallocinfo\n", {"user outside"}),
         (GOOD + "interface eth0\n", {"network"}),
         (GOOD + "process 77\nprocess 78\n", {"processes"}),
         ("", {"user", "capabilities", "no new privileges", "system calls", "private folders", "network"}),

@@ -16,7 +16,10 @@ FILES = (
     "timer_list", "timer_stats",
 )  # fmt: skip
 """As far as this kernel has them."""
-FOLDERS = ("acpi", "asound", "driver", "fs", "irq", "scsi")
+FOLDERS = ("acpi", "asound", "driver", "fs", "irq", "pressure", "scsi")
+SYSCTL = "/proc/sys"
+"""Read-only: the user of a sandbox owns the settings of its namespaces, such as those of queues."""
+_BINFMT = f"{SYSCTL}/fs/binfmt_misc"
 
 
 def masked_files() -> list[str]:
@@ -38,6 +41,9 @@ def words() -> list[str]:
     found: list[str] = []
     for path in masked_files():
         found += ["--dev-bind", "/dev/null", path]
-    for path in masked_folders():
+    # Of the host's /proc: what a setting says depends on the namespaces of who reads it, not on the mount.
+    found += ["--ro-bind", SYSCTL, SYSCTL]
+    mounted = [_BINFMT] if os.path.ismount(_BINFMT) else []
+    for path in (*masked_folders(), *mounted):
         found += ["--perms", "0555", "--size", "4096", "--tmpfs", path, "--remount-ro", path]
     return found

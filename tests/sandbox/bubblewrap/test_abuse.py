@@ -10,6 +10,7 @@ from tests.sandbox.support import eventually, groups_of, sandbox_processes
 
 from unsandbox.sandbox import BubblewrapBackend, EndReason, Limits, load_languages, pool_for
 from unsandbox.sandbox.host.pool import PoolState
+from unsandbox.sandbox.persistent_spec import PersistentSpec
 
 MIB = 1 << 20
 CONFIG = pool_for(load_languages(), 2, 4, Limits())
@@ -157,3 +158,30 @@ async def test_buffers_of_sockets_are_bounded(python):
     outcome = await python(SOCKET_BUFFERS)
     held = int(outcome.stdout.data or 0)
     assert held - outcome.peak_memory_bytes // MIB < 100
+
+
+SETTINGS = """
+import os
+for folder, _, names in os.walk("/proc/sys"):
+    for name in names:
+        try:
+            os.close(os.open(f"{folder}/{name}", os.O_WRONLY))
+        except OSError:
+            continue
+        print(f"{folder}/{name}")
+print(open("/proc/sys/kernel/hostname").read(), end="")
+print(os.path.exists("/proc/pressure/cpu"))
+open("/proc/self/oom_score_adj", "w").write("1000")
+"""
+
+
+async def test_no_setting_of_the_kernel_can_be_written(python, backend):
+    """Not even those of the sandbox's own namespaces, which belong to its user."""
+    outcome = await python(SETTINGS)
+    assert (outcome.stdout.data, outcome.stderr.data) == (b"sandbox\nFalse\n", b"")
+    sandbox = await backend.open_persistent(PersistentSpec())
+    try:
+        again = await sandbox.run(["/usr/bin/python3", "-c", SETTINGS])
+    finally:
+        await sandbox.close()
+    assert (again.stdout.data, again.stderr.data) == (b"sandbox\nFalse\n", b"")

@@ -33,7 +33,10 @@ done
 for process in /proc/[0-9]*; do echo "process ${process#/proc/}"; done
 (: > /usr/unsandbox-probe) 2>/dev/null && echo "writable /usr"
 (: > /etc/unsandbox-probe) 2>/dev/null && echo "writable /etc"
-(: >> /proc/sys/kernel/core_pattern) 2>/dev/null && echo "writable core_pattern"
+for setting in core_pattern msgmax; do
+  (: >> /proc/sys/kernel/$setting) 2>/dev/null && echo "writable $setting"
+done
+for file in vmallocinfo slabinfo pagetypeinfo; do (: < /proc/$file) 2>/dev/null && echo "reads $file"; done
 (: > /work/probe) && (: > /tmp/probe) && echo "private ok"
 """
 _LOOK_AT_NETWORK = (
@@ -138,6 +141,10 @@ def judge(said: str, capability_sets: Sequence[str] = ("CapEff", "CapPrm", "CapB
 
     return [
         check("user", "0" not in uids, "user namespace", f"user ids {sorted(uids)}"),
+        # Files of the kernel that nobody but the machine's root may read: it is root outside of its namespace.
+        check(
+            "user outside", "reads" not in facts, "not root", f"root of the machine: reads {facts.get('reads')}"
+        ),
         check("capabilities", caps == {none}, "user namespace", f"holds {sorted(caps)}"),
         check("no new privileges", status.get("NoNewPrivs", "").strip() == "1", "prctl", "not set"),
         check("system calls", status.get("Seccomp", "").strip() == "2", "seccomp filter", "no filter"),

@@ -30,7 +30,7 @@ _NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 _NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
 _SHARES_MEMORY, _WAITS, _PIDFD = 0x100, 0x4000, 0x1000
 _SET_TID, _CLEAR_TID = 0x1000000, 0x200000
-_READ_ONLY, _NOSUID, _NODEV, _NOEXEC, _BIND = 1, 2, 4, 8, 4096
+_READ_ONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND = 1, 2, 4, 8, 32, 4096
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 4, 22, 23, 24
 _PR_SET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS, _PR_CAP_AMBIENT = 38, 40, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -160,6 +160,10 @@ class Setup:
                 "tmpfs", place, _NOSUID | _NODEV, f"size={size},mode={mode},uid={owner},gid={owner}"
             )
         yield self._mount("proc", "/proc", _NOSUID | _NODEV | _NOEXEC, "")
+        # Settings of its namespaces, which the user of a sandbox owns.
+        sysctl = at(b"/proc/sys")
+        yield call("mount", sysctl, sysctl, 0, _BIND, 0)
+        yield call("mount", 0, sysctl, 0, _BIND | _REMOUNT | _READ_ONLY | _NOSUID | _NODEV, 0)
         for path in self._masks[0]:
             yield call("mount", at(b"/dev/null"), at(path.encode()), 0, _BIND, 0)
         for path in self._masks[1]:
