@@ -17,15 +17,19 @@ FOLDERS = {
     "src/unsandbox/cli": "one module for each command",
     "src/unsandbox/protocol": "one module for each part of the wire",
     "src/unsandbox/server": "one module for each concern of HTTP",
+    "src/unsandbox/sandbox/host": "what both backends share; to be split when the pools have settled",
+    "tests/engine": "to be sorted like src/unsandbox/engine",
 }
 CLASSES = {
     "sandbox/bubblewrap/backend.py:BubblewrapBackend": "to be split from what both backends share",
     "sandbox/bubblewrap/persistent.py:BubblewrapSandbox": "one method for each operation of its protocol",
     "sandbox/bubblewrap/pool.py:WarmPool": "to be split: gVisor's pool needs the same",
     "sandbox/gvisor/persistent.py:GvisorSandbox": "one method for each operation of its protocol",
+    "sandbox/host/backend.py:HostBackend": "what both backends share; its pool and slots are classes already",
     "sandbox/host/running_job.py:SandboxJob": "the states of a job, which one reads together",
 }
 PARAMETERS = {
+    "_async/server_connection.py:ServerConnection.__init__": "the options of a client, made in one place",
     "sandbox/host/running_job.py:SandboxJob.__init__": "keyword-only, and made in one place",
     "sandbox/host/stream_capture.py:StreamCapture.__init__": "keyword-only, and made in one place",
     "sandbox/languages/table.py:Language.build_spec": "keyword-only: what a request may say",
