@@ -18,6 +18,7 @@ from unsandbox.protocol.models import ExecuteRequest
 
 _MAX_TTL_S = 900
 _MAX_VCPU = 8
+_MAX_MEMORY_MB = 1 << 20
 _NETWORK_MODES = ("zerotrust", "semitrusted")
 _DAY_S = 86400.0
 _MARGIN_S = 15.0
@@ -32,11 +33,13 @@ class ExecuteOptions(msgspec.Struct, frozen=True, kw_only=True):
     input_files: InputFiles | None = None
     network_mode: str | None = None
     vcpu: int | None = None
-    ttl: int | None = None
+    ttl: float | None = None
     return_artifacts: bool = False
     stdin: Any = None
     args: Iterable[str] | None = None
     isolation: str | None = None
+    compiler_args: Iterable[str] | None = None
+    memory_mb: int | None = None
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some of them changed."""
@@ -77,11 +80,23 @@ def encode_execution(options: ExecuteOptions, timeout: float | None = None) -> P
         body["args"] = _words(options.args)
         if body["args"]:
             needs.append("args")
-    if options.isolation not in (None, "auto"):
-        needs.append("isolation")
-        body["isolation"] = options.isolation
+    further = _further(options)
+    body |= further
+    needs += further
     _check_bounds(body)
     return PreparedRequest(codec.encode_request(body), needs=needs)
+
+
+def _further(options: ExecuteOptions) -> dict[str, Any]:
+    """Return the members that not every server knows."""
+    further: dict[str, Any] = {}
+    if options.isolation not in (None, "auto"):
+        further["isolation"] = options.isolation
+    if options.compiler_args is not None and (words := _words(options.compiler_args, "compiler_args")):
+        further["compiler_args"] = words
+    if options.memory_mb is not None:
+        further["memory_mb"] = _whole("memory_mb", options.memory_mb, _MAX_MEMORY_MB)
+    return further
 
 
 def encode_script(
@@ -89,7 +104,7 @@ def encode_script(
     *,
     env: Mapping[str, str] | None = None,
     network_mode: str | None = None,
-    ttl: int | None = None,
+    ttl: float | None = None,
     timeout: float | None = None,
 ) -> tuple[PreparedRequest, dict[str, object]]:
     """Return body and query of a script that names its language in its `#!` line.
@@ -107,7 +122,7 @@ def encode_script(
 
 
 def _bounds(
-    network_mode: str | None, vcpu: int | None, ttl: int | None, timeout: float | None
+    network_mode: str | None, vcpu: int | None, ttl: float | None, timeout: float | None
 ) -> dict[str, object]:
     bounds: dict[str, object] = {}
     if network_mode is not None:
@@ -117,7 +132,7 @@ def _bounds(
     if vcpu is not None:
         bounds["vcpu"] = _whole("vcpu", vcpu, _MAX_VCPU)
     if ttl is not None:
-        ttl = _whole("ttl", ttl, _MAX_TTL_S)
+        ttl = _seconds("ttl", ttl, _MAX_TTL_S)
     if timeout is not None:
         ttl = _lease(ttl, timeout)
     if ttl is not None:
@@ -125,7 +140,7 @@ def _bounds(
     return bounds
 
 
-def _lease(ttl: int | None, timeout: float) -> int:
+def _lease(ttl: float | None, timeout: float) -> float:
     """Return the program's limit under a caller's deadline: when the caller has gone, nothing need run on.
 
     One second longer than the deadline, so that the deadline always comes first and the outcome is the same
@@ -149,14 +164,20 @@ def _text(name: str, value: object) -> str:
     raise InvalidRequestError(f"{name} must be text (str), not {type(value).__name__}")
 
 
-def _words(args: Iterable[str]) -> list[str]:
+def _words(args: Iterable[str], name: str = "args") -> list[str]:
     if isinstance(args, str | bytes):
-        raise InvalidRequestError("args must be a list of texts, not one text")
+        raise InvalidRequestError(f"{name} must be a list of texts, not one text")
     words = list(args)
     for word in words:
-        if "\0" in _text("an item of args", word):
-            raise InvalidRequestError("args holds a NUL character, which no argument can")
+        if "\0" in _text(f"an item of {name}", word):
+            raise InvalidRequestError(f"{name} holds a NUL character, which no argument can")
     return words
+
+
+def _seconds(name: str, value: object, most: int) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most:
+        return value
+    raise InvalidRequestError(f"{name} must be a number of seconds above 0, at most {most}")
 
 
 def _whole(name: str, value: object, most: int) -> int:

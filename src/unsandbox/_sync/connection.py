@@ -48,6 +48,8 @@ T = TypeVar("T")
 _MISSING = {
     "stdin": "this server gives programs no standard input; send the data as an input file instead",
     "args": "this server gives programs no arguments; send them as an input file or in env instead",
+    "compiler_args": "this server passes no arguments to compilers; leave compiler_args out",
+    "memory_mb": "this server has no memory limit of a job's own; leave memory_mb out",
     "isolation": "this server does not let the isolation be chosen, and it could be weaker than you ask for",
 }
 

@@ -41,7 +41,7 @@ COMMANDS = {
 WITH_VALUE = frozenset(
     {
         *("-s", "--shell", "-l", "--lang", "-e", "--env", "--env-file", "-f", "--file", "-F", "--file-path"),
-        *("-o", "--output"),
+        *("-o", "--output", "-m", "--memory", "--compiler-arg"),
         *("-p", "--public-key", "-k", "--secret-key", "--account", "--api-base", "--otp", "-n", "--network"),
         *("-v", "--vcpu", "-t", "--ttl", "--timeout", "--isolation", "--stdin"),
     }

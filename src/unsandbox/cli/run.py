@@ -70,15 +70,25 @@ if TYPE_CHECKING:
 @click.option(
     "-t",
     "--ttl",
-    type=click.IntRange(1, 900),
+    type=click.FloatRange(0, 900, min_open=True),
     metavar="S",
-    help="Seconds the program may run, 1 to 900 (default 60); exit code 5 when exceeded.",
+    help="Seconds the program may run, at most 900 (default 60); exit code 5 when exceeded.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="S",
     help="Seconds to wait for the result; then the job is cancelled, with exit code 5.",
+)
+@click.option(
+    "-m", "--memory", "memory_mb", type=click.IntRange(min=16), metavar="MIB", help="Memory limit in MiB."
+)
+@click.option(
+    "--compiler-arg",
+    "compiler_args",
+    multiple=True,
+    metavar="ARG",
+    help="Argument of the compiler (repeatable).",
 )
 @ISOLATION_OPTION
 @click.option(
@@ -104,8 +114,10 @@ def run(
     output: Path | None,
     network: str | None,
     vcpu: int | None,
-    ttl: int | None,
+    ttl: float | None,
     timeout: float | None,
+    memory_mb: int | None,
+    compiler_args: tuple[str, ...],
     isolation: str | None,
     stdin_file: Any,
     exit_zero: bool,
@@ -131,6 +143,8 @@ def run(
         "stdin": stdin,
         "args": list(arguments) or None,
         "isolation": isolation,
+        "memory_mb": memory_mb,
+        "compiler_args": list(compiler_args) or None,
         "timeout": timeout,
     }
     with _ended_as_by_ctrl_c(), open_client() as client:
@@ -147,6 +161,8 @@ def run(
             click.echo(f"un: artifact not returned: {skipped}", err=True)
     if job.output_cut and not as_json:
         click.echo("un: background processes that still held the output were killed", err=True)
+    if job.signal and not as_json:
+        click.echo(f"un: the program was killed by {job.signal}", err=True)
     if job.error and not as_json:
         click.echo(f"un: {job.error}", err=True)
     sys.exit(0 if exit_zero else exit_code_of(job))

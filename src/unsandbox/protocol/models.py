@@ -44,7 +44,7 @@ NetworkModeName = Literal["zerotrust", "semitrusted"]
 IsolationName = Literal["auto", "bubblewrap", "gvisor", "hardened"]
 """`auto` is the server's choice; `hardened` is gVisor or a refusal. Not on the hosted service."""
 Vcpu = Annotated[int, msgspec.Meta(ge=1, le=8)]
-Ttl = Annotated[int, msgspec.Meta(ge=1, le=900)]
+Ttl = Annotated[float, msgspec.Meta(gt=0, le=900)]
 DisplayName = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\[\]{}\x00-\x1f\x7f]*(?![\s\S])")]
 """A name that is only shown. Historical clients take a bracket or brace in a list for the list's end."""
 
@@ -201,6 +201,10 @@ class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     isolation: IsolationName = "auto"
     args: Args | None = None
     """Command-line arguments of the program."""
+    compiler_args: Args | None = None
+    """Further arguments of the compiler."""
+    memory_mb: Annotated[int, msgspec.Meta(ge=16)] | None = None
+    """Memory limit in MiB, at most what `vcpu` gives."""
 
 
 class Artifact(WireModel, frozen=True, kw_only=True):
@@ -300,6 +304,10 @@ class Job(WireModel, frozen=True, kw_only=True):
     """The server's verdict; `ok` is computed by this library."""
     error: str | None = None
     """Why the program did not end by itself; None if it did."""
+    signal: str | None = None
+    """Signal that killed the program, such as `SIGSEGV`; None if it exited."""
+    stage: str | None = None
+    """`compile` if the compiler failed or was still at work when the job ended, else `run`."""
     detected_language: str | None = None
     """Language named by the `#!` line of a script."""
     total_time_ms: float | None = None

@@ -133,6 +133,8 @@ class Outcome:
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
     compile_failed: bool = False
+    compiling: bool = False
+    """Whether the job ended in its compile step, by whatever."""
     artifacts: Sequence[Artifact] = ()
     artifacts_skipped: Sequence[str] = ()
     """Names that were left out, each with its reason: `name: symbolic link`."""

@@ -286,3 +286,37 @@ async def test_a_backslash_in_a_name_is_kept(wire):
     files = [{"filename": "back\\slash.txt", "content": "!"}]
     answer = await wire.execute("bash", "ls /tmp/input", input_files=files)
     assert answer.json["stdout"] == "back\\slash.txt\n"
+
+
+ENDS = {
+    "killed": ("c", "int main(void) { *(volatile int *)0 = 1; }", {}, ("completed", "SIGSEGV", "run")),
+    "not compiled": ("c", "int main(void) { return 1 +; }", {}, ("completed", None, "compile")),
+    "its own exit code": ("bash", "exit 200", {}, ("completed", None, "run")),
+    "a signal of its own": (
+        "python",
+        "import os; os.kill(os.getpid(), 15)",
+        {},
+        ("completed", "SIGTERM", "run"),
+    ),
+    "a fraction of a second": ("bash", "sleep 9", {"ttl": 0.5}, ("timeout", None, "run")),
+    "a compiler without end": ("c", '#include "/dev/zero"', {"ttl": 0.5}, ("timeout", None, "compile")),
+    "its own memory limit": ("python", "bytearray(200 << 20)", {"memory_mb": 64}, ("failed", None, "run")),
+}
+
+
+@pytest.mark.parametrize(("language", "code", "options", "wanted"), ENDS.values(), ids=ENDS)
+async def test_a_job_says_where_and_by_what_it_ended(wire, language, code, options, wanted):
+    job = (await wire.execute(language, code, **options)).json
+    assert (job["status"], job.get("signal"), job["stage"]) == wanted, job
+
+
+async def test_arguments_of_a_compiler(wire):
+    code = "#include <concepts>\nint main() { return std::integral<int> ? 7 : 1; }"
+    assert (await wire.execute("cpp", code, compiler_args=["-std=c++20"])).json["exit_code"] == 7
+    answer = await wire.execute("perl", "1", compiler_args=["-O2"])
+    assert (answer.status, "compiler_args" in answer.json["message"]) == (400, True)
+
+
+async def test_more_memory_than_there_is_for_a_job_is_refused(wire):
+    answer = await wire.execute("bash", "echo", memory_mb=1 << 20)
+    assert (answer.status, "memory_mb" in answer.json["message"]) == (400, True)

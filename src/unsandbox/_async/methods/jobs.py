@@ -30,11 +30,13 @@ class JobMethods(Connected):
         input_files: InputFiles | None = None,
         network_mode: NetworkModeName | None = None,
         vcpu: int | None = None,
-        ttl: int | None = None,
+        ttl: float | None = None,
         return_artifacts: bool = False,
         stdin: Stdin | None = None,
         args: Iterable[str] | None = None,
         isolation: IsolationName | None = None,
+        compiler_args: Iterable[str] | None = None,
+        memory_mb: int | None = None,
     ) -> Job:
         """Start a job and return at once. `wait`, `get_job` and `cancel` take its id.
 
@@ -50,6 +52,8 @@ class JobMethods(Connected):
             stdin: See `execute`.
             args: See `execute`.
             isolation: See `execute`.
+            compiler_args: See `execute`.
+            memory_mb: See `execute`.
 
         Returns:
             The job with its `job_id`, usually `pending` or `running`.
@@ -75,6 +79,8 @@ class JobMethods(Connected):
             stdin=stdin,
             args=args,
             isolation=isolation,
+            compiler_args=compiler_args,
+            memory_mb=memory_mb,
         )
         request = await self._connection.encode(options)
         return typed(await execution.submit(self._connection, request), Job)
@@ -85,7 +91,7 @@ class JobMethods(Connected):
         *,
         env: Mapping[str, str] | None = None,
         network_mode: NetworkModeName | None = None,
-        ttl: int | None = None,
+        ttl: float | None = None,
     ) -> Job:
         """Start a script whose `#!` line names the language, and return at once.
 

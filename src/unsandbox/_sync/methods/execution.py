@@ -31,11 +31,13 @@ class ExecutionMethods(Connected):
         input_files: InputFiles | None = None,
         network_mode: NetworkModeName | None = None,
         vcpu: int | None = None,
-        ttl: int | None = None,
+        ttl: float | None = None,
         return_artifacts: bool = False,
         stdin: Stdin | None = None,
         args: Iterable[str] | None = None,
         isolation: IsolationName | None = None,
+        compiler_args: Iterable[str] | None = None,
+        memory_mb: int | None = None,
         timeout: float | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
@@ -60,6 +62,8 @@ class ExecutionMethods(Connected):
                 service.
             args: Command-line arguments. Not on the hosted service.
             isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
+            compiler_args: Further arguments of the compiler (`["-std=c++20"]`). Not on the hosted service.
+            memory_mb: Memory limit in MiB, at most what `vcpu` gives. Not on the hosted service.
             timeout: Deadline of the call in seconds. When it passes, the job is cancelled.
             on_stdout: Function that is called with each piece of standard output, as text.
             on_stderr: Function that is called with each piece of standard error.
@@ -93,6 +97,8 @@ class ExecutionMethods(Connected):
             stdin=stdin,
             args=args,
             isolation=isolation,
+            compiler_args=compiler_args,
+            memory_mb=memory_mb,
         )
         if on_stdout is not None or on_stderr is not None:
             events = JobStream(self._connection, options=options, timeout=timeout)
@@ -115,11 +121,13 @@ class ExecutionMethods(Connected):
         input_files: InputFiles | None = None,
         network_mode: NetworkModeName | None = None,
         vcpu: int | None = None,
-        ttl: int | None = None,
+        ttl: float | None = None,
         return_artifacts: bool = False,
         stdin: Stdin | None = None,
         args: Iterable[str] | None = None,
         isolation: IsolationName | None = None,
+        compiler_args: Iterable[str] | None = None,
+        memory_mb: int | None = None,
         timeout: float | None = None,
     ) -> JobStream:
         """Run code and yield its output as it is written, then exactly one result as the last event.
@@ -140,6 +148,8 @@ class ExecutionMethods(Connected):
             stdin: See `execute`.
             args: See `execute`.
             isolation: See `execute`.
+            compiler_args: See `execute`.
+            memory_mb: See `execute`.
             timeout: See `execute`.
 
         Example:
@@ -163,6 +173,8 @@ class ExecutionMethods(Connected):
             stdin=stdin,
             args=args,
             isolation=isolation,
+            compiler_args=compiler_args,
+            memory_mb=memory_mb,
         )
         return JobStream(self._connection, options=options, timeout=timeout)
 
@@ -205,7 +217,7 @@ class ExecutionMethods(Connected):
         *,
         env: Mapping[str, str] | None = None,
         network_mode: NetworkModeName | None = None,
-        ttl: int | None = None,
+        ttl: float | None = None,
         timeout: float | None = None,
     ) -> Job:
         r"""Run a script whose `#!` line names the language, and return the finished job.

@@ -22,6 +22,7 @@ from unsandbox.engine.jobs.table import JobTable
 from unsandbox.protocol import models
 from unsandbox.sandbox import Limits, NetworkMode, SandboxSpec, SandboxUnavailable, UnknownLanguageError
 from unsandbox.sandbox.languages.caches import ToolchainCaches
+from unsandbox.sandbox.spec import MIB
 
 
 class Admission:
@@ -132,7 +133,7 @@ class Admission:
         limits = Limits(
             wall_s=float(request.ttl or language.time_s),
             vcpu=float(request.vcpu),
-            memory_bytes=context.quotas.memory_bytes(owner, request.vcpu),
+            memory_bytes=_memory_bytes(request, context.quotas.memory_bytes(owner, request.vcpu)),
             output_bytes=context.quotas.output_bytes(owner),
         )
         cache = self._caches.place_or_make(language, backend)
@@ -150,6 +151,7 @@ class Admission:
                     limits=limits,
                     return_artifacts=request.return_artifacts,
                     args=request.args or (),
+                    compiler_args=request.compiler_args or (),
                     cache=cache,
                     cache_scope=owner,
                 )
@@ -175,3 +177,14 @@ class Admission:
             vcpu=limits.vcpu,
             memory_bytes=limits.memory_bytes,
         )
+
+
+def _memory_bytes(request: models.ExecuteRequest, most: int) -> int:
+    """Return the memory limit of a job: what it asks for, or all that it may have."""
+    if request.memory_mb is None:
+        return most
+    if request.memory_mb * MIB > most:
+        raise InvalidRequest(
+            f"memory_mb is {request.memory_mb}; with vcpu {request.vcpu} at most {most // MIB} are allowed"
+        )
+    return request.memory_mb * MIB

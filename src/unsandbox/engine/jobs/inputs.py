@@ -40,10 +40,11 @@ def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
     if len(request.code) > config.code_bytes:
         raise TooLarge(f"the program is larger than {config.code_bytes >> 20} MiB; send data as input files")
     _check_bytes(request.code, "code")
-    for word in request.args or ():
-        if "\0" in word:
-            raise InvalidRequest("args: an argument must not contain a NUL byte")
-        _check_bytes(word, "args")
+    for name, words in (("args", request.args), ("compiler_args", request.compiler_args)):
+        for word in words or ():
+            if "\0" in word:
+                raise InvalidRequest(f"{name}: an argument must not contain a NUL byte")
+            _check_bytes(word, name)
     env = request.env or {}
     if len(env) > MAX_ENV_VARS:
         raise InvalidRequest(f"env has {len(env)} variables; at most {MAX_ENV_VARS} are allowed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import signal
 import time
 from collections.abc import Sequence
 
@@ -21,6 +22,14 @@ EXIT_KILLED = 137
 """Exit code of a job that was killed by us or by a limit: 128 + SIGKILL."""
 
 
+_KILLED_BY = 128
+_DEADLY = frozenset(
+    f"SIG{name}"
+    for name in (
+        *("HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "SEGV", "PIPE", "ALRM", "TERM"),
+        *("XCPU", "XFSZ", "SYS"),
+    )
+)
 ENCODED_BYTES = 40 * MIB
 """What one output stream may take in a JSON answer, where control characters take six bytes each."""
 _STEP = 1 << 16
@@ -64,6 +73,8 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
         exit_code=exit_code,
         success=status is JobStatus.COMPLETED and exit_code == 0,
         error=error,
+        signal=_signal_of(outcome) if status is JobStatus.COMPLETED else None,
+        stage="compile" if outcome.compiling else "run",
         detected_language=record.detected_language,
         total_time_ms=round(outcome.wall_s * 1000, 3),
         cpu_time_ms=None if outcome.cpu_s is None else round(outcome.cpu_s * 1000, 3),
@@ -86,6 +97,17 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
 def captured_size(outcome: Outcome | CommandOutcome) -> int:
     """Return how many bytes the two output streams have."""
     return len(outcome.stdout.data) + len(outcome.stderr.data)
+
+
+def _signal_of(outcome: Outcome) -> str | None:
+    """Return the name of the signal that an exit code stands for; shells and sandboxes tell no other way."""
+    if outcome.exit_code is None or outcome.exit_code <= _KILLED_BY:
+        return None
+    try:
+        found = signal.Signals(outcome.exit_code - _KILLED_BY)
+    except ValueError:
+        return None
+    return found.name if found.name in _DEADLY else None
 
 
 def wire_artifacts(artifacts: Sequence[Artifact]) -> list[models.Artifact] | None:

@@ -9,7 +9,10 @@ from unsandbox.protocol.endpoints.state import IMAGES, LOGS, SERVICES, SESSIONS,
 
 FEATURES_HEADER = "Unsandbox-Features"
 """Response header with which a server announces what it can do beyond the historical API."""
-FEATURES = ("wait", "idempotency", "stdin", "events", "args", "isolation", "wait_many")
+FEATURES = (
+    *("wait", "idempotency", "stdin", "events", "args", "isolation", "wait_many"),
+    *("compiler_args", "memory_mb"),
+)
 """`wait`: `GET /jobs/{id}?wait=S` holds; `idempotency`: `Idempotency-Key` is honoured; `stdin`: is taken;
 `events`: `GET /jobs/{id}/events` streams; `args`: the program gets arguments; `isolation`: may be chosen;
 `wait_many`: `POST /jobs/wait`."""
@@ -20,7 +23,7 @@ OTP_HEADER = "X-Sudo-OTP"
 CHALLENGE_HEADER = "X-Sudo-Challenge"
 
 _RUN_QUERY = (
-    Query("ttl", "integer", "Seconds of wall-clock time for the program, 1 to 900."),
+    Query("ttl", "number", "Seconds of wall-clock time for the program, at most 900."),
     Query("network_mode", "string", "`zerotrust` or `semitrusted`."),
     Query("env", "string", "JSON object of environment variables."),
 )

@@ -6,6 +6,7 @@ import array
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -243,6 +244,7 @@ class _Message:
             if self.spec.stdin:
                 fds.append(sent.add(input_file(self.spec.stdin)))
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            sandbox.sent_at = time.monotonic()
             sandbox.control.sendmsg([self.data], ancillary)
 
     def watch(

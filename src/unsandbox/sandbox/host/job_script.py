@@ -14,8 +14,10 @@ RUN_SCRIPT = f". /proc/self/fd/{SCRIPT_FD}"
 """The command of the shell that carries the script out."""
 _CLOSED = f"{CONTROL_FD}>&- 4>&- {EXTRA_FD}>&-"
 
-MARK_START, MARK_COMPILE_FAILED, MARK_RAN, MARK_END = b"start", b"compile", b"ran", b"end"
-"""What a sandbox reports; `ran`: the program has ended, and processes that it left hold its output."""
+MARK_START, MARK_COMPILE_FAILED, MARK_COMPILED = b"start", b"compile", b"run"
+"""What a sandbox reports when a job begins, when its compile step fails, and when that is over."""
+MARK_RAN, MARK_END = b"ran", b"end"
+"""What it reports at the end; `ran`: the program has ended, and processes that it left hold its output."""
 LOOK_AGAIN = b"look\n"
 """The answer to `ran`: say `ran` or `end` again. Any other answer ends what is left."""
 
@@ -81,6 +83,7 @@ def job_script(
         lines += [
             f"(exec {own or prefix}{shlex.join(spec.compile)}) </dev/null >&4 2>&4 {_CLOSED}",
             f"code=$?; [ $code = 0 ] || {{ {_report(MARK_COMPILE_FAILED)}; exit $code; }}",
+            _report(MARK_COMPILED),
         ]
     lines += [
         f"(exec {prefix}{shlex.join(spec.run)}) 2>&4 {_CLOSED}",

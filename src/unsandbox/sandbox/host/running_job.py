@@ -15,6 +15,7 @@ from unsandbox.sandbox.host.artifacts import Collector, open_root
 from unsandbox.sandbox.host.job_script import (
     LOOK_AGAIN,
     MARK_COMPILE_FAILED,
+    MARK_COMPILED,
     MARK_END,
     MARK_RAN,
     MARK_START,
@@ -87,6 +88,7 @@ class SandboxJob:
         self._heard = 0
         self._quiet_since = 0.0
         self._compile_failed = False
+        self._compiling = spec.compile is not None
         self._wound_up = False
         self._ending: Ending | None = None
         self._collecting: asyncio.Task[None] | None = None
@@ -208,6 +210,8 @@ class SandboxJob:
             self._timer.cancel()
             wall = self._spec.limits.wall_s
             self._timer = self._loop.call_later(wall, lambda: self._end_early(EndReason.TIMEOUT))
+        elif mark == MARK_COMPILED and self._ended_at is None:
+            self._compiling = False
         elif mark == MARK_RAN and code is not None and (self._ended_at is None or self._lingering):
             if self._ended_at is None:
                 self._program_ended(code)
@@ -350,6 +354,7 @@ class SandboxJob:
             cpu_s=ending.cpu_s,
             peak_memory_bytes=ending.peak_memory_bytes,
             compile_failed=self._compile_failed,
+            compiling=self._compiling,
             artifacts=tuple(self._artifacts),
             artifacts_skipped=tuple(self._skipped),
             output_cut=self._output_cut,

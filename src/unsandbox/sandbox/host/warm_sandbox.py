@@ -42,6 +42,8 @@ class WarmSandbox:
         self.group: Group | None = None
         self.cpu_s = 0.0
         """What the preparation has used of the processors; no job pays for it."""
+        self.sent_at: float | None = None
+        """Monotonic time just before the job was sent."""
         self.job: WarmJob | None = None
         self.dismissed = False
         """Whether nobody needs it any more."""
@@ -194,6 +196,8 @@ class WarmJob(SandboxJob):
     def begin(self) -> None:
         """The job was sent: its time runs."""
         self._take_report(MARK_START + b" ")
+        # This process may have slept since it sent the job, and the program not.
+        self._started_at = self._prepared.sent_at or self._started_at
 
     def _receive(self, size: int) -> bytes:
         if self._on_compiled is None:

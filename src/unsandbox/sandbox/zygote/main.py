@@ -452,6 +452,7 @@ def _execute(job: Mapping[str, Any], setup: Setup) -> None:
                 os._exit(code)
             if job["report"] is not None:
                 _hand_over(job["report"])
+            os.write(CONTROL_FD, b"run 0\n")
         if job["said"]:
             os.write(2, job["said"])
         _become(job["run"], job["env"])
