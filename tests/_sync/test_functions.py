@@ -125,7 +125,7 @@ def test_errors_are_those_of_the_seed(fake: FakeServer, monkeypatch: pytest.Monk
         {"input_files": {"..": b""}},
         {"input_files": {"a": b"", "a/x": b""}},
         {"input_files": {"x": 5}},
-        {"input_files": {"x": "\udc80"}},
+        {"input_files": {"x": "\ud800"}},
         {"input_files": "name.txt"},
         {"input_files": ["/does/not/exist"]},
         {"input_files": [5]},
