@@ -19,39 +19,39 @@ TOOLCHAINS ?= /var/tmp/unsandbox-toolchains
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
-install: ## Make .venv with this project in it
+install: ## Create .venv with the locked dependencies and this project
 	@scripts/bootstrap
 
-dev-install: ## The same, and the toolchains of every language that the tests run
+dev-install: ## As install, with the toolchains of all languages that the tests run
 	@scripts/bootstrap --full
 
-demo: ## Run programs in several languages on the engine built in
+demo: ## Run programs in several languages on the embedded engine
 	@scripts/bootstrap --minimal
 	@$(PY) examples/demo.py
 
-examples: ## Run every example on the engine built in; UNSANDBOX_API_BASE=URL runs them elsewhere
+examples: ## Run every example on the embedded engine, or on the server in UNSANDBOX_API_BASE
 	@scripts/bootstrap --minimal
 	@set -e; for name in $(EXAMPLES); do echo "== examples/$$name.py"; \
 	    UNSANDBOX_API_BASE="$${UNSANDBOX_API_BASE:-local}" $(PY) "examples/$$name.py"; done
 
-test: dev-install ## Run the tests in parallel, without the slow ones: minutes
+test: dev-install ## Run the tests in parallel, without the slow ones (some minutes)
 	@$(PYTEST) -q -m "not slow"
 
-test-all: dev-install ## Run all tests, also attacks, crashes and installations: what CI runs
+test-all: dev-install ## Run all tests, including attacks, crashes and installations, as CI does
 	@$(PYTEST) -q
 
-test-verbose: dev-install ## Run the tests one after the other, without the slow ones, and name each
+test-verbose: dev-install ## Run the tests one after the other, without the slow ones, with their names
 	@$(PY) -m pytest -v -m "not slow"
 
-test-coverage: dev-install ## Run all tests and show the lines that they did not reach
+test-coverage: dev-install ## Run all tests and show the lines that they do not cover
 	@$(PYTEST) -q --cov --cov-report=term-missing:skip-covered
 
-test-languages: install ## Install every toolchain into a folder ($(TOOLCHAINS)), test all languages there, tell in the docs
+test-languages: install ## Install all toolchains into $(TOOLCHAINS), test all languages, update the table in the docs
 	@$(PY) -m unsandbox.cli languages install all -y --folder "$(TOOLCHAINS)"
 	@UNSANDBOX_TOOLCHAINS="$(TOOLCHAINS)" UNSANDBOX_LANGUAGE_TABLE=docs/languages.md \
 	    $(PY) -m pytest -q --tb=native tests/languages
 
-abuse: install ## Attack every kind of sandbox, and a server, and print what stopped it (JSON=1: as JSON)
+abuse: install ## Attack every kind of sandbox and a server; print the defence of each attack (JSON=1: as JSON)
 	@$(PY) -m tests.abuse.table $(if $(JSON),--json)
 
 lint: install ## Check style, format, spelling, dead code, types, layers, and that the sync tree is generated
@@ -67,29 +67,29 @@ format: install ## Rewrite the sources in the project's style
 	@$(PY) -m ruff check --fix --exit-zero .
 	@$(PY) -m ruff format .
 
-docs: dev-install ## Check the documents: links resolve, every block runs
+docs: dev-install ## Check the documentation: links resolve, code blocks run
 	@$(PY) -m pytest -q tests/repo
 
-site: install ## Build the documents as a site into site/; warnings are errors
+site: install ## Build the documentation as a site into site/
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
-bench: ## Measure every goal of speed against its baseline in the same run: goal, figure, verdict
+bench: ## Measure all performance goals against their baselines
 	@scripts/bootstrap --minimal
 	@$(PY) benchmarks/goals.py
 
-bench-fair: ## Measure how much one key's flood slows another key's hello world
+bench-fair: ## Measure how much one key's flood of jobs slows down another key
 	@scripts/bootstrap --minimal
 	@$(PY) benchmarks/fair_sharing.py
 
-faults: ## Load a server to its limit and break everything under it for five minutes: is anything lost or left?
+faults: ## Load a server to its limit for five minutes while its parts are killed; check that nothing is lost
 	@scripts/bootstrap --minimal
 	@$(PY) benchmarks/load_and_faults.py
 
-fuzz: install ## Fuzz every parser for 20 s each, guided by coverage, and the API by its OpenAPI document
+fuzz: install ## Fuzz each parser for 20 s, and the API by its OpenAPI document
 	@scripts/tools
 	@PYTHONPATH="$$(echo .venv/tools/lib/python3*/site-packages)" $(PY) benchmarks/fuzz.py
 
-audit: install ## Check what is installed: as locked, unchanged, licences; known vulnerabilities where they can be asked
+audit: install ## Check the installed packages: lock, file hashes, licences, known vulnerabilities
 	@scripts/tools
 	@$(PY) scripts/audit
 
@@ -98,10 +98,10 @@ dist: install ## Build wheel, source archive and bill of materials (CycloneDX) i
 	@$(PY) -m hatchling build -d dist
 	@$(PY) scripts/sbom dist/unsandbox.cdx.json
 
-unasync: install ## Generate the sync tree from the async one
+unasync: install ## Generate the sync client from the async one
 	@$(PY) scripts/unasync.py
 
-lock: install ## Resolve the dependencies anew into requirements.lock
+lock: install ## Update requirements.lock to the newest versions
 	@$(PY) -c 'import uv' 2>/dev/null || $(PY) -m pip install -q uv
 	@$(PY) -m uv pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-emit-index-url \
 	    --no-emit-find-links --custom-compile-command 'make lock' --all-extras --python-version 3.11 \
@@ -110,6 +110,6 @@ lock: install ## Resolve the dependencies anew into requirements.lock
 	    --no-emit-find-links --custom-compile-command 'make lock' --group tools --constraint requirements.lock \
 	    --python-version 3.11 --output-file requirements-tools.lock
 
-clean: ## Remove everything that a build or a test made, .venv included
+clean: ## Remove everything that builds and tests created, including .venv
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov dist build site
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Start a job, do something else, look at it, wait for it; then start another and cancel it."""
+"""Start a job, do something else, poll it and wait for it; then start another job and cancel it."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from un_async import cancel_job, execute_async, get_job, list_jobs, wait_for_job
 
 
 async def main() -> int:
-    """Go through a job's life; return the exit status."""
+    """Run the example; return the exit status."""
     job_id = await execute_async("bash", "sleep 1; echo done")
     print("started")
 

@@ -1,4 +1,4 @@
-"""Run four languages at once and collect the results; a program that fails is a result like any other."""
+"""Run programs in four languages at once and collect the results; a failed program is a result too."""
 
 import asyncio
 import sys

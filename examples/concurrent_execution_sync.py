@@ -1,4 +1,4 @@
-"""Run four languages at once from threads: the sync twin of concurrent_execution.py."""
+"""Run programs in four languages at once from threads: the sync twin of concurrent_execution.py."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor

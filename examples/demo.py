@@ -1,6 +1,6 @@
-"""Run one program in every language that is installed here, each in its own sandbox, and show what it printed.
+"""Run one program in every installed language, each in its own sandbox, and show the output.
 
-This is `make demo`. It needs no account and no network: the engine runs inside this process.
+This is `make demo`. It uses the embedded engine, so it needs no account and no network.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def paint(code: int, text: str) -> str:
-    """Colour a text where a person looks at it."""
+    """Colour a text if the output is a terminal."""
     return f"\033[{code}m{text}\033[0m" if COLOUR else text
 
 

@@ -1,4 +1,4 @@
-"""A web back end that runs code: `uvicorn fastapi_app:app` serves it; run as a program, it tries itself."""
+"""A web back end that runs code: `uvicorn fastapi_app:app` serves it; run as a program, it tests itself."""
 
 import contextlib
 import sys
@@ -25,7 +25,7 @@ app = fastapi.FastAPI(lifespan=lifespan)
 
 
 class Program(BaseModel):
-    """What a visitor sends."""
+    """The request of a visitor."""
 
     language: str
     code: Annotated[str, fastapi.Body(max_length=100_000)]
@@ -33,7 +33,7 @@ class Program(BaseModel):
 
 @app.post("/run")
 async def run(program: Program, request: fastapi.Request) -> dict[str, str | int | None]:
-    """Run a program to its end. Nobody waits longer than 5 seconds, and then it runs no longer either."""
+    """Run a program and return its result; after 5 seconds the job is cancelled."""
     try:
         job = await request.app.state.sandbox.execute(program.language, program.code, timeout=5)
     except BadRequestError as error:
@@ -45,7 +45,7 @@ async def run(program: Program, request: fastapi.Request) -> dict[str, str | int
 
 @app.post("/stream")
 async def stream(program: Program, request: fastapi.Request) -> StreamingResponse:
-    """Send what the program writes as it writes it. When the visitor leaves, the program is ended."""
+    """Stream the program's output. The job is cancelled when the visitor disconnects."""
 
     async def output() -> AsyncIterator[bytes]:
         async with request.app.state.sandbox.stream(program.language, program.code, ttl=30) as events:

@@ -1,4 +1,4 @@
-"""Compute Fibonacci numbers in a sandbox: a function is sent, its answer comes back as JSON."""
+"""Compute Fibonacci numbers in a sandbox: send a function and read its result as JSON."""
 
 import json
 

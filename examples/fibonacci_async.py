@@ -15,7 +15,7 @@ print(fibonacci({n}))
 
 
 async def fibonacci(n: int) -> int:
-    """Compute one number in a sandbox of its own."""
+    """Compute one number in a separate sandbox."""
     result = await execute_code("python", CODE.format(n=n))
     return int(result["stdout"])
 

@@ -1,4 +1,4 @@
-"""Grade submissions: run each against test cases, side by side, and report points. Bad code hurts nobody."""
+"""Grade submissions: run each against the test cases concurrently and report the points."""
 
 import asyncio
 import sys
@@ -19,7 +19,7 @@ SUBMISSIONS = {
 
 @dataclass(frozen=True)
 class Grade:
-    """How a submission did: cases passed, and what is to be said about it."""
+    """The result of a submission: the number of passed cases and a remark."""
 
     points: int
     remark: str
@@ -38,7 +38,7 @@ async def grade(client: AsyncClient, language: str, code: str) -> Grade:
 
 
 async def main() -> int:
-    """Grade everybody; return the exit status."""
+    """Grade all submissions; return the exit status."""
     async with AsyncClient() as client:
         grades = await asyncio.gather(*(grade(client, *submission) for submission in SUBMISSIONS.values()))
     for name, result in zip(SUBMISSIONS, grades, strict=True):

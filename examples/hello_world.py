@@ -1,4 +1,4 @@
-"""Run one line of Python in a sandbox and print what it printed."""
+"""Run one line of Python in a sandbox and print its output."""
 
 from un import execute_code
 

@@ -1,4 +1,4 @@
-"""The same as hello_world.py with `await`: run one line of Python, and handle what can go wrong."""
+"""The async version of hello_world.py: run one line of Python and handle errors."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Start a job, look at it, wait for it; start another and cancel it: the sync twin of async_job_polling.py."""
+"""Start a job, poll it and wait for it; start another and cancel it: the sync twin of async_job_polling.py."""
 
 import sys
 
@@ -6,7 +6,7 @@ from un import cancel_job, execute_async, get_job, list_jobs, wait_for_job
 
 
 def main() -> int:
-    """Go through a job's life; return the exit status."""
+    """Run the example; return the exit status."""
     job_id = execute_async("bash", "sleep 1; echo done")
     print("started")
 

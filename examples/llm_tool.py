@@ -1,6 +1,6 @@
-"""A tool for an agent: a session in which its model's code runs step by step, described as models want it.
+"""A tool for an agent: a session that runs a model's code step by step, with a tool description.
 
-The model is played by a list of calls, so that this runs without an account; put your own in its place.
+A list of calls stands for the model, so that the example runs without an account; replace it by your own.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ async def main() -> int:
     async with AsyncClient() as client, client.session(shell="python3", ttl=600) as session:
         for call in WHAT_A_MODEL_MIGHT_CALL:
             result = await session.run(call["code"], timeout=10)
-            # Errors are news for the model, not for us: it sees them and tries something else.
+            # The model receives errors as results and can try something else.
             error = (result.stderr or "").strip().rpartition("\n")[2]
             answer = {"output": result.stdout or "", "error": error}
             answers.append(answer)

@@ -1,6 +1,6 @@
-"""Both modules in one program: what needs no network is a plain function, the rest is awaited.
+"""Both modules in one program: functions that need no network are not awaited, all others are.
 
-Code that blocks, such as the functions of `un`, belongs into a thread when an event loop runs.
+In an event loop, run blocking code such as the functions of `un` in a thread.
 """
 
 import asyncio

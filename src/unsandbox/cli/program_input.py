@@ -1,4 +1,4 @@
-"""What a program of the command line is and reads: its code, its standard input, its environment."""
+"""The input of `un run`: the program's code, its standard input and its environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import click
 from unsandbox.cli.main import COMMANDS
 
 INPUT_WAIT_S = 2.0
-"""How long a pipe may stay silent before the program runs without standard input."""
+"""Seconds that a pipe may stay silent before the program runs without standard input."""
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -92,10 +92,10 @@ def _by_content(code: str, what: str, guess: bool, how: str) -> str:
 
 
 def piped_input() -> bytes:
-    """Return what a pipe or file on standard input holds; nothing of a terminal.
+    """Return the content of a pipe or file on standard input; nothing if it is a terminal.
 
-    A pipe that stays silent for two seconds and is not closed is left alone: it may be held open by a program
-    that never writes to it.
+    A pipe that stays silent for two seconds without being closed is ignored: the program that holds it open may
+    never write to it.
     """
     try:
         fd = sys.stdin.fileno()
@@ -107,7 +107,7 @@ def piped_input() -> bytes:
         return b""
     if not stat.S_ISREG(mode) and not select.select([fd], [], [], INPUT_WAIT_S)[0]:
         click.echo(
-            f"un: nothing came on standard input for {INPUT_WAIT_S:g} s; running without it (--stdin - waits)",
+            f"un: no data on standard input for {INPUT_WAIT_S:g} s; running without it (--stdin - waits)",
             err=True,
         )
         return b""
