@@ -151,7 +151,7 @@ async def test_nothing_is_left_and_nothing_is_made_before_the_first_job():
         job = await backend.start(SandboxSpec(run=["true"]))
         assert not isinstance(job, GvisorJob)
         await job.wait()
-        await eventually(lambda: backend.pool.waiting == 1, SLOW)
+        await eventually(lambda: backend.pool.state is PoolState.SERVING and backend.pool.waiting == 1, SLOW)
         job = await backend.start(SandboxSpec(run=["true"]))
         assert isinstance(job, GvisorJob)
         await job.wait()
