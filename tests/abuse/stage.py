@@ -30,8 +30,8 @@ from unsandbox.sandbox import (
     load_languages,
     pool_for,
 )
-from unsandbox.sandbox.host.pool import PoolState
-from unsandbox.sandbox.host.warm_sandbox import WarmJob
+from unsandbox.sandbox.host.warm.pool import PoolState
+from unsandbox.sandbox.host.warm.sandbox import WarmJob
 from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
 from unsandbox.sandbox.seccomp import compiler as seccomp
 

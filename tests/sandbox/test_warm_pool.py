@@ -18,10 +18,10 @@ from unsandbox.sandbox import (
     load_languages,
     pool_for,
 )
-from unsandbox.sandbox.host import pool as module
-from unsandbox.sandbox.host.pool import PoolState
 from unsandbox.sandbox.host.probe import BrokenIsolation
-from unsandbox.sandbox.host.warm_sandbox import WarmJob
+from unsandbox.sandbox.host.warm import pool as module
+from unsandbox.sandbox.host.warm.pool import PoolState
+from unsandbox.sandbox.host.warm.sandbox import WarmJob
 
 SLOW = 40.0
 """A gVisor sandbox takes a second or two to make on a machine with much else to do."""

@@ -9,7 +9,7 @@ import pytest_asyncio
 from tests.sandbox.support import eventually, groups_of, sandbox_processes
 
 from unsandbox.sandbox import BubblewrapBackend, EndReason, Limits, load_languages, pool_for
-from unsandbox.sandbox.host.pool import PoolState
+from unsandbox.sandbox.host.warm.pool import PoolState
 from unsandbox.sandbox.persistent_spec import PersistentSpec
 
 MIB = 1 << 20

@@ -18,7 +18,7 @@ from unsandbox.sandbox.host.compile_cache import read_program
 from unsandbox.sandbox.host.job_streams import JobStreams
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.slots import SlotTable
-from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
+from unsandbox.sandbox.host.warm.sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.native.first_process import NO_PROGRAMS
 
 

@@ -34,8 +34,8 @@ from unsandbox.sandbox import (
     load_languages,
     pool_for,
 )
-from unsandbox.sandbox.host.pool import PoolState
-from unsandbox.sandbox.host.warm_sandbox import WarmJob
+from unsandbox.sandbox.host.warm.pool import PoolState
+from unsandbox.sandbox.host.warm.sandbox import WarmJob
 from unsandbox.sandbox.native.first_process import NO_PROGRAMS, NativePrograms, native_programs
 from unsandbox.sandbox.zygote.main import KIND_ANY, KIND_BASH, KIND_NODE
 
@@ -471,7 +471,7 @@ async def test_a_template_that_does_not_serve_is_given_up(monkeypatch):
 
 
 async def test_a_pool_that_served_comes_back_after_failures(monkeypatch):
-    from unsandbox.sandbox.host import pool as module
+    from unsandbox.sandbox.host.warm import pool as module
 
     monkeypatch.setattr(module, "_REST_S", 0.5)
     async with pooled(CONFIG) as backend:

@@ -43,7 +43,7 @@ from unsandbox.sandbox import (
     pool_for,
 )
 from unsandbox.sandbox.gvisor.pool import GvisorJob
-from unsandbox.sandbox.host.pool import PoolState
+from unsandbox.sandbox.host.warm.pool import PoolState
 
 pytestmark = pytest.mark.gvisor
 MIB = 1 << 20

@@ -14,7 +14,7 @@ from tests.sandbox.support import eventually
 from unsandbox.engine.engine import Engine
 from unsandbox.protocol import models
 from unsandbox.sandbox import BubblewrapBackend, Limits, SandboxError, System, load_languages, pool_for
-from unsandbox.sandbox.host.pool import PoolState
+from unsandbox.sandbox.host.warm.pool import PoolState
 from unsandbox.sandbox.languages.caches import ToolchainCaches, _unpack, with_caches
 from unsandbox.sandbox.languages.table import Cache, Language, LanguageTable
 from unsandbox.sandbox.system import CACHES, HOST

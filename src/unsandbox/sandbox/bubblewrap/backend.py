@@ -24,9 +24,9 @@ from unsandbox.sandbox.host.descriptors import DescriptorStack, input_file, memo
 from unsandbox.sandbox.host.job_script import RUN_SCRIPT, job_script
 from unsandbox.sandbox.host.job_streams import open_streams
 from unsandbox.sandbox.host.persistent_probe import QUOTA, examine_persistent, persistent_checks
-from unsandbox.sandbox.host.pool import WarmPool
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
+from unsandbox.sandbox.host.warm.pool import WarmPool
 from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.disk_mount import CANNOT_MOUNT
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, FIRST_FILE_FD, SCRIPT_FD, SECCOMP_FD

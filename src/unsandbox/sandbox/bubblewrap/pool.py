@@ -26,11 +26,11 @@ from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.compile_cache import CompileCache, Compiled, read_program, with_program
 from unsandbox.sandbox.host.descriptors import DescriptorStack, input_file, memory_file
 from unsandbox.sandbox.host.job_streams import open_streams
-from unsandbox.sandbox.host.pool import Starter, WarmEvents, WarmPool, WarmStart
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
-from unsandbox.sandbox.host.warm_queue import QueuePolicy
-from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
+from unsandbox.sandbox.host.warm.pool import Starter, WarmEvents, WarmPool, WarmStart
+from unsandbox.sandbox.host.warm.queue import QueuePolicy
+from unsandbox.sandbox.host.warm.sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.messages import PrepareWarm
 from unsandbox.sandbox.launcher.zygotes import ZYGOTE_GONE

@@ -15,7 +15,7 @@ from unsandbox.sandbox.bubblewrap.template import Template
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.descriptors import DescriptorStack, input_file, memory_file, pipe
 from unsandbox.sandbox.host.launcher_client import Ending
-from unsandbox.sandbox.host.warm_sandbox import WarmSandbox
+from unsandbox.sandbox.host.warm.sandbox import WarmSandbox
 from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, ZYGOTE_FILE_FD
 from unsandbox.sandbox.launcher.messages import StartZygote

@@ -26,9 +26,9 @@ from unsandbox.sandbox.host.backend import HostBackend, JobStart, Opening
 from unsandbox.sandbox.host.descriptors import DescriptorStack, input_file, memory_file
 from unsandbox.sandbox.host.job_streams import open_streams, socket_pair
 from unsandbox.sandbox.host.persistent_probe import PERSISTENT, QUOTA, examine_persistent, persistent_checks
-from unsandbox.sandbox.host.pool import WarmPool
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
+from unsandbox.sandbox.host.warm.pool import WarmPool
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, EXTRA_FD, SCRIPT_FD
 from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.pool_config import PoolConfig

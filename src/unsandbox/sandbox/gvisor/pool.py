@@ -20,11 +20,11 @@ from unsandbox.sandbox.gvisor.files import archive_of, fetch
 from unsandbox.sandbox.gvisor.resources import GvisorResources
 from unsandbox.sandbox.host.descriptors import DescriptorStack, memory_file
 from unsandbox.sandbox.host.job_streams import JobStreams, open_streams, socket_pair
-from unsandbox.sandbox.host.pool import Starter, WarmEvents, WarmPool, WarmStart
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
-from unsandbox.sandbox.host.warm_queue import QueuePolicy
-from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
+from unsandbox.sandbox.host.warm.pool import Starter, WarmEvents, WarmPool, WarmStart
+from unsandbox.sandbox.host.warm.queue import QueuePolicy
+from unsandbox.sandbox.host.warm.sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_FD, SCRIPT_FD
 from unsandbox.sandbox.pool_config import PoolConfig

@@ -22,8 +22,8 @@ from unsandbox.sandbox.host.probe import BrokenIsolation
 from unsandbox.sandbox.host.resources import HostResources
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
-from unsandbox.sandbox.host.warm_queue import QueuePolicy, WarmQueue
-from unsandbox.sandbox.host.warm_sandbox import WarmJob, WarmSandbox
+from unsandbox.sandbox.host.warm.queue import QueuePolicy, WarmQueue
+from unsandbox.sandbox.host.warm.sandbox import WarmJob, WarmSandbox
 from unsandbox.sandbox.launcher.messages import PrepareWarm, Start
 from unsandbox.sandbox.spec import OutputSink, SandboxSpec
 

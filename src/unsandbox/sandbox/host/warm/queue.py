@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from unsandbox.sandbox.host.warm_sandbox import WarmSandbox
+from unsandbox.sandbox.host.warm.sandbox import WarmSandbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Warm sandboxes: prepared before their job comes, one job each."""
