@@ -37,46 +37,45 @@ def _switch_from_environment(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """What one engine allows. Sizes in bytes, times in seconds.
+    """The configuration of an engine. Sizes are in bytes, times in seconds.
 
     Attributes:
-        max_running: Sandboxes at work at the same time; 0 means two per CPU, at least four.
-        extra_slots: Sandboxes beyond those, one for each key that has none at work, so that no key waits
-            for the end of another's long jobs.
-        concurrency_per_key: Jobs of one key that wait or run; one more is refused with 429.
-        code_bytes: Largest program text.
+        max_running: Maximum number of concurrent sandboxes; 0 means two per CPU, at least four.
+        extra_slots: Additional sandboxes, one for each key with no running job, so that no key has to wait for
+            another key's long jobs.
+        concurrency_per_key: Queued and running jobs per key; further jobs are refused with 429.
+        code_bytes: Maximum size of a program.
         input_bytes: All input files of one job together.
-        memory_per_vcpu_bytes: Memory limit of a sandbox is this times `vcpu`.
-        output_bytes: Kept of each output stream of a job; the rest is counted and dropped.
-        kept_jobs: Ended jobs that can still be looked up in memory.
-        kept_bytes: Size of their results together; the oldest leave first.
-        waited_bytes: Results that one answer to a wait for several jobs holds together.
-        stop_grace_s: How long a graceful stop waits for running jobs.
-        retention_s: How long an ended job stays in the data folder.
-        retention_jobs: How many ended jobs stay there; the oldest leave first.
-        sessions_per_key: Sessions that one key may have.
-        services_per_key: Services that one key may have.
+        memory_per_vcpu_bytes: Memory limit of a sandbox per vCPU.
+        output_bytes: Stored part of each output stream of a job; the rest is counted and dropped.
+        kept_jobs: Number of ended jobs that are kept in memory.
+        kept_bytes: Total size of their results; the oldest are dropped first.
+        waited_bytes: Total size of the results in one answer to a wait for several jobs.
+        stop_grace_s: Seconds that a graceful stop waits for running jobs.
+        retention_s: Seconds that ended jobs are kept in the data folder.
+        retention_jobs: Number of ended jobs that are kept there; the oldest are deleted first.
+        sessions_per_key: Maximum number of sessions per key.
+        services_per_key: Maximum number of services per key.
         work_bytes: Quota of the work folder of a session or service.
-        snapshots_per_key: Snapshots that one key may have.
-        images_per_key: Images that one key may have.
-        snapshot_bytes: Largest saved state of a session or service, compressed.
+        snapshots_per_key: Maximum number of snapshots per key.
+        images_per_key: Maximum number of images per key.
+        snapshot_bytes: Maximum size of a snapshot, compressed.
         saved_bytes_per_key: All snapshots of one key together, and all its images together.
         disk_bytes_per_key: Disks of sessions and services of one key, its snapshots and images, together.
         restart_delay_s: Wait before the program of a service is started again; doubles each time, to a minute.
-        service_grace_s: How long a service's program has to obey SIGTERM.
-        service_start_s: How long a request waits for a service that was just started to listen.
-        reserved_domains: Domains, with all below them, that no service may have: where the API itself is.
-        isolation: What this engine demands at least: `auto`, `bubblewrap`, `gvisor` or `hardened`; by default
-            what the environment's `UNSANDBOX_ISOLATION` says, else `auto`.
-        toolchains: Where sandboxes get their `/usr`: `host`, a folder, or `auto`; see `find_system`.
-        pool: Sandboxes that wait for jobs when there is little to do; 0 turns the pool off. By default what the
-            environment's `UNSANDBOX_POOL` says, else 4.
-        pool_most: Sandboxes that wait at most, when many jobs come.
-        native: Whether bubblewrap sandboxes use the few hundred bytes of machine code in
-            `unsandbox.sandbox.native`; without, Python does the same, slower. By default what the environment's
-            `UNSANDBOX_NATIVE` says, else yes.
-        quick_end: Whether the interpreter of a warm Python program skips what no program can observe when it
-            ends; see `PoolConfig`. By default what the environment's `UNSANDBOX_QUICK_END` says, else yes.
+        service_grace_s: Seconds between SIGTERM and SIGKILL for a service's program.
+        service_start_s: Seconds that a request waits for a starting service to listen.
+        reserved_domains: Domains of the API, which services cannot use, nor their subdomains.
+        isolation: Minimum isolation: `auto`, `bubblewrap`, `gvisor` or `hardened`. Default: the variable
+            `UNSANDBOX_ISOLATION`, otherwise `auto`.
+        toolchains: Source of the sandboxes' `/usr`: `host`, a folder, or `auto`; see `find_system`.
+        pool: Number of warm sandboxes under little load; 0 turns the pool off. Default: the variable
+            `UNSANDBOX_POOL`, otherwise 4.
+        pool_most: Maximum number of warm sandboxes under load.
+        native: Whether bubblewrap sandboxes use the machine code in `unsandbox.sandbox.native`. Otherwise
+            Python does the same more slowly. Default: the variable `UNSANDBOX_NATIVE`, otherwise yes.
+        quick_end: Whether the interpreter of a warm Python program skips unobservable parts of its shutdown;
+            see `PoolConfig`. Default: the variable `UNSANDBOX_QUICK_END`, otherwise yes.
     """
 
     max_running: int = 0
@@ -114,5 +113,5 @@ class EngineConfig:
 
     @property
     def running_slots(self) -> int:
-        """How many sandboxes may work at once."""
+        """The maximum number of concurrent sandboxes."""
         return self.max_running or max(4, 2 * usable_cpus())

@@ -1,4 +1,4 @@
-"""What the parts of an engine share."""
+"""Objects that the parts of an engine share."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Context:
 
     Attributes:
         config: The bounds.
-        store: Where jobs and objects are stored.
+        store: Storage of jobs and objects.
         backends: Make sandboxes.
         languages: The languages that can run here.
         logbook: The events that the owner of a key may read.
         box: Encrypts secrets at rest.
         quotas: The totals that each key may use.
-        audit: Who did what, in a data folder.
+        audit: The audit log; None without a data folder.
     """
 
     config: EngineConfig
@@ -55,10 +55,10 @@ class Folder:
 
 
 class Part(Protocol):
-    """A part of an engine: it loads what it keeps at the start and releases it at the stop."""
+    """A part of an engine. It loads its objects at the start and releases them at the stop."""
 
     async def start(self) -> None:
-        """Load what an earlier process left."""
+        """Load the objects of an earlier process."""
 
     async def stop(self) -> None:
         """End what runs. In a durable folder the objects themselves stay."""

@@ -52,15 +52,15 @@ class Engine:
 
     Args:
         config: The bounds.
-        store: Where jobs and objects are stored; without one they are gone with the process.
+        store: Storage of jobs and objects; without one they end with the process.
         backend: The isolation; when not given, the one that `config.isolation` demands.
         languages: The language table; the built-in one when not given.
-        folder: Data folder; without one, sessions and the like are gone with the process.
+        folder: Data folder; without one, sessions and other objects end with the process.
         box: Encrypts secrets at rest; with a data folder it must be the same at every start.
         blobs: URL of the store for snapshots and images; a folder in the data folder when not given.
 
     Attributes:
-        context: What its parts share.
+        context: The objects that all parts share.
         caches: Of the toolchains.
         jobs: Programs that run once.
         sessions: Persistent sandboxes with a shell; like the following, available once the engine is started.
@@ -143,7 +143,7 @@ class Engine:
 
     @property
     def audit(self) -> AuditLog | None:
-        """Who did what, in a data folder."""
+        """The audit log; None without a data folder."""
         return self.context.audit
 
     async def start(self) -> ProbeReport:
@@ -197,7 +197,7 @@ class Engine:
         """Take nothing new, let running jobs end, mark the others, release everything.
 
         Args:
-            grace_s: How long running jobs may take; by default `config.stop_grace_s`.
+            grace_s: Seconds to wait for running jobs. Default: `config.stop_grace_s`.
         """
         self.logbook.close()
         await self._end_task(self._tidying)
@@ -242,7 +242,7 @@ class Engine:
         return itertools.chain(self.sessions.sandboxes, self.services.sandboxes())
 
     def _is_idle(self) -> bool:
-        """Tell whether nothing can use CPU time, so that nothing has to be checked."""
+        """Return whether nothing can use CPU time, so that there is nothing to check."""
         return not self.jobs.unfinished and next(self._persistent(), None) is None
 
     def _charge_persistent(self) -> None:

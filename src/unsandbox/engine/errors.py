@@ -22,7 +22,7 @@ class RequestError(Exception):
 
 
 class InvalidRequest(RequestError):
-    """The request can never succeed as it is: a member is missing, malformed, or not available on this server.
+    """The request is invalid: a member is missing, malformed, or not available on this server.
 
     Raised for jobs, sessions, services, vaults, snapshots and images alike.
     """

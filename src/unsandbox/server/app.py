@@ -47,8 +47,8 @@ class Server:
 
     Args:
         engine: A started engine.
-        keys: Where secrets are found.
-        config: Where and how to listen.
+        keys: The lookup of secrets.
+        config: Address and options of the server.
     """
 
     def __init__(self, engine: Engine, keys: KeyRing, config: ServerConfig | None = None) -> None:
@@ -101,7 +101,7 @@ class Server:
         self.port = self._runner.addresses[0][1]
 
     async def stop_listening(self) -> None:
-        """Refuse new connections; those that are open go on."""
+        """Refuse new connections; open ones continue."""
         if self._site is not None:
             await self._site.stop()
             self._site = None

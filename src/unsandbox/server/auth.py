@@ -1,4 +1,4 @@
-"""Who sent a request: bearer key, timestamp, signature over the raw target and the raw body."""
+"""Authentication of requests: bearer key, timestamp, signature over the raw target and body."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def check_headers(request: web.Request, keys: KeyRing, now: float) -> Caller:
 
     Args:
         request: The request.
-        keys: Where secrets are found.
+        keys: The lookup of secrets.
         now: Unix time in seconds.
 
     Raises:

@@ -28,7 +28,7 @@ MOST_VALUES = 100_000
 """JSON values in a large body; a request has a few for each of its files, arguments and variables."""
 _SMALL_BYTES = 1 << 16
 HOLD_S = 95.0
-"""How long `/execute` holds its answer: historical clients give up after 120 s, proxies after 100."""
+"""Seconds that `/execute` holds its answer: historical clients give up after 120, proxies after 100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Call:
     Attributes:
         engine: The engine.
         owner: Public key that signed; empty for an endpoint that needs none.
-        settings: What that key may do.
+        settings: Settings of that key.
         params: Values of the path's placeholders, decoded.
         query: Query members, decoded.
         body: Raw body, but for large files.
@@ -46,7 +46,7 @@ class Call:
         members: The JSON object in the body, when that was large.
         digest: SHA-256 in hex of the body as it was sent, where that is not of `body`.
         idempotency_key: From the header, if there.
-        hold_s: How long `/execute` may hold.
+        hold_s: Seconds that `/execute` may hold its answer.
         path: Path of the request, decoded.
         service_domain: Services are reached at hosts below it.
         base_url: This server as the caller addressed it: scheme and host, no slash at the end.
@@ -133,7 +133,7 @@ def _parse(body: bytes, marks: Mapping[str, Content]) -> dict[str, Any]:
 
 
 def to_model(members: Mapping[str, Any], model: type[T]) -> T:
-    """Return what a request says as a model.
+    """Decode a request's body as its type.
 
     Raises:
         InvalidRequest: A member is missing, too long or of the wrong type; the message names it.
@@ -167,5 +167,5 @@ def read_number(query: Mapping[str, str], name: str, default: float, low: float,
 
 
 def read_flag(query: Mapping[str, str], name: str) -> bool:
-    """Return whether a member of the query is set: `1`, `true` and `yes` are, whatever the case."""
+    """Return whether a member of the query is `1`, `true` or `yes`, in any case."""
     return query.get(name, "").strip().lower() in {"1", "true", "yes"}

@@ -1,4 +1,4 @@
-"""Where and how a server listens."""
+"""The configuration of a server."""
 
 from __future__ import annotations
 

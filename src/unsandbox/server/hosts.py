@@ -55,7 +55,7 @@ def label_of(name: str, domains: tuple[str, ...]) -> str | None:
 
 
 def from_this_machine(request: web.Request) -> bool:
-    """Tell whether a request comes from this machine itself, and not through a proxy on it."""
+    """Return whether a request comes from this machine itself and not through a proxy."""
     peer = request.transport.get_extra_info("peername") if request.transport else None
     host = peer[0] if isinstance(peer, tuple) else ""
     local = host in {"127.0.0.1", "::1", "::ffff:127.0.0.1"}

@@ -189,7 +189,9 @@ class Ingress:
         async with answer:
             if answer.status == 101:
                 if not _wants_websocket(request):
-                    return _bad_gateway(request, "bad_answer", "The service switched to what nobody asked for")
+                    return _bad_gateway(
+                        request, "bad_answer", "The service switched to a protocol that was not requested"
+                    )
                 headers = _forwarded(answer.headers)
                 headers.update(_upgrade(answer.headers))
                 return await tunnel(request, answer, headers)
@@ -298,7 +300,7 @@ def _unreachable(request: web.Request, target: Target, reason: Unreachable) -> w
             503,
             reason.code,
             "This service is frozen",
-            "It is paused to use no resources. Its owner can let it go on.",
+            "It is paused and uses no resources. Its owner can resume it.",
             retry_s=60,
             as_page=target.record.show_freeze_page,
         )

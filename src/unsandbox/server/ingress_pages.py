@@ -1,4 +1,4 @@
-"""What the ingress itself answers: a page for people, JSON for programs."""
+"""The ingress's own answers: pages for browsers, JSON for programs."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def ingress_answer(
         request: What is answered.
         status: HTTP status.
         code: Short name for programs.
-        title: For people: what is the matter.
-        text: For people: what can be done.
+        title: The problem, for people.
+        text: The remedy, for people.
         retry_s: When it makes sense to ask again; a page then loads itself again.
         as_page: HTML or JSON; by default as the request wants it.
     """

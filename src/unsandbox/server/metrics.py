@@ -1,4 +1,4 @@
-"""What the server counts, in the text format of Prometheus (OpenMetrics), by `prometheus-client`."""
+"""The server's metrics in the text format of Prometheus, by `prometheus-client`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from unsandbox.protocol.endpoints.jobs import ENDPOINTS, IDEMPOTENCY_HEADER
 
 _SIGNED: list[dict[str, list[str]]] = [{"key": [], "timestamp": [], "signature": []}]
 _ERRORS = {
-    "400": "The request is not usable as it is.",
+    "400": "The request is invalid.",
     "401": "Unknown key, wrong signature, or a clock more than five minutes off.",
     "403": "This key may not do this.",
     "404": "No such object of this key.",

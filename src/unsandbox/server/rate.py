@@ -1,4 +1,4 @@
-"""How many requests a key may send: a token bucket per key."""
+"""The rate limit of requests: a token bucket per key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Rates:
             now: Seconds of a monotonic clock.
 
         Raises:
-            LimitReached: There is none; the message says when the next one comes.
+            LimitReached: The rate is exceeded; the message has the seconds to wait.
         """
         rate = settings.rate_per_minute
         if rate is None:

@@ -28,7 +28,7 @@ class RequestReader:
 
     Args:
         engine: The engine that calls are for.
-        keys: Where secrets are found.
+        keys: The lookup of secrets.
         config: The settings of the server.
 
     Attributes:

@@ -38,7 +38,7 @@ LOG_STREAM_PATHS = (
 
 
 async def stream_events(request: web.Request, call: Call) -> web.StreamResponse:
-    """Send the output of a job as it is written, with the cursor behind each piece, and at last its result."""
+    """Stream the output of a job with the cursor after each piece, then its result."""
     given = request.headers.get(CURSOR_HEADER) or call.query.get(CURSOR_QUERY)
     try:
         cursor = Cursor.parse(given) if given else Cursor()
@@ -77,7 +77,7 @@ async def _open_stream(request: web.Request) -> web.StreamResponse:
 
 
 async def stream_logs(request: web.Request, call: Call) -> web.StreamResponse:
-    """Send lines as they are noted, and a keep-alive when there are none."""
+    """Stream log lines, and keep-alives in between."""
     query = log_query(call)
     call.engine.logbook.read(call.owner, query, 1)  # Refuses what makes no sense while it still can.
     response = await _open_stream(request)

@@ -1,4 +1,4 @@
-"""What the server tells OpenTelemetry of each request: a span that continues the caller's trace; its time."""
+"""OpenTelemetry for requests: a span that continues the caller's trace, and a duration histogram."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _REQUESTS = _telemetry.Seconds("http.server.request.duration", "Duration of HTTP server requests.")
 _UNKNOWN = "_OTHER"
-"""What the conventions call a method that is none."""
+"""The conventions' name for an unknown method."""
 
 
 def route_of(request: web.Request) -> str | None:

@@ -15,18 +15,18 @@ _BUFFER_BYTES = 256 * 1024
 
 
 class _Bytes:
-    """Stands where aiohttp expects a reader of WebSocket frames, and passes on what comes."""
+    """Replaces aiohttp's reader of WebSocket frames and forwards the bytes."""
 
     def __init__(self, protocol: BaseProtocol) -> None:
         self.reader = aiohttp.StreamReader(protocol, limit=_BUFFER_BYTES)
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Take what has come."""
+        """Receive bytes."""
         self.reader.feed_data(data)
         return False, b""
 
     def feed_eof(self) -> None:
-        """Take note that nothing more will come."""
+        """Receive the end of the stream."""
         self.reader.feed_eof()
 
 

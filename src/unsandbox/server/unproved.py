@@ -1,4 +1,4 @@
-"""How many bytes of bodies are held before their signatures are checked: in all, and for each address."""
+"""Limits on the bytes of bodies that are held before their signature is checked, in total and per address."""
 
 from __future__ import annotations
 

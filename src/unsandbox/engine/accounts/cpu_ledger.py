@@ -1,4 +1,4 @@
-"""How much CPU time each key has used, minute by minute, for a day back; it outlives the process."""
+"""The CPU time of each key by minute, for one day; stored across restarts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SLICE_S = 60
 
 
 class CpuUse(Record, kw_only=True):
-    """What is stored of a key's use: seconds of CPU time by minute since 1970."""
+    """The stored CPU time of a key: seconds by minute since 1970."""
 
     minutes: dict[int, float] = msgspec.field(default_factory=dict)
 
@@ -35,7 +35,7 @@ class CpuLedger:
         self._unsaved: set[str] = set()
 
     async def load(self) -> None:
-        """Take up what an earlier process stored."""
+        """Load the state that an earlier process stored."""
         self._uses = {use.owner: use for use in await self._collection.load()}
 
     async def save(self) -> None:
@@ -49,7 +49,7 @@ class CpuLedger:
                 raise
 
     def charge(self, owner: str, seconds: float) -> None:
-        """Take note of CPU time."""
+        """Record CPU time."""
         now = int(self._clock() // _SLICE_S)
         use = self._uses.get(owner)
         if use is None:

@@ -38,24 +38,24 @@ class KeyPair:
 
 
 class KeySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key may do; a limit that is None is the engine's own. Fields may be added, never renamed.
+    """The settings of a key. A limit of None means the engine's default. Fields may be added, never renamed.
 
     Attributes:
         tier: Number that clients show; it means nothing to the engine.
         expires_at: Unix time from which the key is refused.
-        concurrency: Jobs that wait or run at a time.
+        concurrency: Jobs that may be queued or running.
         rate_per_minute: Requests in the long run; None means no limit.
         burst: Requests at once before the rate counts; the rate when not given.
         sessions: Sessions at a time.
         services: Services at a time.
-        cpu_s_per_hour: Seconds of CPU time in any hour; what runs when they are used up is ended.
+        cpu_s_per_hour: Seconds of CPU time in any hour; running jobs are ended at the limit.
         cpu_s_per_day: The same in any day.
         memory_mb: Memory limits of all its sandboxes together, in MiB; jobs wait until there is room.
         sandbox_memory_mb: Memory limit of each of its sandboxes, in MiB, however many CPUs it has.
-        disk_mb: What it stores, in MiB: the quotas of its sessions and services, its snapshots and images.
+        disk_mb: Disk in MiB: quotas of sessions and services, snapshots and images.
         output_mb: Kept of each output stream of a job, in MiB.
         results_mb: Stored results of its ended jobs, in MiB; the oldest leave first.
-        isolation: What it gets at least, `gvisor` or `hardened`, whatever it asks for.
+        isolation: Minimum isolation: `gvisor` or `hardened`.
     """
 
     tier: int = 1
@@ -82,7 +82,7 @@ class KeySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """A valid key: its secret, which `repr` does not show, and what it may do."""
+    """A valid key: its secret, which `repr` does not show, and its settings."""
 
     secret_key: str
     settings: KeySettings
@@ -93,7 +93,7 @@ class KnownKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key as it is listed; never its secret."""
+    """A key in a list, without its secret."""
 
     public_key: str
     note: str
@@ -103,7 +103,7 @@ class KeyRow:
 
 
 class KeyRing(Protocol):
-    """Where the server looks for the secret of a public key."""
+    """The lookup of secrets by public key."""
 
     def find(self, public_key: str) -> KnownKey | None:
         """Return a valid key, None for an unknown or revoked one. Must be quick. An expired key is found."""
@@ -118,7 +118,7 @@ class FixedKeys:
     Args:
         pairs: The valid pairs.
         otp: Secrets of one-time codes by public key, for keys that need them.
-        settings: What keys may do, by public key.
+        settings: Settings by public key.
     """
 
     def __init__(
@@ -167,9 +167,9 @@ class StoredKeys:
         """Make and store a new pair; this is the only time its secret is shown.
 
         Args:
-            note: What it is for.
+            note: Purpose of the key.
             otp_secret: Secret of one-time codes (base32) that protected calls of this key shall need.
-            settings: What it may do.
+            settings: Settings of the key.
         """
         pair = KeyPair.generate()
         row = {
@@ -207,10 +207,10 @@ class StoredKeys:
             return bool(connection.execute(query).rowcount)
 
     def change(self, public_key: str, **changes: Any) -> KeySettings | None:
-        """Change settings of a key; return what they are then, None when there is no such valid key.
+        """Change settings of a key and return the new settings; None if there is no such valid key.
 
         Args:
-            public_key: Which key.
+            public_key: The key.
             changes: Fields of `KeySettings`; None takes a limit away.
         """
         table = keys_table.c

@@ -32,11 +32,11 @@ class Reservation:
 
 
 class Quotas:
-    """Checks what a key asks for against its limits.
+    """Checks requests against the limits of their keys.
 
     Args:
         config: The bounds of a key for which nothing else is set.
-        store: Where the use of CPU time is stored.
+        store: Storage for the use of CPU time.
 
     Attributes:
         rings: Where the settings of keys are found; a key that none knows has the engine's bounds.
@@ -56,7 +56,7 @@ class Quotas:
         self._in_flight: dict[str, list[tuple[str, Reservation]]] = {}
 
     def settings(self, owner: str) -> KeySettings:
-        """Return what is set for a key."""
+        """Return the settings of a key."""
         for ring in self.rings:
             if (known := ring.find(owner)) is not None:
                 return known.settings
@@ -80,13 +80,13 @@ class Quotas:
         return asked
 
     def memory_bytes(self, owner: str, vcpu: int) -> int:
-        """Return the memory of a sandbox with so many CPUs."""
+        """Return the memory limit of a sandbox with this number of CPUs."""
         settings = self.settings(owner)
         most = [limit * MIB for limit in (settings.sandbox_memory_mb, settings.memory_mb) if limit is not None]
         return min((self._config.memory_per_vcpu_bytes * vcpu, *most))
 
     def output_bytes(self, owner: str) -> int:
-        """Return what is kept of each output stream."""
+        """Return the number of bytes that are stored of each output stream."""
         limit = self.settings(owner).output_mb
         return self._config.output_bytes if limit is None else min(self._config.output_bytes, limit * MIB)
 
@@ -152,19 +152,19 @@ class Quotas:
         self.check_cpu(owner)
 
     def has_memory(self, owner: str, memory: int) -> bool:
-        """Tell whether a key may use `memory` more bytes now."""
+        """Return whether a key may use `memory` more bytes now."""
         limit = self.settings(owner).memory_mb
         return limit is None or self.reserved(owner).memory + self.jobs_memory(owner) + memory <= limit * MIB
 
     # CPU time
 
     def counts_cpu(self, owner: str) -> bool:
-        """Tell whether a key has a limit on CPU time."""
+        """Return whether a key has a limit on CPU time."""
         settings = self.settings(owner)
         return settings.cpu_s_per_hour is not None or settings.cpu_s_per_day is not None
 
     def charge_cpu(self, owner: str, seconds: float) -> None:
-        """Take note of CPU time that was used."""
+        """Record used CPU time."""
         if self.counts_cpu(owner):
             self.ledger.charge(owner, seconds)
 
@@ -198,7 +198,7 @@ class Quotas:
         return [(name, window_s, limit) for name, window_s, limit in limits if limit is not None]
 
     def used(self, owner: str) -> dict[str, float]:
-        """Return what of a key's limits is used now, by the names of the limits."""
+        """Return the current use of a key's limits, by name."""
         held = self.reserved(owner)
         used: dict[str, float] = {
             "memory_mb": _mib(held.memory + self.jobs_memory(owner)),

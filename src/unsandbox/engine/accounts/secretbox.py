@@ -30,7 +30,7 @@ class SecretBox:
 
     @classmethod
     def of_this_process(cls) -> SecretBox:
-        """Return a box with a random key that nobody else will ever have."""
+        """Return a box with a random key."""
         return cls(Fernet.generate_key())
 
     @classmethod

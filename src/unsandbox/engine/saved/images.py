@@ -73,7 +73,7 @@ class Images:
         )
 
     async def start(self) -> None:
-        """Take up what an earlier process stored."""
+        """Load the state that an earlier process stored."""
         await self._saved.start()
 
     async def stop(self) -> None:

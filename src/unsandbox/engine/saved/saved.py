@@ -198,7 +198,7 @@ class SavedCollection(Generic[S]):
         self._changing = asyncio.Lock()
 
     async def start(self) -> None:
-        """Take up what an earlier process stored."""
+        """Load the state that an earlier process stored."""
         for record in await self.collection.load():
             self._blobs.hold(record.sha256)
 

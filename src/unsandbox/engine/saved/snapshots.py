@@ -64,7 +64,7 @@ class Snapshots:
         self._restoring: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self) -> None:
-        """Take up what an earlier process stored."""
+        """Load the state that an earlier process stored."""
         await self._saved.start()
 
     async def stop(self) -> None:

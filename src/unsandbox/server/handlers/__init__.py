@@ -1,4 +1,4 @@
-"""What each operation does: from a checked call to a model. One function per endpoint, found by its name."""
+"""Handlers of the operations: one function per endpoint, found by its name."""
 
 from __future__ import annotations
 

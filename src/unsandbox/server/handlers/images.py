@@ -67,7 +67,7 @@ async def unlock_image(call: Call) -> Image:
 
 
 async def set_image_visibility(call: Call) -> Image:
-    """Say who may see it."""
+    """Set the visibility."""
     request = read_body(call, VisibilityRequest)
     return await call.engine.images.set_visibility(call.owner, call.params["id"], request.visibility)
 

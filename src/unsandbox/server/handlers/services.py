@@ -69,7 +69,7 @@ async def freeze_service(call: Call) -> Service:
 
 
 async def unfreeze_service(call: Call) -> Service:
-    """Let its processes go on."""
+    """Resume the processes."""
     return _with_url(call, await call.engine.services.unfreeze(call.owner, call.params["id"]))
 
 

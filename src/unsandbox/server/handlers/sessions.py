@@ -52,7 +52,7 @@ async def freeze_session(call: Call) -> Session:
 
 
 async def unfreeze_session(call: Call) -> Session:
-    """Let its processes go on."""
+    """Resume the processes."""
     return _with_address(call, await call.engine.sessions.unfreeze(call.owner, call.params["id"]))
 
 
@@ -63,7 +63,7 @@ async def boost_session(call: Call) -> Session:
 
 
 async def unboost_session(call: Call) -> Session:
-    """Give it what it began with."""
+    """Return it to its original processors and memory."""
     return _with_address(call, await call.engine.sessions.set_vcpu(call.owner, call.params["id"], None))
 
 

@@ -13,7 +13,7 @@ async def list_snapshots(call: Call) -> SnapshotList:
 
 
 async def create_snapshot(call: Call) -> Snapshot:
-    """Save the state of what the body names."""
+    """Take a snapshot of the source that the body names."""
     return await _create(call, read_body(call, SnapshotRequest))
 
 
