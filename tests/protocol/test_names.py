@@ -31,6 +31,9 @@ def usable(name: str) -> str | None:
 
 @given(names)
 @example("./C:/a/")
+@example("./\\")
+@example(".\\")
+@example("./\\b")
 def test_what_a_name_means_lies_below(name):
     found = usable(name)
     if found is not None:

@@ -32,11 +32,13 @@ def relative_name(given: str) -> str:
     """
     path = given.replace("\\", "/")
     parts = [part for part in path.split("/") if part not in {"", "."}]
-    if path.startswith("/") or _DRIVE.match(parts[0] if parts else "") or ".." in parts:
-        # Judged by the first part that counts: `./C:/a` names a drive as much as `C:/a` does.
+    kept = [part for part in given.split("/") if part not in {"", "."}]
+    # Judged by the first part that counts: `./C:/a` names a drive as much as `C:/a` does.
+    absolute = path.startswith("/") or "/".join(kept).startswith("\\")
+    if absolute or _DRIVE.match(parts[0] if parts else "") or ".." in parts:
         parts = parts[-1:]
-    elif os.name != "nt":
-        parts = [part for part in given.split("/") if part not in {"", "."}]
+    elif os.name != "nt" and parts:
+        parts = kept
     name = "/".join(parts)
     try:
         sizes = [len(part.encode("utf-8", "surrogateescape")) for part in (*parts, name)]
