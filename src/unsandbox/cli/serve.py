@@ -31,6 +31,7 @@ from unsandbox.errors import EngineError
 from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.server import Server, ServerConfig
 from unsandbox.server.call import SERVICE_DOMAIN
+from unsandbox.server.config import TlsFiles
 
 logger = logging.getLogger("unsandbox.serve")
 
@@ -148,7 +149,7 @@ def serve(
     server_config = ServerConfig(
         host=host,
         port=port,
-        ssl_context=_ssl_context(tls_cert, tls_key),
+        tls=_tls_files(tls_cert, tls_key),
         body_bytes=max_body << 20,
         service_domain=service_domain,
         watchdog_s=watchdog / 1000 if watchdog > 0 else None,
@@ -247,17 +248,16 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _ssl_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+def _tls_files(certificate: Path | None, key: Path | None) -> TlsFiles | None:
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
         raise click.UsageError("--tls-cert and --tls-key must be given together")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(certificate, key)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
         raise click.UsageError(f"cannot load the TLS certificate and key: {error}") from error
-    return context
+    return TlsFiles(certificate, key)
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 import time
@@ -10,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
 from aiohttp import web
-from aiohttp.http import SERVER_SOFTWARE
 
 from unsandbox.engine import Engine
 from unsandbox.engine.accounts.keys import KeyRing
@@ -18,11 +16,13 @@ from unsandbox.protocol.endpoints.jobs import ENDPOINTS, REQUEST_ID_HEADER
 from unsandbox.server import tracing
 from unsandbox.server.config import ServerConfig
 from unsandbox.server.hosts import from_this_machine
-from unsandbox.server.ingress import Ingress
+from unsandbox.server.ingress.gateway import Gateway
+from unsandbox.server.ingress.routing import ServiceHosts
 from unsandbox.server.metrics import CONTENT_TYPE as METRICS_TYPE
 from unsandbox.server.metrics import Metrics
 from unsandbox.server.openapi import openapi_document
 from unsandbox.server.operation import Operation
+from unsandbox.server.protocols import http_logger
 from unsandbox.server.reader import RequestReader, signer
 from unsandbox.server.responses import error_response, introduce, json_response
 from unsandbox.server.shell import serve_shell
@@ -32,11 +32,8 @@ from unsandbox.server.watchdog import LoopWatchdog
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-logger = logging.getLogger("unsandbox.server")
-_http_logger = logging.getLogger("unsandbox.server.http")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
-_BACKLOG = 4096
 _SHUTDOWN_S = 5.0
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Set while a handler of the API is at work, which may begin to send its answer."""
@@ -60,16 +57,15 @@ class Server:
         watchdog_s = self._config.watchdog_s
         self._watchdog = None if watchdog_s is None else LoopWatchdog(watchdog_s)
         self._metrics = Metrics(engine, self._watchdog)
-        self._ingress = Ingress(engine, self._config.service_domain)
+        self._gateway: Gateway | None = None
         engine.quotas.rings.append(keys)
-        self._site: web.TCPSite | None = None
         self._runner: web.AppRunner | None = None
         self.port = self._config.port
 
     @property
     def url(self) -> str:
         """Base URL, without a slash at the end."""
-        scheme = "https" if self._config.ssl_context else "http"
+        scheme = "https" if self._config.tls else "http"
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         return f"{scheme}://{host}:{self.port}"
 
@@ -79,10 +75,12 @@ class Server:
         Raises:
             OSError: The address cannot be bound.
         """
+        hosts = ServiceHosts(self._engine.services.router, self._config.service_domain)
+        gateway = self._gateway = Gateway(hosts, self._config)
         self._runner = web.AppRunner(
-            self._application(),
+            self._application(gateway),
             access_log=None,
-            logger=_http_logger,
+            logger=http_logger(),
             handle_signals=False,
             shutdown_timeout=_SHUTDOWN_S,
             # By default an hour: a client that sends a byte of its headers a minute would stay as long.
@@ -91,20 +89,18 @@ class Server:
             auto_decompress=False,
         )
         await self._runner.setup()
-        config = self._config
-        self._site = web.TCPSite(
-            self._runner, config.host, config.port, ssl_context=config.ssl_context, backlog=_BACKLOG
-        )
-        await self._site.start()
+        if self._runner.server is None:
+            raise RuntimeError("the runner is not set up")
+        self.port = await gateway.start(self._runner.server)
         if self._watchdog is not None:
             self._watchdog.start()
-        self.port = self._runner.addresses[0][1]
+        if len(self._engine.services):
+            gateway.ingress.start()
 
     async def stop_listening(self) -> None:
         """Refuse new connections; open ones continue."""
-        if self._site is not None:
-            await self._site.stop()
-            self._site = None
+        if self._gateway is not None:
+            self._gateway.stop_listening()
 
     async def stop(self) -> None:
         """Close every connection. Stop the engine before, so that held answers get their results."""
@@ -113,16 +109,16 @@ class Server:
         await self.stop_listening()
         if self._runner is not None:
             await self._runner.cleanup()
-        await self._ingress.close()
+        if self._gateway is not None:
+            await self._gateway.stop()
 
     def sockets(self) -> list[int]:
         """Return the file descriptors that listen (a forked child must close them)."""
-        server = None if self._site is None else self._site._server  # noqa: SLF001 - aiohttp shows it nowhere else
-        return [sock.fileno() for sock in getattr(server, "sockets", ())]
+        return [] if self._gateway is None else self._gateway.sockets()
 
-    def _application(self) -> web.Application:
+    def _application(self, gateway: Gateway) -> web.Application:
         app = web.Application(
-            client_max_size=self._config.body_bytes, middlewares=[self._ingress.middleware, self._guard]
+            client_max_size=self._config.body_bytes, middlewares=[gateway.middleware, self._guard]
         )
         app.on_response_prepare.append(_introduce_stream)
         for endpoint in ENDPOINTS:
@@ -208,16 +204,3 @@ class Server:
 async def _introduce_stream(_request: web.Request, response: web.StreamResponse) -> None:
     if request_id := _request_id.get():
         introduce(response, request_id)
-    elif response.headers.get("Server") == SERVER_SOFTWARE:
-        # An answer of a service: no header names the library in between, nor its version.
-        del response.headers["Server"]
-
-
-def _without_content(record: logging.LogRecord) -> bool:
-    """Reduce what aiohttp logs of broken requests to the fact: their bytes may be secrets or code."""
-    record.msg, record.args = "a connection sent what is not a usable HTTP request", ()
-    record.exc_info = record.exc_text = record.stack_info = None
-    return logger.isEnabledFor(logging.INFO)
-
-
-_http_logger.addFilter(_without_content)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass
+from pathlib import Path
 
 from unsandbox.sandbox.spec import MIB
 from unsandbox.server.call import HOLD_S, SERVICE_DOMAIN
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Where certificate chain and private key lie (PEM)."""
+
+    certificate: Path
+    key: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +24,7 @@ class ServerConfig:
     Attributes:
         host: Address to bind.
         port: Port to bind; 0 picks a free one.
-        ssl_context: Serve https with this.
+        tls: Serve https with this.
         body_bytes: Largest request body; a larger one is answered with 413.
         hold_s: Seconds that `/execute` holds its answer before it says `running`.
         idle_s: Seconds within which a connection must have sent the headers of its next request.
@@ -27,7 +35,7 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     port: int = 8787
-    ssl_context: ssl.SSLContext | None = None
+    tls: TlsFiles | None = None
     body_bytes: int = 192 * MIB
     hold_s: float = HOLD_S
     idle_s: float = 75.0

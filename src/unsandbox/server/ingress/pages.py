@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from unsandbox.protocol import codec
+from unsandbox.server.protocols import SERVER_NAME
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -31,7 +33,7 @@ h1 {{ font-size: 1.4em }} code {{ color: #666 }}
 
 
 def ingress_answer(
-    request: web.Request,
+    request: web.BaseRequest,
     status: int,
     code: str,
     title: str,
@@ -51,7 +53,7 @@ def ingress_answer(
         retry_s: When it makes sense to ask again; a page then loads itself again.
         as_page: HTML or JSON; by default as the request wants it.
     """
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": SERVER_NAME}
     if retry_s is not None:
         headers["Retry-After"] = str(retry_s)
     if as_page is None:
@@ -65,3 +67,52 @@ def ingress_answer(
         refresh=refresh, title=html.escape(title), text=html.escape(text), status=status, code=html.escape(code)
     )
     return web.Response(status=status, text=page, content_type="text/html", headers=headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What visitors are told when a service is not reached; `{port}` is the port that was meant."""
+
+    status: int
+    title: str
+    text: str
+    retry_s: int | None = None
+
+
+REFUSALS = {
+    "service_not_found": Refusal(
+        404,
+        "There is no such service",
+        "No service has this name, or it has no port that could be reached under it.",
+    ),
+    "service_frozen": Refusal(
+        503, "This service is frozen", "It is paused and uses no resources. Its owner can resume it.", 60
+    ),
+    "nothing_listens": Refusal(
+        502,
+        "The service does not listen",
+        "Nothing answers on its port {port}. It may still be starting; its log says more.",
+        5,
+    ),
+    "service_unavailable": Refusal(502, "The service cannot be started right now", "Its log may say why.", 5),
+    "service_busy": Refusal(503, "This service is busy", "It serves as many visitors as it may.", 5),
+}
+_ENDED = Refusal(503, "This service is not running", "Its program has ended; its log says why.")
+
+
+def refusal_of(
+    request: web.BaseRequest, code: str, port: int = 0, freeze_page: bool | None = None
+) -> web.Response:
+    """Return the answer to a visitor of a service that is not reached.
+
+    Args:
+        request: What is answered.
+        code: Why: one of `REFUSALS`, or that its program has ended.
+        port: Port that was meant.
+        freeze_page: HTML or JSON for a frozen service; None: as the request wants it.
+    """
+    refusal = REFUSALS.get(code, _ENDED)
+    text = refusal.text.format(port=port)
+    return ingress_answer(
+        request, refusal.status, code, refusal.title, text, retry_s=refusal.retry_s, as_page=freeze_page
+    )

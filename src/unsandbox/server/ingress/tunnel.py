@@ -31,7 +31,7 @@ class _Bytes:
 
 
 async def tunnel(
-    request: web.Request, answer: aiohttp.ClientResponse, headers: CIMultiDict[str]
+    request: web.BaseRequest, answer: aiohttp.ClientResponse, headers: CIMultiDict[str]
 ) -> web.StreamResponse:
     """Tell the visitor that the protocol is switched, then join both ends until one of them closes.
 
