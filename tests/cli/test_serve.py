@@ -94,6 +94,7 @@ def test_keys_work_before_the_first_start_and_while_it_runs(un, data):
 
 
 def test_revoking_an_unknown_key_fails_and_says_what_to_do(un, data):
+    un.text("keys", "create", "--data", str(data), "--json")
     result = un("keys", "revoke", "unsb-pk-none", "--data", str(data), check=False)
     assert result.returncode == 1
     assert "un keys list" in result.stderr.decode()

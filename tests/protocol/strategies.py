@@ -78,7 +78,8 @@ def _bounded(kind: Any, meta: msgspec.Meta) -> st.SearchStrategy[Any]:
     if kind is int:
         return st.integers(meta.ge, meta.le)
     if kind is float:
-        return st.floats(meta.ge, meta.le, allow_nan=False, allow_infinity=False)
+        low, above = (meta.ge, False) if meta.gt is None else (meta.gt, True)
+        return st.floats(low, meta.le, exclude_min=above, allow_nan=False, allow_infinity=False)
     if get_origin(kind) is list:
         return st.lists(of_type(get_args(kind)[0]), min_size=meta.min_length or 0, max_size=4)
     if kind is not str:

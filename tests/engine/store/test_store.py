@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import subprocess
+import sys
 import time
 
 import pytest
@@ -160,3 +162,21 @@ def test_a_private_file_is_written_whole_and_never_over_another(tmp_path):
     assert path.read_bytes() == b"first"
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_process_that_opens_and_closes_the_database_takes_nothing_away(tmp_path):
+    """Opened twice in one process, as a server does, it keeps its locks: else the other one removes its log."""
+    first, second = open_database(tmp_path), open_database(tmp_path)
+    with first.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE seen (number INTEGER)")
+    code = (
+        "import sys; from pathlib import Path; from unsandbox.engine.store.database import open_database\n"
+        "database = open_database(Path(sys.argv[1]))\n"
+        "with database.begin() as connection: connection.exec_driver_sql('INSERT INTO seen VALUES (7)')\n"
+        "database.dispose()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    for database in (first, second):
+        with database.begin() as connection:
+            assert connection.exec_driver_sql("SELECT number FROM seen").scalar() == 7
+        database.dispose()

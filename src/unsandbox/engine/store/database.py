@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -55,7 +56,10 @@ def private_file(folder: Path, name: str) -> Path:
     if mode & (stat.S_IROTH | stat.S_IXOTH):
         logger.warning("others may look into the data folder %s; its files are private: chmod 700 it", folder)
     path = folder / name
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # Never opened when it is there: closing it would drop the locks that SQLite holds on it in this process
+    # (https://www.sqlite.org/howtocorrupt.html, 2.2), and another process would take away its log.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     for file in folder.glob(f"{name}*"):
         if file.stat().st_mode & 0o077:
             file.chmod(0o600)
