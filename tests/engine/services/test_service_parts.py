@@ -164,7 +164,7 @@ async def test_a_script_is_fetched_through_redirects():
             await fetch_script(f"{url}/gone", anywhere)
         with pytest.raises(InvalidRequest, match="empty"):
             await fetch_script(f"{url}/none", anywhere)
-        given = await read_bootstrap(ServiceRequest(name="a", bootstrap=f" {url}/script "), anywhere)
+        given = await read_bootstrap("me", ServiceRequest(name="a", bootstrap=f" {url}/script "), anywhere)
         assert given is not None
         assert (given.script, given.url) == (b"echo hi\n", f"{url}/script")
 
@@ -226,23 +226,23 @@ async def test_a_redirect_leads_nowhere_else_either():
 )
 async def test_what_cannot_be_fetched_is_refused(url):
     with pytest.raises(InvalidRequest, match="bootstrap URL"):
-        await read_bootstrap(Redeploy(bootstrap_url=url), anywhere)
+        await read_bootstrap("me", Redeploy(bootstrap_url=url), anywhere)
 
 
 async def test_where_a_script_comes_from():
-    command = await read_bootstrap(ServiceRequest(name="a", bootstrap="echo http://x"), anywhere)
-    content = await read_bootstrap(Redeploy(bootstrap_content="#!/bin/sh\n\u00e9"), anywhere)
+    command = await read_bootstrap("me", ServiceRequest(name="a", bootstrap="echo http://x"), anywhere)
+    content = await read_bootstrap("me", Redeploy(bootstrap_content="#!/bin/sh\n\u00e9"), anywhere)
     assert command is not None
     assert content is not None
     assert (command.script, command.url) == (b"echo http://x\n", None)
     assert content.script == "#!/bin/sh\né".encode()
-    assert await read_bootstrap(Redeploy(), anywhere) is None
+    assert await read_bootstrap("me", Redeploy(), anywhere) is None
     with pytest.raises(InvalidRequest, match="one of"):
-        await read_bootstrap(Redeploy(bootstrap="a", bootstrap_content="b"), anywhere)
+        await read_bootstrap("me", Redeploy(bootstrap="a", bootstrap_content="b"), anywhere)
     with pytest.raises(InvalidRequest, match="surrogate"):
-        await read_bootstrap(Redeploy(bootstrap="\ud800"), anywhere)
+        await read_bootstrap("me", Redeploy(bootstrap="\ud800"), anywhere)
     with pytest.raises(TooLarge):
-        await read_bootstrap(Redeploy(bootstrap_content="x" * (SCRIPT_BYTES + 1)), anywhere)
+        await read_bootstrap("me", Redeploy(bootstrap_content="x" * (SCRIPT_BYTES + 1)), anywhere)
 
 
 def test_a_deployment_is_there_whole_or_not_at_all(tmp_path):

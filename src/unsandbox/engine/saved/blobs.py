@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -29,6 +30,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from unsandbox.engine.errors import Damaged, StorageUnavailable
 from unsandbox.errors import EngineError
+from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.persistent_spec import HashedBytes
 from unsandbox.sandbox.spec import MIB
 
@@ -97,7 +99,7 @@ class Blobs:
         try:
             yield folder
         finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await run_long(functools.partial(shutil.rmtree, folder, ignore_errors=True))
 
     async def put(self, path: Path, hashed: HashedBytes) -> None:
         """Store a file from a scratch folder, and hold it once; it is durable when this returns.
@@ -117,9 +119,9 @@ class Blobs:
         try:
             async with self._lock(sha256):
                 if self._folder is not None:
-                    await asyncio.to_thread(_move, path, self._folder / _key(sha256))
+                    await run_long(_move, path, self._folder / _key(sha256))
                 else:
-                    await asyncio.to_thread(self._upload, path, hashed)
+                    await run_long(self._upload, path, hashed)
         except BaseException:
             await self.release(sha256)
             raise
@@ -138,7 +140,7 @@ class Blobs:
                 return
             del self._holders[sha256]
             try:
-                await asyncio.to_thread(self._delete, _key(sha256))
+                await run_long(self._delete, _key(sha256))
             except (OSError, StorageUnavailable):
                 # Nobody needs them: the next start sweeps them away.
                 logger.warning("blob %s could not be deleted", sha256)
@@ -158,9 +160,9 @@ class Blobs:
                     path = self._folder / _key(sha256)
                 else:
                     path = await stack.enter_async_context(self.scratch()) / sha256
-                    await asyncio.to_thread(self._download, sha256, path)
+                    await run_long(self._download, sha256, path)
                 try:
-                    found = await asyncio.to_thread(_hash, path)
+                    found = await run_long(_hash, path)
                 except FileNotFoundError as error:
                     raise Damaged(
                         "the stored data is missing from the blob store; nothing was changed"
@@ -181,11 +183,11 @@ class Blobs:
             return 0
 
     async def _sweep(self) -> int:
-        stored = await asyncio.to_thread(self._stored)
+        stored = await run_long(self._stored)
         orphans = [key for key in stored if not self._holders[key.rpartition("/")[2]]]
         self._holders = +self._holders  # Looking made entries.
         for key in orphans:
-            await asyncio.to_thread(self._delete, key)
+            await run_long(self._delete, key)
         if orphans:
             logger.info("%d unreferenced blobs were deleted", len(orphans))
         return len(orphans)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tarfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from unsandbox.engine.errors import Damaged, InvalidRequest
 from unsandbox.engine.saved.sealed_file import SealedReader, SealedWriter
 from unsandbox.errors import EngineError
 from unsandbox.sandbox.errors import SandboxUnavailable
+from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.persistent_spec import HashedBytes, PersistentSandbox
 from unsandbox.sandbox.storage.hashed_file import HashedFile
 
@@ -42,7 +42,7 @@ async def save_hot(sandbox: PersistentSandbox, archive: Path, key: bytes) -> Has
             "snapshot (without 'hot': the files)",
             code="hot_unavailable",
         ) from error
-    return await asyncio.to_thread(_pack, image, archive, key)
+    return await run_long(_pack, image, archive, key)
 
 
 async def load_hot(archive: Path, image: Path, sealed_key: bytes | None, box: SecretBox) -> None:
@@ -54,7 +54,7 @@ async def load_hot(archive: Path, image: Path, sealed_key: bytes | None, box: Se
     """
     try:
         key = bytes.fromhex(box.open(sealed_key or b""))
-        await asyncio.to_thread(_unpack, archive, image, key)
+        await run_long(_unpack, archive, image, key)
     except EngineError as error:
         raise Damaged("the stored data was encrypted by another server; nothing was changed") from error
     except (ValueError, tarfile.TarError, zstandard.ZstdError) as error:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import os
 import re
 import socket
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
+from aiohttp import hdrs
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from unsandbox.engine.errors import InvalidRequest, TooLarge
+from unsandbox.engine.bounded_http import BoundedHandler
+from unsandbox.engine.errors import InvalidRequest, LimitReached, TooLarge
 from unsandbox.protocol.bounds import SCRIPT_BYTES
 from unsandbox.protocol.services import Redeploy, ServiceRequest
 from unsandbox.sandbox.launcher.network.addresses import is_public_address
@@ -22,9 +29,14 @@ from unsandbox.sandbox.launcher.network.setup import present_networks
 
 if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
+    from aiohttp.client_proto import ResponseHandler
 
 FETCH_S = 30.0
+MOST_FETCHED = 4
+"""Scripts that are fetched for one key at a time."""
 _REDIRECTS = 5
+_RESOLVED_AT_ONCE = 16
+_fetching: Counter[str] = Counter()
 _REDIRECTED = frozenset({301, 302, 303, 307, 308})
 _URL = re.compile(r"https?://\S+\Z", re.IGNORECASE)
 _NUMERIC = re.compile(r":|(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\.?\Z", re.IGNORECASE)
@@ -50,11 +62,12 @@ def is_elsewhere(address: str) -> bool:
 
 
 async def read_bootstrap(
-    request: ServiceRequest | Redeploy, is_public: Callable[[str], bool]
+    owner: str, request: ServiceRequest | Redeploy, is_public: Callable[[str], bool]
 ) -> Bootstrap | None:
     """Return what a request wants to be run; None when it names nothing.
 
     Args:
+        owner: The key that it is for.
         request: Gives at most one of a command or URL, the text of a script, a URL.
         is_public: Says which addresses may be fetched from.
 
@@ -70,7 +83,8 @@ async def read_bootstrap(
     text = given[0]
     if request.bootstrap_url or (request.bootstrap and _URL.match(request.bootstrap.strip())):
         url = text.strip()
-        return Bootstrap(await fetch_script(url, is_public), url)
+        with _one_more(owner):
+            return Bootstrap(await fetch_script(url, is_public), url)
     try:
         script = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -80,6 +94,27 @@ async def read_bootstrap(
     if len(script) > SCRIPT_BYTES:
         raise _too_large()
     return Bootstrap(script)
+
+
+@contextlib.contextmanager
+def _one_more(owner: str) -> Iterator[None]:
+    """Count a script that is being fetched.
+
+    Raises:
+        LimitReached: The key fetches as many as it may.
+    """
+    if _fetching[owner] >= MOST_FETCHED:
+        raise LimitReached(
+            f"{MOST_FETCHED} bootstrap URLs are being fetched for this key; wait for one to end",
+            code="fetch_limit_reached",
+        )
+    _fetching[owner] += 1
+    try:
+        yield
+    finally:
+        _fetching[owner] -= 1
+        if not _fetching[owner]:
+            del _fetching[owner]
 
 
 async def fetch_script(url: str, is_public: Callable[[str], bool] = is_elsewhere) -> bytes:
@@ -96,9 +131,9 @@ async def fetch_script(url: str, is_public: Callable[[str], bool] = is_elsewhere
         InvalidRequest: It cannot or may not be fetched; the message says why, without what was received.
         TooLarge: It is larger than 4 MiB.
     """
-    connector = aiohttp.TCPConnector(resolver=_PublicResolver(is_public), use_dns_cache=False, limit=1)
+    connector = _Connector(resolver=_PublicResolver(is_public), use_dns_cache=False, limit=1)
     try:
-        async with asyncio.timeout(FETCH_S), aiohttp.ClientSession(connector=connector) as session:
+        async with asyncio.timeout(FETCH_S), _session(connector) as session:
             place = URL(url)
             for _ in range(_REDIRECTS + 1):
                 _check_place(place, is_public)
@@ -106,6 +141,8 @@ async def fetch_script(url: str, is_public: Callable[[str], bool] = is_elsewhere
                     if response.status in _REDIRECTED and "Location" in response.headers:
                         place = place.join(URL(response.headers["Location"]))
                         continue
+                    if response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+                        raise _unusable("the server there compresses what was asked for uncompressed")
                     if response.status != 200:
                         raise _unusable(f"the server there answers with status {response.status}")
                     return await _read_bounded(response)
@@ -117,6 +154,23 @@ async def fetch_script(url: str, is_public: Callable[[str], bool] = is_elsewhere
     except (aiohttp.ClientError, OSError, ValueError) as error:
         inner = error.__cause__ or error.__context__
         raise _unusable(str(inner) if isinstance(inner, _NotPublicError) else type(error).__name__) from None
+
+
+def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    # Unpacked, a small answer may be as large as it likes.
+    return aiohttp.ClientSession(
+        connector=connector, headers={hdrs.ACCEPT_ENCODING: "identity"}, auto_decompress=False
+    )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connects to servers that may answer without an end."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = cast(
+            "functools.partial[ResponseHandler]", functools.partial(BoundedHandler, loop=self._loop)
+        )
 
 
 class _NotPublicError(OSError):
@@ -135,7 +189,8 @@ class _PublicResolver(AbstractResolver):
         """Return all addresses of a host; a single one that is not public spoils all."""
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+            look_up = functools.partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
+            found = await loop.run_in_executor(_resolving(), look_up)
         except OSError:
             raise _NotPublicError("its host name cannot be resolved") from None
         addresses = [str(entry[4][0]) for entry in found]
@@ -155,6 +210,18 @@ class _PublicResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Do nothing."""
+
+
+_resolvers: dict[int, ThreadPoolExecutor] = {}
+
+
+def _resolving() -> ThreadPoolExecutor:
+    """Return threads for name servers that take as long as they like, and hold up nothing else."""
+    # By process: the threads of a pool do not exist in a forked child.
+    pid = os.getpid()
+    if pid not in _resolvers:
+        _resolvers[pid] = ThreadPoolExecutor(_RESOLVED_AT_ONCE, thread_name_prefix="unsandbox-resolve")
+    return _resolvers[pid]
 
 
 def _check_place(place: URL, is_public: Callable[[str], bool]) -> None:

@@ -91,9 +91,10 @@ class ServiceLifecycle:
             InvalidRequest: There is no bootstrap, or the new one is not usable.
         """
         files = input_files(request.input_files or [], self._context.config)
-        bootstrap = await read_bootstrap(request, self._is_public)
+        bootstrap = await read_bootstrap(record.owner, request, self._is_public)
         if bootstrap is None and record.bootstrap_url is not None:
-            bootstrap = await read_bootstrap(Redeploy(bootstrap_url=record.bootstrap_url), self._is_public)
+            again = Redeploy(bootstrap_url=record.bootstrap_url)
+            bootstrap = await read_bootstrap(record.owner, again, self._is_public)
         if bootstrap is None and not record.has_bootstrap:
             raise InvalidRequest("this service has no bootstrap; pass one", code="no_bootstrap")
         async with self._registry.locked(record) as supervisor:

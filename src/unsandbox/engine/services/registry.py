@@ -32,6 +32,7 @@ from unsandbox.engine.services.supervisor import End, Launch, ServiceSupervisor
 from unsandbox.engine.services.vault import VaultSealer
 from unsandbox.engine.store.objects import Collection
 from unsandbox.protocol.contents import Content
+from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.languages.shells import find_shell
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
@@ -79,7 +80,7 @@ class ServiceRegistry:
             if record.state == RUNNING:
                 supervisor.start_later()
         self.names.refresh()
-        await asyncio.to_thread(self._sweep)
+        await run_long(self._sweep)
 
     async def close(self) -> None:
         """End every program and sandbox; what is stored stays."""
@@ -194,14 +195,14 @@ class ServiceRegistry:
         """Write the script and files of a service; return the fields of its record that change with them."""
         script = bootstrap.script if bootstrap else None
         return {
-            "deployment": await asyncio.to_thread(write_deployment, self._folder(record), script, files),
+            "deployment": await run_long(write_deployment, self._folder(record), script, files),
             "has_bootstrap": bootstrap is not None,
             "bootstrap_url": bootstrap.url if bootstrap else None,
         }
 
     async def deployed(self, record: ServiceRecord) -> tuple[bytes | None, dict[str, bytes | Content]]:
         """Return the script and the files of a service."""
-        return await asyncio.to_thread(read_deployment, self._folder(record), record.deployment)
+        return await run_long(read_deployment, self._folder(record), record.deployment)
 
     def read_script(self, record: ServiceRecord) -> bytes | None:
         """Return the script of a service, at most 4 MiB; None when it has none."""
@@ -230,7 +231,7 @@ class ServiceRegistry:
                 supervisor.start_later()
             raise
         finally:
-            await asyncio.to_thread(remove_deployments, self._folder(record), record.deployment)
+            await run_long(remove_deployments, self._folder(record), record.deployment)
         self._delays.pop(record.object_id, None)
         await self.start_or_retry(supervisor, state)
 
@@ -243,7 +244,7 @@ class ServiceRegistry:
             raise
 
     async def _new_supervisor(self, record: ServiceRecord) -> ServiceSupervisor:
-        log = await asyncio.to_thread(ServiceLog, self._folder(record) / "log")
+        log = await run_long(ServiceLog, self._folder(record) / "log")
 
         async def prepare() -> Launch:
             return await self._prepare(record)
@@ -297,7 +298,7 @@ class ServiceRegistry:
         for kept in (self._supervisors, self._delays):
             kept.pop(record.object_id, None)
         self.activity.forget(record.object_id)
-        await asyncio.to_thread(remove_tree, self._folder(record))
+        await run_long(remove_tree, self._folder(record))
 
     async def _end(self, supervisor: ServiceSupervisor, grace_s: float) -> None:
         async with supervisor.lock:

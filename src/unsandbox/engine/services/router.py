@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import RequestError
 from unsandbox.engine.services.record import FROZEN, RUNNING, ServiceRecord
 from unsandbox.engine.services.registry import ServiceRegistry
+from unsandbox.engine.services.supervisor import ServiceSupervisor
 from unsandbox.sandbox.errors import SandboxError
 
 _PORT_AND_NAME = re.compile(r"([1-9][0-9]{0,4})-(.+)\Z")
@@ -38,6 +40,14 @@ class Target:
     port: int
 
 
+@dataclass(slots=True)
+class _Silence:
+    """A port on which nothing listens, and how many visitors wait for it."""
+
+    task: asyncio.Task[None]
+    waiting: int = 0
+
+
 class ServiceRouter:
     """Leads requests into services.
 
@@ -56,6 +66,7 @@ class ServiceRouter:
         self._config = config
         self._registry = registry
         self._wake = wake
+        self._silent: dict[tuple[str, int], _Silence] = {}
 
     def named(self, label: str) -> Target | None:
         """Return who is meant by the first label of a host name: `name`, or `port-name` for a further port.
@@ -97,16 +108,30 @@ class ServiceRouter:
                 raise Unreachable(f"the service {record.name!r} is frozen", code="service_frozen")
             # A visitor who leaves must not stop it half-way.
             await run_uncancelled(self._wake(record))
-        arrived, pause = time.monotonic(), _FIRST_PAUSE_S
+        with contextlib.suppress(ConnectionError, SandboxError):
+            self._must_run(record)
+            if (record.object_id, target.port) not in self._silent:
+                return await self._try(self._registry.supervisor_of(record), target.port)
+        with self._look_of(target) as look:
+            return await self._patiently(target, look)
+
+    def _must_run(self, record: ServiceRecord) -> None:
+        if record.state != RUNNING:
+            raise Unreachable(f"the service {record.name!r} is not running", code=f"service_{record.state}")
+
+    async def _patiently(self, target: Target, look: asyncio.Task[None]) -> int:
+        """Return a connected socket as soon as something listens.
+
+        Raises:
+            Unreachable: It takes too long, or the program ends.
+        """
+        record, arrived = target.record, time.monotonic()
         while True:
+            self._must_run(record)
             supervisor = self._registry.supervisor_of(record)
-            if record.state != RUNNING:
-                raise Unreachable(f"the service {record.name!r} is not running", code=f"service_{record.state}")
-            with contextlib.suppress(ConnectionError, SandboxError):
-                if supervisor.sandbox is not None:
-                    descriptor = await supervisor.sandbox.connect(target.port)
-                    supervisor.listened = True
-                    return descriptor
+            if look.done():
+                with contextlib.suppress(ConnectionError, SandboxError):
+                    return await self._try(supervisor, target.port)
             patience = arrived + _SETTLED_WAIT_S
             if not supervisor.listened:
                 # A service that starts over and over again is no reason to wait for ever.
@@ -117,8 +142,60 @@ class ServiceRouter:
                     f"nothing listens on port {target.port} of the service {record.name!r}",
                     code="nothing_listens",
                 )
+            if look.done():
+                await asyncio.sleep(_LONGEST_PAUSE_S)
+            else:
+                await asyncio.wait({look}, timeout=_LONGEST_PAUSE_S)
+
+    async def _try(self, supervisor: ServiceSupervisor, port: int) -> int:
+        """Return a connected socket to a port.
+
+        Raises:
+            ConnectionError: Nothing listens there now.
+            SandboxError: The sandbox has ended.
+        """
+        if supervisor.sandbox is None:
+            raise ConnectionError("the service has no sandbox now")
+        descriptor = await supervisor.sandbox.connect(port)
+        supervisor.listened = True
+        return descriptor
+
+    @contextlib.contextmanager
+    def _look_of(self, target: Target) -> Iterator[asyncio.Task[None]]:
+        """Give the task that ends when something listens on a port.
+
+        All who wait for a port share it: the visitors of a service that does not listen cost as much as one.
+        """
+        key = (target.record.object_id, target.port)
+        silence = self._silent.get(key)
+        if silence is None:
+            silence = self._silent[key] = _Silence(asyncio.create_task(self._look(target)))
+            silence.task.add_done_callback(lambda task: self._heard(key, task))
+        silence.waiting += 1
+        try:
+            yield silence.task
+        finally:
+            silence.waiting -= 1
+            if not silence.waiting:
+                silence.task.cancel()
+
+    def _heard(self, key: tuple[str, int], look: asyncio.Task[None]) -> None:
+        self._silent.pop(key, None)
+        if not look.cancelled():
+            # The visitors find the same when they try themselves.
+            look.exception()
+
+    async def _look(self, target: Target) -> None:
+        """Return when something listens on a port, or the service does not run any more."""
+        pause = _FIRST_PAUSE_S
+        while True:
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE_S, pause * 1.5)
+            if target.record.state != RUNNING:
+                return
+            with contextlib.suppress(ConnectionError, SandboxError):
+                os.close(await self._try(self._registry.supervisor_of(target.record), target.port))
+                return
 
 
 def _first_port(record: ServiceRecord) -> Target | None:

@@ -141,7 +141,7 @@ class Services:
             registry.names.claim(record.name, domains),
             context.quotas.making(self.kind, owner, reserved_by_one(context, owner, request.vcpu)),
         ):
-            bootstrap = await read_bootstrap(request, self._is_public)
+            bootstrap = await read_bootstrap(owner, request, self._is_public)
             try:
                 await registry.add(record, bootstrap, files, state)
             except InvalidRequest as error:

@@ -19,6 +19,7 @@ from unsandbox.engine.sessions.record import SessionRecord, shell_of
 from unsandbox.engine.sessions.terminal import Terminal
 from unsandbox.engine.store.objects import Collection
 from unsandbox.protocol.contents import Content
+from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.languages.shells import ShellDriver
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
@@ -149,13 +150,13 @@ class SessionSandboxes:
     async def remove_disk(self, record: SessionRecord) -> None:
         """Remove the disk of a session."""
         if self._durable:
-            await asyncio.to_thread(remove_tree, self.path(record))
+            await run_long(remove_tree, self.path(record))
 
     async def sweep(self) -> None:
         """Remove the disks of sessions that were being made or deleted when an earlier process died."""
         if self._durable:
             self._root.mkdir(mode=0o700, exist_ok=True)
-            await asyncio.to_thread(self._sweep)
+            await run_long(self._sweep)
 
     def _sweep(self) -> None:
         for path in self._root.iterdir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -30,6 +29,7 @@ from unsandbox.engine.store.objects import Collection, epoch
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.sessions import Session, SessionRequest
 from unsandbox.sandbox.errors import SandboxError
+from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSandbox
 from unsandbox.sandbox.spec import Artifact
 
@@ -306,7 +306,7 @@ class Sessions:
         async with self.sandboxes.lock(record.object_id):
             await self.sandboxes.close(record.object_id)
             self._activity.forget(record.object_id)
-            await asyncio.to_thread(self._histories.remove, record)
+            await run_long(self._histories.remove, record)
             await self.sandboxes.remove_disk(record)
 
     def _in_use(self, record: SessionRecord) -> bool:

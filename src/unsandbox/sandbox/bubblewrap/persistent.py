@@ -17,7 +17,7 @@ from unsandbox.sandbox.bubblewrap.resources import BubblewrapResources
 from unsandbox.sandbox.bubblewrap.work_folder import WorkFolder
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host import artifacts
-from unsandbox.sandbox.host.blocking import run_to_end
+from unsandbox.sandbox.host.blocking import run_long, run_to_end
 from unsandbox.sandbox.host.descriptors import DescriptorStack, memory_file
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.persistent import SETUP_TIMEOUT_S, HostSandbox, Program
@@ -164,7 +164,7 @@ class BubblewrapSandbox(HostSandbox):
         check_files(files)
         # By tar, inside: whatever a link leads to, it leads to a place in the sandbox.
         words = ["tar", "--extract", "--no-overwrite-dir", "--keep-directory-symlink", "--no-same-permissions"]
-        packed = await asyncio.to_thread(archive_of, files)
+        packed = await run_long(archive_of, files)
         outcome = await communicate(
             await self._start_helper(words),
             packed,
@@ -183,7 +183,7 @@ class BubblewrapSandbox(HostSandbox):
         root = artifacts.open_root(self._pid, self._pidfd)
         try:
             collector = artifacts.Collector(root, Limits())
-            await asyncio.to_thread(collector.collect, folder, ())
+            await run_long(collector.collect, folder, ())
         finally:
             os.close(root)
         return collector.artifacts, collector.skipped

@@ -25,6 +25,7 @@ from unsandbox.sandbox.gvisor.channel import Channel
 from unsandbox.sandbox.gvisor.checkpoint import NewImage, Shape, read_shape, readable_image
 from unsandbox.sandbox.gvisor.programs import Programs
 from unsandbox.sandbox.gvisor.resources import GvisorResources
+from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.host.descriptors import DescriptorStack, memory_file
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.persistent import SETUP_TIMEOUT_S, HostSandbox, Program
@@ -90,7 +91,7 @@ class GvisorSandbox(HostSandbox):
         """
         spec, resources = self._spec, self._resources
         if spec.hot_image is not None:
-            self._shape = await asyncio.to_thread(read_shape, spec.hot_image, resources.version)
+            self._shape = await run_long(read_shape, spec.hot_image, resources.version)
             # In a server that has made no such sandbox yet, the root folder lacks the places for its mounts.
             resources.mounts([target for _, target in self._shape.mounts])
         else:
@@ -266,7 +267,7 @@ class GvisorSandbox(HostSandbox):
             SandboxError: It could not be unpacked; the work folder is incomplete.
             OSError: It does not fit (`EDQUOT`; the work folder is incomplete), or could not be read.
         """
-        await asyncio.to_thread(examine, source, self._shape.work_bytes)
+        await run_long(examine, source, self._shape.work_bytes)
         async with self._standing_still():
             await work_folder.replace(self._programs, source)
 
@@ -308,7 +309,7 @@ class GvisorSandbox(HostSandbox):
 
     async def checkpoint(self, folder: Path) -> int:
         """Write files, memory and running processes into a new folder; see `PersistentSandbox.checkpoint`."""
-        image = await asyncio.to_thread(NewImage, folder, self._uid)
+        image = await run_long(NewImage, folder, self._uid)
         try:
             fd = image.descriptor()
             try:
@@ -316,9 +317,9 @@ class GvisorSandbox(HostSandbox):
             finally:
                 os.close(fd)
             lasting = self._programs.stream_of(self.lasting)
-            return await asyncio.to_thread(image.complete, dataclasses.replace(self._shape, lasting=lasting))
+            return await run_long(image.complete, dataclasses.replace(self._shape, lasting=lasting))
         finally:
-            await asyncio.to_thread(image.discard)
+            await run_long(image.discard)
 
     async def _checkpoint(self, fd: int) -> None:
         options = ["--image-path", f"/proc/self/fd/{CHECKPOINT_FD}", "--leave-running", "--compression=none"]

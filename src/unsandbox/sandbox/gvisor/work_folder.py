@@ -15,6 +15,7 @@ from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.gvisor.files import MAX_LISTING, PACK, UNPACK, list_words, select, take_archive
 from unsandbox.sandbox.gvisor.programs import Programs
 from unsandbox.sandbox.host.artifacts import Selection
+from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.layout import WORK
 from unsandbox.sandbox.persistent_spec import HashedBytes
 from unsandbox.sandbox.spec import Artifact, Limits, SandboxFile
@@ -41,7 +42,7 @@ async def put_files(programs: Programs, files: Sequence[SandboxFile]) -> None:
     Raises:
         SandboxError: One could not be written.
     """
-    packed = await asyncio.to_thread(archive.archive_of, files)
+    packed = await run_long(archive.archive_of, files)
     outcome = await programs.help(UNPACK, packed)
     if outcome.exit_code != 0:
         said = outcome.stderr.data.decode("utf-8", "replace").strip()
@@ -57,7 +58,7 @@ async def collect(programs: Programs, folder: str) -> tuple[list[Artifact], list
         names = b"".join(os.fsencode(entry.path) + b"\0" for entry in wanted)
         most = sum(entry.size + _TAR_OVERHEAD for entry in wanted) + 3 * _TAR_OVERHEAD
         packed = await programs.help(PACK, names, most)
-        await asyncio.to_thread(take_archive, packed.stdout.data, wanted, selection)
+        await run_long(take_archive, packed.stdout.data, wanted, selection)
     return selection.artifacts, selection.skipped
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.artifacts import Collector, open_root
+from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.host.job_script import (
     LOOK_AGAIN,
     MARK_COMPILE_FAILED,
@@ -286,7 +287,7 @@ class SandboxJob:
 
     async def _collect(self) -> None:
         try:
-            self._artifacts, self._skipped = await asyncio.to_thread(self._reader, self)
+            self._artifacts, self._skipped = await run_long(self._reader, self)
         finally:
             self._collecting = None
             self._kill()
