@@ -156,7 +156,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     while found and len(seen) < _MAX_CAUSES:
         one = found.pop(0)
         seen.append(one)
-        inner = [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+        inner = [one.__cause__, one.__context__, vars(one).get("reason"), *one.args]
         inner += [getattr(one, name, None) for name in ("os_error", "certificate_error")]
         found += [part for part in inner if isinstance(part, BaseException) and part not in seen]
     return seen
