@@ -22,6 +22,7 @@ sys.path.insert(0, str(TOP))
 _DONE = re.compile(r"Done (\d+) (?:runs|in)|stat::number_of_executed_units: (\d+)")
 _COVERAGE = re.compile(r"cov: (\d+) ft: (\d+)")
 _LONGEST_INPUT = 4096
+_LARGEST_GROWTH = 1 << 18
 
 
 def fuzz_here(name: str, arguments: list[str]) -> None:
@@ -29,9 +30,16 @@ def fuzz_here(name: str, arguments: list[str]) -> None:
     import atheris  # type: ignore[import-untyped,unused-ignore]
 
     with atheris.instrument_imports(include=["unsandbox"]):
+        from tests.fuzz.growth import check_time
         from tests.fuzz.targets import TARGETS
 
-    atheris.Setup([sys.argv[0], *arguments], TARGETS[name].run)
+    run = TARGETS[name].run
+
+    def look(data: bytes) -> None:
+        run(data)
+        check_time(run, data)
+
+    atheris.Setup([sys.argv[0], *arguments], look)
     atheris.Fuzz()
 
 
@@ -58,6 +66,20 @@ def fuzz(name: str, seconds: int, seeds: tuple[bytes, ...]) -> tuple[int, str, s
         return runs, "/".join(seen[-1]) if seen else "?", problem
 
 
+def grows(name: str) -> str:
+    """Return what makes the work of one target grow faster than its input, or nothing."""
+    from tests.fuzz.growth import TooMuchWorkError, check_growth, hostile_inputs
+    from tests.fuzz.targets import TARGETS
+
+    target = TARGETS[name]
+    try:
+        for begin, unit in hostile_inputs(target.seeds):
+            check_growth(target.run, begin, unit, largest=_LARGEST_GROWTH)
+    except TooMuchWorkError as error:
+        return str(error)
+    return ""
+
+
 def main() -> int:
     """Fuzz everything; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,6 +93,10 @@ def main() -> int:
 
     failed, total = 0, 0
     names = [options.only] if options.only else list(TARGETS)
+    for name in names:
+        if problem := grows(name):
+            failed += 1
+            print(f"FOUND {name}: {problem}", flush=True)
     print(f"{'parser':24} {'runs':>10} {'edges/features':>16}  verdict", flush=True)
     for name in names:
         runs, coverage, problem = fuzz(name, options.seconds, TARGETS[name].seeds)

@@ -78,7 +78,8 @@ def check_growth(
         # Short inputs are quick whatever they do, unless they are far from linear.
         if now > _ENOUGH_S and now > FACTOR * max(last, _ENOUGH_S / FACTOR):
             ratio = min(
-                now / max(last, _ENOUGH_S / FACTOR), *(work(size) / work(size // 2) for _ in range(_TRIES))
+                now / max(last, _ENOUGH_S / FACTOR),
+                *(work(size) / max(work(size // 2), _ENOUGH_S / FACTOR) for _ in range(_TRIES)),
             )
             if ratio > FACTOR:
                 raise TooMuchWorkError(
@@ -86,3 +87,33 @@ def check_growth(
                     f"{begin[:40]!r} + {unit[:40]!r} * n + {end[:40]!r}"
                 )
         last, size = now, 2 * size
+
+
+UNITS = (
+    *(bytes([byte]) for byte in b"\0 \n\t\"'\\/*{[(,;.=-#:%x1\x1e\x80\xff"),
+    *(b"a ", b'"a",', b'{"a":', b"a=1\n", b"\r\n", b"../", b"\\n", b"1\r\nx\r\n", b"\xf0\x9f\x98\x80"),
+)
+"""What is repeated in the inputs of every parser, besides its seeds: ends, beginnings, separators, numbers."""
+_ORACLE_BYTES = 1 << 15
+_ORACLE_S = 2.0
+"""CPU seconds; the slowest target needs a tenth for any input of so many bytes."""
+
+
+def hostile_inputs(seeds: tuple[bytes, ...]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield beginnings of inputs of a parser, each with what to repeat after it."""
+    halves = (seed[: len(seed) // 2] for seed in seeds)
+    for begin in dict.fromkeys((b"", *seeds, *halves)):
+        for unit in dict.fromkeys((*UNITS, *filter(None, seeds))):
+            yield begin, unit
+
+
+def check_time(run: Callable[[bytes], object], data: bytes) -> None:
+    """Run a parser on an input repeated to 32 KiB: the time oracle of fuzzing.
+
+    Raises:
+        TooMuchWorkError: It takes far longer than any linear parser needs.
+    """
+    if data:
+        repeated = data * (_ORACLE_BYTES // len(data) + 1)
+        with cpu_limit(_ORACLE_S, f"32 KiB of {data[:80]!r}"):
+            run(repeated[:_ORACLE_BYTES])

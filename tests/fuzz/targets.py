@@ -15,9 +15,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 import click
+import msgspec
 
 from unsandbox._shared.server import parse_base
 from unsandbox.cli.program_input import parse_env
@@ -26,11 +28,14 @@ from unsandbox.engine.accounts import audit
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.errors import RequestError
 from unsandbox.engine.jobs.inputs import check_request, input_files, stdin_bytes
-from unsandbox.engine.jobs.results import text_of
+from unsandbox.engine.jobs.records import JobRecord
+from unsandbox.engine.jobs.results import result_of, text_of
+from unsandbox.engine.services.hostnames import ServiceNames
 from unsandbox.engine.services.hostnames import _clean as clean_domain
 from unsandbox.engine.services.vault import read_vault
 from unsandbox.errors import CredentialsError, InvalidRequestError, InvalidResponseError
 from unsandbox.protocol import answers, codec, guess, languages, models, retry, services, signing
+from unsandbox.protocol.bounds import MAX_DOMAINS
 from unsandbox.protocol.endpoints.jobs import ENDPOINTS
 from unsandbox.protocol.events import Cursor, OutputChunk
 from unsandbox.protocol.logs import since_seconds
@@ -40,14 +45,22 @@ from unsandbox.sandbox.errors import InvalidArchiveError
 from unsandbox.sandbox.gvisor import files
 from unsandbox.sandbox.gvisor.channel import Channel
 from unsandbox.sandbox.host.artifacts import Selection
+from unsandbox.sandbox.languages import shells
+from unsandbox.sandbox.languages.java import java_steps
+from unsandbox.sandbox.languages.steps import Steps
 from unsandbox.sandbox.languages.table import input_name
 from unsandbox.sandbox.launcher import cgroups as groups
+from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.network import netlink
-from unsandbox.sandbox.spec import Captured
+from unsandbox.sandbox.spec import Captured, EndReason, Outcome
 from unsandbox.sandbox.storage import archive_check
 from unsandbox.server.call import read_number
 from unsandbox.server.hosts import host_name, label_of
+from unsandbox.server.ingress import channel
+from unsandbox.server.ingress.front import host_of
+from unsandbox.server.ingress.hello import server_name_of
 from unsandbox.server.shell import _control as control_terminal
+from unsandbox.server.streams import _event_pieces
 
 _CONFIG = EngineConfig()
 _REQUESTS = sorted({endpoint.request for endpoint in ENDPOINTS if endpoint.request}, key=lambda m: m.__name__)
@@ -353,6 +366,104 @@ def output(data: bytes) -> None:
         kept = models.exact_bytes(shown, exact)
         assert data.startswith(kept)
         assert len(kept) + dropped == total
+
+
+@target(b'class A { String s = """x\\"""; /* } */ }', b"package a.b; public class B { public static void main(String[] a) {} }",
+        b'// "\n\'\\\'\' interface I {}')  # fmt: skip
+def java_programs(data: bytes) -> None:
+    steps = java_steps(Steps("Main.java", None, ["java", "{src}"]), text(data))
+    assert steps.source.endswith(".java")
+    assert steps.code is None or len(steps.code) == len(text(data))
+
+
+_MARKER = b"\x1e" + b"0a" * 12
+
+
+@target(
+    b"out" + _MARKER + b" 0\x1enext", _MARKER, b"\x1e" + _MARKER + b" 77\x1e" + _MARKER, _MARKER + b" x\x1e"
+)
+def shell_output(data: bytes) -> None:
+    async def feed() -> tuple[bytes, int | None, int]:
+        stream = shells._Stream(-1)
+        stream._go_on = stream.stop = lambda: None  # type: ignore[method-assign]
+        stream.expect(_MARKER, lambda _: None)
+        for start in range(0, len(data), 4096):
+            if not stream.done:
+                stream._feed(data[start : start + 4096])
+        return stream.take(stale=False).data, stream.code, len(stream._tail)
+
+    kept, code, waiting = asyncio.run(feed())
+    assert data.startswith(kept)
+    assert (code is None) == (re.search(_MARKER + rb"[^\x1e]{0,11}\x1e", data) is None)
+    assert code is not None or waiting == 0
+
+
+@target(_tar(), _tar(name="/tmp/artifacts/a"), b"\0" * 1024)
+def packed_artifacts(data: bytes) -> None:
+    selection = Selection(Limits())
+    wanted = [files.Entry("/tmp/artifacts/a", 0o100644, 3, True), files.Entry("link", 0o100644, 9, True)]
+    files.take_archive(data, wanted, selection)
+    assert all(len(artifact.data) <= 9 for artifact in selection.artifacts)
+
+
+@target(b"plain\n", b"\x01\x1b[31m", b"\xff\xfe", "\u2028\ud7ff".encode())
+def job_answers(data: bytes) -> None:
+    captured = Captured(data, len(data))
+    record = JobRecord(owner="a", spec=None, language="c", network_mode="zerotrust")
+    job = result_of(record, Outcome(EndReason.EXITED, 0, captured, captured, 1.0), Limits())
+    answer = codec.response_from_wire(codec.loads_object(codec.encode(job)), models.Job)
+    assert data.startswith(answer.stdout_bytes)
+    for event in (job, ("stdout", data, Cursor(len(data), 0))):
+        assert b"".join(asyncio.run(_event_pieces(event))).endswith(b"\n\n")
+
+
+# What visitors and services say
+
+
+@target(b"GET / HTTP/1.1\r\nHost: a.localhost\r\n\r\n", b"GET / HTTP/1.1\nhost:\t[::1]:80 \n\n", b"\nHost:")
+def first_requests(data: bytes) -> None:
+    host = host_of(data)
+    assert host is None or "\n" not in host
+    # More bytes change nothing once it is known.
+    assert host is None or host_of(data + b"\r\nHost: b\r\n\r\n") == host
+
+
+_HELLO = bytes.fromhex(
+    "160301004c0100004803030000000000000000000000000000000000000000000000000000000000000000000002130101000"
+    "01d00000010000e00000b612e6c6f63616c686f73740010000500030268320a"
+)
+
+
+@target(_HELLO, _HELLO[:40], b"GET / HTTP/1.1\r\n", b"\x16\x03\x01\0\0")
+def tls_hellos(data: bytes) -> None:
+    name = server_name_of(data)
+    assert name is None or len(name) <= len(data)
+
+
+@target(*(channel._encoder.encode(message) for message in (
+    channel.Ask(1, "a.localhost"), channel.Answer(1, "service_frozen", "service_1", 80, True), channel.Visitor(),
+    channel.Forget(2), channel.Log(20, "text"), channel.Ping(), channel.Stop())))  # fmt: skip
+def ingress_messages(data: bytes) -> None:
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
+        message = channel._decoder.decode(data)
+        assert channel._decoder.decode(channel._encoder.encode(message)) == message
+
+
+@target(
+    b'{"kind":"ready","cgroup_version":2,"cgroup_parents":{},"freezer":"v2"}', b'{"kind":"kill","job":1}', b"[]"
+)
+def launcher_messages(data: bytes) -> None:
+    with contextlib.suppress(messages.MessageError):
+        message = messages.decode(data)
+        assert messages.decode(messages.encode(message)) == message
+
+
+@target(b"a.example,b.example", b"a.example," * 200, b"xn--a,\xc3\xbc.example", b",")
+def domain_lists(data: bytes) -> None:
+    names = ServiceNames(cast("Any", ()), ("localhost",))
+    with contextlib.suppress(RequestError):
+        found = names.clean_domains(text(data).split(","))
+        assert len(found) == len(set(found)) <= MAX_DOMAINS
 
 
 # What the machine says

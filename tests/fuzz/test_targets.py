@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fuzz.growth import check_time
 from tests.fuzz.targets import TARGETS, Target
 
 EXAMPLES = 40
@@ -28,5 +29,6 @@ def test_any_bytes_are_read_or_refused(name):
     @given(inputs(target))
     def look(data: bytes) -> None:
         target.run(data)
+        check_time(target.run, data)
 
     look()

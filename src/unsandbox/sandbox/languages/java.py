@@ -65,15 +65,20 @@ def java_steps(steps: Steps, code: str) -> Steps:
     return _compiled(steps, code, package, owner, public)
 
 
+def _without_public(code: str, places: list[int]) -> str:
+    """Return a program with spaces in the place of some `public`: columns in messages of the compiler stay."""
+    pieces, start = [], 0
+    for at in places:
+        pieces += [code[start:at], " " * len("public")]
+        start = at + len("public")
+    return "".join([*pieces, code[start:]])
+
+
 def _compiled(steps: Steps, code: str, package: str, owner: str, public: dict[str, int]) -> Steps:
     named = owner if owner in public or not public else next(iter(public))
     text = None
     if len(public) > 1:
-        # Columns in messages of the compiler stay as they are.
-        text = code
-        for name, at in public.items():
-            if name != named:
-                text = f"{text[:at]}{' ' * len('public')}{text[at + len('public') :]}"
+        text = _without_public(code, sorted(at for name, at in public.items() if name != named))
     compiler = ["javac", "{javac_jvm}", "{compiler_archive}", COMPILER_ARGUMENTS, "-d", _CLASSES, "{src}"]
     run = [word for word in steps.run if word not in ("{launcher_archive}", "{src}", COMPILER_ARGUMENTS)]
     return replace(
