@@ -164,7 +164,7 @@ class Channel:
             try:
                 # What was cut off need not be a message.
                 message = _decoder.decode(b"" if flags & socket.MSG_TRUNC else data)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, ValueError, RecursionError):
                 close_all(fds)
                 self._lose()
                 return
