@@ -16,7 +16,6 @@ MOST_FILES, MOST_LINES, MOST_PARAMETERS = 20, 300, 7
 FOLDERS = {
     "src/unsandbox/cli": "one module for each command",
     "src/unsandbox/protocol": "one module for each part of the wire",
-    "src/unsandbox/server": "one module for each concern of HTTP",
 }
 CLASSES = {
     "sandbox/host/running_job.py:SandboxJob": "the states of a job, which one reads together",

@@ -76,7 +76,8 @@ async def test_an_answer_without_an_end_is_given_up(head, piece):
             await fetch_script(url, lambda _: True)
         ended.set()
         await watching
-    assert time.monotonic() - begun < 30
+    # By its own deadline; the rest is room for a busy machine.
+    assert time.monotonic() - begun < 90
     # CPU time of this thread between two turns of the event loop.
     assert worst < 0.5
 
