@@ -25,7 +25,13 @@ async def run_long(work: Callable[..., _T], *arguments: Any) -> _T:
     pool = _pools.get(os.getpid())
     if pool is None:
         pool = _pools[os.getpid()] = ThreadPoolExecutor(_LONG_AT_ONCE, thread_name_prefix="unsandbox-long")
-    return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(work, *arguments))
+    call = functools.partial(work, *arguments)
+    try:
+        running = asyncio.get_running_loop().run_in_executor(pool, call)
+    except RuntimeError:
+        # The interpreter is ending; the embedded engine's loop has threads that outlive the pools.
+        running = asyncio.get_running_loop().run_in_executor(None, call)
+    return await running
 
 
 async def run_to_end(work: Callable[[], _T], *, on_cancel: Callable[[], None] | None = None) -> _T:
