@@ -51,6 +51,8 @@ def test_java_programs_are_read_once(begin, unit):
         ("kotlin", b"", b"object A { fun main( "),
         ("kotlin", b"@file:JvmName", b" "),
         ("kotlin", b"", b"\n@file:"),
+        ("scala", b"", b"\npackage a"),
+        ("scala", b"package a", b"\nobject A { def main( "),
         ("typescript", b"", b"\nexport"),
         ("typescript", b"export", b" "),
         ("shell", b"#!", b"/"),

@@ -295,6 +295,12 @@ STARTED = {
     "kotlin, a name for the file": ("kotlin", '@file:JvmName("Foo")\npackage a\nfun main(args: Array<String>) { println(1) }'),
     "kotlin, main in an object": ("kotlin", "object App {\n  @JvmStatic\n  fun main(args: Array<String>) { println(1) }\n}"),
     "kotlin, a script": ("kotlin", "val x = 1\nprintln(x)"),
+    "scala, a package": ("scala", "package demo\nobject Start extends App { println(1) }"),
+    "scala, packages in braces": (
+        "scala",
+        ("package a.b {\n  // object No { def main(\n  class C\n  object Helper { def one = 1 }\n}\npackage a.b {\n"
+        "  object Run {\n    def main(args: Array[String]): Unit = { println(Helper.one) }\n  }\n}"),
+    ),
     "sh": ("bash", "#!/bin/sh -e\necho 'a\\tb' | wc -w | tr 2 1"),
     "typescript, main module": ("typescript", "function main() { console.log(1) }\nif (require.main === module) main()"),
     "typescript, names of CommonJS": (

@@ -36,6 +36,15 @@ _KOTLIN_TOKEN = re.compile(
     re.MULTILINE,
 )
 _KOTLIN_FILE = re.compile(r'^[ \t]*+@file:[ \t]*+JvmName[ \t]*+\([ \t]*+"(\w++)"', re.MULTILINE)
+_SCALA_TOKEN = re.compile(
+    r"(?P<open>\{)|(?P<close>\})"
+    r"|^[ \t]*+package[ \t]++(?!object\b)(?P<package>[\w.]++)(?P<braced>\s*+\{)?"
+    r"|\bobject[ \t]++(?P<type>\w++)"
+    r"|\b(?:extends|with)[ \t]++(?P<app>App)\b"
+    r"|\bdef[ \t]++(?P<main>main)[ \t]*+\(",
+    re.MULTILINE,
+)
+_SCALA_CLASSES = "/work/classes"
 _TYPESCRIPT_EXPORT = re.compile(r"^[ \t]*+export[ \t]*+=", re.MULTILINE)
 _POSIX_SHELLS = frozenset({"sh", "dash", "ash"})
 
@@ -105,6 +114,32 @@ def _kotlin(steps: Steps, code: str) -> Steps:
     return replace(steps, run=[*steps.run[:-1], f"{package}{main}"])
 
 
+def _scala(steps: Steps, code: str) -> Steps:
+    """A script cannot be in a package; a program that is in one is compiled, and started by its main object."""
+    packages: list[tuple[str, int]] = []
+    depth, owner, main = 0, "", ""
+    for token in _SCALA_TOKEN.finditer(without_noise(code)):
+        if token["package"]:
+            depth += 1 if token["braced"] else 0
+            packages.append((token["package"], depth))
+        elif token["open"]:
+            depth += 1
+        elif token["close"]:
+            depth -= 1
+            while packages and packages[-1][1] > depth:
+                packages.pop()
+        elif token["type"] and depth == (packages[-1][1] if packages else 0):
+            owner = ".".join([*(name for name, _ in packages), token["type"]])
+        elif owner and not main:
+            main = owner
+    if "." not in main:
+        return steps
+    run = ["scala", "-nc", "-cp", _SCALA_CLASSES, main]
+    compiler = ["scalac", COMPILER_ARGUMENTS, "-d", _SCALA_CLASSES, "{src}"]
+    make = ["sh", "-c", f'mkdir {_SCALA_CLASSES} && exec "$@"', "sh"]
+    return replace(steps, compile=[*make, *compiler], run=run)
+
+
 def _shell(steps: Steps, code: str) -> Steps:
     """What asks for `sh` gets it: `echo` and `[` mean other things there."""
     return replace(steps, run=["sh", *steps.run[1:]]) if shebang_program(code) in _POSIX_SHELLS else steps
@@ -122,6 +157,7 @@ STARTERS: dict[str, Starter] = {
     "ada": _ada,
     "erlang": _erlang,
     "kotlin": _kotlin,
+    "scala": _scala,
     "shell": _shell,
     "typescript": _typescript,
 }
