@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import threading
+from typing import Any
 
 import pytest
 from tests._async.conftest import AT_ONCE
@@ -29,7 +30,7 @@ from unsandbox import (
 
 async def test_hooks_hear_of_requests_answers_and_repetitions(fake: FakeServer) -> None:
     fake.script(reply(200, {}, OURS), reply(503), reply(200, JOB, {"X-Request-Id": "req_1"}))
-    heard: list[object] = []
+    heard: list[Any] = []
     hooks = Hooks(request=noting(heard), response=heard.append, retry=noting(heard))
     async with AsyncClient(PUBLIC, SECRET, base_url=fake.url, retry=AT_ONCE, hooks=hooks) as client:
         await client.health()
@@ -63,13 +64,13 @@ async def test_a_hook_that_fails_fails_the_call(fake: FakeServer) -> None:
     assert fake.requests == []
 
 
-def all_hooks(heard: list[object]) -> Hooks:
+def all_hooks(heard: list[Any]) -> Hooks:
     return Hooks(request=heard.append, response=heard.append, retry=heard.append, poll=noting(heard))
 
 
 async def test_looks_at_a_job_are_told(fake: FakeServer) -> None:
     fake.script(reply(200, {"job_id": "j1", "status": "running"}, OURS), reply(200, JOB, OURS))
-    heard: list[object] = []
+    heard: list[Any] = []
     hooks = Hooks(poll=heard.append)
     async with AsyncClient(PUBLIC, SECRET, base_url=fake.url, hooks=hooks) as client:
         await client.execute("python", "x")
@@ -89,7 +90,7 @@ async def test_the_shared_looks_of_a_map_are_told(real: AsyncClient) -> None:
 
 
 async def test_streams_and_terminals_are_told(real: AsyncClient) -> None:
-    heard: list[object] = []
+    heard: list[Any] = []
     client = real.with_options(hooks=all_hooks(heard))
     async for _ in client.stream("bash", "echo private"):
         pass
@@ -175,7 +176,7 @@ async def test_a_hook_that_fails_leaves_no_session_behind(real: AsyncClient) -> 
 
 
 async def test_the_embedded_engine_is_told_of_as_any_server(engine: object) -> None:
-    heard: list[object] = []
+    heard: list[Any] = []
     async with AsyncClient.local(hooks=all_hooks(heard), otp="123456") as client:
         await client.health()
     assert [type(event) for event in heard] == [RequestEvent, ResponseEvent]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from tests._async.conftest import new_key
 from tests.client.aids_async import gather
-from tests.client.fake import PUBLIC, SECRET, FakeServer, Request, reply
+from tests.client.fake import PUBLIC, SECRET, FakeServer, Raw, Request, reply
 from tests.client.proxy import PASS, Fate, Proxy, refusal
 from tests.support import Serve
 
@@ -101,7 +101,7 @@ async def test_a_refusal_that_is_not_about_the_clock_is_raised(fake: FakeServer,
 
 
 async def test_a_server_whose_clock_jumps_about_is_not_followed(fake: FakeServer) -> None:
-    def respond(request: Request) -> object:
+    def respond(request: Request) -> Raw:
         return reply(401, {"error": "x"}, {"Date": formatdate(time.time() + 1000 * len(fake.requests))})
 
     fake.respond = respond

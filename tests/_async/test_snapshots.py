@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import un_async
-from unsandbox import AsyncClient, BadRequestError, ConflictError, NotFoundError, UnsandboxError
+from unsandbox import APIError, AsyncClient, BadRequestError, ConflictError, NotFoundError
 from unsandbox.local import LocalServer
 
 OTHER = "unsb-pk-aaaa-bbbb-cccc-dddd"
@@ -84,7 +84,7 @@ async def test_a_client_publishes_shares_and_gives_away(real: AsyncClient, sessi
     await real.unlock_image(name)
     await real.delete_image(name)
     await real.delete_snapshot(snapshot)
-    with pytest.raises(UnsandboxError, match="hosted service") as refusal:
+    with pytest.raises(APIError, match="hosted service") as refusal:
         await real.generate_picture("a house")
     assert refusal.value.status == 501
 

@@ -6,7 +6,7 @@ import io
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from tests._async.conftest import AT_ONCE
@@ -42,7 +42,7 @@ for at in range(0, len(data), 37):
 
 
 @pytest.fixture
-def proxy(engine: LocalServer) -> AsyncIterator[Proxy]:
+def proxy(engine: LocalServer) -> Iterator[Proxy]:
     """A network between the client and the real engine."""
     made = Proxy(engine.url)
     yield made

@@ -194,6 +194,7 @@ async def test_other_errors_are_raised_at_once_in_the_servers_words(
     assert len(fake.requests) == 1
     for twin in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
         assert isinstance(twin, LIBRARY_ERROR)
+        assert isinstance(twin, APIError)
         assert (twin.status, str(twin)) == (400, str(caught.value))
 
 

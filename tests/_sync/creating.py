@@ -33,11 +33,14 @@ CALLS = (
 Some return what deletes the thing made: it belongs to whoever called, once it was returned.
 """
 
+CLEANING: tuple[Any, ...] = (execution, operations, session)
+"""The modules that say how long clean-up may take."""
+
 
 def be_patient() -> None:
     """Give clean-up as long as a slow machine takes: what is proved is that it is done, not how fast."""
-    for module in (execution, operations, session):
-        module.CLEAN_UP_S = 60.0  # type: ignore[attr-defined]
+    for module in CLEANING:
+        module.CLEAN_UP_S = 60.0
 
 
 class Maker:

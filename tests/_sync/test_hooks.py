@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import pickle
 import threading
+from typing import Any
 
 import pytest
 from tests._sync.conftest import AT_ONCE
@@ -31,7 +32,7 @@ from unsandbox import (
 
 def test_hooks_hear_of_requests_answers_and_repetitions(fake: FakeServer) -> None:
     fake.script(reply(200, {}, OURS), reply(503), reply(200, JOB, {"X-Request-Id": "req_1"}))
-    heard: list[object] = []
+    heard: list[Any] = []
     hooks = Hooks(request=noting(heard), response=heard.append, retry=noting(heard))
     with Client(PUBLIC, SECRET, base_url=fake.url, retry=AT_ONCE, hooks=hooks) as client:
         client.health()
@@ -65,13 +66,13 @@ def test_a_hook_that_fails_fails_the_call(fake: FakeServer) -> None:
     assert fake.requests == []
 
 
-def all_hooks(heard: list[object]) -> Hooks:
+def all_hooks(heard: list[Any]) -> Hooks:
     return Hooks(request=heard.append, response=heard.append, retry=heard.append, poll=noting(heard))
 
 
 def test_looks_at_a_job_are_told(fake: FakeServer) -> None:
     fake.script(reply(200, {"job_id": "j1", "status": "running"}, OURS), reply(200, JOB, OURS))
-    heard: list[object] = []
+    heard: list[Any] = []
     hooks = Hooks(poll=heard.append)
     with Client(PUBLIC, SECRET, base_url=fake.url, hooks=hooks) as client:
         client.execute("python", "x")
@@ -91,7 +92,7 @@ def test_the_shared_looks_of_a_map_are_told(real: Client) -> None:
 
 
 def test_streams_and_terminals_are_told(real: Client) -> None:
-    heard: list[object] = []
+    heard: list[Any] = []
     client = real.with_options(hooks=all_hooks(heard))
     for _ in client.stream("bash", "echo private"):
         pass
@@ -177,7 +178,7 @@ def test_a_hook_that_fails_leaves_no_session_behind(real: Client) -> None:
 
 
 def test_the_embedded_engine_is_told_of_as_any_server(engine: object) -> None:
-    heard: list[object] = []
+    heard: list[Any] = []
     with Client.local(hooks=all_hooks(heard), otp="123456") as client:
         client.health()
     assert [type(event) for event in heard] == [RequestEvent, ResponseEvent]

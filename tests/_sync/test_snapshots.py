@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import un
-from unsandbox import BadRequestError, Client, ConflictError, NotFoundError, UnsandboxError
+from unsandbox import APIError, BadRequestError, Client, ConflictError, NotFoundError
 from unsandbox.local import LocalServer
 
 OTHER = "unsb-pk-aaaa-bbbb-cccc-dddd"
@@ -83,7 +83,7 @@ def test_a_client_publishes_shares_and_gives_away(real: Client, session: str) ->
     real.unlock_image(name)
     real.delete_image(name)
     real.delete_snapshot(snapshot)
-    with pytest.raises(UnsandboxError, match="hosted service") as refusal:
+    with pytest.raises(APIError, match="hosted service") as refusal:
         real.generate_picture("a house")
     assert refusal.value.status == 501
 

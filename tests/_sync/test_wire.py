@@ -192,6 +192,7 @@ def test_other_errors_are_raised_at_once_in_the_servers_words(client: Client, fa
     assert len(fake.requests) == 1
     for twin in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
         assert isinstance(twin, LIBRARY_ERROR)
+        assert isinstance(twin, APIError)
         assert (twin.status, str(twin)) == (400, str(caught.value))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -239,7 +239,7 @@ ln {canary} hard 2>/dev/null; ln -s / folder; mkdir real; ln -s {canary} real/in
 """
 
 
-async def _artifacts(stage: Stage, script: str, **fields: object) -> tuple[set[str], bytes, tuple[str, ...]]:
+async def _artifacts(stage: Stage, script: str, **fields: object) -> tuple[set[str], bytes, Sequence[str]]:
     limits = replace(LIMITS, artifact_bytes=100_000, artifact_files=20)
     outcome = await stage.run("sh", "-c", script, collect_artifacts=True, limits=limits, **fields)
     data = b"".join(bytes(artifact.data) for artifact in outcome.artifacts)

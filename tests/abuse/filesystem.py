@@ -145,7 +145,8 @@ def new_files_in_the_system():
 
 @attack("the system's programs made writable for all", "other user, read-only mounts", control=False)
 def change_modes_of_the_system():
-    return os.chmod("/usr/bin/env", 0o777) or "changed"
+    os.chmod("/usr/bin/env", 0o777)
+    return "changed"
 
 
 @attack("mounting the system writable", "system call filter", VIRTUAL, control=False)
@@ -158,7 +159,8 @@ def remount_writable():
 
 @attack("a hard link to a file of the system, to change it later", "another mount", control=False)
 def hard_link_to_the_system():
-    return os.link("/usr/bin/env", "/tmp/abuse-link") or "linked"
+    os.link("/usr/bin/env", "/tmp/abuse-link")
+    return "linked"
 
 
 @attack(
@@ -247,4 +249,8 @@ def other_devices():
 
 @attack("a swap of the file behind a masked name", MASKED, VIRTUAL, control=False)
 def rename_over_a_mask():
-    return in_child(lambda: os.rename("/tmp", "/proc/fs") or "renamed")
+    def rename():
+        os.rename("/tmp", "/proc/fs")
+        return "renamed"
+
+    return in_child(rename)

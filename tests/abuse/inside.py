@@ -103,7 +103,7 @@ def content(path: str) -> str | None:
     """Return the beginning of a file, or names in a folder, if there is anything to see."""
     file = Path(path)
     found = sorted(os.listdir(path))[:5] if file.is_dir() else file.open("rb").read(20)
-    return f"{path}: {found}" if found else None
+    return f"{path}: {found!r}" if found else None
 
 
 def in_child(work: Callable[[], Any]) -> Any:

@@ -77,7 +77,7 @@ NOT_EVERYWHERE = {
 
 def _declare(name: str, arguments: tuple[object, ...], tried: str, way: object) -> None:
     def function() -> object:
-        return way(name, *arguments)  # type: ignore[operator]
+        return way(name, *arguments)
 
     function.__name__, function.__module__ = name, __name__
     attack(tried, FILTER, VIRTUAL, control=name not in NOT_EVERYWHERE)(function)
@@ -202,12 +202,20 @@ def make_character_device():
 
 @attack("real-time priority, which starves the machine", CAPS, VIRTUAL)
 def realtime_priority():
-    return in_child(lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)) or "real time")
+    def rise():
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        return "real time"
+
+    return in_child(rise)
 
 
 @attack("a higher priority than others", CAPS, VIRTUAL)
 def higher_priority():
-    return in_child(lambda: os.setpriority(os.PRIO_PROCESS, 0, -10) or f"nice {os.getpriority(0, 0)}")
+    def rise():
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+        return f"nice {os.getpriority(0, 0)}"
+
+    return in_child(rise)
 
 
 @attack("first place at the disk", CAPS, VIRTUAL)

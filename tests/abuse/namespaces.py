@@ -98,12 +98,20 @@ def tool_su():
 
 @attack("becoming root", USER_NS)
 def setuid_root():
-    return in_child(lambda: os.setuid(0) or f"user {os.getuid()}")
+    def become():
+        os.setuid(0)
+        return f"user {os.getuid()}"
+
+    return in_child(become)
 
 
 @attack("becoming a member of root's group", USER_NS)
 def setgroups_root():
-    return in_child(lambda: os.setgroups([0]) or f"groups {os.getgroups()}")
+    def become():
+        os.setgroups([0])
+        return f"groups {os.getgroups()}"
+
+    return in_child(become)
 
 
 @attack("taking every capability", CAPS, control=False)

@@ -25,12 +25,14 @@ def processes_of_the_host():
 
 @attack("a signal to the server", PIDS)
 def signal_to_the_server():
-    return os.kill(SETTINGS["server"], 0) or "reached"
+    os.kill(SETTINGS["server"], 0)
+    return "reached"
 
 
 @attack("a signal to the server's parent", PIDS, control=False)
 def signal_to_the_servers_parent():
-    return os.kill(SETTINGS["parent"], 0) or "reached"
+    os.kill(SETTINGS["parent"], 0)
+    return "reached"
 
 
 @attack("a descriptor of the server's process", PIDS)

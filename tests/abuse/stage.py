@@ -32,7 +32,7 @@ from unsandbox.sandbox import (
 )
 from unsandbox.sandbox.host.warm.pool import PoolState
 from unsandbox.sandbox.host.warm.sandbox import WarmJob
-from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
+from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentLimits, PersistentSpec
 from unsandbox.sandbox.seccomp import compiler as seccomp
 
 HERE = Path(__file__).parent
@@ -199,12 +199,16 @@ class Stage:
         if self.variant.kind == "live":
             sandbox = await self.backend.open_persistent(PersistentSpec(limits=LIVE_LIMITS, files=files))
             try:
-                outcome = await sandbox.run(["python3", "/work/main.py"], timeout_s=LIMITS.wall_s)
+                outcome: CommandOutcome | Outcome = await sandbox.run(
+                    ["python3", "/work/main.py"], timeout_s=LIMITS.wall_s
+                )
             finally:
                 await sandbox.close()
         else:
             outcome = await self.run("python3", "/work/main.py", files=files)
-        found = {name: (gained, saw) for name, gained, saw in _verdicts(outcome.stdout.data)}
+        found: dict[str, tuple[str | None, str | None]] = {
+            name: (gained, saw) for name, gained, saw in _verdicts(outcome.stdout.data)
+        }
         rows = []
         for one in inside.ATTACKS.values():
             if one.name not in found:

@@ -47,8 +47,8 @@ def copy_for_all() -> Iterator[Path]:
         for path, source in sources.items():
             if source.exists():
                 shutil.copytree(source, target / path, ignore=shutil.ignore_patterns("__pycache__"))
-        for path in (target, *target.rglob("*")):
-            path.chmod(0o755)
+        for copied in (target, *target.rglob("*")):
+            copied.chmod(0o755)
         yield target
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
+from typing import Any
 
 import pytest
 from tests.support import REPO, UN, Serve, eventually
@@ -14,7 +15,7 @@ from tests.support import REPO, UN, Serve, eventually
 APP = (REPO / "tests" / "server" / "apps" / "echo.py").read_text()
 
 
-def visit(server: Serve, host: str, path: str = "/") -> tuple[int, dict]:
+def visit(server: Serve, host: str, path: str = "/") -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(server.url + path, headers={"Host": host})
     try:
         with urllib.request.urlopen(request, timeout=30) as response:

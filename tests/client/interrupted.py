@@ -61,7 +61,7 @@ with Client(public, secret, base_url=url) as client:
     given = json.loads(maker_json)
     maker.base, maker.program = given["base"], given["program"]
     for number in range(int(count)):
-        maker.names = iter([f"struck-{seed}-{number}"])
+        maker.names = (name for name in [f"struck-{seed}-{number}"])
         call, name, undo = chance.choice((in_threads, in_a_loop)), chance.choice(CALLS), None
         signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.3))
         try:

@@ -41,7 +41,7 @@ def write(folder: Path, text: str | bytes, mode: int = 0o600) -> Path:
 def find(
     home: Path, cwd: Path, *keys: str | None, env: dict[str, str] | None = None, **options: object
 ) -> Credentials:
-    return resolve_credentials(*keys, env=env or {}, home=home, cwd=cwd, **options)  # type: ignore[arg-type]
+    return resolve_credentials(*keys, env=env or {}, home=home, cwd=cwd, **options)
 
 
 def test_the_tiers_in_their_order(home: Path, cwd: Path) -> None:

@@ -17,12 +17,10 @@ from typing import Any
 
 import pytest
 from tests._async.conftest import new_key
-from tests._async.creating import CALLS, Maker, be_patient
+from tests._async.creating import CALLS, CLEANING, Maker, be_patient
 from tests.support import Serve, eventually
 
 from unsandbox import AsyncClient
-from unsandbox._async import execution, operations
-from unsandbox._async.objects import session
 
 CALLS_CUT = int(os.environ.get("UNSANDBOX_CUT_CALLS", "200"))
 """How many calls are broken off at random; more of them make the long version."""
@@ -61,11 +59,12 @@ class Stepped:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """A server of its own: what is left on it was left by these tests."""
-    usual = [module.CLEAN_UP_S for module in (execution, operations, session)]
+    usual = [module.CLEAN_UP_S for module in CLEANING]
     be_patient()
     with Serve(tmp_path_factory.mktemp("leaks")) as server:
         yield server
-    execution.CLEAN_UP_S, operations.CLEAN_UP_S, session.CLEAN_UP_S = usual
+    for module, seconds in zip(CLEANING, usual, strict=True):
+        module.CLEAN_UP_S = seconds
 
 
 @contextlib.asynccontextmanager

@@ -67,7 +67,7 @@ async def test_a_job_that_asks_for_gvisor_where_there_is_none(monkeypatch):
         await engine.stop()
 
 
-async def kernel_of(engine: Engine, isolation: str) -> str:
+async def kernel_of(engine: Engine, isolation: str) -> str | None:
     record = await engine.jobs.submit(
         "me", ExecuteRequest(language="bash", code=KERNEL.code, isolation=isolation)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -38,7 +39,7 @@ def queue_steps(draw):
 
 @given(queue_steps())
 def test_the_queue_loses_nothing_and_takes_turns(steps):
-    queue, waiting = FairQueue(1), []
+    queue, waiting = FairQueue(1), list[Any]()
     for step in steps:
         if step == "pop":
             taken = queue.pop()
@@ -72,7 +73,7 @@ def test_a_flood_of_one_key_delays_another_by_one_job():
     )
 )
 def test_places_are_never_exceeded_and_a_newcomer_is_never_shut_out(steps):
-    queue, working, waiting = FairQueue(2, extra=2), [], []
+    queue, working, waiting = FairQueue(2, extra=2), list[Any](), list[Any]()
     for step in steps:
         if step == "take":
             taken = queue.take()
@@ -224,7 +225,9 @@ async def test_binary_artifacts_come_back_as_they_are():
     code = "printf 'a\\0\\377' > /tmp/artifacts/blob"
     job = await engine.jobs.submit("me", ExecuteRequest(language="bash", code=code, return_artifacts=True))
     await job.ended.wait()
-    (artifact,) = job.as_job().artifacts
+    artifacts = job.as_job().artifacts
+    assert artifacts is not None
+    (artifact,) = artifacts
     assert (artifact.filename, artifact.data) == ("blob", b"a\0\xff")
     assert base64.b64decode(artifact.content_base64) == b"a\0\xff"
     await engine.stop()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.test_serve import traces
@@ -19,7 +20,7 @@ ENV = os.environ | {"UNSANDBOX_API_BASE": "local"}
 RUN = "un.execute_code('bash', {!r})['stdout']"
 
 
-def program(code: str, **options: object) -> subprocess.CompletedProcess[str]:
+def program(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
         env=ENV,
@@ -28,7 +29,7 @@ def program(code: str, **options: object) -> subprocess.CompletedProcess[str]:
         timeout=110,
         check=False,
         **options,
-    )  # type: ignore[call-overload,no-any-return]
+    )
 
 
 PROGRAMS = {

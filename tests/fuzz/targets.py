@@ -296,7 +296,7 @@ def terminal_frames(data: bytes) -> None:
         def resize(self, columns: int, rows: int) -> None:
             sizes.append((columns, rows))
 
-    control_terminal(Terminal(), text(data))  # type: ignore[arg-type]
+    control_terminal(Terminal(), text(data))
     assert all(type(columns) is int and type(rows) is int for columns, rows in sizes)
 
 

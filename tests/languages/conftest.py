@@ -50,6 +50,7 @@ def row(request: pytest.FixtureRequest) -> Row:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     report = yield
     if "row" in getattr(item, "fixturenames", ()) and (report.when == "call" or report.failed):
+        assert isinstance(item, pytest.Function)
         entry = rows.setdefault(item.callspec.params["name"], Row())
         (entry.failed if report.failed else entry.passed).append(item.name)
     return report

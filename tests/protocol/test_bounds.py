@@ -24,8 +24,9 @@ def read_by_handlers() -> set[type[models.WireModel]]:
     for path in HANDLERS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"read_body", "to_model"}:
-                name = node.args[1].id if isinstance(node.args[1], ast.Name) else node.args[1].attr
-                names.add(name)
+                model = node.args[1]
+                assert isinstance(model, ast.Name | ast.Attribute), ast.dump(model)
+                names.add(model.id if isinstance(model, ast.Name) else model.attr)
     return {getattr(module, name) for name in names - {"model"} for module in MODULES if hasattr(module, name)}
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -51,7 +51,7 @@ class Forks:
         return subprocess.CompletedProcess(name, exit_code, *(path.read_text() for path in outputs))
 
 
-def _become(order: dict) -> None:
+def _become(order: dict[str, Any]) -> None:
     """Run the program in this process, which was forked for it."""
     for number, path in enumerate(["/dev/null", *order["outputs"]]):
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)

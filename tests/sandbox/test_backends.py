@@ -81,9 +81,9 @@ async def test_gvisor_tells_what_persistent_sandboxes_have():
 
 @pytest.mark.gvisor
 async def test_gvisor_makes_no_persistent_sandbox_that_breaks_a_promise(monkeypatch):
-    from unsandbox.sandbox.gvisor import backend as module
+    from unsandbox.sandbox.gvisor import probe
 
-    judge = module.probe.judge_persistent
+    judge = probe.judge_persistent
 
     def leaky(said):
         return [
@@ -93,7 +93,7 @@ async def test_gvisor_makes_no_persistent_sandbox_that_breaks_a_promise(monkeypa
 
     async with GvisorBackend() as backend:
         with monkeypatch.context() as patch:
-            patch.setattr(module.probe, "judge_persistent", leaky)
+            patch.setattr(probe, "judge_persistent", leaky)
             with pytest.raises(SandboxUnavailable, match="a leak"):
                 await backend.open_persistent(PersistentSpec())
         await (await backend.open_persistent(PersistentSpec())).close()

@@ -259,7 +259,7 @@ def test_a_v2_group_with_foreign_processes_is_not_taken_over(tmp_path, monkeypat
 def test_a_v2_group_of_our_own_makes_room_for_children(tmp_path, monkeypatch):
     base, mountinfo, own = v2_tree(tmp_path, enabled="")
     (base / "cgroup.procs").write_text(f"{os.getpid()}\n")
-    moved = []
+    moved: list[int] = []
 
     def write(path, text):
         if path == base / "cgroup.subtree_control" and not moved:

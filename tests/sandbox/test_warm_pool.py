@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.sandbox.support import eventually
@@ -34,7 +35,7 @@ both = pytest.mark.parametrize(
 
 
 @contextlib.asynccontextmanager
-async def serving(make, config=CONFIG) -> AsyncIterator:
+async def serving(make, config=CONFIG) -> AsyncIterator[Any]:
     async with make(pool=config) as backend:
         await eventually(lambda: backend.pool.state is PoolState.SERVING and backend.pool.waiting >= 2, SLOW)
         yield backend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import aiohttp
 import pytest
@@ -53,7 +54,7 @@ async def house(tmp_path_factory):
     keys.close()
 
 
-async def validated(wire: Wire) -> dict:
+async def validated(wire: Wire) -> dict[str, Any]:
     return (await wire.call("POST", "/keys/validate")).json
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import socket
+from typing import Any
 
 import aiohttp
 import pytest
@@ -40,7 +41,7 @@ class Screen:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
         self.seen = b""
-        self.said: list[dict] = []
+        self.said: list[dict[str, Any]] = []
 
     async def type(self, text: str) -> None:
         await self.socket.send_bytes(text.encode())

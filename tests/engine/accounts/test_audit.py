@@ -47,7 +47,7 @@ def test_what_a_full_disk_refuses_is_counted_and_breaks_nothing(tmp_path, monkey
         return os.pwrite(fd, data[:written], 1 << 30)
 
     with monkeypatch.context() as full:
-        full.setattr(module.os, "write", write_some)
+        full.setattr(os, "write", write_some)
         log.note("lost")
         log.note("lost too")
     log.note("after")

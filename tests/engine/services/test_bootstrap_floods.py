@@ -102,7 +102,7 @@ async def test_a_key_fetches_few_scripts_at_a_time():
 
 async def test_name_servers_that_do_not_answer_hold_up_nothing_else(monkeypatch):
     answer = threading.Event()
-    monkeypatch.setattr(bootstrap.socket, "getaddrinfo", lambda *_: answer.wait(30) and [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answer.wait(30) and [])
     asked = [asyncio.create_task(fetch_script(f"http://{n}.example/", lambda _: True)) for n in range(40)]
     try:
         async with asyncio.timeout(10):

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from unsandbox.engine import Conflict, Forbidden, InvalidRequest, TooLarge
 from unsandbox.engine.accounts.secretbox import SecretBox
-from unsandbox.engine.services.bootstrap import SCRIPT_BYTES, fetch_script, read_bootstrap
+from unsandbox.engine.services.bootstrap import fetch_script, read_bootstrap
 from unsandbox.engine.services.deployment import read_deployment, remove_deployments, write_deployment
 from unsandbox.engine.services.hostnames import ServiceNames
 from unsandbox.engine.services.log import LONGEST_LINE, ServiceLog
@@ -23,6 +23,7 @@ from unsandbox.engine.services.record import ServiceRecord
 from unsandbox.engine.services.vault import VaultSealer
 from unsandbox.engine.store.memory import MemoryStore
 from unsandbox.engine.store.objects import Collection
+from unsandbox.protocol.bounds import SCRIPT_BYTES
 from unsandbox.protocol.services import Redeploy, ServiceRequest
 
 

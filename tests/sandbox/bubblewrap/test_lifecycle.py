@@ -343,7 +343,7 @@ async def test_as_an_ordinary_user(readable_copy):
     assert checks["limit: separate users"] == (False, "nothing")
 
 
-async def in_a_container(copy: Path, user: int | None) -> tuple[int, str, str]:
+async def in_a_container(copy: Path, user: int | None) -> tuple[int | None, str, str]:
     """Run a server as root of a user namespace that knows only `user` of the host."""
     code = HOLDER.format(paths=[str(copy)], scripts=["id -u"]).replace(
         "await asyncio.sleep(60)", "await backend.close()"

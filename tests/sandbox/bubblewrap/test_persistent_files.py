@@ -226,9 +226,8 @@ async def test_an_archive_that_cannot_be_written_leaves_nothing(fresh, tmp_path)
     assert await output(fresh, "echo goes on") == "goes on\n"
 
 
-def member(name: str, **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+def member(name: str, data: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
-    data = fields.pop("data", b"")
     for field, value in fields.items():
         setattr(info, field, value)
     info.size = len(data)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ from tests.sandbox.support import children_of, eventually, groups_of, launchers,
 from tests.support import SOURCE
 
 from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailable
+from unsandbox.sandbox.bubblewrap.persistent import BubblewrapSandbox
 from unsandbox.sandbox.host import launcher_client
-from unsandbox.sandbox.host.launcher_client import CgroupReport
 from unsandbox.sandbox.launcher.cgroups import children
-from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSpec
+from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSandbox, PersistentSpec
 
 MIB = 1 << 20
 
@@ -420,7 +421,7 @@ async def test_other_freezers(monkeypatch, tmp_path, kind):
     )
     monkeypatch.setattr(launcher_client, "_BOOTSTRAP", patched(launcher_client._BOOTSTRAP, patch))
     async with BubblewrapBackend() as backend:
-        if isinstance(backend.host.cgroup, CgroupReport) and backend.host.cgroup.version == 2:
+        if backend.host.cgroup.version == 2:
             pytest.skip("a v2 hierarchy has its freezer")
         assert backend.host.cgroup.freezer == kind
         sandbox = await backend.open_persistent(PersistentSpec())
@@ -457,6 +458,10 @@ async def test_other_freezers(monkeypatch, tmp_path, kind):
         stopped.close()
 
 
+def uses_disk(sandbox: PersistentSandbox) -> bool:
+    return sandbox.disk_used() > 0
+
+
 @pytest.mark.root
 async def test_no_image_where_none_can_be_mounted(monkeypatch, tmp_path):
     """Root in a container without loop devices: a folder, looked at from time to time."""
@@ -473,10 +478,11 @@ async def test_no_image_where_none_can_be_mounted(monkeypatch, tmp_path):
             other = await backend.open_persistent(PersistentSpec())
             outcome = await sandbox.run(["sh", "-c", "echo x >> x; stat -c %U x; wc -l < x"])
             assert outcome.stdout.data == f"sandbox\n{round_ + 1}\n".encode()
-            await eventually(lambda live=sandbox: live.disk_used() > 0)
+            await eventually(partial(uses_disk, sandbox))
             if round_:
                 await sandbox.run(["sh", "-c", "for i in 1 2 3; do head -c 4000000 /dev/zero > part$i; done"])
                 await asyncio.wait_for(sandbox.wait_ended(), 10)
+                assert isinstance(sandbox, BubblewrapSandbox)
                 assert "grew beyond" in sandbox.end_reason
             await other.close()
             await sandbox.close()

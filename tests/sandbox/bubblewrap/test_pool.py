@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -470,6 +471,10 @@ async def test_a_template_that_does_not_serve_is_given_up(monkeypatch):
         assert outcome.stdout.data == b"cold\n"
 
 
+def are_others(backend: BubblewrapBackend, before: list[int]) -> bool:
+    return zygotes(backend) not in ([], before)
+
+
 async def test_a_pool_that_served_comes_back_after_failures(monkeypatch):
     from unsandbox.sandbox.host.warm import pool as module
 
@@ -479,7 +484,7 @@ async def test_a_pool_that_served_comes_back_after_failures(monkeypatch):
             before = zygotes(backend)
             for zygote in before:
                 os.kill(zygote, signal.SIGKILL)
-            await eventually(lambda before=before: zygotes(backend) not in ([], before))
+            await eventually(partial(are_others, backend, before))
         await eventually(lambda: backend.pool.state is PoolState.SERVING and backend.pool.waiting > 0)
         await run_in(backend, python_spec("pass"), expect_warm=True)
 
@@ -650,7 +655,7 @@ async def test_a_program_is_compiled_once_per_key_source_and_compiler(warm):
         c_spec(WARNING % 2),
         c_spec(WARNING % 1, "another key"),
         replace(spec, compile_env={"CPATH": "/tmp"}),
-        replace(spec, compile=[*spec.compile, "-O2"]),
+        replace(spec, compile=[*(spec.compile or ()), "-O2"]),
     ):
         assert cache.find(cache.key_of(other)) is None
     assert cache.key_of(replace(spec, cache_scope="")) is None

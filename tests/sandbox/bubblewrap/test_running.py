@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import time
+from typing import Any
 
 import pytest
 
@@ -129,7 +130,7 @@ async def test_files_that_need_more_memory_than_the_job_has(run):
 
 async def test_a_request_that_was_interrupted_half_way_does_not_mix_with_the_next(backend, run, monkeypatch):
     files = [SandboxFile(f"/work/f{i}", b"wrong") for i in range(450)]
-    send, sent = backend.host.control._send, []
+    send, sent = backend.host.control._send, list[Any]()
 
     async def interrupted(message, fds):
         if sent:

@@ -174,8 +174,10 @@ async def test_the_switches_of_the_environment(monkeypatch):
     monkeypatch.setenv("UNSANDBOX_QUICK_END", "0")
     config = EngineConfig(pool=1)
     backend = default_backend(config, TABLE)
-    assert backend._native == NO_PROGRAMS
-    assert backend._pool_config.quick_end is False
+    assert isinstance(backend, BubblewrapBackend)
+    assert backend.native == NO_PROGRAMS
+    assert backend.pool_config is not None
+    assert backend.pool_config.quick_end is False
     monkeypatch.setenv("UNSANDBOX_NATIVE", "no")
     with pytest.raises(EngineError, match=r"UNSANDBOX_NATIVE must be 1 .* or 0"):
         EngineConfig()

@@ -40,8 +40,8 @@ class LocalApt(apt.PrivateApt):
 
 def main(folder: str, scratch: str, source: str, step: str) -> None:
     """Install; print what it was estimated to take, what was installed, and what was told meanwhile."""
-    install.PrivateApt = LocalApt  # type: ignore[misc]
-    apt.ESSENTIAL = ()  # type: ignore[misc]
+    setattr(install, "PrivateApt", LocalApt)  # noqa: B010 - stands in for a class
+    setattr(apt, "ESSENTIAL", ())  # noqa: B010 - a constant
     LocalApt.source = source
     told: list[str] = []
 

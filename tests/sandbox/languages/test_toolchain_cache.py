@@ -84,6 +84,7 @@ async def test_a_cache_is_made_once_and_no_program_can_change_it(system, warm):
 
 
 async def test_a_cache_that_cannot_be_made_leaves_nothing(system, backend):
+    assert TINY.cache is not None
     broken = dataclasses.replace(
         TINY, cache=dataclasses.replace(TINY.cache, prepare=["sh", "-c", "echo no luck >&2; false"])
     )

@@ -180,6 +180,10 @@ def a_request(job: int) -> messages.Start:
     return messages.Start(job=job, program="/bin/true", argv=("true",), fds=(), bounds=Bounds(1, 1, 1.0))
 
 
+def has_ended(connection: ServerConnection) -> bool:
+    return connection.closed
+
+
 def test_a_request_has_the_descriptors_that_came_before_it():
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     null = os.open("/dev/null", os.O_RDONLY)
@@ -193,7 +197,9 @@ def test_a_request_has_the_descriptors_that_came_before_it():
         here.sendmsg(*packet(a_request(2), [null]))
         assert connection.receive() is None
         assert connection.receive() is None
-        request, fds = connection.receive()
+        received = connection.receive()
+        assert received is not None
+        request, fds = received
         assert request == a_request(2)
         assert len(fds) == messages.FDS_PER_MESSAGE + 1
         assert not any(os.get_inheritable(fd) for fd in fds)
@@ -203,10 +209,10 @@ def test_a_request_has_the_descriptors_that_came_before_it():
         with pytest.raises(messages.MessageError):
             connection.receive()
         assert len(os.listdir("/proc/self/fd")) == before
-        assert not connection.closed
+        assert not has_ended(connection)
         here.close()
         assert connection.receive() is None
-        assert connection.closed
+        assert has_ended(connection)
     os.close(null)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -258,7 +259,7 @@ async def test_following_a_log_and_going_on_where_it_was_left(wire, path):
         await wire.call("POST", "/services/ticker/execute", {"command": f"echo {text} > /work/pipe"})
 
     async def events(response, count: int):
-        found = []
+        found: list[Any] = []
         while len(found) < count:
             line = await response.content.readline()
             if line.startswith(b"id: "):
@@ -317,11 +318,11 @@ async def test_the_vault_in_every_form_that_clients_send(wire, engine):
     assert (answer.json["count"], answer.json["has_vault"]) == (1, True)
     assert (await wire.call("POST", "/services/vaulted/env/export")).json["env"] == "OTHER=x=y\n"
     assert (await wire.call("DELETE", "/services/vaulted/env", {"keys": ["SECRET"]})).status == 400
-    for body in [b"", b"{}"]:
-        answer = await wire.call("DELETE", "/services/vaulted/env", body)
+    for nothing in [b"", b"{}"]:
+        answer = await wire.call("DELETE", "/services/vaulted/env", nothing)
         assert (answer.status, answer.json["has_vault"]) == (200, False)
-    for body in [b"SECRET", b"1very-private=x", b'{"A":["very-private"]}', b"A=" + b"very-private" * 6000]:
-        answer = await wire.call("PUT", "/services/vaulted/env", body)
+    for bad in [b"SECRET", b"1very-private=x", b'{"A":["very-private"]}', b"A=" + b"very-private" * 6000]:
+        answer = await wire.call("PUT", "/services/vaulted/env", bad)
         assert answer.status in {400, 413}
         assert b"very-private" not in answer.raw
     lines = json.dumps((await wire.call("GET", "/logs?lines=10000&since=1h")).json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -21,7 +22,7 @@ async def make(wire: Wire, **options) -> str:
     return answer.json["session_id"]
 
 
-async def run(wire: Wire, session: str, command: str, **options) -> dict:
+async def run(wire: Wire, session: str, command: str, **options) -> dict[str, Any]:
     answer = await wire.call("POST", f"/sessions/{session}/shell", {"command": command, **options})
     assert answer.status == 200, answer.json
     return answer.json

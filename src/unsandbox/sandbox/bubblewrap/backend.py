@@ -86,7 +86,7 @@ class BubblewrapBackend(HostBackend):
         """
         super().__init__(runtime_dir, first_uid=first_uid, system=system, pool=pool)
         self._disk_dir = disk_dir or Path("/var/tmp")  # noqa: S108 - files without a name
-        self._native = native_programs() if native is None else native
+        self.native = native_programs() if native is None else native
         self._program: Path | None = None
         self._init: FirstProcess | None = None
         self._filter = b""
@@ -115,7 +115,7 @@ class BubblewrapBackend(HostBackend):
     def _install(self, runtime: Path, root: Path) -> None:  # noqa: ARG002 - nothing has to be in the root
         self._filter = seccomp.build()
         self._program = rootfs.install_program(runtime)
-        code, command = persistent_first_process(self._native)
+        code, command = persistent_first_process(self.native)
         self._init = FirstProcess(rootfs.install_init(runtime, code), command)
         self._outbound = None
         try:
@@ -144,7 +144,7 @@ class BubblewrapBackend(HostBackend):
             config.python_env,
             as_root=os.geteuid() == 0,
             own_users=host.slots.users is not None,
-            native=self._native,
+            native=self.native,
             quick_end=config.quick_end,
         )
         pool = WarmPool(BubblewrapSource(resources, template, python, config), host)

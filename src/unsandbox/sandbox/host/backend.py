@@ -105,7 +105,7 @@ class HostBackend(abc.ABC):
             users = range(first_uid, first_uid + USERS_PER_SERVER)
         self._system = system
         self._runtime = Runtime(runtime_dir, system, self._install)
-        self._pool_config = pool
+        self.pool_config = pool
         self._slots = SlotTable(users)
         self._control = LauncherControl()
         self._reviving = asyncio.Lock()
@@ -229,8 +229,8 @@ class HostBackend(abc.ABC):
                 self._control, cgroup, runtime, root, self._system, self._runtime.discard_fd, self._slots
             )
             report = await self._prove()
-            if self._pool_config is not None:
-                self._pool = await self._open_pool(self._pool_config)
+            if self.pool_config is not None:
+                self._pool = await self._open_pool(self.pool_config)
         except BaseException:
             await self.close()
             raise
