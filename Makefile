@@ -54,7 +54,7 @@ test-languages: install ## Install all toolchains into $(TOOLCHAINS), test all l
 abuse: install ## Attack every kind of sandbox and a server; print the defence of each attack (JSON=1: as JSON)
 	@$(PY) -m tests.abuse.table $(if $(JSON),--json)
 
-lint: install ## Check style, format, spelling, dead code, types, layers, and that the sync tree is generated
+lint: install ## Check style, format, spelling, dead code, types, layers, and generated files
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m vulture
@@ -62,6 +62,7 @@ lint: install ## Check style, format, spelling, dead code, types, layers, and th
 	@$(PY) -m mypy
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()'
 	@$(PY) scripts/unasync.py --check
+	@$(PY) scripts/chart.py --check
 
 format: install ## Rewrite the sources in the project's style
 	@$(PY) -m ruff check --fix --exit-zero .
