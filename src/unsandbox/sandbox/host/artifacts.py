@@ -1,8 +1,8 @@
-"""Reads what a program left behind, out of a sandbox that may try to make the reader open something else.
+"""Reads artifacts out of a sandbox, which may try to make the reader open other files.
 
-Paths are resolved by the kernel with `openat2`, below the sandbox's root and without following any symbolic
-link, so that a link to /etc/shadow is refused and not opened with the server's rights. Only regular files are
-read, opened without blocking, so that a FIFO nobody writes to cannot hold the reader.
+The kernel resolves paths with `openat2`, below the sandbox's root and without following symbolic links, so a
+link to /etc/shadow is refused instead of being opened with the server's rights. Only regular files are read.
+They are opened without blocking, so a FIFO without a writer cannot hold up the reader.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def open_root(pid: int, pidfd: int) -> int:
         OSError: The process is gone.
     """
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    # The number was still this process's when it was opened, if the process is still alive now.
-    # By poll: select takes no descriptor above 1023, and a busy server has them.
+    # If the process is still alive, the pid belonged to it when the folder was opened.
+    # poll, because select accepts no descriptors above 1023, and a busy server has them.
     ending = select.poll()
     ending.register(pidfd, select.POLLIN)
     if ending.poll(0):
@@ -56,7 +56,7 @@ def open_root(pid: int, pidfd: int) -> int:
 
 
 class Selection:
-    """Artifacts within the limits of one job, and what was left out."""
+    """The artifacts of one job within its limits, and the names that were skipped."""
 
     def __init__(self, limits: Limits) -> None:
         self._bytes_left = limits.artifact_bytes
@@ -66,7 +66,7 @@ class Selection:
         self.skipped: list[str] = []
 
     def admit(self, path: str, mode: int, size: int) -> bool:
-        """Whether a file of this type and size is to be read; if so its size is spent, else it is noted why."""
+        """Return whether to read a file of this type and size: count it against the limits, or note why not."""
         if not stat.S_ISREG(mode):
             self.skip(path, _kind(mode))
         elif len(_display(path).encode()) > MAX_PATH_BYTES:
@@ -82,11 +82,11 @@ class Selection:
         return False
 
     def take(self, size: int, read: Callable[[int], bytes]) -> bytes | Content:
-        """Return so many bytes of a file, or where they lie when they are many.
+        """Read a file; return its bytes if it is small, otherwise its place in a temporary file.
 
         Args:
-            size: How many to read at most.
-            read: Returns the next bytes, not more than it is asked for; none at the end.
+            size: Maximum number of bytes to read.
+            read: Returns the next bytes, at most as many as requested; empty at the end.
 
         Raises:
             OSError: The disk is full.
@@ -101,11 +101,11 @@ class Selection:
         return spool.since(start)
 
     def add(self, path: str, data: bytes | Content, mode: int) -> None:
-        """Take a file that was admitted."""
+        """Add a file that was admitted."""
         self.artifacts.append(Artifact(_display(path), data, stat.S_IMODE(mode) & 0o777))
 
     def skip(self, path: str, reason: str) -> None:
-        """Note that a name is left out."""
+        """Note that a name is skipped, and why."""
         if len(self.skipped) < _MAX_SKIPPED:
             self.skipped.append(f"{_display(path)}: {reason}")
 
@@ -126,7 +126,7 @@ class Collector(Selection):
                 self._take(path, required=True)
 
     def _below(self, top: str) -> Iterator[str]:
-        """Yield what lies in a folder and the folders in it, those of a folder after its files."""
+        """Yield the files in a folder and its subfolders; the files of a folder come before its subfolders."""
         folders = [top]
         seen = 0
         for folder in folders:
@@ -144,7 +144,7 @@ class Collector(Selection):
                     folders.append(path)
 
     def _entries(self, folder: str) -> list[tuple[str, bool]]:
-        """Return the names in a folder, as many as are looked at, and which of them are folders."""
+        """Return the names in a folder, up to the limit, and whether each is a folder."""
         try:
             fd = open_beneath(self._root, folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
@@ -179,7 +179,7 @@ class Collector(Selection):
     def _read(self, fd: int, path: str) -> None:
         status = os.fstat(fd)
         if self.admit(path, status.st_mode, status.st_size):
-            # It may still grow: never read more than was judged.
+            # The file may still grow: never read more than was admitted.
             self.add(path, self.take(status.st_size, lambda size: os.read(fd, size)), status.st_mode)
 
 
@@ -192,7 +192,7 @@ def _joined(size: int, read: Callable[[int], bytes]) -> bytes:
 
 
 def _display(path: str) -> str:
-    """Return a name as valid text, with the folders below that of artifacts: what is not UTF-8 is replaced."""
+    """Return a name as valid text, relative to the artifact folder; invalid UTF-8 is replaced."""
     inside = path.startswith(f"{ARTIFACT_FOLDER}/")
     name = path.removeprefix(f"{ARTIFACT_FOLDER}/") if inside else PurePosixPath(path).name
     return os.fsencode(name).decode("utf-8", "replace")

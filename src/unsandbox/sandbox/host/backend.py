@@ -1,7 +1,4 @@
-"""What isolation backends on this machine have in common.
-
-A backend is a subclass that says how its sandboxes are made; see the abstract methods of `HostBackend`.
-"""
+"""The base class of the isolation backends; see the abstract methods of `HostBackend` for the parts to add."""
 
 from __future__ import annotations
 
@@ -38,10 +35,10 @@ _CLOSE_TIMEOUT_S = 5.0
 
 
 class Opening(PersistentSandbox, Protocol):
-    """A persistent sandbox that a backend makes."""
+    """A persistent sandbox that is being created."""
 
     async def open(self) -> None:
-        """Have it made; programs can be started in it when this returns."""
+        """Create the sandbox; when this returns, programs can be started in it."""
 
 
 class Pool(Protocol):
@@ -49,23 +46,23 @@ class Pool(Protocol):
 
     @property
     def jobs(self) -> set[SandboxJob]:
-        """The jobs that run in them."""
+        """The jobs that run in warm sandboxes."""
 
     async def start(self, spec: SandboxSpec, sink: OutputSink | None) -> SandboxJob | None:
-        """Start a job in one; None when none is ready or the job does not fit."""
+        """Start a job in a warm sandbox; return None if none is ready or the job does not fit."""
 
     async def close(self) -> None:
-        """Let go of every warm sandbox."""
+        """Close every warm sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobStart:
-    """A job whose sandbox is about to be asked for.
+    """A job whose sandbox is about to be requested.
 
     Attributes:
         job: The job.
-        request: What the launcher must know.
-        descriptors: Descriptors of the sandbox, by their numbers in it.
+        request: The request to the launcher.
+        descriptors: The sandbox's descriptors, by their numbers in the sandbox.
     """
 
     job: SandboxJob
@@ -76,8 +73,8 @@ class JobStart:
 class HostBackend(abc.ABC):
     """Runtime folder, launcher, slots, jobs and persistent sandboxes of one backend; implements `Backend`.
 
-    As root every sandbox runs as a user of its own, one that no file on the machine belongs to. As an ordinary
-    user all run as that user, each in its own user namespace.
+    As root, every sandbox runs as a separate user that owns no file on the machine. Without root, all sandboxes
+    run as the server's user, each in its own user namespace.
     """
 
     name: ClassVar[str]
@@ -91,14 +88,14 @@ class HostBackend(abc.ABC):
         system: System = HOST,
         pool: PoolConfig | None = None,
     ) -> None:
-        """Prepare nothing yet; `open` does.
+        """Store the options; `open` does the rest.
 
         Args:
-            runtime_dir: Folder in which the backend makes its own; by default the first of the usual places for
+            runtime_dir: Parent of the backend's runtime folder; by default the first of the usual places for
                 temporary files where programs may be executed.
-            first_uid: With root, sandboxes run as users from this number on; by default a range per server.
-            system: Where the sandboxes' `/usr` comes from.
-            pool: How many warm sandboxes to keep; none by default.
+            first_uid: As root, the first of the sandboxes' user ids; by default each server has its range.
+            system: The source of the sandboxes' `/usr`.
+            pool: The number of warm sandboxes; None for no pool.
         """
         users = available_users()
         if users is not None and first_uid is not None:
@@ -121,7 +118,7 @@ class HostBackend(abc.ABC):
         """Return a backend that is not open yet."""
         return cls(system=options.system, pool=options.pool)
 
-    # What a backend adds
+    # For subclasses
 
     @abc.abstractmethod
     def unavailable_reason(self) -> str | None:
@@ -141,43 +138,43 @@ class HostBackend(abc.ABC):
 
     @abc.abstractmethod
     async def _prove(self) -> ProbeReport:
-        """Run a sandbox that looks around, and judge what it saw.
+        """Run the probe in a sandbox, and check its findings.
 
         Raises:
-            SandboxUnavailable: A promise of isolation is not kept.
+            SandboxUnavailable: The isolation is incomplete.
         """
 
     @abc.abstractmethod
     async def _open_pool(self, config: PoolConfig) -> Pool | None:
-        """Begin to make warm sandboxes; return None when there are none here."""
+        """Open the pool of warm sandboxes; return None if the machine cannot have one."""
 
     @abc.abstractmethod
     def _open_job(
         self, spec: SandboxSpec, sink: OutputSink | None, slot: Slot, sent: DescriptorStack
     ) -> JobStart:
-        """Open everything that a job needs.
+        """Open the files and streams of a job.
 
         Args:
             spec: A validated specification.
-            sink: Sees output as it comes.
-            slot: The job's; `_job_over` gives it back.
-            sent: Gets the sandbox's descriptors, which are closed when the launcher has its copies.
+            sink: Receives output as it is written.
+            slot: The job's slot; `_job_over` releases it.
+            sent: Receives the sandbox's descriptors, which are closed when the launcher has copies.
 
         Raises:
-            OSError: There is no room for it.
+            OSError: The disk is full, or too many files are open.
         """
 
     @abc.abstractmethod
     def _new_persistent(self, spec: PersistentSpec, slot: Slot, on_over: Callable[[Opening], None]) -> Opening:
-        """Return a persistent sandbox that is still to be made; it calls `on_over` when nothing of it is left.
+        """Return a persistent sandbox that is not created yet; it calls `on_over` when it is completely gone.
 
         Raises:
-            SandboxUnavailable: It cannot be had here.
+            SandboxUnavailable: The machine cannot create it.
         """
 
     @abc.abstractmethod
     async def _examine_persistent(self) -> Sequence[Check]:
-        """Make a persistent sandbox that looks around; return what such sandboxes have here."""
+        """Run the probe in a persistent sandbox; return one check for each property of such sandboxes."""
 
     # Opening and closing
 
@@ -190,7 +187,7 @@ class HostBackend(abc.ABC):
 
     @property
     def host(self) -> HostResources:
-        """What the backend has on this machine while it is open.
+        """The resources of the open backend.
 
         Raises:
             SandboxError: It is not open.
@@ -201,7 +198,7 @@ class HostBackend(abc.ABC):
 
     @property
     def pool(self) -> Pool | None:
-        """The warm sandboxes; None while the backend keeps none."""
+        """The pool of warm sandboxes; None if there is none."""
         return self._pool
 
     @property
@@ -218,7 +215,7 @@ class HostBackend(abc.ABC):
         """Set up the runtime folder and the launcher, and prove the isolation by running a sandbox.
 
         Raises:
-            SandboxUnavailable: A part is missing or a promise is not kept; the message says which.
+            SandboxUnavailable: A part is missing or the isolation is incomplete; the message has the details.
         """
         if self._host is not None:
             raise SandboxError("the backend is already open")
@@ -243,7 +240,7 @@ class HostBackend(abc.ABC):
         return folder
 
     async def close(self) -> None:
-        """Kill what runs; remove every process, folder and cgroup of this backend. Repeating does no harm."""
+        """Kill all sandboxes; remove every process, folder and cgroup of this backend. May be repeated."""
         self._host = None
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._persistent)), return_exceptions=True)
         jobs = list(self._jobs)
@@ -261,7 +258,7 @@ class HostBackend(abc.ABC):
         self._runtime.close()
 
     async def _must_serve(self, network: NetworkMode) -> None:
-        """Refuse a network mode that is not there; see to it that there is a launcher."""
+        """Refuse an unavailable network mode; start a new launcher if the old one has died."""
         if self._control.lost or (self._reviving.locked() and self._host is None):
             await self._revive()
         if self._host is None:
@@ -289,8 +286,8 @@ class HostBackend(abc.ABC):
         """Start one job; see `JobStarter.start`.
 
         Raises:
-            InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
-            SandboxUnavailable: It asks for isolation that this backend does not have.
+            InvalidSpecError: The specification is invalid (also a `ValueError`).
+            SandboxUnavailable: This backend does not have the requested isolation.
             SandboxError: The backend is closed or its launcher is gone.
         """
         validate(spec)
@@ -298,7 +295,7 @@ class HostBackend(abc.ABC):
         if self._pool is not None and (warm := await self._pool.start(spec, sink)) is not None:
             return warm
         host = self.host
-        # What is sent is closed then: the launcher has its own copies.
+        # The descriptors that were sent are closed afterwards: the launcher has copies.
         with DescriptorStack() as sent, host.slots.take() as slot:
             try:
                 start = self._open_job(spec, sink, slot, sent)
@@ -325,8 +322,8 @@ class HostBackend(abc.ABC):
         """Make or restore a persistent sandbox; see `Backend.open_persistent`.
 
         Raises:
-            InvalidSpecError: The specification cannot be carried out as written (also a `ValueError`).
-            SandboxUnavailable: It asks for isolation, or for an image, that cannot be had here.
+            InvalidSpecError: The specification is invalid (also a `ValueError`).
+            SandboxUnavailable: The machine does not have the requested isolation or checkpoint.
             SandboxError: The backend is closed, or the sandbox could not be set up.
         """
         validate_persistent(spec)
@@ -343,7 +340,7 @@ class HostBackend(abc.ABC):
         return await self._open_persistent(spec)
 
     async def prove_persistent(self) -> Sequence[Check]:
-        """Return what persistent sandboxes have here, found out the first time by making one.
+        """Return the checks of persistent sandboxes; the first call creates one to find out.
 
         Raises:
             SandboxError: The backend is closed.
@@ -353,7 +350,7 @@ class HostBackend(abc.ABC):
             if not self._persistent_checks:
                 checks = await self._examine_persistent()
                 if not all(check.ok for check in checks if check.name == PERSISTENT):
-                    # It may pass.
+                    # The cause may be temporary: check again next time.
                     return checks
                 self._persistent_checks = checks
             return self._persistent_checks

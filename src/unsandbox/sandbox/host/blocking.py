@@ -1,4 +1,4 @@
-"""Blocking work in threads: long work apart from short, and none left running behind its caller."""
+"""Blocking work in threads: a separate pool for long work, and calls that end before their caller does."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 
 
 async def run_long(work: Callable[..., _T], *arguments: Any) -> _T:
-    """Run something in a thread that takes as long as a tenant's data or a far server makes it take.
+    """Run work in a thread whose duration depends on a tenant's data or a remote server.
 
-    `asyncio.to_thread` has four threads more than the machine has processors: half a dozen snapshots would
-    hold up the logs and bodies of all tenants.
+    The pool of `asyncio.to_thread` has only four threads more than the machine has processors: half a dozen
+    snapshots would block the logs and request bodies of all tenants.
     """
-    # By process: the threads of a pool do not exist in a forked child.
+    # One pool per process, because its threads do not exist in a forked child.
     pool = _pools.get(os.getpid())
     if pool is None:
         pool = _pools[os.getpid()] = ThreadPoolExecutor(_LONG_AT_ONCE, thread_name_prefix="unsandbox-long")
@@ -29,20 +29,20 @@ async def run_long(work: Callable[..., _T], *arguments: Any) -> _T:
     try:
         running = asyncio.get_running_loop().run_in_executor(pool, call)
     except RuntimeError:
-        # The interpreter is ending; the embedded engine's loop has threads that outlive the pools.
+        # The interpreter is shutting down; the default executor of the embedded engine's loop still works.
         running = asyncio.get_running_loop().run_in_executor(None, call)
     return await running
 
 
 async def run_to_end(work: Callable[[], _T], *, on_cancel: Callable[[], None] | None = None) -> _T:
-    """Run something that blocks in a thread; it has ended when this returns or raises, also when cancelled.
+    """Run blocking work in a thread; the work has ended when this returns or raises, also after cancellation.
 
-    `run_long` alone lets a cancelled caller go while the thread works on, and on things that the
-    caller then tidies away.
+    With `run_long` alone, the thread would continue after a cancellation and use objects that the caller is
+    already cleaning up.
 
     Args:
-        work: What blocks.
-        on_cancel: Called, on the event loop, when the caller is cancelled: to bring the work to its end.
+        work: The blocking function.
+        on_cancel: Called on the event loop when the caller is cancelled, to make the work end early.
     """
     task = asyncio.ensure_future(run_long(work))
     try:

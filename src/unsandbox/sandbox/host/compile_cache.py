@@ -1,9 +1,8 @@
-"""What compilers made, kept for the next run of the same source: per key, by content, bounded, in memory.
+"""Caches compiled programs for the next run of the same source: per key, by content, bounded, in memory.
 
-A program is found again only by the hash of everything that went into it: whose it is, its source files, the
-compiler's command and variables, and the toolchain as it lies on the disk. So one key's programs are never
-another's, and a source that was changed, or a compiler that was, misses. What the compiler said is kept too and
-said again.
+The cache key is the hash of everything that the program depends on: the owner's key, the source files, the
+compiler's command and variables, and the state of the toolchain on the disk. Keys therefore never share
+programs, and a changed source or compiler is a miss. The compiler's messages are cached and repeated too.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _BELIEVED_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What a compile step left: its one file, and what it wrote to stderr."""
+    """The result of a compile step: its one output file, and the text that it wrote to stderr."""
 
     data: bytes
     mode: int
@@ -33,18 +32,18 @@ class Compiled:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes here."""
+        """Bytes that it occupies in the cache."""
         return len(self.data) + len(self.said) + 500
 
 
 class CompileCache:
-    """Programs of one backend.
+    """The compiled programs of one backend.
 
     Args:
-        system: Where the compilers are.
-        most_bytes: All programs together; the one that was not used for longest leaves first.
-        most_each: A larger program is not kept.
-        most_per_key: All programs of one key together.
+        system: The system that has the compilers.
+        most_bytes: Bound for all programs together; the least recently used one is dropped first.
+        most_each: Largest program that is cached.
+        most_per_key: Bound for the programs of one key.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class CompileCache:
         self._toolchains: dict[str, tuple[float, str]] = {}
 
     def key_of(self, spec: SandboxSpec) -> tuple[str, bytes] | None:
-        """Return what a job's program is found by; None when it is not to be kept."""
+        """Return the cache key of a job's program; None if the program must not be cached."""
         if not spec.cache_scope or spec.compile is None or spec.compiled is None:
             return None
         parts = [*spec.compile, "", spec.compiled, self._toolchain(spec.compile[0])]
@@ -77,14 +76,14 @@ class CompileCache:
         return spec.cache_scope, text.digest()
 
     def find(self, key: tuple[str, bytes]) -> Compiled | None:
-        """Return a program."""
+        """Return the cached program, or None."""
         found = self._found.get(key)
         if found is not None:
             self._found.move_to_end(key)
         return found
 
     def keep(self, key: tuple[str, bytes], program: Compiled) -> None:
-        """Keep a program, if it is not too large; older ones may leave."""
+        """Cache a program unless it is too large; older programs may be dropped."""
         if program.size > self.most_each or key in self._found:
             return
         scope = key[0]
@@ -100,7 +99,7 @@ class CompileCache:
         self._held[key[0]] -= self._found.pop(key).size
 
     def _toolchain(self, program: str) -> str:
-        """Return a text that changes when the compiler, or any package of the system, does."""
+        """Return a text that changes when the compiler or any package of the system changes."""
         now = time.monotonic()
         until, mark = self._toolchains.get(program, (0.0, ""))
         if now < until:
@@ -119,19 +118,19 @@ class CompileCache:
 
 
 def with_program(spec: SandboxSpec, program: Compiled) -> SandboxSpec:
-    """Return the job that only runs what was compiled before."""
+    """Return a job that runs the cached program, without a compile step."""
     file = SandboxFile(spec.compiled or "", program.data, program.mode)
     return replace(spec, compile=None, compiled=None, files=[*spec.files, file])
 
 
 def read_program(fd: int, most: int) -> tuple[bytes, int] | None:
-    """Read what a sandbox handed over: content and mode of a regular file that is not too large, else None."""
+    """Return content and mode of a file that a sandbox passed; None if it is too large or not regular."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size > most:
         return None
     try:
         data = os.pread(fd, most + 1, 0)
     except OSError:
-        # Opened for something else than reading, by a tenant.
+        # A tenant passed a descriptor that is not open for reading.
         return None
     return (data, stat.S_IMODE(status.st_mode) & 0o777) if len(data) == status.st_size else None

@@ -1,4 +1,4 @@
-"""Descriptors that are handed to a sandbox: anonymous files, input, pipes."""
+"""Descriptors for sandboxes: anonymous files, input, pipes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _PIPE_BYTES = 1 << 20
 
 
 class DescriptorStack(contextlib.ExitStack):
-    """Descriptors that are closed together, at the end of a `with` block; `pop_all` keeps them open."""
+    """Closes its descriptors together at the end of a `with` block; `pop_all` keeps them open."""
 
     def add(self, fd: int) -> int:
-        """Close a descriptor with the others; return it."""
+        """Add a descriptor, and return it."""
         self.callback(os.close, fd)
         return fd
 
 
 def memory_file(data: bytes) -> int:
-    """Return a descriptor of an anonymous file that holds `data`, at its beginning."""
+    """Return a descriptor of an anonymous file with the content `data`, positioned at its start."""
     fd = os.memfd_create("unsandbox", os.MFD_CLOEXEC)
     try:
         view = memoryview(data)
@@ -37,7 +37,7 @@ def memory_file(data: bytes) -> int:
 
 
 def readable_file(data: bytes | Content) -> int:
-    """Return a descriptor of a file that holds `data`, at its beginning; large ones are not in memory.
+    """Return a descriptor of a file with the content `data`, positioned at its start; large files are on disk.
 
     Raises:
         OSError: The disk is full.
@@ -55,7 +55,7 @@ def readable_file(data: bytes | Content) -> int:
 
 
 def input_file(data: bytes) -> int:
-    """Return a descriptor to read `data` from; nobody has to feed it."""
+    """Return a read-only descriptor of a file with the content `data`."""
     if not data:
         return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     fd = memory_file(data)
@@ -68,12 +68,12 @@ def input_file(data: bytes) -> int:
 def pipe(uid: int | None) -> tuple[int, int]:
     """Return a pipe that the sandbox's user may also open by name (`/dev/stdout`).
 
-    It holds up to 1 MiB: programs that end without waiting until their output was read (`process.exit()` after
-    `console.log`) lose what does not fit.
+    It holds up to 1 MiB, because programs that end before their output was read (`process.exit()` after
+    `console.log`) lose the part that does not fit.
     """
     read, write = os.pipe2(os.O_CLOEXEC)
     with contextlib.suppress(OSError):
-        # An ordinary user may have only so much in large pipes.
+        # The kernel limits the total size of an ordinary user's pipes.
         fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     if uid is not None:
         os.fchown(write, uid, uid)
@@ -81,13 +81,13 @@ def pipe(uid: int | None) -> tuple[int, int]:
 
 
 async def readable(fd: int) -> None:
-    """Wait until something can be read from a descriptor, or it has ended."""
+    """Wait until a descriptor is readable or at its end."""
     loop = asyncio.get_running_loop()
     await _called(fd, loop.add_reader, loop.remove_reader)
 
 
 async def writable(fd: int) -> None:
-    """Wait until something can be written to a descriptor, or nobody reads it any more."""
+    """Wait until a descriptor is writable or has no reader any more."""
     loop = asyncio.get_running_loop()
     await _called(fd, loop.add_writer, loop.remove_writer)
 

@@ -11,15 +11,15 @@ from unsandbox.sandbox.layout import DEFAULT_ENV, WORK
 from unsandbox.sandbox.spec import SandboxSpec
 
 RUN_SCRIPT = f". /proc/self/fd/{SCRIPT_FD}"
-"""The command of the shell that carries the script out."""
+"""The shell command that executes the script."""
 _CLOSED = f"{CONTROL_FD}>&- 4>&- {EXTRA_FD}>&-"
 
 MARK_START, MARK_COMPILE_FAILED, MARK_COMPILED = b"start", b"compile", b"run"
-"""What a sandbox reports when a job begins, when its compile step fails, and when that is over."""
+"""The script's reports when the job begins, when its compile step fails, and when the compile step is over."""
 MARK_RAN, MARK_END = b"ran", b"end"
-"""What it reports at the end; `ran`: the program has ended, and processes that it left hold its output."""
+"""The reports at the end. `ran`: the program has ended, but processes that it started still hold its output."""
 LOOK_AGAIN = b"look\n"
-"""The answer to `ran`: say `ran` or `end` again. Any other answer ends what is left."""
+"""The answer to `ran` that asks for another report. Any other answer kills the remaining processes."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOADER_PREFIXES = ("LD_", "GLIBC_", "GCONV_", "MALLOC_", "BASH_")
@@ -29,9 +29,9 @@ _SHELL_NAMES = frozenset(
 
 
 def disturbs_shell(name: str) -> bool:
-    """Whether a variable must be set for the programs alone, after the job script.
+    """Return whether a variable must be set for the programs only, not for the job script.
 
-    The script's own shell and loader would obey some, and drop or overwrite others.
+    The script's shell and loader would act on some variables, and drop or overwrite others.
     """
     return name.startswith(_LOADER_PREFIXES) or name in _SHELL_NAMES or not _PLAIN_NAME.fullmatch(name)
 
@@ -46,22 +46,23 @@ def job_script(
 ) -> bytes:
     """Return the shell script that is the sandbox's first process.
 
-    It limits itself, says that it starts, runs the steps, kills whatever they left running, and reports the
-    exit status. As long as processes that the program left hold its output, the server says how long they may
-    go on. When artifacts are wanted the script then waits: they exist only while the sandbox does.
+    The script sets limits, reports the start, runs the steps, kills the processes that they left, and reports
+    the exit status. While such processes hold the program's output, the server decides how long they may
+    continue. If artifacts are wanted, the script then waits until they have been read, because they end with
+    the sandbox.
 
     Args:
         spec: A validated specification.
-        data_bytes: Bound of each process's data in bytes where nothing else limits memory, else None.
-        prepare: Lines that put files in place, before the clock starts.
-        artifacts: Lines that hand over what the program left, or wait until somebody has taken it.
+        data_bytes: Limit of each process's data in bytes where no control group limits memory, otherwise None.
+        prepare: Lines that put files in place before the clock starts.
+        artifacts: Lines that send the artifacts, or wait until the server has read them.
         all_variables: Set every variable in the script; otherwise only those that would disturb its shell.
     """
     limits = spec.limits
     lines = [
         f"exec {SCRIPT_FD}<&-",
         f"ulimit -n {limits.open_files}",
-        # Processes of this user in this sandbox: dash says -p, bash -u.
+        # The number of processes of this user in this sandbox: -p in dash, -u in bash.
         f"ulimit -p {limits.processes} 2>/dev/null || ulimit -u {limits.processes}",
     ]
     if data_bytes is not None:
@@ -75,8 +76,8 @@ def job_script(
             if not disturbs_shell(name)
         ]
     lines += prepare
-    # The shell's own remarks ("Segmentation fault") are not the program's output. It makes them in the place to
-    # which a simple command is redirected; hence the subshells, which cost no further process.
+    # The shell's messages ("Segmentation fault") are not the program's output. The shell writes them to the
+    # stderr of a simple command; hence the subshells, which need no further process.
     lines += ["exec 4>&2 2>/dev/null", _report(MARK_START)]
     if spec.compile is not None:
         own = "" if spec.env == spec.compile_env else _only(spec.compile_env)
@@ -99,9 +100,9 @@ def job_script(
 
 
 def _only(env: Mapping[str, str]) -> str:
-    """Return what begins a command that has the defaults and these variables alone."""
+    """Return the prefix of a command that gets only the default variables and these."""
     words = (shlex.quote(f"{name}={value}") for name, value in {**DEFAULT_ENV, "PWD": WORK, **env}.items())
-    # By its path: the program's variables may say where else to look.
+    # By its full path, because the program may have set PATH.
     return f"/usr/bin/env -i -- {' '.join(words)} "
 
 
@@ -110,7 +111,7 @@ def _report(mark: bytes) -> str:
 
 
 _LET_OTHERS_FINISH = (
-    # The shell itself has the output open, too. `-ef`: the same pipe.
+    # The shell itself has the output open too and is skipped. `-ef` compares the pipes.
     "output_is_held() {",
     "for file in /proc/[0-9]*/fd/*; do",
     'case $file in "/proc/$$/"*) continue ;; esac',

@@ -1,4 +1,4 @@
-"""What connects a job's sandbox to the server: a socket for reports, and two pipes of output."""
+"""The connections between a job's sandbox and the server: a socket for reports, and two pipes for output."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class JobStreams:
 
     Attributes:
         control: The socket on which the sandbox reports.
-        stdout_fd: Read end of its output.
-        stderr_fd: Read end of its error output.
+        stdout_fd: Read end of its standard output.
+        stderr_fd: Read end of its standard error.
     """
 
     control: socket.socket
@@ -33,10 +33,10 @@ def open_streams(
     """Open the streams of one job; return the server's ends, and the sandbox's by their numbers in it.
 
     Args:
-        uid: User of the host that the sandbox runs as, who may open its output by name; None for the server's.
-        sent: Gets the sandbox's ends: they are closed once the launcher has its copies.
-        kept: Gets the server's ends: they are closed unless a job takes them over.
-        kind: Of the socket.
+        uid: Host user of the sandbox, which may open its output by name; None for the server's user.
+        sent: Receives the sandbox's ends, which are closed once the launcher has copies.
+        kept: Receives the server's ends, which are closed unless a job takes them over.
+        kind: Type of the socket.
 
     Raises:
         OSError: There are no descriptors left.

@@ -1,4 +1,4 @@
-"""The server's end of the launcher: starts it, sends it jobs, hands its answers to the jobs they concern."""
+"""The server's side of the launcher: starts it, sends it requests, and passes its answers to the jobs."""
 
 from __future__ import annotations
 
@@ -46,33 +46,33 @@ main()
 
 @dataclass(frozen=True, slots=True)
 class CgroupReport:
-    """Which control groups the launcher can use: version 0 means none.
+    """The control groups that the launcher can use; version 0 means none.
 
-    `freezer` is how it freezes a live sandbox: `v2`, `v1`, or by `stop` signals.
+    `freezer` is the way to freeze a persistent sandbox: `v2`, `v1`, or `stop` (signals).
     """
 
     version: int
     controllers: Sequence[str]
     freezer: str = "stop"
     parents: Mapping[str, str] = field(default_factory=dict)
-    """For each controller the folder with the groups of this backend."""
+    """For each controller, the folder with the groups of this backend."""
 
     def hierarchy(self) -> Hierarchy | None:
-        """Return the same for `limits.Group`; None without groups."""
+        """Return the hierarchy for `cgroups.Group`; None without control groups."""
         parents = {name: Path(folder) for name, folder in self.parents.items()}
         return Hierarchy(self.version, parents) if parents else None
 
     def group_of(self, number: int) -> Group | None:
-        """Return the group of a sandbox, to read what it uses; None without groups."""
+        """Return the group of a sandbox, to read its usage; None without control groups."""
         hierarchy = self.hierarchy()
         return None if hierarchy is None else Group(hierarchy, group_name(number))
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The launcher's account of a sandbox that is gone. Seconds and bytes.
+    """The launcher's report of a sandbox that has ended, in seconds and bytes.
 
-    `exit_code` is the monitor's: negative for a signal, None when it could not be started.
+    `exit_code` is that of the sandbox program: negative for a signal, None if the sandbox could not be started.
     """
 
     exit_code: int | None
@@ -83,7 +83,7 @@ class Ending:
 
 
 class JobEvents(Protocol):
-    """What the launcher tells a job, on the event loop."""
+    """Callbacks of a job, called on the event loop."""
 
     def started(self, pid: int, pidfd: int) -> None:
         """The sandbox's first process exists; `pidfd` now belongs to the job."""
@@ -93,7 +93,7 @@ class JobEvents(Protocol):
 
 
 class LauncherControl:
-    """Speaks to one launcher process from the event loop that started it."""
+    """The connection to one launcher process, used on the event loop that started it."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
@@ -102,7 +102,7 @@ class LauncherControl:
         self._asks: dict[int, asyncio.Future[Answered]] = {}
         self._ready: asyncio.Future[CgroupReport] | None = None
         self.lost = False
-        """Whether the launcher has died by itself: a new one is needed."""
+        """Whether the launcher has died unexpectedly, so that a new one is needed."""
         self._dead: tuple[str, ...] = ()
         self._name = ""
         self._sending = asyncio.Lock()
@@ -122,7 +122,7 @@ class LauncherControl:
         self._name = instance_name(os.getpid(), token)
         command = [interpreter(), "-I", "-S", "-c", code, str(os.getpid()), str(runtime), token, *self._dead]
         with theirs:
-            # A thread starts it, and may: the launcher watches the server's process, not the thread's life.
+            # A thread may start it, because the launcher watches the server's process and not the thread.
             self._process = await asyncio.to_thread(_spawn, command, theirs.fileno())
         self._socket = ours
         loop.add_reader(ours.fileno(), self._receive)
@@ -135,21 +135,21 @@ class LauncherControl:
             ) from error
 
     def successor(self) -> LauncherControl:
-        """Return a control, not yet open, in place of this one, whose launcher has died.
+        """Return an unopened replacement for this object, whose launcher has died.
 
-        Its launcher begins with killing and removing what this one's has left.
+        The new launcher first kills and removes everything that the dead one left.
         """
         control = LauncherControl()
         control._dead = (*self._dead, self._name) if self._name else self._dead
         return control
 
     async def start(self, job: JobEvents, request: Start | PrepareWarm, fds: Sequence[int]) -> int:
-        """Ask for one sandbox and return its number. The descriptors stay the caller's.
+        """Request one sandbox and return its number. The caller still owns the descriptors.
 
         Args:
-            job: Is told what becomes of it.
-            request: What the launcher must know; the number is added here.
-            fds: The descriptors that go with it.
+            job: Receives the events of the sandbox.
+            request: The request; its number is filled in here.
+            fds: The descriptors to send with it.
 
         Raises:
             SandboxError: The launcher is gone, or the request is too long for it.
@@ -169,13 +169,13 @@ class LauncherControl:
         return number
 
     async def ask(self, request: Ask, fds: Sequence[int] = ()) -> asyncio.Future[Answered]:
-        """Send a request that concerns a persistent sandbox; return the future of its answer.
+        """Send a request about a persistent sandbox; return the future of its answer.
 
         Args:
-            request: What is wanted; its number is added here.
-            fds: The descriptors that go with it.
+            request: The request; its number is filled in here.
+            fds: The descriptors to send with it.
 
-        The future fails with `SandboxError` when the launcher cannot carry it out or is lost.
+        The future fails with `SandboxError` if the launcher cannot carry out the request or dies.
 
         Raises:
             SandboxError: The launcher is gone.
@@ -183,7 +183,7 @@ class LauncherControl:
         self._last_ask += 1
         number = self._last_ask
         future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
-        # Who asked may have stopped to wait.
+        # The caller may have stopped waiting: retrieve the exception, so that asyncio does not log it.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._asks[number] = future
         try:
@@ -195,7 +195,7 @@ class LauncherControl:
         return future
 
     async def watch(self, job: int) -> None:
-        """Have the launcher look after the memory of a warm sandbox, where no control group does.
+        """Let the launcher check the memory use of a warm sandbox where no control group limits it.
 
         Raises:
             SandboxError: The launcher is gone.
@@ -204,7 +204,7 @@ class LauncherControl:
             await self._send(messages.Watch(job))
 
     async def kill(self, job: int) -> None:
-        """Have the launcher kill a sandbox, frozen or not; its `ended` follows.
+        """Let the launcher kill a sandbox, frozen or not; `JobEvents.ended` follows.
 
         Raises:
             SandboxError: The launcher is gone.
@@ -213,7 +213,7 @@ class LauncherControl:
             await self._send(messages.Kill(job))
 
     async def close(self) -> None:
-        """Let the launcher kill what runs and clean up; returns when it has ended."""
+        """Stop the launcher, which kills its sandboxes and cleans up; return when it has ended."""
         if self._socket is None:
             return
         asyncio.get_running_loop().remove_reader(self._socket.fileno())
@@ -243,7 +243,7 @@ class LauncherControl:
                 return
 
     def _receive(self) -> None:
-        # A bounded number of answers, so that a burst of endings does not hold the event loop.
+        # A bounded number of messages, so that a burst of them does not block the event loop.
         for _ in range(32):
             if self._socket is None:
                 return
@@ -273,7 +273,7 @@ class LauncherControl:
         self._lost(why)
 
     def _dispatch(self, message: Message, fds: list[int]) -> None:
-        """Hand a message to the job that it concerns, with the descriptors that are taken out of `fds`."""
+        """Pass a message to its job; descriptors that the job takes over are removed from `fds`."""
         match message:
             case messages.Ready():
                 if self._ready is not None and not self._ready.done():
@@ -313,7 +313,7 @@ class LauncherControl:
             future.set_result(answer)
 
     def _give_up(self, number: int, why: str) -> None:
-        """Have the launcher kill a sandbox that cannot be held, and tell its job."""
+        """Let the launcher kill a sandbox whose descriptor was lost, and end its job."""
         job = self._jobs.pop(number)
         if self._socket is not None:
             with contextlib.suppress(OSError):
@@ -321,7 +321,7 @@ class LauncherControl:
         job.ended(Ending(None, error=why))
 
     def _lost(self, why: str) -> None:
-        """Answer every job that still waits: its sandbox dies with the launcher."""
+        """End every waiting job and request with an error: their sandboxes die with the launcher."""
         if self._ready and not self._ready.done():
             self._ready.set_exception(SandboxError(why))
             self._ready.exception()
@@ -346,7 +346,7 @@ def _spawn(command: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
 
 
 async def _await_exit(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the launcher's end without a thread: at the interpreter's exit none can be started any more."""
+    """Wait for the launcher's end without a thread, because none can be started while the interpreter exits."""
     loop = asyncio.get_running_loop()
     pidfd = os.pidfd_open(process.pid)
     ended: asyncio.Future[None] = loop.create_future()

@@ -1,4 +1,4 @@
-"""What the persistent sandboxes of all backends have in common."""
+"""The base class of the persistent sandboxes of all backends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CLOSE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a tenant has started in a sandbox.
+    """A program that a tenant starts in a persistent sandbox.
 
     Attributes:
         argv: Its command line.
@@ -43,20 +43,20 @@ class Program:
 
 
 class HostSandbox(abc.ABC):
-    """A persistent sandbox: its life, freezing, limits; implements the launcher's `JobEvents`.
+    """A persistent sandbox: its life, freezing and limits; implements the launcher's `JobEvents`.
 
-    A subclass adds how it is made and how programs are started in it.
+    A subclass creates the sandbox and starts programs in it.
 
     Args:
-        spec: What it is made of.
+        spec: Its specification.
         host: The shared parts of all sandboxes of its backend.
-        uid: The user of the host that it runs as; None for the server's.
-        on_over: Called when nothing of it is left.
+        uid: The host user that it runs as; None for the server's user.
+        on_over: Called when the sandbox and its files are gone.
     """
 
     backend: str
     memory_overhead = 0
-    """Bytes that the sandbox itself takes of its control group's memory, on top of what the tenant may use."""
+    """Bytes that the sandbox itself needs in its control group, in addition to the tenant's memory limit."""
 
     def __init__(
         self, spec: PersistentSpec, host: HostResources, uid: int | None, on_over: Callable[[Any], None]
@@ -64,7 +64,7 @@ class HostSandbox(abc.ABC):
         self.frozen = False
         self.lasting: RunningProcess | None = None
         self.end_reason = ""
-        """Why it ended when that was our doing."""
+        """The reason, if this project ended the sandbox."""
         self._spec = spec
         self._host = host
         self._uid = uid
@@ -78,10 +78,10 @@ class HostSandbox(abc.ABC):
 
     @property
     def number(self) -> int:
-        """Its number at the launcher, which is in the names of its control groups."""
+        """Its number at the launcher, which is part of the names of its control groups."""
         return self._handle.number
 
-    # What a backend adds
+    # For subclasses
 
     @abc.abstractmethod
     async def _start_program(self, program: Program) -> SandboxProcess:
@@ -89,19 +89,19 @@ class HostSandbox(abc.ABC):
 
     @abc.abstractmethod
     async def _stop_all(self) -> None:
-        """Stop every process where it is."""
+        """Suspend every process."""
 
     @abc.abstractmethod
     async def _continue_all(self) -> None:
-        """Let every process go on."""
+        """Resume every process."""
 
     @abc.abstractmethod
     async def _hold_tenant(self) -> None:
-        """See to it that no program of the tenant runs, while programs of ours can; it may be frozen."""
+        """Suspend the tenant's programs but let the engine's programs run; the sandbox may be frozen."""
 
     @abc.abstractmethod
     async def _let_tenant_go(self) -> None:
-        """Bring the sandbox back to where it was before `_hold_tenant`: running, or frozen."""
+        """Restore the state before `_hold_tenant`: running or frozen."""
 
     @abc.abstractmethod
     async def _connect(self, port: int) -> int:
@@ -109,15 +109,15 @@ class HostSandbox(abc.ABC):
 
     @abc.abstractmethod
     def _gone(self, ending: Ending) -> None:
-        """No process is left: close what stood in connection with it. Called once."""
+        """Close the connections to the sandbox, which has no process any more. Called once."""
 
     @abc.abstractmethod
     def _remove_files(self) -> None:
-        """Remove what it leaves on the host; may block."""
+        """Remove its files on the host; may block."""
 
     @abc.abstractmethod
     async def _save(self) -> None:
-        """Save what is to be kept, before it is killed."""
+        """Save the persistent files before the sandbox is killed."""
 
     # Programs
 
@@ -132,7 +132,7 @@ class HostSandbox(abc.ABC):
         """Start a program; see `PersistentSandbox.spawn`.
 
         Raises:
-            InvalidSpecError: It cannot be started as it is described.
+            InvalidSpecError: An argument is invalid.
             SandboxError: The sandbox has ended or is frozen, or the program cannot be started.
         """
         program = Program(argv, env or {}, cwd, terminal)
@@ -152,7 +152,7 @@ class HostSandbox(abc.ABC):
     ) -> CommandOutcome:
         """Run a program to its end; see `PersistentSandbox.run`.
 
-        What it left running in the background goes on, but what that writes later is lost.
+        Its background processes continue, but their later output is lost.
         """
         process = await self.spawn(argv, env=env, cwd=cwd)
         return await communicate(
@@ -172,7 +172,7 @@ class HostSandbox(abc.ABC):
     # Freezing and limits
 
     async def freeze(self) -> None:
-        """Stop every process where it is; see `PersistentSandbox.freeze`."""
+        """Suspend every process; see `PersistentSandbox.freeze`."""
         async with self._changing:
             self._must_live()
             if not self.frozen:
@@ -180,7 +180,7 @@ class HostSandbox(abc.ABC):
                 self.frozen = True
 
     async def unfreeze(self) -> None:
-        """Let every process go on; see `PersistentSandbox.unfreeze`."""
+        """Resume every process; see `PersistentSandbox.unfreeze`."""
         async with self._changing:
             self._must_live()
             if self.frozen:
@@ -189,7 +189,7 @@ class HostSandbox(abc.ABC):
 
     @contextlib.asynccontextmanager
     async def _standing_still(self) -> AsyncIterator[None]:
-        """For a while no program of the tenant runs, and none is started."""
+        """Suspend the tenant's programs during the block; no program is started meanwhile."""
         async with self._changing:
             self._must_live()
             await self._hold_tenant()
@@ -201,7 +201,7 @@ class HostSandbox(abc.ABC):
 
     @contextlib.asynccontextmanager
     async def _going_on(self) -> AsyncIterator[None]:
-        """For a while the sandbox is not frozen: what is being started when all is frozen would never report.
+        """Prevent freezing during the block: a program that is frozen while it starts would never report.
 
         Raises:
             SandboxError: It has ended, or is frozen.
@@ -218,8 +218,8 @@ class HostSandbox(abc.ABC):
 
         Raises:
             InvalidSpecError: A limit is not positive.
-            SandboxUnavailable: No control group enforces it here.
-            SandboxError: The kernel refuses, as when more memory is in use already.
+            SandboxUnavailable: No control group on this machine can enforce it.
+            SandboxError: The kernel refuses the change, for example because more memory is in use already.
         """
         check_new_limits(vcpu, memory_bytes)
         asked = [name for name, value in (("cpu", vcpu), ("memory", memory_bytes)) if value is not None]
@@ -240,7 +240,7 @@ class HostSandbox(abc.ABC):
     # Its end
 
     def ended(self, ending: Ending) -> None:
-        """No process of the sandbox is left."""
+        """Record that no process of the sandbox is left."""
         if self._ending is not None:
             return
         self._ending = ending
@@ -262,10 +262,10 @@ class HostSandbox(abc.ABC):
         await self._handle.over.wait()
 
     async def close(self) -> None:
-        """Save what is to be kept, kill everything, release what it held; see `PersistentSandbox.close`.
+        """Save the files, kill the sandbox, and release its resources; see `PersistentSandbox.close`.
 
         Raises:
-            SandboxError: It was not gone in time.
+            SandboxError: It did not end in time.
         """
         if self._ready and not self._closed and not self._handle.over.is_set():
             await self._save()

@@ -1,4 +1,4 @@
-"""Finds out what persistent sandboxes have on this machine, by making one that looks around."""
+"""Checks the persistent sandboxes of this machine, by running a probe in one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSandbo
 from unsandbox.sandbox.spec import MIB, Check
 
 PERSISTENT = "persistent: sandboxes"
-"""Name of the check on which all others here depend."""
+"""Name of the check on which the other checks depend."""
 QUOTA = "persistent: disk quota"
 _LIMITS = PersistentLimits(memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB, work_bytes=16 * MIB)
 _TIMEOUT_S = 10.0
@@ -30,12 +30,12 @@ async def examine_persistent(
     script: str,
     judge: Callable[[str], Sequence[Check]],
 ) -> str:
-    """Make a persistent sandbox, look around in it, freeze it; return what is wrong, empty when nothing is.
+    """Create a persistent sandbox, run the probe in it and freeze it; return the problem, or an empty text.
 
     Args:
-        open_persistent: Makes one.
-        script: What looks around.
-        judge: Turns its output into one check for each promise of isolation.
+        open_persistent: Creates the sandbox.
+        script: The probe.
+        judge: Turns the probe's output into one check for each property of the isolation.
     """
     try:
         sandbox = await open_persistent(PersistentSpec(limits=_LIMITS))
@@ -54,13 +54,13 @@ async def examine_persistent(
 
 
 def persistent_checks(problem: str, host: HostResources, by: str, quota: Check) -> Sequence[Check]:
-    """Say what persistent sandboxes have here.
+    """Return the checks of persistent sandboxes.
 
     Args:
-        problem: What `examine_persistent` returned.
-        host: What they share.
-        by: What keeps their promises.
-        quota: What bounds their work folders.
+        problem: The result of `examine_persistent`.
+        host: The resources of the backend.
+        by: The means of isolation.
+        quota: The check of the disk quota.
     """
     if problem:
         return [Check(PERSISTENT, False, "refused", problem)]

@@ -1,4 +1,4 @@
-"""Finds out what this machine really enforces, by running a sandbox that looks around."""
+"""Checks which protections this machine enforces, by running a probe in a sandbox."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ LIMITS = Limits(wall_s=10, memory_bytes=256 * MIB, processes=32, tmpfs_bytes=MIB
 
 
 class BrokenIsolation(SandboxUnavailable):
-    """A sandbox does not keep a promise of isolation. The message says which."""
+    """The isolation of a sandbox is incomplete. The message has the details."""
 
 
 async def examine(backend: JobStarter, cgroup: CgroupReport, *, separate_users: bool) -> ProbeReport:
-    """Run the probe in `backend` and judge what it saw.
+    """Run the probe in a sandbox of `backend` and check its findings.
 
     Raises:
-        SandboxUnavailable: No sandbox could be run, or one promise of isolation is not kept.
+        SandboxUnavailable: No sandbox could be run, or its isolation is incomplete.
     """
     try:
         job = await backend.start(SandboxSpec(run=COMMAND, limits=LIMITS))
@@ -68,10 +68,10 @@ async def examine(backend: JobStarter, cgroup: CgroupReport, *, separate_users: 
 
 
 def judge_outcome(outcome: Outcome) -> list[Check]:
-    """Return what a run of `COMMAND` found: one check for each promise of isolation.
+    """Turn the outcome of `COMMAND` into one check for each property of the isolation.
 
     Raises:
-        SandboxUnavailable: It did not finish.
+        SandboxUnavailable: The probe did not finish.
     """
     if outcome.reason is not EndReason.EXITED or outcome.exit_code != 0:
         detail = outcome.stderr.data.decode("utf-8", "replace").strip()
@@ -82,10 +82,10 @@ def judge_outcome(outcome: Outcome) -> list[Check]:
 
 
 def report(backend: str, checks: Sequence[Check]) -> ProbeReport:
-    """Return the report of a backend that keeps every promise of isolation.
+    """Return the report of a backend whose isolation is complete.
 
     Raises:
-        BrokenIsolation: One is not kept.
+        BrokenIsolation: A check of the isolation failed.
     """
     if broken := [check for check in checks if not check.ok and check.name.startswith("isolation")]:
         raise BrokenIsolation(
@@ -95,14 +95,14 @@ def report(backend: str, checks: Sequence[Check]) -> ProbeReport:
 
 
 class Networked(JobStarter, Protocol):
-    """What a backend must be asked besides."""
+    """A backend that can have an outbound network."""
 
     def network_refusal(self, mode: NetworkMode) -> str | None:
         """See `Backend`."""
 
 
 async def examine_network(backend: Networked) -> Check:
-    """Say whether sandboxes can have outbound network here, by running one that has it."""
+    """Check the outbound network, by running a sandbox that has it."""
     name = "network: semitrusted"
     mode = NetworkMode.SEMITRUSTED
     if (why := backend.network_refusal(mode)) is not None:
@@ -119,11 +119,11 @@ async def examine_network(backend: Networked) -> Check:
 
 
 def judge(said: str, capability_sets: Sequence[str] = ("CapEff", "CapPrm", "CapBnd")) -> list[Check]:
-    """Turn the probe's output into one check for each promise of isolation.
+    """Turn the probe's output into one check for each property of the isolation.
 
     Args:
         said: The output.
-        capability_sets: Those that must be empty.
+        capability_sets: The capability sets that must be empty.
     """
     facts: dict[str, list[str]] = {}
     for line in said.splitlines():
@@ -141,7 +141,7 @@ def judge(said: str, capability_sets: Sequence[str] = ("CapEff", "CapPrm", "CapB
 
     return [
         check("user", "0" not in uids, "user namespace", f"user ids {sorted(uids)}"),
-        # Files of the kernel that nobody but the machine's root may read: it is root outside of its namespace.
+        # Only the machine's root can read these files of the kernel: a sandbox that reads them is that root.
         check(
             "user outside", "reads" not in facts, "not root", f"root of the machine: reads {facts.get('reads')}"
         ),
@@ -159,7 +159,7 @@ def judge(said: str, capability_sets: Sequence[str] = ("CapEff", "CapPrm", "CapB
 
 
 def limit_checks(cgroup: CgroupReport) -> Sequence[Check]:
-    """Say what bounds memory, processes and CPU here; a weaker means is reported and not refused."""
+    """Return the checks of limits on memory, processes and CPU; weaker means are reported, not refused."""
     group = f"cgroup v{cgroup.version}"
 
     def check(name: str, controller: str, otherwise: str, detail: str) -> Check:
@@ -183,7 +183,7 @@ def limit_checks(cgroup: CgroupReport) -> Sequence[Check]:
 
 
 def users_check(separate: bool) -> Check:
-    """Say whether each sandbox has a user of its own on the host."""
+    """Return the check for separate host users of sandboxes."""
     if separate:
         return Check("limit: separate users", True, "uid per sandbox")
     return Check(
@@ -195,7 +195,7 @@ def users_check(separate: bool) -> Check:
 
 
 def hint(said: str) -> str:
-    """Return what to do about a sandbox program that said this, or nothing."""
+    """Return advice for an error message of a sandbox program, or an empty text."""
     if "Creating new namespace failed" in said or "setting up uid map" in said or "No permissions" in said:
         return (
             " (user namespaces are switched off: set kernel.unprivileged_userns_clone=1, a positive "

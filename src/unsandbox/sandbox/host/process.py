@@ -1,4 +1,4 @@
-"""Programs in live sandboxes, seen from the server: the report of their start, and running one to its end."""
+"""Programs in persistent sandboxes, seen from the server: their start reports, and running one to its end."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from unsandbox.sandbox.launcher.messages import MAX_MESSAGE, Answered, Message
 from unsandbox.sandbox.persistent_spec import CommandOutcome, RunningProcess
 
 _GRACE_S = 0.25
-"""How long output is awaited that others wrote after the program itself had ended."""
+"""How long to wait for output of other processes after the program itself has ended."""
 _WRITE_BYTES = 1 << 16
 
 
 class SandboxProcess:
-    """Implements `RunningProcess` over an answer that is still to come."""
+    """A started program; implements `RunningProcess`."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class SandboxProcess:
         stdout_fd: int | None = None,
         stderr_fd: int | None = None,
     ) -> None:
-        """Take over the descriptors; `signal` sends one to the process group or the whole session."""
+        """Take over the descriptors; `signal` sends a signal to the process group, or (True) to the session."""
         self._exited = exited
         self._signal = signal
         self.terminal_fd = terminal_fd
@@ -60,11 +60,11 @@ class SandboxProcess:
         self._signal(signal_number, False)
 
     def kill_session(self) -> None:
-        """Kill everything that is still in the program's session: its jobs in the background too."""
+        """Kill every process of the program's session, including background jobs."""
         self._signal(9, True)
 
     def take(self, name: str) -> int:
-        """Hand over a descriptor: whoever takes it closes it."""
+        """Return a descriptor; the caller now owns it."""
         fd: int | None = getattr(self, name)
         if fd is None:
             raise SandboxError(f"the program has no {name}")
@@ -79,7 +79,7 @@ class SandboxProcess:
 
 
 async def reports(sock: socket.socket) -> AsyncGenerator[tuple[Message, list[int]], None]:
-    """Yield the messages of a process that enters a sandbox, with their descriptors, until it is a program."""
+    """Yield the messages, with descriptors, of a process that enters a sandbox, until it becomes a program."""
     sock.setblocking(False)
     while True:
         try:
@@ -105,7 +105,7 @@ class _Session(RunningProcess, Protocol):
 async def communicate(
     process: _Session, stdin: bytes | Content, *, timeout_s: float | None, output_bytes: int, discard_fd: int
 ) -> CommandOutcome:
-    """Feed a program, read it to its end and return what it wrote; see `PersistentSandbox.run`."""
+    """Send a program its standard input and return its whole output; see `PersistentSandbox.run`."""
     started = time.monotonic()
     ended = asyncio.Event()
     streams: list[StreamCapture] = []
@@ -138,7 +138,7 @@ async def communicate(
                 timed_out = True
                 process.kill_session()
                 code = await process.wait()
-            # What it left in the background may hold the pipes open for ever.
+            # Background processes may hold the pipes open for ever.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE_S):
                     await ended.wait()
@@ -158,7 +158,7 @@ async def communicate(
 
 
 async def _feed(fd: int, data: bytes | Content) -> None:
-    """Write `data` into a pipe and close it; a reader that goes away is no error."""
+    """Write `data` into a pipe and close it; it is not an error if the reader closes its end first."""
     try:
         for chunk in chunks_of(data):
             await _feed_chunk(fd, chunk)

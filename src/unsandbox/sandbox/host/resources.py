@@ -1,4 +1,4 @@
-"""What an open backend has on this machine, for its jobs, persistent sandboxes and pool."""
+"""The resources of an open backend that its jobs, persistent sandboxes and pool share."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class HostResources:
         runtime: Private folder of the backend, which the launcher removes.
         root: The read-only root folder of every sandbox.
         system: Where sandboxes get their `/usr`.
-        discard_fd: Where output goes that is not kept.
-        slots: Places of sandboxes, and the users that they run as.
+        discard_fd: Descriptor for output that is dropped.
+        slots: The slots of sandboxes, each with its host user.
     """
 
     control: LauncherControl
@@ -38,7 +38,7 @@ class HostResources:
         """Return the paths outside /usr that a sandbox sees; each has a mount point in the root folder.
 
         Args:
-            patterns: What it wants besides what every sandbox gets; see `SandboxSpec.system_paths`.
+            patterns: Paths in addition to those of every sandbox; see `SandboxSpec.system_paths`.
         """
         found = self.system.existing([*self.system.always_mounted, *patterns])
         for path in found:
@@ -46,5 +46,5 @@ class HostResources:
         return found
 
     def data_bytes(self, memory_bytes: int) -> int | None:
-        """Return the bound of each process's data where no control group counts memory; else None."""
+        """Return the limit of each process's data where no control group limits memory, otherwise None."""
         return None if "memory" in self.cgroup.controllers else memory_bytes

@@ -36,11 +36,11 @@ SETUP_TIMEOUT_S = 60.0
 QUIET_S = 1.0
 """How long processes that outlive the program may hold its output without writing."""
 LINGER_S = 5.0
-"""How long they may hold it altogether."""
+"""How long they may hold it in total."""
 _LOOK_S = 0.05
 _STOP_TIMEOUT_S = 5.0
 _MAX_REPORT = 4096
-"""Bytes of reports believed at most: the script writes far less, a tenant who gets at the socket may not."""
+"""Maximum bytes of reports. The script writes far less; a tenant who reaches the socket may write more."""
 _KILLED = 137
 
 
@@ -57,29 +57,29 @@ class SandboxJob:
         on_over: Callable[[SandboxJob], None],
         reader: ArtifactReader | None = None,
     ) -> None:
-        """Watch over a sandbox that is about to be asked for.
+        """Watch a sandbox that is about to be requested.
 
         Args:
-            spec: What it runs.
-            streams: What connects it to the server; the job's from now on.
-            discard_fd: Where output goes that is not kept.
-            sink: Sees output as it comes.
-            on_over: Called when nothing of it is left.
-            reader: Fetches its artifacts while its script waits, in a worker thread; by default through the
+            spec: The specification of the job.
+            streams: The connections to the sandbox; the job owns them from now on.
+            discard_fd: Descriptor for output that is dropped.
+            sink: Receives output as it is written.
+            on_over: Called when the job is over and its sandbox is gone.
+            reader: Reads the artifacts while the job script waits, in a worker thread; by default through the
                 first process's root in `/proc`.
         """
-        # Its files were handed over: on disk or in memory they are not held for as long as it runs.
+        # The sandbox has its files by now: do not hold them on disk or in memory while it runs.
         self._spec = spec = replace(spec, files=())
         self._reader = reader or (lambda job: read_through_proc(job, spec))
         self._loop = asyncio.get_running_loop()
         self._outcome: Outcome | SandboxError
-        """There once it is over."""
+        """Set when the job is over."""
         self._over = asyncio.Event()
         self._on_over = on_over
         self._reason: EndReason | None = None
         self._pid = self._pidfd = -1
         self.group: Group | None = None
-        """Counts what it uses, once it was asked for."""
+        """The control group with its usage, once the sandbox was requested."""
         self._reports = b""
         self._reported = 0
         self._started_at: float | None = None
@@ -125,8 +125,8 @@ class SandboxJob:
         return self._outcome
 
     def cancel(self) -> None:
-        """Kill the whole process tree now; without effect on the result of a program that has ended."""
-        # The next look at what the program left finds that it was enough.
+        """Kill the whole process tree now; the result of a program that has ended does not change."""
+        # If the job waits for output of remaining processes, the next check ends the wait.
         self._quiet_since = float("-inf")
         self._end_early(EndReason.CANCELLED)
 
@@ -135,7 +135,7 @@ class SandboxJob:
         return None if self.group is None else self.group.cpu_s()
 
     def abandon(self) -> None:
-        """Give up on a job that was never asked for; nobody has seen it."""
+        """Give up a job whose sandbox was never requested."""
         self.ended(Ending(None, error="the sandbox was never started"))
 
     def _end_early(self, reason: EndReason) -> None:
@@ -155,9 +155,9 @@ class SandboxJob:
     # What the launcher says
 
     def started(self, pid: int, pidfd: int) -> None:
-        """The sandbox's first process exists; `pidfd` is ours now."""
+        """Record that the sandbox's first process exists, and take over `pidfd`."""
         if self._over.is_set():
-            # Given up on already.
+            # The job was given up already.
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.close(pidfd)
             return
@@ -166,11 +166,11 @@ class SandboxJob:
         self._wind_up()
 
     def ended(self, ending: Ending) -> None:
-        """No process of the sandbox is left, so both streams will end."""
+        """Record that no process of the sandbox is left, so that both streams will end."""
         if self._ending is None:
             self._ending = ending
             if ending.exit_code is None:
-                # Lost, or never there: nobody vouches for the ends of the pipes.
+                # The sandbox was lost or never existed: the pipes may never reach their ends.
                 for stream in self._streams.values():
                     stream.close()
             # A short program's last report may still lie in the socket.
@@ -184,7 +184,7 @@ class SandboxJob:
             self._loop.remove_reader(self._control.fileno())
 
     def _read_reports(self) -> bool:
-        """Read what the script wrote; False when nothing more can come. Its text is not to be trusted."""
+        """Read the script's reports, which are not trusted; return False when no more can come."""
         if self._control.fileno() < 0:
             return False
         try:
@@ -233,7 +233,7 @@ class SandboxJob:
     # What the program left running
 
     def _look_after_output(self) -> None:
-        """Let processes that outlived the program write on, as long as they do so and not for too long."""
+        """Let processes that outlive the program finish their output, within the limits."""
         now = time.monotonic()
         heard = sum(stream.total_bytes for stream in self._streams.values())
         if heard != self._heard:
@@ -250,7 +250,7 @@ class SandboxJob:
         self._timer = self._loop.call_later(_LOOK_S, self._look_after_output)
 
     def _look_again(self) -> None:
-        # The script knows whether its output is held; here the sandbox program has it open as well.
+        # Only the script can tell whether tenant processes hold the output: the sandbox program holds it too.
         self._say(LOOK_AGAIN)
 
     def _stop_lingering(self) -> None:
@@ -270,9 +270,9 @@ class SandboxJob:
         self._maybe_finish()
 
     def _wind_up(self) -> None:
-        """After the end was reported: fetch the artifacts, then see to it that the sandbox really ends.
+        """After the report of the end: read the artifacts, then kill the sandbox.
 
-        A report may be forged by a program that took over the script; without this it would run on, unlimited.
+        A program that took over the script may forge the report; without the kill it would run on forever.
         """
         if self._ended_at is None or self._lingering or self._pidfd < 0 or self._wound_up:
             return
@@ -295,7 +295,7 @@ class SandboxJob:
 
     @property
     def process(self) -> tuple[int, int]:
-        """Number and descriptor of the first process, -1 before it exists."""
+        """Pid and pidfd of the first process; -1 before it exists."""
         return self._pid, self._pidfd
 
     # The end
@@ -338,7 +338,7 @@ class SandboxJob:
         if self._reason is not None:
             code = None
         elif code is None:
-            # Killed before it could report, which only the kernel does (or a tenant to himself).
+            # The script was killed before it could report: by the kernel, or by the tenant.
             code = _KILLED
         if reason is EndReason.EXITED and ending.out_of_memory and code != 0:
             reason = EndReason.MEMORY
@@ -363,7 +363,7 @@ class SandboxJob:
 
 
 def read_through_proc(job: SandboxJob, spec: SandboxSpec) -> Collected:
-    """Read artifacts while the first process waits, below its root; runs in a worker thread."""
+    """Read the artifacts below the root of the first process while it waits; runs in a worker thread."""
     pid, pidfd = job.process
     try:
         root = open_root(pid, pidfd)

@@ -1,4 +1,4 @@
-"""The server's hold on one persistent sandbox of the launcher."""
+"""The server's handle of one persistent sandbox of the launcher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unsandbox.sandbox.launcher.messages import Answered, Ask, OpenPersistent
 
 
 class SandboxHandle:
-    """Requests that concern one persistent sandbox.
+    """Sends the requests that concern one persistent sandbox.
 
     Args:
         control: The launcher.
@@ -24,10 +24,10 @@ class SandboxHandle:
         self.number = 0
         """Its number at the launcher; 0 before `start`."""
         self.over = asyncio.Event()
-        """Set when no process of it is left."""
+        """Set when no process of the sandbox is left."""
 
     async def start(self, events: JobEvents, request: OpenPersistent, fds: Sequence[int]) -> None:
-        """Have it made; `events` is told what becomes of it. The descriptors stay the caller's.
+        """Create the sandbox; `events` receives its events. The caller still owns the descriptors.
 
         Raises:
             SandboxError: The launcher is gone.
@@ -38,9 +38,9 @@ class SandboxHandle:
         """Send a request; return the future of its answer, which fails with `SandboxError`.
 
         Args:
-            kind: What is wanted.
-            fds: The descriptors that go with it.
-            fields: The fields of `kind`, but for the two numbers.
+            kind: The type of the request.
+            fds: The descriptors to send with it.
+            fields: The fields of `kind`, except for the two numbers.
 
         Raises:
             SandboxError: The launcher is gone.
@@ -52,7 +52,7 @@ class SandboxHandle:
         return await (await self.ask(kind, fds, **fields))
 
     async def kill(self) -> None:
-        """Have it killed, frozen or not; without effect when it or the launcher is gone."""
+        """Kill the sandbox, frozen or not; does nothing if it or the launcher is gone."""
         if self.number and not self.over.is_set():
             with contextlib.suppress(SandboxError):
                 await self._control.kill(self.number)

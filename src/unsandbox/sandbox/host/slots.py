@@ -1,4 +1,4 @@
-"""Slots: every sandbox of a backend has one, and with it a user of the host."""
+"""Slots: every sandbox of a backend has one, and with it a host user."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from unsandbox.sandbox.uid_ranges import USERS_PER_SERVER
 
 
 class Slot:
-    """The place of one sandbox. As a context manager it is given back at the end of the block, unless kept.
+    """The slot of one sandbox. As a context manager, it is released at the end of the block unless kept.
 
     Attributes:
         number: Its number in the table.
-        uid: The user of the host that the sandbox runs as; None for the server's own.
+        uid: The host user that the sandbox runs as; None for the server's user.
 
     Example:
         >>> table = SlotTable(range(200_000, 201_000))
         >>> with table.take() as slot:
-        ...     uid = slot.uid  # whatever fails here gives it back
-        ...     slot.keep()  # from now on, `release` does
+        ...     uid = slot.uid  # an exception here releases the slot
+        ...     slot.keep()  # from now on, only `release` does
         >>> uid
         200000
     """
@@ -41,11 +41,11 @@ class Slot:
             self.release()
 
     def keep(self) -> None:
-        """Keep it after the block: the sandbox exists, and its end calls `release`."""
+        """Keep the slot after the block: the sandbox exists, and its end calls `release`."""
         self._taken = True
 
     def release(self) -> None:
-        """Give it back. Repeating does no harm."""
+        """Return the slot to the table. May be repeated."""
         if self._table is not None:
             self._table.give_back(self.number)
             self._table = None
@@ -55,7 +55,7 @@ class SlotTable:
     """The slots of one backend, lowest numbers first.
 
     Args:
-        users: Users of the host, one for each slot; None when all sandboxes run as the server's.
+        users: Host users, one for each slot; None if all sandboxes run as the server's user.
     """
 
     def __init__(self, users: range | None) -> None:
@@ -72,7 +72,7 @@ class SlotTable:
         """Return a free slot.
 
         Raises:
-            SandboxError: All are taken.
+            SandboxError: All slots are in use.
         """
         if self._free:
             number = heapq.heappop(self._free)
@@ -84,5 +84,5 @@ class SlotTable:
         return Slot(self, number, None if self.users is None else self.users[number])
 
     def give_back(self, number: int) -> None:
-        """Make a slot free again; `Slot.release` calls this once."""
+        """Free a slot; called once, by `Slot.release`."""
         heapq.heappush(self._free, number)

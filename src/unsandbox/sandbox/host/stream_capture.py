@@ -1,4 +1,4 @@
-"""Reads one output stream of a sandbox: keeps the beginning, counts the rest, notices a flood."""
+"""Reads one output stream of a sandbox: keeps the beginning, counts the rest, and detects floods."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from unsandbox.sandbox.spec import Captured, OutputSink
 _CHUNK = 1 << 16
 _SPLICE = 1 << 20
 _ROUNDS = 8
-"""Reads per wake-up, so that one loud program does not hold the event loop."""
+"""Reads per wake-up, so that one program does not block the event loop."""
 
 
 class StreamCapture:
-    """The read end of a pipe, drained on the event loop until its last writer is gone."""
+    """Reads a pipe on the event loop until its last writer is gone."""
 
     def __init__(  # noqa: PLR0913 - keyword-only, and made in one place
         self,
@@ -38,7 +38,7 @@ class StreamCapture:
         self._sink = sink
         self._on_flood = on_flood
         self._on_end = on_end
-        # One array: as many objects as a program writes single bytes would take forty times the memory.
+        # One array, because an object for each write of a single byte would take forty times the memory.
         self._kept = bytearray()
         self._total = 0
         self._flooded = False
@@ -48,27 +48,27 @@ class StreamCapture:
 
     @property
     def ended(self) -> bool:
-        """Whether every writer is gone and everything was read."""
+        """Whether every writer is gone and all output was read."""
         return self._fd < 0
 
     @property
     def total_bytes(self) -> int:
-        """How much was written so far."""
+        """Number of bytes read so far, including dropped ones."""
         return self._total
 
     def result(self) -> Captured:
-        """Return what was captured so far."""
+        """Return the output captured so far."""
         return Captured(bytes(self._kept), self._total)
 
     def close(self) -> None:
-        """Stop reading; what comes later is lost."""
+        """Stop reading; later output is lost."""
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
 
     def read_now(self) -> None:
-        """Read what lies there already."""
+        """Read the output that is available now."""
         if self._fd >= 0:
             self._readable()
 

@@ -1,1 +1,1 @@
-"""Warm sandboxes: prepared before their job comes, one job each."""
+"""Warm sandboxes: prepared before their job arrives; each serves one job."""

@@ -1,7 +1,7 @@
-"""The pool of warm sandboxes of a backend: they are up and ready, serve one job each, and are replaced.
+"""The pool of warm sandboxes of a backend: each is ready to run, serves one job, and is replaced.
 
-The pool decides how many there are, proves their isolation before it serves, and gives up for a while when none
-can be made. A `WarmSource` of the backend makes them and hands jobs to them.
+The pool decides how many sandboxes exist, proves their isolation before it serves jobs, and rests for a while
+when none can be created. The backend's `WarmSource` creates the sandboxes and sends jobs to them.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ from unsandbox.sandbox.spec import OutputSink, SandboxSpec
 logger = logging.getLogger("unsandbox.sandbox")
 
 _FAILURES = 3
-"""After this number of sandboxes in a row that could not be made, the pool gives up for a while."""
+"""The pool rests after this number of failed creations in a row."""
 _REST_S = 60.0
-"""How long it rests then the first time; twice as long each time that nothing has changed."""
+"""The duration of the first rest. It doubles each time the pool fails again."""
 _LONGEST_REST_S = 3600.0
 
 
 class PoolState(enum.Enum):
-    """The life of a pool."""
+    """The state of a pool."""
 
     STARTING = "starting"
-    """No sandbox has proved its isolation yet: no job is served."""
+    """No sandbox has passed the probe yet; jobs are not served."""
     SERVING = "serving"
     RESTING = "resting"
-    """Too many sandboxes could not be made: there are none, and nothing is made for a while."""
+    """Too many creations failed: the pool has no sandboxes and creates none for a while."""
     CLOSED = "closed"
-    """The backend is closed, or a sandbox has broken a promise of isolation: no job is served any more."""
+    """The backend is closed, or the probe found broken isolation; the pool never serves again."""
 
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """A warm sandbox that is about to be asked for.
+    """A warm sandbox that is about to be requested.
 
     Attributes:
         sandbox: The sandbox.
-        request: What the launcher must know.
-        descriptors: The descriptors that go with it.
+        request: The request to the launcher.
+        descriptors: The descriptors to send with it.
     """
 
     sandbox: WarmSandbox
@@ -64,23 +64,23 @@ class WarmStart:
 
 
 class JobMessage(Protocol):
-    """A job in the form in which warm sandboxes take it."""
+    """A job, encoded for warm sandboxes."""
 
     def send(self, sandbox: WarmSandbox) -> None:
-        """Send the job to a sandbox, whose program runs from now on.
+        """Send the job to a sandbox, which starts the program at once.
 
         Raises:
-            OSError: The sandbox has ended while it was warm.
+            OSError: The sandbox has ended in the meantime.
         """
 
     def watch(
         self, sandbox: WarmSandbox, sink: OutputSink | None, on_over: Callable[[SandboxJob], None]
     ) -> WarmJob:
-        """Return the job that runs in the sandbox; what the program says meanwhile waits in its streams."""
+        """Return the job that runs in the sandbox; output that was written before is not lost."""
 
 
 class WarmSource(Protocol):
-    """Makes the warm sandboxes of one backend."""
+    """Creates the warm sandboxes of one backend."""
 
     @property
     def name(self) -> str:
@@ -88,58 +88,58 @@ class WarmSource(Protocol):
 
     @property
     def policies(self) -> Mapping[int, QueuePolicy]:
-        """How many of each kind there are; the first kind takes any job that suits the pool."""
+        """The policy of each kind of sandbox; the first kind takes any job that suits the pool."""
 
     @property
     def news_s(self) -> float:
-        """How long to wait until it is known why a sandbox could not be made."""
+        """Seconds to wait until the reason of a failed creation is known."""
 
     async def open(self, pool: WarmPool) -> None:
-        """Get ready to make sandboxes; again after `rest`."""
+        """Prepare to create sandboxes; called again after `rest`."""
 
     def rest(self) -> None:
-        """Let go of what is only needed to make sandboxes."""
+        """Release the resources that only the creation of sandboxes needs."""
 
     def suits(self, spec: SandboxSpec) -> bool:
-        """Whether a job can run in a warm sandbox."""
+        """Return whether a job can run in a warm sandbox."""
 
     def kind_of(self, spec: SandboxSpec) -> int | None:
         """Return the kind of sandbox that is best for a job; None for the first kind."""
 
     def message(self, spec: SandboxSpec) -> JobMessage:
-        """Return a job in the form in which warm sandboxes take it."""
+        """Return a job, encoded for warm sandboxes."""
 
     def make(
         self, kind: int, slot: Slot, sent: DescriptorStack, events: WarmEvents, *, urgent: bool
     ) -> WarmStart | None:
-        """Open what a new sandbox needs; return None when none can be made just now.
+        """Open the files and streams of a new sandbox; return None if none can be created at the moment.
 
         Args:
             kind: Its kind.
-            slot: Its place.
-            sent: Gets its descriptors, which are closed when the launcher has its copies.
-            events: Are told what becomes of it.
+            slot: Its slot.
+            sent: Receives its descriptors, which are closed when the launcher has copies.
+            events: The pool's callbacks.
             urgent: Whether a job waits for it.
 
         Raises:
-            OSError: There is no room for it.
+            OSError: The disk is full, or too many files are open.
         """
 
     def became_ready(self, sandbox: WarmSandbox) -> None:
-        """A sandbox is ready for a job."""
+        """Note that a sandbox is ready for a job."""
 
     def gone(self, sandbox: WarmSandbox) -> None:
-        """No process of a sandbox is left."""
+        """Note that no process of a sandbox is left."""
 
     def knows_why(self, sandbox: WarmSandbox, error: str | None) -> bool:
-        """Whether it is known, and counted already, why a sandbox could not be made."""
+        """Return whether the reason of a failed creation is known, and counted already."""
 
     async def prove(self, start: Starter) -> None:
-        """Have a sandbox look around, and judge what it saw.
+        """Run the backend's probe in a warm sandbox and check its findings.
 
         Raises:
-            BrokenIsolation: A promise of isolation is not kept.
-            SandboxError: The probe did not run to its end.
+            BrokenIsolation: The isolation is incomplete.
+            SandboxError: The probe did not finish.
         """
 
 
@@ -148,11 +148,11 @@ Starter = Callable[[SandboxSpec, OutputSink | None], Awaitable[SandboxJob]]
 
 @dataclass(frozen=True, slots=True)
 class WarmEvents:
-    """What a warm sandbox tells its pool.
+    """Callbacks of a warm sandbox to its pool.
 
     Attributes:
-        ready: It is ready for a job.
-        over: No process of it is left; with the reason, when there is one.
+        ready: The sandbox is ready for a job.
+        over: No process of the sandbox is left; the second argument is the error, if any.
     """
 
     ready: Callable[[WarmSandbox], None]
@@ -160,11 +160,11 @@ class WarmEvents:
 
 
 class WarmPool:
-    """Hands out warm sandboxes; belongs to one open backend.
+    """The warm sandboxes of one open backend.
 
     Args:
-        source: Makes them.
-        host: What the sandboxes of the backend share.
+        source: Creates the sandboxes.
+        host: The resources of the backend.
     """
 
     def __init__(self, source: WarmSource, host: HostResources) -> None:
@@ -173,7 +173,7 @@ class WarmPool:
         self.queues = {kind: WarmQueue(kind, policy) for kind, policy in source.policies.items()}
         self._any = next(iter(self.queues.values()))
         self.jobs: set[SandboxJob] = set()
-        """The jobs that run in its sandboxes."""
+        """The jobs that run in warm sandboxes."""
         self.state = PoolState.STARTING
         self._proof: asyncio.Task[None] | None = None
         self._failures = 0
@@ -188,7 +188,7 @@ class WarmPool:
         return len(self._any.ready)
 
     async def open(self) -> None:
-        """Begin to fill the pool; it serves as soon as a sandbox of it has proved its isolation."""
+        """Begin to fill the pool; it serves jobs as soon as one of its sandboxes has passed the probe."""
         await self.source.open(self)
         for queue in self.queues.values():
             self.refill(queue)
@@ -196,7 +196,7 @@ class WarmPool:
     # Jobs
 
     async def start(self, spec: SandboxSpec, sink: OutputSink | None) -> WarmJob | None:
-        """Start a job in a warm sandbox; None when it needs one of its own.
+        """Start a job in a warm sandbox; return None if the job has to run cold.
 
         Args:
             spec: A validated specification.
@@ -206,7 +206,7 @@ class WarmPool:
             return None
         if self.state is PoolState.STARTING:
             if self._any.target == 0:
-                # The pool begins with the first job.
+                # A pool without initial sandboxes starts with the first job.
                 self._any.grow()
                 self.refill(self._any)
             return None
@@ -228,7 +228,7 @@ class WarmPool:
             try:
                 job = message.watch(sandbox, sink, jobs.discard)
             except BaseException:
-                # Nobody would look after it.
+                # No job object would watch it.
                 sandbox.kill()
                 raise
             jobs.add(job)
@@ -236,7 +236,7 @@ class WarmPool:
         return None
 
     def _take(self, queue: WarmQueue) -> WarmSandbox | None:
-        """Return a sandbox that is ready; its queue is filled again when its job has been sent."""
+        """Return a ready sandbox, or None; the queue is refilled after the job has been sent."""
         sandbox = queue.pop()
         if sandbox is None or (queue.policy.keeps_spare and not queue.ready):
             queue.grow()
@@ -245,7 +245,10 @@ class WarmPool:
         return sandbox
 
     async def _take_any(self, proof: bool) -> WarmSandbox | None:
-        """Return a sandbox for any job, the next one that is made if need be; the proof is no job."""
+        """Return a sandbox for any job, if need be the next one that becomes ready.
+
+        The probe does not count as a job.
+        """
         queue = self._any
         sandbox = queue.pop() if proof else self._take(queue)
         if sandbox is not None or not (proof or queue.policy.jobs_wait):
@@ -266,7 +269,7 @@ class WarmPool:
         return self.state in (PoolState.STARTING, PoolState.SERVING)
 
     def refill(self, queue: WarmQueue | None = None) -> None:
-        """Make as many as are missing, a few at a time; by default of the first kind."""
+        """Create the missing sandboxes of a queue, a few at a time; by default those of the first kind."""
         queue = queue or self._any
         queue.cancel_refill()
         if not self._at_work():
@@ -279,11 +282,11 @@ class WarmPool:
                 return
 
     def _make(self, queue: WarmQueue) -> bool:
-        """Begin to make one; False when there is no room for it."""
+        """Begin to create a sandbox; return False if that is not possible now."""
         try:
             slot = self._host.slots.take()
         except SandboxError:
-            # As many live as may; a job that waits gets the same words on the way without a pool.
+            # All slots are in use; a waiting job gets the same error when it tries to run cold.
             queue.answer_waiters()
             return False
         events = WarmEvents(partial(self._on_ready, queue), partial(self._on_over, queue))
@@ -312,7 +315,7 @@ class WarmPool:
 
     @staticmethod
     def _asked(sandbox: WarmSandbox, sent: contextlib.ExitStack, asking: asyncio.Task[None]) -> None:
-        # Not in the task itself: one that is cancelled before its first step never runs.
+        # Not in the task itself, because a task that is cancelled before its first step never runs.
         sent.close()
         if asking.cancelled():
             sandbox.ended(Ending(None, error="the pool was closed"))
@@ -323,7 +326,7 @@ class WarmPool:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    # What becomes of them
+    # Events of sandboxes
 
     def _on_ready(self, queue: WarmQueue, sandbox: WarmSandbox) -> None:
         queue.making.discard(sandbox)
@@ -352,7 +355,7 @@ class WarmPool:
             self.failed(error or "it ended before it was ready")
         self.refill(queue)
 
-    # Proving, giving up and coming back
+    # Probe, rest and restart
 
     async def _prove(self) -> None:
         jobs: set[SandboxJob] = set()
@@ -380,7 +383,7 @@ class WarmPool:
                 left.cancel()
 
     def failed(self, why: str) -> None:
-        """Something could not be made; after some failures in a row the pool gives up for a while."""
+        """Count a failed creation; after some failures in a row the pool rests."""
         if not self._at_work():
             return
         logger.warning("a warm %s sandbox could not be created: %s", self.source.name, why)
@@ -389,7 +392,7 @@ class WarmPool:
             self._give_up(why)
 
     def _give_up(self, why: str) -> None:
-        """For a while every job gets a sandbox of its own, which is slower and no less isolated."""
+        """Rest: for a while every job runs cold, which is slower and equally isolated."""
         if self._at_work():
             logger.error(
                 "the pool of warm %s sandboxes is off for %g s: %s", self.source.name, self._rest_s, why
@@ -399,13 +402,13 @@ class WarmPool:
             self._rest_s = min(_LONGEST_REST_S, 2 * self._rest_s)
 
     def _try_again(self) -> None:
-        """Begin anew, with a new proof; the first failure is enough to give up again."""
+        """Start again with a new probe; after a single failure the pool rests again."""
         self._again = None
         self.state, self._failures = PoolState.STARTING, _FAILURES - 1
         self._run(self.open())
 
     def _let_go(self, state: PoolState) -> None:
-        """Change to a state in which nothing is made, and keep no sandbox and no slot."""
+        """Change to a state without sandboxes, and release every sandbox and slot."""
         self.state = state
         if self._proof is not None and self._proof is not asyncio.current_task():
             self._proof.cancel()
@@ -415,7 +418,7 @@ class WarmPool:
         self.source.rest()
 
     async def close(self) -> None:
-        """Let go of every warm sandbox; jobs that run in some go on."""
+        """Close every warm sandbox that has no job; running jobs continue."""
         if self._again is not None:
             self._again.cancel()
         self._let_go(PoolState.CLOSED)

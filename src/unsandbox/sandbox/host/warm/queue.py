@@ -1,4 +1,4 @@
-"""Warm sandboxes of one kind, and how many of them there shall be."""
+"""The warm sandboxes of one kind, and the policy for their number."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from unsandbox.sandbox.host.warm.sandbox import WarmSandbox
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuePolicy:
-    """How many warm sandboxes of one kind there are, and when they are made.
+    """The number of warm sandboxes of one kind, and when they are created.
 
     Attributes:
-        least: Their number when there is little to do.
-        most: Upper bound when there is much to do.
-        making_at_once: How many are made at the same time.
-        rest_s: After this time one less is kept.
-        rest_after_last_job: Whether that time begins with the last job, else with the last change.
-        jobs_wait: Whether a job waits for the next one when none is ready.
-        keeps_spare: Whether one more is kept as soon as the last one is taken, else when a job found none.
-        refill_after_s: How long after one was taken another is made: the job that took it has the processors.
-        hurry_after_s: The same when less than half of them are left.
+        least: Number under low load.
+        most: Maximum number under high load.
+        making_at_once: Number of sandboxes that may be created at the same time.
+        rest_s: After this time without need, the target falls by one.
+        rest_after_last_job: Whether that time starts with the last job; otherwise with the last change.
+        jobs_wait: Whether a job waits for the next sandbox if none is ready.
+        keeps_spare: Whether the target rises when the last sandbox is taken; otherwise when a job found none.
+        refill_after_s: Delay between a job and its replacement, so that the job has the processors.
+        hurry_after_s: The same when less than half of the sandboxes are left.
     """
 
     least: int
@@ -40,15 +40,15 @@ class QueuePolicy:
 
 @dataclass(eq=False)
 class WarmQueue:
-    """Sandboxes of one kind.
+    """The warm sandboxes of one kind.
 
     Attributes:
-        kind: What waits in them.
-        policy: How many there are.
-        target: How many shall be ready now.
-        ready: Those that are ready for a job.
-        making: Those on their way to be ready.
-        waiters: Jobs that wait for the next one.
+        kind: The kind, which is the interpreter that waits in them.
+        policy: The policy for their number.
+        target: The number that should be ready now.
+        ready: Sandboxes that are ready for a job.
+        making: Sandboxes that are being created.
+        waiters: Jobs that wait for the next sandbox.
     """
 
     kind: int
@@ -61,11 +61,11 @@ class WarmQueue:
     _refilling: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
-        """Begin with the least."""
+        """Start with the least number."""
         self.target = self.policy.least
 
     def pop(self) -> WarmSandbox | None:
-        """Take one that is ready; None when there is none."""
+        """Remove and return a ready sandbox; None if there is none."""
         while self.ready:
             sandbox = self.ready.popleft()
             if sandbox.ready:
@@ -73,7 +73,7 @@ class WarmQueue:
         return None
 
     def put(self, sandbox: WarmSandbox) -> None:
-        """Give one that is ready to a job that waits, or keep it for the next."""
+        """Give a ready sandbox to a waiting job, or keep it for the next job."""
         while self.waiters:
             waiter = self.waiters.popleft()
             if not waiter.done():
@@ -82,30 +82,30 @@ class WarmQueue:
         self.ready.append(sandbox)
 
     def forget(self, sandbox: WarmSandbox) -> None:
-        """One is gone."""
+        """Remove a sandbox that has ended."""
         self.making.discard(sandbox)
         with contextlib.suppress(ValueError):
             self.ready.remove(sandbox)
 
     def waited_for(self) -> bool:
-        """Whether a job waits for the next one."""
+        """Return whether a job waits for the next sandbox."""
         return any(not waiter.done() for waiter in self.waiters)
 
     def missing(self) -> int:
-        """Return how many are to be made now."""
+        """Return the number of sandboxes to create now."""
         waiting = sum(not waiter.done() for waiter in self.waiters)
         missing = self.target + waiting - len(self.ready) - len(self.making)
         return max(0, min(missing, self.policy.making_at_once - len(self.making)))
 
     def answer_waiters(self) -> None:
-        """Tell the jobs that wait that none comes."""
+        """Tell the waiting jobs that no sandbox will come."""
         while self.waiters:
             waiter = self.waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
 
     def empty(self) -> None:
-        """Let go of all: of those that are being made when they are ready."""
+        """Dismiss all sandboxes, including those that are being created."""
         self.cancel_refill()
         if self._resting is not None:
             self._resting.cancel()
@@ -120,18 +120,18 @@ class WarmQueue:
     # How many
 
     def grow(self) -> None:
-        """Keep one more from now on."""
+        """Raise the target by one."""
         self.target = min(self.policy.most, self.target + 1)
 
     def shrink(self) -> None:
-        """Keep one less, unless it is the least."""
+        """Lower the target by one, but not below the least number."""
         self._resting = None
         self.target = max(self.policy.least, self.target - 1)
         while len(self.ready) > self.target:
             self.ready.popleft().dismiss()
 
     def shrink_later(self, loop: asyncio.AbstractEventLoop, shrink: Callable[[], None], *, again: bool) -> None:
-        """Call `shrink` when no job has needed so many for a while; `again`: count from now."""
+        """Call `shrink` after the policy's time; `again` restarts the time now."""
         if again and self._resting is not None:
             self._resting.cancel()
             self._resting = None
@@ -139,7 +139,7 @@ class WarmQueue:
             self._resting = loop.call_later(self.policy.rest_s, shrink)
 
     def refill_soon(self, loop: asyncio.AbstractEventLoop, refill: Callable[[], None], *, missed: bool) -> None:
-        """Call `refill` when the job that took one has been sent; `missed`: there was none for it."""
+        """Call `refill` after the policy's delay, or at once if the job found no sandbox (`missed`)."""
         if missed:
             self.cancel_refill()
         if self._refilling is None:
@@ -148,7 +148,7 @@ class WarmQueue:
             self._refilling = loop.call_later(0.0 if missed else delay, refill)
 
     def cancel_refill(self) -> None:
-        """It is being refilled, or shall not be."""
+        """Cancel a scheduled refill."""
         if self._refilling is not None:
             self._refilling.cancel()
             self._refilling = None

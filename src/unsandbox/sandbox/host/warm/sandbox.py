@@ -1,4 +1,4 @@
-"""Warm sandboxes, seen from the server: one that is ready for a job, and its one job."""
+"""A warm sandbox and its job, seen from the server."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from unsandbox.sandbox.spec import Captured, OutputSink, SandboxSpec
 
 _MAX_REPORTS = 256
 _COMPILED = b"compiled\n"
-"""The message with the descriptor of what was compiled."""
+"""The message that carries the descriptor of the compiled program."""
 
 
 class WarmSandbox:
-    """A sandbox on its way to be ready, ready, or in use; implements `JobEvents`."""
+    """A warm sandbox: being created, ready, or in use; implements `JobEvents`."""
 
     def __init__(
         self,
@@ -41,12 +41,12 @@ class WarmSandbox:
         self.pid = self.pidfd = -1
         self.group: Group | None = None
         self.cpu_s = 0.0
-        """What the preparation has used of the processors; no job pays for it."""
+        """CPU time of the preparation, which is not charged to the job."""
         self.sent_at: float | None = None
         """Monotonic time just before the job was sent."""
         self.job: WarmJob | None = None
         self.dismissed = False
-        """Whether nobody needs it any more."""
+        """Whether the pool has dismissed it."""
         self._said_ready = False
         self._watching = True
         self._error: str | None = None
@@ -61,12 +61,12 @@ class WarmSandbox:
         return self._said_ready and self.pidfd >= 0
 
     def started(self, pid: int, pidfd: int) -> None:
-        """The sandbox's first process exists."""
+        """Record that the sandbox's first process exists."""
         self.pid, self.pidfd = pid, pidfd
         self._check()
 
     def ended(self, ending: Ending) -> None:
-        """No process of the sandbox is left, or it could not be made."""
+        """Record that no process of the sandbox is left, or that it could not be created."""
         if self.job is not None:
             self.job.ended(ending)
         else:
@@ -74,13 +74,13 @@ class WarmSandbox:
         self._on_over(self, ending.error or self._error)
 
     def hand_over(self) -> None:
-        """Stop looking at the socket: a job takes the descriptors."""
+        """Stop watching the socket, because a job takes over the descriptors."""
         if self._watching:
             self._loop.remove_reader(self.control.fileno())
             self._watching = False
 
     def discard(self) -> None:
-        """Close the descriptors: a sandbox that waits for a job ends by that."""
+        """Close the descriptors, which ends a sandbox that waits for a job."""
         self.hand_over()
         self._said_ready = False
         self.control.close()
@@ -90,12 +90,12 @@ class WarmSandbox:
         self.stdout_fd = self.stderr_fd = self.pidfd = -1
 
     def dismiss(self) -> None:
-        """Let go of it: it is not needed any more."""
+        """Discard a sandbox that the pool does not need any more."""
         self.dismissed = True
         self.discard()
 
     def kill(self) -> None:
-        """Kill everything in it, whatever it does."""
+        """Kill the sandbox in any state."""
         if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -116,7 +116,7 @@ class WarmSandbox:
             return
         if data:
             self._error = data.decode("utf-8", "replace").strip()
-        # It ends, and the launcher will say so. Until then nothing more is to be read.
+        # The sandbox is ending, and the launcher will report it. Until then there is nothing to read.
         self._said_ready = False
         self.hand_over()
 
@@ -126,7 +126,7 @@ class WarmSandbox:
 
 
 class WarmJob(SandboxJob):
-    """A job in a sandbox that was waiting: it ends when the first process says so, not when it is torn down."""
+    """A job in a warm sandbox. It ends with the report of the first process, not with the sandbox."""
 
     def __init__(
         self,
@@ -139,20 +139,20 @@ class WarmJob(SandboxJob):
         on_compiled: Callable[[int, Captured], None] | None = None,
         reader: ArtifactReader | None = None,
     ) -> None:
-        """Take a sandbox that waits.
+        """Take over a warm sandbox.
 
         Args:
             prepared: The sandbox.
-            spec: What it will be sent.
-            discard_fd: Where output goes that is not kept.
-            sink: Sees output as it comes.
+            spec: The specification of the job.
+            discard_fd: Descriptor for output that is dropped.
+            sink: Receives output as it is written.
             on_over: Called when the result is known.
-            on_compiled: Called once with a descriptor of what the compile step made, and what it said; the
-                program does not run before this returns.
-            reader: As of `SandboxJob`.
+            on_compiled: Called once with a descriptor of the compiled program and the compiler's messages; the
+                program starts when this returns.
+            reader: See `SandboxJob`.
 
         Raises:
-            SandboxError: It has had a job already.
+            SandboxError: The sandbox already had a job.
         """
         if prepared.job is not None:
             raise SandboxError("a warm sandbox serves one job only")
@@ -173,7 +173,7 @@ class WarmJob(SandboxJob):
         self.started(pid, pidfd)
 
     def ended(self, ending: Ending) -> None:
-        """No process of the sandbox is left; see `SandboxJob.ended`."""
+        """Record that no process of the sandbox is left; see `SandboxJob.ended`."""
         if ending.cpu_s is not None:
             ending = Ending(
                 ending.exit_code,
@@ -190,22 +190,22 @@ class WarmJob(SandboxJob):
         return None if used is None else max(0.0, used - self._prepared.cpu_s)
 
     def _look_again(self) -> None:
-        # Its first process has let go of the output: what ends the streams is the last one that holds it.
+        # The first process has closed the output, so the streams end with the last process that holds it.
         self._look_later()
 
     def begin(self) -> None:
-        """The job was sent: its time runs."""
+        """Start the job's clock, because the job was sent."""
         self._take_report(MARK_START + b" ")
-        # This process may have slept since it sent the job, and the program not.
+        # The program may have started before this line runs.
         self._started_at = self._prepared.sent_at or self._started_at
 
     def _receive(self, size: int) -> bytes:
         if self._on_compiled is None:
-            # What else is attached is closed by the kernel.
+            # The kernel closes descriptors that are attached to a message and not received.
             return super()._receive(size)
         data, fds, _, _ = socket.recv_fds(self._control, size, 1, socket.MSG_CMSG_CLOEXEC)
         try:
-            # One descriptor is taken, and only with the very message: whatever else comes may be a tenant's.
+            # Accept one descriptor, and only with this exact message: anything else may be a tenant's.
             if data == _COMPILED and fds:
                 self._take_compiled(fds[0], self._on_compiled)
         finally:
@@ -215,7 +215,7 @@ class WarmJob(SandboxJob):
 
     def _take_compiled(self, fd: int, tell: Callable[[int, Captured], None]) -> None:
         self._on_compiled = None
-        # Whatever the compiler wrote lies in the pipe by now.
+        # All output of the compiler is in the pipe by now.
         self._streams["stderr"].read_now()
         tell(fd, self._streams["stderr"].result())
         with contextlib.suppress(OSError):
@@ -225,8 +225,8 @@ class WarmJob(SandboxJob):
         super()._wind_up()
         group = self._prepared.group
         if self._wound_up and self._exit_code is not None and self._ending is None and group is not None:
-            # All its processes but the first are gone, and that one is being killed: the count is complete.
+            # Only the first process is left, and it is being killed: the usage is complete.
             usage = group.usage(ended_well=self._exit_code == 0)
             if usage.cpu_s is None:
-                return  # The launcher has just removed the group, and is about to say what it counted.
+                return  # The launcher has just removed the group, and its report of the usage follows.
             self.ended(Ending(0, usage.cpu_s, usage.peak_memory_bytes, usage.oom_kills > 0))
