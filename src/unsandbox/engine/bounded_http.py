@@ -24,6 +24,8 @@ class BoundedHandler(ResponseHandler):
     """
 
     _head_bytes = 0
+    _fruitless = 0
+    """Bytes since the body has grown: extensions of chunks, and trailers."""
     _interim = 0
     _has_head = False
 
@@ -40,9 +42,25 @@ class BoundedHandler(ResponseHandler):
             self._interim += sum(code in _INTERIM and code != _SWITCHING for code in codes)
             self._has_head = any(code not in _INTERIM or code == _SWITCHING for code in codes)
             if not self._has_head and (self._head_bytes > _MAX_HEAD or self._interim > _MAX_INTERIM):
-                self.set_exception(BadAnswerError("the head of the answer has no end"))
-                if self.transport is not None:
-                    self.transport.abort()
+                self._give_up("the head of the answer has no end")
                 return
         if start < len(data):
-            super().data_received(data[start:] if start else data)
+            self._take_body(data[start:] if start else data)
+
+    def _take_body(self, data: bytes) -> None:
+        body = self._payload
+        before = 0 if body is None else body.total_bytes
+        super().data_received(data)
+        if body is None or body.is_eof() or body.total_bytes > before:
+            self._fruitless = 0
+        elif not self._reading_paused:
+            self._fruitless += len(data)
+            if self._fruitless > _MAX_HEAD:
+                self._give_up("the trailers of the answer have no end")
+
+    def _give_up(self, reason: str) -> None:
+        self.set_exception(BadAnswerError(reason))
+        if self._payload is not None:
+            self._payload.set_exception(BadAnswerError(reason))
+        if self.transport is not None:
+            self.transport.abort()

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from aiohttp import web
 
 from unsandbox.engine import RequestError
+from unsandbox.server.hosts import is_address
+from unsandbox.server.ingress.connections import network_of
 
 MIB = 1 << 20
 MEMORY_BYTES = 256 * MIB
@@ -18,8 +20,6 @@ MEMORY_OF_ONE = 64 * MIB
 DISK_BYTES = 8192 * MIB
 DISK_OF_ONE = 1024 * MIB
 _WAIT_S = 10.0
-_NETWORK_BITS = 64
-"""An IPv6 user has a whole network of addresses."""
 
 
 class Busy(RequestError):  # noqa: N818 - named after the status, as its siblings
@@ -89,14 +89,12 @@ def sender_of(request: web.Request) -> str:
     Of an IPv6 address, the network counts.
     """
     peer = request.remote or ""
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(peer)
-        if address.is_loopback and (forwarded := request.headers.get("X-Forwarded-For")):
-            address = ipaddress.ip_address(forwarded.rpartition(",")[2].strip())
-        if address.version == 6:
-            return str(ipaddress.ip_network((int(address), _NETWORK_BITS), strict=False))
-        return str(address)
-    return peer
+    said = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+    return network_of(said) if _is_loopback(peer) and is_address(said) else network_of(peer)
+
+
+def _is_loopback(address: str) -> bool:
+    return is_address(address) and ipaddress.ip_address(address).is_loopback
 
 
 def _release(counter: Counter[str], sender: str, size: int) -> None:

@@ -1,9 +1,14 @@
-"""How many connections strangers may hold open."""
+"""How many connections strangers may hold open, and how many bytes of unfinished requests on them."""
 
 from __future__ import annotations
 
+import ipaddress
 import resource
 from collections import Counter
+
+_NETWORK_BITS = 64
+"""An IPv6 user has a whole network of addresses."""
+HEADS_BYTES = 64 << 20
 
 
 class Connections:
@@ -29,16 +34,74 @@ class Connections:
 
         One address has half of them, so that a single client cannot keep all others out.
         """
-        if self._open >= self.most or self._by_address[address] >= self.most // 2:
+        sender = network_of(address)
+        if self._open >= self.most or self._by_address[sender] >= self.most // 2:
             self.refused += 1
             return False
         self._open += 1
-        self._by_address[address] += 1
+        self._by_address[sender] += 1
         return True
 
     def remove(self, address: str) -> None:
         """Take one off again."""
+        sender = network_of(address)
         self._open -= 1
-        self._by_address[address] -= 1
+        self._by_address[sender] -= 1
+        if self._by_address[sender] <= 0:
+            del self._by_address[sender]
+
+
+class HeldBytes:
+    """Bytes that connections hold of requests whose heads are not complete, by address and together.
+
+    Args:
+        most: Together; one address has half of them.
+
+    Example:
+        >>> held = HeldBytes(100)
+        >>> held.add("192.0.2.1", 50), held.add("192.0.2.1", 1), held.add("192.0.2.2", 50)
+        (True, False, True)
+    """
+
+    def __init__(self, most: int = HEADS_BYTES) -> None:
+        self.most = most
+        self.refused = 0
+        self._total = 0
+        self._by_address: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self._total
+
+    def add(self, address: str, size: int) -> bool:
+        """Charge bytes to an address; return False, and charge nothing, when these are too many."""
+        if self._total + size > self.most or self._by_address[address] + size > self.most // 2:
+            self.refused += 1
+            return False
+        self._total += size
+        self._by_address[address] += size
+        return True
+
+    def remove(self, address: str, size: int) -> None:
+        """Take bytes off again."""
+        self._total -= size
+        self._by_address[address] -= size
         if self._by_address[address] <= 0:
             del self._by_address[address]
+
+
+def network_of(address: str) -> str:
+    """Return the sender that an address stands for: of IPv6, the network that a user usually has.
+
+    Example:
+        >>> network_of("192.0.2.1"), network_of("2001:db8::7"), network_of("::ffff:192.0.2.1")
+        ('192.0.2.1', '2001:db8::/64', '192.0.2.1')
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(found, ipaddress.IPv6Address):
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((int(found), _NETWORK_BITS), strict=False))
