@@ -40,6 +40,10 @@ class ExecuteOptions(msgspec.Struct, frozen=True, kw_only=True):
     isolation: str | None = None
     compiler_args: Iterable[str] | None = None
     memory_mb: int | None = None
+    compile_timeout: float | None = None
+    cpu_time: float | None = None
+    compile_output: bool = False
+    version: str | None = None
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some of them changed."""
@@ -96,6 +100,13 @@ def _further(options: ExecuteOptions) -> dict[str, Any]:
         further["compiler_args"] = words
     if options.memory_mb is not None:
         further["memory_mb"] = _whole("memory_mb", options.memory_mb, _MAX_MEMORY_MB)
+    for name in ("compile_timeout", "cpu_time"):
+        if (limit := getattr(options, name)) is not None:
+            further[name] = _seconds(name, limit, _MAX_TTL_S)
+    if options.compile_output:
+        further["compile_output"] = True
+    if options.version is not None:
+        further["version"] = _text("version", options.version)
     return further
 
 

@@ -50,6 +50,10 @@ _MISSING = {
     "args": "this server gives programs no arguments; send them as an input file or in env instead",
     "compiler_args": "this server passes no arguments to compilers; leave compiler_args out",
     "memory_mb": "this server has no memory limit of a job's own; leave memory_mb out",
+    "compile_timeout": "this server has no separate limit for compilers; leave compile_timeout out",
+    "cpu_time": "this server does not limit CPU time; leave cpu_time out",
+    "compile_output": "this server does not return the compiler's output apart; leave compile_output out",
+    "version": "this server has one version of each language; leave version out",
     "isolation": "this server does not let the isolation be chosen, and it could be weaker than you ask for",
 }
 

@@ -90,6 +90,26 @@ if TYPE_CHECKING:
     metavar="ARG",
     help="Argument of the compiler (repeatable).",
 )
+@click.option(
+    "--compile-timeout",
+    type=click.FloatRange(0, 900, min_open=True),
+    metavar="S",
+    help="Seconds the compiler may run; --ttl then counts from the start of the program.",
+)
+@click.option(
+    "--cpu-time",
+    type=click.FloatRange(0, 900, min_open=True),
+    metavar="S",
+    help="Seconds of CPU time the program may use; exit code 5 when exceeded.",
+)
+@click.option(
+    "--compile-output",
+    is_flag=True,
+    help="Print the compiler's output at the end, apart from the program's (with --json: as its own field).",
+)
+@click.option(
+    "--lang-version", "version", metavar="V", help="Version of the language, where several are installed."
+)
 @ISOLATION_OPTION
 @click.option(
     "--stdin",
@@ -118,6 +138,10 @@ def run(
     timeout: float | None,
     memory_mb: int | None,
     compiler_args: tuple[str, ...],
+    compile_timeout: float | None,
+    cpu_time: float | None,
+    compile_output: bool,
+    version: str | None,
     isolation: str | None,
     stdin_file: Any,
     exit_zero: bool,
@@ -145,6 +169,10 @@ def run(
         "isolation": isolation,
         "memory_mb": memory_mb,
         "compiler_args": list(compiler_args) or None,
+        "compile_timeout": compile_timeout,
+        "cpu_time": cpu_time,
+        "compile_output": compile_output,
+        "version": version,
         "timeout": timeout,
     }
     with _ended_as_by_ctrl_c(), open_client() as client:
@@ -159,6 +187,8 @@ def run(
         save_artifacts(job.artifacts or (), output or Path())
         for skipped in job.artifacts_skipped or ():
             click.echo(f"un: artifact not returned: {skipped}", err=True)
+    if job.compile_output and not as_json:
+        click.echo(job.compile_output, err=True, nl=False)
     if job.output_cut and not as_json:
         click.echo("un: background processes that still held the output were killed", err=True)
     if job.signal and not as_json:

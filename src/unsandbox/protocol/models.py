@@ -205,6 +205,14 @@ class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     """Further arguments of the compiler."""
     memory_mb: Annotated[int, msgspec.Meta(ge=16)] | None = None
     """Memory limit in MiB, at most what `vcpu` gives."""
+    compile_timeout: Ttl | None = None
+    """Seconds the compiler may run; `ttl` then counts from the start of the program."""
+    cpu_time: Ttl | None = None
+    """Seconds of CPU time the program may use."""
+    compile_output: bool | None = None
+    """Whether to return the compiler's output apart from the program's `stderr`."""
+    version: Word | None = None
+    """Version of the language (`3.11`), where several are installed."""
 
 
 class Artifact(WireModel, frozen=True, kw_only=True):
@@ -322,6 +330,8 @@ class Job(WireModel, frozen=True, kw_only=True):
     """Unix time in seconds, as a string of digits, which all clients accept."""
     completed_at: str | int | float | None = None
     """Unix time of the end."""
+    compile_output: str | None = None
+    """The compiler's output, if it was requested; it is not part of `stderr` then."""
     stdout_base64: str | None = None
     """The exact bytes as base64, present only if `stdout` cannot represent them."""
     stderr_base64: str | None = None

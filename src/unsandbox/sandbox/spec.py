@@ -43,6 +43,10 @@ class Limits:
     artifact_bytes: int = 128 * MIB
     """All artifacts of one job together."""
     artifact_files: int = 1000
+    compile_s: float | None = None
+    """Of the compile step; `wall_s` then counts from its end. None: `wall_s` bounds both together."""
+    cpu_s: float | None = None
+    """CPU time of the program; None for no bound but that of the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,8 @@ class SandboxSpec:
     """Further absolute paths returned when they exist (a compiled binary)."""
     folders: Sequence[str] = ()
     """Absolute paths of folders to be present, empty but for `files`, before the program starts."""
+    compile_apart: bool = False
+    """Return what the compile step wrote apart from the program's stderr."""
     compiled: str | None = None
     """Absolute path of the one file that `compile` writes and `run` needs, if it is one."""
     cache_scope: str = ""
@@ -93,6 +99,8 @@ class EndReason(enum.StrEnum):
     """The program ended by itself, by exit or by a signal of its own making; also a failed compile step."""
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
+    CPU_TIME = "cpu_time"
+    """The program used more CPU time than it may."""
     MEMORY = "memory"
     """The memory limit killed it."""
     OUTPUT_FLOOD = "output_flood"
@@ -135,6 +143,8 @@ class Outcome:
     compile_failed: bool = False
     compiling: bool = False
     """Whether the job ended in its compile step, by whatever."""
+    compile_output: Captured | None = None
+    """What the compile step wrote, where the specification wants it apart."""
     artifacts: Sequence[Artifact] = ()
     artifacts_skipped: Sequence[str] = ()
     """Names that were left out, each with its reason: `name: symbolic link`."""

@@ -41,6 +41,8 @@ def validate(spec: SandboxSpec) -> None:
         _no_nul("artifact_paths", path)
     check_system_paths(spec.system_paths)
     check_limits(spec.limits, ("wall_s", "vcpu", "memory_bytes", "processes", "open_files", "tmpfs_bytes"))
+    given = [name for name in ("compile_s", "cpu_s") if getattr(spec.limits, name) is not None]
+    check_limits(spec.limits, given)
 
 
 def validate_persistent(spec: PersistentSpec) -> None:

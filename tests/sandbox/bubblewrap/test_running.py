@@ -396,3 +396,10 @@ async def test_nothing_stays_open_in_the_server(run, backend):
     for _ in range(5):
         await run("echo", "x", collect_artifacts=True, stdin=b"1", files=[SandboxFile("/work/x", b"")])
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 10, 13, 15, 20, 26, 34, 64])
+async def test_a_program_that_signals_its_whole_group_runs_on(run, number):
+    program = f"trap 'echo caught' {number}; kill -{number} 0; echo after; trap - {number}; kill -9 $$"
+    outcome = await run("bash", "-c", program)
+    assert (outcome.stdout.data, outcome.exit_code) == (b"caught\nafter\n", 137)

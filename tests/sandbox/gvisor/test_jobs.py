@@ -19,6 +19,7 @@ from tests.sandbox.bubblewrap.test_running import (  # noqa: F401 - run here too
     test_a_daemon_that_holds_the_pipes_does_not_hold_the_job,
     test_a_failed_compile_step_ends_the_job,
     test_a_program_that_is_not_there,
+    test_a_program_that_signals_its_whole_group_runs_on,
     test_cancel_at_once_and_twice,
     test_compile_then_run,
     test_death_by_signal_is_128_plus_its_number_without_remarks_of_a_shell,

@@ -317,6 +317,79 @@ async def test_arguments_of_a_compiler(wire):
     assert (answer.status, "compiler_args" in answer.json["message"]) == (400, True)
 
 
+WARNS = '#include <stdio.h>\nint main(void) { int x; fputs("own", stderr); return 0; }'
+ON_BOTH = pytest.mark.parametrize("isolation", ["auto", pytest.param("gvisor", marks=pytest.mark.gvisor)])
+
+
+@ON_BOTH
+async def test_the_output_of_a_compiler_comes_apart(wire, isolation):
+    options = {"compiler_args": ["-Wall"], "isolation": isolation}
+    together = (await wire.execute("c", WARNS, **options)).json
+    assert "unused variable" in together["stderr"]
+    assert together["stderr"].endswith("own")
+    assert "compile_output" not in together
+    # The second time the program may be there already.
+    for _ in range(2):
+        job = (await wire.execute("c", WARNS, compile_output=True, **options)).json
+        assert (job["stderr"], "unused variable" in job["compile_output"]) == ("own", True), job
+    job = (await wire.execute("c", "int main( {", compile_output=True, isolation=isolation)).json
+    assert (job["stderr"], "error" in job["compile_output"], job["stage"]) == ("", True, "compile")
+    job = (await wire.execute("bash", "echo own >&2", compile_output=True, isolation=isolation)).json
+    assert (job["stderr"], job.get("compile_output", "")) == ("own\n", "")
+
+
+@ON_BOTH
+async def test_a_compiler_has_its_own_time_limit(wire, isolation):
+    options = {"compile_timeout": 1, "isolation": isolation}
+    job = (await wire.execute("c", '#include "/dev/zero"', ttl=60, **options)).json
+    assert (job["status"], job["stage"], "compile_timeout" in job["error"]) == ("timeout", "compile", True)
+    options["compile_timeout"] = 100
+    job = (await wire.execute("c", "int main(void) { for (;;); }", ttl=0.5, **options)).json
+    assert (job["status"], job["stage"], "0.5 s" in job["error"]) == ("timeout", "run", True)
+    # The time of the compiler is not the program's.
+    job = (await wire.execute("cpp", "#include <regex>\nint main() { return 7; }", ttl=0.9, **options)).json
+    assert (job["status"], job["exit_code"]) == ("completed", 7)
+
+
+BUSY = {
+    "python": "while True: pass",
+    "bash": "while :; do :; done",
+    "c": "int main(void) { for (;;); }",
+    "children": "for i in 1 2; do (while :; do :; done) & done; wait",
+}
+
+
+@ON_BOTH
+@pytest.mark.parametrize("name", BUSY)
+async def test_cpu_time_is_limited(wire, name, isolation):
+    language = "bash" if name == "children" else name
+    job = (await wire.execute(language, BUSY[name], cpu_time=0.4, vcpu=2, ttl=60, isolation=isolation)).json
+    assert (job["status"], job["exit_code"], "CPU time" in job["error"]) == ("timeout", 124, True), job
+    job = (await wire.execute("bash", "sleep 1; echo slept", cpu_time=0.4, isolation=isolation)).json
+    assert (job["status"], job["stdout"]) == ("completed", "slept\n")
+
+
+async def test_versions_of_a_language(wire):
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    version = (await wire.execute("python", code)).json["stdout"].strip()
+    assert (await wire.execute("python", code, version=version)).json["stdout"].strip() == version
+    answer = await wire.execute("python", code, version="3.1")
+    assert (answer.status, answer.json["message"]) == (
+        400,
+        f"version: python 3.1 is not installed; installed is {version}",
+    )
+    answer = await wire.execute("bash", "echo", version="5")
+    assert (answer.status, "leave version out" in answer.json["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("compile_timeout", 0), ("compile_timeout", 901), ("cpu_time", -1), ("version", 3)]
+)
+async def test_limits_and_versions_out_of_range_are_refused(wire, name, value):
+    answer = await wire.execute("python", "1", **{name: value})
+    assert (answer.status, name in answer.json["message"]) == (400, True)
+
+
 async def test_more_memory_than_there_is_for_a_job_is_refused(wire):
     answer = await wire.execute("bash", "echo", memory_mb=1 << 20)
     assert (answer.status, "memory_mb" in answer.json["message"]) == (400, True)

@@ -37,6 +37,10 @@ class JobMethods(Connected):
         isolation: IsolationName | None = None,
         compiler_args: Iterable[str] | None = None,
         memory_mb: int | None = None,
+        compile_timeout: float | None = None,
+        cpu_time: float | None = None,
+        compile_output: bool = False,
+        version: str | None = None,
     ) -> Job:
         """Start a job and return at once. `wait`, `get_job` and `cancel` take its id.
 
@@ -54,6 +58,10 @@ class JobMethods(Connected):
             isolation: See `execute`.
             compiler_args: See `execute`.
             memory_mb: See `execute`.
+            compile_timeout: See `execute`.
+            cpu_time: See `execute`.
+            compile_output: See `execute`.
+            version: See `execute`.
 
         Returns:
             The job with its `job_id`, usually `pending` or `running`.
@@ -81,6 +89,10 @@ class JobMethods(Connected):
             isolation=isolation,
             compiler_args=compiler_args,
             memory_mb=memory_mb,
+            compile_timeout=compile_timeout,
+            cpu_time=cpu_time,
+            compile_output=compile_output,
+            version=version,
         )
         request = await self._connection.encode(options)
         return typed(await execution.submit(self._connection, request), Job)

@@ -38,6 +38,10 @@ class ExecutionMethods(Connected):
         isolation: IsolationName | None = None,
         compiler_args: Iterable[str] | None = None,
         memory_mb: int | None = None,
+        compile_timeout: float | None = None,
+        cpu_time: float | None = None,
+        compile_output: bool = False,
+        version: str | None = None,
         timeout: float | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
@@ -64,6 +68,13 @@ class ExecutionMethods(Connected):
             isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
             compiler_args: Further arguments of the compiler (`["-std=c++20"]`). Not on the hosted service.
             memory_mb: Memory limit in MiB, at most what `vcpu` gives. Not on the hosted service.
+            compile_timeout: Seconds the compiler may run, at most 900; `ttl` then counts from the start of the
+                program. Not on the hosted service.
+            cpu_time: Seconds of CPU time the program may use, at most 900; it ends with the status `timeout`
+                when it has used more. Not on the hosted service.
+            compile_output: Whether to return the compiler's output as `Job.compile_output`, and not as part of
+                `Job.stderr`. Not on the hosted service.
+            version: Version of the language (`"3.11"`), where several are installed. Not on the hosted service.
             timeout: Deadline of the call in seconds. When it passes, the job is cancelled.
             on_stdout: Function that is called with each piece of standard output, as text.
             on_stderr: Function that is called with each piece of standard error.
@@ -99,6 +110,10 @@ class ExecutionMethods(Connected):
             isolation=isolation,
             compiler_args=compiler_args,
             memory_mb=memory_mb,
+            compile_timeout=compile_timeout,
+            cpu_time=cpu_time,
+            compile_output=compile_output,
+            version=version,
         )
         if on_stdout is not None or on_stderr is not None:
             events = JobStream(self._connection, options=options, timeout=timeout)
@@ -128,6 +143,10 @@ class ExecutionMethods(Connected):
         isolation: IsolationName | None = None,
         compiler_args: Iterable[str] | None = None,
         memory_mb: int | None = None,
+        compile_timeout: float | None = None,
+        cpu_time: float | None = None,
+        compile_output: bool = False,
+        version: str | None = None,
         timeout: float | None = None,
     ) -> JobStream:
         """Run code and yield its output as it is written, then exactly one result as the last event.
@@ -150,6 +169,10 @@ class ExecutionMethods(Connected):
             isolation: See `execute`.
             compiler_args: See `execute`.
             memory_mb: See `execute`.
+            compile_timeout: See `execute`.
+            cpu_time: See `execute`.
+            compile_output: See `execute`.
+            version: See `execute`.
             timeout: See `execute`.
 
         Example:
@@ -175,6 +198,10 @@ class ExecutionMethods(Connected):
             isolation=isolation,
             compiler_args=compiler_args,
             memory_mb=memory_mb,
+            compile_timeout=compile_timeout,
+            cpu_time=cpu_time,
+            compile_output=compile_output,
+            version=version,
         )
         return JobStream(self._connection, options=options, timeout=timeout)
 

@@ -135,8 +135,10 @@ class Admission:
             vcpu=float(request.vcpu),
             memory_bytes=_memory_bytes(request, context.quotas.memory_bytes(owner, request.vcpu)),
             output_bytes=context.quotas.output_bytes(owner),
+            compile_s=request.compile_timeout,
+            cpu_s=request.cpu_time,
         )
-        cache = self._caches.place_or_make(language, backend)
+        cache = self._caches.place_or_make(language, backend) if request.version is None else None
 
         def build() -> SandboxSpec:
             check_request(request, context.config)
@@ -154,6 +156,9 @@ class Admission:
                     compiler_args=request.compiler_args or (),
                     cache=cache,
                     cache_scope=owner,
+                    version=request.version,
+                    compile_apart=bool(request.compile_output),
+                    system=context.languages.system,
                 )
             except ValueError as error:
                 raise InvalidRequest(str(error)) from error

@@ -45,6 +45,15 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
     match outcome.reason:
         case _ if record.kill_reason is not None:
             status, exit_code, error = JobStatus.FAILED, EXIT_KILLED, record.kill_reason
+        case EndReason.TIMEOUT if outcome.compiling and limits.compile_s is not None:
+            status, exit_code = JobStatus.TIMEOUT, EXIT_TIMEOUT
+            error = (
+                f"the compiler reached its time limit of {limits.compile_s:g} s; a larger compile_timeout "
+                "(at most 900) allows more"
+            )
+        case EndReason.CPU_TIME:
+            status, exit_code = JobStatus.TIMEOUT, EXIT_TIMEOUT
+            error = f"the limit of {limits.cpu_s:g} s of CPU time was reached; a larger cpu_time allows more"
         case EndReason.TIMEOUT:
             status, exit_code = JobStatus.TIMEOUT, EXIT_TIMEOUT
             error = f"the time limit of {limits.wall_s:g} s was reached; a larger ttl (at most 900) allows more"
@@ -82,6 +91,7 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
         network_mode=record.network_mode,
         created_at=str(int(record.created_at)),
         completed_at=int(time.time()),
+        compile_output=None if outcome.compile_output is None else text_of(outcome.compile_output)[0],
         stdout_base64=stdout_exact,
         stderr_base64=stderr_exact,
         stdout_truncated=True if stdout_dropped else None,
@@ -95,8 +105,11 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
 
 
 def captured_size(outcome: Outcome | CommandOutcome) -> int:
-    """Return how many bytes the two output streams have."""
-    return len(outcome.stdout.data) + len(outcome.stderr.data)
+    """Return how many bytes its output has."""
+    size = len(outcome.stdout.data) + len(outcome.stderr.data)
+    if isinstance(outcome, Outcome) and outcome.compile_output is not None:
+        size += len(outcome.compile_output.data)
+    return size
 
 
 def _signal_of(outcome: Outcome) -> str | None:

@@ -11,7 +11,7 @@ FEATURES_HEADER = "Unsandbox-Features"
 """Response header with which a server announces what it can do beyond the historical API."""
 FEATURES = (
     *("wait", "idempotency", "stdin", "events", "args", "isolation", "wait_many"),
-    *("compiler_args", "memory_mb"),
+    *("compiler_args", "memory_mb", "compile_timeout", "cpu_time", "compile_output", "version"),
 )
 """`wait`: `GET /jobs/{id}?wait=S` holds; `idempotency`: `Idempotency-Key` is honoured; `stdin`: is taken;
 `events`: `GET /jobs/{id}/events` streams; `args`: the program gets arguments; `isolation`: may be chosen;

@@ -81,6 +81,7 @@ def encode_job(
         "args": list(spec.run[2:]),
         "report": spec.compiled if report else None,
         "said": said,
+        "apart": spec.compile_apart,
         "compile": None if spec.compile is None else list(spec.compile),
         "env": env,
         "compile_env": {**DEFAULT_ENV, "PWD": WORK, **spec.compile_env},

@@ -74,6 +74,7 @@ class BubblewrapSource:
         self._counts_memory, self._counts_processes = (
             name in host.cgroup.parents for name in ("memory", "pids")
         )
+        self._counts_cpu = ("cpu" if host.cgroup.version == 2 else "cpuacct") in host.cgroup.parents
         self._commands = commands_by_kind(config.commands)
         self.policies = _policies(config, self._commands)
         self.compiled = CompileCache(host.system)
@@ -124,6 +125,8 @@ class BubblewrapSource:
         if not self._counts_memory and ours.memory_bytes != wanted.memory_bytes:
             # Without a group it was limited when it was made.
             return False
+        if wanted.cpu_s is not None and not self._counts_cpu:
+            return False
         if any(not isinstance(file.data, bytes) for file in spec.files):
             # The message would hold it in memory.
             return False
@@ -142,13 +145,13 @@ class BubblewrapSource:
             spec,
             in_process=runs_in_process(spec, self._config.python_env),
             report=key is not None,
-            said=said,
+            said=b"" if spec.compile_apart else said,
             present=self._config.folders,
             known=self._config.python_env,
             quick_end=self._config.quick_end,
         )
         on_compiled = None if key is None else partial(self._keep, key)
-        return _Message(spec, data, attached, self, self._host.discard_fd, on_compiled)
+        return _Message(spec, data, attached, self, self._host.discard_fd, on_compiled, said)
 
     def _keep(self, key: tuple[str, bytes], fd: int, said: Captured) -> None:
         """Keep what a job has compiled, with what the compiler said."""
@@ -233,6 +236,8 @@ class _Message:
     source: BubblewrapSource
     discard_fd: int
     on_compiled: Callable[[int, Captured], None] | None
+    said: bytes
+    """What a compile step of an earlier run wrote."""
 
     def send(self, sandbox: WarmSandbox) -> None:
         """See `JobMessage.send`."""
@@ -259,7 +264,7 @@ class _Message:
             on_over=on_over,
             on_compiled=self.on_compiled,
         )
-        job.begin()
+        job.begin(self.said)
         return job
 
 

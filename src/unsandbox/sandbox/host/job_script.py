@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,9 @@ from unsandbox.sandbox.spec import SandboxSpec
 RUN_SCRIPT = f". /proc/self/fd/{SCRIPT_FD}"
 """The shell command that executes the script."""
 _CLOSED = f"{CONTROL_FD}>&- 4>&- {EXTRA_FD}>&-"
+
+_CAUGHT = tuple(number for number in (*range(1, 32), *range(34, 65)) if number not in (9, 17, 18, 19))
+"""Signals that can be caught, but for those about children and continuing."""
 
 MARK_START, MARK_COMPILE_FAILED, MARK_COMPILED = b"start", b"compile", b"run"
 """The script's reports when the job begins, when its compile step fails, and when the compile step is over."""
@@ -78,16 +82,27 @@ def job_script(
     lines += prepare
     # The shell's messages ("Segmentation fault") are not the program's output. The shell writes them to the
     # stderr of a simple command; hence the subshells, which need no further process.
-    lines += ["exec 4>&2 2>/dev/null", _report(MARK_START)]
+    lines += [
+        "exec 4>&2 2>/dev/null",
+        # A program may signal its whole process group. Linux protects the first process, gVisor does not.
+        # Signals that the shell catches have their default action in programs.
+        f"trap : {' '.join(map(str, _CAUGHT))}",
+        _report(MARK_START),
+    ]
     if spec.compile is not None:
         own = "" if spec.env == spec.compile_env else _only(spec.compile_env)
         lines += [
             f"(exec {own or prefix}{shlex.join(spec.compile)}) </dev/null >&4 2>&4 {_CLOSED}",
             f"code=$?; [ $code = 0 ] || {{ {_report(MARK_COMPILE_FAILED)}; exit $code; }}",
             _report(MARK_COMPILED),
+            *([f"read -r _ <&{CONTROL_FD}"] if spec.compile_apart else ()),
         ]
+    bound = ""
+    if limits.cpu_s is not None:
+        # Of each process by itself, should nothing count them together.
+        bound = f"ulimit -S -t {math.ceil(limits.cpu_s)}; ulimit -H -t {math.ceil(limits.cpu_s) + 1}; "
     lines += [
-        f"(exec {prefix}{shlex.join(spec.run)}) 2>&4 {_CLOSED}",
+        f"({bound}exec {prefix}{shlex.join(spec.run)}) 2>&4 {_CLOSED}",
         "code=$?",
         *_LET_OTHERS_FINISH,
         "kill -9 -1",

@@ -26,7 +26,7 @@ from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.stream_capture import StreamCapture
 from unsandbox.sandbox.launcher.cgroups import Group
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER
-from unsandbox.sandbox.spec import Artifact, EndReason, Outcome, OutputSink, SandboxSpec
+from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Outcome, OutputSink, SandboxSpec
 
 Collected = tuple[Sequence[Artifact], Sequence[str]]
 """Artifacts, and the names left out with the reasons."""
@@ -42,6 +42,8 @@ _STOP_TIMEOUT_S = 5.0
 _MAX_REPORT = 4096
 """Maximum bytes of reports. The script writes far less; a tenant who reaches the socket may write more."""
 _KILLED = 137
+_OUT_OF_CPU_TIME = 128 + signal.SIGXCPU
+_CPU_LOOK_S = 0.01
 
 
 class SandboxJob:
@@ -90,6 +92,10 @@ class SandboxJob:
         self._quiet_since = 0.0
         self._compile_failed = False
         self._compiling = spec.compile is not None
+        self._compile_output: Captured | None = None
+        self._cpu_before = 0.0
+        """CPU time that is not the program's: of the set-up and the compile step."""
+        self._cpu_timer: asyncio.TimerHandle | None = None
         self._wound_up = False
         self._ending: Ending | None = None
         self._collecting: asyncio.Task[None] | None = None
@@ -112,6 +118,7 @@ class SandboxJob:
             )
             for name, fd in (("stdout", streams.stdout_fd), ("stderr", streams.stderr_fd))
         }
+        self._streams["stderr"].muted = spec.compile_apart and self._compiling
 
     async def wait(self) -> Outcome:
         """Return the outcome; see `RunningJob`.
@@ -208,11 +215,14 @@ class SandboxJob:
         code = int(number) if number.isdigit() and len(number) <= 3 else None
         if mark == MARK_START and self._started_at is None:
             self._started_at = time.monotonic()
-            self._timer.cancel()
-            wall = self._spec.limits.wall_s
-            self._timer = self._loop.call_later(wall, lambda: self._end_early(EndReason.TIMEOUT))
-        elif mark == MARK_COMPILED and self._ended_at is None:
+            limits = self._spec.limits
+            apart = self._compiling and limits.compile_s is not None
+            self._limit_time(limits.compile_s if apart and limits.compile_s else limits.wall_s)
+            if not self._compiling:
+                self._limit_cpu_time()
+        elif mark == MARK_COMPILED and self._ended_at is None and self._compiling:
             self._compiling = False
+            self._compiled()
         elif mark == MARK_RAN and code is not None and (self._ended_at is None or self._lingering):
             if self._ended_at is None:
                 self._program_ended(code)
@@ -225,6 +235,38 @@ class SandboxJob:
             self._lingering = False
             self._timer.cancel()
             self._wind_up()
+
+    def _limit_time(self, seconds: float) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, lambda: self._end_early(EndReason.TIMEOUT))
+
+    def _compiled(self) -> None:
+        """The compile step is over; where its output is wanted apart, the program waits for this."""
+        if self._spec.limits.compile_s is not None:
+            self._limit_time(self._spec.limits.wall_s)
+        self._limit_cpu_time()
+        if self._spec.compile_apart:
+            self._streams["stderr"].read_now()
+            self._compile_output = self._streams["stderr"].take()
+            self._say(b"go\n")
+
+    def _limit_cpu_time(self) -> None:
+        """Begin to look at the CPU time that the program uses, if that is limited and counted."""
+        if self._spec.limits.cpu_s is not None:
+            self._cpu_before = self.cpu_s() or 0.0
+            self._look_at_cpu_time()
+
+    def _look_at_cpu_time(self) -> None:
+        limits, used = self._spec.limits, self.cpu_s()
+        if limits.cpu_s is None or used is None or self._ended_at is not None:
+            return
+        left = limits.cpu_s - (used - self._cpu_before)
+        if left <= 0:
+            self._end_early(EndReason.CPU_TIME)
+        else:
+            # It cannot be used up sooner.
+            wait = max(_CPU_LOOK_S, left / limits.vcpu)
+            self._cpu_timer = self._loop.call_later(wait, self._look_at_cpu_time)
 
     def _program_ended(self, code: int) -> None:
         self._ended_at = time.monotonic()
@@ -310,6 +352,8 @@ class SandboxJob:
         ):
             return
         self._timer.cancel()
+        if self._cpu_timer is not None:
+            self._cpu_timer.cancel()
         if self._control.fileno() >= 0:
             self._loop.remove_reader(self._control.fileno())
             self._control.close()
@@ -342,15 +386,22 @@ class SandboxJob:
             code = _KILLED
         if reason is EndReason.EXITED and ending.out_of_memory and code != 0:
             reason = EndReason.MEMORY
+        if reason is EndReason.EXITED and self._spec.limits.cpu_s is not None and code == _OUT_OF_CPU_TIME:
+            reason, code = EndReason.CPU_TIME, None
         started = self._started_at
         ended = self._ended_at or time.monotonic()
         # A job cancelled during its set-up may still have reported a start.
         wall_s = max(0.0, ended - started) if started is not None else 0.0
+        stderr = self._streams["stderr"].result()
+        compile_output = self._compile_output
+        if self._spec.compile_apart and self._compiling:
+            compile_output, stderr = stderr, Captured()
         return Outcome(
             reason=reason,
             exit_code=code,
             stdout=self._streams["stdout"].result(),
-            stderr=self._streams["stderr"].result(),
+            stderr=stderr,
+            compile_output=compile_output,
             wall_s=wall_s,
             cpu_s=ending.cpu_s,
             peak_memory_bytes=ending.peak_memory_bytes,

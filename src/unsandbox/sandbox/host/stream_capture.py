@@ -42,6 +42,8 @@ class StreamCapture:
         self._kept = bytearray()
         self._total = 0
         self._flooded = False
+        self.muted = False
+        """Whether the sink does not see what comes."""
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._readable)
@@ -59,6 +61,13 @@ class StreamCapture:
     def result(self) -> Captured:
         """Return the output captured so far."""
         return Captured(bytes(self._kept), self._total)
+
+    def take(self) -> Captured:
+        """Return what was captured so far, and begin anew; what comes from now on goes to the sink too."""
+        taken = self.result()
+        self._kept.clear()
+        self._total, self.muted = 0, False
+        return taken
 
     def close(self) -> None:
         """Stop reading; later output is lost."""
@@ -108,6 +117,6 @@ class StreamCapture:
         part = data[: self._keep - len(self._kept)]
         if part:
             self._kept += part
-            if self._sink is not None:
+            if self._sink is not None and not self.muted:
                 self._sink(self._name, part)
         return len(data)

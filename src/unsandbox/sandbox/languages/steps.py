@@ -91,6 +91,11 @@ def fill_text(text: str, values: Mapping[str, str]) -> str:
     return text
 
 
+def renamed(command: Sequence[str], programs: Mapping[str, str]) -> list[str]:
+    """Put other programs in the places of some, wherever a command names them."""
+    return [programs.get(word, word) for word in command]
+
+
 def with_words(command: Sequence[str], place: str, words: Sequence[str]) -> list[str]:
     """Put words where the command has `place`, else at its end."""
     at = command.index(place) if place in command else len(command)

@@ -23,8 +23,10 @@ from unsandbox.sandbox.languages.steps import (
     fill,
     fill_text,
     limit_values,
+    renamed,
     with_words,
 )
+from unsandbox.sandbox.languages.versions import programs_of
 from unsandbox.sandbox.layout import INPUT_FOLDER, PREPARED_FOLDERS, WORK
 from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
@@ -113,6 +115,7 @@ class Language:
     size_mib: int = 0
     elsewhere: str = ""
     time_s: int = 60
+    versions: str = ""
 
     def installed(self, system: System = HOST) -> bool:
         """Whether every program that this language calls is where a sandbox sees it."""
@@ -155,6 +158,9 @@ class Language:
         compiler_args: Sequence[str] = (),
         cache: str | None = None,
         cache_scope: str = "",
+        version: str | None = None,
+        compile_apart: bool = False,
+        system: System = HOST,
     ) -> SandboxSpec:
         """Return the job that runs `code`.
 
@@ -171,10 +177,13 @@ class Language:
             compiler_args: Further arguments of the compiler.
             cache: Where the sandbox sees what was made of the toolchain once, if it does.
             cache_scope: See `SandboxSpec`.
+            version: Version of the language, where several are installed.
+            compile_apart: See `SandboxSpec`.
+            system: Where the versions are looked for.
 
         Raises:
-            InvalidSpecError: Arguments where none are taken, or of a compiler where there is none; code that
-                cannot be encoded; a file name that is none, or one name twice.
+            InvalidSpecError: A version that is not installed; arguments where none are taken, or of a compiler
+                where there is none; code that cannot be encoded; a file name that is none, or one name twice.
         """
         if args and not self.takes_args:
             raise InvalidSpecError(f"args: programs in {self.name} take no arguments")
@@ -187,9 +196,11 @@ class Language:
             variables |= self.cache.env
         values = limit_values(limits)
         values |= {"src": f"{WORK}/{steps.source}", "bin": f"{WORK}/{self.binary}", "cache": cache or ""}
+        programs = {} if version is None else programs_of(self, version, system)
         compiler = None
         if steps.compile is not None:
-            compiler = with_words(fill(steps.compile, values, options), COMPILER_ARGUMENTS, compiler_args)
+            filled = renamed(fill(steps.compile, values, options), programs)
+            compiler = with_words(filled, COMPILER_ARGUMENTS, compiler_args)
         elif compiler_args:
             raise InvalidSpecError(f"compiler_args: programs in {self.name} are not compiled")
         files = [
@@ -199,7 +210,7 @@ class Language:
         own = {name: fill_text(value, values) for name, value in variables.items()}
         binary = [values["bin"]] if return_artifacts and self.artifact else []
         return SandboxSpec(
-            run=with_words(fill(steps.run, values, options), ARGUMENTS, args),
+            run=with_words(renamed(fill(steps.run, values, options), programs), ARGUMENTS, args),
             compile=compiler,
             files=files,
             env=own | dict(env or {}),
@@ -213,6 +224,7 @@ class Language:
             folders=PREPARED_FOLDERS,
             system_paths=self.system_paths,
             cache_scope=cache_scope,
+            compile_apart=compile_apart,
         )
 
     def _steps(self, code: str | bytes) -> Steps:

@@ -453,6 +453,9 @@ def _execute(job: Mapping[str, Any], setup: Setup) -> None:
             if job["report"] is not None:
                 _hand_over(job["report"])
             os.write(CONTROL_FD, b"run 0\n")
+            if job["apart"]:
+                # Until the server has what the compiler wrote.
+                os.read(CONTROL_FD, 8)
         if job["said"]:
             os.write(2, job["said"])
         _become(job["run"], job["env"])

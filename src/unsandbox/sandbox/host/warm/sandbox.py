@@ -193,8 +193,14 @@ class WarmJob(SandboxJob):
         # The first process has closed the output, so the streams end with the last process that holds it.
         self._look_later()
 
-    def begin(self) -> None:
-        """Start the job's clock, because the job was sent."""
+    def begin(self, said: bytes = b"") -> None:
+        """Start the job's clock, because the job was sent.
+
+        Args:
+            said: Output of the compile step of an earlier run of the same program.
+        """
+        if self._spec.compile_apart:
+            self._compile_output = Captured(said, len(said))
         self._take_report(MARK_START + b" ")
         # The program may have started before this line runs.
         self._started_at = self._prepared.sent_at or self._started_at
