@@ -126,6 +126,18 @@ class Serve:
         self.wait()
 
 
+def self_signed(folder: Path) -> tuple[str, str]:
+    """Make a certificate for this machine, which is its own CA; return the paths of it and of its key."""
+    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:*.localhost",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
 def eventually(condition: Any, seconds: float = 10.0) -> Any:
     """Return the first true value of `condition()`; fail when it does not come in time."""
     end = time.monotonic() + seconds

@@ -35,6 +35,8 @@ def test_a_shebang_names_the_language(un, file):
     assert un.text(file("script", "#!/usr/bin/env perl\nprint 'perl'")) == "perl"
     done = un(file("nothing", "text"), check=False)
     assert (done.returncode, b"un -l LANG nothing" in done.stderr) == (2, True)
+    done = un(file("my script", "import sys\nprint(sys.argv)\n"), check=False)
+    assert (done.returncode, b"looks like python: un -l python 'my script'" in done.stderr) == (2, True)
 
 
 def test_inline_code_and_code_on_standard_input(un):
@@ -224,13 +226,3 @@ def test_help_is_quick_and_names_every_command(un):
     assert all(f"  {name} " in text for name in module.COMMANDS)
     for name in module.COMMANDS:
         assert "Usage: un" in un.text(name, "--help")
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(run_un, shell):
-    assert "_UN_COMPLETE" in run_un.text("completion", shell)
-    answer = subprocess.run(
-        [*UN], env=run_un.environment | {"_UN_COMPLETE": "bash_complete", "COMP_WORDS": "un ses", "COMP_CWORD": "1"},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert "session" in answer.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import ssl
 import subprocess
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import CommandLineHere
-from tests.support import UN, Serve, eventually
+from tests.support import UN, Serve, eventually, self_signed
 from tests.support import un as un_process
 
 
@@ -166,15 +165,10 @@ def test_a_port_that_is_taken_is_said_so(served, data):
 
 
 def test_https(data, tmp_path):
-    assert shutil.which("openssl")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "k", "-out", tmp_path / "c"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    with Serve(data, "--tls-cert", str(tmp_path / "c"), "--tls-key", str(tmp_path / "k")) as server:
+    certificate, key = self_signed(tmp_path)
+    with Serve(data, "--tls-cert", certificate, "--tls-key", key) as server:
         assert server.url.startswith("https://127.0.0.1:")
-        trust = ssl.create_default_context(cafile=str(tmp_path / "c"))
+        trust = ssl.create_default_context(cafile=certificate)
         assert server.call(server.keys(), "GET", "/jobs", context=trust)[0] == 200
 
 
@@ -184,6 +178,9 @@ def test_https(data, tmp_path):
         (["--tls-cert", "c"], "given together"),
         (["--tls-cert", "/none", "--tls-key", "/none"], "cannot load"),
         (["--port", "x"], "--port"),
+        (["--port", "80000"], "0<=x<=65535"),
+        (["--watchdog", "-1"], "--watchdog"),
+        (["--max-body", str(10**15)], "--max-body"),
     ],
 )
 def test_wrong_arguments_exit_with_2(data, arguments, named):

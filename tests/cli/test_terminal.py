@@ -20,7 +20,7 @@ from tests.support import UN, default_signals, eventually
 class Typist:
     """A user at a terminal."""
 
-    def __init__(self, words, environment, columns=80, rows=24, hang_up=signal.SIG_DFL) -> None:
+    def __init__(self, words, environment, columns=80, rows=24, hang_up=signal.SIG_DFL, program=UN) -> None:
         self.master, slave = pty.openpty()
         self.resize(columns, rows)
 
@@ -30,7 +30,7 @@ class Typist:
             signal.signal(signal.SIGHUP, hang_up)
 
         self.process = subprocess.Popen(
-            [*UN, *words], env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            [*program, *words], env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             preexec_fn=begin,
         )  # fmt: skip
         os.close(slave)

@@ -19,7 +19,7 @@ _KEY = "unsandbox.connection"
 
 
 def connection_options(command: F) -> F:
-    """Add `-p -k --account --api-base --local --otp` to a command; `open_client` reads them."""
+    """Add `-p -k --account --api-base --ca-file --local --otp` to a command; `open_client` reads them."""
     options = (
         click.option(
             "-p", "--public-key", metavar="KEY", help="Public key.", expose_value=False, callback=_keep
@@ -41,6 +41,14 @@ def connection_options(command: F) -> F:
         ),
         click.option(
             "--api-base", metavar="URL", help="URL of the server.", expose_value=False, callback=_keep
+        ),
+        click.option(
+            "--ca-file",
+            type=click.Path(exists=True),
+            metavar="PATH",
+            help="File or folder of trusted CAs in PEM format, for a server with a private CA.",
+            expose_value=False,
+            callback=_keep,
         ),
         click.option(
             "--local",
@@ -72,9 +80,14 @@ def asks_for_server() -> bool:
     return _base() not in ("", "local")
 
 
+def is_embedded() -> bool:
+    """Return whether options or environment select the embedded engine."""
+    return _base() == "local"
+
+
 def warn_of_the_end(what: str) -> None:
     """Warn that an object on the embedded engine ends with this command."""
-    if _base() == "local":
+    if is_embedded():
         click.echo(
             f"un: with --local the {what} ends when this command ends; use a server (`un serve`) to keep it",
             err=True,
@@ -85,7 +98,8 @@ def _base() -> str:
     given = click.get_current_context().meta.get(_KEY, {})
     if given.get("local"):
         return "local"
-    return given.get("api_base") or os.environ.get("UNSANDBOX_API_BASE", "")
+    base = str(given.get("api_base") or os.environ.get("UNSANDBOX_API_BASE", "")).strip()
+    return "local" if base.lower() == "local" else base
 
 
 def open_client(**options: Any) -> Client:
@@ -115,6 +129,7 @@ def _make(kind: type[C], options: dict[str, Any]) -> C:
         given.get("secret_key"),
         account=given.get("account"),
         base_url=given.get("api_base"),
+        ca_file=given.get("ca_file"),
         **options,
     )
 

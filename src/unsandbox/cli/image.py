@@ -6,12 +6,14 @@ from typing import Any
 
 import click
 
+from unsandbox.cli import suggest
 from unsandbox.cli.connection import connection_options, one_time_code, open_client
 from unsandbox.cli.historical import COMMON, verbs
 from unsandbox.cli.options import JSON_OPTION, NETWORK_OPTION, PORTS, VCPU_OPTION, YES_OPTION
 from unsandbox.cli.output import confirm, print_result
 from unsandbox.cli.verbs import add_get, add_list, add_protected, add_verb
 
+_IDS = suggest.ids("image")
 _COLUMNS = ("image_id", "name", "visibility", "access", "size_bytes", "locked")
 _HISTORICAL = COMMON | {
     "--delete": "delete",
@@ -64,7 +66,7 @@ add_protected(image, "delete", "delete_image", "Delete images.", "deleted", "Del
 
 
 @image.command()
-@click.argument("image_id")
+@click.argument("image_id", shell_complete=_IDS)
 @click.argument("who", type=click.Choice(["private", "unlisted", "public"]))
 @JSON_OPTION
 @connection_options
@@ -76,7 +78,7 @@ def visibility(image_id: str, who: Any, as_json: bool) -> None:
 
 def _access(name: str, method: str, summary: str) -> None:
     @image.command(name, help=summary)
-    @click.argument("image_id")
+    @click.argument("image_id", shell_complete=_IDS)
     @click.argument("other_key", metavar="PUBLIC_KEY")
     @JSON_OPTION
     @connection_options
@@ -91,7 +93,7 @@ _access("revoke", "revoke_image_access", "Withdraw another key's access to an im
 
 
 @image.command()
-@click.argument("image_id")
+@click.argument("image_id", shell_complete=_IDS)
 @JSON_OPTION
 @connection_options
 def trusted(image_id: str, as_json: bool) -> None:
@@ -102,7 +104,7 @@ def trusted(image_id: str, as_json: bool) -> None:
 
 
 @image.command()
-@click.argument("image_id")
+@click.argument("image_id", shell_complete=_IDS)
 @click.argument("other_key", metavar="PUBLIC_KEY")
 @YES_OPTION
 @JSON_OPTION
@@ -116,7 +118,7 @@ def transfer(image_id: str, other_key: str, yes: bool, as_json: bool) -> None:
 
 
 @image.command()
-@click.argument("image_id")
+@click.argument("image_id", shell_complete=_IDS)
 @click.option("--name", help="Name of the service.")
 @click.option("--ports", type=PORTS, help="Ports the program listens on.")
 @click.option("--bootstrap", help="Command that starts the service (default: the image's).")
@@ -142,7 +144,7 @@ def spawn(
 
 
 @image.command()
-@click.argument("image_id")
+@click.argument("image_id", shell_complete=_IDS)
 @click.option("--name", help="Name of the copy.")
 @click.option("--description", help="Description of its content.")
 @JSON_OPTION

@@ -6,12 +6,14 @@ import sys
 
 import click
 
+from unsandbox.cli import suggest
 from unsandbox.cli.connection import connection_options, open_client
 from unsandbox.cli.historical import verbs
 from unsandbox.cli.options import JSON_OPTION
 from unsandbox.cli.output import exit_code_of, pass_through, print_result, show
 from unsandbox.cli.verbs import add_get, add_list
 
+_IDS = suggest.ids("jobs")
 _COLUMNS = ("job_id", "language", "status", "created_at")
 
 
@@ -32,7 +34,7 @@ add_get(jobs, "get_job", "job with its output so far")
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=_IDS)
 @click.option(
     "--timeout", type=click.FloatRange(min=0), help="Maximum seconds to wait; exit code 5 when exceeded."
 )
@@ -48,7 +50,7 @@ def wait(job_id: str, timeout: float | None, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_ids", nargs=-1, required=True)
+@click.argument("job_ids", nargs=-1, required=True, shell_complete=_IDS)
 @JSON_OPTION
 @connection_options
 def cancel(job_ids: tuple[str, ...], as_json: bool) -> None:

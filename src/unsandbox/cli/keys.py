@@ -29,21 +29,23 @@ DATA_OPTION = click.option(
 
 
 _NO_SUCH_KEY = "unknown or revoked key; `un keys list` lists the keys"
+_MOST = 1_000_000_000
+"""The largest number in a setting."""
 _LIMITS: dict[str, tuple[str, click.ParamType[Any], str]] = {
-    "concurrency": ("--concurrency", click.IntRange(min=1), "Jobs that may be queued or running."),
-    "rate_per_minute": ("--rate", click.IntRange(min=1), "Requests per minute."),
-    "burst": ("--burst", click.IntRange(min=1), "Requests in a burst before the rate applies."),
-    "sessions": ("--sessions", click.IntRange(min=0), "Number of sessions."),
-    "services": ("--services", click.IntRange(min=0), "Number of services."),
-    "cpu_s_per_hour": ("--cpu-hour", click.IntRange(min=1), "Seconds of CPU time in any hour."),
-    "cpu_s_per_day": ("--cpu-day", click.IntRange(min=1), "Seconds of CPU time in any day."),
-    "memory_mb": ("--memory", click.IntRange(min=16), "MiB of memory of all its sandboxes together."),
-    "sandbox_memory_mb": ("--sandbox-memory", click.IntRange(min=16), "MiB of memory of each sandbox."),
-    "disk_mb": ("--disk", click.IntRange(min=0), "MiB of disk: sessions, services, snapshots and images."),
-    "output_mb": ("--output", click.IntRange(min=1), "MiB stored of each output stream of a job."),
+    "concurrency": ("--concurrency", click.IntRange(1, _MOST), "Jobs that may be queued or running."),
+    "rate_per_minute": ("--rate", click.IntRange(1, _MOST), "Requests per minute."),
+    "burst": ("--burst", click.IntRange(1, _MOST), "Requests in a burst before the rate applies."),
+    "sessions": ("--sessions", click.IntRange(0, _MOST), "Number of sessions."),
+    "services": ("--services", click.IntRange(0, _MOST), "Number of services."),
+    "cpu_s_per_hour": ("--cpu-hour", click.IntRange(1, _MOST), "Seconds of CPU time in any hour."),
+    "cpu_s_per_day": ("--cpu-day", click.IntRange(1, _MOST), "Seconds of CPU time in any day."),
+    "memory_mb": ("--memory", click.IntRange(16, _MOST), "MiB of memory of all its sandboxes together."),
+    "sandbox_memory_mb": ("--sandbox-memory", click.IntRange(16, _MOST), "MiB of memory of each sandbox."),
+    "disk_mb": ("--disk", click.IntRange(0, _MOST), "MiB of disk: sessions, services, snapshots and images."),
+    "output_mb": ("--output", click.IntRange(1, _MOST), "MiB stored of each output stream of a job."),
     "results_mb": (
         "--results",
-        click.IntRange(min=1),
+        click.IntRange(1, _MOST),
         "MiB of stored job results; the oldest are deleted first.",
     ),
     "isolation": (
@@ -62,11 +64,11 @@ def _settings_options(tier: int | None = None) -> Callable[[Command], Command]:
         for name, (option, kind, text) in reversed(_LIMITS.items()):
             command = click.option(option, name, type=kind, help=text)(command)
         expires = click.option(
-            "--expires", "days", type=click.FloatRange(min=0), help="Days until the key expires."
+            "--expires", "days", type=click.FloatRange(0, 36_500), help="Days until the key expires."
         )
         shown = click.option(
             "--tier",
-            type=int,
+            type=click.IntRange(0, _MOST),
             default=tier,
             show_default=tier is not None,
             help="Tier number; shown by clients, without further meaning.",

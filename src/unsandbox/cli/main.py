@@ -20,6 +20,8 @@ EXIT_API = 4
 EXIT_TIMEOUT = 5
 EXIT_INTERRUPTED = 130
 
+COMPLETE = "_UN_COMPLETE"
+"""The variable by which a shell's completion script asks for completions."""
 RUN = "run"
 COMMANDS = {
     "accounts": ("unsandbox.cli.accounts", "accounts", "List the accounts files and their rows."),
@@ -42,7 +44,18 @@ WITH_VALUE = frozenset(
     {
         *("-s", "--shell", "-l", "--lang", "-e", "--env", "--env-file", "-f", "--file", "-F", "--file-path"),
         *("-o", "--output", "-m", "--memory", "--compiler-arg"),
-        *("-p", "--public-key", "-k", "--secret-key", "--account", "--api-base", "--otp", "-n", "--network"),
+        *(
+            "-p",
+            "--public-key",
+            "-k",
+            "--secret-key",
+            "--account",
+            "--api-base",
+            "--ca-file",
+            "--otp",
+            "-n",
+            "--network",
+        ),
         *("-v", "--vcpu", "-t", "--ttl", "--timeout", "--isolation", "--stdin"),
     }
 )
@@ -124,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     open_standard_descriptors()
     try:
-        if words in ([], ["-h"], ["--help"]) and "_UN_COMPLETE" not in os.environ:
+        if words in ([], ["-h"], ["--help"]) and COMPLETE not in os.environ:
             # Without click, which takes longer to import than everything else together.
             stream = sys.stdout if words else sys.stderr
             stream.write(help_text())
@@ -166,10 +179,15 @@ def _dispatch(words: Sequence[str]) -> None:
 
     from unsandbox.cli.group import cli
 
+    if COMPLETE in os.environ:
+        from unsandbox.cli.completion import register
+
+        register()
     try:
         # https://no-color.org: any non-empty value turns colours off.
         color = False if os.environ.get("NO_COLOR") else None
-        sys.exit(cli.main(args=with_command(words), prog_name="un", standalone_mode=False, color=color))
+        words = list(words) if COMPLETE in os.environ else with_command(words)
+        sys.exit(cli.main(args=words, prog_name="un", standalone_mode=False, color=color))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -79,16 +79,18 @@ def text(data: bytes) -> str:
 def _by_content(code: str, what: str, guess: bool, how: str) -> str:
     from unsandbox.protocol.languages import detect_shebang
 
-    language = detect_shebang(code)
-    if language is None and guess:
-        from unsandbox.protocol.guess import guess_language
+    if (named := detect_shebang(code)) is not None:
+        return named
+    from unsandbox.protocol.guess import guess_language
 
-        language = guess_language(code)
-        if language is not None:
-            click.echo(f"un: {what} looks like {language}", err=True)
-    if language is None:
+    likely = guess_language(code)
+    if likely is None:
         raise click.UsageError(f"the language of {what} is unknown; name it: {how} (`un languages` lists them)")
-    return language
+    if not guess:
+        how = how.replace("LANG", likely)
+        raise click.UsageError(f"the language of {what} is unknown; it looks like {likely}: {how}")
+    click.echo(f"un: {what} looks like {likely}", err=True)
+    return likely
 
 
 def piped_input() -> bytes:

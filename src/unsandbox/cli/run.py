@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unsandbox.cli import suggest
 from unsandbox.cli.connection import connection_options, open_client
 from unsandbox.cli.options import (
     ENV_FILE_OPTION,
@@ -32,12 +33,24 @@ if TYPE_CHECKING:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Words after -- are the arguments of the program.",
 )
-@click.argument("source", metavar="FILE|CODE|-")
-@click.argument("arguments", nargs=-1, metavar="[-- ARGS...]")
+@click.argument("source", metavar="FILE|CODE|-", shell_complete=suggest.source)
+@click.argument("arguments", nargs=-1, metavar="[-- ARGS...]", shell_complete=suggest.files)
 @click.option(
-    "-s", "--shell", "inline", metavar="LANG", help="Language; the first argument is then the code itself."
+    "-s",
+    "--shell",
+    "inline",
+    metavar="LANG",
+    shell_complete=suggest.languages,
+    help="Language; the first argument is then the code itself.",
 )
-@click.option("-l", "--lang", "language", metavar="LANG", help="Language of FILE, whatever its name.")
+@click.option(
+    "-l",
+    "--lang",
+    "language",
+    metavar="LANG",
+    shell_complete=suggest.languages,
+    help="Language of FILE, whatever its name.",
+)
 @click.option(
     "--guess",
     is_flag=True,

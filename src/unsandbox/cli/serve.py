@@ -50,13 +50,13 @@ logger = logging.getLogger("unsandbox.serve")
 @click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="Private key (PEM).")
 @click.option(
     "--max-running",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 100_000),
     default=0,
     help="Maximum number of concurrent sandboxes; 0 means two per CPU, at least four.",
 )
 @click.option(
     "--concurrency",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10_000_000),
     default=EngineConfig().concurrency_per_key,
     show_default=True,
     help="Jobs that one key may have queued or running.",
@@ -75,7 +75,7 @@ logger = logging.getLogger("unsandbox.serve")
 )
 @click.option(
     "--max-body",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 65536),
     default=192,
     show_default=True,
     help="Largest request body in MiB.",
@@ -101,6 +101,7 @@ logger = logging.getLogger("unsandbox.serve")
 )
 @click.option(
     "--watchdog",
+    type=click.IntRange(0, 60_000),
     default=100,
     show_default=True,
     help="Milliseconds for which a callback may hold the event loop before it is logged; 0 turns this off.",

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from unsandbox.cli import suggest
 from unsandbox.cli.connection import connection_options, open_client, warn_of_the_end
 from unsandbox.cli.historical import COMMON, verbs
 from unsandbox.cli.options import (
@@ -30,6 +31,7 @@ from unsandbox.errors import NotFoundError
 from unsandbox.protocol.logs import LogLine
 from unsandbox.protocol.services import Domains
 
+_IDS = suggest.ids("service")
 _COLUMNS = ("service_id", "name", "state", "ports", "url", "vcpu", "locked")
 _ALL_LINES = 10_000_000
 _HISTORICAL = COMMON | {
@@ -159,7 +161,7 @@ add_protected(
 
 
 @service.command()
-@click.argument("service_id")
+@click.argument("service_id", shell_complete=_IDS)
 @click.option("--all", "all_logs", is_flag=True, help="Print the whole stored log.")
 @click.option("-n", "--lines", type=click.IntRange(min=1), help="Number of last lines (default 9000).")
 @click.option("-f", "--follow", is_flag=True, help="Follow the log until Ctrl-C.")
@@ -205,7 +207,7 @@ add_run(service, "service_command", "Run one command in a service's sandbox")
 
 
 @service.command()
-@click.argument("service_id")
+@click.argument("service_id", shell_complete=_IDS)
 @JSON_OPTION
 @connection_options
 def bootstrap(service_id: str, as_json: bool) -> None:
@@ -219,7 +221,7 @@ def bootstrap(service_id: str, as_json: bool) -> None:
 
 
 @service.command()
-@click.argument("service_id")
+@click.argument("service_id", shell_complete=_IDS)
 @click.option(
     "-v",
     "--vcpu",
@@ -236,7 +238,7 @@ def resize(service_id: str, vcpu: int, as_json: bool) -> None:
 
 
 @service.command()
-@click.argument("service_id")
+@click.argument("service_id", shell_complete=_IDS)
 @click.option("--name", help="New name.")
 @click.option("--ports", type=PORTS, help="New ports.")
 @click.option(
@@ -270,7 +272,7 @@ def update(
 
 
 @service.command()
-@click.argument("service_id")
+@click.argument("service_id", shell_complete=_IDS)
 @click.option("--bootstrap", help="New command, or the http(s) URL of a script.")
 @_BOOTSTRAP_FILE
 @JSON_OPTION
@@ -284,7 +286,7 @@ def redeploy(service_id: str, bootstrap: str | None, bootstrap_file: Path | None
 
 
 @service.command()
-@click.argument("service_id")
+@click.argument("service_id", shell_complete=_IDS)
 @click.argument("domain", nargs=-1)
 @click.option("--add", "how", flag_value="add", help="Add the domains.")
 @click.option("--remove", "how", flag_value="remove", help="Remove the domains.")
@@ -315,7 +317,7 @@ def env() -> None:
 
 
 @env.command("status")
-@click.argument("service_id")
+@click.argument("service_id", shell_complete=_IDS)
 @JSON_OPTION
 @connection_options
 def vault_status(service_id: str, as_json: bool) -> None:
@@ -325,7 +327,7 @@ def vault_status(service_id: str, as_json: bool) -> None:
 
 
 @env.command("set")
-@click.argument("service_id")
+@click.argument("service_id", shell_complete=_IDS)
 @click.argument("pairs", nargs=-1, metavar="[K=V...]")
 @ENV_FILE_OPTION
 @JSON_OPTION
@@ -341,7 +343,7 @@ def vault_set(service_id: str, pairs: tuple[str, ...], env_file: Path | None, as
 
 
 @env.command("export")
-@click.argument("service_id")
+@click.argument("service_id", shell_complete=_IDS)
 @JSON_OPTION
 @connection_options
 def vault_export(service_id: str, as_json: bool) -> None:
@@ -352,7 +354,7 @@ def vault_export(service_id: str, as_json: bool) -> None:
 
 
 @env.command("delete")
-@click.argument("service_id")
+@click.argument("service_id", shell_complete=_IDS)
 @click.argument("names", nargs=-1)
 @YES_OPTION
 @JSON_OPTION

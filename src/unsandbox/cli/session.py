@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from unsandbox.cli import suggest
 from unsandbox.cli.connection import (
     connection_options,
     one_time_code,
@@ -22,8 +24,13 @@ from unsandbox.cli.options import ISOLATION_OPTION, JSON_OPTION, NETWORK_OPTION,
 from unsandbox.cli.output import confirm, print_result, save_artifacts, show
 from unsandbox.cli.progress import StatusLine
 from unsandbox.cli.verbs import add_get, add_list, add_run, add_snapshot, add_verb
-from unsandbox.errors import ConnectionFailedError, NotFoundError
+from unsandbox.errors import ConnectionFailedError, EngineError, NotFoundError
 
+if TYPE_CHECKING:
+    from unsandbox import AsyncClient
+    from unsandbox._async.objects.terminal import AsyncTerminal
+
+_IDS = suggest.ids("session")
 _COLUMNS = ("session_id", "container_name", "shell", "status", "remaining_ttl", "vcpu")
 _HISTORICAL = COMMON | {
     "--attach": "attach",
@@ -38,7 +45,9 @@ _FILE = click.Path(exists=True, path_type=Path)
 
 
 @click.group(cls=verbs(_HISTORICAL), invoke_without_command=True)
-@click.option("-s", "--shell", metavar="NAME", help="Shell or REPL (default bash).")
+@click.option(
+    "-s", "--shell", metavar="NAME", shell_complete=suggest.shells, help="Shell or REPL (default bash)."
+)
 @click.option(
     "--tmux", is_flag=True, help="Keep the shell after a disconnect; `un session attach ID` reconnects."
 )
@@ -116,10 +125,25 @@ def session(
     sys.exit(asyncio.run(_new(wanted, audit, output, as_json)))
 
 
+def _terminal() -> Callable[[AsyncClient, str, TextIO], Awaitable[AsyncTerminal]]:
+    """Return what shows a terminal, before anything is created for it.
+
+    Raises:
+        EngineError: This system has no terminals of the Unix kind.
+    """
+    try:
+        from unsandbox.cli.terminal import show_terminal
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            "terminals need Linux, macOS or WSL 2; elsewhere, `un session -d` creates a session and "
+            "`un session run ID COMMAND` runs commands in it"
+        ) from error
+    return show_terminal
+
+
 async def _new(wanted: dict[str, Any], audit: bool, output: Path | None, as_json: bool) -> int:
     """Return the exit code of the shell."""
-    from unsandbox.cli.terminal import show_terminal
-
+    show_terminal = _terminal()
     async with open_async_client() as client:
         with StatusLine(lambda: "starting"):
             last = await client.create_session(**wanted)
@@ -147,7 +171,7 @@ add_list(session, "list_sessions", "sessions", _COLUMNS, "List your sessions.")
 
 
 @session.command()
-@click.argument("session_id")
+@click.argument("session_id", shell_complete=_IDS)
 @JSON_OPTION
 @connection_options
 def attach(session_id: str, as_json: bool) -> None:
@@ -155,7 +179,7 @@ def attach(session_id: str, as_json: bool) -> None:
 
     With --json the terminal is on standard error, and the session is printed on standard output at the end.
     """
-    from unsandbox.cli.terminal import show_terminal
+    show_terminal = _terminal()
 
     async def join() -> int:
         async with open_async_client() as client:
@@ -176,7 +200,7 @@ add_run(session, "session_command", "Run one command in a session's shell")
 
 
 @session.command()
-@click.argument("session_ids", nargs=-1, required=True)
+@click.argument("session_ids", nargs=-1, required=True, shell_complete=_IDS)
 @click.option("-a", "--audit", is_flag=True, help="Save the shell history before deleting.")
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for saved files."
@@ -208,7 +232,7 @@ add_verb(
 
 
 @session.command()
-@click.argument("session_id")
+@click.argument("session_id", shell_complete=_IDS)
 @click.option("-v", "--vcpu", type=click.IntRange(1, 8), help="Processors (default 2).")
 @JSON_OPTION
 @connection_options

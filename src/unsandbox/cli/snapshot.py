@@ -6,12 +6,14 @@ from typing import Any
 
 import click
 
+from unsandbox.cli import suggest
 from unsandbox.cli.connection import connection_options, open_client
 from unsandbox.cli.historical import COMMON, verbs
 from unsandbox.cli.options import JSON_OPTION, PORTS
 from unsandbox.cli.output import print_result
 from unsandbox.cli.verbs import add_get, add_list, add_protected, add_verb
 
+_IDS = suggest.ids("snapshot")
 _COLUMNS = ("snapshot_id", "name", "source_type", "source_id", "size_bytes", "hot", "locked")
 _HISTORICAL = COMMON | {
     "--delete": "delete",
@@ -38,7 +40,7 @@ add_protected(
 
 
 @snapshot.command()
-@click.argument("snapshot_id")
+@click.argument("snapshot_id", shell_complete=_IDS)
 @click.option(
     "--type",
     "kind",

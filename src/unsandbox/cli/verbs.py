@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from unsandbox.cli import suggest
 from unsandbox.cli.connection import connection_options, one_time_code, open_client
 from unsandbox.cli.options import JSON_OPTION, YES_OPTION
 from unsandbox.cli.output import confirm, print_result, show, show_list
@@ -54,7 +55,7 @@ def add_verb(group: click.Group, name: str, method: str, summary: str, done: str
     """
 
     @group.command(name, help=summary)
-    @click.argument("id_", metavar="ID")
+    @click.argument("id_", metavar="ID", shell_complete=suggest.ids(str(group.name)))
     @JSON_OPTION
     @connection_options
     def verb(id_: str, as_json: bool) -> None:
@@ -66,7 +67,7 @@ def add_get(group: click.Group, method: str, what: str) -> None:
     """Add the subcommand `get`, which shows one object."""
 
     @group.command("get", help=f"Show one {what}.")
-    @click.argument("id_", metavar="ID")
+    @click.argument("id_", metavar="ID", shell_complete=suggest.ids(str(group.name)))
     @JSON_OPTION
     @connection_options
     def verb(id_: str, as_json: bool) -> None:
@@ -80,7 +81,9 @@ def add_protected(
     """Add a subcommand that may need a one-time code; with a question it asks for confirmation first."""
 
     @group.command(name, help=summary)
-    @click.argument("ids", nargs=-1, required=True, metavar="ID...")
+    @click.argument(
+        "ids", nargs=-1, required=True, metavar="ID...", shell_complete=suggest.ids(str(group.name))
+    )
     @YES_OPTION
     @JSON_OPTION
     @connection_options
@@ -96,7 +99,7 @@ def add_snapshot(group: click.Group, method: str, what: str) -> None:
     """Add the subcommand `snapshot`, which saves the state of one object and prints the snapshot's id."""
 
     @group.command("snapshot", help=f"Save the state of a {what} and print the snapshot's id.")
-    @click.argument("id_", metavar="ID")
+    @click.argument("id_", metavar="ID", shell_complete=suggest.ids(str(group.name)))
     @click.option("--name", help="Name of the snapshot.")
     @click.option("--hot", is_flag=True, help="Include memory and running processes.")
     @JSON_OPTION
@@ -111,7 +114,7 @@ def add_run(group: click.Group, method: str, summary: str) -> None:
     """Add the subcommand `run`, which forwards the output and exit code of one command."""
 
     @group.command("run", help=f"{summary}, forwarding its output and exit code.")
-    @click.argument("id_", metavar="ID")
+    @click.argument("id_", metavar="ID", shell_complete=suggest.ids(str(group.name)))
     @click.argument("command")
     @click.option(
         "--timeout",

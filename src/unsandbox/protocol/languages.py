@@ -125,6 +125,9 @@ def _column(number: int) -> dict[str, str]:
     return {word: row[0].strip() for row in rows for word in row[number].split()}
 
 
+NAMES = tuple(row.partition("|")[0].strip() for row in _ROWS.strip().splitlines())
+"""The names of all languages, sorted."""
+
 EXTENSIONS: dict[str, str] = _column(1)
 """File extension (lower case, no dot) to language: the union of what all clients know, and more."""
 
