@@ -11,6 +11,7 @@ from pathlib import Path
 # depth mismatch") when a cold assertion-rewrite cache meets the garbage collector.
 import hypothesis
 import pytest
+from tests import processor_time
 from tests.support import OPTIONAL
 
 from unsandbox.sandbox import SandboxUnavailable
@@ -22,6 +23,7 @@ os.environ.setdefault("UNSANDBOX_TOOLCHAIN_CACHE", "off")
 
 # The default limit of 200 ms per example fails on a busy machine; `timeout` in pyproject.toml bounds each test.
 hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("suite"), max_examples=25)
 hypothesis.settings.load_profile("suite")
 
 RERUNS = Path("build/reruns.txt")
@@ -77,6 +79,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0 if is_root() else None,
         help="fail when more tests are skipped (default: 0 as root, else no limit)",
     )
+    parser.addoption(
+        "--durations-cpu",
+        type=int,
+        metavar="N",
+        help="show the N tests and files that use most processor time, with child processes (0: all)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Test modules are imported later, and take what is in force then.
+    hypothesis.settings.load_profile("quick" if config.option.markexpr == "not slow" else "suite")
+    if config.getoption("--durations-cpu") is not None:
+        config.pluginmanager.register(processor_time.ProcessorTime())
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -134,6 +149,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("skipped more than --max-skips allows: this fails the run", red=True)
         for line in _counted_skips(config):
             terminalreporter.line(line)
+    if (most := config.getoption("--durations-cpu")) is not None:
+        processor_time.summarize(terminalreporter, most)
     if reruns := _reports(config, "rerun"):
         terminalreporter.section(f"{len(reruns)} needed a rerun (also in {RERUNS})", yellow=True)
         for report in reruns:

@@ -92,11 +92,12 @@ def test_interpreter_lines_are_read_once(begin, unit):
     check_growth(lambda data: detect_shebang(data.decode()), begin, unit, b"x")
 
 
+@pytest.mark.parametrize("largest", [1 << 14, pytest.param(1 << 16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TARGETS)
-def test_every_parser_and_encoder_is_linear(name):
+def test_every_parser_and_encoder_is_linear(name, largest):
     target = TARGETS[name]
     for begin, unit in hostile_inputs(target.seeds):
-        check_growth(target.run, begin, unit, largest=1 << 16)
+        check_growth(target.run, begin, unit, largest=largest)
 
 
 def test_what_is_not_linear_is_found():

@@ -24,6 +24,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents and pytest_asyncio.is_async_test(item):
             # The backend belongs to the session's loop. First in the list, before the mark of asyncio_mode=auto.
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+    # One language after the other: the programs of each run once in a worker, and workers get tests in a row.
+    ours = [index for index, item in enumerate(items) if here in item.path.parents]
+    by_language = sorted((items[index] for index in ours), key=_language_of)
+    for index, item in zip(ours, by_language, strict=True):
+        items[index] = item
+
+
+def _language_of(item: pytest.Item) -> str:
+    return str(item.callspec.params["name"]) if hasattr(item, "callspec") else ""
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -106,12 +106,13 @@ printf x > "$(printf 'bad\\377name')"; printf y > "$(printf 'line\\nfeed')"; pri
     outcome = await run(
         "sh", "-c", script, collect_artifacts=True, limits=Limits(artifact_bytes=1000, wall_s=20)
     )
+    assert (outcome.reason, outcome.exit_code) == (EndReason.EXITED, 0), outcome
     found = {artifact.filename: (artifact.data, artifact.mode) for artifact in outcome.artifacts}
     assert found == {
         "good.txt": (b"good\n", 0o700), "second-name": (b"good\n", 0o700), "bad\ufffdname": (b"x", 0o644),
         "line\nfeed": (b"y", 0o644), "--help": (b"z", 0o644), "empty": (b"", 0o644),
         "folder/inside": (b"in\n", 0o644),
-    }  # fmt: skip
+    }, outcome.artifacts_skipped  # fmt: skip
     reasons = dict(line.rsplit(": ", 1) for line in outcome.artifacts_skipped)
     assert reasons.pop("sparse").startswith("too large")
     assert reasons == {
