@@ -142,6 +142,9 @@ async def communicate(
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE_S):
                     await ended.wait()
+            # This process may have slept all that time.
+            for stream in streams:
+                stream.read_now()
         except BaseException:
             process.kill_session()
             raise

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import errno
+import fcntl
 import os
+import termios
 from collections.abc import Callable
 
 from unsandbox.sandbox.spec import Captured, OutputSink
@@ -77,8 +80,15 @@ class StreamCapture:
             self._fd = -1
 
     def read_now(self) -> None:
-        """Read the output that is available now."""
-        if self._fd >= 0:
+        """Read all that lies in the pipe now, but nothing that is written meanwhile."""
+        if self._fd < 0:
+            return
+        lying = array.array("i", [0])
+        fcntl.ioctl(self._fd, termios.FIONREAD, lying)
+        until = self._total + lying[0]
+        self._readable()
+        # One wake-up reads less than a full pipe.
+        while self._fd >= 0 and self._total < until:
             self._readable()
 
     def _readable(self) -> None:
