@@ -42,21 +42,11 @@ COMMANDS = {
 
 WITH_VALUE = frozenset(
     {
-        *("-s", "--shell", "-l", "--lang", "-e", "--env", "--env-file", "-f", "--file", "-F", "--file-path"),
-        *("-o", "--output", "-m", "--memory", "--compiler-arg"),
-        *(
-            "-p",
-            "--public-key",
-            "-k",
-            "--secret-key",
-            "--account",
-            "--api-base",
-            "--ca-file",
-            "--otp",
-            "-n",
-            "--network",
-        ),
-        *("-v", "--vcpu", "-t", "--ttl", "--timeout", "--isolation", "--stdin"),
+        *("-s", "--shell", "-l", "--lang", "--lang-version", "-e", "--env", "--env-file", "-f", "--file"),
+        *("-F", "--file-path", "-o", "--output", "-m", "--memory", "-n", "--network", "-v", "--vcpu"),
+        *("-t", "--ttl", "--timeout", "--compile-timeout", "--cpu-time", "--compiler-arg", "--isolation"),
+        *("--stdin", "-p", "--public-key", "-k", "--secret-key", "--account", "--api-base", "--ca-file"),
+        "--otp",
     }
 )
 """Options of `un run` that take a value: they tell an option's value from the name of a file."""

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 import click
 
@@ -34,6 +35,22 @@ from unsandbox.server.call import SERVICE_DOMAIN
 from unsandbox.server.config import TlsFiles
 
 logger = logging.getLogger("unsandbox.serve")
+
+
+def _public_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
+    """Return the URL without a slash at its end; an empty text when none was given."""
+    if value is None:
+        return ""
+    try:
+        parts = urlsplit(value)
+        fits = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        fits = False
+    if not fits or value.rstrip("/") != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
+        raise click.BadParameter(
+            "name scheme and host, and a port where it is not the usual one: https://api.example.com"
+        )
+    return value.rstrip("/")
 
 
 @click.command()
@@ -100,6 +117,12 @@ logger = logging.getLogger("unsandbox.serve")
     help="Host name of this API (repeatable). Services cannot use it or its subdomains as custom domains.",
 )
 @click.option(
+    "--public-url",
+    callback=_public_url,
+    help="URL at which clients reach this server through a proxy, such as https://api.example.com. URLs of "
+    "services and terminals get its scheme and port.",
+)
+@click.option(
     "--watchdog",
     type=click.IntRange(0, 60_000),
     default=100,
@@ -133,6 +156,7 @@ def serve(
     blobs: str | None,
     service_domain: str,
     api_hosts: tuple[str, ...],
+    public_url: str,
     watchdog: int,
     log_level: str,
     log_format: str,
@@ -147,12 +171,14 @@ def serve(
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
     # Alembic logs every migration check at level INFO.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    public_hosts = [name for name in [urlsplit(public_url).hostname] if name]
     server_config = ServerConfig(
         host=host,
         port=port,
         tls=_tls_files(tls_cert, tls_key),
         body_bytes=max_body << 20,
         service_domain=service_domain,
+        public_url=public_url,
         watchdog_s=watchdog / 1000 if watchdog > 0 else None,
     )
     engine_config = EngineConfig(
@@ -160,7 +186,7 @@ def serve(
         concurrency_per_key=concurrency,
         isolation=isolation,
         toolchains=toolchains,
-        reserved_domains=(host, service_domain, *api_hosts),
+        reserved_domains=(host, service_domain, *api_hosts, *public_hosts),
     )
     folder = data.expanduser()
     _allow_many_files()

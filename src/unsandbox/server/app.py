@@ -22,6 +22,7 @@ from unsandbox.server.metrics import CONTENT_TYPE as METRICS_TYPE
 from unsandbox.server.metrics import Metrics
 from unsandbox.server.openapi import openapi_document
 from unsandbox.server.operation import Operation
+from unsandbox.server.pages import FRONT_PAGE, FRONT_TITLE, html_page
 from unsandbox.server.protocols import http_logger
 from unsandbox.server.reader import RequestReader, signer
 from unsandbox.server.responses import error_response, introduce, json_response
@@ -128,6 +129,7 @@ class Server:
                     app.router.add_get(path, serve)  # serves HEAD too
                 else:
                     app.router.add_route(method, path, serve)
+        app.router.add_get("/", self._serve_front_page)
         app.router.add_get("/openapi.json", self._serve_openapi)
         app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/sessions/{id}/shell", self._serve_shell)
@@ -153,6 +155,13 @@ class Server:
         else:
             await self._reader.read(request)
         return web.Response(body=self._metrics.text(), headers={"Content-Type": METRICS_TYPE})
+
+    async def _serve_front_page(self, request: web.Request) -> web.Response:
+        """Tell a browser about this server; programs get 404, as for every path without meaning."""
+        self._reader.check_host(request)
+        if "text/html" not in request.headers.get("Accept", ""):
+            raise web.HTTPNotFound
+        return html_page(FRONT_TITLE, FRONT_PAGE)
 
     async def _serve_openapi(self, request: web.Request) -> web.Response:
         self._reader.check_host(request)

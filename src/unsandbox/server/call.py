@@ -49,7 +49,7 @@ class Call:
         hold_s: Seconds that `/execute` may hold its answer.
         path: Path of the request, decoded.
         service_domain: Services are reached at hosts below it.
-        base_url: This server as the caller addressed it: scheme and host, no slash at the end.
+        base_url: The server's public URL, otherwise the scheme and host of the request; no slash at the end.
     """
 
     engine: Engine

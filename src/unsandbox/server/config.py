@@ -31,6 +31,8 @@ class ServerConfig:
         watchdog_s: Seconds for which a callback may hold the event loop before that is logged and counted; None
             to watch nothing.
         service_domain: Services are reached at hosts below it, and below `localhost` in any case.
+        public_url: Scheme, host and port at which clients reach this server through a proxy; empty to use the
+            scheme and `Host` of each request.
     """
 
     host: str = "127.0.0.1"
@@ -41,3 +43,4 @@ class ServerConfig:
     idle_s: float = 75.0
     watchdog_s: float | None = None
     service_domain: str = SERVICE_DOMAIN
+    public_url: str = ""

@@ -105,6 +105,6 @@ class RequestReader:
             idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
             hold_s=self._config.hold_s,
             path=request.path,
-            base_url=f"{request.scheme}://{request.host}",
+            base_url=self._config.public_url or f"{request.scheme}://{request.host}",
             service_domain=self._config.service_domain,
         )
