@@ -1,4 +1,4 @@
-"""Isolation: runs one program in a fresh sandbox and says what came of it."""
+"""Isolation: runs one program in a fresh sandbox and returns its outcome."""
 
 from unsandbox.sandbox.backend import Backend
 from unsandbox.sandbox.bubblewrap.backend import BubblewrapBackend

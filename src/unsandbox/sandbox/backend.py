@@ -15,14 +15,14 @@ from unsandbox.sandbox.system import HOST, System
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the sandboxes of a backend can do, on machines that have what it needs.
+    """The abilities of a backend's sandboxes, on machines that meet its requirements.
 
     Attributes:
-        persistent: There are persistent sandboxes: `Backend.open_persistent`.
+        persistent: The backend has persistent sandboxes: `Backend.open_persistent`.
         memory_snapshots: Persistent sandboxes can be saved and restored with memory and running processes
             (`PersistentSandbox.checkpoint`, `PersistentSpec.hot_image`).
-        outbound_network: There is network mode `semitrusted`.
-        own_kernel: Sandboxes have a kernel of their own: what `hardened` asks for.
+        outbound_network: Sandboxes can have the network mode `semitrusted`.
+        own_kernel: Sandboxes have a separate kernel, as `hardened` requires.
     """
 
     persistent: bool = False
@@ -33,12 +33,12 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
-    """How a server wants its backends.
+    """A server's options for its backends.
 
     Attributes:
-        system: Where the sandboxes' `/usr` comes from.
-        pool: How many warm sandboxes to keep; None for none.
-        native_code: Whether parts of sandboxes may be machine code of this project.
+        system: The source of the sandboxes' `/usr`.
+        pool: The configuration of the pool; None for no pool.
+        native_code: Whether to use the machine code of this project.
     """
 
     system: System = HOST
@@ -57,8 +57,8 @@ class JobStarter(Protocol):
         """Start one job in a fresh sandbox that no other job ever uses.
 
         Raises:
-            InvalidSpecError: The specification cannot be carried out as written.
-            SandboxUnavailable: It asks for isolation that this backend does not have here.
+            InvalidSpecError: The specification is invalid.
+            SandboxUnavailable: This machine cannot provide the requested isolation.
             SandboxError: The backend failed.
         """
 
@@ -68,36 +68,36 @@ class Backend(JobStarter, Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What its sandboxes can do; known before it is open."""
+        """The abilities of its sandboxes; available before it is open."""
 
     def unavailable_reason(self) -> str | None:
-        """Return why it cannot be opened on this machine and what to do, if that is known without trying."""
+        """Return why the backend cannot be opened here and what to do, if that is known without trying."""
 
     async def open(self) -> ProbeReport:
-        """Prepare what its sandboxes share, and prove the isolation by running one.
+        """Prepare the resources that sandboxes share, and prove the isolation by running a sandbox.
 
         Raises:
-            SandboxUnavailable: A part is missing, or a promise is not kept; the message says which.
+            SandboxUnavailable: A part is missing or the isolation is incomplete; the message has the details.
         """
 
     def network_refusal(self, mode: NetworkMode) -> str | None:
-        """Return why sandboxes cannot have a kind of network here and what to do; None when they can."""
+        """Return why sandboxes cannot have a network mode here and what to do; None if they can."""
 
     async def open_persistent(self, spec: PersistentSpec) -> PersistentSandbox:
-        """Make a persistent sandbox.
+        """Create a persistent sandbox.
 
         Raises:
-            SandboxUnavailable: The backend cannot make it here; the message says why and what to do.
-            InvalidSpecError: A path or name in it is not usable.
+            SandboxUnavailable: The machine cannot provide it; the message says why and what to do.
+            InvalidSpecError: A path or name is invalid.
             SandboxError: The backend failed.
             OSError: The disk is full (ENOSPC) or failed.
         """
 
     async def prove_persistent(self) -> Sequence[Check]:
-        """Return what persistent sandboxes have here, found out the first time by making one."""
+        """Return the checks of persistent sandboxes; the first call creates one to find out."""
 
     def scratch(self) -> Path:
-        """Return a private folder on the host that goes with the backend, also when the server is killed."""
+        """Return a private host folder that is removed with the backend, even if the server is killed."""
 
     async def close(self) -> None:
-        """Kill what runs; remove every process, folder and cgroup of this backend. Repeating does no harm."""
+        """Kill all sandboxes; remove every process, folder and cgroup of this backend. May be repeated."""

@@ -12,8 +12,8 @@ class SandboxUnavailable(SandboxError):  # noqa: N818 - the name says what it is
 
 
 class InvalidSpecError(ValueError):
-    """The specification cannot be carried out as it is written. The message names the field."""
+    """The specification is invalid. The message names the field."""
 
 
 class InvalidArchiveError(SandboxError):
-    """An archive is damaged, or holds something that no work folder may hold."""
+    """An archive is damaged, or contains an entry that a work folder must not have."""

@@ -1,7 +1,7 @@
 """The inside of every sandbox: its folders, its user, its environment.
 
-The launcher, the zygote and gVisor's agent import nothing of ours, so they repeat the few of these that they
-need; `tests/sandbox/test_parts.py` compares them.
+The launcher, the zygote and gVisor's agent import no other part of the package, so they repeat the constants
+that they need; `tests/sandbox/test_parts.py` compares the copies.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ WORK = "/work"
 TMP = "/tmp"  # noqa: S108 - inside the sandbox, like the next ones
 SHM = "/dev/shm"  # noqa: S108
 ARTIFACT_FOLDER = "/tmp/artifacts"  # noqa: S108
-"""Files that a program leaves here are returned with its result."""
+"""Files in this folder are returned with the program's result."""
 INPUT_FOLDER = "/tmp/input"  # noqa: S108
-"""Input files lie here."""
+"""The folder with the input files."""
 PREPARED_FOLDERS = (ARTIFACT_FOLDER, INPUT_FOLDER)
-"""Present before every program of a language."""
+"""Folders that exist before a program starts."""
 
 HOSTNAME = "sandbox"
 SANDBOX_UID = 1000
-"""User and group that programs have inside."""
+"""User and group id of programs inside a sandbox."""
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 DEFAULT_ENV = {
     "PATH": PATH,
@@ -34,5 +34,5 @@ DEFAULT_ENV = {
 
 
 def shm_bytes(tmpfs_bytes: int) -> int:
-    """Return the size of /dev/shm, given that of the other file systems in memory."""
+    """Return the size of /dev/shm for the given size of the other file systems in memory."""
     return max(1 << 16, tmpfs_bytes // 4)

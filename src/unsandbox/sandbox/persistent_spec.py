@@ -1,8 +1,8 @@
-"""Sandboxes that stay: what sessions and services are made of. The interface between engine and backend.
+"""Persistent sandboxes, which sessions and services run in: the interface between engine and backends.
 
-A live sandbox is made once, runs any number of programs one after another or side by side, can be frozen, and
+A persistent sandbox runs any number of programs, one after another or at the same time, and can be frozen. It
 ends when it is closed, when its first process dies, or with the server. Its work folder (`/work`, the home of
-its user) lies on disk with a quota; everything else in it that can be written is in memory.
+its user) is on disk with a quota; all other writable files are in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unsandbox.sandbox.spec import GIB, MIB, Artifact, Captured, NetworkMode, Sa
 
 @dataclass(frozen=True, slots=True)
 class PersistentLimits:
-    """Bounds of a live sandbox. Sizes in bytes. `vcpu` and `memory_bytes` can be changed while it lives."""
+    """Limits of a persistent sandbox, in bytes. `vcpu` and `memory_bytes` can be changed while it runs."""
 
     vcpu: float = 1.0
     memory_bytes: int = 2 * GIB
@@ -30,7 +30,7 @@ class PersistentLimits:
 
 @dataclass(frozen=True, slots=True)
 class PersistentSpec:
-    """What a live sandbox is made of."""
+    """The specification of a persistent sandbox."""
 
     limits: PersistentLimits = field(default_factory=PersistentLimits)
     network: NetworkMode = NetworkMode.ZEROTRUST
@@ -38,23 +38,23 @@ class PersistentSpec:
     """Environment of every program started in it."""
     files: Sequence[SandboxFile] = ()
     low_ports: bool = False
-    """Let its programs listen on ports below 1024, which elsewhere takes root."""
+    """Allow its programs to listen on ports below 1024."""
     system_paths: Sequence[str] = ()
-    """As in `SandboxSpec`."""
+    """See `SandboxSpec`."""
     work_disk: Path | None = None
-    """Where the work folder's disk lies on the host. It is made when it does not exist, kept when the sandbox
-    closes or the server dies, and used again by the next sandbox that names it. None: a disk that goes with
-    the sandbox."""
+    """Path of the work folder's disk on the host. The disk is created if it does not exist, is kept when the
+    sandbox or the server ends, and is used by the next sandbox with the same path. None: a disk that is removed
+    with the sandbox."""
     work_archive: Path | None = None
-    """A tar archive (optionally zstd) whose content the work folder has at the start."""
+    """A tar archive (optionally compressed with zstd) with the initial content of the work folder."""
     hot_image: Path | None = None
-    """A folder that `PersistentSandbox.checkpoint` of the same backend wrote: the sandbox starts with its
+    """A folder that `PersistentSandbox.checkpoint` of the same backend wrote. The sandbox starts with its
     memory, processes and files, and `work_archive` is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class HashedBytes:
-    """The SHA-256 of a file in hex, which names it, and its size in bytes."""
+    """The SHA-256 of a file in hex and its size in bytes."""
 
     sha256: str
     size: int
@@ -62,7 +62,7 @@ class HashedBytes:
 
 @dataclass(frozen=True, slots=True)
 class CommandOutcome:
-    """What a program in a live sandbox did. `exit_code` is 128 + N for a death by signal N."""
+    """The outcome of a program in a persistent sandbox. `exit_code` is 128 + N after signal N."""
 
     exit_code: int
     stdout: Captured
@@ -72,34 +72,34 @@ class CommandOutcome:
 
 
 class RunningProcess(Protocol):
-    """A program started in a live sandbox. It owns its descriptors: the host's ends, non-blocking."""
+    """A program in a persistent sandbox. It owns its descriptors: the host's ends, non-blocking."""
 
     terminal_fd: int | None
-    """The master of its terminal, when it has one: read output, write input, set the window size."""
+    """The master of its terminal, if it has one: read output, write input, set the window size."""
     stdin_fd: int | None
     stdout_fd: int | None
     stderr_fd: int | None
-    """Its pipes, when it has no terminal."""
+    """Its pipes, if it has no terminal."""
 
     async def wait(self) -> int:
         """Return its exit code; safe to call more than once."""
 
     def kill(self, signal_number: int = 9) -> None:
-        """Send a signal to it and all of its process group."""
+        """Send a signal to its process group."""
 
     def close(self) -> None:
-        """Close the descriptors that are still open. The program itself goes on."""
+        """Close the descriptors that are still open. The program continues."""
 
 
 class PersistentSandbox(Protocol):
-    """A sandbox that stays until it is closed. Belongs to the event loop that made it."""
+    """A persistent sandbox. It belongs to the event loop that created it."""
 
     frozen: bool
     backend: str
-    """Name of the backend that made it."""
+    """Name of its backend."""
     lasting: RunningProcess | None
-    """A program on pipes that a restored sandbox shall have again: set before `checkpoint`; after a start from
-    a hot image it is the restored program with pipes of its own, if it still runs."""
+    """The program on pipes that a checkpoint includes: set it before `checkpoint`. After a start from a hot
+    image it is the restored program with new pipes, if that still runs."""
 
     async def spawn(
         self,
@@ -109,7 +109,7 @@ class PersistentSandbox(Protocol):
         cwd: str = "/work",
         terminal: tuple[int, int] | None = None,
     ) -> RunningProcess:
-        """Start a program, with pipes, or on a terminal of (columns, rows).
+        """Start a program with pipes, or on a terminal of (columns, rows).
 
         Raises:
             SandboxError: The sandbox has ended, or the program cannot be started.
@@ -125,50 +125,52 @@ class PersistentSandbox(Protocol):
         timeout_s: float | None = None,
         output_bytes: int = 10 * MIB,
     ) -> CommandOutcome:
-        """Run a program to its end and return what it wrote; at the timeout its process group is killed."""
+        """Run a program to its end and return its output; at the timeout its process group is killed."""
 
     async def put_files(self, files: Sequence[SandboxFile]) -> None:
-        """Write files into it, as its user; parent folders are made. Links inside are never followed out."""
+        """Write files as the sandbox's user; parent folders are created. Links never lead outside."""
 
     async def collect(self, folder: str = "/tmp/artifacts") -> tuple[list[Artifact], list[str]]:  # noqa: S108
-        """Return the regular files below a folder, and the names that were left out with the reasons."""
+        """Return the regular files below a folder, and the names that were skipped with the reasons."""
 
     async def freeze(self) -> None:
-        """Stop every process where it is; returns when they use no CPU any more. Repeating does no harm."""
+        """Suspend every process; return when they use no CPU any more. May be repeated."""
 
     async def unfreeze(self) -> None:
-        """Let every process go on."""
+        """Resume every process."""
 
     async def set_limits(self, *, vcpu: float | None = None, memory_bytes: int | None = None) -> None:
-        """Change limits of the living sandbox.
+        """Change limits of the running sandbox.
 
         Raises:
-            SandboxUnavailable: Nothing on this machine can enforce them (no control groups).
+            SandboxUnavailable: This machine cannot enforce them, because it has no control groups.
         """
 
     async def archive_work(self, destination: Path) -> HashedBytes:
-        """Write the work folder as a zstd-compressed tar archive, frozen while it is read; return what it is.
+        """Write the work folder as a zstd-compressed tar archive; return its hash and size.
 
-        Written to a temporary name beside `destination`, fsynced and renamed: never half there.
+        The sandbox is frozen meanwhile. The archive is written to a temporary file beside `destination`,
+        synced and renamed, so it is never incomplete.
         """
 
     async def replace_work(self, archive: Path) -> None:
-        """Replace the content of the work folder by an archive's. Nothing in it can escape the folder."""
+        """Replace the content of the work folder by an archive's; no entry is written outside the folder."""
 
     async def checkpoint(self, folder: Path) -> int:
-        """Write files, memory and running processes into a new folder; return its bytes. The sandbox goes on.
+        """Write files, memory and running processes into a new folder; return its size in bytes.
 
-        Written beside `folder`, fsynced and renamed: never half there.
+        The sandbox continues. The checkpoint is written beside `folder`, synced and renamed, so it is never
+        incomplete.
 
         Raises:
-            SandboxUnavailable: This backend cannot; the message says which can.
+            SandboxUnavailable: This backend cannot write checkpoints; the message names one that can.
         """
 
     def disk_used(self) -> int:
-        """Return the bytes that the work folder takes."""
+        """Return the bytes that the work folder occupies."""
 
     def cpu_s(self) -> float | None:
-        """Return the seconds of CPU time used so far; None where nobody counts."""
+        """Return the seconds of CPU time used so far; None if nothing counts them."""
 
     async def connect(self, port: int) -> int:
         """Return a connected, non-blocking TCP socket descriptor to 127.0.0.1:port *inside* the sandbox.
@@ -181,4 +183,4 @@ class PersistentSandbox(Protocol):
         """Return when the sandbox has ended by itself or was closed."""
 
     async def close(self) -> None:
-        """Kill everything in it, release disk and groups. Repeating does no harm."""
+        """Kill every process in it, and release its disk and control groups. May be repeated."""

@@ -1,4 +1,4 @@
-"""How many warm sandboxes a backend keeps, and for what."""
+"""The configuration of a pool of warm sandboxes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from unsandbox.sandbox.spec import Limits
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """How many warm sandboxes a backend keeps.
+    """The configuration of a pool of warm sandboxes.
 
     Attributes:
-        size: Number of warm sandboxes when there is little to do.
-        most: Upper bound when there is much to do.
+        size: Number of warm sandboxes under low load.
+        most: Maximum number under high load.
         system_paths: Paths outside /usr that the toolchains of all languages need.
         python_env: Variables of Python programs.
-        limits: Bounds of a warm sandbox; memory, processors and time of its job may differ.
-        folders: Folders that are made in advance, as nearly all jobs want them.
-        commands: Commands of interpreters that may wait for their program in sandboxes of their own.
-        forks_per_zygote: A new zygote takes over after this number of forks, because the forks of one share
-            hash seed and memory layout.
-        quick_end: Whether the interpreter of a Python program skips what no program can observe when it ends.
-            It relies on the order in which CPython takes itself down.
+        limits: Limits of a warm sandbox; memory, processors and time of its job may differ.
+        folders: Folders that are created in advance, because nearly all jobs need them.
+        commands: Commands of interpreters that can wait for their program in separate warm sandboxes.
+        forks_per_zygote: Number of forks after which a new zygote takes over, because the forks of a zygote
+            share hash seed and memory layout.
+        quick_end: Whether Python skips the parts of its shutdown that no program can observe. This relies on
+            the order of CPython's shutdown.
     """
 
     size: int = 4

@@ -1,9 +1,9 @@
-"""What of `/proc` a sandbox does not see: files that tell of the machine and not of the sandbox's processes.
+"""The files and folders of `/proc` that sandboxes do not see, because they describe the machine.
 
-Most of `/proc` knows no namespaces. What is masked here names disks, devices, kernel symbols and options of
-the machine's start, or counts events so finely that neighbours can be timed. Programs need none of it; what
-they do read (`cpuinfo`, `meminfo`, `stat`, `loadavg`, `vmstat`) stays. A masked file is empty, a masked
-folder too.
+Most of `/proc` is not namespaced. The masked files name disks, devices, kernel symbols and boot options, or
+have counters so precise that a program can time its neighbours. Programs do not need them. The files that
+programs read (`cpuinfo`, `meminfo`, `stat`, `loadavg`, `vmstat`) stay visible. Masked files and folders are
+empty.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ FILES = (
     "keys", "latency_stats", "locks", "modules", "partitions", "sched_debug", "schedstat", "softirqs", "swaps",
     "timer_list", "timer_stats",
 )  # fmt: skip
-"""As far as this kernel has them."""
+"""Some of them exist on some kernels only."""
 FOLDERS = ("acpi", "asound", "driver", "fs", "irq", "pressure", "scsi")
 SYSCTL = "/proc/sys"
-"""Read-only: the user of a sandbox owns the settings of its namespaces, such as those of queues."""
+"""Mounted read-only, because the sandbox's user owns the settings of its namespaces (such as queues)."""
 _BINFMT = f"{SYSCTL}/fs/binfmt_misc"
 
 
@@ -41,7 +41,8 @@ def words() -> list[str]:
     found: list[str] = []
     for path in masked_files():
         found += ["--dev-bind", "/dev/null", path]
-    # Of the host's /proc: what a setting says depends on the namespaces of who reads it, not on the mount.
+    # The source is the host's /proc: the value of a setting depends on the reader's namespaces, not on the
+    # mount.
     found += ["--ro-bind", SYSCTL, SYSCTL]
     mounted = [_BINFMT] if os.path.ismount(_BINFMT) else []
     for path in (*masked_folders(), *mounted):

@@ -1,8 +1,8 @@
-"""The isolation backends of this project, by the names with which requests and servers choose them.
+"""The isolation backends of this project, by the names that requests and servers use.
 
-A new backend takes a folder beside `bubblewrap` and `gvisor`, with a class that implements `Backend` (a
-subclass of `HostBackend` is the easiest way), and one line here. `un serve --isolation NAME` then knows it.
-Requests may name it once `unsandbox.protocol.models.IsolationName`, a part of the wire format, does.
+To add a backend, create a folder beside `bubblewrap` and `gvisor` with a class that implements `Backend` (most
+easily a subclass of `HostBackend`), and add one line here. `un serve --isolation NAME` accepts the name at
+once; requests accept it when `unsandbox.protocol.models.IsolationName` contains it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class BackendClass(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the sandboxes of its backends can do."""
+        """The abilities of the backend's sandboxes."""
 
     def from_options(self, options: BackendOptions) -> Backend:
         """Return a backend that is not open yet."""
@@ -29,4 +29,4 @@ BACKENDS: dict[str, BackendClass] = {
     "bubblewrap": BubblewrapBackend,
     "gvisor": GvisorBackend,
 }
-"""The first one is the default; `hardened` means the first one whose sandboxes have a kernel of their own."""
+"""The first one is the default; `hardened` means the first one whose sandboxes have a separate kernel."""

@@ -55,13 +55,13 @@ _EXECUTABLE_PLACES = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - mk
 
 
 def make_runtime(parent: Path | None = None) -> tuple[Path, str]:
-    """Make an empty runtime folder that others may pass through but not list; return it and its token.
+    """Create an empty runtime folder that other users may enter but not list; return it and its token.
 
     Args:
-        parent: Where to make it; by default the first usable place that allows programs to be executed.
+        parent: Parent of the folder; by default the first suitable place where programs may be executed.
 
     Raises:
-        SandboxUnavailable: There is no such place.
+        SandboxUnavailable: No place is suitable.
     """
     places = [parent] if parent else [Path(tempfile.gettempdir()), *map(Path, _EXECUTABLE_PLACES)]
     problems = []
@@ -86,14 +86,14 @@ def make_runtime(parent: Path | None = None) -> tuple[Path, str]:
 def _reachable(place: Path) -> bool:
     if os.statvfs(place).f_flag & os.ST_NOEXEC:
         return False
-    # Another user is only taken on by root.
+    # Only root runs sandboxes as other users, which have to reach the folder.
     return os.geteuid() != 0 or all(
         folder.stat().st_mode & stat.S_IXOTH for folder in (place.resolve(), *place.resolve().parents)
     )
 
 
 def find_program() -> Path | None:
-    """Return the bubblewrap that would be used: of the wheel, else of the system; None when there is none."""
+    """Return the path of bubblewrap: that of the wheel, otherwise the system's; None if neither exists."""
     if wheel := _find_wheel():
         return wheel / "_bin" / "bwrap"
     found = shutil.which("bwrap")
@@ -109,7 +109,7 @@ def install_program(runtime: Path) -> Path:
     target = runtime / "program"
     _make_folder(target)
     if wheel := _find_wheel():
-        # The program looks for its libraries beside itself, so the layout of the wheel is kept.
+        # Keep the layout of the wheel, because the program looks for its libraries beside itself.
         for source in (wheel / "_bin", wheel.with_name(f"{wheel.name}.libs")):
             if source.is_dir():
                 copy = target / source.relative_to(wheel.parent)
@@ -126,7 +126,7 @@ def install_program(runtime: Path) -> Path:
 
 
 def install_init(runtime: Path, code: bytes) -> Path:
-    """Write the first process of live sandboxes into the runtime folder; return its path."""
+    """Write the first process of persistent sandboxes into the runtime folder; return its path."""
     path = runtime / "init"
     path.write_bytes(code)
     path.chmod(0o755)
@@ -142,7 +142,7 @@ def _find_wheel() -> Path | None:
 
 
 def build_root(runtime: Path, system: System = HOST) -> Path:
-    """Make the root folder of all sandboxes and return it: mount points, links into /usr, and a small /etc."""
+    """Create and return the root folder of all sandboxes: mount points, links into /usr, and a small /etc."""
     root = runtime / "root"
     for name in ("", *_MOUNT_POINTS):
         _make_folder(root / name)
@@ -163,7 +163,7 @@ def build_root(runtime: Path, system: System = HOST) -> Path:
 
 
 def add_mount_point(root: Path, path: str, system: System = HOST) -> None:
-    """Make the empty file or folder on which the system's `path` will be mounted."""
+    """Create the empty file or folder on which the system's `path` will be mounted."""
     target = root / path.lstrip("/")
     if target.exists():
         return
@@ -177,7 +177,7 @@ def add_mount_point(root: Path, path: str, system: System = HOST) -> None:
 
 
 def _make_folder(path: Path) -> None:
-    """Make a folder that every user may pass through, whatever the umask of this process is."""
+    """Create a folder that every user may enter, regardless of the umask."""
     path.mkdir(mode=0o755)
     path.chmod(0o755)
 
@@ -188,7 +188,7 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def _copy_public(source: Path, target: Path) -> None:
-    """Copy a regular file that everybody may read; anything else is passed over."""
+    """Copy a file if it is regular and readable by everyone; otherwise do nothing."""
     try:
         status = source.stat()
         if stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_IROTH:

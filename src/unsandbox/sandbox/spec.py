@@ -1,8 +1,8 @@
-"""What a sandbox is asked to do and what it answers: the interface between engine and isolation backends.
+"""Specifications and outcomes of jobs: the interface between engine and isolation backends.
 
-A backend takes a `SandboxSpec`, runs it in fresh isolation and returns an `Outcome`. It never raises for what
-the program does (crash, flood, fork bomb): that is an `Outcome`. It raises `SandboxUnavailable` when the
-isolation asked for cannot be had here, and `SandboxError` when the backend itself failed.
+A backend takes a `SandboxSpec`, runs it in a fresh sandbox and returns an `Outcome`. Failures of the program
+(crash, flood, fork bomb) are outcomes, not exceptions. A backend raises `SandboxUnavailable` if the machine
+cannot provide the requested isolation, and `SandboxError` if the backend itself failed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GIB = 1 << 30
 
 
 class NetworkMode(enum.StrEnum):
-    """What a sandbox may reach: `zerotrust` nothing but its own loopback, `semitrusted` outbound only."""
+    """The network of a sandbox: `zerotrust` has the loopback interface only, `semitrusted` is outbound only."""
 
     ZEROTRUST = "zerotrust"
     SEMITRUSTED = "semitrusted"
@@ -37,7 +37,7 @@ class Limits:
     tmpfs_bytes: int = 1 * GIB
     """Size of each writable in-memory file system (/work and /tmp; /dev/shm gets a quarter)."""
     output_bytes: int = 10 * MIB
-    """Kept per stream; what comes after is counted and dropped."""
+    """Stored bytes per stream; the rest is counted and dropped."""
     flood_bytes: int = 1 * GIB
     """A program that writes more than this to one stream is killed."""
     artifact_bytes: int = 128 * MIB
@@ -51,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxFile:
-    """A file to be present before the program starts: its bytes, or where those lie.
+    """A file that exists before the program starts, as bytes or as a place in a file.
 
     `path` is absolute inside the sandbox.
     """
@@ -63,7 +63,7 @@ class SandboxFile:
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """One job: files to put in place, an optional compile step, the program, its input and its bounds."""
+    """One job: its files, an optional compile step, the program, its input and its limits."""
 
     run: Sequence[str]
     compile: Sequence[str] | None = None
@@ -77,26 +77,26 @@ class SandboxSpec:
     network: NetworkMode = NetworkMode.ZEROTRUST
     limits: Limits = field(default_factory=Limits)
     collect_artifacts: bool = False
-    """Return what lies in /tmp/artifacts after the program ended."""
+    """Return the files in /tmp/artifacts after the program has ended."""
     artifact_paths: Sequence[str] = ()
-    """Further absolute paths returned when they exist (a compiled binary)."""
+    """Further absolute paths to return if they exist (a compiled binary)."""
     folders: Sequence[str] = ()
-    """Absolute paths of folders to be present, empty but for `files`, before the program starts."""
+    """Absolute paths of folders that exist before the program starts, empty except for `files`."""
     compile_apart: bool = False
-    """Return what the compile step wrote apart from the program's stderr."""
+    """Return the output of the compile step separately from the program's stderr."""
     compiled: str | None = None
-    """Absolute path of the one file that `compile` writes and `run` needs, if it is one."""
+    """Absolute path of the file that `compile` writes and `run` needs, if it is a single file."""
     cache_scope: str = ""
-    """Whose job it is: what it compiles is used again for the same owner alone; empty to compile each time."""
+    """Owner of the job, whose later jobs may use the compiled program; empty to compile each time."""
     system_paths: Sequence[str] = ()
-    """What the toolchain reads outside /usr: shell patterns below /etc or /var/lib (`/etc/java-*-openjdk`)."""
+    """Paths outside /usr that the toolchain reads: patterns below /etc or /var/lib (`/etc/java-*-openjdk`)."""
 
 
 class EndReason(enum.StrEnum):
     """Why a job ended."""
 
     EXITED = "exited"
-    """The program ended by itself, by exit or by a signal of its own making; also a failed compile step."""
+    """The program exited or was killed by a signal from inside the sandbox; also a failed compile step."""
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     CPU_TIME = "cpu_time"
@@ -108,20 +108,20 @@ class EndReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """One output stream: the first `output_bytes` of it, and how much was written in all."""
+    """One output stream: its first `output_bytes` bytes, and its total size."""
 
     data: bytes = b""
     total_bytes: int = 0
 
     @property
     def dropped_bytes(self) -> int:
-        """How many bytes were written but not kept."""
+        """Number of bytes that were written but not stored."""
         return self.total_bytes - len(self.data)
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A regular file that the program left: name, bytes or where those lie, permission bits."""
+    """A regular file that the program left: name, bytes or their place in a file, permission bits."""
 
     filename: str
     data: bytes | Content
@@ -130,30 +130,33 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What happened. Times in seconds; `exit_code` is 128 + N for death by signal N, None when killed by us."""
+    """The outcome of a job, times in seconds.
+
+    `exit_code` is 128 + N after signal N, and None if the engine killed the program.
+    """
 
     reason: EndReason
     exit_code: int | None
     stdout: Captured
     stderr: Captured
     wall_s: float
-    """From the start of the first step (compile or run) to its end; the set-up of the sandbox is not in it."""
+    """Time from the start of the first step (compile or run) to the end, without the set-up of the sandbox."""
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
     compile_failed: bool = False
     compiling: bool = False
-    """Whether the job ended in its compile step, by whatever."""
+    """Whether the job ended during its compile step, for any reason."""
     compile_output: Captured | None = None
-    """What the compile step wrote, where the specification wants it apart."""
+    """The output of the compile step, if the specification has `compile_apart`."""
     artifacts: Sequence[Artifact] = ()
     artifacts_skipped: Sequence[str] = ()
-    """Names that were left out, each with its reason: `name: symbolic link`."""
+    """Names that were skipped, each with its reason: `name: symbolic link`."""
     output_cut: bool = False
     """Whether processes that outlived the program were killed while they held its output."""
 
 
 class OutputSink(Protocol):
-    """Receives output as it is written, as far as it is kept; called on the event loop, must not block."""
+    """Receives the stored part of the output as it is written; called on the event loop, must not block."""
 
     def __call__(self, stream: str, data: bytes) -> None:
         """`stream` is `stdout` or `stderr`; `data` is never empty."""
@@ -170,7 +173,7 @@ class RunningJob(Protocol):
         """Kill the whole process tree now; `wait` then returns with reason `cancelled` and partial output."""
 
     def cpu_s(self) -> float | None:
-        """Return the seconds of CPU time used so far; None where nobody counts while it runs."""
+        """Return the seconds of CPU time used so far; None if nothing counts them while the job runs."""
 
 
 @dataclass(frozen=True, slots=True)

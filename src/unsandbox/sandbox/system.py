@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 from unsandbox.errors import EngineError
 
 VARIABLE = "UNSANDBOX_TOOLCHAINS"
-"""Environment variable that chooses the system: `auto`, `host`, or the path of a folder."""
+"""Environment variable that selects the system: `auto`, `host`, or the path of a folder."""
 COMPLETE = "unsandbox-toolchains.json"
-"""File in the root of a folder with toolchains; it is there when the folder can be used."""
+"""File in the root of a folder with toolchains; it exists when the folder is complete."""
 
 CACHES = "/var/cache/toolchains"
-"""Where sandboxes see what was made for toolchains once; see `toolchain_cache.py`."""
+"""Where sandboxes see the toolchain caches; see `languages/caches.py`."""
 
 _MOST_LINKS = 40
 _WILDCARD = re.compile(r"[*?\[]")
@@ -24,11 +24,11 @@ _WILDCARD = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Where `/usr`, and the few names outside it that a toolchain reads, come from.
+    """The source of `/usr` and of the few paths outside it that toolchains read.
 
     Attributes:
         root: The folder that stands for `/`; the host itself by default.
-        caches: Folder of the host that sandboxes see at `/var/cache/toolchains`; None for no such thing.
+        caches: Host folder that sandboxes see at `/var/cache/toolchains`; None for no caches.
 
     Example:
         >>> System().usr, System(Path("/srv/tools")).path("/etc/php")
@@ -40,18 +40,18 @@ class System:
 
     @property
     def always_mounted(self) -> tuple[str, ...]:
-        """What every sandbox gets besides /usr."""
-        # Hundreds of links, slow to copy one by one.
+        """The paths that every sandbox sees in addition to /usr."""
+        # /etc/alternatives has hundreds of links, which are slow to copy one by one.
         return ("/etc/alternatives", *([CACHES] if self.caches is not None else []))
 
     @property
     def usr(self) -> Path:
-        """What sandboxes see as `/usr`."""
+        """The host folder that sandboxes see as `/usr`."""
         return self.root / "usr"
 
     @property
     def etc(self) -> Path:
-        """Where the shared files of `/etc` come from."""
+        """The source of the shared files in `/etc`."""
         return self.root / "etc"
 
     @property
@@ -60,7 +60,7 @@ class System:
         return self.root == Path("/")
 
     def path(self, inside: str) -> Path:
-        """Return where an absolute path of a sandbox lies on the host; links lead to places below `root`."""
+        """Return the host path of an absolute path in a sandbox; links are resolved below `root`."""
         if inside == CACHES and self.caches is not None:
             return self.caches
         if self.is_host:
@@ -84,7 +84,7 @@ class System:
         return found
 
     def existing(self, patterns: Iterable[str]) -> list[str]:
-        """Return the absolute paths, as sandboxes see them, that the shell patterns match."""
+        """Return the absolute paths inside sandboxes that match the shell patterns."""
         found = []
         for pattern in patterns:
             if _WILDCARD.search(pattern):
@@ -96,7 +96,7 @@ class System:
         return found
 
     def has_program(self, name: str) -> bool:
-        """Whether sandboxes see this program; a name with a slash is a pattern of any file."""
+        """Return whether sandboxes see a program; a name with a slash is a pattern for any file."""
         if "/" in name:
             return bool(self.existing([name]))
         return any(os.access(self.path(f"/usr/{folder}/{name}"), os.X_OK) for folder in ("local/bin", "bin"))
@@ -106,9 +106,9 @@ HOST = System()
 
 
 def default_folder() -> Path:
-    """Return where toolchains are installed: of root where every user may look, else in the user's home.
+    """Return the folder of toolchains: a public one for root, otherwise one in the user's home.
 
-    As root each sandbox runs as a user of its own, who cannot pass through root's home folder.
+    As root, each sandbox runs as a separate user, which has no access to root's home folder.
     """
     if os.geteuid() == 0:
         return Path("/var/lib/unsandbox/toolchains")
@@ -116,14 +116,14 @@ def default_folder() -> Path:
 
 
 def find_system(choice: str | None = None) -> System:
-    """Return the system that sandboxes shall see.
+    """Return the system that sandboxes see.
 
     Args:
         choice: `host`, the path of a folder with toolchains, or `auto`: the default folder if toolchains are
-            installed there, else the host. None takes the environment's choice, and `auto` without one.
+            installed there, otherwise the host. None uses the environment variable, by default `auto`.
 
     Raises:
-        EngineError: The folder that was named holds no toolchains.
+        EngineError: The named folder contains no toolchains.
     """
     choice = choice or os.environ.get(VARIABLE) or "auto"
     if choice == "host":

@@ -1,4 +1,4 @@
-"""Checks of specifications that all backends share, before anything is made of them."""
+"""Checks of specifications, shared by all backends."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from unsandbox.sandbox.spec import SandboxFile, SandboxSpec
 SYSTEM_PLACES = ("/etc/", "/var/lib/")
 _WRITABLE = (f"{WORK}/", f"{TMP}/", f"{SHM}/")
 MAX_FILES = 1000
-"""Each takes a descriptor until the job has started."""
+"""Each file needs a descriptor until the job has started."""
 _MAX_PATH = 4095
 _MAX_TERMINAL = 0xFFFF
 
 
 def validate(spec: SandboxSpec) -> None:
-    """Check what the kernel or the sandbox program would misread.
+    """Check the specification of a job for values that the kernel or the sandbox program would misread.
 
     Raises:
         InvalidSpecError: An empty command, a NUL byte, a variable without a name, a path outside the writable
-            folders, a limit that is not positive.
+            folders, or a limit that is not positive.
     """
     for field, command in (("run", spec.run), ("compile", spec.compile)):
         if command is not None:
@@ -61,10 +61,10 @@ def validate_persistent(spec: PersistentSpec) -> None:
 def check_program(
     argv: Sequence[str], env: Mapping[str, str], cwd: str, terminal: tuple[int, int] | None
 ) -> None:
-    """Check a program that is to be started in a persistent sandbox.
+    """Check the arguments of a program in a persistent sandbox.
 
     Raises:
-        InvalidSpecError: The message names the field.
+        InvalidSpecError: An argument is invalid; the message names it.
     """
     check_command("argv", argv)
     check_env(env)
@@ -85,7 +85,7 @@ def check_port(port: int) -> None:
 
 
 def check_new_limits(vcpu: float | None, memory_bytes: int | None) -> None:
-    """Check limits to which those of a persistent sandbox are to be changed; None leaves one as it is.
+    """Check new limits of a persistent sandbox; None leaves a limit unchanged.
 
     Raises:
         InvalidSpecError: A limit is not positive.
@@ -96,7 +96,7 @@ def check_new_limits(vcpu: float | None, memory_bytes: int | None) -> None:
 
 
 def check_command(field: str, command: Sequence[str]) -> None:
-    """Refuse a command that is empty or holds a NUL byte."""
+    """Refuse a command that is empty or contains a NUL byte."""
     if not command or not command[0]:
         raise InvalidSpecError(f"{field}: the command is empty")
     for word in command:
@@ -104,7 +104,7 @@ def check_command(field: str, command: Sequence[str]) -> None:
 
 
 def check_env(env: Mapping[str, str]) -> None:
-    """Refuse variables without a usable name, and NUL bytes."""
+    """Refuse variables with an invalid name, and NUL bytes."""
     for name, value in env.items():
         if not name or "=" in name:
             raise InvalidSpecError(f"env: {name!r} is not a variable name")
@@ -112,7 +112,7 @@ def check_env(env: Mapping[str, str]) -> None:
 
 
 def check_files(files: Sequence[SandboxFile], folders: Sequence[str] = ()) -> None:
-    """Refuse paths outside the writable folders, and paths that exclude each other."""
+    """Refuse paths outside the writable folders, and paths that conflict."""
     for file in files:
         _check_path("files", file.path)
         if not 0 <= file.mode <= 0o7777:
@@ -123,7 +123,7 @@ def check_files(files: Sequence[SandboxFile], folders: Sequence[str] = ()) -> No
 
 
 def check_system_paths(paths: Sequence[str]) -> None:
-    """Refuse what is not a plain path below /etc or /var/lib."""
+    """Refuse patterns that are not plain paths below /etc or /var/lib."""
     for name in paths:
         if not name.startswith(SYSTEM_PLACES) or ".." in PurePosixPath(name).parts or "\0" in name:
             raise InvalidSpecError(f"system_paths: {name!r} is not below {' or '.join(SYSTEM_PLACES)}")

@@ -18,7 +18,7 @@ LD_H_IND, LDX_B_MSH = 0x48, 0xB1
 AND, JA, JEQ, JGE, JSET, RET = 0x54, 0x05, 0x15, 0x35, 0x45, 0x06
 """Mask; skip always, when equal, when not less, when any bit is set; return the constant."""
 LONGEST_JUMP = 255
-"""The most instructions that a condition can skip; `JA` skips any number."""
+"""The maximum number of instructions that a condition can skip; `JA` can skip any number."""
 
 
 def encode(program: Iterable[Instruction]) -> bytes:

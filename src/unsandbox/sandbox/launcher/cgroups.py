@@ -1,4 +1,4 @@
-"""Control groups: bounds on memory, processes and CPU time of a whole sandbox, and what it used of them.
+"""Control groups: limits on memory, processes and CPU time of a whole sandbox, and its usage.
 
 Three kinds of machine: cgroup v2 with its controllers, v1 with one hierarchy per controller, or neither
 writable. In the last case the launcher sets resource limits per process and its watchdog (`watch_memory`) adds
@@ -23,12 +23,12 @@ _MOST_TCP_MEMORY, _LEAST_TCP_MEMORY = 64 << 20, 1 << 20
 _ABSENT: set[tuple[str, str]] = set()
 """Folders and names of settings that groups in them do not have, as the kernel was built without."""
 _EXTRA_PROCESSES = 3
-"""The monitor, the job script and the fork between them are not the tenant's."""
+"""Processes that do not belong to the tenant: the monitor, the job script and the fork between them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one group may use. Memory in bytes, CPU in processors."""
+    """Limits of one group: memory in bytes, CPU in processors."""
 
     memory_bytes: int
     processes: int
@@ -37,7 +37,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one group used: seconds, bytes, processes killed for want of memory. None where nobody counts."""
+    """Usage of one group: seconds, bytes, processes killed for lack of memory. None where nothing counts it."""
 
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
@@ -46,7 +46,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
-    """Where groups are made: the directory that holds this server's groups, for each controller."""
+    """For each controller, the directory that contains this server's groups."""
 
     version: int
     parents: Mapping[str, Path]
@@ -62,7 +62,7 @@ class Hierarchy:
 
 def _mounts(text: str) -> Iterable[tuple[str, str, Path, set[str]]]:
     """Yield (type, root, mount point, super options) of the cgroup mounts in a `mountinfo` text."""
-    # Not splitlines(): a path may hold what that takes for the end of a line.
+    # Not splitlines(), because a path may contain characters that it takes for line ends.
     for line in filter(None, text.split("\n")):
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
@@ -81,7 +81,7 @@ def _own_path(cgroup_text: str, controller: str) -> str:
 
 
 def _below_mount(mount: Path, root: str, path: str) -> Path:
-    """Place a cgroup path below its mount point, which may show only a part (`root`) of the hierarchy."""
+    """Return the directory of a cgroup path; the mount may show only a part (`root`) of the hierarchy."""
     relative = os.path.relpath(path, root) if path.startswith(root) else "."
     folder = mount / relative
     return folder if folder.is_dir() else mount
@@ -111,7 +111,7 @@ def find_bases(mountinfo: str, own: str) -> tuple[int, dict[str, Path]]:
 
 
 def open_hierarchy(name: str, mountinfo: str | None = None, own: str | None = None) -> Hierarchy | None:
-    """Make this server's group `name` under its own group in each usable hierarchy; None if there is none."""
+    """Create the group `name` below this server's group in each usable hierarchy; None if there is none."""
     version, bases = find_bases(
         _read(Path("/proc/self/mountinfo")) if mountinfo is None else mountinfo,
         _read(Path("/proc/self/cgroup")) if own is None else own,
@@ -132,7 +132,7 @@ def open_hierarchy(name: str, mountinfo: str | None = None, own: str | None = No
 
 
 def freezer_bases() -> Iterable[tuple[str, Path]]:
-    """Yield the kind (`v2`, `v1`) and the directory of this process's own group where it might be frozen."""
+    """Yield kind (`v2`, `v1`) and directory of this process's groups that might have a freezer."""
     own, found = _read(Path("/proc/self/cgroup")), []
     for kind, root, mount, options in _mounts(_read(Path("/proc/self/mountinfo"))):
         if kind == "cgroup2":
@@ -167,7 +167,7 @@ def _delegate(base: Path, controller: str) -> None:
 
 
 def group_name(number: int) -> str:
-    """Return the name of the group of the sandbox that the launcher knows by a number."""
+    """Return the name of the group of the sandbox with a number."""
     return f"job-{number}"
 
 
@@ -176,11 +176,11 @@ class Group:
 
     def __init__(self, hierarchy: Hierarchy, name: str) -> None:
         self._version = hierarchy.version
-        # As text: every job has a group, and paths as objects cost more than the system calls.
+        # As text, because every job has a group, and Path objects cost more than the system calls.
         self._folders = {controller: f"{parent}/{name}" for controller, parent in hierarchy.parents.items()}
 
     def create(self, bounds: Bounds) -> None:
-        """Make the group and set its bounds; all of it or nothing.
+        """Create the group and set its limits, completely or not at all.
 
         Raises:
             OSError: The kernel refused a directory or a value.
@@ -197,26 +197,26 @@ class Group:
         self.change(bounds)
 
     def change(self, bounds: Bounds) -> None:
-        """Set the bounds of the group.
+        """Set the limits of the group.
 
         Raises:
             OSError: The kernel refused a value: more memory is in use than it could take back.
         """
         settings = self._settings_v2(bounds) if self._version == 2 else self._settings_v1(bounds)
-        # Memory together with swap may at no time be bounded lower than memory: going up, it is raised first.
+        # The limit of memory and swap must never be below that of memory, so it is raised first.
         self._bound_swap(bounds)
         for controller, file, value in settings:
             if controller in self._folders:
                 write(f"{self._folders[controller]}/{file}", value)
         self._bound_swap(bounds)
         if self._version == 1:
-            # Version 1 counts the buffers of sockets, and their bound, apart from all other memory.
+            # Version 1 counts and limits the buffers of sockets separately from all other memory.
             most = min(_MOST_TCP_MEMORY, max(_LEAST_TCP_MEMORY, bounds.memory_bytes // 4))
             self._write_if_present("memory", _TCP_MEMORY, str(most))
 
     def _bound_swap(self, bounds: Bounds) -> None:
         for controller, file, value in self._swap_settings(bounds):
-            # Absent where the kernel does not account swap.
+            # The file does not exist if the kernel does not count swap.
             self._write_if_present(controller, file, value)
 
     def _write_if_present(self, controller: str, file: str, value: str) -> None:
@@ -231,7 +231,7 @@ class Group:
 
     @staticmethod
     def _settings_v1(bounds: Bounds) -> list[tuple[str, str, str]]:
-        # The period is the kernel's own.
+        # The period is the kernel's default.
         return [
             ("memory", "memory.limit_in_bytes", str(bounds.memory_bytes)),
             ("pids", "pids.max", str(bounds.processes + _EXTRA_PROCESSES)),
@@ -252,7 +252,7 @@ class Group:
         return [("memory", "memory.memsw.limit_in_bytes", str(bounds.memory_bytes))]
 
     def enter(self) -> None:
-        """Move the calling, single-threaded process in; children follow by being born there.
+        """Move the calling, single-threaded process into the group; its children start there.
 
         On v1 a thread that moves itself through `tasks` needs no grace period of the kernel (up to 8 ms),
         which a write of another process's number to `cgroup.procs` would.
@@ -262,7 +262,7 @@ class Group:
             write(f"{folder}/{file}", "0")
 
     def entrances(self) -> list[int]:
-        """Return descriptors by which a process moves itself in, as `enter` does: it writes `0` to each."""
+        """Return descriptors with which a process moves itself into the group: it writes `0` to each."""
         file = "cgroup.procs" if self._version == 2 else "tasks"
         fds: list[int] = []
         try:
@@ -275,7 +275,7 @@ class Group:
         return fds
 
     def cpu_s(self) -> float | None:
-        """Return the seconds of CPU time that the group has used so far; None where nobody counts."""
+        """Return the seconds of CPU time that the group has used so far; None if nothing counts them."""
         if self._version == 2:
             used = field(f"{self._folders['cpu']}/cpu.stat", "usage_usec") if "cpu" in self._folders else None
             return None if used is None else used / 1e6
@@ -283,10 +283,10 @@ class Group:
         return None if used is None else used / 1e9
 
     def usage(self, *, ended_well: bool = False) -> Usage:
-        """Return what the group has used so far.
+        """Return the group's usage so far.
 
         Args:
-            ended_well: Whether it does not matter if something in it was killed for want of memory.
+            ended_well: Whether to ignore processes in it that were killed for lack of memory.
         """
         peak, oom_kills = None, 0
         if folder := self._folders.get("memory"):
@@ -297,14 +297,14 @@ class Group:
         return Usage(self.cpu_s(), peak, oom_kills)
 
     def remove(self) -> bool:
-        """Remove the group; False when the kernel still holds it busy and it should be tried again."""
-        # Not `all` over a generator: one busy directory must not keep the others from going.
+        """Remove the group; return False if it is still busy and the caller should try again."""
+        # Not `all` over a generator: remove the other directories even if one is busy.
         gone = [remove_folder(folder) for folder in set(self._folders.values())]
         return all(gone)
 
 
 def remove_folder(folder: Path | str) -> bool:
-    """Remove one cgroup directory; True when it is gone."""
+    """Remove one cgroup directory; return whether it is gone."""
     try:
         os.rmdir(folder)  # noqa: PTH106 - as above
     except FileNotFoundError:
@@ -315,7 +315,7 @@ def remove_folder(folder: Path | str) -> bool:
 
 
 def members(pid: int) -> list[int]:
-    """Return the host numbers of a process and all its descendants, as far as they live."""
+    """Return the host pids of a process and all its descendants that are alive."""
     found = [pid]
     for parent in found:
         found.extend(children(parent))
@@ -323,7 +323,7 @@ def members(pid: int) -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    """Return the host numbers of a process's children, those of all its threads."""
+    """Return the host pids of a process's children, including those of all its threads."""
     found: list[int] = []
     with contextlib.suppress(OSError, ValueError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -332,9 +332,9 @@ def children(pid: int) -> list[int]:
 
 
 def held_memory(pid: int) -> int:
-    """Return the bytes of memory that a process and its descendants hold, pages of files not counted.
+    """Return the bytes of memory of a process and its descendants, without pages of files.
 
-    Nothing escapes by daemonising: orphans of a sandbox become children of its first process.
+    Daemons are included, because orphans of a sandbox become children of its first process.
     """
     page = os.sysconf("SC_PAGE_SIZE")
     total = 0
@@ -346,7 +346,7 @@ def held_memory(pid: int) -> int:
 
 
 def held_by_sentry(pid: int) -> int:
-    """Return the bytes that a gVisor sandbox holds for its programs and the files in its memory.
+    """Return the bytes that a gVisor sandbox uses for its programs and the files in its memory.
 
     All of it lies in one anonymous file of the kernel that runs as an ordinary process, of which only parts are
     mapped at a time.
@@ -363,8 +363,8 @@ def held_by_sentry(pid: int) -> int:
 
 
 def _read(path: Path | str, *, at_once: bool = False) -> str:
-    """Return the text of a file of the kernel, empty when there is none; `at_once` when one piece is all."""
-    # Not `read_text`, which costs thrice as much: the usage of each job is read before its answer goes out.
+    """Return the text of a file of the kernel, or an empty text; `at_once` reads it with a single call."""
+    # `read_text` costs three times as much, and each job's usage is read before its answer is sent.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -387,7 +387,7 @@ def write(path: Path | str, text: str) -> None:
     Raises:
         OSError: The kernel refuses it.
     """
-    # One write call and no truncation: these are not ordinary files.
+    # One write call without truncation, because these are not ordinary files.
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
@@ -401,7 +401,7 @@ def _number(path: Path | str) -> int | None:
 
 
 def field(path: Path | str, name: str) -> int | None:
-    """Return the number that follows `name` in a file of a control group, None when it is not there."""
+    """Return the number after `name` in a file of a control group; None if it is missing."""
     for line in _read(path, at_once=True).splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.isdigit():

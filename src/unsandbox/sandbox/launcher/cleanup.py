@@ -1,6 +1,6 @@
-"""Removes what a backend leaves: its runtime folder and its control groups, also those of servers long dead.
+"""Removes the runtime folder and control groups of a backend, also those of servers that died earlier.
 
-The launcher calls this when its server is gone, however the server went. Standard library only.
+The launcher calls this when its server has ended, for any reason. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ _YOUNG_S = 60.0
 
 
 def instance_name(pid: int, token: str) -> str:
-    """Name the runtime folder and control groups of one backend so that its owner can be found later."""
+    """Return the name of a backend's runtime folder and control groups, which contains the pid of its owner."""
     return f"{PREFIX}{pid}-{token}"
 
 
 def owner_of(name: str) -> int | None:
-    """Return the process number in a name made by `instance_name`, None for any other name."""
+    """Return the pid in a name made by `instance_name`; None for any other name."""
     parts = name.removeprefix(PREFIX).split("-")
     return int(parts[0]) if name.startswith(PREFIX) and len(parts) == 2 and parts[0].isdigit() else None
 
 
 def remove_groups(folders: Iterable[Path], patience_s: float = 2.0) -> list[Path]:
-    """Remove control groups and the groups in them; return those still there after `patience_s`."""
+    """Remove control groups and the groups in them; return those that still exist after `patience_s`."""
     left = list(folders)
     give_up = time.monotonic() + patience_s
     while True:
         left = [folder for folder in left if not _remove_tree_of_groups(folder)]
         if not left or time.monotonic() > give_up:
             return left
-        # Empty groups stay busy until the kernel has finished the exit of their last process.
+        # An empty group stays busy until the kernel has finished the exit of its last process.
         time.sleep(0.01)
 
 
@@ -53,14 +53,14 @@ def _remove_tree_of_groups(folder: Path) -> bool:
 
 
 def remove_runtime(folder: Path) -> None:
-    """Remove a runtime folder made by this package; any other is left alone."""
+    """Remove a runtime folder of this package; do nothing for any other folder."""
     if owner_of(folder.name) is not None:
         remove_tree(folder)
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and everything in it, also what tenants left: closed folders, and very deep ones."""
-    # Not when the launcher starts: loading its compressors takes longer than most of what else it loads.
+    """Remove a folder with its content, including tenants' folders without permissions and very deep ones."""
+    # Imported here, because shutil loads compressors and would slow down the launcher's start.
     import shutil
 
     with contextlib.suppress(RecursionError):
@@ -72,7 +72,7 @@ def remove_tree(folder: Path) -> None:
 
 
 def sweep(places: Iterable[Path], remove_as_group: bool) -> None:
-    """Remove what dead owners left below `places`: control groups, or else runtime folders of this user."""
+    """Remove the control groups, or this user's runtime folders, that dead owners left below `places`."""
     for place in places:
         with contextlib.suppress(OSError):
             for child in list(place.iterdir()):
@@ -87,15 +87,15 @@ def sweep(places: Iterable[Path], remove_as_group: bool) -> None:
 
 
 def sweep_instances(names: Sequence[str], places: Iterable[Path], patience_s: float = 5.0) -> None:
-    """Kill what is left of launchers of the same server that were killed, and remove their control groups.
+    """Kill the processes of this server's killed launchers, and remove their control groups.
 
     A launcher that is killed takes its sandboxes along, but for those that were just being made: bubblewrap's
     child asks late to die with its parent. Nobody else looks after these: all of them are killed.
 
     Args:
         names: Names of the dead instances; see `instance_name`.
-        places: Folders in which their groups lie.
-        patience_s: How long to wait for the end of what was killed.
+        places: Folders that contain their groups.
+        patience_s: How long to wait for the end of killed processes.
     """
     folders = [folder for place in places for name in names if (folder := place / name).is_dir()]
     give_up = time.monotonic() + patience_s
@@ -111,7 +111,7 @@ def sweep_instances(names: Sequence[str], places: Iterable[Path], patience_s: fl
 
 
 def _processes_in(groups: Iterable[Path]) -> set[int]:
-    """Return the numbers of the processes in groups, and in the groups in those."""
+    """Return the pids of the processes in groups and their subgroups."""
     found: set[int] = set()
     for group in groups:
         for processes in group.rglob("cgroup.procs"):
@@ -121,7 +121,7 @@ def _processes_in(groups: Iterable[Path]) -> set[int]:
 
 
 def _processes_of(names: Sequence[str]) -> set[int]:
-    """Return the numbers of processes that run a program of an instance's runtime folder, or on its root."""
+    """Return the pids of processes whose program or root is in an instance's runtime folder."""
     found: set[int] = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -133,7 +133,7 @@ def _processes_of(names: Sequence[str]) -> set[int]:
 
 
 def _root_of(entry: Path) -> str:
-    """Return where on its file system the root folder of a process lies, of which folder in /proc is given."""
+    """Return the path, on its file system, of the root folder of a process with a folder in /proc."""
     for line in (entry / "mountinfo").read_text("utf-8", "replace").split("\n"):
         fields = line.split(" ")
         if len(fields) > 4 and fields[4] == "/":
@@ -142,9 +142,9 @@ def _root_of(entry: Path) -> str:
 
 
 def _kill_orphans(group: Path) -> None:
-    """Kill what a server and its launcher, both killed, left waiting in a group.
+    """Kill the processes in a group whose server and launcher were both killed.
 
-    Only what has the machine's first process for a parent: whatever else is there, somebody still looks after.
+    Only processes whose parent is the machine's first process are killed; all others still have an owner.
     """
     for processes in group.rglob("cgroup.procs"):
         for number in processes.read_text().split():
@@ -162,7 +162,7 @@ def hold(folder: Path) -> int:
 
 
 def _abandoned(folder: Path) -> bool:
-    """Whether a runtime folder is this user's, not new, and held by nobody.
+    """Return whether a runtime folder belongs to this user, is not new, and is not locked.
 
     A process number alone proves nothing: containers may share a folder for temporary files, but not numbers.
     """

@@ -1,4 +1,4 @@
-"""The launcher's end of the socket to its server. Standard library only."""
+"""The launcher's side of the socket to its server. Standard library only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unsandbox.sandbox.launcher.messages import (
 )
 
 _NO_ROOM = "too many open files in the launcher process"
-"""The kernel drops descriptors for which the receiver has no room."""
+"""The kernel drops descriptors if the receiver has too many open files."""
 
 
 class ServerConnection:
@@ -40,11 +40,11 @@ class ServerConnection:
         """Whether the server has closed its end."""
 
     def fileno(self) -> int:
-        """Return the descriptor to wait at."""
+        """Return the descriptor to poll."""
         return self._socket.fileno()
 
     def receive(self) -> tuple[Message, list[int]] | None:
-        """Return a request and its descriptors, which are the caller's; None when nothing is complete.
+        """Return a request and its descriptors, which the caller owns; None if no request is complete.
 
         A request whose descriptors this process has no room for is refused here.
 
@@ -67,7 +67,7 @@ class ServerConnection:
             raise
         job = getattr(message, "job", 0)
         if job != self._pending_job:
-            # A server that was interrupted never finished its request.
+            # The server was interrupted and never finished the earlier request.
             _close(self._pending_fds)
             self._pending_fds, self._pending_job, self._incomplete = [], job, False
         self._pending_fds += received
@@ -89,7 +89,7 @@ class ServerConnection:
             self.send(Ended(job=message.job, exit_code=None, error=_NO_ROOM))
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send an answer; a server that is gone is noticed by that it closes its end."""
+        """Send an answer; errors are ignored, because the end of the socket shows that the server is gone."""
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             self._socket.sendmsg([messages.encode(message)], ancillary)

@@ -27,16 +27,16 @@ _LOOP_CONTROL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _LOOP_AUTOCLEAR, _LOOP_DIRECT_IO = 4, 16
 _LOOP_MAJOR = 7
 _LOOP_ROUNDS = 50
-# Inode tables need no zeroing: a sparse file reads as zeros. What is deleted is given back to the host's disk.
+# A sparse file reads as zeros, so inode tables need no zeroing. Space of deleted files returns to the host.
 _OPTIONS = "errors=remount-ro,noinit_itable,discard"
 
 
 def mount_work_disk(disk: WorkDisk, uid: int) -> None:
-    """In the forked child that becomes a persistent sandbox: mount its work disk, as root.
+    """Mount the work disk of a persistent sandbox; called as root in the forked child that becomes the sandbox.
 
     Args:
-        disk: Where it is; the descriptor of an image is closed.
-        uid: User and group of the host who shall own what belongs to user 1000 on it.
+        disk: The disk; the descriptor of an image is closed.
+        uid: Host user and group that owns the files of user 1000 on the disk.
 
     Raises:
         OSError: It cannot be mounted.
@@ -52,12 +52,12 @@ def mount_work_disk(disk: WorkDisk, uid: int) -> None:
 
 
 def mount_image(image: int, target: str, uid: int) -> None:
-    """Mount an ext4 image, in a mount namespace of this process's own, so that its files belong to `uid`.
+    """Mount an ext4 image in a new mount namespace of this process, so that its files belong to `uid`.
 
     Args:
-        image: Descriptor of the image; its lock stays while it is mounted.
+        image: Descriptor of the image; its lock lasts while it is mounted.
         target: Folder to mount it on.
-        uid: User and group of the host who shall own what belongs to user 1000 on the disk.
+        uid: Host user and group that owns the files of user 1000 on the disk.
 
     Raises:
         OSError: It cannot be mounted.
@@ -70,7 +70,7 @@ def mount_image(image: int, target: str, uid: int) -> None:
     finally:
         os.close(device)
     with contextlib.suppress(OSError):
-        # Ours to remove when mkfs made it, not when the tenant did.
+        # Remove the folder only if mkfs created it, not if the tenant did.
         found = Path(target, "lost+found")
         if found.lstat().st_uid == 0:
             found.rmdir()
@@ -79,7 +79,7 @@ def mount_image(image: int, target: str, uid: int) -> None:
 
 
 def mount_folder(source: str, target: str) -> None:
-    """Mount a folder that its user cannot reach, in a mount namespace of this process's own.
+    """Mount a folder that its user cannot reach, in a new mount namespace of this process.
 
     Raises:
         OSError: It cannot be mounted.
@@ -107,11 +107,11 @@ def _attach(image: int, folder: Path) -> tuple[int, str]:
                     fcntl.ioctl(device, _LOOP_CONFIGURE, config.ljust(304, b"\0"))
                 except OSError as error:
                     if error.errno == errno.EINVAL:
-                        # Not every file system can do without the page cache.
+                        # Not every file system supports direct I/O.
                         continue
                     os.close(device)
                     if error.errno == errno.EBUSY:
-                        # Somebody was faster.
+                        # Another process has taken the device.
                         break
                     raise
                 return device, path
@@ -125,23 +125,23 @@ def _open_device(number: int, folder: Path) -> tuple[int, str]:
     try:
         return os.open(usual, os.O_RDWR | os.O_CLOEXEC), usual
     except FileNotFoundError:
-        # A /dev that the kernel does not look after, as in containers.
+        # In containers, the kernel does not create the devices in /dev.
         path = folder / f"loop{number}-{os.getpid()}"
         os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(_LOOP_MAJOR, number))
         try:
             device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         finally:
             path.unlink()
-        # The name is gone, the device is not.
+        # The name was removed, but the device exists.
         return device, f"/proc/self/fd/{device}"
 
 
 def _show_as(target: str, uid: int) -> None:
-    """Have the files of user 1000 on a mount belong to `uid`: by an id-mapped mount, or else in earnest."""
+    """Make the files of user 1000 on a mount belong to `uid`: by an id-mapped mount, otherwise by chown."""
     mapped = _mapped_copy(target, uid)
     owner = INSIDE_UID if mapped is not None else uid
     if Path(target).stat().st_uid != owner:
-        # Written when the kernel was another one.
+        # The disk was last used with or without an id-mapped mount, unlike now.
         give_to(owner, target)
     if mapped is not None:
         try:
@@ -152,7 +152,7 @@ def _show_as(target: str, uid: int) -> None:
 
 
 def _mapped_copy(target: str, uid: int) -> int | None:
-    """Return a descriptor of a copy of a mount that shows user 1000 as `uid`; None where the kernel cannot."""
+    """Return a descriptor of a mount's copy that shows user 1000 as `uid`; None without kernel support."""
     tree = -1
     try:
         tree = syscalls.copy_mount(target)
@@ -197,12 +197,12 @@ def _user_namespace(uid: int) -> int:
 
 
 def give_to(uid: int, folder: str) -> None:
-    """Give a folder, which no program can reach now, and everything in it to a user; the folder itself last.
+    """Change the owner of a folder, which no program can reach now, and of its content; the folder itself last.
 
     Raises:
         OSError: It did not succeed.
     """
-    # With the slash, what a link leads to; everything below is not followed.
+    # The slash follows a link at the top; links below are not followed.
     command = ["chown", "-hR", "--", f"{uid}:{uid}", f"{folder}/."]
     pid = os.posix_spawnp(command[0], command, {"PATH": "/usr/bin:/bin"})
     if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:

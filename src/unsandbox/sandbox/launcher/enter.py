@@ -1,10 +1,10 @@
-"""Puts a process that the launcher has just forked into a living sandbox and makes it a program there.
+"""Makes a forked child of the launcher enter a running sandbox and become a program there.
 
-The order is the security: control groups while files of the host can still be written; the user before the
-namespaces, so that nothing is ever done inside with rights of the host; every descriptor closed and the process
-not dumpable before tenants can see it; capabilities, privileges and system calls given up before the first
-instruction of the program. Nothing here may import a module later on: the interpreter's files are out of sight
-once the mount namespace is entered. Standard library only.
+Security depends on the order of the steps. The process joins the control groups while it can still write
+files of the host. It changes its user before it enters the namespaces, so it never has rights of the host
+inside. It closes all descriptors and becomes undumpable before tenants can see it. It gives up capabilities,
+privileges and system calls before the first instruction of the program. No module may be imported during
+these steps, because the interpreter's files are not visible in the mount namespace. Standard library only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INSIDE_UID = 1000
 CAPABILITY_TO_READ_ALL = 1 << 1 | 1 << 2 | 1 << 3
 """CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER: over the sandbox's own files, in its user namespace."""
 
-# All but that of users, which comes first, and that of processes, which is for children.
+# All except the user namespace, which is entered first, and the pid namespace, which affects children only.
 _OTHER_NAMESPACES = (
     syscalls.CLONE_NEWCGROUP
     | syscalls.CLONE_NEWUTS
@@ -58,24 +58,24 @@ CHANGED_SIGNALS = (
     signal.SIGPIPE,
     signal.SIGXFSZ,
 )
-"""What the launcher or its interpreter changed; a program must find the defaults (see `default_signals`)."""
+"""Signals that the launcher or its interpreter handles; programs get the defaults (see `default_signals`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamespaceHandles:
-    """Descriptors to enter a sandbox by: its first process, and the user namespace that owns the others."""
+    """Descriptors for entering a sandbox: its first process, and the user namespace that owns the others."""
 
     first: int
     owner: int
 
     def close(self) -> None:
-        """Close both."""
+        """Close both descriptors."""
         os.close(self.first)
         os.close(self.owner)
 
 
 def open_namespaces(first_pid: int, first: int) -> NamespaceHandles:
-    """Return the doors of the sandbox whose first process is `first_pid`, known to live through pidfd `first`.
+    """Return the handles of the sandbox with the first process `first_pid`, whose pidfd is `first`.
 
     Raises:
         OSError: It is gone.
@@ -99,15 +99,15 @@ def tell(report: int, message: Report, fds: Sequence[int] = ()) -> None:
 def become_program(
     doors: NamespaceHandles, uid: int | None, details: bytes, fds: Sequence[int], pid_pipe: int, launcher: int
 ) -> NoReturn:
-    """In the forked child: enter, and become the program that `details` describes.
+    """Enter the sandbox and become the program in `details`; called in the forked child.
 
     Args:
         doors: The sandbox.
-        uid: Its user on the host; None when it is this process's own.
+        uid: Its host user; None if it is the user of this process.
         details: `ProgramDetails`, encoded. A program of ours stays out of the tenant's sight.
         fds: The report socket, then stdin, stdout, stderr unless the program gets a terminal.
-        pid_pipe: Where the number of the program's process goes. A helper has the calling process's own.
-        launcher: Number of the process that forked this one.
+        pid_pipe: Receives the pid of the program's process. A helper keeps the pid of the calling process.
+        launcher: Pid of the process that forked this one.
     """
     report = fds[0]
     try:
@@ -130,9 +130,10 @@ def become_program(
 
 
 def become_connector(doors: NamespaceHandles, uid: int | None, orders: int) -> NoReturn:
-    """In the forked child: connect to ports of the sandbox's loopback as ordered, and send the sockets back.
+    """Connect to ports of the sandbox's loopback on request, and send back the sockets.
 
-    It leaves when the other end of `orders` is closed, or when nothing was ordered for a while.
+    Called in the forked child. The process exits when the other end of `orders` is closed, or after a while
+    without requests.
     """
     try:
         _leave_the_launcher((orders, doors.first, doors.owner))
@@ -166,13 +167,13 @@ def _connect(port: int, report: int) -> None:
 
 
 def open_low_ports(doors: NamespaceHandles, uid: int | None, report: int) -> NoReturn:
-    """In the forked child: let the sandbox's programs listen on ports below 1024 of its own network."""
+    """Allow the sandbox's programs to listen on ports below 1024; called in the forked child."""
     try:
         _leave_the_launcher((report, doors.first, doors.owner))
         _become_user(uid)
         syscalls.setns(doors.owner, syscalls.CLONE_NEWUSER)
         syscalls.setns(doors.first, syscalls.CLONE_NEWNET)
-        # What lies here is of the network namespace of whoever opens it.
+        # This file belongs to the network namespace of the process that opens it.
         write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
         tell(report, messages.LowPortsOpened())
     except BaseException as error:  # noqa: BLE001 - as above
@@ -216,19 +217,19 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-# The way in
+# Entering
 
 
 def _leave_the_launcher(keep: Sequence[int]) -> None:
-    """Let go of everything of the launcher but the descriptors in `keep`."""
-    # When the whole machine runs out of memory, a sandbox goes before the server or anything else.
+    """Give up everything of the launcher except the descriptors in `keep`."""
+    # When the machine runs out of memory, the kernel kills sandboxes before anything else.
     write("/proc/self/oom_score_adj", "1000")
     start = 0
     for fd in sorted(keep):
         os.closerange(start, fd)
         start = fd + 1
     os.closerange(start, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    # So that nothing opened from now on takes a number of the standard streams.
+    # Occupy the numbers of the standard streams, so that later files do not get them.
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in range(3):
         os.dup2(null, fd)
@@ -236,14 +237,14 @@ def _leave_the_launcher(keep: Sequence[int]) -> None:
     for number in CHANGED_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
-    # The launcher's command line, in this copy of it: /proc shows it to everybody.
+    # Erase the launcher's command line in this copy, because /proc shows it to everyone.
     syscalls.clear_memory(*_COMMAND_LINE)
 
 
 def _find_command_line() -> tuple[int, int]:
-    """Return where in memory this process's command line lies; it is there in every copy that is forked."""
+    """Return the memory range of this process's command line, which is the same in forked children."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    # arg_start and arg_end are the fields 48 and 49 of the whole line, whose third comes first here.
+    # arg_start and arg_end are the fields 48 and 49 of the line; the list begins with the third field.
     return int(fields[45]), int(fields[46])
 
 
@@ -267,12 +268,12 @@ def _enter(doors: NamespaceHandles, uid: int | None, launcher: int, *, with_proc
     try:
         syscalls.setns(doors.first, syscalls.CLONE_NEWUSER)
     except OSError as error:
-        # Where the sandbox has a single user namespace it is entered already.
+        # A sandbox with a single user namespace has been entered already.
         if error.errno != errno.EINVAL:
             raise
     if {*os.getresuid(), *os.getresgid()} != {INSIDE_UID}:
         raise OSError(errno.EPERM, "not the sandbox's user")
-    # After every change of user and namespace, which reset it. What it forks dies with the sandbox instead.
+    # Changes of user and namespace reset this setting, so it comes last. Children die with the sandbox instead.
     syscalls.die_with_parent(launcher)
 
 
@@ -281,7 +282,7 @@ def _lock_down_and_execute(wanted: ProgramDetails, fds: Sequence[int]) -> None:
     os.setsid()
     if wanted.terminal is not None:
         streams = [_open_terminal(report, *wanted.terminal)] * 3
-    # They come above the numbers of the standard streams, and close themselves on execution.
+    # The copies get numbers above the standard streams and are closed on execution.
     for target, fd in enumerate(streams):
         os.dup2(fd, target, inheritable=True)
     _set_limits(wanted.limits)
@@ -315,7 +316,7 @@ def _execute(candidates: Sequence[bytes], argv: list[bytes], env: dict[bytes, by
 
 
 def _open_terminal(report: int, columns: int, rows: int) -> int:
-    """Open a terminal among the sandbox's own, make it this session's, send its master away; return it."""
+    """Open a terminal of the sandbox, make it this session's terminal, send its master; return the terminal."""
     master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
     terminal = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
@@ -341,9 +342,9 @@ def _set_limits(limits: ProcessLimits) -> None:
 
 
 def _give_up_capabilities(keep: int) -> None:
-    """Hold no capability any more but those in the mask `keep`, which a helper takes along when it executes."""
+    """Drop all capabilities except those in the mask `keep`, which a helper keeps when it executes."""
     if keep:
-        # What is to be inherited must still be in the bounding set, which takes a capability to empty.
+        # Inherited capabilities must stay in the bounding set, and emptying that set needs a capability.
         syscalls.set_capabilities(keep | _CAP_SETPCAP, keep)
     syscalls.drop_bounding_set()
     syscalls.set_capabilities(keep, keep)

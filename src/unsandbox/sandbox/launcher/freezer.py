@@ -1,4 +1,4 @@
-"""Stops every process of a live sandbox where it is, and lets them go on.
+"""Freezes and unfreezes the processes of a persistent sandbox.
 
 By the freezer of cgroup v2 where a v2 hierarchy can be written, even one without controllers beside v1: what it
 holds can still be killed, so that a frozen sandbox dies with its server. Else by the v1 freezer, whose
@@ -32,10 +32,10 @@ def find_base(name: str, hierarchy: cgroups.Hierarchy | None) -> tuple[str, Path
 
 
 class Freezer:
-    """Freezes one sandbox. `held` asks for the processes that the sandbox has now."""
+    """Freezes one sandbox. `held` returns the current processes of the sandbox."""
 
     def __init__(self, base: tuple[str, Path] | None, name: str, *, nested: bool) -> None:
-        """Make the group, where there are groups.
+        """Create the group, if the machine has control groups.
 
         Args:
             base: What `find_base` returned.
@@ -54,7 +54,7 @@ class Freezer:
             self._folder.mkdir()
 
     def fork(self) -> int:
-        """Fork a child that is in the group from its first moment; return 0 in it.
+        """Fork a child that starts in the group; return 0 in the child.
 
         Entering a v2 group later costs a grace period of the kernel, some 10 ms; being born there does not.
 
@@ -66,7 +66,7 @@ class Freezer:
             try:
                 return syscalls.fork_into_cgroup(group)
             except OSError:
-                # A kernel that cannot, or a filter that does not let it.
+                # The kernel is too old, or a filter forbids the call.
                 pass
             finally:
                 os.close(group)
@@ -76,7 +76,7 @@ class Freezer:
         return pid
 
     def freeze(self, held: Iterable[int]) -> None:
-        """Begin to freeze; `frozen` tells when it is done."""
+        """Start to freeze; `frozen` returns whether it is done."""
         if self.kind == "v2":
             cgroups.write(self._folder / "cgroup.freeze", "1")
         elif self.kind == "v1":
@@ -86,14 +86,14 @@ class Freezer:
 
     def _stop(self, held: Iterable[int]) -> None:
         for pid in held:
-            # What the tenant stopped himself stays stopped afterwards.
+            # Processes that the tenant stopped stay stopped after unfreezing.
             if pid not in self._stopped and _state(pid) not in ("T", "t", "Z", "X", ""):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
                     self._stopped.append(pid)
 
     def frozen(self, held: Iterable[int]) -> bool:
-        """Whether every process stands still now."""
+        """Return whether every process is frozen."""
         if self.kind == "v2":
             return cgroups.field(self._folder / "cgroup.events", "frozen") == 1
         if self.kind == "v1":
@@ -103,19 +103,19 @@ class Freezer:
         return all(_state(pid) in ("T", "t", "Z", "X", "") for pid in found)
 
     def thaw(self) -> None:
-        """Let all go on; harmless when nothing is frozen."""
+        """Resume all processes; does nothing if none is frozen."""
         if self.kind == "v2":
             cgroups.write(self._folder / "cgroup.freeze", "0")
         elif self.kind == "v1":
             cgroups.write(self._folder / "freezer.state", "THAWED")
-        # Children before their parents, so that none is seen stopped by a parent that goes on already.
+        # Children before their parents, so that no running parent sees a stopped child.
         stopped, self._stopped = self._stopped, []
         for pid in reversed(stopped):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """Have everything in the group die, also what is frozen and had a kill signal sent to it."""
+        """Make killed processes of the group die, even if they are frozen."""
         with contextlib.suppress(OSError):
             if self.kind == "v2":
                 cgroups.write(self._folder / "cgroup.kill", "1")
@@ -123,12 +123,12 @@ class Freezer:
                 self.thaw()
 
     def remove(self) -> bool:
-        """Remove the group; False when the kernel still holds it busy and it should be tried again."""
+        """Remove the group; return False if it is still busy and the caller should try again."""
         return self.kind == "stop" or cgroups.remove_folder(self._folder)
 
 
 def _state(pid: int) -> str:
-    """Return a process's state letter, empty when there is no such process."""
+    """Return a process's state letter; empty if the process does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):

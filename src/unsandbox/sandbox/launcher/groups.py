@@ -1,4 +1,4 @@
-"""The control groups of one launcher's sandboxes: making them, and removing them when the kernel lets go.
+"""Creates and removes the control groups of one launcher's sandboxes.
 
 Standard library only.
 """
@@ -18,11 +18,11 @@ _REMOVAL_INTERVAL_S = 0.01
 
 
 class SandboxGroups:
-    """Makes and removes the groups of sandboxes, as far as this machine has them.
+    """Creates and removes the groups of sandboxes, if this machine has control groups.
 
     Args:
-        name: Name of the launcher's own groups, in which those of its sandboxes lie.
-        dead: Names of those of earlier launchers of this server, which were killed.
+        name: Name of the launcher's groups, which contain those of its sandboxes.
+        dead: Names of the groups of this server's earlier launchers, which were killed.
     """
 
     def __init__(self, name: str, dead: Sequence[str] = ()) -> None:
@@ -34,7 +34,7 @@ class SandboxGroups:
         self._next_removal = 0.0
 
     def open(self) -> Ready:
-        """Make the launcher's groups, sweep away what dead servers and launchers left; return what there is."""
+        """Create the launcher's groups, remove those of dead servers and launchers; return the hierarchy."""
         self._hierarchy = open_hierarchy(self._name)
         if self._hierarchy:
             cleanup.sweep({folder.parent for folder in self._hierarchy.folders()}, remove_as_group=True)
@@ -50,7 +50,7 @@ class SandboxGroups:
 
     @property
     def count_memory(self) -> bool:
-        """Whether the kernel counts and bounds the memory of a sandbox."""
+        """Whether the kernel counts and limits the memory of a sandbox."""
         return self._hierarchy is not None and "memory" in self._hierarchy.parents
 
     @property
@@ -59,7 +59,7 @@ class SandboxGroups:
         return bool(self._busy)
 
     def make(self, number: int, bounds: Bounds) -> Group | None:
-        """Make the group of a sandbox; None where there are none.
+        """Create the group of a sandbox; return None without control groups.
 
         Raises:
             OSError: The kernel refused it.
@@ -70,7 +70,7 @@ class SandboxGroups:
         try:
             group.create(bounds)
         except FileNotFoundError:
-            # Somebody tidied up: an idle server's group looks as empty as a forgotten one.
+            # Another program removed the launcher's group, because an idle server's group is empty.
             self._hierarchy = open_hierarchy(self._name)
             if self._hierarchy is None:
                 raise
@@ -79,7 +79,7 @@ class SandboxGroups:
         return group
 
     def make_freezer(self, number: int, group: Group | None) -> Freezer:
-        """Make what freezes a persistent sandbox, whose group is `group`.
+        """Create the freezer of a persistent sandbox whose group is `group`.
 
         Raises:
             OSError: The kernel refused it.
@@ -88,7 +88,7 @@ class SandboxGroups:
         try:
             return Freezer(self._freezer_base, group_name(number), nested=nested)
         except FileNotFoundError:
-            # Tidied up by somebody, as above.
+            # Another program removed the group, as above.
             self._freezer_base = find_base(self._name, self._hierarchy)
             return Freezer(self._freezer_base, group_name(number), nested=nested)
 
@@ -98,13 +98,13 @@ class SandboxGroups:
             self._busy.append(group)
 
     def remove_busy(self) -> None:
-        """Try again to remove what was busy, every few milliseconds however much happens."""
+        """Try again to remove busy groups, at most every few milliseconds."""
         if self._busy and (now := time.monotonic()) >= self._next_removal:
             self._next_removal = now + _REMOVAL_INTERVAL_S
             self._busy = [group for group in self._busy if not group.remove()]
 
     def close(self) -> None:
-        """Remove the launcher's groups and all in them, when no process is left."""
+        """Remove the launcher's groups and their subgroups, when no process is left."""
         cleanup.remove_groups(sorted(self._folders()))
 
     def _folders(self) -> set[Path]:

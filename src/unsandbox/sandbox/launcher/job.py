@@ -1,4 +1,4 @@
-"""What the launcher keeps of one sandbox. Standard library only."""
+"""The launcher's record of one sandbox. Standard library only."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ class Job:
 
     @property
     def number(self) -> int:
-        """The server's number of it."""
+        """The number that the server gave it."""
         return self.request.job
 
     @property
     def zygote(self) -> bool:
-        """Whether it is a template that warm sandboxes are forked from: they are counted, not it."""
+        """Whether it is a zygote: the warm sandboxes forked from it are counted, not the zygote itself."""
         return isinstance(self.request, StartZygote)
 
     def reported_child(self) -> int | None:
-        """Return the number of the first process that the monitor has reported; note an error instead."""
+        """Return the pid of the first process that the monitor reported; None after noting an error."""
         info = json.loads(self.info)
         self.error = info.get("error")
         return int(info["child-pid"]) if "child-pid" in info else None
 
     def over(self) -> bool:
-        """Whether no process of the sandbox is left: a monitor that exits by itself has reaped the first."""
+        """Whether no process of the sandbox is left: a monitor reaps the first process before it exits."""
         if self.exit_status is None:
             return False
         alone = self.request.single_process
         return alone or self.first is None or self.first_gone or os.WIFEXITED(self.exit_status)
 
     def ending(self) -> messages.Ended:
-        """Return what the server is told when it is over."""
+        """Return the message to the server about the end of the sandbox."""
         usage = self.group.usage() if self.group else Usage()
         cpu_s, peak = usage.cpu_s, usage.peak_memory_bytes
         if cpu_s is None and self.rusage is not None:

@@ -1,7 +1,8 @@
-"""The launcher's part in persistent sandboxes: programs started in them, freezing, limits, connections.
+"""The launcher's side of persistent sandboxes: their programs, freezing, limits and connections.
 
-Every program started in one is a child of the launcher (the process that entered the namespaces for it has
-ended, and orphans come to the launcher), so its exit status arrives here. Standard library only.
+Every program in them is a child of the launcher, so the launcher gets its exit status: the process that
+    entered the
+namespaces for it has ended, and the launcher adopts orphans. Standard library only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _KILL_ROUNDS = 20
 
 @dataclass(slots=True)
 class Program:
-    """One program in a sandbox. `pid` is known when the process that entered for it has reported it."""
+    """One program in a sandbox. `pid` is known when the entering process has reported it."""
 
     ask: int
     entering: int
@@ -36,7 +37,7 @@ class Program:
 
 @dataclass(slots=True)
 class PersistentState:
-    """What the launcher keeps of a persistent sandbox beside its `Job`."""
+    """The launcher's record of a persistent sandbox, in addition to its `Job`."""
 
     uid: int | None
     freezer: Freezer
@@ -46,10 +47,10 @@ class PersistentState:
     doors: enter.NamespaceHandles | None = None
     programs: list[Program] = field(default_factory=list)
     freezing: int | None = None
-    """The request to freeze that still waits for its answer."""
+    """Number of the pending request to freeze, if any."""
 
     def held(self) -> Iterable[int]:
-        """Return the numbers of all processes of the tenant."""
+        """Return the pids of all processes of the tenant."""
         roots = [self.first, *(program.pid for program in self.programs if program.entering != program.pid)]
         return [member for root in roots if root is not None for member in members(root)]
 
@@ -58,11 +59,12 @@ class PersistentSandboxes:
     """All persistent sandboxes of one launcher."""
 
     def __init__(self, send: Callable[[Answered], None], poll: select.poll) -> None:
-        """Keep nothing yet.
+        """Create an empty collection.
 
         Args:
             send: Sends an answer to the server.
-            poll: The launcher's, which calls `readable` for each descriptor that `watches` is true for.
+            poll: The launcher's poll object; the launcher calls `readable` for descriptors that `watches`
+                accepts.
         """
         self._send = send
         self._poll = poll
@@ -70,21 +72,21 @@ class PersistentSandboxes:
         self._pipes: dict[int, tuple[PersistentState, Program]] = {}
         self._connecting: set[int] = set()
 
-    # What the launcher tells
+    # Events of the launcher
 
     def add(self, job: int, live: PersistentState) -> None:
-        """Take note of a sandbox that is being made."""
+        """Add a sandbox that is being created."""
         self._lives[job] = live
 
     def found_first(self, job: int, pid: int, pidfd: int) -> None:
-        """The first process of a sandbox is known; from now on it can be entered."""
+        """Record the first process of a sandbox, which can be entered from now on."""
         if (live := self._lives.get(job)) and live.doors is None:
             live.first = pid
             with contextlib.suppress(OSError):
                 live.doors = enter.open_namespaces(pid, pidfd)
 
     def kill(self, job: int) -> None:
-        """See to it that a sandbox whose first process was killed dies, also when frozen, and its helpers."""
+        """Let a sandbox whose first process was killed die, even if it is frozen, and kill its helpers."""
         if live := self._lives.get(job):
             live.freezer.kill()
             for program in live.programs:
@@ -93,14 +95,14 @@ class PersistentSandboxes:
                         os.kill(program.entering, signal.SIGKILL)
 
     def close(self) -> None:
-        """The end of the launcher: nothing stays frozen, and every program is an orphan from here on."""
+        """Unfreeze everything and forget all programs, because the launcher ends."""
         for job in self._lives:
             self.kill(job)
         self._lives.clear()
         self._connecting.clear()
 
     def finish(self, job: int) -> Freezer | None:
-        """A sandbox is gone; return the group that is to be removed."""
+        """Forget a sandbox that has ended; return its freezer, whose group the caller removes."""
         live = self._lives.pop(job, None)
         if live is None:
             return None
@@ -113,12 +115,12 @@ class PersistentSandboxes:
         return live.freezer
 
     def held_memory(self, job: int) -> int:
-        """Return the bytes held by the programs of a sandbox that are not descendants of its first process."""
+        """Return the memory of a sandbox's programs that are not descendants of its first process."""
         live = self._lives.get(job)
         return sum(held_memory(program.pid) for program in live.programs if program.pid) if live else 0
 
     def owns(self, pid: int) -> bool:
-        """Whether a child of the launcher is a program here, or on its way to become one."""
+        """Return whether a child of the launcher is a program of a persistent sandbox, or will become one."""
         for pipe in list(self._pipes):
             self.readable(pipe)
         return pid in self._connecting or any(
@@ -126,11 +128,11 @@ class PersistentSandboxes:
         )
 
     def watches(self, fd: int) -> bool:
-        """Whether a descriptor of the loop is one of these."""
+        """Return whether a descriptor belongs to this collection."""
         return fd in self._pipes
 
     def readable(self, pipe: int) -> None:
-        """A process that entered says which number its program has; or ended without."""
+        """Read the pid of a program from the process that entered for it, or its end without one."""
         live, program = self._pipes[pipe]
         try:
             data = os.read(pipe, 4)
@@ -143,7 +145,7 @@ class PersistentSandboxes:
             self._ended(live, program, 127)
 
     def reaped(self, pid: int, status: int) -> bool:
-        """A child of the launcher has ended; return whether it was one of these."""
+        """Handle the end of a child; return whether it was a program of a persistent sandbox."""
         if not self.owns(pid):
             return False
         self._connecting.discard(pid)
@@ -160,17 +162,17 @@ class PersistentSandboxes:
 
     @property
     def waiting(self) -> bool:
-        """Whether `look` should be called soon."""
+        """Return whether `look` should be called soon."""
         return any(live.freezing is not None for live in self._lives.values())
 
     def look(self) -> None:
-        """Answer the requests to freeze that are fulfilled."""
+        """Answer the requests to freeze that are complete."""
         for live in self._lives.values():
             if live.freezing is not None and live.freezer.frozen(live.held()):
                 self._send(Answered(ask=live.freezing))
                 live.freezing = None
 
-    # What the server asks
+    # Requests of the server
 
     def handle(self, request: Ask, fds: Sequence[int]) -> None:
         """Carry out a request; closes the descriptors."""
@@ -227,7 +229,7 @@ class PersistentSandboxes:
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             launcher = os.getpid()
-            # A helper must be able to work while the tenant's programs stand still.
+            # A helper must be able to run while the tenant's programs are frozen.
             pid = os.fork() if helper else live.freezer.fork()
             if pid == 0:
                 try:
@@ -253,7 +255,7 @@ class PersistentSandboxes:
         self._connecting.add(pid)
 
     def _signal(self, live: PersistentState, request: messages.Signal) -> None:
-        """Send a signal to a program and its process group, or all of the session that it leads."""
+        """Send a signal to a program's process group, or to the whole session that it leads."""
         leader = request.pid
         for _ in range(_KILL_ROUNDS):
             found = [
@@ -263,7 +265,7 @@ class PersistentSandboxes:
             ]
             for pid in found:
                 _send_signal(pid, leader, request.signal)
-            # A group that forks faster than it is killed.
+            # Several rounds, because the group may fork faster than it is killed.
             if not found or request.signal != signal.SIGKILL:
                 break
 
@@ -296,7 +298,7 @@ class PersistentSandboxes:
 
 
 def _groups(pid: int) -> tuple[int, int] | tuple[()]:
-    """Return a living process's group and session, nothing of one that is gone or a zombie."""
+    """Return the group and session of a process; None if it has ended or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -305,7 +307,7 @@ def _groups(pid: int) -> tuple[int, int] | tuple[()]:
 
 
 def _send_signal(pid: int, leader: int, number: int) -> None:
-    """Send a signal to a process of a group or session, unless its number has passed on meanwhile."""
+    """Send a signal to a process of a group or session, unless its pid was reused meanwhile."""
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:

@@ -1,17 +1,18 @@
 """The launcher: a small process beside the server that starts sandboxes, counts what they use, and cleans up.
 
-Why a process of its own and not `subprocess` in the server:
+It is a separate process instead of `subprocess` in the server, for these reasons:
 
 * Forking is cheap and safe here (few pages, one thread) and the server's event loop never waits for it.
-* Between fork and exec the child can enter its control group, drop to its own user and set limits itself;
-  none of that is possible, or all of it is slow, from outside.
-* Sandboxes die with the *thread* that started them (PR_SET_PDEATHSIG). This one lives as long as the server,
-  whichever thread the server's event loop runs in.
-* Orphans of killed sandboxes come to it (PR_SET_CHILD_SUBREAPER) and not to a first process that may not reap.
-* It outlives a server that was killed with -9, long enough to remove the runtime folder and the groups.
+* Between fork and exec the child can enter its control group, drop to its own user and set limits. From outside
+  this is impossible or slow.
+* Sandboxes die with the *thread* that started them (PR_SET_PDEATHSIG). The launcher's thread lives as long as
+  the server, whatever thread the server's event loop runs in.
+* Orphans of killed sandboxes become its children (PR_SET_CHILD_SUBREAPER), not those of the machine's first
+  process, which may not reap them.
+* It outlives a server that was killed with SIGKILL, long enough to remove the runtime folder and the groups.
 
-It is started as a bare interpreter (no site packages, no environment) with a SOCK_SEQPACKET socket on
-descriptor 0. Requests are JSON with descriptors attached; so are answers. Standard library only.
+It runs in a bare interpreter (no site packages, no environment) with a SOCK_SEQPACKET socket on descriptor 0.
+Requests and answers are JSON with attached descriptors. Standard library only.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _WATCH_INTERVAL_S = 0.05
 
 
 class Launcher:
-    """Serves one server until its end of the socket is closed or its process is gone."""
+    """Serves one server until the server closes the socket or its process ends."""
 
     def __init__(
         self, sock: socket.socket, server_pid: int, runtime: Path, token: str, dead: Sequence[str]
@@ -62,11 +63,11 @@ class Launcher:
         self._networks = OutboundNetworks(self._poll, self._no_network)
         self._persistent = PersistentSandboxes(self._server.send, self._poll)
         self._lock = -1
-        # Nothing is ever written to it: its end tells first processes that this process is gone.
+        # Nothing is written to this pipe: its end tells first processes that the launcher has ended.
         self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
 
     def run(self) -> None:
-        """Serve; return when everything that belonged to the server is gone."""
+        """Serve; return when everything that belonged to the server is removed."""
         try:
             self._serve()
         finally:
@@ -104,12 +105,12 @@ class Launcher:
             self._groups.remove_busy()
 
     def _watch_server(self) -> int:
-        """Return a descriptor that becomes readable when the server's process is gone."""
+        """Return a descriptor that becomes readable when the server's process ends."""
         try:
             fd = os.pidfd_open(self._server_pid)
         except ProcessLookupError:
             fd = os.open("/dev/null", os.O_RDONLY)
-        # It may have died, and its number have passed on, before this process had started.
+        # The server may have died, and its pid may be in use again, before this process started.
         self._server.closed = os.getppid() != self._server_pid
         return fd
 
@@ -199,13 +200,13 @@ class Launcher:
         except BlockingIOError:
             return
         job.info += data
-        # The object comes in several writes.
+        # The JSON object arrives in several writes.
         if data and not job.info.rstrip().endswith(b"}"):
             return
         self._close_info(job)
         if not job.info:
             if job.request.single_process and job.exit_status is None:
-                # The program runs: becoming it has closed the pipe.
+                # The program runs: its execution has closed the pipe.
                 self._found_first(job, job.monitor)
             return
         if (child := job.reported_child()) is not None:
@@ -219,21 +220,21 @@ class Launcher:
             job.info_fd = -1
 
     def _found_first(self, job: Job, pid: int) -> None:
-        """Hand the server a descriptor of the first process, which stays right when the number is reused."""
+        """Send the server a pidfd of the first process, which stays valid when the pid is reused."""
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             return
         except OSError as error:
-            # No room for a descriptor, and without one nobody could look after it.
+            # No descriptor is free, and without one the server cannot control the sandbox.
             job.error = f"cannot hold the sandbox: {error.strerror}"
             self._kill(job)
             return
         try:
-            # The monitor is not reaped yet, so while this holds the number is still its child's.
+            # The monitor is not reaped yet, so while this is true, the pid is still its child's.
             if _parent_of(pid) == (os.getpid() if job.request.single_process else job.monitor):
                 job.first = pid
-                # The sandbox's namespaces, that of the network too, exist from here on.
+                # From here on the sandbox's namespaces exist, including the network namespace.
                 self._persistent.found_first(job.number, pid, pidfd)
                 self._server.send(messages.First(job.number, pid), (pidfd,))
                 self._networks.attach(job.number, pid)
@@ -248,18 +249,18 @@ class Launcher:
             self._kill(job)
 
     def _kill(self, job: Job) -> None:
-        """Kill the sandbox: its first process takes every other with it, then the monitor ends by itself."""
+        """Kill the sandbox: all processes die with its first process, then the monitor exits."""
         if job.exit_status is not None:
             return
         if job.first is None and job.info_fd >= 0:
-            # Too early to know it; killed as soon as it reports.
+            # The first process is not known yet; it is killed as soon as it is reported.
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(job.first or job.monitor, signal.SIGKILL)
         self._persistent.kill(job.number)
 
     def _watch(self) -> None:
-        """Where no group counts memory, add it up and kill a sandbox that holds too much."""
+        """Kill sandboxes that use too much memory, where no control group counts it."""
         if self._groups.count_memory:
             return
         self._zygotes.check_memory()
@@ -288,7 +289,7 @@ class Launcher:
             if job is None and self._persistent.reaped(pid, status):
                 continue
             if job is None:
-                # A sandbox whose monitor died before it.
+                # The monitor of this sandbox died first.
                 for other in self._jobs.values():
                     other.first_gone = other.first_gone or other.first == pid
                 continue
@@ -296,14 +297,14 @@ class Launcher:
                 self._read_info(job)
             job.exit_status, job.rusage = status, rusage
             if not os.WIFEXITED(status):
-                # What it had not reaped has become a child of this process.
+                # Processes that the monitor had not reaped are now children of this process.
                 job.first_gone = job.first_gone or job.first not in children(os.getpid())
                 self._kill_orphans()
         for job in [job for job in self._jobs.values() if job.over()]:
             self._finish(job)
 
     def _kill_orphans(self) -> None:
-        """Kill what monitors left behind that did not end by themselves.
+        """Kill the processes of monitors that ended unexpectedly.
 
         A sandbox asks to die with its monitor only after its set-up began. When the monitor is killed before
         that, its child waits for it for ever; as an orphan it has become a child of this process.
@@ -319,7 +320,7 @@ class Launcher:
         self._close_info(job)
         self._networks.close(job.number)
         self._server.send(job.ending())
-        # The freezer's group first: it may lie in the other.
+        # The freezer's group first, because it may be inside the other one.
         for group in (self._persistent.finish(job.number), job.group):
             self._groups.remove(group)
 
@@ -337,7 +338,7 @@ class Launcher:
             except ChildProcessError:
                 break
             if pid == 0:
-                # Each round anew: the end of a monitor makes its child one of this process.
+                # Again in each round: when a monitor ends, its child becomes a child of this process.
                 self._kill_orphans()
                 time.sleep(0.002)
         self._groups.close()
@@ -345,14 +346,14 @@ class Launcher:
 
 
 def _set_up_process() -> None:
-    """Have this process be what its children need: their reaper, with room for descriptors, without keys."""
-    # Keys of the server's login session must not be listed in /proc/keys inside.
+    """Make this process the reaper of its children, with a high descriptor limit and an empty keyring."""
+    # /proc/keys inside a sandbox must not list keys of the server's login session.
     syscalls.leave_session_keyring()
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # What is here now stays: children need no copies of pages that only a collection would touch.
+    # Freeze the current objects, so that a collection in children does not copy their pages.
     gc.collect()
     gc.freeze()
 
@@ -371,7 +372,7 @@ def main() -> None:
     Arguments are the server's pid, the runtime folder, a token, and the names of dead instances of the server.
     """
     enter.default_signals()
-    # The terminal's Ctrl-C and a service manager's SIGTERM are the server's business; this goes with it.
+    # Ctrl-C and a service manager's SIGTERM are for the server; the launcher ends with the server.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=0)

@@ -1,4 +1,4 @@
-"""Makes a process that the launcher has just forked the program that makes a sandbox. Standard library only."""
+"""Turns a forked child of the launcher into the program that creates a sandbox. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ from unsandbox.sandbox.launcher.messages import OpenPersistent, Start, StartZygo
 def become_sandbox(
     request: Start, fds: Sequence[int], own: Mapping[int, int], group: Group | None, launcher: int
 ) -> NoReturn:
-    """In the forked child: take on the job's group, user, limits and descriptors, and become its program.
+    """Enter the job's group, change user, set limits and descriptors, and execute the program.
 
-    The order matters: the group needs root, descriptors need room, and nothing of the launcher may stay open.
+    Called in the forked child. The order matters: the group needs root, the numbers of descriptors must be
+    free, and nothing of the launcher may stay open.
 
     Args:
-        request: What to become.
+        request: The request for the sandbox.
         fds: Its descriptors.
-        own: Descriptors that the launcher adds, by their number in the program; `INFO_FD` takes failures.
-        group: Its control group; None when there is none, or when it was born there.
-        launcher: Number of the process that forked this one.
+        own: Descriptors that the launcher adds, by their number in the program; failures are written to
+            `INFO_FD`.
+        group: Its control group; None if there is none, or if the process was created in it.
+        launcher: Pid of the process that forked this one.
     """
     report = own[INFO_FD]
     try:
         if group:
             group.enter()
-        # When the whole machine runs out of memory, a sandbox goes before the server or anything else.
+        # When the machine runs out of memory, the kernel kills sandboxes before anything else.
         Path("/proc/self/oom_score_adj").write_text("1000")
-        # First above every target number, so that no copy overwrites one that is still needed.
+        # First copy them above all target numbers, so that no copy overwrites one that is still needed.
         targets = [*request.fds, *own]
         floor = max(targets) + 1
         sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor) for fd in (*fds, *own.values())]
         report = sources[targets.index(INFO_FD)]
         for source, target in zip(sources, targets, strict=True):
-            # A program that reports no child says by its execution alone, which closes the pipe, that it runs.
+            # A program without a child report shows that it runs by its execution, which closes the pipe.
             os.dup2(source, target, inheritable=target != INFO_FD or not request.single_process)
         for number in set(range(floor)) - set(targets):
             os.closerange(number, number + 1)
@@ -66,7 +68,7 @@ def become_sandbox(
             os.setresuid(uid, uid, uid)
         if request.single_process:
             _own_user_namespace()
-        # After the change of user, which resets it. Bubblewrap asks for the same, a moment later.
+        # After the change of user, which resets this setting. Bubblewrap sets it again a moment later.
         syscalls.die_with_parent(launcher)
         os.execve(request.program, request.argv, {})  # noqa: S606 - a fixed program
     except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
@@ -76,7 +78,7 @@ def become_sandbox(
 
 
 def _own_user_namespace() -> None:
-    """Become root of a new user namespace that knows no user but the present one."""
+    """Become root of a new user namespace that maps only the current user."""
     uid, gid = os.geteuid(), os.getegid()
     # A change of user has made /proc/self root's.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)

@@ -1,8 +1,8 @@
-"""The launcher's side of warm sandboxes: passes requests to zygotes, watches and cleans up what they fork.
+"""The launcher's side of warm sandboxes: passes requests to zygotes, and watches and cleans up their forks.
 
-A zygote is started like any sandbox; this adds the socket on which it takes requests. What it forks is watched
-through a descriptor of the process, which becomes readable at its end: the kernel has then ended everything in
-the sandbox. Standard library only: this module is loaded by the launcher.
+A zygote is started like any sandbox; this module adds the socket for its requests. A fork is watched through
+its pidfd, which becomes readable when the process and everything in its sandbox have ended. Standard library
+only: the launcher loads this.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from unsandbox.sandbox.launcher.groups import SandboxGroups
 from unsandbox.sandbox.launcher.messages import Ended, First, Message, PrepareWarm
 
 ZYGOTE_GONE = "the zygote is gone"
-"""Why a sandbox was not made, when the reason is told for the zygote itself."""
+"""The error of a sandbox that was not created because its zygote ended, which has its own error."""
 _MESSAGE = 1024
 
 
 @dataclass(slots=True)
 class Warm:
-    """One sandbox that a zygote forked or is asked to fork."""
+    """A warm sandbox that a zygote has forked or will fork."""
 
     number: int
     zygote: int
@@ -47,7 +47,7 @@ class Zygotes:
     Args:
         send: Sends a message to the server, with descriptors.
         groups: Makes and removes the control groups of sandboxes.
-        poll: Where descriptors are registered that `handle` is to be called for.
+        poll: The poll object; the launcher calls `handle` for the descriptors registered here.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Zygotes:
         self._by_pidfd: dict[int, Warm] = {}
 
     def add(self, number: int) -> int:
-        """Make the socket of zygote `number`; return the zygote's end, which is the caller's to close."""
+        """Create the socket of zygote `number`; return the zygote's end, which the caller closes."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         here.setblocking(False)
         self._sockets[number] = here
@@ -74,7 +74,7 @@ class Zygotes:
         return there.detach()
 
     def remove(self, number: int) -> None:
-        """Forget a zygote that is gone, and with it whatever it was still asked for."""
+        """Forget a zygote that has ended, and its pending requests."""
         sock = self._sockets.pop(number, None)
         if sock is None:
             return
@@ -85,7 +85,7 @@ class Zygotes:
             self._finish(warm, ZYGOTE_GONE)
 
     def prepare(self, request: PrepareWarm, fds: Sequence[int]) -> None:
-        """Ask a zygote for a sandbox. The descriptors are closed here."""
+        """Request a sandbox from a zygote, and close the descriptors."""
         number = request.job
         group: Group | None = None
         entrances: list[int] = []
@@ -109,7 +109,7 @@ class Zygotes:
                 os.close(fd)
 
     def kill(self, number: int) -> bool:
-        """Kill a warm sandbox; False when the number is not that of one."""
+        """Kill a warm sandbox; return False if no warm sandbox has this number."""
         warm = self._warm.get(number)
         if warm is None:
             return False
@@ -118,7 +118,7 @@ class Zygotes:
         return True
 
     def watch(self, number: int) -> None:
-        """From now on look after the memory of a sandbox: it has its job."""
+        """Start to check the memory of a sandbox, which now has its job."""
         if (warm := self._warm.get(number)) is not None:
             warm.watched = True
 
@@ -127,7 +127,7 @@ class Zygotes:
         return [warm for warm in self._by_pidfd.values() if warm.watched]
 
     def handle(self, fd: int) -> bool:
-        """Take note of what a zygote says, or of a sandbox's end; False when the descriptor is not ours."""
+        """Handle a zygote's message or a sandbox's end; return False for a foreign descriptor."""
         if (number := self._by_fd.get(fd)) is not None:
             self._read(number)
         elif (warm := self._by_pidfd.get(fd)) is not None:
@@ -137,7 +137,7 @@ class Zygotes:
         return True
 
     def check_memory(self) -> None:
-        """Kill the sandboxes that hold too much."""
+        """Kill the sandboxes that use too much memory."""
         for warm in self.watched():
             held = held_memory(warm.pid)
             warm.peak = max(warm.peak, held)
@@ -157,8 +157,8 @@ class Zygotes:
             self.remove(zygote)
         warm = self._warm.get(int(data)) if data.isdigit() else None
         if warm is not None and not fds:
-            # The kernel drops a descriptor for which there is no room. Nobody could look after the sandbox; the
-            # server closes its socket, which ends it.
+            # The kernel dropped a descriptor because no number was free. The server closes the sandbox's
+            # socket, which ends it.
             self._finish(warm, "too many open files in the launcher process")
         if warm is None or not fds:
             for fd in fds:
