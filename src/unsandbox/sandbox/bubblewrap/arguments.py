@@ -1,4 +1,4 @@
-"""Bubblewrap's options for the sandbox of one job, and those that all its sandboxes share."""
+"""Bubblewrap's options for the sandbox of a job, and the options that all sandboxes share."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _ALWAYS = (
     "--unshare-net",
     "--die-with-parent",
     "--new-session",
-    # The job script is the first process: when it ends the kernel kills the rest, and the monitor reaps it.
+    # The job script is the first process: when it ends, the kernel kills the rest, and the monitor reaps it.
     "--as-pid-1",
     "--clearenv",
-    # Otherwise the root of a container would keep what its own user namespace gives it.
+    # Otherwise the root of a container would keep the capabilities of its user namespace.
     "--cap-drop",
     "ALL",
 )
@@ -44,13 +44,13 @@ _ALWAYS = (
 
 @dataclass(frozen=True, slots=True)
 class Mounts:
-    """What a sandbox sees of the host, read-only.
+    """The read-only view of the host in a sandbox.
 
     Attributes:
         root: The root folder.
-        system: Where `/usr` and the like come from.
-        system_paths: Absolute paths to mount from there; each has a mount point in `root`.
-        network: How it reaches the outbound network; None when it does not.
+        system: The source of `/usr` and similar folders.
+        system_paths: Absolute paths of the system to mount; each has a mount point in `root`.
+        network: The outbound network; None for no network.
     """
 
     root: Path
@@ -67,11 +67,11 @@ class Mounts:
 
 
 def sandbox_arguments(spec: SandboxSpec, mounts: Mounts) -> bytes:
-    """Return bubblewrap's options, NUL-separated for `--args`; nothing of it appears on a command line.
+    """Return bubblewrap's options, NUL-separated for `--args`, so that none appears on a command line.
 
     Args:
         spec: A validated specification.
-        mounts: What it sees of the host.
+        mounts: The sandbox's view of the host.
     """
     size = spec.limits.tmpfs_bytes
     words = base_words(mounts, size)
@@ -91,13 +91,13 @@ def base_words(mounts: Mounts, tmpfs_bytes: int) -> list[str]:
     words += mounts.words()
     words += ["--proc", "/proc", *proc_masks.words(), "--dev", "/dev"]
     words += ["--perms", "1777", "--size", str(shm_bytes(tmpfs_bytes)), "--tmpfs", SHM]
-    # /dev is a tmpfs without a bound of its own.
+    # /dev is a tmpfs without a size limit.
     words += ["--remount-ro", "/dev"]
     return [*words, "--perms", "1777", "--size", str(tmpfs_bytes), "--tmpfs", TMP]
 
 
 def null_separated(words: Iterable[str]) -> bytes:
-    """Return options in the form in which bubblewrap reads them from a descriptor."""
+    """Encode options in the format that bubblewrap reads from a descriptor."""
     return b"".join(os.fsencode(word) + b"\0" for word in words)
 
 

@@ -73,16 +73,16 @@ class BubblewrapBackend(HostBackend):
         pool: PoolConfig | None = None,
         native: NativePrograms | None = None,
     ) -> None:
-        """Prepare nothing yet; `open` does. See `HostBackend`.
+        """Store the options; `open` does the rest.
 
         Args:
-            runtime_dir: As there.
-            first_uid: As there.
-            system: As there.
-            disk_dir: Folder on a disk for the work folders of persistent sandboxes that name none; by default
+            runtime_dir: See `HostBackend`.
+            first_uid: See `HostBackend`.
+            system: See `HostBackend`.
+            disk_dir: Folder on a disk for the work folders of persistent sandboxes without a path; by default
                 `/var/tmp`.
-            pool: As there.
-            native: Machine code for first processes and the pool; by default what there is for this machine.
+            pool: See `HostBackend`.
+            native: Machine code for first processes and the pool; by default the programs for this machine.
         """
         super().__init__(runtime_dir, first_uid=first_uid, system=system, pool=pool)
         self._disk_dir = disk_dir or Path("/var/tmp")  # noqa: S108 - files without a name
@@ -94,7 +94,7 @@ class BubblewrapBackend(HostBackend):
         self._no_network = "the backend is not open"
         self._images: DiskImages | None = None
         self._no_images = ""
-        """Why work folders cannot be images here."""
+        """The reason why work folders cannot be images on this machine."""
 
     @classmethod
     def from_options(cls, options: BackendOptions) -> Self:
@@ -103,11 +103,11 @@ class BubblewrapBackend(HostBackend):
         return cls(system=options.system, pool=options.pool, native=native)
 
     def unavailable_reason(self) -> str | None:
-        """Say whether bubblewrap is missing; see `Backend.unavailable_reason`."""
+        """Return an error if bubblewrap is missing; see `Backend.unavailable_reason`."""
         return None if rootfs.find_program() else rootfs.NO_PROGRAM
 
     def network_refusal(self, mode: NetworkMode) -> str | None:
-        """Say why sandboxes cannot have this network here; see `Backend.network_refusal`."""
+        """Return why sandboxes cannot have a network mode; see `Backend.network_refusal`."""
         if mode is NetworkMode.ZEROTRUST or self._outbound is not None:
             return None
         return f"network mode {mode} is not available on this machine: {self._no_network}"
@@ -152,7 +152,7 @@ class BubblewrapBackend(HostBackend):
         return pool
 
     async def close(self) -> None:
-        """Kill what runs and remove what is left; see `Backend.close`."""
+        """Kill and remove everything; see `Backend.close`."""
         await super().close()
         if self._images is not None:
             self._images.close()
@@ -194,7 +194,7 @@ class BubblewrapBackend(HostBackend):
                 sink=sink,
                 on_over=lambda job: self._job_over(slot, job),
             )
-            # The job closes its ends itself.
+            # The job closes its ends.
             kept.pop_all()
         request = Start(
             program=str(resources.program),
@@ -218,7 +218,7 @@ class BubblewrapBackend(HostBackend):
         self._no_images = images_usable()
         problem = await examine_persistent(self._open_persistent, probe.LOOK_AROUND, probe.judge)
         if CANNOT_MOUNT in problem:
-            # A container may show devices that it cannot use.
+            # A container may have device files that it cannot use.
             logger.warning("work folders have no disk quota: %s", problem)
             self._no_images = problem
             problem = await examine_persistent(self._open_persistent, probe.LOOK_AROUND, probe.judge)

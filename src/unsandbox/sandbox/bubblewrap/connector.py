@@ -1,4 +1,4 @@
-"""Connections into a live sandbox: made by helpers in its network, which stay a while for the next one."""
+"""Connections into a persistent sandbox, created by helpers in its network, which wait for further requests."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from unsandbox.sandbox.host.process import reports
 from unsandbox.sandbox.launcher.messages import Answered, Failed, Message
 
 _HELPERS = 4
-"""So many connections are made at once; a port whose queue is full holds a helper for some seconds."""
+"""Maximum number of helpers; a port whose queue is full holds up a helper for some seconds."""
 
 
 class Connector:
-    """Connects to ports of a sandbox's own loopback. To start a helper takes longer than all that it does.
+    """Connects to ports of a sandbox's loopback; keeps helpers, because starting one takes long.
 
     Args:
-        start: Has the launcher start a helper that takes its orders from a socket; returns its answer to come.
+        start: Lets the launcher start a helper that reads requests from a socket; returns the future answer.
     """
 
     def __init__(self, start: Callable[[int], Awaitable[asyncio.Future[Answered]]]) -> None:
@@ -37,7 +37,7 @@ class Connector:
         async with self._room:
             while self._idle:
                 helper = self._idle.pop()
-                # One that was idle for long has left, or does so just now.
+                # The helper was idle for long and has exited, or is about to.
                 if (answer := await self._order(helper, port)) is not None:
                     return _taken(answer, port)
             helper, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -54,13 +54,13 @@ class Connector:
             return _taken(answer, port)
 
     def close(self) -> None:
-        """Let all helpers go; nothing is connected any more."""
+        """End all helpers; no further connections are possible."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()
 
     async def _order(self, helper: socket.socket, port: int) -> tuple[Message, list[int]] | None:
-        """Return what a helper says, or None when it has left; it is kept for the next order if it has not."""
+        """Return a helper's answer, or None if it has exited; otherwise keep it for the next request."""
         with contextlib.ExitStack() as kept:
             kept.callback(helper.close)
             helper.setblocking(False)

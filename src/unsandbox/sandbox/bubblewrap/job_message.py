@@ -1,4 +1,4 @@
-"""Messages to warm sandboxes: what a job is to the interpreter that waits in one."""
+"""Messages to warm sandboxes: the encoding of a job for the interpreter that waits in one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from unsandbox.sandbox.spec import SandboxSpec
 from unsandbox.sandbox.zygote.main import MAIN, PROGRAMS
 
 PYTHON = ("python3", MAIN)
-"""The command of programs that the waiting interpreter runs itself; any other is executed by it."""
+"""The command of programs that the waiting interpreter runs itself; it executes any other command."""
 _READS_AT_START = re.compile(r"PYTHON|LD_|LC_|MALLOC_|GLIBC_|GCONV_|(LANG|LANGUAGE|HOME|PATH|TZ)\Z")
-"""Variables that an interpreter, its loader or its C library looks at once, when it starts."""
+"""Variables that an interpreter, its loader or its C library reads only at its start."""
 _INLINE_BYTES = 1 << 16
 
 
 def runs_in_process(spec: SandboxSpec, template_env: Mapping[str, str]) -> bool:
-    """Whether the waiting interpreter is in the state in which a fresh one would begin this program."""
+    """Return whether the waiting interpreter has the state that a new one would have for this program."""
     if tuple(spec.run[:2]) != PYTHON or spec.compile is not None:
         return False
     changed = {
@@ -28,19 +28,19 @@ def runs_in_process(spec: SandboxSpec, template_env: Mapping[str, str]) -> bool:
 
 
 def commands_by_kind(commands: Iterable[Sequence[str]]) -> dict[int, list[str]]:
-    """Return the commands of interpreters that can wait for their program, by the kind of sandbox for it."""
+    """Return the commands of interpreters that can wait for their program, by kind of sandbox."""
     kinds = {program: kind for kind, program in PROGRAMS.items()}
     return {kinds[command[-1]]: list(command) for command in commands if command[-1] in kinds}
 
 
 def waiting_kind(spec: SandboxSpec, commands: Mapping[int, list[str]]) -> int | None:
-    """Return in which kind of sandbox an interpreter waits that would begin this program.
+    """Return the kind of sandbox whose waiting interpreter can run a job; None if none can.
 
-    It was started without variables and input of a job's own.
+    The interpreter was started without the variables and input of a job.
 
     Args:
         spec: The job.
-        commands: How the waiting interpreters were started.
+        commands: The commands of the waiting interpreters.
     """
     kind = next((kind for kind, command in commands.items() if list(spec.run) == command), None)
     if kind is None or spec.compile is not None or spec.env or spec.stdin:
@@ -59,16 +59,16 @@ def encode_job(
     known: Mapping[str, str],
     quick_end: bool,
 ) -> tuple[bytes, bytes | None]:
-    """Return the message that a waiting sandbox takes, and what goes into a file because it is too long.
+    """Return the message for a warm sandbox, and the content that is too long for it and goes into a file.
 
     Args:
         spec: The job.
         in_process: Whether the waiting interpreter runs it.
-        report: Whether the sandbox hands over what it has compiled before it goes on.
-        said: What a compile step of an earlier run wrote to stderr.
-        present: Folders that are there already.
-        known: Variables that the waiting interpreter has.
-        quick_end: As of `PoolConfig`.
+        report: Whether the sandbox sends the compiled program before it continues.
+        said: The stderr of the compile step in an earlier run.
+        present: Folders that exist already.
+        known: Variables of the waiting interpreter.
+        quick_end: See `PoolConfig`.
     """
     folders = [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
     if in_process:
@@ -86,11 +86,11 @@ def encode_job(
         "env": env,
         "compile_env": {**DEFAULT_ENV, "PWD": WORK, **spec.compile_env},
         "folders": [folder for folder in folders if folder not in present],
-        # Artifacts are looked for when every process but the first is gone.
+        # Artifacts are collected when only the first process is left.
         "early": quick_end and not (spec.collect_artifacts or spec.artifact_paths),
         "files": [(file.path, file.mode, file.data) for file in spec.files],
     }
-    # The oldest version that has all of these types: the other side may be any Python 3.
+    # The oldest version with all of these types, because the other side may be any Python 3.
     size = sum(len(file.data) for file in spec.files)
     if size < _INLINE_BYTES:
         message = marshal.dumps(content, 2)

@@ -1,4 +1,4 @@
-"""Finds out whether this machine can let a sandbox out (`semitrusted`), and with what."""
+"""Finds out whether this machine can give sandboxes an outbound network (`semitrusted`)."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ INSTALL = f"install it (Debian, Ubuntu: apt-get install {PROGRAM}) and start the
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """What sandboxes with a network get it from."""
+    """The means for the outbound network of sandboxes."""
 
     program: str
     """Path of slirp4netns."""
     ipv6: bool
-    """Whether this machine has a way out by IPv6."""
+    """Whether this machine has an IPv6 route."""
     resolv_conf: Path
     """The sandboxes' `/etc/resolv.conf`."""
 
     def words(self) -> list[str]:
-        """Return bubblewrap's options: the resolver's address, and to wait until the network is there."""
+        """Return bubblewrap's options: the resolver's configuration, and waiting for the network."""
         return ["--ro-bind", str(self.resolv_conf), "/etc/resolv.conf", "--block-fd", str(BLOCK_FD)]
 
 
 def network_request(outbound: Outbound | None) -> Network | None:
-    """Return what the launcher must know of a sandbox's network."""
+    """Return the network configuration for the launcher."""
     return None if outbound is None else Network(outbound.program, outbound.ipv6)
 
 
 def find_outbound(runtime: Path, host_resolv_conf: Path = Path("/etc/resolv.conf")) -> Outbound:
-    """Return what this machine has for the network of sandboxes.
+    """Return this machine's means for the outbound network.
 
     Args:
-        runtime: Folder in which the sandboxes' `resolv.conf` is written.
-        host_resolv_conf: Where the host's own resolver is found.
+        runtime: Folder for the sandboxes' `resolv.conf`.
+        host_resolv_conf: The host's `resolv.conf`.
 
     Raises:
-        SandboxUnavailable: It lacks something; the message says what and how to get it.
+        SandboxUnavailable: A requirement is missing; the message names it and how to get it.
     """
     program = shutil.which(PROGRAM, path=f"{os.environ.get('PATH', '')}:{PATH}")
     if program is None:
@@ -75,7 +75,7 @@ def find_outbound(runtime: Path, host_resolv_conf: Path = Path("/etc/resolv.conf
 
 def _check_tun() -> None:
     if os.geteuid() == 0 and not openable_by_all(TUN):
-        # The launcher makes a node of its own; whether it may, only a try tells.
+        # The launcher creates a private device node; only an attempt shows whether it may.
         return
     try:
         if not stat.S_ISCHR(TUN.stat().st_mode):
@@ -90,7 +90,7 @@ def _check_tun() -> None:
 
 
 def has_ipv6(routes: Iterable[Route]) -> bool:
-    """Tell whether a default route leads out by IPv6."""
+    """Return whether there is a default route for IPv6."""
     return any(
         route.kind == UNICAST and route.destination.version == 6 and route.destination.prefixlen == 0
         for route in routes
@@ -98,9 +98,9 @@ def has_ipv6(routes: Iterable[Route]) -> bool:
 
 
 def resolv_conf(host_text: str, ipv6: bool) -> str:
-    """Return the sandboxes' `resolv.conf`: the address behind which the host's own resolver is.
+    """Return the sandboxes' `resolv.conf` with the address that leads to the host's resolver.
 
-    Nothing else of the host's file is taken over; its search domains are the host's business.
+    Nothing else of the host's file is copied, such as its search domains.
 
     Args:
         host_text: The host's `/etc/resolv.conf`.

@@ -1,4 +1,4 @@
-"""Persistent sandboxes on bubblewrap: made by the launcher like a job's, entered for each program."""
+"""Persistent sandboxes on bubblewrap: created by the launcher, and entered for each program."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class BubblewrapSandbox(HostSandbox):
     """One persistent sandbox; implements `PersistentSandbox` and the launcher's `JobEvents`.
 
     Args:
-        spec: What it is made of.
-        resources: What it is made with.
-        images: Where work folders are images; None where they are folders.
-        uid: The user of the host that it runs as; None for the server's.
-        on_over: Called when nothing of it is left.
+        spec: Its specification.
+        resources: The resources of the backend.
+        images: The images of work folders; None if work folders are plain folders.
+        uid: Its host user; None for the server's user.
+        on_over: Called when the sandbox and its files are gone.
     """
 
     backend = "bubblewrap"
@@ -56,7 +56,7 @@ class BubblewrapSandbox(HostSandbox):
         *,
         on_over: Callable[[Any], None],
     ) -> None:
-        """Make nothing yet; `open` does."""
+        """Store the arguments; `open` creates the sandbox."""
         super().__init__(spec, resources.host, uid, on_over)
         self._resources = resources
         file_bytes = spec.limits.work_bytes if images is None else None
@@ -66,13 +66,13 @@ class BubblewrapSandbox(HostSandbox):
         self._first: asyncio.Future[None] = self._loop.create_future()
         self._pid = self._pidfd = -1
 
-    # Its beginning
+    # Creation
 
     async def open(self) -> None:
-        """Have it made; returns when programs can be started in it.
+        """Create the sandbox; when this returns, programs can be started in it.
 
         Raises:
-            SandboxError: It could not be set up.
+            SandboxError: The sandbox could not be set up.
         """
         await self._work.open()
         said = memory_file(b"")
@@ -122,10 +122,10 @@ class BubblewrapSandbox(HostSandbox):
         ending = self._ending or Ending(None)
         return ending.error or text or f"exit status {ending.exit_code}"
 
-    # What the launcher says
+    # Events of the launcher
 
     def started(self, pid: int, pidfd: int) -> None:
-        """The first process exists; `pidfd` is ours now."""
+        """Record that the first process exists, and take over `pidfd`."""
         self._pid, self._pidfd = pid, pidfd
         if not self._first.done():
             self._first.set_result(None)
@@ -162,7 +162,7 @@ class BubblewrapSandbox(HostSandbox):
             SandboxError: A file could not be written.
         """
         check_files(files)
-        # By tar, inside: whatever a link leads to, it leads to a place in the sandbox.
+        # tar writes them inside the sandbox, so a link can only lead to a place in the sandbox.
         words = ["tar", "--extract", "--no-overwrite-dir", "--keep-directory-symlink", "--no-same-permissions"]
         packed = await run_long(archive_of, files)
         outcome = await communicate(
@@ -191,9 +191,9 @@ class BubblewrapSandbox(HostSandbox):
     # The work folder
 
     def disk_used(self) -> int:
-        """Return the bytes that the work folder takes; see `PersistentSandbox.disk_used`.
+        """Return the bytes that the work folder occupies; see `PersistentSandbox.disk_used`.
 
-        Where it is a folder without a quota of its own, as it was when it was looked at last.
+        The size of a folder without a quota is that of the last check.
         """
         return self._work.used()
 
@@ -215,7 +215,7 @@ class BubblewrapSandbox(HostSandbox):
         """Replace the content of the work folder; see `PersistentSandbox.replace_work`.
 
         Raises:
-            InvalidArchiveError: The archive is damaged or holds what no work folder may; nothing has changed.
+            InvalidArchiveError: The archive is damaged or has a forbidden entry; nothing has changed.
             SandboxError: It could not be unpacked; the work folder is incomplete.
             OSError: It does not fit (`EDQUOT`; the work folder is incomplete), or could not be read.
         """
@@ -224,7 +224,7 @@ class BubblewrapSandbox(HostSandbox):
             await self._work.replace(archive)
 
     async def _save(self) -> None:
-        # Its disk is kept as it is.
+        # The disk already has the files.
         return
 
     # Freezing
@@ -244,7 +244,7 @@ class BubblewrapSandbox(HostSandbox):
             await self._continue_all()
 
     async def checkpoint(self, folder: Path) -> int:
-        """Refuse: memory and processes cannot be saved here.
+        """Raise an error, because bubblewrap cannot save memory and processes.
 
         Raises:
             SandboxUnavailable: Always.

@@ -1,4 +1,4 @@
-"""How a persistent sandbox on bubblewrap is asked for: its options, and the request to the launcher."""
+"""Bubblewrap's options for persistent sandboxes, and the request to the launcher."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unsandbox.sandbox.persistent_spec import PersistentSpec
 from unsandbox.sandbox.storage.work_disk import WorkDisk
 
 _HELPERS = 8
-"""Processes of ours for which there is room beside the tenant's."""
+"""Number of engine processes that are allowed in addition to the tenant's."""
 
 
 def persistent_arguments(spec: PersistentSpec, resources: BubblewrapResources, disk: WorkDisk) -> bytes:
@@ -32,11 +32,11 @@ def persistent_request(
     """Return the request to the launcher.
 
     Args:
-        spec: What the sandbox is made of.
-        resources: What it is made with.
-        uid: The user of the host that it runs as; None for the server's.
+        spec: The specification of the sandbox.
+        resources: The resources of the backend.
+        uid: Its host user; None for the server's user.
         disk: Its work folder.
-        fds: The numbers that its descriptors have in the sandbox program.
+        fds: The numbers of its descriptors in the sandbox program.
     """
     limits = spec.limits
     return messages.OpenPersistent(

@@ -1,4 +1,4 @@
-"""Bubblewrap's part in its pool of warm sandboxes: how they are made, and how a job is sent to one."""
+"""Bubblewrap's source of warm sandboxes: creates them, and sends jobs to them."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ _MAKING_AT_ONCE = 4
 _CALM_S = 5.0
 _OTHERS_CALM_S = 300.0
 _REFILL_AFTER_S = 0.01
-"""As long as half of a queue is left, the programs that run have the processors before the preparation."""
+"""While half of a queue is left, running programs get the processors before the preparation does."""
 _LONGEST_SAID = 1 << 15
-"""A compiler that said more than this says it again. It must fit into a pipe that nobody reads yet."""
+"""Maximum size of cached compiler messages, which must fit into a pipe that nothing reads yet."""
 
 
 class BubblewrapSource:
-    """Makes warm sandboxes: forks of a zygote; implements `WarmSource`.
+    """Creates warm sandboxes as forks of a zygote; implements `WarmSource`.
 
     Args:
-        resources: What they are made with.
-        template: What zygotes are started in.
-        python: Version of the interpreter in it.
-        config: What they are prepared for, and how many there are.
+        resources: The resources of the backend.
+        template: The template of zygotes.
+        python: Version of its interpreter.
+        config: The configuration of the pool.
     """
 
     name = "bubblewrap"
     news_s = 0.1
-    """The news that the zygote itself is gone may come after that of its sandboxes."""
+    """The message that the zygote has ended may arrive after those of its sandboxes."""
 
     def __init__(
         self, resources: BubblewrapResources, template: Template, python: str, config: PoolConfig
@@ -98,7 +98,7 @@ class BubblewrapSource:
         await self._zygotes.open()
 
     def rest(self) -> None:
-        """Let go of zygotes; see `WarmSource.rest`."""
+        """End the zygotes; see `WarmSource.rest`."""
         self._zygotes.rest()
 
     def _zygote_started(self) -> None:
@@ -109,10 +109,10 @@ class BubblewrapSource:
         if self._pool is not None:
             self._pool.failed(why)
 
-    # What a warm sandbox can be used for
+    # Choice of sandboxes
 
     def suits(self, spec: SandboxSpec) -> bool:
-        """Whether a job can run in a warm sandbox; see `WarmSource.suits`."""
+        """Return whether a job can run in a warm sandbox; see `WarmSource.suits`."""
         if not self._zygotes.serving:
             return False
         ours, wanted = self._limits, spec.limits
@@ -123,21 +123,21 @@ class BubblewrapSource:
         ):
             return False
         if not self._counts_memory and ours.memory_bytes != wanted.memory_bytes:
-            # Without a group it was limited when it was made.
+            # Without a control group, its limits were fixed when it was created.
             return False
         if wanted.cpu_s is not None and not self._counts_cpu:
             return False
         if any(not isinstance(file.data, bytes) for file in spec.files):
-            # The message would hold it in memory.
+            # The message would hold the file in memory.
             return False
         return spec.network is NetworkMode.ZEROTRUST and self._mounted.issuperset(spec.system_paths)
 
     def kind_of(self, spec: SandboxSpec) -> int | None:
-        """Return the kind in which an interpreter waits that begins this program; see `WarmSource.kind_of`."""
+        """Return the kind whose interpreter can run this program; see `WarmSource.kind_of`."""
         return waiting_kind(spec, self._commands) if _bounds(spec.limits) == self._bounds else None
 
     def message(self, spec: SandboxSpec) -> _Message:
-        """Return a job in the form in which the first process takes it; see `WarmSource.message`."""
+        """Return a job, encoded for the first process; see `WarmSource.message`."""
         key, said = self.compiled.key_of(spec), b""
         if key is not None and (program := self.compiled.find(key)) is not None:
             spec, said, key = with_program(spec, program), program.said, None
@@ -160,7 +160,7 @@ class BubblewrapSource:
             self.compiled.keep(key, Compiled(*read, said.data))
 
     def prepare_for(self, sandbox: WarmSandbox, limits: Limits) -> None:
-        """Bound a sandbox as its job is to be bounded.
+        """Set the limits of a job.
 
         Raises:
             OSError: Its group is gone.
@@ -170,7 +170,7 @@ class BubblewrapSource:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif (bounds := _bounds(limits)) != self._bounds:
-            # A group has room for a monitor and a script, which this sandbox does not have.
+            # The group's limit includes a monitor and a script, which this sandbox does not have.
             processes = limits.processes - (0 if limits.processes == self._limits.processes else 2)
             sandbox.group.change(replace(bounds, processes=max(0, processes)))
 
@@ -183,7 +183,7 @@ class BubblewrapSource:
     def make(
         self, kind: int, slot: Slot, sent: DescriptorStack, events: WarmEvents, *, urgent: bool
     ) -> WarmStart | None:
-        """Ask a zygote for a fork; see `WarmSource.make`."""
+        """Request a fork from a zygote; see `WarmSource.make`."""
         zygote = self._zygotes.pick()
         if zygote is None:
             return None
@@ -217,7 +217,7 @@ class BubblewrapSource:
         self._zygotes.lost(self._zygote_of[sandbox], sandbox)
 
     def knows_why(self, sandbox: WarmSandbox, error: str | None) -> bool:
-        """Whether its zygote has ended: that counts once, for all that it was making."""
+        """Return whether its zygote has ended, which counts as one failure for all of its sandboxes."""
         return error == ZYGOTE_GONE or self._zygote_of[sandbox].gone
 
     async def prove(self, start: Starter) -> None:
@@ -237,7 +237,7 @@ class _Message:
     discard_fd: int
     on_compiled: Callable[[int, Captured], None] | None
     said: bytes
-    """What a compile step of an earlier run wrote."""
+    """The compiler's messages of an earlier run."""
 
     def send(self, sandbox: WarmSandbox) -> None:
         """See `JobMessage.send`."""
@@ -279,7 +279,7 @@ def _policies(config: PoolConfig, kinds: Iterable[int]) -> dict[int, QueuePolicy
             refill_after_s=_REFILL_AFTER_S,
         )
     }
-    # Filled when the first job of their language comes, and given up when none came for long.
+    # Filled with the first job of their language, and emptied when no job came for a while.
     other = QueuePolicy(
         least=0,
         most=max(1, config.most // 8),

@@ -1,4 +1,4 @@
-"""Programs in persistent sandboxes on bubblewrap: processes of the launcher that enter their namespaces."""
+"""Programs in persistent sandboxes on bubblewrap: forks of the launcher that enter the namespaces."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Programs:
     """Starts programs in one sandbox.
 
     Args:
-        spec: What the sandbox is made of.
-        resources: What it is made with.
-        uid: The user of the host that it runs as; None for the server's.
-        handle: The server's hold on it.
-        file_bytes: Bound of the size of a single file, where nothing else bounds the work folder at once.
+        spec: The specification of the sandbox.
+        resources: The resources of the backend.
+        uid: Its host user; None for the server's user.
+        handle: The server's handle of it.
+        file_bytes: Maximum size of a single file, if the work folder has no disk quota.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Programs:
             filter=self._resources.filter,
             limits=ProcessLimits(
                 open_files=self._spec.limits.open_files,
-                # Counts the processes of this user in this sandbox.
+                # This limit counts the user's processes in this sandbox.
                 processes=self._spec.limits.processes,
-                # One file alone cannot fill a folder that is only looked at from time to time.
+                # Without a quota the folder is only checked from time to time; limit single files at least.
                 file_bytes=self._file_bytes,
                 data_bytes=self._data_bytes(),
             ),
@@ -75,11 +75,11 @@ class Programs:
         return await self._enter(messages.Spawn, details)
 
     async def start_helper(self, argv: Sequence[str], capabilities: int = 0) -> SandboxProcess:
-        """Start a program of ours, out of the tenant's sight, which also runs while all else is frozen.
+        """Start a helper program that tenants cannot see and that runs while the sandbox is frozen.
 
         Args:
             argv: Its command line.
-            capabilities: What it keeps of root's powers, as a mask.
+            capabilities: The capabilities that it keeps, as a mask.
 
         Raises:
             SandboxError: It cannot be started.
@@ -126,7 +126,7 @@ class Programs:
                             case messages.Entered():
                                 pid = message.pid
             except TimeoutError:
-                # Tenants can stop it before it is a program.
+                # Tenants can kill it before it executes its program.
                 self._send_signal(pid, exited, signal.SIGKILL, True)
                 raise SandboxError(f"the program was not started within {_START_TIMEOUT_S:g} s") from None
             except asyncio.CancelledError:
@@ -148,5 +148,5 @@ class Programs:
         try:
             await self._handle.call(messages.Signal, pid=pid, signal=number, session=session)
         except SandboxError:
-            # It is gone, and the program with it.
+            # The sandbox is gone, and the program with it.
             return

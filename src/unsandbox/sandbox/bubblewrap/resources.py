@@ -1,4 +1,4 @@
-"""What bubblewrap's sandboxes are made with, on this machine."""
+"""The resources of the bubblewrap backend on this machine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class FirstProcess:
     """The first process of persistent sandboxes.
 
     Attributes:
-        file: Attached as `INIT_FD`.
-        command: Runs it.
+        file: The program, which is attached as `INIT_FD`.
+        command: The command that runs it.
     """
 
     file: Path
@@ -26,10 +26,10 @@ class FirstProcess:
 
 @dataclass(frozen=True, slots=True)
 class BubblewrapResources:
-    """The backend's part in one of its sandboxes.
+    """The resources for one sandbox.
 
     Attributes:
-        host: What all its sandboxes share.
+        host: The resources that all sandboxes of the backend share.
         program: Path of bubblewrap.
         init: The first process of persistent sandboxes.
         filter: The system call filter, an array of `struct sock_filter`.
@@ -43,6 +43,6 @@ class BubblewrapResources:
     network: Outbound | None = None
 
     def mounts(self, system_paths: Sequence[str]) -> Mounts:
-        """Return what a sandbox sees of the host; see `SandboxSpec.system_paths`."""
+        """Return a sandbox's view of the host; see `SandboxSpec.system_paths`."""
         host = self.host
         return Mounts(host.root, host.system, host.system_paths(system_paths), self.network)

@@ -1,4 +1,4 @@
-"""The template of bubblewrap's zygotes: the sandbox in which the first interpreter is started."""
+"""The template of bubblewrap's zygotes: the sandbox in which the zygote's interpreter starts."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from unsandbox.sandbox.zygote.main import FIRST_PROCESS
 _PARTS = ("prefault", "lockdown", "main")
 """The modules that a zygote loads, in this order."""
 _CAPABILITIES = ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "NET_ADMIN", "SYS_NICE")
-"""What a zygote needs to make sandboxes; they themselves have none."""
+"""The capabilities that a zygote needs to create sandboxes; the sandboxes have none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """What a zygote is started in.
+    """The template that zygotes are started in.
 
     Attributes:
         root: The read-only root folder.
-        system: Where `/usr` comes from.
-        system_paths: What else of it all sandboxes see; each has a mount point in `root`.
-        env: Variables of Python programs beyond the defaults.
-        as_root: Whether the server is root, and needs no user namespace to make others.
-        own_users: Whether each sandbox gets a user of its own; if not, all map the zygote's.
-        native: Machine code for what makes sandboxes and is their first process.
-        quick_end: Whether the interpreter of a program skips what no program can observe when it ends.
+        system: The source of `/usr`.
+        system_paths: Further paths of the system that all sandboxes see; each has a mount point in `root`.
+        env: Variables of Python programs in addition to the defaults.
+        as_root: Whether the server is root and needs no user namespace to create others.
+        own_users: Whether each sandbox gets a separate user; otherwise all map the zygote's user.
+        native: Machine code that creates sandboxes and is their first process.
+        quick_end: See `PoolConfig`.
     """
 
     root: Path
@@ -53,13 +53,13 @@ class Template:
         """Return bubblewrap's options, NUL-separated.
 
         Args:
-            files: Descriptor numbers of the files to be present, by path.
+            files: Descriptor numbers of the zygote's files, by path.
         """
         words = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--unshare-net"]
         if not self.as_root:
             words += ["--unshare-user", "--uid", "0", "--gid", "0"]
         words += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
-        # The kernel wants the last one of who maps the root of the namespace around it.
+        # The kernel requires the last one from a process that maps the root of the outer namespace.
         for name in (*_CAPABILITIES, *([] if self.own_users else ["SETFCAP"])):
             words += ["--cap-add", f"CAP_{name}"]
         words += [
@@ -86,13 +86,13 @@ class Template:
     def files(
         self, bpf: bytes, version: str, folders: Sequence[str], commands: Mapping[int, list[str]]
     ) -> dict[str, bytes]:
-        """Return what brings the zygote's code into the interpreter, by path.
+        """Return the files that load the zygote's code into the interpreter, by path.
 
         Args:
             bpf: The system call filter of the sandboxes.
-            version: The interpreter's, as in the name of its folders: `3.11`.
-            folders: What is made in each sandbox before it is ready.
-            commands: How other interpreters are started, by the kind of sandbox that they wait in.
+            version: The interpreter's version, as in the name of its folders: `3.11`.
+            folders: Folders that each sandbox creates before it is ready.
+            commands: The commands of other interpreters, by kind of sandbox.
         """
         folder = resources.files("unsandbox.sandbox.zygote")
         known = seccomp.numbers(platform.machine())
@@ -115,7 +115,7 @@ class Template:
 
 
 def python_version(system: System) -> str | None:
-    """Return the version of the `python3` that a sandbox finds, by its file name; None if that says none."""
+    """Return the version of a sandbox's `python3`, from its file name; None if the name has no version."""
     for folder in ("local/bin", "bin"):
         path = system.usr / folder / "python3"
         for _ in range(10):

@@ -1,4 +1,4 @@
-"""The work folder of a live sandbox: its disk, how full that is, archives of it."""
+"""The work folder of a persistent sandbox: its disk, its size, its archives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from unsandbox.sandbox.storage.work_disk import DiskImages, FolderDisk, ImageDis
 
 _WATCH_MIN_S = 1.0
 _WATCH_SHARE = 20
-"""Looking at a folder may take a twentieth of the time."""
+"""Measuring a folder may take a twentieth of the time."""
 
 
 class WorkFolder:
@@ -37,15 +37,15 @@ class WorkFolder:
         start_helper: Callable[[Sequence[str], int], Awaitable[SandboxProcess]],
         on_too_large: Callable[[str], Awaitable[None]],
     ) -> None:
-        """Make nothing yet.
+        """Store the arguments; `open` creates the disk.
 
         Args:
-            spec: The sandbox's.
-            host: The shared parts of all sandboxes of its backend.
-            images: Where work folders are images; None where they are folders.
-            uid: The user of the host that the sandbox runs as; None for the server's.
+            spec: The specification of the sandbox.
+            host: The resources of the backend.
+            images: The images of work folders; None if work folders are plain folders.
+            uid: The host user of the sandbox; None for the server's user.
             start_helper: Starts a program inside, with capabilities.
-            on_too_large: Called with the reason when a folder without a quota of its own has outgrown it.
+            on_too_large: Called with the reason when a plain folder exceeds its quota.
         """
         mount_point = host.runtime / f"work-{secrets.token_hex(6)}"
         self.disk: WorkDisk = (
@@ -63,14 +63,14 @@ class WorkFolder:
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Make or find the disk; see `WorkDisk.open`."""
+        """Create or open the disk; see `WorkDisk.open`."""
         await run_to_end(self.disk.open)
 
     def entered(self, pid: int, pidfd: int) -> None:
-        """The sandbox stands; `pid` is its first process.
+        """Start to watch the folder of a sandbox with the first process `pid`.
 
         Raises:
-            OSError: It is gone already.
+            OSError: The sandbox is gone already.
         """
         root = artifacts.open_root(pid, pidfd)
         try:
@@ -81,7 +81,7 @@ class WorkFolder:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     def left(self) -> None:
-        """The sandbox is gone: hold its disk no longer."""
+        """Release the disk, because the sandbox is gone."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -89,18 +89,18 @@ class WorkFolder:
             self._watching.cancel()
 
     def used(self) -> int:
-        """Return the bytes that it takes; of a folder without a quota, those of the last look at it."""
+        """Return the bytes that it occupies; for a plain folder, the size at the last check."""
         if not self._has_quota or self._fd < 0:
             return self._used
         status = os.fstatvfs(self._fd)
         return (status.f_blocks - status.f_bfree) * status.f_frsize
 
     async def save(self, destination: Path) -> HashedBytes:
-        """Write it as an archive, while the tenant's programs stand still; see `archive.save`."""
+        """Write the folder as an archive, while the tenant's programs are frozen; see `archive.save`."""
         return await save(await self._start_helper(PACK, enter.CAPABILITY_TO_READ_ALL), destination)
 
     async def replace(self, archive: Path) -> None:
-        """Replace its content by an archive that was looked through; see `archive.load`."""
+        """Replace its content by an archive, which is checked first; see `archive.load`."""
         await load(await self._start_helper(UNPACK, enter.CAPABILITY_TO_READ_ALL), archive)
 
     async def _watch(self) -> None:

@@ -1,4 +1,4 @@
-"""The zygotes of a pool, from which its sandboxes are forked: one serves, the next one takes over in time."""
+"""The zygotes of a pool, from which warm sandboxes are forked: one serves until the next one takes over."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, ZYGOTE_FILE_FD
 from unsandbox.sandbox.launcher.messages import StartZygote
 
 _NICE = 5
-"""Warm sandboxes are made when nothing more urgent is to be done."""
+"""Warm sandboxes are created with low priority."""
 
 
 @dataclass(eq=False)
@@ -29,10 +29,10 @@ class Zygote:
     """One zygote; implements `JobEvents`.
 
     Attributes:
-        on_ended: Called when it and everything that it forked is gone.
-        number: Its number at the launcher; 0 before it is asked for.
-        forks: How many sandboxes it was asked for.
-        alive: Those of them that are not gone.
+        on_ended: Called when the zygote and all its forks have ended.
+        number: Its number at the launcher; 0 before it is requested.
+        forks: Number of sandboxes that were requested from it.
+        alive: The sandboxes that have not ended.
         gone: Whether it has ended.
     """
 
@@ -43,27 +43,27 @@ class Zygote:
     gone: bool = False
 
     def started(self, pid: int, pidfd: int) -> None:
-        """It exists."""
+        """Record that the zygote exists."""
         del pid
         os.close(pidfd)
 
     def ended(self, ending: Ending) -> None:
-        """It is gone, and everything that it forked."""
+        """Record that the zygote and all its forks have ended."""
         self.gone = True
         self.on_ended(self, ending.error)
 
 
 class Zygotes:
-    """Starts zygotes, and ends those that nothing came from any more.
+    """Starts zygotes, and ends the old ones.
 
     Args:
-        resources: What they are made with.
-        template: What they are started in.
-        files: Files to be present in them, by path.
-        bounds: Of their sandboxes.
-        forks_each: After this number of forks a new zygote takes over.
-        on_started: Called when sandboxes can be asked for.
-        on_failed: Called with the reason when one has ended by itself.
+        resources: The resources of the backend.
+        template: The template that they are started in.
+        files: Their files, by path.
+        bounds: The limits of their sandboxes.
+        forks_each: Number of forks after which a new zygote takes over.
+        on_started: Called when sandboxes can be requested.
+        on_failed: Called with the reason when a zygote has ended unexpectedly.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Zygotes:
 
     @property
     def serving(self) -> bool:
-        """Whether there is a zygote that can be asked."""
+        """Whether a zygote accepts requests."""
         return self._current is not None
 
     async def open(self) -> None:
@@ -100,7 +100,7 @@ class Zygotes:
         await self._start(self._current)
 
     def rest(self) -> None:
-        """Let go of zygotes; one whose sandboxes have jobs ends with the last of them."""
+        """End the zygotes; a zygote whose sandboxes have jobs ends with the last job."""
         self._resting = True
         zygotes, self._current, self._next = (self._current, self._next), None, None
         for zygote in zygotes:
@@ -108,18 +108,18 @@ class Zygotes:
                 self._retire(zygote)
 
     def pick(self) -> Zygote | None:
-        """Return the one to ask for the next sandbox; None when there is none just now."""
+        """Return the zygote for the next sandbox; None if none is available now."""
         zygote = self._current
         if zygote is not None and zygote.forks >= self._forks_each and self._next is None:
             self._next = Zygote(self._ended)
             self._run(self._start(self._next))
         if self._next is not None and self._next.number and not self._next.forks:
-            # One sandbox, to find out whether it serves.
+            # A single sandbox, to find out whether the new zygote works.
             return self._next
         return zygote if zygote is not None and zygote.number else None
 
     def became_ready(self, sandbox: WarmSandbox) -> None:
-        """A sandbox is ready; one of the next zygote's shows that this one serves and takes over."""
+        """Handle a ready sandbox; the first one of the next zygote lets that zygote take over."""
         if self._next is not None and sandbox in self._next.alive:
             # The old one ends with its last sandbox.
             old, self._current, self._next = self._current, self._next, None
@@ -127,20 +127,20 @@ class Zygotes:
                 self._retire(old)
 
     def lost(self, zygote: Zygote, sandbox: WarmSandbox) -> None:
-        """A sandbox is gone."""
+        """Handle the end of a sandbox."""
         zygote.alive.discard(sandbox)
         if zygote is not self._current and zygote is not self._next:
             self._retire(zygote)
 
     def _ended(self, zygote: Zygote, why: str | None) -> None:
-        """Start another one in place of one that is gone."""
+        """Start a zygote in place of one that has ended."""
         if self._resting or zygote not in (self._current, self._next):
             return
         if zygote is self._next:
             self._next = None
         else:
             self._current = None
-        # This may make the pool, and with it `rest`.
+        # This callback may make the pool call `rest`.
         self._on_failed(f"the zygote has ended: {why or 'killed'}")
         if self._current is None and not self._resting:
             self._run(self.open())
@@ -167,7 +167,7 @@ class Zygotes:
             self._on_started()
 
     def _descriptors(self, sent: DescriptorStack) -> dict[int, int]:
-        # The kind of files that programs will find there; nothing is ever written to them.
+        # The same kind of files that programs will have there; nothing is written to them.
         ends = [pipe(None) for _ in range(2)]
         for read, _ in ends:
             sent.add(read)
