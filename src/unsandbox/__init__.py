@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from unsandbox._async.client import AsyncClient
+    from unsandbox._async.objects.files import AsyncFiles
     from unsandbox._async.objects.map import AsyncMap
+    from unsandbox._async.objects.process import AsyncLiveProcess
     from unsandbox._async.objects.service import AsyncLiveService
     from unsandbox._async.objects.session import AsyncLiveSession
     from unsandbox._async.objects.stream import AsyncJobStream
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     from unsandbox._shared.hooks import Hooks, PollEvent, RequestEvent, ResponseEvent, RetryEvent
     from unsandbox._shared.mapping import Mapped, Progress
     from unsandbox._sync.client import Client
+    from unsandbox._sync.objects.files import Files
     from unsandbox._sync.objects.map import Map
+    from unsandbox._sync.objects.process import LiveProcess
     from unsandbox._sync.objects.service import LiveService
     from unsandbox._sync.objects.session import LiveSession
     from unsandbox._sync.objects.stream import JobStream
@@ -62,6 +66,12 @@ if TYPE_CHECKING:
         PayloadTooLargeError,
         PermissionDeniedError,
         RateLimitError,
+        RemoteFileError,
+        RemoteFileExistsError,
+        RemoteFileNotFoundError,
+        RemoteIsADirectoryError,
+        RemoteNotADirectoryError,
+        RemotePermissionError,
         RequestTimeoutError,
         ServerError,
         SudoRequiredError,
@@ -70,6 +80,7 @@ if TYPE_CHECKING:
         UnsandboxWarning,
         WaitTimeoutError,
     )
+    from unsandbox.protocol.files import FileInfo, FileList
     from unsandbox.protocol.images import Image, ImageList, Pictures, Trusted
     from unsandbox.protocol.languages import detect_language, detect_shebang
     from unsandbox.protocol.logs import LogLine, LogPage
@@ -84,6 +95,7 @@ if TYPE_CHECKING:
         KeyInfo,
         Languages,
     )
+    from unsandbox.protocol.processes import ExecResult, Process, ProcessList, ProcessOutput
     from unsandbox.protocol.retry import RetryPolicy
     from unsandbox.protocol.services import (
         Domains,
@@ -102,7 +114,9 @@ __all__ = [
     "APIError",
     "Artifact",
     "AsyncClient",
+    "AsyncFiles",
     "AsyncJobStream",
+    "AsyncLiveProcess",
     "AsyncLiveService",
     "AsyncLiveSession",
     "AsyncMap",
@@ -120,6 +134,10 @@ __all__ = [
     "Domains",
     "EndedJobs",
     "EngineError",
+    "ExecResult",
+    "FileInfo",
+    "FileList",
+    "Files",
     "Health",
     "Hooks",
     "Image",
@@ -134,6 +152,7 @@ __all__ = [
     "JobStream",
     "KeyInfo",
     "Languages",
+    "LiveProcess",
     "LiveService",
     "LiveSession",
     "LogLine",
@@ -147,8 +166,17 @@ __all__ = [
     "PermissionDeniedError",
     "Pictures",
     "PollEvent",
+    "Process",
+    "ProcessList",
+    "ProcessOutput",
     "Progress",
     "RateLimitError",
+    "RemoteFileError",
+    "RemoteFileExistsError",
+    "RemoteFileNotFoundError",
+    "RemoteIsADirectoryError",
+    "RemoteNotADirectoryError",
+    "RemotePermissionError",
     "RequestEvent",
     "RequestTimeoutError",
     "ResponseEvent",
@@ -202,6 +230,16 @@ _HOME = {
     "AsyncLiveSession": "_async.objects.session",
     "AsyncLiveService": "_async.objects.service",
     "AsyncTerminal": "_async.objects.terminal",
+    "AsyncFiles": "_async.objects.files",
+    "AsyncLiveProcess": "_async.objects.process",
+    "Files": "_sync.objects.files",
+    "LiveProcess": "_sync.objects.process",
+    "FileInfo": "protocol.files",
+    "FileList": "protocol.files",
+    "ExecResult": "protocol.processes",
+    "Process": "protocol.processes",
+    "ProcessList": "protocol.processes",
+    "ProcessOutput": "protocol.processes",
     "LiveSession": "_sync.objects.session",
     "LiveService": "_sync.objects.service",
     "Terminal": "_sync.objects.terminal",

@@ -10,6 +10,9 @@
   x `APIError` - the server answered with an error status
     + `BadRequestError` 400, `AuthenticationError` 401, `PermissionDeniedError` 403, `NotFoundError` 404,
       `ConflictError` 409, `PayloadTooLargeError` 413, `SudoRequiredError` 428, `RateLimitError` 429
+    + `RemoteFileError` (also `OSError`) - a file operation in a session failed; each subclass is also Python's
+      own error: `RemoteFileNotFoundError`, `RemoteFileExistsError`, `RemoteIsADirectoryError`,
+      `RemoteNotADirectoryError`, `RemotePermissionError`
     + `ServerError` 5xx
       - `UnavailableError` 502, 503, 504
   x `JobFailedError` - `check()` was called on the result of a program that failed
@@ -44,6 +47,12 @@ __all__ = [
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "RateLimitError",
+    "RemoteFileError",
+    "RemoteFileExistsError",
+    "RemoteFileNotFoundError",
+    "RemoteIsADirectoryError",
+    "RemoteNotADirectoryError",
+    "RemotePermissionError",
     "RequestTimeoutError",
     "ServerError",
     "SudoRequiredError",
@@ -188,6 +197,33 @@ class ConflictError(APIError):
     """409: a name is taken, or the object's state does not allow the operation."""
 
 
+class RemoteFileError(APIError, OSError):
+    """A file operation in a session failed. `filename` is not set; the message names the path.
+
+    The subclasses are also Python's errors of the same kind, so `except FileNotFoundError` works.
+    """
+
+
+class RemoteFileNotFoundError(RemoteFileError, NotFoundError, FileNotFoundError):
+    """404: there is no such file in the session."""
+
+
+class RemoteFileExistsError(RemoteFileError, ConflictError, FileExistsError):
+    """409: the file exists."""
+
+
+class RemoteIsADirectoryError(RemoteFileError, ConflictError, IsADirectoryError):
+    """409: a file was expected, and the path is a directory."""
+
+
+class RemoteNotADirectoryError(RemoteFileError, ConflictError, NotADirectoryError):
+    """409: a directory was expected, and the path is something else."""
+
+
+class RemotePermissionError(RemoteFileError, PermissionDeniedError, PermissionError):
+    """403: the user of the session may not do this with the file."""
+
+
 class PayloadTooLargeError(APIError):
     """413: the request body is larger than the server accepts."""
 
@@ -232,6 +268,25 @@ _BY_STATUS: dict[int, type[APIError]] = {
     503: UnavailableError,
     504: UnavailableError,
 }
+
+
+_BY_CODE: dict[str, type[APIError]] = {
+    "file_not_found": RemoteFileNotFoundError,
+    "file_exists": RemoteFileExistsError,
+    "is_a_directory": RemoteIsADirectoryError,
+    "not_a_directory": RemoteNotADirectoryError,
+    "permission_denied": RemotePermissionError,
+}
+
+
+def class_for_code(code: str | None, status: int) -> type[APIError]:
+    """Return the error class for the code of an answer; for an unknown code, that of its HTTP status.
+
+    Example:
+        >>> class_for_code("file_exists", 409).__name__, class_for_code(None, 409).__name__
+        ('RemoteFileExistsError', 'ConflictError')
+    """
+    return _BY_CODE.get(code or "") or class_for_status(status)
 
 
 def class_for_status(status: int) -> type[APIError]:

@@ -9,7 +9,7 @@ import pytest
 from tests.client.fake import PUBLIC, SECRET, FakeServer
 from tests.support import Serve
 
-from unsandbox import AsyncClient, RetryPolicy, local
+from unsandbox import AsyncClient, AsyncLiveSession, RetryPolicy, local
 from unsandbox.cli.keys import open_keys
 from unsandbox.engine.accounts.keys import KeySettings
 from unsandbox.local import LocalServer
@@ -55,6 +55,13 @@ async def client(fake: FakeServer) -> AsyncIterator[AsyncClient]:
 def engine() -> LocalServer:
     """The embedded engine of this process."""
     return local.ensure_started()
+
+
+@pytest.fixture(params=["bubblewrap", pytest.param("gvisor", marks=pytest.mark.gvisor)])
+async def workspace(real: AsyncClient, request: pytest.FixtureRequest) -> AsyncIterator[AsyncLiveSession]:
+    """A session of the embedded engine on each backend."""
+    async with real.session(isolation=request.param) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

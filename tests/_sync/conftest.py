@@ -10,7 +10,7 @@ import pytest
 from tests.client.fake import PUBLIC, SECRET, FakeServer
 from tests.support import Serve
 
-from unsandbox import Client, RetryPolicy, local
+from unsandbox import Client, LiveSession, RetryPolicy, local
 from unsandbox.cli.keys import open_keys
 from unsandbox.engine.accounts.keys import KeySettings
 from unsandbox.local import LocalServer
@@ -56,6 +56,13 @@ def client(fake: FakeServer) -> Iterator[Client]:
 def engine() -> LocalServer:
     """The embedded engine of this process."""
     return local.ensure_started()
+
+
+@pytest.fixture(params=["bubblewrap", pytest.param("gvisor", marks=pytest.mark.gvisor)])
+def workspace(real: Client, request: pytest.FixtureRequest) -> Iterator[LiveSession]:
+    """A session of the embedded engine on each backend."""
+    with real.session(isolation=request.param) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from unsandbox.protocol import codec, images, logs, models, services, sessions, snapshots
+from unsandbox.protocol import codec, files, images, logs, models, processes, services, sessions, snapshots
 from unsandbox.protocol.bounds import SMALL_BODY, BoundExceededError, bounds_of, takes_data
 from unsandbox.protocol.endpoints.jobs import ENDPOINTS
 from unsandbox.server.openapi import openapi_document
 
 HANDLERS = Path(models.__file__).parents[1] / "server"
-MODULES = (models, sessions, services, snapshots, images, logs)
+MODULES = (models, sessions, processes, files, services, snapshots, images, logs)
 LONGEST = {"characters": "x", "items": 1}
 
 

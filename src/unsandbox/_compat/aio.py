@@ -7,11 +7,12 @@ import contextlib
 import inspect
 import sys
 import threading
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from typing import IO, Any, Generic, Protocol, TypeVar
 
 from unsandbox._compat.common import NOTHING, Nothing, in_time, joined
-from unsandbox.errors import ClientStateError
+from unsandbox.errors import ClientStateError, UnsandboxError
 
 __all__ = [
     "NOTHING",
@@ -19,6 +20,7 @@ __all__ = [
     "Closeable",
     "Interrupted",
     "ItemSource",
+    "Keeper",
     "Lock",
     "OneTimeCode",
     "Source",
@@ -146,6 +148,34 @@ class ItemSource(Generic[T]):
         if coming is not None:
             coming.cancel()
             await asyncio.wait({coming})
+
+
+class Keeper:
+    """Repeats some work in the background until it is stopped, or the object that does it is gone.
+
+    Args:
+        work: A method. Its errors are ignored: the next time may succeed.
+        seconds: Time between two calls.
+    """
+
+    def __init__(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
+        self._task = current_loop().create_task(_repeated(weakref.WeakMethod(work), seconds))
+
+    def stop(self) -> None:
+        """Stop it; also called by the work itself."""
+        if self._task is not asyncio.current_task():
+            self._task.cancel()
+
+
+async def _repeated(reference: weakref.WeakMethod[Callable[[], Awaitable[None]]], seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        work = reference()
+        if work is None:
+            return
+        with contextlib.suppress(UnsandboxError):
+            await work()
+        del work
 
 
 async def gather(calls: Sequence[Work[T]]) -> list[T]:

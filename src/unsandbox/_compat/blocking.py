@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from unsandbox._compat.common import NOTHING, Nothing, in_time, joined
+from unsandbox.errors import UnsandboxError
 
 __all__ = [
     "NOTHING",
@@ -16,6 +19,7 @@ __all__ = [
     "Closeable",
     "Interrupted",
     "ItemSource",
+    "Keeper",
     "Lock",
     "OneTimeCode",
     "Source",
@@ -114,6 +118,34 @@ class ItemSource(Generic[T]):
 
     def close(self) -> None:
         """Do nothing: there is never an item that is still awaited."""
+
+
+class Keeper:
+    """Repeats some work in a thread until it is stopped, or the object that does it is gone.
+
+    Args:
+        work: A method. Its errors are ignored: the next time may succeed.
+        seconds: Time between two calls.
+    """
+
+    def __init__(self, work: Callable[[], None], seconds: float) -> None:
+        self._over = threading.Event()
+        arguments = (weakref.WeakMethod(work), seconds, self._over)
+        threading.Thread(target=_repeat, args=arguments, name="unsandbox-keeper", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop it; also called by the work itself."""
+        self._over.set()
+
+
+def _repeat(reference: weakref.WeakMethod[Callable[[], None]], seconds: float, over: threading.Event) -> None:
+    while not over.wait(seconds):
+        work = reference()
+        if work is None:
+            return
+        with contextlib.suppress(UnsandboxError):
+            work()
+        del work
 
 
 def gather(calls: Sequence[Work[T]]) -> list[T]:

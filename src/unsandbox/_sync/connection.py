@@ -274,7 +274,7 @@ class _Call:
                 retry, deadline = self._bounds.retry or server.retry, self._bounds.deadline
                 if self._number == 1 <= retry.max_retries and may_have_acted(error):
                     self._find_out(retry)
-                repeatable = endpoint.idempotent or server.honours_key(self._request)
+                repeatable = endpoint.repeatable or server.honours_key(self._request)
                 failed = failed_attempt(endpoint.method, self._number, error, deadline, repeatable=repeatable)
                 server.pause(endpoint.name, failed, error, retry)
             else:

@@ -28,6 +28,7 @@ from unsandbox.engine.services.services import Services
 from unsandbox.engine.sessions.sessions import Sessions
 from unsandbox.engine.store.memory import MemoryStore
 from unsandbox.engine.store.rows import Store
+from unsandbox.engine.workspace.workspaces import Workspaces
 from unsandbox.sandbox import (
     Backend,
     LanguageTable,
@@ -64,6 +65,7 @@ class Engine:
         caches: Of the toolchains.
         jobs: Programs that run once.
         sessions: Persistent sandboxes with a shell; like the following, available once the engine is started.
+        workspaces: Processes and files of sessions.
         services: Persistent sandboxes that keep a program running under a name.
         snapshots: Saved states of sessions and services.
         images: Published copies of services and snapshots.
@@ -111,6 +113,7 @@ class Engine:
         self.replies = IdempotencyStore(store)
         self.probe: ProbeReport | None = None
         self.sessions: Sessions
+        self.workspaces: Workspaces
         self.services: Services
         self.snapshots: Snapshots
         self.images: Images
@@ -173,6 +176,7 @@ class Engine:
         folder = Folder(self._folder or self._backend.scratch(), durable=self._folder is not None)
         blobs = await asyncio.to_thread(Blobs.open, folder.path, self._blobs_url)
         self.sessions = Sessions(context, folder)
+        self.workspaces = Workspaces(self.sessions)
         self.services = Services(context, folder)
         sources: dict[str, Source] = {self.sessions.kind: self.sessions, self.services.kind: self.services}
         self.snapshots = Snapshots(context, blobs, sources)

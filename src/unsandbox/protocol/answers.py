@@ -6,7 +6,7 @@ import http
 from collections.abc import Mapping
 from typing import Any
 
-from unsandbox.errors import APIError, InvalidResponseError, class_for_status
+from unsandbox.errors import APIError, InvalidResponseError, class_for_code
 from unsandbox.protocol import codec
 from unsandbox.protocol.endpoints.jobs import REQUEST_ID_HEADER
 from unsandbox.protocol.retry import parse_retry_after
@@ -64,7 +64,7 @@ def api_error(status: int, headers: Mapping[str, str], body: bytes, now: float) 
     text = f"{status}{phrase}" + (f": {shown}" if shown else "")
     if message and code and code != message:
         text += f" ({code})"
-    return class_for_status(status)(
+    return class_for_code(code, status)(
         # A body that was not UTF-8 left surrogates, which cannot be printed.
         text.encode("utf-8", "replace").decode(),
         status=status,

@@ -543,6 +543,19 @@ def exact_bytes(text: str | None, encoded: str | None) -> bytes:
     return _decoded(encoded) if encoded is not None else (text or "").encode("utf-8", "surrogateescape")
 
 
+def text_and_exact(data: bytes) -> tuple[str, str | None]:
+    r"""Return bytes as text, and as base64 where the text cannot represent them.
+
+    Example:
+        >>> text_and_exact(b"hi"), text_and_exact(b"\xff")
+        (('hi', None), ('\ufffd', '/w=='))
+    """
+    try:
+        return data.decode("utf-8"), None
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace"), base64.b64encode(data).decode("ascii")
+
+
 def _decoded(encoded: str) -> bytes:
     try:
         return base64.b64decode(encoded, validate=True)

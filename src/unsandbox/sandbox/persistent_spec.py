@@ -87,6 +87,16 @@ class RunningProcess(Protocol):
     def kill(self, signal_number: int = 9) -> None:
         """Send a signal to its process group."""
 
+    def kill_session(self) -> None:
+        """Kill everything in the program's session, also jobs in the background."""
+
+    def take(self, name: str) -> int:
+        """Hand over a descriptor by its name; the caller closes it.
+
+        Raises:
+            SandboxError: The program does not have it.
+        """
+
     def close(self) -> None:
         """Close the descriptors that are still open. The program continues."""
 

@@ -31,6 +31,10 @@ HOLD_S = 95.0
 """Seconds that `/execute` holds its answer: historical clients give up after 120, proxies after 100."""
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request, authenticated and read.
@@ -49,6 +53,7 @@ class Call:
         hold_s: Seconds that `/execute` may hold its answer.
         path: Path of the request, decoded.
         service_domain: Services are reached at hosts below it.
+        connected: Tells whether the client still waits for the answer.
         base_url: The server's public URL, otherwise the scheme and host of the request; no slash at the end.
     """
 
@@ -66,6 +71,7 @@ class Call:
     base_url: str = ""
     path: str = ""
     service_domain: str = SERVICE_DOMAIN
+    connected: Callable[[], bool] = _always
 
     @property
     def body_sha256(self) -> str:

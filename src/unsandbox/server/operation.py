@@ -45,7 +45,7 @@ class Operation:
         self._check_code = check_code
         self._has_files = endpoint.request is not None and "input_files" in endpoint.request.__struct_fields__
         is_job = endpoint in JOBS  # The engine audits jobs, and their rows hold the idempotency key.
-        self._audited = endpoint.method != "GET" and not is_job
+        self._audited = endpoint.method != "GET" and not endpoint.safe and not is_job
         self._once_per_key = endpoint.creates and not is_job
 
     async def serve(self, request: web.Request) -> web.StreamResponse:

@@ -107,4 +107,5 @@ class RequestReader:
             path=request.path,
             base_url=self._config.public_url or f"{request.scheme}://{request.host}",
             service_domain=self._config.service_domain,
+            connected=lambda: request.transport is not None and not request.transport.is_closing(),
         )

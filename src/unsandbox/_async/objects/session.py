@@ -4,19 +4,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from unsandbox._async.connection import Connection
+from unsandbox._async.objects.files import AsyncFiles
+from unsandbox._async.objects.process import AsyncLiveProcess, ask, execute, start
 from unsandbox._async.objects.terminal import AsyncTerminal
 from unsandbox._async.operations import CLEAN_UP_S, perform
-from unsandbox._compat.aio import Interrupted, OneTimeCode
+from unsandbox._compat.aio import Interrupted, OneTimeCode, Stdin
 from unsandbox._shared.deadline import NEVER, Deadline
 from unsandbox._shared.files import InputFiles
+from unsandbox._shared.processes import OutputCallback, ProgramOptions
 from unsandbox._shared.request import Bounds
 from unsandbox.errors import ClientStateError, InvalidResponseError, NotFoundError
 from unsandbox.protocol import codec
+from unsandbox.protocol.processes import ExecResult, Process, ProcessList
 from unsandbox.protocol.sessions import CommandResult, Session
 from unsandbox.protocol.snapshots import Snapshot
 
@@ -101,6 +105,105 @@ class AsyncLiveSession:
             input_files: Files for `/tmp/input/`.
         """
         return await self._client.session_command(self.id, command, timeout=timeout, input_files=input_files)
+
+    @property
+    def files(self) -> AsyncFiles:
+        """The files of the session."""
+        return AsyncFiles(self._connection, self.id)
+
+    async def exec(
+        self,
+        program: Sequence[str] | str,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: Stdin | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+        output_bytes: int | None = None,
+    ) -> ExecResult:
+        r"""Run a program beside the session's shell and return its output.
+
+        If this call is cancelled or the client is gone, the server kills the program and all of its children.
+
+        Args:
+            program: Program and arguments, or a command line for bash.
+            cwd: Working directory. Default `/work`.
+            env: Further environment variables.
+            stdin: Standard input: text, bytes, a file object, or an iterable of pieces. Default: empty.
+            user: User that runs the program. A session has one, `sandbox`.
+            timeout: Seconds until the program and all of its children are killed; the exit code is then 124.
+            on_stdout: Called with each piece of standard output as text, as it comes.
+            on_stderr: Called with each piece of standard error as text, as it comes.
+            output_bytes: Bytes of each stream to keep. Default 10 MiB.
+
+        Returns:
+            Output and exit code: 127 if the program is missing, 126 if it cannot be run.
+
+        Example:
+            ```python
+            result = await session.exec(["sort", "-n"], stdin="3\n1\n2\n")
+            assert result.stdout == "1\n2\n3\n"
+            ```
+        """
+        options = ProgramOptions(cwd, env, user, timeout, output_bytes=output_bytes)
+        return await execute(self._connection, self.id, options.members(program), stdin, on_stdout, on_stderr)
+
+    async def start(
+        self,
+        program: Sequence[str] | str,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        terminal: tuple[int, int] | None = None,
+        detach: bool = False,
+        output_bytes: int | None = None,
+    ) -> AsyncLiveProcess:
+        """Start a program beside the session's shell and return it while it runs.
+
+        Args:
+            program: Program and arguments, or a command line for bash.
+            cwd: Working directory. Default `/work`.
+            env: Further environment variables.
+            stdin: The whole standard input. Default: open, for `write` and `close_stdin`.
+            user: User that runs the program. A session has one, `sandbox`.
+            timeout: Seconds until the program and all of its children are killed.
+            terminal: Columns and rows of a terminal for the program, instead of pipes.
+            detach: Whether the program goes on when this client is gone.
+            output_bytes: Bytes of each stream that the server keeps, the last ones. Default 10 MiB.
+
+        Example:
+            ```python
+            async with await session.start(["cat"]) as process:
+                await process.write("hello")
+                await process.close_stdin()
+                await process.wait()
+            ```
+        """
+        options = ProgramOptions(cwd, env, user, timeout, terminal, detach, output_bytes)
+        return await start(self._connection, self.id, options.members(program), stdin)
+
+    async def processes(self) -> list[Process]:
+        """Return the processes started by `exec` and `start`: those that run, and those that ended lately."""
+        return (await ask(self._connection, "list_processes", ProcessList, {"id": self.id})).processes
+
+    async def attach_process(self, process_id: str) -> AsyncLiveProcess:
+        """Return a process that this or another client started with `detach=True`.
+
+        Args:
+            process_id: Id of the process.
+
+        Raises:
+            NotFoundError: There is no such process.
+        """
+        params = {"id": self.id, "process_id": process_id}
+        info = await ask(self._connection, "get_process", Process, params)
+        return AsyncLiveProcess(self._connection, self.id, info)
 
     async def refresh(self) -> Session:
         """Return the current state of the session."""

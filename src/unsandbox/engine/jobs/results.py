@@ -114,10 +114,20 @@ def captured_size(outcome: Outcome | CommandOutcome) -> int:
 
 def _signal_of(outcome: Outcome) -> str | None:
     """Return the name of the signal that an exit code stands for; shells and sandboxes tell no other way."""
-    if outcome.exit_code is None or outcome.exit_code <= _KILLED_BY:
+    return signal_name(outcome.exit_code)
+
+
+def signal_name(exit_code: int | None) -> str | None:
+    """Return the name of the signal that an exit code of 128 + N stands for, if that signal ends programs.
+
+    Example:
+        >>> signal_name(137), signal_name(1)
+        ('SIGKILL', None)
+    """
+    if exit_code is None or exit_code <= _KILLED_BY:
         return None
     try:
-        found = signal.Signals(outcome.exit_code - _KILLED_BY)
+        found = signal.Signals(exit_code - _KILLED_BY)
     except ValueError:
         return None
     return found.name if found.name in _DEADLY else None
@@ -210,11 +220,7 @@ def text_of(captured: Captured, most: int = ENCODED_BYTES) -> tuple[str, str | N
         most: Bytes that it may take in JSON; the rest is dropped.
     """
     whole = _whole_characters(_within(captured, most))
-    try:
-        return whole.data.decode("utf-8"), None, whole.dropped_bytes
-    except UnicodeDecodeError:
-        exact = base64.b64encode(whole.data).decode("ascii")
-        return whole.data.decode("utf-8", "replace"), exact, whole.dropped_bytes
+    return *models.text_and_exact(whole.data), whole.dropped_bytes
 
 
 def command_result(outcome: CommandOutcome) -> CommandResult:

@@ -18,6 +18,7 @@ from unsandbox.engine.saved.sources import SavedState
 from unsandbox.engine.sessions.record import SessionRecord, shell_of
 from unsandbox.engine.sessions.terminal import Terminal
 from unsandbox.engine.store.objects import Collection
+from unsandbox.engine.workspace.process_table import ProcessTable
 from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.languages.shells import ShellDriver
@@ -33,6 +34,7 @@ class OpenSession:
 
     Attributes:
         sandbox: The sandbox.
+        processes: The processes that run beside its shell, and its files.
         driver: Runs commands in its shell, once there was one.
         terminal: Its terminal, once there was a viewer.
         uses: Calls that use it now; a session in use does not expire.
@@ -40,13 +42,15 @@ class OpenSession:
     """
 
     sandbox: PersistentSandbox
+    processes: ProcessTable
     driver: ShellDriver | None = None
     terminal: Terminal | None = None
     uses: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def close_programs(self) -> None:
-        """End the shell and the terminal."""
+        """End the shell, the terminal, and what belongs to the processes."""
+        self.processes.close()
         if self.terminal is not None:
             self.terminal.close()
         if self.driver is not None:
@@ -126,7 +130,7 @@ class SessionSandboxes:
         )
         sandbox = await open_persistent(self._context, record.isolation, spec)
         record.isolation = sandbox.backend
-        session = self._open[record.object_id] = OpenSession(sandbox)
+        session = self._open[record.object_id] = OpenSession(sandbox, ProcessTable(sandbox))
         if spec.hot_image is not None:
             session.driver = shell_of(self._context, record.shell).take_over(sandbox)
         self._background.start(self._watch(record.object_id, sandbox))

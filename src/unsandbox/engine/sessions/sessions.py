@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 from unsandbox.engine.background import Background
 from unsandbox.engine.context import Context, Folder
-from unsandbox.engine.errors import Conflict, InvalidRequest, UnknownObject
+from unsandbox.engine.errors import Conflict, UnknownObject
 from unsandbox.engine.jobs.inputs import input_files
 from unsandbox.engine.persistent.activity import Activity
 from unsandbox.engine.persistent.limits import (
     check_room,
     reserved_by_all,
     reserved_by_one,
-    sandbox_files,
     set_vcpu,
 )
 from unsandbox.engine.saved.sources import SavedState, SourceInfo
 from unsandbox.engine.sessions.attachments import SessionTerminals
+from unsandbox.engine.sessions.commands import Commands
 from unsandbox.engine.sessions.expiry import Expiry
 from unsandbox.engine.sessions.history import Histories
-from unsandbox.engine.sessions.record import SessionRecord, as_request, describe, new_record, shell_of
+from unsandbox.engine.sessions.record import SessionRecord, as_request, describe, new_record
 from unsandbox.engine.sessions.sandboxes import OpenSession, SessionSandboxes
-from unsandbox.engine.store.objects import Collection, epoch
+from unsandbox.engine.store.objects import Collection
 from unsandbox.protocol.contents import Content
 from unsandbox.protocol.sessions import Session, SessionRequest
 from unsandbox.sandbox.errors import SandboxError
@@ -64,6 +63,7 @@ class Sessions:
         self._activity = Activity(self.collection, self._background)
         self.sandboxes = SessionSandboxes(context, folder, self.collection, self._background)
         self._histories = Histories(self.sandboxes.path if folder.durable else None)
+        self._commands = Commands(context, self._histories)
         self.terminals = SessionTerminals(
             context, self.collection, self.sandboxes, self._activity, self._histories
         )
@@ -159,8 +159,31 @@ class Sessions:
         """Give the sandbox of a session; see `Source.lend`."""
         record = self._known(object_id)
         session = await self.sandboxes.ensure_open(record)
+        session.processes.guest.close()  # It does not belong into a snapshot with memory.
         with self._using(record, session):
             yield session.sandbox
+
+    @contextlib.asynccontextmanager
+    async def in_use(self, owner: str, name: str, *, frozen_too: bool = False) -> AsyncIterator[OpenSession]:
+        """Give a session with its sandbox for a call that works in it.
+
+        Args:
+            owner: The key.
+            name: Id or container name.
+            frozen_too: Whether it may be frozen.
+
+        Raises:
+            UnknownObject: No such session of this key.
+            Conflict: The session is frozen.
+            LimitReached: The key has used up its CPU time.
+        """
+        record = self.collection.get(owner, name)
+        self._context.quotas.check_cpu(owner)
+        session = await self.sandboxes.ensure_open(record)
+        if session.sandbox.frozen and not frozen_too:
+            raise Conflict("the session is frozen; unfreeze it first", code="session_frozen")
+        with self._using(record, session):
+            yield session
 
     async def put_back(self, object_id: str, state: SavedState) -> None:
         """Replace the state of a session by a saved one; see `Source.put_back`."""
@@ -251,28 +274,9 @@ class Sessions:
             LimitReached: The key has used up its CPU time.
             InvalidRequest: Its shell takes no one-shot commands.
         """
-        record = self.collection.get(owner, name)
-        self._context.quotas.check_cpu(owner)
-        # Historical clients send a trailing newline.
-        command = command.rstrip("\n")
-        if "\0" in command:
-            raise InvalidRequest("a command must not contain a NUL byte")
-        session = await self.sandboxes.ensure_open(record)
-        if session.sandbox.frozen:
-            raise Conflict("the session is frozen; unfreeze it first", code="session_frozen")
-        self._histories.of(record).note(f"{epoch(time.time())} {command}\n")
-        with self._using(record, session):
-            try:
-                if files:
-                    await session.sandbox.put_files(sandbox_files(files))
-                async with session.lock:
-                    if session.driver is None or not session.driver.alive:
-                        session.driver = await shell_of(self._context, record.shell).open_driver(
-                            session.sandbox
-                        )
-                    return await session.driver.run(command, timeout_s)
-            except ValueError as error:
-                raise InvalidRequest(str(error)) from error
+        async with self.in_use(owner, name) as session:
+            record = self.collection.get(owner, name)
+            return await self._commands.run(record, session, command, timeout_s, files)
 
     @contextlib.contextmanager
     def _using(self, record: SessionRecord, session: OpenSession) -> Iterator[None]:

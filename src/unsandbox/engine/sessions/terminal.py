@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-import struct
-import termios
 from collections import deque
 from collections.abc import Callable
 
+from unsandbox.sandbox.host.descriptors import set_window_size
 from unsandbox.sandbox.persistent_spec import RunningProcess
 
 DEFAULT_SIZE = (80, 24)
@@ -129,7 +127,7 @@ class Terminal:
         if not (0 < columns <= _MAX_CELLS and 0 < rows <= _MAX_CELLS):
             columns, rows = DEFAULT_SIZE
         with contextlib.suppress(OSError):
-            fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            set_window_size(self._fd, columns, rows)
 
     def close(self) -> None:
         """End the program (as if the line was hung up) and every viewer."""

@@ -42,6 +42,7 @@ class Endpoint:
         status: Status of a success.
         protected: Whether a server may ask for a one-time code first (428).
         text_bytes: Largest body, where it is text.
+        safe: Whether it changes nothing although its method does not say so (RFC 9110, 9.2.1).
         idempotent: Whether it may be sent again although its method does not say so (RFC 9110, 9.2.2).
     """
 
@@ -59,7 +60,13 @@ class Endpoint:
     status: int = 200
     protected: bool = False
     idempotent: bool = False
+    safe: bool = False
     text_bytes: int = 0
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent again although its method does not say so."""
+        return self.safe or self.idempotent
 
     @functools.cached_property
     def body_bytes(self) -> int | None:

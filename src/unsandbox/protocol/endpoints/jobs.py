@@ -6,12 +6,14 @@ from unsandbox.protocol import models
 from unsandbox.protocol.bounds import CODE_CHARACTERS
 from unsandbox.protocol.endpoints.endpoint import Endpoint, Query
 from unsandbox.protocol.endpoints.state import IMAGES, LOGS, SERVICES, SESSIONS, SNAPSHOTS
+from unsandbox.protocol.endpoints.workspace import FILES, PROCESSES
 
 FEATURES_HEADER = "Unsandbox-Features"
 """Response header with which a server announces what it can do beyond the historical API."""
 FEATURES = (
     *("wait", "idempotency", "stdin", "events", "args", "isolation", "wait_many"),
     *("compiler_args", "memory_mb", "compile_timeout", "cpu_time", "compile_output", "version"),
+    *("processes", "files"),
 )
 """`wait`: `GET /jobs/{id}?wait=S` holds; `idempotency`: `Idempotency-Key` is honoured; `stdin`: is taken;
 `events`: `GET /jobs/{id}/events` streams; `args`: the program gets arguments; `isolation`: may be chosen;
@@ -139,6 +141,6 @@ JOBS: tuple[Endpoint, ...] = (
     ),
 )
 
-ENDPOINTS: tuple[Endpoint, ...] = JOBS + SESSIONS + SERVICES + SNAPSHOTS + IMAGES + LOGS
+ENDPOINTS: tuple[Endpoint, ...] = JOBS + SESSIONS + PROCESSES + FILES + SERVICES + SNAPSHOTS + IMAGES + LOGS
 
 BY_NAME: dict[str, Endpoint] = {endpoint.name: endpoint for endpoint in ENDPOINTS}

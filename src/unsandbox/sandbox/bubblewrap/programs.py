@@ -10,7 +10,7 @@ import socket
 from collections.abc import Sequence
 
 from unsandbox.sandbox.bubblewrap.resources import BubblewrapResources
-from unsandbox.sandbox.errors import SandboxError
+from unsandbox.sandbox.errors import ProgramStartError, SandboxError
 from unsandbox.sandbox.host.descriptors import DescriptorStack, memory_file, pipe
 from unsandbox.sandbox.host.persistent import Program
 from unsandbox.sandbox.host.process import SandboxProcess, reports
@@ -122,7 +122,8 @@ class Programs:
                             ends["terminal_fd"] = kept.add(fd)
                         match message:
                             case messages.Failed():
-                                raise SandboxError(f"cannot start the program: {message.error}")
+                                reason = f"cannot start the program: {message.error}"
+                                raise ProgramStartError(reason, message.errno, message.path)
                             case messages.Entered():
                                 pid = message.pid
             except TimeoutError:

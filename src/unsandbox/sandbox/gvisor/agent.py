@@ -329,14 +329,13 @@ class Agent:
             report, reporting = os.pipe()
             pid = os.fork()
         except OSError as error:
-            self.send(STARTED, stream, (error.strerror or str(error)).encode())
+            self.send(STARTED, stream, json.dumps(refusal(error)).encode())
             return
         if pid == 0:
             try:
                 become(details, theirs)
             except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
-                said = getattr(error, "strerror", None) or str(error) or "unknown"
-                os.write(reporting, said.encode("utf-8", "replace")[:2000])
+                os.write(reporting, json.dumps(refusal(error)).encode())
             finally:
                 os._exit(127)
         for fd in {*theirs, reporting}:
@@ -443,6 +442,14 @@ def become(details: dict[str, Any], fds: tuple[int, ...]) -> None:
     os.chdir(details["cwd"])
     argv = details["argv"]
     os.execvpe(argv[0], argv, details["env"])  # noqa: S606 - starting programs is what this is for
+
+
+def refusal(error: BaseException) -> tuple[str, int, str]:
+    """Return why a program cannot be started: in words, as the kernel's number, and the path that it names."""
+    said = getattr(error, "strerror", None) or str(error) or "unknown"
+    path = getattr(error, "filename", None)
+    path = os.fsdecode(path) if isinstance(path, (str, bytes)) else ""
+    return said[:1000], getattr(error, "errno", None) or 0, path[:1000]
 
 
 def open_pipes() -> tuple[tuple[int, ...], tuple[int, ...]]:

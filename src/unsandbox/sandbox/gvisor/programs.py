@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
 
 from unsandbox.protocol.contents import Content
-from unsandbox.sandbox.errors import SandboxError
+from unsandbox.sandbox.errors import ProgramStartError
 from unsandbox.sandbox.gvisor import agent
 from unsandbox.sandbox.gvisor.channel import Channel, encoded, text
 from unsandbox.sandbox.gvisor.terminal import LocalTerminal
@@ -80,7 +81,7 @@ class Programs:
         if said:
             process.close()
             channel.abandon(stream)
-            raise SandboxError(f"cannot start the program: {text(said)}")
+            raise _start_error(said)
         return process
 
     async def help(
@@ -168,6 +169,16 @@ class Programs:
                 raise ConnectionError(f"nothing listens on port {port} of the sandbox: {text(said)}")
             here.setblocking(False)
             return here.detach()
+
+
+def _start_error(said: bytes) -> ProgramStartError:
+    """Return the error for what an agent says of a program that it could not start."""
+    try:
+        reason, number, path = json.loads(said)
+        named = f"{reason}: {path!r}" if path else str(reason)
+        return ProgramStartError(f"cannot start the program: {named[:500]}", int(number), str(path))
+    except (ValueError, TypeError):
+        return ProgramStartError(f"cannot start the program: {text(said)}")
 
 
 def _shut(fd: int) -> None:

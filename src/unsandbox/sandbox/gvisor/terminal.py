@@ -13,6 +13,7 @@ import tty
 
 from unsandbox.sandbox.gvisor import agent
 from unsandbox.sandbox.gvisor.channel import Channel
+from unsandbox.sandbox.host.descriptors import set_window_size
 
 _LOOK_S = 0.1
 
@@ -30,7 +31,7 @@ class LocalTerminal:
         self.master, slave = pty.openpty()
         tty.setraw(slave)
         self._size = size
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+        set_window_size(slave, *size)
         os.set_blocking(self.master, False)
         self._channel = channel
         self._stream = stream

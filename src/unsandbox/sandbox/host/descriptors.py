@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import struct
+import termios
 from collections.abc import Callable
 
 from unsandbox.protocol.contents import Content, Slice, Spool
@@ -78,6 +80,15 @@ def pipe(uid: int | None) -> tuple[int, int]:
     if uid is not None:
         os.fchown(write, uid, uid)
     return read, write
+
+
+def set_window_size(fd: int, columns: int, rows: int) -> None:
+    """Set the size of a terminal, in characters.
+
+    Raises:
+        OSError: It is not a terminal.
+    """
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 async def readable(fd: int) -> None:

@@ -8,7 +8,6 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Protocol
 
 from unsandbox.protocol.contents import Content, chunks_of
 from unsandbox.sandbox.errors import SandboxError
@@ -96,14 +95,13 @@ async def reports(sock: socket.socket) -> AsyncGenerator[tuple[Message, list[int
         yield messages.decode(data), fds
 
 
-class _Session(RunningProcess, Protocol):
-    def kill_session(self) -> None: ...
-
-    def take(self, name: str) -> int: ...
-
-
 async def communicate(
-    process: _Session, stdin: bytes | Content, *, timeout_s: float | None, output_bytes: int, discard_fd: int
+    process: RunningProcess,
+    stdin: bytes | Content,
+    *,
+    timeout_s: float | None,
+    output_bytes: int,
+    discard_fd: int,
 ) -> CommandOutcome:
     """Send a program its standard input and return its whole output; see `PersistentSandbox.run`."""
     started = time.monotonic()

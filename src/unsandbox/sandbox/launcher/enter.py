@@ -124,7 +124,9 @@ def become_program(
         _lock_down_and_execute(wanted, fds)
     except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
         with contextlib.suppress(OSError):
-            tell(report, Failed(_in_words(error)))
+            path = getattr(error, "filename", None)
+            number = getattr(error, "errno", None) or 0
+            tell(report, Failed(_in_words(error), number, path if isinstance(path, str) else ""))
     finally:
         os._exit(127)
 

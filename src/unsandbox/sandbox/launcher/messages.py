@@ -352,9 +352,11 @@ class LowPortsOpened(_Fact):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """What was asked for did not succeed; `error` says why."""
+    """What was asked for did not succeed; `error` says why, `errno` and `path` as the kernel put it."""
 
     error: str
+    errno: int = 0
+    path: str = ""
 
 
 Request = Start | PrepareWarm | MoreDescriptors | Watch | Kill | Ask

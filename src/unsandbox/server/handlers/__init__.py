@@ -8,9 +8,9 @@ from unsandbox.engine import NotImplementedHere
 from unsandbox.protocol.endpoints.jobs import ENDPOINTS
 from unsandbox.protocol.models import WireModel
 from unsandbox.server.call import Call, Handler
-from unsandbox.server.handlers import images, jobs, logs, services, sessions, snapshots
+from unsandbox.server.handlers import images, jobs, logs, services, sessions, snapshots, workspace
 
-_MODULES: tuple[ModuleType, ...] = (jobs, sessions, services, snapshots, images, logs)
+_MODULES: tuple[ModuleType, ...] = (jobs, sessions, workspace, services, snapshots, images, logs)
 
 
 async def _not_yet(call: Call) -> WireModel:
@@ -22,7 +22,7 @@ def _find(name: str) -> Handler:
         handler: Handler | None = getattr(module, name, None)
         if handler is not None:
             return handler
-    return _not_yet
+    return workspace.FILE_HANDLERS.get(name, _not_yet)
 
 
 HANDLERS: dict[str, Handler] = {endpoint.name: _find(endpoint.name) for endpoint in ENDPOINTS}

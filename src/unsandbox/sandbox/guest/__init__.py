@@ -1,0 +1,1 @@
+"""Programs of ours that run inside persistent sandboxes, as the sandbox's user."""
