@@ -1,13 +1,13 @@
-"""The first process of a gVisor sandbox that stays: starts programs in it and carries their bytes outside.
+"""The first process of a persistent gVisor sandbox: starts programs in it and transfers their bytes.
 
-A program that `runsc exec` starts holds descriptors of the host, with which a sandbox cannot be checkpointed.
-Programs started here hold pipes and terminals of the sandbox's own kernel; only this process speaks to the
-server, over descriptors 0 and 1, which a restored sandbox gets anew. It runs as root *of the sandbox*, so that
-no program of the tenant can kill or read it, and has few of root's powers there.
-The server believes nothing it says that could do harm.
+A program that `runsc exec` starts holds descriptors of the host, and a sandbox with such descriptors cannot be
+checkpointed. Programs of the agent hold pipes and terminals of the sandbox's kernel. Only the agent is
+connected to the server, over descriptors 0 and 1, which a restored sandbox gets anew. It runs as root *of the
+sandbox*, so tenants can neither kill nor read it, and has few capabilities there. The server does not trust
+its messages.
 
-The other end is `gvisor_channel`. This file runs in the sandbox's own interpreter, any Python from 3.7 on, with
-the standard library alone; the server imports it for the shape of the messages.
+The other end is `channel.py`. This file runs in the sandbox's interpreter, Python 3.7 or newer, with the
+standard library only; the server imports it for the format of the messages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEADER = struct.Struct(">cII")
 CHUNK = 1 << 16
 """Most bytes in one message."""
 WINDOW = 1 << 18
-"""Bytes of one stream that may be on their way in one direction."""
+"""Maximum bytes in flight of one stream in one direction."""
 
 # From the server. A program and a connection are named by an even number; it is also the stream of their
 # bytes in both directions. The odd number after it is the stream of a program's errors.
@@ -46,30 +46,30 @@ SIGNAL = b"K"
 RESIZE = b"R"
 """JSON: columns and rows."""
 HALT = b"H"
-"""`1`: stop all programs of the tenant where they are; `0`: let them go on. Answered by DONE."""
+"""`1`: suspend all programs of the tenant; `0`: resume them. Answered by DONE."""
 DISK = b"T"
 """Answered by DISK: bytes used in the work folder, as text."""
 QUIET = b"Q"
-"""Say DONE, then nothing more, and read nothing but the next message."""
+"""Send DONE, then nothing more, and read only the next message."""
 RESET = b"Z"
-"""JSON: numbers of programs. A new server, after a restore: these go on with the streams that they have; of the
-others what they write is drained. Answered by READY with those of the numbers that still run."""
+"""JSON: numbers of programs, from a new server after a restore. These programs keep their streams; the output
+of all others is drained. Answered by READY with the numbers that still run."""
 GO = b"G"
-"""After QUIET: go on."""
+"""After QUIET: continue."""
 
 # In both directions.
 DATA = b"D"
 END = b"E"
 """No more DATA in this direction."""
 CREDIT = b"W"
-"""So many bytes more may be sent, as text."""
+"""Number of further bytes that may be sent, as text."""
 DROP = b"X"
-"""Nobody reads this stream any more."""
+"""This stream has no reader any more."""
 
 # From the agent.
 READY = b"Y"
 STARTED = b"P"
-"""Empty, or why the program or connection could not be started."""
+"""Empty, or the reason why the program or connection could not be started."""
 EXIT = b"O"
 """A program's exit code, as text."""
 DONE = b"A"
@@ -80,7 +80,7 @@ _MAX_ROUNDS = 50
 
 
 class Pump:
-    """One direction of one stream: from a descriptor to the server (`out`), or the other way."""
+    """One direction of one stream: from a descriptor to the server (`out`), or from the server to it."""
 
     def __init__(self, agent: Agent, stream: int, fd: int, out: bool) -> None:
         self.agent = agent
@@ -96,12 +96,12 @@ class Pump:
         self.watch()
 
     def watch(self) -> None:
-        """Tell the loop what is awaited of the descriptor."""
+        """Tell the loop which events of the descriptor to wait for."""
         wanted = self.credit > 0 or self.draining if self.out else bool(self.waiting)
         self.agent.watch(self.fd, self, wanted, self.out)
 
     def ready(self) -> None:
-        """The descriptor can be read, or written."""
+        """Handle a readable or writable descriptor."""
         try:
             if self.out:
                 self._read()
@@ -110,11 +110,11 @@ class Pump:
         except BlockingIOError:
             self.watch()
         except OSError:
-            # A terminal without programs, a reader that is gone.
+            # The terminal has no programs any more, or the reader is gone.
             self.close()
 
     def drain(self) -> None:
-        """Send on what can be read now."""
+        """Forward the bytes that can be read now."""
         with contextlib.suppress(OSError):
             while self.credit > 0 and not self.closed:
                 self._read()
@@ -194,7 +194,7 @@ class Agent:
     # Descriptors
 
     def watch(self, fd: int, pump: Pump, wanted: bool, out: bool) -> None:
-        """Await a descriptor for a pump, or no longer. Two pumps may share one: a terminal, a connection."""
+        """Start or stop to wait for a pump's descriptor. Two pumps may share one: a terminal, a connection."""
         pumps = self.watched.setdefault(fd, {})
         if wanted:
             pumps[out] = pump
@@ -209,7 +209,7 @@ class Agent:
             self.masks[fd] = mask
 
     def forget(self, pump: Pump) -> None:
-        """A pump has ended; its descriptor is closed when no other uses it."""
+        """Remove a pump that has ended; close its descriptor when no other pump uses it."""
         self.watch(pump.fd, pump, False, pump.out)
         table = self.outward if pump.out else self.inward
         if table.get(pump.stream) is pump:
@@ -232,7 +232,7 @@ class Agent:
             view = view[os.write(1, view) :]
 
     def receive(self) -> bool:
-        """Take messages; False when there will be no more."""
+        """Handle the available messages; return False at the end of the stream."""
         data = os.read(0, 1 << 18)
         self.received += data
         while True:
@@ -291,7 +291,7 @@ class Agent:
             self.reset(json.loads(data.decode()))
 
     def be_quiet(self) -> None:
-        """Wait for the next message and carry it out, doing nothing else. A checkpoint is taken meanwhile."""
+        """Do nothing until the next message, and handle it. A checkpoint is taken meanwhile."""
         while True:
             message = self.next_message()
             if message is not None:
@@ -300,9 +300,9 @@ class Agent:
             self.received += os.read(0, 1 << 18)
 
     def reset(self, keep: list[int]) -> None:
-        """Forget streams: what programs write is read and dropped, what they read does not end.
+        """Forget streams: the output of their programs is dropped, and their input does not end.
 
-        Programs to keep have theirs as if nothing had been sent yet.
+        The streams of programs to keep start again, as if nothing had been sent yet.
         """
         self.programs = {stream: pid for stream, pid in self.programs.items() if stream in keep}
         kept = {number for stream in self.programs for number in (stream, stream + 1)}
@@ -357,7 +357,7 @@ class Agent:
             self.outward[stream + 1] = Pump(self, stream + 1, ours[2], out=True)
 
     def connect(self, stream: int, port: int) -> None:
-        """Connect to a port inside and say whether somebody listens there."""
+        """Connect to a port inside, and report whether a program listens there."""
         sock = None
         for host in ("127.0.0.1", "::1"):
             try:
@@ -375,7 +375,7 @@ class Agent:
         self.outward[stream] = Pump(self, stream, fd, out=True)
 
     def reap(self) -> None:
-        """Tell the ends of programs; orphans come here too."""
+        """Report the ends of programs; also reap orphans."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -387,7 +387,7 @@ class Agent:
             for stream, known in list(self.programs.items()):
                 if known == pid:
                     del self.programs[stream]
-                    # What it wrote comes before its end.
+                    # Send the program's output before its end.
                     for number in (stream, stream + 1):
                         if number in self.outward:
                             self.outward[number].drain()
@@ -405,7 +405,7 @@ class Agent:
                 os.killpg(leader, number)
 
     def halt(self) -> None:
-        """Stop every process of the tenant, the youngest too; those he stopped himself stay out of it."""
+        """Stop every process of the tenant, including new ones, except those that the tenant stopped."""
         for _ in range(_MAX_ROUNDS):
             running = [pid for pid, fields in processes() if fields[0] not in "TtZX"]
             if not running:
@@ -416,14 +416,14 @@ class Agent:
                     self.halted.append(pid)
 
     def let_go(self) -> None:
-        """Let go on what `halt` stopped; children first, that no parent sees a stopped one."""
+        """Resume the processes that `halt` stopped; children first, so that no parent sees a stopped child."""
         for pid in reversed(self.halted):
             send_signal(pid, signal.SIGCONT)
         self.halted = []
 
 
 def become(details: dict[str, Any], fds: tuple[int, ...]) -> None:
-    """In the forked child: become the program."""
+    """Become the program; called in the forked child."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
@@ -453,14 +453,14 @@ def refusal(error: BaseException) -> tuple[str, int, str]:
 
 
 def open_pipes() -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return our three ends and the program's, of its standard input, output and error."""
+    """Return the agent's and the program's ends of standard input, output and error."""
     (in_read, in_write), (out_read, out_write), (err_read, err_write) = os.pipe(), os.pipe(), os.pipe()
     return (in_write, out_read, err_read), (in_read, out_write, err_write)
 
 
 def open_terminal(columns: int, rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return a new terminal's two ends, in the shape of `open_pipes`."""
-    # A terminal belongs to whoever opens it.
+    """Return the two ends of a new terminal, in the form of `open_pipes`."""
+    # The terminal belongs to the user that opens it.
     os.setegid(SANDBOX_UID)
     os.seteuid(SANDBOX_UID)
     try:
@@ -484,7 +484,7 @@ def read_all(fd: int) -> bytes:
 
 
 def processes() -> list[tuple[int, list[str]]]:
-    """Return number and fields of `stat`, from the state on, of every process of the tenant."""
+    """Return pid and fields of `stat`, from the state on, of every process of the tenant."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

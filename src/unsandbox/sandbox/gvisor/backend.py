@@ -1,9 +1,9 @@
-"""The hardened backend: each job in a sandbox with a kernel of its own, gVisor's, an ordinary process outside.
+"""The hardened backend: each sandbox has a separate kernel, gVisor's, which is an ordinary process of the host.
 
-A program that attacks the kernel attacks gVisor's, written in a memory-safe language, which itself may make
-only the few system calls that its seccomp filter allows, as a user to whom nothing belongs, in namespaces and a
-control group of its own. The price is dearer system calls, and its start, a fifth of a second and more, which
-warm sandboxes have paid beforehand (`pool.py`).
+A program that attacks the kernel attacks gVisor, which is written in a memory-safe language. gVisor itself
+may only make the few system calls that its seccomp filter allows, as a user that owns nothing, in separate
+namespaces and a separate control group. The costs are slower system calls and a start of a fifth of a second
+or more, which warm sandboxes avoid (`pool.py`).
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class GvisorBackend(HostBackend):
         return "" if self._runsc is None else self._runsc.version
 
     def unavailable_reason(self) -> str | None:
-        """Say whether `runsc` is missing; see `Backend.unavailable_reason`."""
+        """Return an error if `runsc` is missing; see `Backend.unavailable_reason`."""
         if runsc.candidates():
             return None
         return f"gVisor's runsc is not installed; the operator can install it: {runsc.HOW_TO_GET}"
 
     def network_refusal(self, mode: NetworkMode) -> str | None:
-        """Say why sandboxes cannot have this network; see `Backend.network_refusal`."""
+        """Return why sandboxes cannot have a network mode; see `Backend.network_refusal`."""
         return None if mode is NetworkMode.ZEROTRUST else NO_NETWORK
 
     def _install(self, runtime: Path, root: Path) -> None:
@@ -121,7 +121,7 @@ class GvisorBackend(HostBackend):
                 on_over=over,
                 reader=lambda _: fetch(channel, spec),
             )
-            # The job closes its ends itself, and `over` the rest.
+            # The job closes its ends, and `over` closes the rest.
             kept.pop_all()
         return JobStart(job, resources.job_request(bundle, spec.limits, slot.uid, descriptors), descriptors)
 

@@ -1,4 +1,4 @@
-"""What `runsc` is told of a sandbox: an OCI configuration that holds nothing of the tenant's, and options."""
+"""The configuration of a sandbox for `runsc`: an OCI configuration without data of the tenant, and options."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from unsandbox.sandbox.layout import DEFAULT_ENV, HOSTNAME, SANDBOX_UID, SHM, TM
 from unsandbox.sandbox.spec import MIB
 
 SENTRY_BYTES = 64 * MIB
-"""What gVisor needs for itself, on top of the memory that a tenant may use."""
+"""Memory of gVisor itself, in addition to the tenant's limit."""
 SENTRY_PROCESSES = 512
-"""Threads and helper processes of gVisor's kernel. A fork bomb meets the limit inside long before this one."""
+"""Threads and helper processes of gVisor's kernel. A fork bomb reaches the limit inside before this one."""
 PROCESSES_EACH = 4
 """Host threads for one process of the tenant."""
 _CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
@@ -27,17 +27,17 @@ _DISK_HINT = "dev.gvisor.spec.mount.work."
 
 @dataclass(frozen=True, slots=True)
 class FirstProcess:
-    """The program that a sandbox begins with. It is written to the disk: nothing of the tenant may be in it."""
+    """The first program of a sandbox. It is written to the disk, so it must not contain data of the tenant."""
 
     command: Sequence[str]
     open_files: int
     uid: int = SANDBOX_UID
     capabilities: Sequence[str] = ()
-    """Powers inside, of gVisor's kernel; outside nobody has any."""
+    """Capabilities in gVisor's kernel; in Linux the program has none."""
 
 
 def bounds(memory_bytes: int, processes: int, vcpu: float) -> Bounds:
-    """Return the bounds of the control group of a sandbox whose tenant may use this much."""
+    """Return the limits of a sandbox's control group for the given limits of the tenant."""
     return Bounds(memory_bytes + SENTRY_BYTES, SENTRY_PROCESSES + PROCESSES_EACH * processes, vcpu)
 
 
@@ -114,7 +114,7 @@ def configuration(
                 "options": ["rw", "nosuid", "nodev"],
             },
         ],
-        # The launcher has made the process root of a user namespace that knows nobody else.
+        # The launcher made the process root of a user namespace without other users.
         "linux": {
             "namespaces": [{"type": name} for name in _NAMESPACES],
             "uidMappings": user,
@@ -140,24 +140,24 @@ def _options(size: int, **options: str | int) -> list[str]:
 
 
 def runsc_words(bundle: Path) -> list[str]:
-    """Return how every command line for the sandbox of `bundle` begins."""
+    """Return the beginning of every `runsc` command line for the sandbox of `bundle`."""
     return [
         "runsc",
         "--root",
         str(bundle / "state"),
         "--platform=systrap",
         "--network=none",
-        # The launcher has put it into a group of its own.
+        # The launcher has put it into a control group already.
         "--ignore-cgroups",
-        # Only for a work folder on disk: whatever else can be written is a tmpfs.
+        # Only needed for a work folder on disk: all other writable folders are tmpfs.
         "--overlay2=all:self",
-        # Nobody but the package manager changes what is mounted.
+        # Only the package manager changes the mounted folders.
         "--file-access-mounts=exclusive",
     ]
 
 
 def make_bundle(runtime: Path, uid: int | None) -> Path:
-    """Make a folder for one sandbox, in which user `uid` may keep its state and its disk."""
+    """Create a folder for one sandbox, with the state and the disk of user `uid`."""
     bundle = Path(tempfile.mkdtemp(prefix="gvisor-", dir=runtime))
     bundle.chmod(0o711)
     for name in ("state", "disk"):
@@ -168,7 +168,7 @@ def make_bundle(runtime: Path, uid: int | None) -> Path:
 
 
 def write_configuration(bundle: Path, content: Mapping[str, object]) -> None:
-    """Put a configuration where `runsc` looks for it."""
+    """Write a configuration to the file that `runsc` reads."""
     file = bundle / "config.json"
     file.write_text(json.dumps(content))
     file.chmod(0o644)

@@ -1,7 +1,7 @@
-"""The server's end of `gvisor_agent`: its messages, and the descriptors that stand for streams in a sandbox.
+"""The server's side of the agent: its messages, and the descriptors for the streams of a sandbox.
 
-What comes from a sandbox is checked: a message of an unknown kind, a stream that nobody opened, or more bytes
-than were asked for end the channel, and with it the sandbox.
+Messages from a sandbox are checked: an unknown kind, an unknown stream, or more bytes than requested end the
+channel and the sandbox.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _GONE = "the sandbox has ended"
 
 
 class ProtocolError(SandboxError):
-    """The first process of a sandbox said something that it does not say."""
+    """The first process of a sandbox sent an invalid message."""
 
 
 class Channel:
-    """Speaks to one agent. Owns its two descriptors.
+    """The connection to one agent; owns the two descriptors.
 
     Args:
-        write_fd: Where messages to the agent go.
-        read_fd: Where its messages come from.
+        write_fd: Descriptor for messages to the agent.
+        read_fd: Descriptor for messages from the agent.
         on_broken: Called once, when the agent is gone or has broken the rules.
     """
 
@@ -46,7 +46,7 @@ class Channel:
         self._outlets: dict[int, Outlet] = {}
         self._last = 0
         self.broken = ""
-        """Why the channel has ended; empty while it works."""
+        """The reason why the channel has ended; empty while it works."""
         for fd in (write_fd, read_fd):
             os.set_blocking(fd, False)
         self._loop.add_reader(read_fd, self._readable)
@@ -54,18 +54,18 @@ class Channel:
     # Messages
 
     def use_stream(self, stream: int) -> None:
-        """Take a number of an earlier channel."""
+        """Reserve the number of a program of an earlier channel."""
         self._last = max(self._last, stream)
 
     def new_stream(self) -> int:
-        """Return an even number that no stream has had; the odd one after it is free too."""
+        """Return an unused even number; the odd number after it is unused too."""
         self._last += 2
         return self._last
 
     def expect(self, kind: bytes, stream: int) -> asyncio.Future[bytes]:
-        """Return the future of a message that will come. It fails when the channel ends."""
+        """Return the future of an expected message. It fails when the channel ends."""
         future: asyncio.Future[bytes] = self._loop.create_future()
-        # Who asked may have stopped to wait.
+        # The caller may have stopped waiting: retrieve the exception, so that asyncio does not log it.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         if self.broken:
             future.set_exception(SandboxError(self.broken))
@@ -74,7 +74,7 @@ class Channel:
         return future
 
     def send(self, kind: bytes, stream: int, data: bytes = b"") -> None:
-        """Send a message, sooner or later; without effect when the channel has ended."""
+        """Queue a message; do nothing if the channel has ended."""
         if self.broken:
             return
         message = agent.HEADER.pack(kind, stream, len(data)) + data
@@ -91,14 +91,14 @@ class Channel:
         return await future
 
     async def hold(self) -> None:
-        """Make both ends silent: no message is on its way when this returns, none is sent until `release`."""
+        """Silence both ends: no message is in flight when this returns, and none is sent until `release`."""
         done = self.expect(agent.DONE, 0)
         self.send(agent.QUIET, 0)
         self._held = bytearray()
         await done
 
     def release(self) -> None:
-        """Go on after `hold`."""
+        """Continue after `hold`."""
         held, self._held = self._held or bytearray(), None
         self.send(agent.GO, 0)
         if not self.broken:
@@ -172,28 +172,28 @@ class Channel:
     # Streams
 
     def inlet(self, stream: int, fd: int, finish: Callable[[], None] | None = None) -> None:
-        """Have what comes on a stream written into a descriptor, which belongs to the channel from now on."""
+        """Write the bytes of a stream to a descriptor, which the channel owns from now on."""
         self._inlets[stream] = Inlet(self, stream, fd, finish)
 
     def outlet(self, stream: int, fd: int, before: Callable[[], None] | None = None) -> None:
-        """Have what can be read from a descriptor, the channel's from now on, sent on a stream.
+        """Send the bytes of a descriptor, which the channel owns from now on, on a stream.
 
         `before` is called each time, before what was read is sent.
         """
         self._outlets[stream] = Outlet(self, stream, fd, before)
 
     def close_outlet(self, stream: int) -> None:
-        """Close what feeds a stream, and tell the sandbox that nothing more comes."""
+        """Close the source of a stream, and tell the sandbox that it has ended."""
         if outlet := self._outlets.get(stream):
             outlet.end()
 
     def drop_inlet(self, stream: int) -> None:
-        """Close where a stream goes to, and tell the sandbox that nobody reads it any more."""
+        """Close the destination of a stream, and tell the sandbox that it has no reader any more."""
         if inlet := self._inlets.get(stream):
             inlet.drop()
 
     def abandon(self, stream: int) -> None:
-        """Close what was made for a program or connection that could not be started."""
+        """Close the streams of a program or connection that could not be started."""
         for number in (stream, stream + 1):
             if inlet := self._inlets.get(number):
                 inlet.close()
@@ -202,14 +202,14 @@ class Channel:
         self._answers.pop((agent.EXIT, stream), None)
 
     def forget(self, end: Inlet | Outlet) -> None:
-        """An end has closed itself."""
+        """Remove an end that has closed itself."""
         table: dict[int, Any] = self._inlets if isinstance(end, Inlet) else self._outlets
         table.pop(end.stream, None)
 
     # Its end
 
     def close(self) -> None:
-        """Close every descriptor; what waits gets an error."""
+        """Close every descriptor, and let every waiting future fail."""
         self._break(_GONE)
 
     def _break(self, why: str) -> None:
@@ -233,7 +233,7 @@ class Channel:
 
 
 class Inlet:
-    """Bytes of one stream on their way from the sandbox into a descriptor."""
+    """Moves the bytes of one stream from the sandbox to a descriptor."""
 
     def __init__(self, channel: Channel, stream: int, fd: int, finish: Callable[[], None] | None) -> None:
         self._channel = channel
@@ -248,7 +248,7 @@ class Inlet:
         os.set_blocking(fd, False)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes that have come."""
+        """Accept received bytes."""
         self._allowed -= len(data)
         if self._allowed < 0:
             raise ProtocolError("more output than requested")
@@ -271,7 +271,7 @@ class Inlet:
         except BlockingIOError:
             self._loop.add_writer(self._fd, self._write)
         except OSError:
-            # Nobody reads it any more.
+            # The descriptor has no reader any more.
             self.drop()
             return
         else:
@@ -284,7 +284,7 @@ class Inlet:
             self.close()
 
     def drop(self) -> None:
-        """Close the descriptor and tell the sandbox that nobody reads this any more."""
+        """Close the descriptor, and tell the sandbox that the stream has no reader any more."""
         if self._fd >= 0:
             self._channel.send(agent.DROP, self.stream)
             self.close()
@@ -302,7 +302,7 @@ class Inlet:
 
 
 class Outlet:
-    """Bytes of one stream on their way from a descriptor into the sandbox."""
+    """Moves the bytes of one stream from a descriptor to the sandbox."""
 
     def __init__(self, channel: Channel, stream: int, fd: int, before: Callable[[], None] | None) -> None:
         self._channel = channel
@@ -315,7 +315,7 @@ class Outlet:
         self._loop.add_reader(fd, self._read)
 
     def grant(self, count: int) -> None:
-        """So many bytes more may be sent."""
+        """Allow a number of further bytes to be sent."""
         if self._fd >= 0:
             self._credit = min(agent.WINDOW, self._credit + count)
             self._loop.add_reader(self._fd, self._read)
@@ -340,7 +340,7 @@ class Outlet:
         self._channel.send(agent.DATA, self.stream, data)
 
     def end(self) -> None:
-        """Close the descriptor and tell the sandbox that nothing more comes."""
+        """Close the descriptor, and tell the sandbox that the stream has ended."""
         if self._fd >= 0:
             self._channel.send(agent.END, self.stream)
             self.close()
@@ -355,7 +355,7 @@ class Outlet:
 
 
 def text(data: bytes) -> str:
-    """Return what an agent says as text that can be shown."""
+    """Return an agent's message as printable text."""
     return data.decode("utf-8", "replace")[:500]
 
 

@@ -1,4 +1,4 @@
-"""Images of gVisor sandboxes: files, memory and running processes, as `runsc` writes them."""
+"""Checkpoints of gVisor sandboxes: files, memory and running processes, as written by `runsc`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pathlib import Path
 from unsandbox.sandbox.errors import SandboxUnavailable
 
 _ABOUT = "unsandbox.json"
-"""In an image's folder, beside the files of `runsc`: what it needs to be restored."""
+"""File in a checkpoint's folder, beside those of `runsc`, with the data needed to restore it."""
 _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a sandbox and whatever is restored from its image have in common.
+    """The properties that a sandbox shares with those restored from its checkpoint.
 
     Attributes:
-        version: Of the `runsc` that made it: no other restores it.
+        version: Release of `runsc` that wrote it, the only one that can restore it.
         tmpfs_bytes: Size of /tmp.
         work_bytes: Size of /work.
         mounts: What of the host is mounted, and where.
-        lasting: Number of the program that a restored sandbox takes over with its pipes; None for none.
+        lasting: Number of the program that a restored sandbox connects to new pipes; None for none.
     """
 
     version: str
@@ -38,10 +38,10 @@ class Shape:
 
 
 def read_shape(image: Path, version: str) -> Shape:
-    """Read what an image needs.
+    """Read the properties of a checkpoint.
 
     Raises:
-        SandboxUnavailable: It is none of ours, or another release of `runsc` wrote it.
+        SandboxUnavailable: It is not a checkpoint of this project, or another release of `runsc` wrote it.
     """
     try:
         about = json.loads((image / _ABOUT).read_text())
@@ -66,11 +66,11 @@ def read_shape(image: Path, version: str) -> Shape:
 
 
 class NewImage:
-    """A folder in which a checkpoint is being written; it gets its name when it is complete.
+    """The folder of a checkpoint that is being written; it is renamed when it is complete.
 
     Args:
-        folder: The name.
-        uid: User of the host that writes, None for this process's own.
+        folder: The final path.
+        uid: Host user that writes the checkpoint; None for the user of this process.
     """
 
     def __init__(self, folder: Path, uid: int | None) -> None:
@@ -81,7 +81,7 @@ class NewImage:
             os.chown(self._partial, uid, uid)
 
     def complete(self, shape: Shape) -> int:
-        """Take it over from its writer, give it its name and return its bytes."""
+        """Take over the folder from its writer, rename it, and return its size in bytes."""
         about = {
             "format": _FORMAT,
             "runsc": shape.version,
@@ -102,17 +102,17 @@ class NewImage:
         return total
 
     def descriptor(self) -> int:
-        """Return a descriptor of the folder, through which its writer reaches it whatever lies above it."""
+        """Return a descriptor of the folder, so that its writer needs no access to the folders above it."""
         return os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def discard(self) -> None:
-        """Remove what is not complete; without effect otherwise."""
+        """Remove an incomplete checkpoint; otherwise do nothing."""
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def readable_image(image: Path) -> Iterator[int]:
-    """Yield a descriptor of an image's folder, through which a user may read it who may not pass to it."""
+    """Yield a descriptor of a checkpoint's folder, for a user without access to the folders above it."""
     fd = os.open(image, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fchmod(fd, 0o711)

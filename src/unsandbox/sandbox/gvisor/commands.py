@@ -1,4 +1,4 @@
-"""Commands of `runsc` on a living sandbox: run by the launcher, as the sandbox's user and nobody else's."""
+"""Commands of `runsc` for a running sandbox; the launcher runs them as the sandbox's user."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ async def run(
     """Run one command to its end.
 
     Args:
-        resources: What gVisor's sandboxes are made with.
-        bundle: The sandbox's.
-        uid: User of the host that the sandbox runs as.
-        words: The command and its options; the sandbox's name is added.
-        extra_fds: Descriptors of this process by their numbers in the command.
+        resources: The resources of the backend.
+        bundle: The bundle of the sandbox.
+        uid: The host user of the sandbox.
+        words: The command and its options, without the sandbox's name.
+        extra_fds: Descriptors of this process, by their numbers in the command.
 
     Raises:
-        SandboxError: It failed; the message says what `runsc` said.
+        SandboxError: The command failed; the message has the output of `runsc`.
     """
     with DescriptorStack() as ours:
         nothing = ours.add(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))

@@ -1,9 +1,9 @@
-"""Files into and out of a gVisor sandbox: lines of the job's script, and the server's end of what they do.
+"""Transfers files into and out of a gVisor sandbox: lines of the job script, and the server's side of them.
 
-The server cannot look into such a sandbox through `/proc`, since its files exist in the sandbox's own kernel
-alone. So the script unpacks an archive at the start; at the end, when every program of the tenant is dead, it
-lists the artifacts and hands over those that the server names. What comes out is a tenant's word, and bounded;
-names and sizes are only ever labels.
+The server cannot read such a sandbox through `/proc`, because its files exist only in the sandbox's kernel.
+Therefore the script unpacks an archive at the start. At the end, when every program of the tenant is dead, it
+lists the artifacts and sends those that the server names. The data is not trusted, and its size is bounded;
+names and sizes are only used as labels.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from unsandbox.sandbox.spec import MIB, Artifact, SandboxSpec
 from unsandbox.sandbox.storage.archive import write_archive
 
 UNPACK = ["tar", "--extract", "--file=-", "--directory=/", "--no-same-owner", "--preserve-permissions"]
-"""Unpacks what `write_archive` wrote, from standard input."""
+"""The command that unpacks an archive of `write_archive` from standard input."""
 PACK = [
     "tar", "--create", "--file=-", "--format=gnu", "--absolute-names", "--no-recursion", "--hard-dereference",
     "--ignore-failed-read", "--null", "--files-from=-",
 ]  # fmt: skip
-"""Writes the files whose names come on standard input, each with a NUL byte."""
+"""The command that packs the files named on standard input, each name ended by a NUL byte."""
 MAX_LISTING = 64 * MIB
 _KEPT_LISTING = 16 * MIB
 _MAX_LISTED = 2 * MAX_ENTRIES_SEEN
-"""Entries of a listing that are kept, folders included."""
+"""Maximum number of entries in a listing, including folders."""
 _WRITTEN_BY_SHELL = 1 << 16
 _READ_TIMEOUT_S = 60.0
 _CHUNK = 1 << 20
@@ -58,7 +58,7 @@ def place_lines(spec: SandboxSpec) -> list[str]:
 
 
 def written_by_shell(spec: SandboxSpec) -> bool:
-    """Tell whether the script's own shell can write all files of a job, which saves a process inside."""
+    """Return whether the script's shell can write all files of a job, which saves a process inside."""
     return (
         not places(spec)
         and sum(len(file.data) for file in spec.files) <= _WRITTEN_BY_SHELL
@@ -70,12 +70,12 @@ def written_by_shell(spec: SandboxSpec) -> bool:
 
 
 def places(spec: SandboxSpec) -> list[str]:
-    """Return the folders that an archive makes, besides those of its files."""
+    """Return the folders of an archive that are not parents of its files."""
     return [*spec.folders, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
 
 
 def archive_of(spec: SandboxSpec) -> bytes:
-    """Return the tar archive with the files of a job; nothing where the shell writes them."""
+    """Return the tar archive with the files of a job; empty if the shell writes them."""
     if written_by_shell(spec):
         return b""
     archive = io.BytesIO()
@@ -84,13 +84,13 @@ def archive_of(spec: SandboxSpec) -> bytes:
 
 
 def list_words(*places: str) -> list[str]:
-    """Return the command that lists files, and what lies in folders and theirs, for `select`."""
+    """Return the command that lists files and, recursively, the content of folders, for `select`."""
     readable = ["(", "-readable", "-printf", "r", "-o", "-printf", "-", ")"]
     return ["find", "-P", *places, "-maxdepth", str(MAX_DEPTH), *readable, "-printf", r"%y %s %m %p\0"]
 
 
 def hand_over_lines(spec: SandboxSpec) -> list[str]:
-    """Return the lines that list what artifacts there are, and then write those whose names come back."""
+    """Return the lines that list the artifacts, and then send those that the server names."""
     places = [*spec.artifact_paths, *([ARTIFACT_FOLDER] if spec.collect_artifacts else [])]
     return [
         f"{shlex.join(list_words(*places))} >&{EXTRA_FD}",
@@ -101,7 +101,7 @@ def hand_over_lines(spec: SandboxSpec) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file as the sandbox tells of it."""
+    """A file in a sandbox's listing, which is not trusted."""
 
     path: str
     mode: int
@@ -110,10 +110,10 @@ class Entry:
 
 
 def fetch(channel: socket.socket, spec: SandboxSpec) -> tuple[list[Artifact], list[str]]:
-    """Take the artifacts from the other end of `hand_over_lines`; runs in a worker thread.
+    """Receive the artifacts that `hand_over_lines` send; runs in a worker thread.
 
     Returns:
-        The artifacts, and the names that were left out with the reasons.
+        The artifacts, and the names that were skipped with the reasons.
     """
     selection = Selection(spec.limits)
     give_up = time.monotonic() + _READ_TIMEOUT_S
@@ -131,15 +131,15 @@ def fetch(channel: socket.socket, spec: SandboxSpec) -> tuple[list[Artifact], li
 
 
 def select(listing: bytes, folder: str | None, paths: Sequence[str], selection: Selection) -> list[Entry]:
-    """Return which files of a listing to take: single paths first, then what lies below a folder."""
+    """Return the files of a listing to request: single paths first, then those below a folder."""
     listed = _parse(listing)
     return [entry for entry in _in_order(listed, folder, paths, selection) if _admit(entry, selection)]
 
 
 def take_archive(packed: bytes, wanted: Sequence[Entry], selection: Selection) -> None:
-    """Take what `PACK` wrote of the files that were selected, as far as it is what was said."""
+    """Read the archive of `PACK`; accept the selected files that match the listing."""
     missing = {entry.path: entry for entry in wanted}
-    # A tenant whose programs run on can make of it what he likes.
+    # A tenant with running programs can change the content at will.
     with (
         contextlib.suppress(tarfile.TarError, OSError, ValueError, EOFError),
         tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive,

@@ -1,8 +1,8 @@
 """Installs gVisor's `runsc` into the engine's own folder, from the Debian mirror that this machine uses.
 
-Debian 12 itself has a release that is too old; its backports have one that works. The package is fetched with a
-private state of apt and unpacked without being installed, so that the system stays as it was, and an ordinary
-user can do it too. Apt checks the archive's signature as always.
+The release in Debian 12 is too old, but the one in its backports works. apt downloads the package with a
+private state and verifies the signature as usual. The package is unpacked without being installed, so the
+system does not change, and root is not needed.
 """
 
 from __future__ import annotations

@@ -41,21 +41,21 @@ from unsandbox.sandbox.validation import check_files
 logger = logging.getLogger("unsandbox.sandbox")
 
 PYTHON = "/usr/bin/python3"
-"""Runs the agent; inside."""
+"""The agent's interpreter, inside the sandbox."""
 AGENT = "/opt/unsandbox/agent.py"
-"""Where the agent lies; inside."""
+"""Path of the agent inside the sandbox."""
 _POWERS = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_DAC_OVERRIDE"]
-"""Of the agent, inside: to start programs as the tenant, to stop them, to read and clear all of his folder."""
+"""The agent's capabilities inside: start programs as the tenant, stop them, read and clear the work folder."""
 
 
 class GvisorSandbox(HostSandbox):
     """One persistent sandbox; implements `PersistentSandbox` and the launcher's `JobEvents`.
 
     Args:
-        spec: What it is made of.
-        resources: What it is made with.
-        uid: The user of the host that it runs as; None for the server's.
-        on_over: Called when nothing of it is left.
+        spec: Its specification.
+        resources: The resources of the backend.
+        uid: Its host user; None for the server's user.
+        on_over: Called when the sandbox and its files are gone.
     """
 
     backend = "gvisor"
@@ -69,7 +69,7 @@ class GvisorSandbox(HostSandbox):
         *,
         on_over: Callable[[Any], None],
     ) -> None:
-        """Make nothing yet; `open` does."""
+        """Store the arguments; `open` creates the sandbox."""
         super().__init__(spec, resources.host, uid, on_over)
         self._resources = resources
         self._bundle: Path | None = None
@@ -80,19 +80,19 @@ class GvisorSandbox(HostSandbox):
         self._disk_used = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # Its beginning
+    # Creation
 
     async def open(self) -> None:
-        """Have it made, or restored; returns when programs can be started in it.
+        """Create or restore the sandbox; when this returns, programs can be started in it.
 
         Raises:
-            SandboxError: It could not be set up.
-            SandboxUnavailable: The image that it is to begin with cannot be restored here.
+            SandboxError: The sandbox could not be set up.
+            SandboxUnavailable: The checkpoint cannot be restored here.
         """
         spec, resources = self._spec, self._resources
         if spec.hot_image is not None:
             self._shape = await run_long(read_shape, spec.hot_image, resources.version)
-            # In a server that has made no such sandbox yet, the root folder lacks the places for its mounts.
+            # A server without such sandboxes so far lacks their mount points in the root folder.
             resources.mounts([target for _, target in self._shape.mounts])
         else:
             self._shape = Shape(
@@ -134,7 +134,7 @@ class GvisorSandbox(HostSandbox):
                 self._restore_program(channel)
             request = self._resources.persistent_request(bundle, words, self._spec.limits, self._uid, fds)
             await self._handle.start(self, request, list(fds.values()))
-            # An image's descriptor is needed until it is read; the others belong to the launcher now.
+            # The checkpoint's descriptor is needed until it is read; the launcher owns copies of the others.
             try:
                 async with asyncio.timeout(SETUP_TIMEOUT_S):
                     await self._first_word(ready)
@@ -146,13 +146,13 @@ class GvisorSandbox(HostSandbox):
                 raise SandboxError(f"the sandbox could not be set up: {what or 'no reason given'}") from None
         running = json.loads(ready.result() or b"[]")
         if self.lasting is not None and self._programs.stream_of(self.lasting) not in running:
-            # It had ended before the checkpoint.
+            # The program had ended before the checkpoint.
             self._programs.give_up(self.lasting)
             self.lasting = None
         self._ready = True
 
     def _restore_program(self, channel: Channel) -> None:
-        """Give the program that the image holds pipes of this server."""
+        """Connect the restored program to pipes of this server."""
         stream = self._shape.lasting
         if stream is not None:
             channel.use_stream(stream)
@@ -160,7 +160,7 @@ class GvisorSandbox(HostSandbox):
         channel.send(agent.RESET, 0, json.dumps([] if stream is None else [stream]).encode())
 
     async def _first_word(self, ready: asyncio.Future[bytes]) -> None:
-        """Wait until the agent speaks. When it does not, its end of the channel closes with its sandbox."""
+        """Wait for the agent's first message. If the sandbox fails, its end of the channel closes."""
         ended = asyncio.ensure_future(self._handle.over.wait())
         try:
             await asyncio.wait((ready, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -186,10 +186,10 @@ class GvisorSandbox(HostSandbox):
             work_disk=bundle / "disk",
         )
 
-    # What the launcher and the channel say
+    # Events of the launcher and the channel
 
     def started(self, pid: int, pidfd: int) -> None:  # noqa: ARG002 - the agent says when it is ready
-        """The sandbox's `runsc` runs."""
+        """Record that the sandbox's `runsc` runs."""
         os.close(pidfd)
 
     def _gone(self, ending: Ending) -> None:  # noqa: ARG002 - why makes no difference here
@@ -239,7 +239,7 @@ class GvisorSandbox(HostSandbox):
             return await work_folder.collect(self._programs, folder)
 
     def disk_used(self) -> int:
-        """Return the bytes that the work folder took when the sandbox was last asked, which this does again."""
+        """Return the size of the work folder at the last request, and request it again."""
         if self._channel is not None and self._ready and not self._handle.over.is_set() and not self.frozen:
             self._channel.expect(agent.DISK, 0).add_done_callback(self._note_disk)
             self._channel.send(agent.DISK, 0)
@@ -263,7 +263,7 @@ class GvisorSandbox(HostSandbox):
         """Replace the content of the work folder; see `PersistentSandbox.replace_work`.
 
         Raises:
-            InvalidArchiveError: The archive is damaged or holds what no work folder may; nothing has changed.
+            InvalidArchiveError: The archive is damaged or has a forbidden entry; nothing has changed.
             SandboxError: It could not be unpacked; the work folder is incomplete.
             OSError: It does not fit (`EDQUOT`; the work folder is incomplete), or could not be read.
         """
@@ -278,8 +278,8 @@ class GvisorSandbox(HostSandbox):
     # Freezing
 
     async def _stop_all(self) -> None:
-        # First one by one: so they stay stopped while a frozen sandbox is archived. Then gVisor, that is never
-        # quite idle.
+        # First the processes one by one, so that they stay stopped while a frozen sandbox is archived. Then
+        # gVisor, which is never completely idle.
         await self._programs.halt(True)
         await self._hold_kernel()
 

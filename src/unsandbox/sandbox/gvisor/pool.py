@@ -1,8 +1,8 @@
-"""gVisor's part in its pool of warm sandboxes: the start of gVisor's kernel is paid before a job comes.
+"""gVisor's source of warm sandboxes, in which gVisor's kernel has started before a job arrives.
 
-In each a shell waits for one word. Everything of a job lies in files without a name that were handed over
-empty: its script, its standard input, an archive of its files. The server fills them, says the word, and from
-there on all is as in a sandbox that was made for the job.
+In each sandbox a shell waits for one word. The sandbox has empty unnamed files for a job's script, its standard
+input and an archive of its files. The server fills them and sends the word; from then on the sandbox behaves
+like one that was created for the job.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, SandboxSpec
 
 _GO = b"go\n"
-# The loader, the shell's helpers and the most popular interpreter are in gVisor's caches when a job comes.
+# Loads the loader, the shell's helpers and the most popular interpreter into gVisor's caches.
 _REHEARSAL = "for word in 'python3 -c 0' 'tar --version' cat find; do $word; done </dev/null >/dev/null 2>&1"
 WAIT = (
     f"{_REHEARSAL}; echo ready >&{CONTROL_FD}; read -r _ <&{CONTROL_FD} || exit 1; . /proc/self/fd/{SCRIPT_FD}"
@@ -40,17 +40,17 @@ _LEAST = 2
 _REST_S = 120.0
 _MAKING_AT_ONCE = 2
 _BREATH_S = 0.2
-"""The job comes first: to make another sandbox takes half a second of a processor."""
+"""A delay, so that the job runs first: creating another sandbox takes half a second of CPU time."""
 
 
 class GvisorWarmSandbox(WarmSandbox):
-    """A warm sandbox with the files that its job will be in.
+    """A warm sandbox with the empty files that its job will be written to.
 
     Args:
-        streams: As of `WarmSandbox`.
-        slot: As of `WarmSandbox`.
-        events: Are told what becomes of it.
-        channel: Where it hands artifacts over.
+        streams: See `WarmSandbox`.
+        slot: See `WarmSandbox`.
+        events: The pool's callbacks.
+        channel: The socket for artifacts.
         files: Descriptors of its files, by the number that each has inside.
         bundle: Its folder on the host.
     """
@@ -71,34 +71,34 @@ class GvisorWarmSandbox(WarmSandbox):
         self.bundle = bundle
 
     def fill(self, number: int, data: bytes) -> None:
-        """Write what the sandbox will read from a descriptor; its position stays at the beginning."""
+        """Write the content that the sandbox will read from a descriptor, without moving its position."""
         view, offset = memoryview(data), 0
         while view:
             written = os.pwrite(self.files[number], view, offset)
             view, offset = view[written:], offset + written
 
     def close_files(self) -> None:
-        """Close the files; the sandbox has its own descriptors."""
+        """Close the files, of which the sandbox has copies."""
         for fd in self.files.values():
             os.close(fd)
         self.files = {}
 
     def discard(self) -> None:
-        """Close the descriptors: a sandbox without a job ends by that."""
+        """Close the descriptors, which ends a sandbox without a job."""
         super().discard()
         self.close_files()
 
 
 class GvisorJob(WarmJob):
-    """A job in a warm sandbox: it does not wait until gVisor's kernel is gone."""
+    """A job in a warm sandbox. Its result does not wait for the end of gVisor's kernel."""
 
-    # Not as in other warm sandboxes: gVisor's kernel holds the output to the end.
+    # Unlike in other warm sandboxes, gVisor's kernel holds the output open to the end.
     _look_again = SandboxJob._look_again  # noqa: SLF001 - its own base class
 
     def _wind_up(self) -> None:
         super()._wind_up()
         if self._wound_up and self._exit_code is not None and self._ending is not None:
-            # The tenant's programs are dead, and what they wrote lies in the pipes.
+            # The tenant's programs are dead, and all their output is in the pipes.
             for stream in self._streams.values():
                 stream.read_now()
                 stream.close()
@@ -106,10 +106,10 @@ class GvisorJob(WarmJob):
 
 
 class GvisorSource:
-    """Makes warm sandboxes; implements `WarmSource`.
+    """Creates warm sandboxes; implements `WarmSource`.
 
     Args:
-        resources: What they are made with.
+        resources: The resources of the backend.
         config: What they are prepared for, and how many there are; none before the first job if its size is 0.
     """
 
@@ -121,7 +121,7 @@ class GvisorSource:
         self._config = config
         self._spec = SandboxSpec(run=["true"], limits=config.limits, system_paths=config.system_paths)
         self._counts = {"memory", "pids"} <= set(resources.host.cgroup.parents)
-        # Each takes 20 MB.
+        # Each sandbox uses 20 MB.
         most = max(1, config.most // 8)
         self.policies = {
             0: QueuePolicy(
@@ -136,19 +136,19 @@ class GvisorSource:
         }
 
     async def open(self, pool: WarmPool) -> None:
-        """Nothing has to be there before; see `WarmSource.open`."""
+        """Do nothing, because sandboxes need no preparation; see `WarmSource.open`."""
 
     def rest(self) -> None:
-        """Nothing is there besides the sandboxes; see `WarmSource.rest`."""
+        """Do nothing, because there are no resources besides the sandboxes; see `WarmSource.rest`."""
 
     def suits(self, spec: SandboxSpec) -> bool:
-        """Whether a job can run in a warm sandbox; see `WarmSource.suits`."""
+        """Return whether a job can run in a warm sandbox; see `WarmSource.suits`."""
         ours, wanted = self._config.limits, spec.limits
         return (
             spec.network is NetworkMode.ZEROTRUST
             and wanted.open_files <= ours.open_files
             and wanted.tmpfs_bytes == ours.tmpfs_bytes
-            # Without groups it was bounded when it was made.
+            # Without a control group, its limits were fixed when it was created.
             and (self._counts or _bounds(wanted) == _bounds(ours))
             and set(self._config.system_paths).issuperset(spec.system_paths)
         )
@@ -158,7 +158,7 @@ class GvisorSource:
         return None
 
     def message(self, spec: SandboxSpec) -> _Message:
-        """Return a job as the files that it will be in; see `WarmSource.message`."""
+        """Return a job as the contents of a sandbox's files; see `WarmSource.message`."""
         return _Message(spec, self._resources, self._config.limits)
 
     def make(
@@ -170,7 +170,7 @@ class GvisorSource:
         *,
         urgent: bool,  # noqa: ARG002 - all are made alike
     ) -> WarmStart:
-        """Open a sandbox that begins with `WAIT`; see `WarmSource.make`."""
+        """Open a sandbox that starts with `WAIT`; see `WarmSource.make`."""
         resources = self._resources
         with DescriptorStack() as kept:
             streams, fds = open_streams(slot.uid, sent, kept)
@@ -178,7 +178,7 @@ class GvisorSource:
             files = {}
             for number in (0, SCRIPT_FD, ARCHIVE_FD):
                 files[number] = kept.add(memory_file(b""))
-                # Its reader can neither write nor move where the server is.
+                # A separate open file, so that its reader can neither write nor move the server's position.
                 fds[number] = sent.add(os.open(f"/proc/self/fd/{files[number]}", os.O_RDONLY | os.O_CLOEXEC))
             bundle = resources.job_bundle(self._spec, slot.uid, WAIT)
             kept.pop_all()
@@ -190,7 +190,7 @@ class GvisorSource:
         """See `WarmSource.became_ready`."""
 
     def gone(self, sandbox: WarmSandbox) -> None:
-        """Remove what a sandbox had on the host; see `WarmSource.gone`."""
+        """Remove a sandbox's folder on the host; see `WarmSource.gone`."""
         own = _own(sandbox)
         own.close_files()
         own.channel.close()
@@ -207,7 +207,7 @@ class GvisorSource:
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """A job as the files that it will be in; implements `JobMessage`."""
+    """A job as the contents of a sandbox's files; implements `JobMessage`."""
 
     spec: SandboxSpec
     resources: GvisorResources
@@ -218,7 +218,7 @@ class _Message:
         own, spec = _own(sandbox), self.spec
         if own.group is not None and (wanted := _bounds(spec.limits)) != _bounds(self.prepared_for):
             own.group.change(wanted)
-        # What they have is an empty file, and no input is /dev/null.
+        # Warm sandboxes have an empty file as input, while a job without input has /dev/null.
         own.fill(SCRIPT_FD, self.resources.job_script(spec, () if spec.stdin else ["exec </dev/null"]))
         own.fill(0, spec.stdin)
         own.fill(ARCHIVE_FD, archive_of(spec))

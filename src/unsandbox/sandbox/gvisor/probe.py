@@ -1,4 +1,4 @@
-"""Finds out what gVisor really enforces on this machine, seen from inside one sandbox and from outside."""
+"""Checks which protections gVisor enforces on this machine, from inside a sandbox and from outside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCRIPT = probe.LOOK_AROUND + 'read -r line < /proc/version; echo "kernel $line"'
 """Looks around in a sandbox; see `judge_inside`."""
 _SCRIPT = f"{SCRIPT}; echo finished; exec sleep 60"
 _OF_THE_HOST = ("isolation: system calls", "isolation: no new privileges")
-"""What gVisor's kernel does not tell inside; it is read from the process that this kernel is."""
+"""Facts that gVisor does not show inside; they are read from the process of its kernel."""
 
 
 class _Starts(Protocol):
@@ -32,10 +32,10 @@ class _Starts(Protocol):
 
 
 async def examine(backend: _Starts, resources: GvisorResources) -> ProbeReport:
-    """Run the probe in `backend` and judge what it saw, and what the server sees of the sandbox.
+    """Run the probe in `backend`, and check its findings and the sandbox's process.
 
     Raises:
-        SandboxUnavailable: No sandbox could be run, or one promise of isolation is not kept.
+        SandboxUnavailable: No sandbox could be run, or its isolation is incomplete.
     """
     cgroup, version = resources.host.cgroup, resources.version
     separate_users = resources.host.slots.users is not None
@@ -87,13 +87,13 @@ def judge_persistent(said: str) -> list[Check]:
 
 
 def judge_inside(said: str, capability_sets: Sequence[str] = ("CapEff", "CapPrm", "CapBnd")) -> list[Check]:
-    """Turn the probe's output into one check for each promise of isolation that can be seen inside.
+    """Turn the probe's output into one check for each property of the isolation that is visible inside.
 
     Args:
         said: The output.
-        capability_sets: Those that must be empty.
+        capability_sets: The capability sets that must be empty.
     """
-    # gVisor shows an imitation of /sys; nothing of it is the host's.
+    # gVisor's /sys is an imitation without data of the host.
     lines = [line for line in said.splitlines() if not line.startswith("visible /sys/")]
     checks = [
         replace(check, enforced_by=_KERNEL)
@@ -106,11 +106,11 @@ def judge_inside(said: str, capability_sets: Sequence[str] = ("CapEff", "CapPrm"
 
 
 def judge_outside(pid: int, separate_users: bool) -> list[Check]:
-    """Look at the process that is the sandbox's kernel.
+    """Check the process that is the sandbox's kernel.
 
     Args:
         pid: The `runsc` that runs the sandbox.
-        separate_users: Whether it must run as another user than the server.
+        separate_users: Whether it must run as a different user than the server.
     """
     sentries = [member for member in members(pid) if _text(member, "cmdline").startswith("runsc-sandbox")]
     if not sentries:

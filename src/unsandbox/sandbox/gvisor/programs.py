@@ -28,9 +28,9 @@ class Programs:
     """Starts programs in one sandbox.
 
     Args:
-        channel: To the sandbox's agent.
-        spec: What the sandbox is made of.
-        discard_fd: Where output goes that is not kept.
+        channel: The channel to the sandbox's agent.
+        spec: The specification of the sandbox.
+        discard_fd: Descriptor for output that is dropped.
     """
 
     def __init__(self, channel: Channel, spec: PersistentSpec, discard_fd: int) -> None:
@@ -87,7 +87,7 @@ class Programs:
     async def help(
         self, argv: Sequence[str], stdin: bytes | Content = b"", output_bytes: int = MIB, *, root: bool = False
     ) -> CommandOutcome:
-        """Run a program of ours to its end, also when the tenant's are stopped."""
+        """Run a helper program to its end, even while the tenant's programs are stopped."""
         process = await self.start(argv, root=root)
         return await communicate(
             process, stdin, timeout_s=None, output_bytes=output_bytes, discard_fd=self._discard_fd
@@ -116,14 +116,14 @@ class Programs:
         return process
 
     def _feeds(self, stream: int) -> int:
-        """Return a descriptor; what is written to it goes into the sandbox."""
+        """Return a descriptor whose written bytes go into the sandbox."""
         read, write = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(write, False)
         self._channel.outlet(stream, read)
         return write
 
     def _drains(self, stream: int) -> int:
-        """Return a descriptor from which can be read what comes out of the sandbox."""
+        """Return a descriptor with the bytes that come out of the sandbox."""
         read, write = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(read, False)
         self._channel.inlet(stream, write)
@@ -145,13 +145,13 @@ class Programs:
         self._channel.send(agent.SIGNAL, stream, encoded(number=number, session=session))
 
     async def halt(self, halt: bool) -> None:
-        """Stop all programs of the tenant where they are, or let them go on."""
+        """Suspend or resume all programs of the tenant."""
         await self._channel.call(agent.HALT, 0, b"1" if halt else b"0", agent.DONE)
 
     async def connect(self, port: int) -> int:
         """Return a descriptor of a connection to a port inside; see `PersistentSandbox.connect`.
 
-        It is one end of a local socket pair whose other end is carried into the sandbox.
+        It is one end of a local socket pair; the bytes of the other end are forwarded into the sandbox.
 
         Raises:
             ConnectionError: Nothing listens there.
@@ -182,7 +182,7 @@ def _start_error(said: bytes) -> ProgramStartError:
 
 
 def _shut(fd: int) -> None:
-    """Tell the other end of a socket pair that nothing more comes, and close this copy."""
+    """Signal the end of the data to the other end of a socket pair, and close this copy."""
     try:
         with socket.socket(fileno=fd) as sock:
             sock.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""What gVisor's sandboxes are made with, on this machine."""
+"""The resources of the gVisor backend on this machine."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from unsandbox.sandbox.spec import Limits, SandboxSpec
 
 @dataclass(frozen=True, slots=True)
 class GvisorResources:
-    """The backend's part in its sandboxes.
+    """The resources of the backend for its sandboxes.
 
     Attributes:
-        host: What all its sandboxes share.
+        host: The resources that all sandboxes share.
         program: Path of `runsc`.
         version: Its release.
     """
@@ -38,18 +38,18 @@ class GvisorResources:
     version: str
 
     def mounts(self, system_paths: Sequence[str]) -> list[tuple[Path, str]]:
-        """Return what a sandbox sees of the host, and where; see `SandboxSpec.system_paths`."""
+        """Return a sandbox's mounts of host paths; see `SandboxSpec.system_paths`."""
         system = self.host.system
         paths = self.host.system_paths(system_paths)
         return [(system.usr, "/usr"), *((system.path(path), path) for path in paths)]
 
     def job_bundle(self, spec: SandboxSpec, uid: int | None, command: str = RUN_SCRIPT) -> Path:
-        """Make the folder that describes a job's sandbox to `runsc`, with room for what that keeps of it.
+        """Create the folder with the configuration of a job's sandbox and the state of `runsc`.
 
         Args:
             spec: The job.
-            uid: User of the host that the sandbox runs as; None for the server's.
-            command: What its shell begins with.
+            uid: The host user of the sandbox; None for the server's user.
+            command: The first command of its shell.
         """
         bundle = make_bundle(self.host.runtime, uid)
         first = FirstProcess(
@@ -66,7 +66,7 @@ class GvisorResources:
         return bundle
 
     def job_request(self, bundle: Path, limits: Limits, uid: int | None, fds: Iterable[int]) -> Start:
-        """Return the request for a job's sandbox; `fds` are the numbers that its descriptors have in it."""
+        """Return the request for a job's sandbox; `fds` are the numbers of its descriptors inside."""
         passed = [word for fd in fds if fd > 2 for word in ("--pass-fd", f"{fd}:{fd}")]
         return Start(
             program=str(self.program),
@@ -90,9 +90,9 @@ class GvisorResources:
         Args:
             bundle: Its folder.
             words: The command of `runsc` that makes it, and its options.
-            limits: Its bounds.
-            uid: The user of the host that it runs as; None for the server's.
-            fds: The numbers that its descriptors have in it.
+            limits: Its limits.
+            uid: Its host user; None for the server's user.
+            fds: The numbers of its descriptors inside.
         """
         return OpenPersistent(
             program=str(self.program),
@@ -104,7 +104,7 @@ class GvisorResources:
         )
 
     def job_script(self, spec: SandboxSpec, before: Sequence[str] = ()) -> bytes:
-        """Return the script of a job; the lines `before` come before its files are put in place."""
+        """Return the script of a job; it executes the lines `before` before it writes the job's files."""
         return job_script(
             spec,
             data_bytes=self.host.data_bytes(spec.limits.memory_bytes),

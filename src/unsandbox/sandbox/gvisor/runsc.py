@@ -1,7 +1,7 @@
-"""Finds the program `runsc` of gVisor, and judges it by what it can do, not by its version.
+"""Finds gVisor's program `runsc`, and checks its features instead of its version.
 
-Only the platform systrap is ever used: ptrace makes every system call dozens of times slower, and kvm hangs on
-machines without nested virtualisation instead of saying no.
+Only the platform systrap is used: ptrace makes every system call dozens of times slower, and kvm hangs
+instead of failing on machines without nested virtualisation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unsandbox.sandbox.errors import SandboxUnavailable
 VARIABLE = "UNSANDBOX_RUNSC"
 """Environment variable with the path of the program."""
 NEEDED = "20240729"
-"""The oldest release that this backend was tried with."""
+"""The oldest release that this backend was tested with."""
 HOW_TO_GET = "un doctor --install-gvisor"
 _FEATURES = ("-pass-fd", "-bundle")
 _TIMEOUT_S = 10
@@ -26,21 +26,21 @@ _TIMEOUT_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Runsc:
-    """A usable `runsc`: its path and what it says its version is."""
+    """A usable `runsc`: its path and the version that it reports."""
 
     path: Path
     version: str
 
 
 def own_folder() -> Path:
-    """Return where `un doctor --install-gvisor` puts it: as root where every user may reach it."""
+    """Return the folder of `un doctor --install-gvisor`; for root, one that every user can reach."""
     if os.geteuid() == 0:
         return Path("/var/lib/unsandbox/gvisor")
     return Path("~/.unsandbox/gvisor").expanduser()
 
 
 def candidates() -> list[Path]:
-    """Return where a `runsc` is: as the environment says, else in the engine's folder or on PATH."""
+    """Return the candidates for `runsc`: from the environment, otherwise in the engine's folder and on PATH."""
     if named := os.environ.get(VARIABLE):
         return [Path(named)]
     places = [own_folder() / "runsc", Path("/var/lib/unsandbox/gvisor/runsc")]
@@ -50,10 +50,10 @@ def candidates() -> list[Path]:
 
 
 def find() -> Runsc:
-    """Return the first `runsc` that has what the backend needs. It runs each candidate once.
+    """Return the first suitable `runsc`, after running each candidate once.
 
     Raises:
-        SandboxUnavailable: There is none; the message says why, and what to type.
+        SandboxUnavailable: None is suitable; the message says why, and what to type.
     """
     problems = []
     for path in candidates():
@@ -66,10 +66,10 @@ def find() -> Runsc:
 
 
 def examine(path: Path) -> Runsc:
-    """Return what `path` is, if it can be used.
+    """Return the `runsc` at `path` if it is suitable.
 
     Raises:
-        SandboxUnavailable: It cannot be run, lacks something, or is not to be trusted.
+        SandboxUnavailable: It cannot be run, lacks a feature, or may be changed by other users.
     """
     try:
         status = path.stat()

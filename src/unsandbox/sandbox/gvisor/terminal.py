@@ -1,4 +1,4 @@
-"""A local terminal that stands for one in a sandbox: bytes pass as they are, and so does its size."""
+"""A local terminal that represents one in a sandbox: its bytes and its size are forwarded."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LOOK_S = 0.1
 
 
 class LocalTerminal:
-    """Joins a pair of terminal ends to a stream. The master is the caller's, the rest the channel's.
+    """Connects a local terminal to a stream. The caller owns the master, the channel owns the rest.
 
     Args:
-        channel: Of the sandbox.
-        stream: Both directions of the terminal inside.
+        channel: The channel to the sandbox's agent.
+        stream: Number of the stream, for both directions.
         size: Columns and rows.
     """
 
@@ -42,11 +42,11 @@ class LocalTerminal:
         channel.outlet(stream, os.dup(slave), self._pass_size)
 
     def _look(self) -> None:
-        """Look for a new size now and then. Nobody tells about one: whoever holds the master sets it there."""
+        """Check for a new size regularly, because no event reports that the size was set at the master."""
         try:
             self._pass_size()
         except OSError:
-            # The master is closed: so shall be the terminal inside, that its programs are hung up.
+            # The master is closed: close the terminal inside too, so that its programs get SIGHUP.
             self._channel.drop_inlet(self._stream)
             return
         self._timer = self._loop.call_later(_LOOK_S, self._look)
@@ -58,7 +58,7 @@ class LocalTerminal:
             self._channel.send(agent.RESIZE, self._stream, json.dumps([columns, rows]).encode())
 
     def _over(self) -> None:
-        """The terminal inside has closed: so must every copy of this end, that the master sees it."""
+        """Close every copy of this end, so that the master sees that the terminal inside has closed."""
         self._timer.cancel()
         os.close(self._slave)
         self._channel.close_outlet(self._stream)

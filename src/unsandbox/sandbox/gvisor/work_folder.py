@@ -1,4 +1,4 @@
-"""Files of persistent gVisor sandboxes: all of them are read and written by programs of ours inside."""
+"""Files of persistent gVisor sandboxes, which helper programs inside read and write."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from unsandbox.sandbox.storage import archive
 logger = logging.getLogger("unsandbox.sandbox")
 
 SAVE_EVERY_S = 30.0
-"""How long a change in a work folder that is to be kept may be lost when the server is killed, at least."""
+"""Minimum time between two saves of a work folder; a killed server loses the changes since the last one."""
 _SAVE_SHARE = 20
-"""Time between two such saves, in times of what one took."""
+"""Minimum time between two saves, as a multiple of the duration of a save."""
 _SAVE_TIMEOUT_S = 120.0
 _CLOCK_SLACK_S = 0.1
 # Files may change while they are read; tar then says 1.
@@ -37,10 +37,10 @@ _TAR_OVERHEAD = 4096
 
 
 async def put_files(programs: Programs, files: Sequence[SandboxFile]) -> None:
-    """Write files as the tenant, whose programs stand still.
+    """Write files as the tenant, whose programs are suspended.
 
     Raises:
-        SandboxError: One could not be written.
+        SandboxError: A file could not be written.
     """
     packed = await run_long(archive.archive_of, files)
     outcome = await programs.help(UNPACK, packed)
@@ -50,7 +50,7 @@ async def put_files(programs: Programs, files: Sequence[SandboxFile]) -> None:
 
 
 async def collect(programs: Programs, folder: str) -> tuple[list[Artifact], list[str]]:
-    """Return the regular files in a folder, and what was left out; the tenant's programs stand still."""
+    """Return the regular files in a folder, and the skipped names; the tenant's programs are suspended."""
     selection = Selection(Limits())
     listing = await programs.help(list_words(folder), output_bytes=MAX_LISTING)
     wanted = select(listing.stdout.data, folder, (), selection)
@@ -63,24 +63,24 @@ async def collect(programs: Programs, folder: str) -> tuple[list[Artifact], list
 
 
 async def save(programs: Programs, destination: Path) -> HashedBytes:
-    """Write the work folder as an archive, while the tenant's programs stand still; see `archive.save`."""
-    # As root of the sandbox: what is packed may be closed to the tenant.
+    """Write the work folder as an archive, while the tenant's programs are suspended; see `archive.save`."""
+    # As root of the sandbox, because the tenant may lack permission to read some of its files.
     return await archive.save(await programs.start(archive.PACK, root=True), destination)
 
 
 async def replace(programs: Programs, source: Path) -> None:
-    """Replace the content of the work folder by an archive that was looked through; see `archive.load`."""
+    """Replace the content of the work folder by an archive, which was checked; see `archive.load`."""
     await programs.help(_CLEAR, root=True)
-    # What is unpacked shall be the tenant's.
+    # As the tenant, who then owns the unpacked files.
     await archive.load(await programs.start(archive.UNPACK), source)
 
 
 class WorkSaver:
-    """Saves a work folder that is to be kept: now and then, for when the server is killed, and at the end.
+    """Saves a persistent work folder: regularly, in case the server is killed, and at the end.
 
     Args:
-        programs: Those of the sandbox.
-        disk: Where the archive goes.
+        programs: The programs of the sandbox.
+        disk: The path of the archive.
         going_on: While the sandbox can be asked; raises `SandboxError` when it cannot, or is frozen.
         frozen: Whether it is frozen, so that nothing changes.
     """
@@ -99,9 +99,9 @@ class WorkSaver:
         self._task = asyncio.get_running_loop().create_task(self._keep_saved())
 
     async def _keep_saved(self) -> None:
-        """Save without holding up the tenant.
+        """Save without suspending the tenant.
 
-        What such an archive holds may be of different moments; the one that `finish` makes is of one.
+        The files in such an archive may be of different moments. `finish` writes a consistent archive.
         """
         pause, saved_at = SAVE_EVERY_S, time.time()
         while True:
@@ -123,11 +123,11 @@ class WorkSaver:
             return bool((await self._programs.help(words, root=True)).stdout.data)
 
     def stop(self) -> None:
-        """Save no more."""
+        """Stop the regular saves."""
         self._task.cancel()
 
     async def finish(self, standing_still: Callable[[], contextlib.AbstractAsyncContextManager[None]]) -> None:
-        """Save for the last time, while the tenant's programs stand still."""
+        """Save for the last time, while the tenant's programs are suspended."""
         self.stop()
         await asyncio.gather(self._task, return_exceptions=True)
         try:

@@ -1,8 +1,8 @@
-"""The programs of a few hundred bytes in machine code: first processes of sandboxes, and what makes warm ones.
+"""Programs of a few hundred bytes of machine code: first processes of sandboxes, and the creator of warm ones.
 
-A first process lets go of every descriptor but one and sleeps. Orphans come to it. Nothing inside can end it
-(a first process takes no signal from its own namespace) or look into it (it is not dumpable), and there is
-nothing in it to take over. A shell or an interpreter in its place costs megabytes for each sandbox.
+A first process closes every descriptor except one, adopts orphans, and sleeps. Nothing inside the sandbox can
+end it (it receives no signals from its own namespace) or read it (it is not dumpable), and it offers nothing
+to take over. A shell or an interpreter in its place would cost megabytes per sandbox.
 
 The sources are the assembly files in this folder, from which `scripts/assemble.py` writes `machine_code.py`.
 """
@@ -18,7 +18,7 @@ from unsandbox.sandbox.launcher.fd_numbers import INIT_FD
 from unsandbox.sandbox.native.machine_code import CODE
 
 READY = b"init"
-"""What the first process of a persistent sandbox writes to `READY_FD` when the sandbox stands."""
+"""The message of a persistent sandbox's first process on `READY_FD` when the sandbox is ready."""
 
 _BASE = 0x400000
 _HEADERS = 64 + 56
@@ -27,14 +27,14 @@ _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 @dataclass(frozen=True, slots=True)
 class NativePrograms:
-    """Programs for one machine. Each is None where there is none; then something slower does the same.
+    """The programs for one machine. A slower replacement is used for each that is None.
 
     Attributes:
-        persistent: The first process of a persistent sandbox, an executable file. Else `reaper.py`, run by the
-            sandbox's `python3`.
-        waiter: The first process of a warm sandbox, an executable file. Else a fork of the zygote.
-        spawner: Instructions that fork a process and run a list of system calls in it; see `zygote.lockdown`.
-            Else a fork of the zygote goes through the list.
+        persistent: The first process of a persistent sandbox, an executable file. Replacement: `reaper.py`,
+            run by the sandbox's `python3`.
+        waiter: The first process of a warm sandbox, an executable file. Replacement: a fork of the zygote.
+        spawner: Instructions that fork a process and execute a list of system calls in it; see
+            `zygote.lockdown`. Replacement: a fork of the zygote executes the list.
     """
 
     persistent: bytes | None = None
@@ -43,11 +43,11 @@ class NativePrograms:
 
 
 NO_PROGRAMS = NativePrograms()
-"""Everything is done by something slower."""
+"""Only replacements."""
 
 
 def persistent_first_process(programs: NativePrograms) -> tuple[bytes, tuple[str, ...]]:
-    """Return the file to be attached as `INIT_FD`, and the command that makes a process of it."""
+    """Return the content of the file for `INIT_FD`, and the command that executes it."""
     path = f"/proc/self/fd/{INIT_FD}"
     if programs.persistent is not None:
         return programs.persistent, (path,)
@@ -66,7 +66,7 @@ def native_programs(machine: str | None = None) -> NativePrograms:
 
 
 def _executable(program: str, machine: str) -> bytes | None:
-    """Put code into the smallest file that the kernel executes: one segment, begun at its start.
+    """Return the smallest executable file with the code: one segment, executed from its start.
 
     Source: elf(5).
     """

@@ -1,9 +1,9 @@
-"""The system call filter of a sandbox, assembled here as classic BPF: no libseccomp needed.
+"""The system call filter of a sandbox, compiled to classic BPF without libseccomp.
 
-The filter is an allow list (`seccomp_policy`), made for a machine from the numbers in `syscalls.txt`: what is
-not on the list is refused, and what has no number there (calls newer than it) does not exist. It is a binary
-search, so that the few calls whose arguments it judges meet eight comparisons and not a hundred. For the
-others the kernel remembers the answer when a filter is installed, and does not run it again.
+The filter is an allow list (`policy`), compiled for a machine with the numbers in `syscalls.txt`. Calls that
+are not on the list are refused; calls without a number, which are newer, do not exist. The filter is a binary
+search, so the few calls whose arguments it checks need eight comparisons instead of a hundred. For all other
+calls the kernel caches the answer when the filter is installed, and does not run the filter again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from unsandbox.sandbox.launcher.bpf import AND, JA, JEQ, JGE, JSET, LD_W_ABS, LO
 from unsandbox.sandbox.seccomp import policy
 
 _Code = tuple[Instruction, ...]
-"""Instructions that end in a return whichever way they go."""
+"""Instructions that end with a return on every path."""
 
 AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-"""What the kernel calls each machine that there are numbers for, in the order of the columns."""
+"""The kernel's constant for each machine of the table, in the order of its columns."""
 
 _OFFSET_NR = 0
 _OFFSET_ARCH = 4
@@ -57,12 +57,12 @@ def numbers(machine: str) -> Mapping[str, int]:
 
 
 def _argument(index: int) -> Instruction:
-    """Load the low half of an argument: the judged ones are 32 bits wide, both machines little-endian."""
+    """Load the low half of an argument: these arguments have 32 bits, and both machines are little-endian."""
     return (LD_W_ABS, 0, 0, _OFFSET_ARGUMENTS + 8 * index)
 
 
 def _search(cases: Mapping[int, _Code], otherwise: _Code) -> _Code:
-    """Return code that goes on with the case of the loaded word, found by halving."""
+    """Return code that finds the case of the loaded word by binary search."""
     starts: dict[int, _Code] = {0: otherwise}
     for value, code in sorted(cases.items()):
         starts[value] = code
@@ -101,7 +101,7 @@ def _no_device(index: int) -> _Code:
 
 
 def _judged() -> dict[str, _Code]:
-    """Return what judges the calls of `policy.JUDGED`. An error is what a kernel without the feature says."""
+    """Return the code for the calls of `policy.JUDGED`. Errors are those of a kernel without the feature."""
     no_family = _refuse(errno.EAFNOSUPPORT)
     internet = _one_of(2, policy.INTERNET_PROTOCOLS, _ALLOW, _refuse(errno.EPROTONOSUPPORT))
     families = {
@@ -142,7 +142,7 @@ def program(machine: str) -> list[Instruction]:
         **dict.fromkeys(policy.NOT_THERE, _ABSENT),
         **_judged(),
     }
-    # What has no number here is absent. So are the calls of x32, whose numbers have bit 30 set.
+    # Calls without a number do not exist. Neither do those of x32, whose numbers have bit 30 set.
     cases = {number: verdicts[name] for name, number in known.items()}
     return [
         (LD_W_ABS, 0, 0, _OFFSET_ARCH),

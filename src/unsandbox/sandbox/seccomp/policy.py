@@ -1,9 +1,9 @@
-"""Which system calls a sandbox has: every one that `syscalls.txt` numbers is in exactly one of these lists.
+"""The system calls of a sandbox: each call in `syscalls.txt` is in exactly one of these lists.
 
-The list of what is allowed began as Docker's for a container without capabilities; compared with that, what
-no runtime of a language needs is left out: it is the kernel's code that holes were found in. What is refused
-answers EPERM where the kernel itself would say so to a user without rights, and ENOSYS where a program then
-takes an older way. `ptrace` stays: debuggers are a use of a sandbox, and the pid namespace confines it.
+The allow list is derived from Docker's list for a container without capabilities. Calls that no language
+runtime needs are removed, because vulnerabilities were found in them. A refused call returns EPERM if the
+kernel would return it to a user without privileges, and ENOSYS if programs then fall back to an older call.
+`ptrace` is allowed: debuggers are a use of a sandbox, and the pid namespace confines them.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 ALLOWED = _names(_ALLOWED)
-"""Allowed whatever the arguments: the kernel remembers that, and does not run the filter for them."""
+"""Allowed with any arguments: the kernel caches that and does not run the filter for them."""
 NO_PERMISSION = _names(_NO_PERMISSION)
 """Answer EPERM."""
 NOT_THERE = _names(_NOT_THERE)
@@ -112,7 +112,7 @@ NETLINK_ROUTE = 0
 TERMINAL_REQUESTS = (0x5412, 0x541C, 0x541D, 0x5423)
 """Refused: TIOCSTI, TIOCLINUX type into a terminal; TIOCCONS takes the console; TIOCSETD loads modules."""
 SOL_TCP, TCP_ULP = 6, 31
-"""Refused: it puts code of the kernel (TLS and others) on top of a connection."""
+"""Refused: it attaches kernel code (TLS and others) to a connection."""
 PTRACE_FILTERS = (0x420C, 0x420D)
 """Refused: PTRACE_SECCOMP_GET_FILTER and GET_METADATA."""
 FILTER_OPERATIONS = (0, 2, 3)

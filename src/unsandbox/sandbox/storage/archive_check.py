@@ -1,4 +1,4 @@
-"""Looks an archive through before a work folder is replaced by it."""
+"""Checks an archive before it replaces a work folder."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def opened(archive: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def examine(archive: Path, work_bytes: int) -> None:
-    """Check an archive before anything is replaced by it; blocks.
+    """Check an archive before it replaces a work folder; blocks.
 
-    Links may point anywhere: they are put in place as they are and never followed, and inside a sandbox they
+    Links may point anywhere: they are created as they are and never followed, and inside a sandbox they
     lead to places inside. What would be unpacked through one, or under a name outside, is refused. So is what
     another tar than `archive.PACK` may write and GNU tar may read in another way than it is read here.
 
@@ -65,8 +65,8 @@ def examine(archive: Path, work_bytes: int) -> None:
         work_bytes: The quota of the work folder. Its content, with a margin, must not be larger.
 
     Raises:
-        InvalidArchiveError: It is damaged, or not one; too large; it names a place outside; it holds a device.
-        OSError: It cannot be read.
+        InvalidArchiveError: It is damaged or too large, is not an archive, names a path outside, or has a
+        device. OSError: It cannot be read.
     """
     from zstandard import ZstdError
 
@@ -81,7 +81,7 @@ def examine(archive: Path, work_bytes: int) -> None:
 
 @dataclass(slots=True)
 class _Member:
-    """What a header and its extension say of one file."""
+    """The metadata of one file from its header and extension."""
 
     kind: bytes
     name: bytes
@@ -160,7 +160,7 @@ def _records(data: bytes) -> dict[bytes, bytes]:
 
 
 def _extend(member: _Member, records: dict[bytes, bytes]) -> None:
-    """Let an extension's word go before its header's, as GNU tar does."""
+    """Give an extension precedence over its header, as GNU tar does."""
     sparse = {key: value for key, value in records.items() if key.startswith(_SPARSE)}
     if sparse:
         right = sparse.keys() == _SPARSE_KEYS and sparse.items() > _SPARSE_FORMAT
@@ -176,9 +176,9 @@ def _extend(member: _Member, records: dict[bytes, bytes]) -> None:
 
 
 def _examine_map(blocks: _Blocks, content: int) -> int:
-    """Read the map that the content of a sparse file begins with; return its bytes.
+    """Read the map at the beginning of a sparse file; return its size in bytes.
 
-    GNU tar reads as many blocks as the map says, however large the file is by its header.
+    GNU tar reads as many blocks as the map says, regardless of the file's size in the header.
     """
     line, seen, wanted = b"", 0, 1
     taken = said = 0
@@ -187,14 +187,14 @@ def _examine_map(blocks: _Blocks, content: int) -> int:
         taken += _BLOCK
         if taken > content:
             raise ValueError("the map of a sparse file is wrong")
-        # How many pieces there are, then where each is and its size.
+        # The number of pieces, then offset and size of each.
         for number in map(_decimal, lines):
             if seen == 0:
                 wanted = 1 + 2 * number
             elif seen % 2 == 0 and seen < wanted:
                 said += number + -number % _BLOCK
             seen += 1
-        # Only what follows the last number is padding, which may be longer than a number.
+        # Only the bytes after the last number are padding, which may be longer than a number.
         if seen < wanted and len(line) > _MAX_DIGITS:
             raise ValueError("the map of a sparse file is wrong")
     if taken + said != content:
@@ -209,7 +209,7 @@ def _decimal(digits: bytes) -> int:
 
 
 class _Links:
-    """Which names are symbolic links: a number for each, however long it is."""
+    """The names that are symbolic links, each stored as a number of fixed size."""
 
     def __init__(self) -> None:
         self._places: set[int] = set()
@@ -218,7 +218,7 @@ class _Links:
         self._places.add(self._steps(parts)[-1])
 
     def lead_through(self, parts: Sequence[bytes]) -> bool:
-        """Tell whether a folder on the way to a place is a link."""
+        """Return whether a folder on a path is a link."""
         return bool(self._places) and not self._places.isdisjoint(self._steps(parts)[:-1])
 
     def has(self, parts: Sequence[bytes]) -> bool:
@@ -226,7 +226,7 @@ class _Links:
 
     @staticmethod
     def _steps(parts: Sequence[bytes]) -> list[int]:
-        # Equal numbers of unequal places would refuse what is right, and let nothing pass.
+        # A collision of numbers would refuse a valid archive, but never accept an invalid one.
         return list(accumulate(parts, lambda way, part: hash((way, part)), initial=0))
 
 
@@ -241,7 +241,7 @@ def _examine_member(member: _Member, links: _Links) -> None:
         raise InvalidArchiveError(f"the archive contains an unsupported entry type: {_shown(name)}")
     has_content, is_folder = member.size > 0, not parts or name.endswith(b"/")
     if (has_content and member.kind != _FILE) or (is_folder and member.kind != _FOLDER):
-        # GNU tar and this would not agree where the next header is.
+        # GNU tar and this reader would disagree about the place of the next header.
         raise InvalidArchiveError(f"the archive is damaged: {_shown(name)} does not have the type of its entry")
     target = _inside(member.target) if member.kind == _HARD_LINK else ()
     if target is None:
@@ -249,14 +249,14 @@ def _examine_member(member: _Member, links: _Links) -> None:
     if links.lead_through(parts) or links.lead_through(target):
         raise InvalidArchiveError(f"the archive contains a path through a link: {_shown(name)}")
     if links.has(parts):
-        # tar would fail on it halfway.
+        # tar would fail on it in the middle of the archive.
         raise InvalidArchiveError(f"the archive contains a link twice: {_shown(name)}")
     if member.kind == _LINK or (target and links.has(target)):
         links.add(parts)
 
 
 def _inside(name: bytes) -> list[bytes] | None:
-    """Return the parts of a name; None when it leads out of the folder that it is relative to."""
+    """Return the parts of a name; None if it leads out of the folder that it is relative to."""
     if name.startswith(b"/"):
         return None
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
@@ -269,7 +269,7 @@ def _shown(name: bytes) -> str:
 
 
 class _Blocks:
-    """Reads an archive to its end; at most so many bytes, against archives that unfold without end."""
+    """Reads an archive up to a maximum size, which stops decompression bombs."""
 
     def __init__(self, stream: io.BufferedIOBase, left: int) -> None:
         self._stream = stream
@@ -295,7 +295,7 @@ class _Blocks:
         return bytes(taken)
 
     def skip(self, size: int) -> None:
-        """Read over bytes, in place.
+        """Skip bytes.
 
         Raises:
             ValueError: There are not so many.
@@ -307,7 +307,7 @@ class _Blocks:
         self._start += size
 
     def _fill(self) -> None:
-        """Read on when all that was read is used."""
+        """Read more when the buffer is used up."""
         if self._start < self._end:
             return
         self._start, self._end = 0, self._stream.readinto(self._buffer)

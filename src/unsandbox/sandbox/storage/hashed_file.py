@@ -1,4 +1,4 @@
-"""New files that are hashed, and sent to the disk, while they are being written."""
+"""New files that are hashed and synced to the disk while they are being written."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from unsandbox.sandbox.persistent_spec import HashedBytes
 from unsandbox.sandbox.spec import MIB
 
 _PIECE = MIB // 4
-"""A thread is woken for so many bytes at least."""
+"""Minimum number of bytes for which the thread is woken."""
 _PIECES_AT_ONCE = 8
-"""So many wait in memory at most."""
+"""Maximum number of pieces that wait in memory."""
 _FLUSH_EVERY = 8 * MIB
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -26,16 +26,16 @@ _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctype
 
 
 class HashedFile:
-    """A new file, written in a thread of its own: who fills it is not held up by hash or disk.
+    """A new file that a separate thread hashes and writes, so that its producer does not wait for hash or disk.
 
-    Used within a `with` block, by one thread.
+    Use it in a `with` block, from one thread.
 
     Args:
-        path: Where it lies.
+        path: Path of the file.
 
     Raises:
-        FileExistsError: It exists.
-        OSError: It cannot be made.
+        FileExistsError: The file exists.
+        OSError: The file cannot be created.
 
     Example:
         >>> with HashedFile(folder / "new") as file:
@@ -62,10 +62,10 @@ class HashedFile:
         os.close(self._fd)
 
     def write(self, data: bytes) -> int:
-        """Take bytes, soon to be written; return how many, which is all.
+        """Queue bytes for writing; return their number.
 
         Raises:
-            OSError: The disk was full or failed at what came before.
+            OSError: The disk was full or failed while earlier bytes were written.
         """
         if len(data) >= _PIECE and not self._small:
             self._hand_over(data)
@@ -76,7 +76,7 @@ class HashedFile:
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing: a piece is written when it is full, the last by `finish`."""
+        """Do nothing: a piece is written when it is full, and the last one by `finish`."""
 
     def finish(self) -> HashedBytes:
         """Write the rest; the content is durable when this returns, though its name in the folder may not be.
@@ -106,6 +106,6 @@ class HashedFile:
             rest = rest[os.write(self._fd, rest) :]
         self._size += len(piece)
         if self._size - self._flushed >= _FLUSH_EVERY:
-            # Begun now, so that less is left for fsync to wait for; that one reports what goes wrong.
+            # Start writing to the disk now, so that fsync has less to wait for; fsync reports errors.
             _sync_file_range(self._fd, self._flushed, self._size - self._flushed, _SYNC_FILE_RANGE_WRITE)
             self._flushed = self._size

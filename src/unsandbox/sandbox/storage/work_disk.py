@@ -5,9 +5,9 @@ namespace that belongs to the sandbox alone (`disk_mount`): when its last proces
 kernel unmounts it and frees the loop device. The image is locked for as long as a loop device holds it, because
 lock and loop share one open file; so whoever gets the lock knows that nobody writes to it, on whatever server.
 
-As an ordinary user, who cannot mount, it is a folder; whoever uses it looks at its size from time to time.
+Without root, which mounting needs, it is a plain folder whose size the backend checks from time to time.
 
-Nothing here depends on the backend.
+This module does not depend on a backend.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from unsandbox.sandbox.spec import MIB
 
 LOCK_TIMEOUT_S = 5.0
 _RELEASE_TIMEOUT_S = 60.0
-"""What a sandbox wrote last may still have to reach the disk."""
+"""The last writes of a sandbox may still have to reach the disk."""
 _JOURNAL_MIB = 8
 _BYTES_PER_INODE = 8192
 _TOOL_FOLDERS = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
 
 
 def images_usable() -> str:
-    """Return why work folders cannot be images here, empty when they can."""
+    """Return why work folders cannot be images on this machine; empty if they can."""
     if os.geteuid() != 0:
         return "only root can mount images"
     if _tool("mkfs.ext4") is None:
@@ -50,7 +50,7 @@ def images_usable() -> str:
 
 
 class DiskImages:
-    """Makes and opens image files; one that was made serves as the pattern of the next of its size."""
+    """Creates and opens image files; each new one is copied from the first of its size."""
 
     def __init__(self, folder: Path) -> None:
         """Make nothing yet.
@@ -62,14 +62,14 @@ class DiskImages:
         self._patterns: dict[int, int] = {}
 
     def open(self, path: Path | None, work_bytes: int) -> int:
-        """Return a descriptor of an image with room for `work_bytes`, locked: nobody else uses it.
+        """Return a descriptor of an image with room for `work_bytes`, locked for exclusive use.
 
         Blocks; call it in a thread.
 
         Args:
             path: Where it lies. Made when it is not there, made larger when it is too small. None: one that is
                 gone when its last user is.
-            work_bytes: What fits into it.
+            work_bytes: Its capacity.
 
         Raises:
             SandboxError: Another sandbox uses it, or it is damaged.
@@ -91,8 +91,8 @@ class DiskImages:
             lock(fd, path)
             if path is not None:
                 os.fsync(fd)
-                # Only now has it a name: an image that is there is complete.
-                # The folder's descriptor is not used; with one, Python follows the link to the file.
+                # The image gets its name only now, so every named image is complete.
+                # The folder's descriptor is not used; it only makes Python follow the link to the file.
                 os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
         except BaseException:
             os.close(fd)
@@ -119,7 +119,7 @@ class DiskImages:
 
 
 def lock(fd: int, path: Path | None, timeout_s: float | None = None) -> None:
-    """Lock a disk; blocks for a while, as the kernel takes its time to unmount.
+    """Lock a disk; may block for a while, because the kernel takes time to unmount.
 
     Raises:
         SandboxError: Another sandbox uses it.
@@ -171,7 +171,7 @@ def _new_image(folder: Path, size: int) -> int:
 
 
 def _grow(fd: int, size: int) -> None:
-    """Make the file system of an image larger; what a killed server left undone in it is done first."""
+    """Enlarge the file system of an image, after repairing what a killed server left incomplete."""
     _run(["e2fsck", "-f", "-p"], fd, good=(0, 1))
     os.ftruncate(fd, size)
     _run(["resize2fs"], fd)
@@ -200,7 +200,7 @@ def _run(command: Sequence[str], fd: int, good: Sequence[int] = (0,)) -> None:
 
 
 def _copy_data(source: int, target: int, size: int) -> None:
-    """Copy what is written in a sparse file, and not its holes."""
+    """Copy the data of a sparse file, without its holes."""
     position = 0
     while position < size:
         try:
@@ -217,14 +217,14 @@ class WorkDisk(Protocol):
     """The disk of one sandbox."""
 
     mount_point: Path
-    """Folder of the host that the sandbox program finds the work folder in."""
+    """Host folder where the sandbox program finds the work folder."""
     image: int | None
     """Descriptor of the image that must be mounted there first."""
     source: Path | None
     """The folder that must be mounted there first."""
 
     def open(self) -> None:
-        """Make or find it and lock it; blocks.
+        """Create or open the disk, and lock it; blocks.
 
         Raises:
             SandboxError: Another sandbox uses it, or it is damaged.
@@ -233,10 +233,10 @@ class WorkDisk(Protocol):
         """
 
     def handed_over(self) -> None:
-        """The sandbox has it now."""
+        """Note that the sandbox has mounted the disk."""
 
     def release(self) -> None:
-        """The sandbox is gone: wait until the disk is free, remove what nobody named; blocks."""
+        """Wait until the disk of an ended sandbox is free, and remove a disk without a name; blocks."""
 
 
 class ImageDisk:
@@ -264,8 +264,8 @@ class ImageDisk:
         self._held = True
 
     def handed_over(self) -> None:
-        """Close our descriptor: the lock is the loop device's alone now."""
-        # Another thread may wind it up just now, and a number closed twice could be somebody else's.
+        """Close the server's descriptor, so that only the loop device holds the lock."""
+        # Another thread may release the disk now, and a number that is closed twice may belong to another file.
         with self._handing:
             if self.image is not None:
                 os.close(self.image)
@@ -282,7 +282,7 @@ class ImageDisk:
 
 
 class FolderDisk:
-    """A work disk that is a folder, without a quota of its own."""
+    """A work disk that is a plain folder, without a quota."""
 
     def __init__(self, path: Path | None, mount_point: Path, uid: int | None) -> None:
         """Make nothing yet.
@@ -318,7 +318,7 @@ class FolderDisk:
             give_to(self._uid, f"/proc/{os.getpid()}/fd/{self._lock}")
 
     def handed_over(self) -> None:
-        """Nothing to do: the lock stays here."""
+        """Do nothing, because the server keeps the lock."""
 
     def release(self) -> None:
         """See `WorkDisk.release`."""

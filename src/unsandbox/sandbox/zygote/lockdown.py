@@ -1,11 +1,12 @@
-"""What makes a sandbox of a fork of the zygote: a list of system calls, and two ways to carry it out.
+"""Turns a fork of the zygote into a sandbox: a list of system calls, and two ways to execute it.
 
-An interpreter that locks itself down after a fork writes to hundreds of pages, and each is copied first. So on
-x86-64 a few instructions (`spawner.x86_64.S`) go through the list, in a process that shares the zygote's
-memory while the zygote waits, as after vfork(2). It forks the program, which is back in this interpreter, and
-becomes the sandbox's first process. Elsewhere a forked interpreter goes through the same list.
+An interpreter that locks itself down after a fork writes to hundreds of pages, and the kernel copies each. On
+x86-64, a few instructions (`spawner.x86_64.S`) therefore execute the list in a process that shares the zygote's
+memory while the zygote waits, as with vfork(2). This process forks the program's process, which continues in
+this interpreter, and becomes the sandbox's first process. On other machines, a forked interpreter executes
+the list.
 
-Loaded into the zygote before `main`, whose namespace it shares; the same rules hold.
+This file is loaded into the zygote before `main`, whose namespace it shares; the same rules apply.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     _Step = tuple[str, tuple[int, ...], int]
-    """Name of a system call, its arguments, and of a fork what `start` returns in the child."""
+    """Name of a system call and its arguments; for a fork, the value that `start` returns in the child."""
 
 CONTROL_FD = 3
 """In the zygote the launcher's socket, in its children the server's."""
 FIRST_PROCESS_FD = 100
-"""In the zygote and until a program runs: above every descriptor that comes with a request."""
+"""A number above every descriptor of a request, in the zygote and until a program runs."""
 SANDBOX_UID = 1000
 PROGRAM, FEEDER, FIRST = 1 << 24, 1 << 24 | 1, 1 << 24 | 2
-"""What `Setup.start` returns in the forks; above every process number."""
+"""The values that `Setup.start` returns in the forks; they are above every pid."""
 
 _NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 _NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -59,7 +60,7 @@ SYSTEM_CALLS = (
 
 
 class Setup:
-    """Makes sandboxes.
+    """Creates sandboxes.
 
     Args:
         numbers: The numbers of the system calls, by name.
@@ -97,7 +98,7 @@ class Setup:
         self.used: list[tuple[int, int, int]] = []
         """Memory that programs use; see `rehearse`."""
         self._sharing: tuple[Callable[[int], int], _Thread] | None = None
-        """What it takes to have instructions go through a list; else a forked interpreter does."""
+        """The machine code that executes a list; None if a forked interpreter does."""
         thread = None if spawner is None else _Thread(ctypes, self._libc, numbers)
         if spawner is not None and thread is not None and thread.number_at:
             self._sharing = self._load(spawner), thread
@@ -105,7 +106,7 @@ class Setup:
             self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def start(self, settings: Sequence[int], gate: str, fds: Sequence[int]) -> tuple[int, int]:
-        """Make a sandbox.
+        """Create a sandbox.
 
         Args:
             settings: User (-1 for that of the zygote), whether somebody waits for it, bytes of /tmp and /work,
@@ -119,7 +120,7 @@ class Setup:
             the first process where that is an interpreter.
 
         Raises:
-            OSError: There is no process to be had.
+            OSError: No process can be created.
         """
         plan = self.plan(settings, gate, fds)
         if self._sharing is None:
@@ -127,7 +128,7 @@ class Setup:
         return self._share(*self._sharing, plan, fds[0])
 
     def plan(self, settings: Sequence[int], gate: str, fds: Sequence[int]) -> Any:
-        """Return what `start` will do, and keep it: much the same is asked for again and again."""
+        """Return the list of system calls for `start`, from a cache, because requests repeat."""
         key = (*settings, gate, *fds)
         plan = self._plans.get(key)
         if plan is None:
@@ -160,7 +161,7 @@ class Setup:
                 "tmpfs", place, _NOSUID | _NODEV, f"size={size},mode={mode},uid={owner},gid={owner}"
             )
         yield self._mount("proc", "/proc", _NOSUID | _NODEV | _NOEXEC, "")
-        # Settings of its namespaces, which the user of a sandbox owns.
+        # The sandbox's user owns the settings of its namespaces.
         sysctl = at(b"/proc/sys")
         yield call("mount", sysctl, sysctl, 0, _BIND, 0)
         yield call("mount", 0, sysctl, 0, _BIND | _REMOUNT | _READ_ONLY | _NOSUID | _NODEV, 0)
@@ -187,14 +188,14 @@ class Setup:
             yield call("setresgid", uid, uid, uid)
             yield call("setresuid", uid, uid, uid)
         yield call("unshare", _NEWUSER)
-        # Only now: a namespace made under a limit holds the processes of its maker to it, and as an ordinary
-        # user those are of all sandboxes together.
+        # Set here, because a namespace applies the limit to the processes of its creator, which as an ordinary
+        # user are those of all sandboxes together.
         yield self._limit(resource.RLIMIT_NPROC, processes)
-        # The change of user has hidden this process's files in /proc from itself.
+        # After the change of user, this process cannot open its files in /proc.
         yield call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
         mapping = f"{SANDBOX_UID} {owner} 1"
         for name, text in (("setgroups", "deny"), ("uid_map", mapping), ("gid_map", mapping)):
-            # The first descriptor that is free.
+            # The lowest free descriptor.
             fd = CONTROL_FD + 1
             yield call("openat", _HERE, at(f"/proc/self/{name}".encode()), os.O_WRONLY, 0)
             yield call("write", fd, at(text.encode()), len(text))
@@ -217,7 +218,7 @@ class Setup:
         return name, arguments, in_child
 
     def _call_fork(self, in_child: int) -> _Step:
-        # As the C library forks, which keeps the number of its thread at an address that it told the kernel.
+        # Like the C library's fork, which stores the thread id at an address known to the kernel.
         number_at = 0 if self._sharing is None else self._sharing[1].number_at
         return self._call("clone", _SIGCHLD | _SET_TID | _CLEAR_TID, 0, 0, number_at, 0, in_child=in_child)
 
@@ -245,7 +246,7 @@ class Setup:
         yield self._call("ioctl", 1, _SIOCSIFFLAGS, self._at(request))
 
     def _give_up_all(self) -> Iterator[_Step]:
-        """Drop every capability for good, and let the filter judge every further system call."""
+        """Drop every capability permanently, and install the system call filter."""
         call, at = self._call, self._at
         for capability in range(self._capabilities):
             yield call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -254,7 +255,7 @@ class Setup:
         yield call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         yield call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, at(self._filter), 0, 0)
 
-    # Carrying it out
+    # Execution
 
     def _load(self, code: bytes) -> Callable[[int], int]:
         """Return instructions as a function that keeps the interpreter's lock."""
@@ -268,7 +269,7 @@ class Setup:
         return function
 
     def _written(self, steps: Sequence[_Step]) -> tuple[Any, Sequence[str]]:
-        """Return a list as the instructions read it, and the names of its calls."""
+        """Encode a list for the machine code; also return the names of its calls."""
         words = [0] * HEADER_WORDS
         for name, arguments, in_child in steps:
             padded = (*arguments, 0, 0, 0, 0, 0)[:5]
@@ -282,7 +283,7 @@ class Setup:
         plan: tuple[Any, Sequence[str]],
         control: int,
     ) -> tuple[int, int]:
-        """Have the instructions go through a list."""
+        """Execute a list with the machine code."""
         words, names = plan
         place = self._ctypes.addressof(words)
         words[0] = _SHARES_MEMORY | _WAITS | _PIDFD | _NEWPID | _SIGCHLD
@@ -303,7 +304,7 @@ class Setup:
         return words[2] & 0xFFFFFFFF, 0
 
     def _fork(self, steps: Sequence[_Step], control: int) -> tuple[int, int]:
-        """Have a forked interpreter go through a list."""
+        """Execute a list in a forked interpreter."""
         import os
 
         self._check("unshare", self._libc.unshare(_NEWPID))
@@ -320,7 +321,7 @@ class Setup:
                     continue
                 wide = [self._ctypes.c_ulong(argument & _WORD) for argument in arguments]
                 result = self._libc.syscall(self._ctypes.c_long(self._numbers[name]), *wide)
-                # Without a program for the first process this interpreter is it.
+                # Without a program for the first process, this interpreter becomes the first process.
                 if name != "execve":
                     self._check(name, result)
         except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
@@ -333,31 +334,31 @@ class Setup:
             raise OSError(self._ctypes.get_errno(), name)
 
     def hide(self) -> None:
-        """Let no other process of the sandbox trace this one, or look into it, until it executes a program."""
+        """Prevent the sandbox's processes from tracing or reading this one until it executes a program."""
         self._check("prctl", self._libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
     # The zygote's memory
 
     def populate(self) -> None:
-        """Have the memory that programs use ready now; where the kernel cannot (before 5.14) it comes later."""
+        """Prepare the memory that programs use; before Linux 5.14 the memory is prepared when it is used."""
         number = self._ctypes.c_ulong
         for address, length, advice in self.used:
             if self._libc.madvise(number(address), number(length), advice):
                 return
 
     def trim(self) -> None:
-        """Give back memory that is free: less for each fork to copy and to take down."""
+        """Return free memory to the kernel, so that each fork has less to copy and to free."""
         if trim := getattr(self._libc, "malloc_trim", None):
             trim(0)
 
 
 class _Thread:
-    """What the C library has told the kernel of the zygote's one thread, and a fork has to tell again."""
+    """The C library's registrations of the zygote's thread with the kernel, which a fork has to repeat."""
 
     def __init__(self, ctypes: Any, libc: Any, numbers: Mapping[str, int]) -> None:
         self._ctypes, self._libc, self._numbers = ctypes, libc, numbers
         self.number_at = self._number_at()
-        """Where the C library keeps the thread's number; 0 when it does not do so as expected."""
+        """Return the address of the C library's thread id; 0 if it is not where it is expected."""
         self._robust = (ctypes.c_ulong(), ctypes.c_ulong())
         libc.syscall(numbers["get_robust_list"], 0, *map(ctypes.byref, self._robust))
         self._rseq_at = self._find_rseq()
@@ -372,7 +373,7 @@ class _Thread:
         return int(place.value) if known == _thread.get_native_id() else 0
 
     def _find_rseq(self) -> int:
-        """Return the address of the area of restartable sequences, 0 without one."""
+        """Return the address of the area for restartable sequences; 0 if there is none."""
         ctypes = self._ctypes
         try:
             offset = ctypes.c_ssize_t.in_dll(self._libc, "__rseq_offset").value
@@ -384,17 +385,17 @@ class _Thread:
         return int(base.value + offset) if size and base.value else 0
 
     def renew(self) -> None:
-        """Tell it, in a fork."""
+        """Repeat the registrations in a fork."""
         ctypes, call = self._ctypes, self._libc.syscall
         call(self._numbers["set_robust_list"], *self._robust)
         if self._rseq_at:
-            # Should the kernel refuse, this is what the C library looks for.
+            # The value that the C library expects if the kernel refuses.
             ctypes.c_int.from_address(self._rseq_at + 4).value = _RSEQ_FAILED
             call(self._numbers["rseq"], ctypes.c_ulong(self._rseq_at), _RSEQ_BYTES, 0, _RSEQ_SIGNATURE)
 
 
 def _tell(control: int, name: str, number: int) -> None:
-    """Tell the server why a sandbox was not made."""
+    """Report to the server why a sandbox was not created."""
     import os
 
     os.write(control, f"error {name}: {os.strerror(number)}\n".encode())

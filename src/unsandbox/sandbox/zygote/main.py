@@ -1,18 +1,18 @@
 """The zygote: a Python interpreter that stopped just before its program and forks one warm sandbox per request.
 
-This file runs as the *system's* `python3`, started as `python3 /work/main.py` in a sandbox template: the file
-system of every sandbox, but with the rights to make namespaces. A line in a `.pth` file of the user's site
-folder loads it, and it puts a path hook in place. The interpreter asks that hook about its program, as it asks
-any path hook, after all of its start-up and before it opens the file: from there the zygote serves.
+This file runs in the *system's* `python3`, started as `python3 /work/main.py` in a sandbox template: the file
+system of every sandbox, with the right to create namespaces. A line in a `.pth` file of the user's site folder
+loads this file, which installs a path hook. The interpreter calls the hook about its program after its start-up
+and before it opens the program. From inside this call the zygote serves requests.
 
-For each request it forks. The child takes on a control group, namespaces, file systems, limits and a user of
-its own, gives up every right, and forks the process that will be the program; that one says that it is ready
-and waits. When its job comes it writes the files, and the hook returns: what follows is the interpreter's own
-code, the same as in a cold run, with no frame of ours below the program. For other languages it executes their
-command instead. The zygote itself never sees a byte of a job.
+For each request it forks. The child enters its own control group, namespaces, file systems, limits and user,
+gives up all privileges, and forks the process that will become the program. That process reports that it is
+ready, and waits. When its job arrives, it writes the files, and the hook returns: from there on the
+interpreter runs its own code, as in a cold run, without a frame of this file below the program. For other
+languages, it executes their command instead. The zygote itself never sees a byte of a job.
 
-Standard library only, and only what leaves no trace in the program: every module that a cold run would not
-have is forgotten again. For any `python3` from 3.9 on; hence the imports within functions.
+Standard library only, and nothing that leaves a trace in the program: modules that a cold run would not load
+are forgotten. The file supports `python3` from 3.9 on; hence the imports within functions.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 MAIN = "/work/main.py"
 HOME = "/work/"
 FIRST_PROCESS = "/work/.first"
-"""What becomes the first process of each sandbox, where there is such a program for this machine."""
+"""The program of each sandbox's first process, if one exists for this machine."""
 KIND_ANY, KIND_NODE, KIND_BASH = range(3)
-"""What waits in a sandbox: this interpreter, or another one that has all but its program."""
+"""The kinds of sandboxes: this interpreter waits in them, or another one that only lacks its program."""
 PROGRAMS = {KIND_NODE: "/work/main.js", KIND_BASH: "/work/main.sh"}
-"""Where the program of an interpreter that waits in a sandbox of its own lies."""
+"""The path of the program for each other interpreter."""
 MAX_REQUEST = 1024
 MAX_JOB = 1 << 17
 MAX_GROUPS = 8
 
 _FOLDERS: list[str] = []
 _COMMANDS: dict[int, list[str]] = {}
-"""How the interpreters of `PROGRAMS` are started."""
+"""The commands of the interpreters in `PROGRAMS`."""
 _MAYBE_ARCHIVE: list[str] = []
-"""Where a program lies that holds what is at the end of a zip archive."""
+"""The path of a program that contains the end mark of a zip archive."""
 _DEATH_BY = 128
 PROGRAM_NUMBER = 2
-"""In its sandbox."""
+"""The pid of the first process inside its sandbox."""
 ENDING_SIGNAL = 64
-"""The signal by which a program tells the first process that it is about to exit with 0."""
+"""The signal of a program to the first process that it is about to exit with 0."""
 _BASH_ENV = "/work/.begin"
 _BASH_BEGINS = b"unset BASH_ENV;SECONDS=0;: bash"
-"""What makes a bash that has waited look like a new one."""
+"""Commands that give a bash that has waited the state of a new one."""
 
 
 def install(
@@ -61,13 +61,13 @@ def install(
     *,
     quick_end: bool,
 ) -> None:
-    """Have the interpreter serve instead of opening its program.
+    """Let the interpreter serve requests instead of opening its program.
 
     Args:
-        make_setup: Makes what makes the sandboxes.
-        folders: What is made in each sandbox before it is ready.
+        make_setup: Creates the `Setup`.
+        folders: Folders that each sandbox creates before it is ready.
         commands: How other interpreters are started, by the kind of sandbox that they wait in.
-        quick_end: Whether an interpreter skips what no program can observe when it ends.
+        quick_end: Whether an interpreter skips the parts of its shutdown that no program can observe.
     """
     _FOLDERS.extend(folders)
     _COMMANDS.update(commands)
@@ -76,13 +76,13 @@ def install(
     def hook(path: str) -> Any:
         if path != MAIN:
             return original(path)
-        # In place, and of the same length: the interpreter is going through this list.
+        # In place and with the same length, because the interpreter is iterating over this list.
         sys.path_hooks[0] = original
         begin: list[Callable[[], None]] = []
         _leave_no_trace(lambda: begin.append(_serve(make_setup(), quick_end)))
         if _MAYBE_ARCHIVE:
             return original(path)
-        # As nearly always: the interpreter will read it as a file.
+        # The normal case: the interpreter reads the program as a file.
         begin[0]()
         raise ImportError(path)
 
@@ -90,7 +90,7 @@ def install(
 
 
 def _leave_no_trace(work: Callable[[], None]) -> None:
-    """Call `work`, then forget the modules that it loaded and the folder that brought this code here."""
+    """Call `work`, then forget the modules that it loaded and the folder of this code."""
     seen: list[dict[str, Any]] = [sys.modules, sys.path_importer_cache]
     before = [set(names) for names in seen]
     work()
@@ -104,17 +104,17 @@ def _leave_no_trace(work: Callable[[], None]) -> None:
 
 
 def _serve(setup: Setup, quick_end: bool) -> Callable[[], None]:
-    """Fork for each request; returns, in a process that is to become the program, what is left to do there."""
+    """Fork for each request; in a process that becomes a program, return the remaining work."""
     import _signal  # type: ignore[import-not-found]
     import _socket
     import gc
     import os
 
-    # The rehearsal shall find memory as it will be.
+    # Before the rehearsal, so that it sees the final state of the memory.
     for like in range(2):
         setup.plan([like] * 7, "", range(CONTROL_FD + 1, CONTROL_FD + 8))
-    # What is there now lives as long as the interpreter. A collector that goes through it at a program's end
-    # would copy every page of it, which takes longer than most programs.
+    # The current objects live as long as the interpreter. A collection at a program's end would copy every
+    # page of them, which takes longer than most programs.
     end_by = _end_quickly() if quick_end else _end_as_usual
     gc.collect()
     gc.freeze()
@@ -125,7 +125,7 @@ def _serve(setup: Setup, quick_end: bool) -> Callable[[], None]:
         return lambda: end_by(leave)
     _keep_first_process()
     requests = _socket.socket(fileno=CONTROL_FD)
-    # Nobody waits for the children here; the launcher watches them by descriptor.
+    # Children are not waited for here, because the launcher watches them by pidfd.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
     requests.send(b"up")
     while True:
@@ -147,7 +147,7 @@ def _serve(setup: Setup, quick_end: bool) -> Callable[[], None]:
 
 
 def _keep_first_process() -> None:
-    """Open the program that will be the first process of each sandbox; no path leads to it from there."""
+    """Open the program of each sandbox's first process, which has no path inside the sandbox."""
     import fcntl
     import os
 
@@ -165,7 +165,7 @@ def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
 
 
 def _be(part: int, setup: Setup, kind: int) -> Callable[[int], None]:
-    """Be a process of a sandbox that was just made; returns in what becomes a Python program, how that ends."""
+    """Run as a process of a new sandbox; in the process of a Python program, return how that ends."""
     import _signal
     import os
 
@@ -207,7 +207,7 @@ def _look_after() -> None:
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-        # Others are left, and may hold the output: the server says when it is enough.
+        # Other processes are left and may hold the output: the server decides how long to wait.
         os.write(CONTROL_FD, b"ran %d\n" % _exit_code(status))
         if not os.read(CONTROL_FD, 1):
             os._exit(0)
@@ -228,22 +228,22 @@ def _exit_code(status: int) -> int:
 
 
 def _gate(kind: int) -> str:
-    """Return the named pipe at which an interpreter waits: what bash reads first, or the program itself."""
+    """Return the path of the named pipe that an interpreter waits for: bash's first file, or the program."""
     if kind == KIND_ANY:
         return ""
     return _BASH_ENV if kind == KIND_BASH else PROGRAMS[kind]
 
 
 def _feed(kind: int) -> None:
-    """Give an interpreter that waits to read its program the program. Never returns.
+    """Send the program to an interpreter that waits to read it. Never returns.
 
-    The interpreter has opened a named pipe. When the program runs that is gone, and the file is there.
+    The interpreter has opened a named pipe. When the program runs, the file has replaced the pipe.
     """
     import marshal
     import os
 
     gate = _gate(kind)
-    # What is touched once is quick the next time.
+    # Use the code once, so that it is fast the next time.
     marshal.loads(marshal.dumps({"": [b""]}, 2))  # noqa: S302
     _make_folder(HOME)
     _write_file(f"{HOME}.try", 0o600, b"")
@@ -263,17 +263,18 @@ def _feed(kind: int) -> None:
             os.unlink(gate)  # noqa: PTH108
         while program:
             program = program[os.write(pipe, program) :]
-        # Its end is waited for, and this process's memory is taken down before its descriptors are closed.
+        # The reader waits for this end, and the kernel frees this process's memory before it closes
+        # descriptors.
         os.close(pipe)
     finally:
         os._exit(0)
 
 
 def _await_job(setup: Setup) -> Callable[[int], None]:
-    """Say that all is ready, wait for the one job, put its files in place and start it.
+    """Report that the sandbox is ready, wait for its job, write its files and start it.
 
     Returns:
-        In what becomes a Python program, how its process ends.
+        In the process of a Python program, how it ends.
     """
     import os
 
@@ -293,7 +294,7 @@ def _await_job(setup: Setup) -> Callable[[int], None]:
 
 
 def _early_end() -> Callable[[int], None]:
-    """Return what ends this process and says so before the kernel takes down its memory, which lasts longer."""
+    """Return a function that ends this process and reports its end before the kernel frees its memory."""
     import os
 
     close, kill, leave = os.closerange, os.kill, os._exit
@@ -302,17 +303,17 @@ def _early_end() -> Callable[[int], None]:
         try:
             kill(-1, 0)
         except ProcessLookupError:
-            # The output must end before the report of the end.
+            # Close the output before the report of the end.
             close(1, 3)
             kill(1, ENDING_SIGNAL)
-        # Others are left, which may hold the output: not so quickly.
+        # Other processes are left and may hold the output, so the first process reports the end.
         leave(code)
 
     return end
 
 
 def _receive_job() -> Mapping[str, Any]:
-    """Say that all is ready, wait for the one job, make its folders and take its standard input."""
+    """Report that the sandbox is ready, wait for its job, create its folders and open its standard input."""
     import _socket
     import marshal
     import os
@@ -339,7 +340,7 @@ def _receive_job() -> Mapping[str, Any]:
 
 
 def _end_quickly() -> Callable[[Callable[[int], None]], None]:
-    """Return what makes an interpreter end quickly, given what ends its process.
+    """Return a function that lets an interpreter end quickly, given the function that ends its process.
 
     At its end it is spared what no program can observe. To take down what was there before the program means to
     copy nearly all memory that this process shares with the zygote. So the modules of the start are kept out of
@@ -351,7 +352,7 @@ def _end_quickly() -> Callable[[Callable[[int], None]], None]:
     ends: list[Callable[[int], None]] = []
 
     class Last:
-        """Is destroyed when the interpreter clears `sys`, the last module but one."""
+        """An object that is destroyed when the interpreter clears `sys`, the second to last module."""
 
         def __del__(self, ends: list[Callable[[int], None]] = ends) -> None:
             ends[0](0)
@@ -368,12 +369,12 @@ def _end_quickly() -> Callable[[Callable[[int], None]], None]:
         except ValueError:
             pass
         else:
-            # Called by a program, which goes on.
+            # A program called the function and continues.
             return
         for name, (module, size) in keep.items():
             if sys.modules.get(name) is module and len(vars(module)) == size:
                 del sys.modules[name]
-        # Never freed: it refers to itself.
+        # The object refers to itself, so it is never freed.
         keep[""] = keep
         left = getattr(sys.modules.get("__main__"), "__dict__", {})
         if not ({"__file__", "__cached__"} & left.keys() or hasattr(sys, "last_type")) and "__name__" in left:
@@ -393,13 +394,13 @@ def _end_quickly() -> Callable[[Callable[[int], None]], None]:
 
 
 def _end_as_usual(leave: Callable[[int], None]) -> None:
-    """Leave the end of an interpreter as it is."""
+    """Do not change the shutdown of the interpreter."""
     del leave
     _renew_main_module()
 
 
 def _renew_main_module() -> None:
-    """Replace the module of the program: the collector does not look at one that was frozen in the zygote."""
+    """Replace the program's module, because the collector ignores one that was frozen in the zygote."""
     fresh = type(sys)("__main__")
     vars(fresh).update(vars(sys.modules["__main__"]))
     sys.modules["__main__"] = fresh
@@ -439,7 +440,7 @@ def _execute(job: Mapping[str, Any], setup: Setup) -> None:
     _default_signals()
     try:
         if job["compile"] is not None:
-            # A compiler may run code of its source. It must not get at this process and its socket.
+            # A compiler may run code from its source, which must not reach this process and its socket.
             setup.hide()
             child = os.fork()
             if child == 0:
@@ -454,7 +455,7 @@ def _execute(job: Mapping[str, Any], setup: Setup) -> None:
                 _hand_over(job["report"])
             os.write(CONTROL_FD, b"run 0\n")
             if job["apart"]:
-                # Until the server has what the compiler wrote.
+                # Wait until the server has the compiler's output.
                 os.read(CONTROL_FD, 8)
         if job["said"]:
             os.write(2, job["said"])
@@ -464,7 +465,7 @@ def _execute(job: Mapping[str, Any], setup: Setup) -> None:
 
 
 def _hand_over(path: str) -> None:
-    """Give the server a descriptor of what was compiled, and wait until it has read it."""
+    """Send the server a descriptor of the compiled program, and wait until it has read it."""
     import _socket
     import os
 
@@ -481,7 +482,7 @@ def _hand_over(path: str) -> None:
 
 
 def _default_signals() -> None:
-    """What this interpreter ignores, a program must find at its default."""
+    """Restore the default action of the signals that this interpreter ignores."""
     import _signal
 
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
@@ -489,11 +490,11 @@ def _default_signals() -> None:
 
 
 def _become(command: list[str], env: Mapping[str, str]) -> None:
-    """Execute a program as a shell does, also in how a failure is told. Never returns."""
+    """Execute a program with the error messages of a shell. Never returns."""
     import os
 
     name, problem = command[0], "not found"
-    # Not `os.execvpe`, which loads a module and looks at files for that.
+    # Not `os.execvpe`, which imports a module.
     folders = [""] if "/" in name else env.get("PATH", os.defpath).split(":")
     for folder in folders:
         try:

@@ -1,11 +1,11 @@
-"""What a zygote learns from one small program: which memory programs use, so that it is ready before they come.
+"""Finds out which memory programs use, by a rehearsal, so that sandboxes prepare it before their job arrives.
 
-A page that is written after a fork is copied first, and one of a file is mapped when it is first read: together
-a third of the time that the hello of a forked interpreter takes. So the zygote forks once for a program of its
-own, looks at what that has touched when it has ended but is not yet gone, and in every sandbox those pages are
-made ready while nobody waits.
+After a fork, the kernel copies a page before it is written, and maps a page of a file when it is first read.
+This takes a third of the time of a hello in a forked interpreter. The zygote therefore forks once for a small
+program, checks which pages it has touched before it is reaped, and every sandbox prepares these pages while
+it is idle.
 
-Loaded into the zygote before `main`, whose namespace it shares; the same rules hold.
+This file is loaded into the zygote before `main`, whose namespace it shares; the same rules apply.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _POPULATE_READ, _POPULATE_WRITE = 22, 23
 _LONGEST_S = 10
 _GAP = 2
-"""Pages between two that are wanted which cost less than another system call."""
+"""The largest gap of pages between two ranges that costs less than another system call."""
 _PRESENT, _OF_FILE, _EXCLUSIVE = 0x80, 0x20, 0x01
 """In the highest byte of an entry of `pagemap`."""
 _BITS = _PRESENT | _OF_FILE | _EXCLUSIVE
@@ -34,15 +34,15 @@ print('hello', Some.numbers, {'a': 1}, f'{1.5:.2f}')
 def rehearse(
     path: str, control_fd: int, become_program: Callable[[], object]
 ) -> tuple[list[tuple[int, int, int]], Callable[[int], None] | None]:
-    """Run a program in a fork and return which memory it has used.
+    """Run a program in a fork, and return the memory that it used.
 
     Args:
-        path: Of the file that the interpreter will run.
-        control_fd: Where a program waits for its job.
-        become_program: Waits for the job; what returns then becomes the program.
+        path: Path of the file that the interpreter will run.
+        control_fd: Number of the socket on which a program waits for its job.
+        become_program: Waits for the job; the process in which it returns becomes the program.
 
     Returns:
-        Address, length and advice for each piece of memory; nothing when it could not be found out. In the
+        Address, length and advice for each piece of memory; empty if they could not be determined. In the
         fork, what its interpreter is to call at its end.
     """
     import _socket
@@ -69,7 +69,7 @@ def rehearse(
     there.close()
     pieces: list[tuple[int, int, int]] = []
     try:
-        # A program that fails or hangs teaches nothing, and nothing is lost but the time of the first touch.
+        # If the program fails or hangs, nothing is prepared, and programs only pay for the first use of memory.
         if _play(
             here,
             {
@@ -94,7 +94,7 @@ def rehearse(
 
 
 def _play(here: Any, job: Mapping[str, Any]) -> bool:
-    """Send the job and wait for its end; False when that does not come."""
+    """Send the job and wait for its end; return False if it does not end."""
     import marshal
     import select
 
@@ -115,7 +115,7 @@ def _touched(pid: int) -> Iterable[tuple[int, int, int]]:
     pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
     try:
         for begin, limit, rights, inode in _mapped(str(pid), page):
-            # What the program has added, by a larger heap for example, is not there in others.
+            # Memory that the program added, such as a larger heap, does not exist in other forks.
             for first, end in ((max(begin, low), min(limit, high)) for low, high in ours):
                 if first >= end or rights[0] != "r" or rights[3] != "p":
                     continue
@@ -135,7 +135,7 @@ def _touched(pid: int) -> Iterable[tuple[int, int, int]]:
 
 
 def _mapped(process: str, page: int) -> list[tuple[int, int, str, str]]:
-    """Return first page, page behind the last, rights and inode of all that a process has mapped."""
+    """Return first page, page after the last, permissions and inode of each mapping of a process."""
     found = []
     with open(f"/proc/{process}/maps") as maps:  # noqa: PTH123
         for line in maps:
