@@ -101,5 +101,6 @@ def _print_isolation(report: ProbeReport) -> None:
 
 def _print_languages(languages: list[str], missing: dict[str, str]) -> None:
     click.echo(f"languages   {len(languages)}: {' '.join(languages)}")
-    for name, how in sorted(missing.items()):
-        click.echo(f"  not installed: {name}" + (f" ({how})" if how else ""))
+    if missing:
+        click.echo(f"missing     {len(missing)}: {' '.join(sorted(missing))}")
+        click.echo("            `un languages --all` shows how to get each")

@@ -11,7 +11,7 @@ from unsandbox._version import __version__
 from unsandbox.cli.main import COMMANDS, help_text
 from unsandbox.errors import EngineError
 
-_NEEDS_LINUX = frozenset({"audit", "doctor", "keys", "serve"})
+_NEEDS_LINUX = frozenset({"audit", "backup", "doctor", "keys", "restore", "serve", "systemd"})
 """Commands of a server's operator."""
 _ELSEWHERE = (
     "use a server on Linux: set UNSANDBOX_API_BASE or pass --api-base URL (on Windows, WSL 2 is a Linux)"

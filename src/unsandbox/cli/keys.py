@@ -14,7 +14,7 @@ import msgspec
 import pyotp
 
 from unsandbox.cli.options import JSON_OPTION
-from unsandbox.cli.output import print_json
+from unsandbox.cli.output import print_json, table
 from unsandbox.engine.accounts.keys import KeyRow, KeySettings, StoredKeys
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -28,6 +28,7 @@ DATA_OPTION = click.option(
 )
 
 
+_COLUMNS = ("public_key", "state", "created", "note")
 _NO_SUCH_KEY = "unknown or revoked key; `un keys list` lists the keys"
 _MOST = 1_000_000_000
 """The largest number in a setting."""
@@ -173,10 +174,9 @@ def list_keys(data: Path, as_json: bool) -> None:
     if as_json:
         print_json({"keys": [_members(row) for row in rows], "count": len(rows)})
         return
-    for row in rows:
-        state = "revoked" if row.revoked_at else "expired" if _expired(row) else "valid"
-        click.echo(f"{row.public_key}  {state:8}  {_date(row.created_at)}  {row.note}".rstrip())
-    if not rows:
+    if rows:
+        table([[row.public_key, _state(row), _date(row.created_at), row.note] for row in rows], _COLUMNS)
+    else:
         click.echo(f"no keys in {data.expanduser()}; `un keys create` creates one", err=True)
 
 
@@ -224,6 +224,10 @@ def _members(row: KeyRow) -> dict[str, Any]:
         "valid": row.revoked_at is None and not _expired(row),
         **_set(row.settings),
     }
+
+
+def _state(row: KeyRow) -> str:
+    return "revoked" if row.revoked_at else "expired" if _expired(row) else "valid"
 
 
 def _expired(row: KeyRow) -> bool:

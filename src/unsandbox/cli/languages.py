@@ -26,10 +26,11 @@ _MIB = 1 << 20
 @click.group(invoke_without_command=True)
 @click.option("--host", is_flag=True, help="List the languages of this machine's own /usr.")
 @click.option("--folder", type=click.Path(path_type=Path), help="List the languages of a folder of toolchains.")
+@click.option("--all", "every", is_flag=True, help="List missing languages too, with the way to get each.")
 @JSON_OPTION
 @connection_options
 @click.pass_context
-def languages(ctx: click.Context, host: bool, folder: Path | None, as_json: bool) -> None:
+def languages(ctx: click.Context, host: bool, folder: Path | None, every: bool, as_json: bool) -> None:
     """List languages: of the server if one is configured, otherwise of this machine."""
     if ctx.invoked_subcommand is not None:
         return
@@ -47,15 +48,20 @@ def languages(ctx: click.Context, host: bool, folder: Path | None, as_json: bool
     if as_json:
         print_json({"languages": rows, "count": len(rows)})
         return
+    # A pipe gets all: programs search it.
+    folded = sys.stdout.isatty() and not every
+    missing = [row["name"] for row in rows if not row["installed"]]
     table(
         [
             [row["name"], " ".join(row["aliases"]), " ".join(row["extensions"]), _state(row)]
             for row in sorted(rows, key=lambda row: not row["installed"])
+            if row["installed"] or not folded
         ],
         _COLUMNS,
     )
-    if sys.stdout.isatty():
-        click.echo(f"{sum(row['installed'] for row in rows)} of {len(rows)} languages are installed", err=True)
+    if folded and missing:
+        click.echo(f"{len(missing)} more are not installed: {' '.join(missing)}", err=True)
+        click.echo("`un languages --all` shows how to get each", err=True)
 
 
 @languages.command()

@@ -26,6 +26,7 @@ RUN = "run"
 COMMANDS = {
     "accounts": ("unsandbox.cli.accounts", "accounts", "List the accounts files and their rows."),
     "audit": ("unsandbox.cli.audit", "audit", "Check or show the audit log of a server."),
+    "backup": ("unsandbox.cli.backup", "backup", "Copy the data folder of a server."),
     "completion": ("unsandbox.cli.completion", "completion", "Print a completion script for your shell."),
     "doctor": ("unsandbox.cli.doctor", "doctor", "Check what this machine can isolate and run."),
     "image": ("unsandbox.cli.image", "image", "Publish, share and start images."),
@@ -33,6 +34,7 @@ COMMANDS = {
     "key": ("unsandbox.cli.accounts", "key", "Show whether your key is valid, and its limits."),
     "keys": ("unsandbox.cli.keys", "keys", "Create, list, change and revoke keys of a server."),
     "languages": ("unsandbox.cli.languages", "languages", "List languages; install toolchains."),
+    "restore": ("unsandbox.cli.backup", "restore", "Make a data folder from a backup."),
     RUN: ("unsandbox.cli.run", "run", "Run a program (the word `run` is optional)."),
     "serve": ("unsandbox.cli.serve", "serve", "Start a server on this machine."),
     "service": ("unsandbox.cli.service", "service", "Manage services: named, long-running programs."),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,14 @@ from unsandbox.cli.progress import StatusLine
 if TYPE_CHECKING:
     from unsandbox import Client, Job, JobStream
     from unsandbox.protocol.models import Artifact, WireModel
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_STATES = {
+    "green": {"active", "completed", "ready", "running", "valid"},
+    "yellow": {"cancelled", "creating", "frozen", "pending", "starting", "stopped"},
+    "red": {"crashed", "expired", "failed", "revoked", "timeout"},
+}
+"""Colours of states in tables."""
 
 
 def print_json(members: Mapping[str, Any]) -> None:
@@ -71,22 +79,71 @@ def show_list(
 
 
 def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
-    """Print rows: with column names on a terminal, tab-separated and without names in a pipe."""
+    """Print rows: aligned, with column names and coloured states on a terminal; tab-separated in a pipe.
+
+    Cells are never broken or shortened: ids and URLs are copied into the next command.
+    """
     if not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(row))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.cells import cell_len
 
-    drawn = Table(box=None, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
-    for name in columns:
-        # Ids are copied into the next command, so they are never folded.
-        drawn.add_column(name, overflow="fold", no_wrap=name.endswith("_id"))
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    Console().print(drawn)
+    lines = [[_printable(cell) for cell in row] for row in ([*columns], *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        padded = [cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]
+        padded[-1] = line[-1]
+        if number == 0:
+            click.secho("  ".join(padded).rstrip(), bold=True)
+        else:
+            styled = (
+                click.style(cell, fg=_colour(name, cell)) for cell, name in zip(padded, columns, strict=True)
+            )
+            click.echo("  ".join(styled).rstrip())
+
+
+def _printable(text: str) -> str:
+    """Return a text without characters that move the cursor or change colours."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def _colour(column: str, cell: str) -> str | None:
+    """Return the colour of a cell that tells a state."""
+    if column not in {"state", "status"}:
+        return None
+    word = cell.strip().partition(" ")[0]
+    return next((colour for colour, words in _STATES.items() if word in words), None)
+
+
+def human_size(size: float) -> str:
+    """Return a number of bytes for people.
+
+    Example:
+        >>> human_size(512), human_size(1536), human_size(3 << 30)
+        ('512 B', '1.5 KiB', '3.0 GiB')
+    """
+    unit = 0
+    while size >= 1024 and unit < len(_UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    return f"{size:.0f} B" if unit == 0 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def human_duration(seconds: float) -> str:
+    """Return a duration for people, in its two largest units.
+
+    Example:
+        >>> human_duration(0.0123), human_duration(59.6), human_duration(3700), human_duration(200_000)
+        ('12 ms', '60 s', '1 h 2 min', '2 d 8 h')
+    """
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if hours == 0:
+        return f"{minutes} min {int(seconds % 60)} s"
+    return f"{hours} h {minutes % 60} min" if days == 0 else f"{days} d {hours % 24} h"
 
 
 def print_result(model: WireModel, as_json: bool, text: str, end: str = "\n") -> None:
@@ -166,13 +223,29 @@ def save_artifacts(artifacts: Sequence[Artifact], folder: Path) -> None:
 
 
 def _cell(name: str, value: Any) -> str:
-    """Return a value as text; on a terminal, times are shown as dates."""
+    """Return a value as text; on a terminal, times, durations and sizes are for people."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(_cell(name, each) for each in value)
-    if name.endswith("_at") and sys.stdout.isatty() and str(value).isdecimal():
-        return dt.datetime.fromtimestamp(int(value), dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    if sys.stdout.isatty() and (human := _human(name, str(value))):
+        return human
     return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
+
+
+def _human(name: str, value: str) -> str:
+    """Return a number for people, by the name of its member; an empty text when it is no such number."""
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    if name.endswith("_at"):
+        at = dt.datetime.fromtimestamp(number, dt.UTC)
+        return f"{at:%Y-%m-%d %H:%M:%S} UTC ({human_duration(max(0.0, time.time() - number))} ago)"
+    if name.endswith("_bytes"):
+        return human_size(number)
+    if name.endswith("_ms"):
+        return human_duration(number / 1000)
+    return human_duration(number) if name in {"remaining_ttl", "ttl"} else ""

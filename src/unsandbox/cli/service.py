@@ -32,7 +32,7 @@ from unsandbox.protocol.logs import LogLine
 from unsandbox.protocol.services import Domains
 
 _IDS = suggest.ids("service")
-_COLUMNS = ("service_id", "name", "state", "ports", "url", "vcpu", "locked")
+_COLUMNS = ("service_id", "name", "state", "ports", "vcpu", "locked", "url")
 _ALL_LINES = 10_000_000
 _HISTORICAL = COMMON | {
     "--name": "create",

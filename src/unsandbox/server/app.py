@@ -17,12 +17,12 @@ from unsandbox.server import tracing
 from unsandbox.server.config import ServerConfig
 from unsandbox.server.hosts import from_this_machine
 from unsandbox.server.ingress.gateway import Gateway
+from unsandbox.server.ingress.html_page import FRONT_PAGE, FRONT_TITLE, html_page
 from unsandbox.server.ingress.routing import ServiceHosts
 from unsandbox.server.metrics import CONTENT_TYPE as METRICS_TYPE
 from unsandbox.server.metrics import Metrics
 from unsandbox.server.openapi import openapi_document
 from unsandbox.server.operation import Operation
-from unsandbox.server.pages import FRONT_PAGE, FRONT_TITLE, html_page
 from unsandbox.server.protocols import http_logger
 from unsandbox.server.reader import RequestReader, signer
 from unsandbox.server.responses import error_response, introduce, json_response

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from unsandbox.protocol import codec
-from unsandbox.server.pages import html_page
+from unsandbox.server.ingress.html_page import html_page
 from unsandbox.server.protocols import SERVER_NAME
 
 
