@@ -1,4 +1,4 @@
-"""Answers as JSON, made beside the event loop when they are large."""
+"""Answers as JSON, made beside the event loop when they are large, and then in a file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from unsandbox.engine.background import LARGE_BYTES, run_large
 from unsandbox.protocol import codec
-from unsandbox.protocol.contents import Content, Pieces, chunks_of
+from unsandbox.protocol.contents import Content, Pieces, Spool, Written, chunks_of
 from unsandbox.protocol.models import WireModel
 
-_STEP = 1 << 18
+_STEP = 1 << 16
 """Characters of a text that are encoded in one step: the encoder holds the interpreter as long."""
 
 M = TypeVar("M", bound=WireModel)
@@ -19,6 +19,9 @@ M = TypeVar("M", bound=WireModel)
 
 async def encode_answer(model: WireModel) -> bytes | Pieces:
     """Return a model as JSON. A large one comes in pieces, and other requests go on while it is encoded.
+
+    Large texts lie in a temporary file then: as JSON they take up to six times the memory, until the last
+    byte is sent.
 
     Raises:
         InvalidRequestError: A text holds a lone surrogate.
@@ -40,6 +43,8 @@ class _Texts:
         # Nobody who wrote the texts can know it.
         self._mark = f"text-{os.urandom(16).hex()}-"
         self._taken: list[str] = []
+        self._spool: Spool | None = None
+        self._files: dict[int, Written] = {}
 
     @property
     def size(self) -> int:
@@ -75,10 +80,16 @@ class _Texts:
                 continue
             # Between the parts that are JSON already stand the numbers of the texts.
             for number, piece in enumerate(place.split(part)):
-                parts += _encoded_text(self._taken[int(piece)]) if number % 2 else [piece]
+                parts.append(self._written(int(piece)) if number % 2 else piece)
         return Pieces(parts)
 
-
-def _encoded_text(text: str) -> list[bytes | Content]:
-    """Return a JSON string without its quotes, in pieces."""
-    return [codec.encode_text(text[start : start + _STEP])[1:-1] for start in range(0, len(text), _STEP)]
+    def _written(self, number: int) -> Written:
+        """Return a text as a JSON string without its quotes, in a file."""
+        known = self._files.get(number)
+        if known is None:
+            self._spool = spool = self._spool or Spool()
+            begin, text = spool.size, self._taken[number]
+            for start in range(0, len(text), _STEP):
+                spool.write(codec.encode_text(text[start : start + _STEP])[1:-1])
+            known = self._files[number] = Written(spool.since(begin))
+        return known

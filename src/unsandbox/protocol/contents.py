@@ -232,6 +232,24 @@ def base64_length(size: int) -> int:
     return (size + 2) // 3 * 4
 
 
+class Written(Content):
+    """A content that stands in a text as it is, and not as base64.
+
+    Args:
+        content: The content.
+    """
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield it."""
+        return self._content.chunks()
+
+
 class Pieces:
     """A text of bytes and, between them, the base64 of contents; made anew each time that it is read.
 
@@ -244,7 +262,9 @@ class Pieces:
 
     def __init__(self, parts: Sequence[bytes | Content]) -> None:
         self.parts = parts
-        self._size = sum(len(part) if isinstance(part, bytes) else base64_length(len(part)) for part in parts)
+        self._size = sum(
+            len(part) if isinstance(part, bytes | Written) else base64_length(len(part)) for part in parts
+        )
 
     def __len__(self) -> int:
         return self._size
@@ -258,6 +278,8 @@ class Pieces:
         for part in self.parts:
             if isinstance(part, bytes):
                 yield part
+            elif isinstance(part, Written):
+                yield from part.chunks()
             else:
                 for chunk in part.chunks():
                     yield base64.b64encode(chunk)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import enum
 import json
 import os
@@ -65,6 +66,9 @@ class JobStatus(enum.StrEnum):
     TIMEOUT = "timeout"
     """The program exceeded its `ttl`."""
     CANCELLED = "cancelled"
+
+
+_REPLACED_BYTES = 1 << 14
 
 
 class WireModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -553,7 +557,17 @@ def text_and_exact(data: bytes) -> tuple[str, str | None]:
     try:
         return data.decode("utf-8"), None
     except UnicodeDecodeError:
-        return data.decode("utf-8", "replace"), base64.b64encode(data).decode("ascii")
+        return _replaced(data), base64.b64encode(data).decode("ascii")
+
+
+def _replaced(data: bytes) -> str:
+    """Return bytes that are not UTF-8 as text, in steps: the interpreter is held during each."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    starts = range(0, len(data), _REPLACED_BYTES)
+    return "".join(
+        decoder.decode(data[start : start + _REPLACED_BYTES], start + _REPLACED_BYTES >= len(data))
+        for start in starts
+    )
 
 
 def _decoded(encoded: str) -> bytes:

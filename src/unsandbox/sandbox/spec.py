@@ -163,6 +163,14 @@ class OutputSink(Protocol):
 
 
 @runtime_checkable
+class SharingSink(OutputSink, Protocol):
+    """A sink that reads the bytes where the sandbox keeps them, so that they are in memory once."""
+
+    def share(self, stream: str, kept: bytearray) -> None:
+        """Take what is kept of a stream; it only grows, and the sink is called after each time."""
+
+
+@runtime_checkable
 class RunningJob(Protocol):
     """A started job: awaitable through `wait`, ended early through `cancel`."""
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 from aiohttp import web
 
 from unsandbox.engine import Engine, RequestError, UnknownJob, UnknownObject
 from unsandbox.engine.accounts.audit import code_hash
-from unsandbox.engine.encoding import encode_answer, whole
+from unsandbox.engine.encoding import encode_answer
 from unsandbox.protocol.contents import Pieces
 from unsandbox.protocol.endpoints.endpoint import Endpoint
 from unsandbox.protocol.endpoints.jobs import JOBS
 from unsandbox.protocol.models import Job, WireModel
+from unsandbox.protocol.services import ServiceJob
 from unsandbox.server.call import Call, read_flag
 from unsandbox.server.handlers import HANDLERS
 from unsandbox.server.reader import RequestReader
@@ -78,18 +80,18 @@ class Operation:
         if self._endpoint.protected:
             self._check_code(call.owner, request)
         if self._once_per_key and call.idempotency_key:
-            body: bytes | Pieces = await self._answer_once(call, request, call.idempotency_key)
+            body = await self._answer_once(call, request, call.idempotency_key)
         else:
             body = await self._encoded(await self._handler(call))
         return json_response(self._endpoint.status, body)
 
-    async def _answer_once(self, call: Call, request: web.Request, key: str) -> bytes:
+    async def _answer_once(self, call: Call, request: web.Request, key: str) -> bytes | Pieces:
         """Return the answer of the first request with this key; the handler runs for that one alone."""
 
-        async def make() -> bytes:
-            return whole(await encode_answer(await self._handler(call)))
+        async def make() -> bytes | Pieces:
+            return await self._encoded(await self._handler(call))
 
-        async def describe(kind: str, object_id: str) -> bytes | None:
+        async def describe(kind: str, object_id: str) -> bytes | Pieces | None:
             return await _describe(call, kind, object_id)
 
         # Of a large body the part in memory says nothing of its files.
@@ -98,7 +100,8 @@ class Operation:
         return await self._engine.replies.once(call.owner, key, fingerprint, make, describe)
 
     async def _encoded(self, answer: WireModel) -> bytes | Pieces:
-        return await (self._engine.jobs.encoded(answer) if type(answer) is Job else encode_answer(answer))
+        is_job = type(answer) in (Job, ServiceJob)
+        return await (self._engine.jobs.encoded(cast("Job", answer)) if is_job else encode_answer(answer))
 
     def _audit(self, call: Call, status: int) -> None:
         if self._engine.audit is None:
@@ -113,7 +116,7 @@ class Operation:
         )
 
 
-async def _describe(call: Call, kind: str, object_id: str) -> bytes | None:
+async def _describe(call: Call, kind: str, object_id: str) -> bytes | Pieces | None:
     """Return the answer for an object that exists; None when it does not."""
     handler = HANDLERS.get("wait_job" if kind == "job" else f"get_{kind}")
     if handler is None:
@@ -122,7 +125,7 @@ async def _describe(call: Call, kind: str, object_id: str) -> bytes | None:
         answer = await handler(replace(call, params={"id": object_id}, query={}))
     except (UnknownObject, UnknownJob):
         return None
-    return whole(await encode_answer(answer))
+    return await encode_answer(answer)
 
 
 def _logged(name: str) -> str:

@@ -13,8 +13,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
+from unsandbox.engine.encoding import whole
 from unsandbox.engine.errors import Conflict
 from unsandbox.engine.store.objects import Collection, ObjectStore, Record, note_made
+from unsandbox.protocol.contents import Pieces
 
 KEPT_S = 86400.0
 LARGEST_BODY = 16 * 1024
@@ -23,6 +25,10 @@ BYTES_PER_KEY = 8 << 20
 """Of all kept answers of one key; the oldest leave first."""
 _OVERHEAD = 512
 """Bytes that a kept answer takes besides its body, roughly."""
+
+
+Body = bytes | Pieces
+"""Of an answer."""
 
 
 class ReplyRecord(Record, kw_only=True):
@@ -52,7 +58,7 @@ class IdempotencyStore:
 
     def __init__(self, store: ObjectStore) -> None:
         self._collection: Collection[ReplyRecord] = Collection("reply", ReplyRecord, store)
-        self._under_way: dict[str, tuple[str, asyncio.Task[bytes]]] = {}
+        self._under_way: dict[str, tuple[str, asyncio.Task[Body]]] = {}
         self._sizes: dict[str, OrderedDict[str, int]] = {}
 
     async def start(self) -> None:
@@ -79,9 +85,9 @@ class IdempotencyStore:
         owner: str,
         key: str,
         fingerprint: str,
-        make: Callable[[], Awaitable[bytes]],
-        again: Callable[[str, str], Awaitable[bytes | None]] | None = None,
-    ) -> bytes:
+        make: Callable[[], Awaitable[Body]],
+        again: Callable[[str, str], Awaitable[Body | None]] | None = None,
+    ) -> Body:
         """Return the answer of the first request with this key, or make and keep it.
 
         A caller who leaves does not stop the making: whoever asks again gets what was made. A failure is not
@@ -123,9 +129,7 @@ class IdempotencyStore:
         _check(under_way[0], fingerprint)
         return await asyncio.shield(under_way[1])
 
-    async def _make(
-        self, name: str, owner: str, fingerprint: str, make: Callable[[], Awaitable[bytes]]
-    ) -> bytes:
+    async def _make(self, name: str, owner: str, fingerprint: str, make: Callable[[], Awaitable[Body]]) -> Body:
         record = ReplyRecord(
             object_id=name, owner=owner, created_at=time.time(), fingerprint=fingerprint, body=b""
         )
@@ -142,7 +146,7 @@ class IdempotencyStore:
             note_made.set(None)
             record.answered = True
             if len(body) <= LARGEST_BODY or record.made_id is None:
-                record.body = body
+                record.body = whole(body)
             await self._keep(record)
         except BaseException:
             if record.made_id is not None:

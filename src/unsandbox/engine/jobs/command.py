@@ -39,6 +39,12 @@ class CommandJob:
         """Return None: its CPU time is counted with that of its sandbox."""
         return None
 
+    async def captured(self) -> int:
+        """Return how many bytes of output it has left, once it has ended."""
+        await asyncio.wait({self._task})
+        ended = not self._task.cancelled() and self._task.exception() is None
+        return captured_size(self._task.result()) if ended else 0
+
     async def result(self, record: JobRecord) -> models.Job:
         """Return what its job ends with."""
         await asyncio.wait({self._task})

@@ -11,6 +11,7 @@ from unsandbox.engine.encoding import encode_answer
 from unsandbox.engine.jobs.records import JobRecord
 from unsandbox.engine.jobs.rows import row_of
 from unsandbox.engine.jobs.table import JobTable
+from unsandbox.engine.memory import trim_soon
 from unsandbox.engine.store.rows import JobRow
 from unsandbox.protocol import models
 from unsandbox.protocol.contents import Pieces
@@ -20,6 +21,8 @@ logger = logging.getLogger("unsandbox.engine")
 
 _FRESH = 64
 """Results whose encoding is kept until they are asked for, which mostly is at once."""
+_FRESH_BYTES = 256 * MIB
+"""Of these together; a large one lies in a file."""
 _SAVE_AGAIN_S = 5.0
 
 
@@ -38,7 +41,8 @@ class Completion:
         self._context = context
         self._table = table
         self.ended_by_status: Counter[str] = Counter()
-        self._fresh: OrderedDict[str, bytes] = OrderedDict()
+        self._fresh: OrderedDict[str, bytes | Pieces] = OrderedDict()
+        self._fresh_bytes = 0
         self._results_bytes: dict[str, int] = {}
         self._unsaved: list[JobRow] = []
         self._saving: asyncio.Task[None] | None = None
@@ -50,21 +54,26 @@ class Completion:
             record.trace.ended(result)
             record.trace = None
         encoded = await encode_answer(result)
-        await self._save(row_of(record, result, encoded))
+        stored = await self._save(row_of(record, result, encoded))
         await self._keep_results_within(record.owner, len(encoded))
-        if isinstance(encoded, bytes) and len(encoded) <= MIB:
+        if len(encoded) <= MIB or isinstance(encoded, Pieces):
             self._fresh[record.job_id] = encoded
-        if len(self._fresh) > _FRESH:
-            self._fresh.popitem(last=False)
+            self._fresh_bytes += len(encoded)
+        while len(self._fresh) > _FRESH or self._fresh_bytes > _FRESH_BYTES:
+            self._fresh_bytes -= len(self._fresh.popitem(last=False)[1])
+        if len(encoded) > MIB:
+            trim_soon()
         record.finish(result)
-        self._table.end(record)
+        self._table.end(record, stored=stored)
         self._report(record, result)
 
     async def encoded(self, job: models.Job) -> bytes | Pieces:
         """Return the JSON of a job; that of one that has just ended was made already, to be stored."""
         encoded = self._fresh.pop(job.job_id or "", None)
-        if encoded is not None and job.status in models.TERMINAL_STATUSES:
-            return encoded
+        if encoded is not None:
+            self._fresh_bytes -= len(encoded)
+            if job.status in models.TERMINAL_STATUSES:
+                return encoded
         return await encode_answer(job)
 
     async def close(self) -> None:
@@ -74,7 +83,8 @@ class Completion:
             await asyncio.gather(self._saving, return_exceptions=True)
         await self._save_again()
 
-    async def _save(self, row: JobRow) -> None:
+    async def _save(self, row: JobRow) -> bool:
+        """Store a result; return whether it can be read from there."""
         try:
             await self._context.store.finish_job(row)
         except Exception:
@@ -83,6 +93,8 @@ class Completion:
             self._unsaved.append(row)
             if self._saving is None or self._saving.done():
                 self._saving = asyncio.create_task(self._save_later())
+            return False
+        return self._context.store.keeps
 
     async def _save_later(self) -> None:
         while self._unsaved:

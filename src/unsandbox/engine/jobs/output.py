@@ -18,17 +18,24 @@ _PIECE_BYTES = 32 * 1024
 class OutputBuffer:
     """Receives output (an `OutputSink`) and wakes every follower.
 
-    The sandbox keeps the same bytes for the result; this copy is released when the job has ended.
+    It reads them where the sandbox keeps them for the result (a `SharingSink`).
     """
 
     def __init__(self) -> None:
         self._kept = {name: bytearray() for name in STREAMS}
+        self._shared: set[str] = set()
         self._changed = asyncio.Event()
 
     def __call__(self, stream: str, data: bytes) -> None:
         """Take a piece."""
-        self._kept[stream] += data
+        if stream not in self._shared:
+            self._kept[stream] += data
         self.wake()
+
+    def share(self, stream: str, kept: bytearray) -> None:
+        """Use the bytes of a stream where they are."""
+        self._kept[stream] = kept
+        self._shared.add(stream)
 
     def wake(self) -> None:
         """Wake every follower."""

@@ -20,6 +20,7 @@ from unsandbox.engine.jobs.records import JobRecord
 from unsandbox.engine.jobs.results import captured_size, failed_result, result_of
 from unsandbox.engine.jobs.table import JobTable
 from unsandbox.protocol import models
+from unsandbox.protocol.contents import LARGE
 from unsandbox.protocol.models import JobStatus
 from unsandbox.sandbox import SandboxError
 from unsandbox.sandbox.persistent_spec import CommandOutcome
@@ -45,6 +46,8 @@ class JobRunner:
         config = context.config
         self._queue = FairQueue(config.running_slots, config.extra_slots, self._has_memory)
         self._work = Background()
+        self._one_large = asyncio.Lock()
+        """Held from the making of a large result until it is stored: as text it takes more memory."""
         self._stopping = False
         context.quotas.jobs_memory = self._memory_of
 
@@ -118,21 +121,24 @@ class JobRunner:
         await self._completion.finish(record, result)
 
     async def _run_and_finish(self, record: JobRecord) -> None:
+        async with contextlib.AsyncExitStack() as held:
+            await self._completion.finish(record, await self._run_in_place(record, held))
+
+    async def _run_in_place(self, record: JobRecord, held: contextlib.AsyncExitStack) -> models.Job:
         try:
-            result = await self._run(record)
+            return await self._run(record, held)
         except SandboxError as error:
             logger.exception("job %s: the sandbox failed", record.job_id)
-            result = failed_result(record, JobStatus.FAILED, f"the sandbox failed: {error}")
+            return failed_result(record, JobStatus.FAILED, f"the sandbox failed: {error}")
         except Exception:
             logger.exception("job %s: the engine failed", record.job_id)
-            result = failed_result(record, JobStatus.FAILED, "the engine failed; its log says why")
+            return failed_result(record, JobStatus.FAILED, "the engine failed; its log says why")
         finally:
             # Before the result is stored: the next program need not wait for a disk.
             self._queue.give_back(record)
             self._fill_places()
-        await self._completion.finish(record, result)
 
-    async def _run(self, record: JobRecord) -> models.Job:
+    async def _run(self, record: JobRecord, held: contextlib.AsyncExitStack) -> models.Job:
         spec, quotas = record.spec, self._context.quotas
         if record.kill_reason is not None:
             return failed_result(record, JobStatus.FAILED, record.kill_reason)
@@ -156,9 +162,15 @@ class JobRunner:
         # Where CPU time is not counted, the job may have used all that it was given.
         used = outcome.wall_s * spec.limits.vcpu if outcome.cpu_s is None else outcome.cpu_s
         quotas.charge_cpu(record.owner, used)
-        return await run_large(captured_size(outcome), result_of, record, outcome, spec.limits)
+        size = captured_size(outcome)
+        if size > LARGE:
+            await held.enter_async_context(self._one_large)
+        return await run_large(size, result_of, record, outcome, spec.limits)
 
     async def _finish_command(self, record: JobRecord, running: CommandJob) -> None:
-        result = await running.result(record)
-        record.running = None
-        await self._completion.finish(record, result)
+        async with contextlib.AsyncExitStack() as held:
+            if await running.captured() > LARGE:
+                await held.enter_async_context(self._one_large)
+            result = await running.result(record)
+            record.running = None
+            await self._completion.finish(record, result)

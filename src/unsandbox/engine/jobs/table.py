@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 
 from unsandbox.engine.jobs.records import JobRecord
+from unsandbox.protocol.contents import LARGE
 
 
 class JobTable:
@@ -66,13 +67,20 @@ class JobTable:
         self._finish(record)
         self._remove(record)
 
-    def end(self, record: JobRecord) -> None:
-        """Count a job, which has a result now, among the ended ones; the oldest of these are forgotten."""
+    def end(self, record: JobRecord, *, stored: bool = False) -> None:
+        """Count a job, which has a result now, among the ended ones; the oldest of these are forgotten.
+
+        Args:
+            record: The job.
+            stored: Whether the result can be read from the store; a large one is forgotten at once then.
+        """
         self._finish(record)
         self._ended[record.job_id] = size = record.size
         self._ended_bytes += size
         if waiting := self._next_end.pop(record.owner, None):
             waiting.set()
+        if stored and size > LARGE:
+            self._forget(record.job_id)
         while len(self._ended) > self._kept_jobs or (
             self._ended_bytes > self._kept_bytes and len(self._ended) > 1
         ):

@@ -9,6 +9,8 @@ from unsandbox.engine.store.rows import JobRow
 class MemoryStore:
     """Keeps nothing beyond what the engine itself holds: for an engine that lives and dies with its process."""
 
+    keeps = False
+
     async def add_job(self, row: JobRow) -> None:
         """Do nothing."""
 

@@ -26,7 +26,13 @@ class JobRow:
 
 
 class JobStore(Protocol):
-    """Where jobs live on when they are no longer in memory."""
+    """Where jobs live on when they are no longer in memory.
+
+    Attributes:
+        keeps: Whether they do.
+    """
+
+    keeps: bool
 
     async def add_job(self, row: JobRow) -> None:
         """Store a job that was accepted; returns when it is durable."""

@@ -34,6 +34,8 @@ class SqlStore:
         database: From `open_database`.
     """
 
+    keeps = True
+
     def __init__(self, database: sa.Engine) -> None:
         self._database = database
         # One thread: SQLite has one writer anyway, and transactions come one after the other.

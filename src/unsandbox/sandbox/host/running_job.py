@@ -364,6 +364,8 @@ class SandboxJob:
             self._outcome = SandboxError(error)
         else:
             self._outcome = self._result(self._ending)
+        # Output is large: it must not wait for the garbage collector, which looks for cycles now and then.
+        self._streams = {}
         self._over.set()
         self._on_over(self)
 

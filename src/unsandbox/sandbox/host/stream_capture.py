@@ -9,8 +9,10 @@ import fcntl
 import os
 import termios
 from collections.abc import Callable
+from typing import cast
 
-from unsandbox.sandbox.spec import Captured, OutputSink
+from unsandbox.protocol.contents import LARGE
+from unsandbox.sandbox.spec import Captured, OutputSink, SharingSink
 
 _CHUNK = 1 << 16
 _SPLICE = 1 << 20
@@ -43,6 +45,8 @@ class StreamCapture:
         self._on_end = on_end
         # One array, because an object for each write of a single byte would take forty times the memory.
         self._kept = bytearray()
+        if isinstance(sink, SharingSink):
+            sink.share(name, self._kept)
         self._total = 0
         self._flooded = False
         self.muted = False
@@ -63,7 +67,9 @@ class StreamCapture:
 
     def result(self) -> Captured:
         """Return the output captured so far."""
-        return Captured(bytes(self._kept), self._total)
+        # Nothing is added to an ended stream, so that a large one need not be copied.
+        whole = self.ended and len(self._kept) > LARGE
+        return Captured(cast("bytes", self._kept) if whole else bytes(self._kept), self._total)
 
     def take(self) -> Captured:
         """Return what was captured so far, and begin anew; what comes from now on goes to the sink too."""
@@ -78,6 +84,7 @@ class StreamCapture:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
+            self._sink, self._on_flood = None, _do_nothing
 
     def read_now(self) -> None:
         """Read all that lies in the pipe now, but nothing that is written meanwhile."""
@@ -99,7 +106,8 @@ class StreamCapture:
                 break
             if count == 0:
                 self.close()
-                self._on_end()
+                on_end, self._on_end = self._on_end, _do_nothing
+                on_end()
                 return
         if self._total > self._flood and not self._flooded:
             self._flooded = True
@@ -130,3 +138,7 @@ class StreamCapture:
             if self._sink is not None and not self.muted:
                 self._sink(self._name, part)
         return len(data)
+
+
+def _do_nothing() -> None:
+    pass

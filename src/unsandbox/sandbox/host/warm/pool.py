@@ -343,7 +343,7 @@ class WarmPool:
         unmade = sandbox in queue.making
         queue.forget(sandbox)
         self.source.gone(sandbox)
-        if sandbox.dismissed or sandbox.job is not None or not self._at_work():
+        if sandbox.dismissed or sandbox.used or not self._at_work():
             return
         if unmade and not self.source.knows_why(sandbox, error):
             self._loop.call_later(self.source.news_s, self._not_made, queue, sandbox, error)

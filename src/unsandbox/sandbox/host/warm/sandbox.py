@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import weakref
 from collections.abc import Callable
 
 from unsandbox.sandbox.errors import SandboxError
@@ -44,7 +45,7 @@ class WarmSandbox:
         """CPU time of the preparation, which is not charged to the job."""
         self.sent_at: float | None = None
         """Monotonic time just before the job was sent."""
-        self.job: WarmJob | None = None
+        self._job: weakref.ref[WarmJob] | None = None
         self.dismissed = False
         """Whether the pool has dismissed it."""
         self._said_ready = False
@@ -60,6 +61,20 @@ class WarmSandbox:
         """Whether a job can be sent."""
         return self._said_ready and self.pidfd >= 0
 
+    @property
+    def used(self) -> bool:
+        """Whether a job has got it."""
+        return self._job is not None
+
+    @property
+    def job(self) -> WarmJob | None:
+        """The job that has got it, as long as anybody wants that: it holds the output of its program."""
+        return None if self._job is None else self._job()
+
+    def start(self, job: WarmJob) -> None:
+        """Give it to a job."""
+        self._job = weakref.ref(job)
+
     def started(self, pid: int, pidfd: int) -> None:
         """Record that the sandbox's first process exists."""
         self.pid, self.pidfd = pid, pidfd
@@ -67,9 +82,9 @@ class WarmSandbox:
 
     def ended(self, ending: Ending) -> None:
         """Record that no process of the sandbox is left, or that it could not be created."""
-        if self.job is not None:
-            self.job.ended(ending)
-        else:
+        if (job := self.job) is not None:
+            job.ended(ending)
+        elif not self.used:
             self.discard()
         self._on_over(self, ending.error or self._error)
 
@@ -154,7 +169,7 @@ class WarmJob(SandboxJob):
         Raises:
             SandboxError: The sandbox already had a job.
         """
-        if prepared.job is not None:
+        if prepared.used:
             raise SandboxError("a warm sandbox serves one job only")
         self._on_compiled = on_compiled
         self._prepared = prepared
@@ -169,7 +184,7 @@ class WarmJob(SandboxJob):
         )
         pid, pidfd = prepared.pid, prepared.pidfd
         prepared.stdout_fd = prepared.stderr_fd = prepared.pidfd = -1
-        prepared.job = self
+        prepared.start(self)
         self.started(pid, pidfd)
 
     def ended(self, ending: Ending) -> None:
