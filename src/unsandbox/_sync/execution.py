@@ -170,6 +170,9 @@ def wait(connection: Connection, job_id: str, *, deadline: Deadline, keep: bool)
         raise
     except (WaitTimeoutError, ConnectionFailedError) as error:
         if not deadline.passed:
+            # Closing the client breaks the connection of a request that is under way.
+            if connection.server.closed and not keep:
+                connection.clean_up(partial(end, job_id=job_id), CLEAN_UP_S)
             raise
         known = error.partial if isinstance(error, WaitTimeoutError) else last
         left = None

@@ -11,6 +11,7 @@ import ssl
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakSet
 
 from unsandbox._transports.aiohttp_live import LIBRARY, AiohttpSocket, AiohttpStream, reason
 from unsandbox._transports.common import (
@@ -75,6 +76,8 @@ class AiohttpTransport:
         self._slots: asyncio.Semaphore | None = None
         self._opened: _Opened | None = None
         self._limits = Limits()
+        self._reading: WeakSet[aiohttp.ClientResponse] = WeakSet()
+        """Answers whose bodies are being read."""
         self._closed = False
 
     async def acquire(self, timeout: float | None) -> None:
@@ -144,6 +147,7 @@ class AiohttpTransport:
                     allow_redirects=False,
                 )
                 self._answered = True
+                self._reading.add(response)
                 try:
                     return await _read(response)
                 except BaseException:
@@ -186,6 +190,7 @@ class AiohttpTransport:
             raise self._too_late(method, target, timeout) from error
         except (opened.error, OSError, EOFError) as error:
             raise self._failure(method, target, error) from error
+        self._reading.add(response)
         return AiohttpStream(response, place(method, self._origin, target), idle_s)
 
     async def open_socket(
@@ -245,6 +250,9 @@ class AiohttpTransport:
         self._closed = True
         self._limits.close()
         opened, self._opened = self._opened, None
+        # The session closes the connections below them, and tells no reader.
+        for response in tuple(self._reading):
+            response.close()
         if opened is not None:
             await opened.session.close()
 
