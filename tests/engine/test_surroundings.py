@@ -112,7 +112,13 @@ print(un.execute_code("bash", "echo 1")["stdout"] == "1\\n")
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+SLOW = {"a function of atexit", "an interpreter without a name"}
+"""Others are alike: each starts an interpreter with an engine."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PROGRAMS]
+)
 def test_the_engine_runs_in(name: str) -> None:
     done = program(PROGRAMS[name])
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "True", "")
@@ -139,7 +145,10 @@ os.read(0, 1)
     assert not traces(child)
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+CLOSED = [*(pytest.param(one, marks=pytest.mark.slow) for one in ("<&-", "2>&-")), ">&-", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
 def test_un_without_standard_descriptors(closed: str, tmp_path: Path) -> None:
     command = f'"$@" {closed}'
     words = [*UN, "--local", "-s", "bash", f"echo out; touch {tmp_path}; exit 3"]
@@ -150,7 +159,7 @@ def test_un_without_standard_descriptors(closed: str, tmp_path: Path) -> None:
     assert done.stdout == ("" if ">&-" in closed.split() else "out\n")
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", CLOSED)
 def test_a_server_without_standard_descriptors(closed: str, tmp_path: Path) -> None:
     command = f'exec "$@" {closed}'
     with socket.socket() as chosen:

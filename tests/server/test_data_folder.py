@@ -14,7 +14,9 @@ def readable_by_others(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o027, 0o077])
+@pytest.mark.parametrize(
+    "umask", [0o000, *(pytest.param(umask, marks=pytest.mark.slow) for umask in (0o022, 0o027)), 0o077]
+)
 def test_the_server_runs_jobs_and_keeps_its_files_private_under_any_umask(tmp_path, umask):
     folder = tmp_path / "data"
     folder.mkdir()

@@ -139,7 +139,20 @@ FLOODS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOODS)
+QUICK = (
+    "interim answers",
+    "one-byte chunks",
+    "body",
+    "upgrade and frames",
+    "visitor's one-byte chunks",
+    "visitor's pipeline",
+)
+"""One of each kind, also for `make test`: each takes a second of a processor, or four on a busy machine."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in FLOODS]
+)
 def test_the_api_does_not_wait_for_a_flood(place, name):
     worst: list[str] = []
     for _ in range(_TRIES):

@@ -40,7 +40,7 @@ class Screen:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
-        self.seen = b""
+        self.seen = bytearray()
         self.said: list[dict[str, Any]] = []
 
     async def type(self, text: str) -> None:
@@ -51,10 +51,13 @@ class Screen:
 
     async def until(self, text: bytes, seconds: float = 15.0) -> bytes:
         """Read on until a text is seen, and forget everything up to its end."""
+        begin = 0
         async with asyncio.timeout(seconds):
-            while text not in self.seen:
+            while (found := self.seen.find(text, begin)) < 0:
+                begin = max(0, len(self.seen) - len(text) + 1)
                 await self._next()
-        before, _, self.seen = self.seen.partition(text)
+        before = bytes(self.seen[:found])
+        del self.seen[: found + len(text)]
         return before
 
     async def until_closed(self) -> None:
@@ -128,7 +131,11 @@ TERMINALS = {
 """Shells and REPLs that have nothing but a terminal: a line, and what it shows."""
 
 
-@pytest.mark.parametrize("shell", TERMINALS)
+@pytest.mark.parametrize(
+    "shell",
+    # Seconds until a virtual machine shows its prompt.
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in {"clojure", "java"})) for name in TERMINALS],
+)
 async def test_shells_that_have_nothing_but_a_terminal(wire, shell):
     if shell not in available_shells():
         pytest.skip(f"{shell} is not installed here")
