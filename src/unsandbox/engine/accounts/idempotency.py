@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from unsandbox.engine.encoding import whole
 from unsandbox.engine.errors import Conflict
 from unsandbox.engine.store.objects import Collection, ObjectStore, Record, note_made
-from unsandbox.protocol.contents import Pieces
+from unsandbox.protocol.contents import Text
 
 KEPT_S = 86400.0
 LARGEST_BODY = 16 * 1024
@@ -25,10 +25,6 @@ BYTES_PER_KEY = 8 << 20
 """Of all kept answers of one key; the oldest leave first."""
 _OVERHEAD = 512
 """Bytes that a kept answer takes besides its body, roughly."""
-
-
-Body = bytes | Pieces
-"""Of an answer."""
 
 
 class ReplyRecord(Record, kw_only=True):
@@ -58,7 +54,7 @@ class IdempotencyStore:
 
     def __init__(self, store: ObjectStore) -> None:
         self._collection: Collection[ReplyRecord] = Collection("reply", ReplyRecord, store)
-        self._under_way: dict[str, tuple[str, asyncio.Task[Body]]] = {}
+        self._under_way: dict[str, tuple[str, asyncio.Task[Text]]] = {}
         self._sizes: dict[str, OrderedDict[str, int]] = {}
 
     async def start(self) -> None:
@@ -85,9 +81,9 @@ class IdempotencyStore:
         owner: str,
         key: str,
         fingerprint: str,
-        make: Callable[[], Awaitable[Body]],
-        again: Callable[[str, str], Awaitable[Body | None]] | None = None,
-    ) -> Body:
+        make: Callable[[], Awaitable[Text]],
+        again: Callable[[str, str], Awaitable[Text | None]] | None = None,
+    ) -> Text:
         """Return the answer of the first request with this key, or make and keep it.
 
         A caller who leaves does not stop the making: whoever asks again gets what was made. A failure is not
@@ -129,7 +125,7 @@ class IdempotencyStore:
         _check(under_way[0], fingerprint)
         return await asyncio.shield(under_way[1])
 
-    async def _make(self, name: str, owner: str, fingerprint: str, make: Callable[[], Awaitable[Body]]) -> Body:
+    async def _make(self, name: str, owner: str, fingerprint: str, make: Callable[[], Awaitable[Text]]) -> Text:
         record = ReplyRecord(
             object_id=name, owner=owner, created_at=time.time(), fingerprint=fingerprint, body=b""
         )
