@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -189,8 +190,8 @@ async def uvicorn(app: str, folder: Path, env: dict[str, str]) -> AsyncIterator[
         assert process.returncode in (0, -signal.SIGTERM), errors.decode()
 
 
-async def visit(port: int, path: str, body: bytes, until: bytes | None) -> None:
-    """Send a request, read until some bytes have come, and go away."""
+async def visit(port: int, path: str, body: bytes, until: bytes | None, stay_s: float = 0.0) -> None:
+    """Send a request, read until some bytes have come, stay a while, and go away."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
@@ -200,6 +201,7 @@ async def visit(port: int, path: str, body: bytes, until: bytes | None) -> None:
         piece = await reader.read(1000)
         assert piece, seen
         seen += piece
+    await asyncio.sleep(stay_s)
     writer.close()
 
 
@@ -216,6 +218,31 @@ async def test_the_example_ends_the_programs_of_visitors_who_leave(served: Serve
             body = b'{"language": "bash", "code": "echo begun; sleep 600"}'
             await asyncio.gather(*(visit(port, "/stream", body, b"begun") for _ in range(4)))
             await asyncio.gather(*(visit(port, "/stream", body, None) for _ in range(4)))
+            assert await ends(watch, before)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_nothing_runs_on_after_two_hundred_visitors_who_leave(served: Serve) -> None:
+    public, secret = served.keys()
+    env = os.environ | {
+        "UNSANDBOX_API_BASE": served.url,
+        "UNSANDBOX_PUBLIC_KEY": public,
+        "UNSANDBOX_SECRET_KEY": secret,
+    }
+    chance = random.Random(1)
+    body = b'{"language": "bash", "code": "echo begun; sleep 600"}'
+
+    async def leave(port: int) -> None:
+        path = chance.choice(["/run", "/stream"])
+        until = b"begun" if path == "/stream" and chance.random() < 0.4 else None
+        await visit(port, path, body, until, chance.random() / 2)
+
+    async with AsyncClient(public, secret, base_url=served.url) as watch:
+        before = await left(watch)
+        async with uvicorn("fastapi_app:app", ROOT / "examples", env) as port:
+            for _ in range(25):
+                await asyncio.gather(*(leave(port) for _ in range(8)))
             assert await ends(watch, before)
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from unsandbox.errors import InvalidRequestError, InvalidResponseError
 from unsandbox.protocol.bounds import check_bounds
+from unsandbox.protocol.complaints import explain
 from unsandbox.protocol.contents import Content, Pieces
 from unsandbox.protocol.held import fill_in, nested
 from unsandbox.protocol.models import WireModel
@@ -217,10 +218,11 @@ def from_wire(value: Mapping[str, Any], model: type[T]) -> T:
         >>> from_wire({"language": "c", "code": "", "network": "zerotrust"}, ExecuteRequest).network_mode
         'zerotrust'
     """
+    members = _canonical(value, model)
     try:
-        return msgspec.convert(_canonical(value, model), model, strict=False)
+        return msgspec.convert(members, model, strict=False)
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(explain(str(error), members, model)) from error
 
 
 def response_from_wire(value: Any, model: type[T]) -> T:

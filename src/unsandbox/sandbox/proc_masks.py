@@ -1,9 +1,9 @@
 """The files and folders of `/proc` that sandboxes do not see, because they describe the machine.
 
 Most of `/proc` is not namespaced. The masked files name disks, devices, kernel symbols and boot options, or
-have counters so precise that a program can time its neighbours. Programs do not need them. The files that
-programs read (`cpuinfo`, `meminfo`, `stat`, `loadavg`, `vmstat`) stay visible. Masked files and folders are
-empty.
+have counters so precise that a program can time its neighbours. Programs do not need them. Masked files and
+folders are empty. Of `cpuinfo`, `meminfo`, `stat` and `loadavg`, each sandbox sees its own version; see
+`host/machine_view.py`.
 """
 
 from __future__ import annotations

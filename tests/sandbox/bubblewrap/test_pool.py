@@ -276,7 +276,7 @@ async def test_nothing_looks_into_the_first_process_or_ends_it(warm):
     look = "kill -9 1; cat /proc/1/environ /proc/1/maps; ls /proc/1/fd; readlink /proc/1/exe; cat /proc/1/cmdline; exit 3"
     job = await run_in(warm, SandboxSpec(run=["sh", "-c", look]), expect_warm=True)
     assert job.exit_code == 3
-    assert job.stdout.data.rstrip(b"\0") == (b"init" if warm._native.waiter else b"python3\0/work/main.py")
+    assert job.stdout.data.rstrip(b"\0") == (b"init" if warm.native.waiter else b"python3\0/work/main.py")
     assert job.stderr.data.count(b"ermission denied") == 3
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from unsandbox.sandbox import proc_masks
 from unsandbox.sandbox.bubblewrap.outbound import Outbound
 from unsandbox.sandbox.host.job_script import disturbs_shell
+from unsandbox.sandbox.host.machine_view import NAMES
 from unsandbox.sandbox.launcher.fd_numbers import FIRST_FILE_FD, INFO_FD, SECCOMP_FD
 from unsandbox.sandbox.layout import (
     ARTIFACT_FOLDER,
@@ -66,15 +67,16 @@ class Mounts:
         return words if self.network is None else words + self.network.words()
 
 
-def sandbox_arguments(spec: SandboxSpec, mounts: Mounts) -> bytes:
+def sandbox_arguments(spec: SandboxSpec, mounts: Mounts, view: Path) -> bytes:
     """Return bubblewrap's options, NUL-separated for `--args`, so that none appears on a command line.
 
     Args:
         spec: A validated specification.
         mounts: The sandbox's view of the host.
+        view: The folder of its own versions of files of `/proc`.
     """
     size = spec.limits.tmpfs_bytes
-    words = base_words(mounts, size)
+    words = base_words(mounts, size, view)
     words += ["--perms", "0755", "--size", str(size), "--tmpfs", WORK, "--chdir", WORK]
     words += _file_arguments(spec)
     for name, value in (DEFAULT_ENV | dict(spec.env)).items():
@@ -84,12 +86,15 @@ def sandbox_arguments(spec: SandboxSpec, mounts: Mounts) -> bytes:
     return null_separated(words)
 
 
-def base_words(mounts: Mounts, tmpfs_bytes: int) -> list[str]:
+def base_words(mounts: Mounts, tmpfs_bytes: int, view: Path) -> list[str]:
     """Return the options that jobs and persistent sandboxes share: namespaces and most mounts."""
     words = [*_ALWAYS]
     words += ["--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID), "--hostname", HOSTNAME]
     words += mounts.words()
-    words += ["--proc", "/proc", *proc_masks.words(), "--dev", "/dev"]
+    words += ["--proc", "/proc", *proc_masks.words()]
+    for name in NAMES:
+        words += ["--ro-bind", str(view / name), f"/proc/{name}"]
+    words += ["--dev", "/dev"]
     words += ["--perms", "1777", "--size", str(shm_bytes(tmpfs_bytes)), "--tmpfs", SHM]
     # /dev is a tmpfs without a size limit.
     words += ["--remount-ro", "/dev"]

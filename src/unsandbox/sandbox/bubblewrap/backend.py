@@ -144,6 +144,7 @@ class BubblewrapBackend(HostBackend):
             config.python_env,
             as_root=os.geteuid() == 0,
             own_users=host.slots.users is not None,
+            view=host.view.folder,
             native=self.native,
             quick_end=config.quick_end,
         )
@@ -179,20 +180,23 @@ class BubblewrapBackend(HostBackend):
         with DescriptorStack() as kept:
             streams, descriptors = open_streams(slot.uid, sent, kept)
             files = [sent.add(readable_file(file.data)) for file in spec.files]
+            view = host.view.show(slot.number, limits.vcpu, limits.memory_bytes)
+            arguments = sandbox_arguments(spec, resources.mounts(spec.system_paths), view)
             script = job_script(spec, data_bytes=host.data_bytes(limits.memory_bytes))
             descriptors |= {
                 0: sent.add(input_file(spec.stdin)),
-                ARGS_FD: sent.add(memory_file(sandbox_arguments(spec, resources.mounts(spec.system_paths)))),
+                ARGS_FD: sent.add(memory_file(arguments)),
                 SECCOMP_FD: sent.add(memory_file(resources.filter)),
                 SCRIPT_FD: sent.add(memory_file(script)),
                 **dict(enumerate(files, FIRST_FILE_FD)),
             }
+            processors = host.view.assign(limits.vcpu)
             job = SandboxJob(
                 spec,
                 streams,
                 discard_fd=host.discard_fd,
                 sink=sink,
-                on_over=lambda job: self._job_over(slot, job),
+                on_over=lambda job: self._job_over(slot, job, processors),
             )
             # The job closes its ends.
             kept.pop_all()
@@ -203,8 +207,9 @@ class BubblewrapBackend(HostBackend):
             bounds=Bounds(limits.memory_bytes, limits.processes, limits.vcpu),
             uid=slot.uid,
             network=network_request(resources.network),
+            cpus=processors.cpus,
         )
-        return JobStart(job, request, descriptors)
+        return JobStart(job, request, descriptors, processors)
 
     # Persistent sandboxes
 
@@ -212,7 +217,7 @@ class BubblewrapBackend(HostBackend):
         self, spec: PersistentSpec, slot: Slot, on_over: Callable[[Opening], None]
     ) -> BubblewrapSandbox:
         images = self._disk_images()
-        return BubblewrapSandbox(spec, self._resources(spec.network), images, slot.uid, on_over=on_over)
+        return BubblewrapSandbox(spec, self._resources(spec.network), images, slot, on_over=on_over)
 
     async def _examine_persistent(self) -> Sequence[Check]:
         self._no_images = images_usable()

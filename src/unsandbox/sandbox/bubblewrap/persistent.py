@@ -22,6 +22,7 @@ from unsandbox.sandbox.host.descriptors import DescriptorStack, memory_file
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.persistent import SETUP_TIMEOUT_S, HostSandbox, Program
 from unsandbox.sandbox.host.process import SandboxProcess, communicate, reports
+from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INIT_FD, READY_FD, SECCOMP_FD
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER
@@ -41,7 +42,7 @@ class BubblewrapSandbox(HostSandbox):
         spec: Its specification.
         resources: The resources of the backend.
         images: The images of work folders; None if work folders are plain folders.
-        uid: Its host user; None for the server's user.
+        slot: Its slot.
         on_over: Called when the sandbox and its files are gone.
     """
 
@@ -52,16 +53,16 @@ class BubblewrapSandbox(HostSandbox):
         spec: PersistentSpec,
         resources: BubblewrapResources,
         images: DiskImages | None,
-        uid: int | None,
+        slot: Slot,
         *,
         on_over: Callable[[Any], None],
     ) -> None:
         """Store the arguments; `open` creates the sandbox."""
-        super().__init__(spec, resources.host, uid, on_over)
+        super().__init__(spec, resources.host, slot, on_over)
         self._resources = resources
         file_bytes = spec.limits.work_bytes if images is None else None
-        self._programs = Programs(spec, resources, uid, self._handle, file_bytes)
-        self._work = WorkFolder(spec, resources.host, images, uid, self._start_helper, self._end)
+        self._programs = Programs(spec, resources, slot.uid, self._handle, file_bytes)
+        self._work = WorkFolder(spec, resources.host, images, slot.uid, self._start_helper, self._end)
         self._connector = Connector(self._start_connector)
         self._first: asyncio.Future[None] = self._loop.create_future()
         self._pid = self._pidfd = -1
@@ -82,6 +83,7 @@ class BubblewrapSandbox(HostSandbox):
             os.close(said)
             self._work.disk.handed_over()
         self._work.entered(self._pid, self._pidfd)
+        self.settle()
         if self._spec.work_archive is not None:
             await self.replace_work(self._spec.work_archive)
         if self._spec.low_ports:
@@ -91,6 +93,7 @@ class BubblewrapSandbox(HostSandbox):
 
     async def _make(self, said: int) -> None:
         resources, disk = self._resources, self._work.disk
+        arguments = persistent_arguments(self._spec, resources, disk, self._view)
         here, there = socket.socketpair()
         here.setblocking(False)
         with here:
@@ -98,7 +101,7 @@ class BubblewrapSandbox(HostSandbox):
                 descriptors = {READY_FD: sent.add(there.detach()), 1: said, 2: said}
                 descriptors |= {
                     0: sent.add(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)),
-                    ARGS_FD: sent.add(memory_file(persistent_arguments(self._spec, resources, disk))),
+                    ARGS_FD: sent.add(memory_file(arguments)),
                     SECCOMP_FD: sent.add(memory_file(resources.filter)),
                     INIT_FD: sent.add(os.open(resources.init.file, os.O_RDONLY | os.O_CLOEXEC)),
                 }
@@ -146,7 +149,7 @@ class BubblewrapSandbox(HostSandbox):
     # Programs
 
     async def _start_program(self, program: Program) -> SandboxProcess:
-        return await self._programs.start(program)
+        return await self._programs.start(program, self._processors.cpus)
 
     async def _start_helper(self, argv: Sequence[str], capabilities: int = 0) -> SandboxProcess:
         self._must_live()

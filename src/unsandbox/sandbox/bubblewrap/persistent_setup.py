@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from unsandbox.sandbox.bubblewrap.arguments import base_words, null_separated
 from unsandbox.sandbox.bubblewrap.outbound import network_request
@@ -18,9 +19,11 @@ _HELPERS = 8
 """Number of engine processes that are allowed in addition to the tenant's."""
 
 
-def persistent_arguments(spec: PersistentSpec, resources: BubblewrapResources, disk: WorkDisk) -> bytes:
-    """Return bubblewrap's options."""
-    words = base_words(resources.mounts(spec.system_paths), spec.limits.tmpfs_bytes)
+def persistent_arguments(
+    spec: PersistentSpec, resources: BubblewrapResources, disk: WorkDisk, view: Path
+) -> bytes:
+    """Return bubblewrap's options; `view` is the folder of the files of `/proc` that tell its limits."""
+    words = base_words(resources.mounts(spec.system_paths), spec.limits.tmpfs_bytes, view)
     words += ["--bind", str(disk.mount_point), WORK, "--chdir", WORK]
     words += ["--seccomp", str(SECCOMP_FD), "--info-fd", str(INFO_FD)]
     return null_separated(words)

@@ -26,6 +26,7 @@ from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.compile_cache import CompileCache, Compiled, read_program, with_program
 from unsandbox.sandbox.host.descriptors import DescriptorStack, input_file, memory_file
 from unsandbox.sandbox.host.job_streams import open_streams
+from unsandbox.sandbox.host.machine_view import Processors
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.host.warm.pool import Starter, WarmEvents, WarmPool, WarmStart
@@ -90,6 +91,8 @@ class BubblewrapSource:
             on_failed=self._zygote_failed,
         )
         self._zygote_of: WeakKeyDictionary[WarmSandbox, Zygote] = WeakKeyDictionary()
+        self.processors: WeakKeyDictionary[WarmSandbox, Processors] = WeakKeyDictionary()
+        """Those of sandboxes that were sent a job which nobody watches yet."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, pool: WarmPool) -> None:
@@ -174,6 +177,13 @@ class BubblewrapSource:
             processes = limits.processes - (0 if limits.processes == self._limits.processes else 2)
             sandbox.group.change(replace(bounds, processes=max(0, processes)))
 
+    def assign(self, sandbox: WarmSandbox, limits: Limits) -> Processors:
+        """Show a sandbox the limits of its job, and assign it processors until the job is over."""
+        view = self._host.view
+        view.show(sandbox.slot.number, limits.vcpu, limits.memory_bytes)
+        assigned = self.processors[sandbox] = view.assign(limits.vcpu)
+        return assigned
+
     async def _watch(self, number: int) -> None:
         with contextlib.suppress(SandboxError):
             await self._host.control.watch(number)
@@ -204,7 +214,9 @@ class BubblewrapSource:
             limits.open_files,
             limits.processes,
             0 if self._counts_memory else limits.memory_bytes,
+            slot.number,
         )
+        self._host.view.show(slot.number, limits.vcpu, limits.memory_bytes)
         request = PrepareWarm(zygote=zygote.number, bounds=self._bounds, settings=settings)
         return WarmStart(sandbox, request, list(descriptors.values()))
 
@@ -242,6 +254,7 @@ class _Message:
     def send(self, sandbox: WarmSandbox) -> None:
         """See `JobMessage.send`."""
         self.source.prepare_for(sandbox, self.spec.limits)
+        processors = self.source.assign(sandbox, self.spec.limits)
         with DescriptorStack() as sent:
             fds = []
             if self.attached is not None:
@@ -250,18 +263,26 @@ class _Message:
                 fds.append(sent.add(input_file(self.spec.stdin)))
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             sandbox.sent_at = time.monotonic()
-            sandbox.control.sendmsg([self.data], ancillary)
+            cpus = ",".join(map(str, processors.cpus)).encode()
+            sandbox.control.sendmsg([cpus, b" ", self.data], ancillary)
 
     def watch(
         self, sandbox: WarmSandbox, sink: OutputSink | None, on_over: Callable[[SandboxJob], None]
     ) -> WarmJob:
         """See `JobMessage.watch`."""
+        processors = self.source.processors.pop(sandbox)
+        processors.group = sandbox.group
+
+        def over(job: SandboxJob) -> None:
+            processors.release()
+            on_over(job)
+
         job = WarmJob(
             sandbox,
             self.spec,
             discard_fd=self.discard_fd,
             sink=sink,
-            on_over=on_over,
+            on_over=over,
             on_compiled=self.on_compiled,
         )
         job.begin(self.said)

@@ -49,8 +49,12 @@ class Programs:
         self._file_bytes = file_bytes
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, program: Program) -> SandboxProcess:
+    async def start(self, program: Program, cpus: tuple[int, ...] = ()) -> SandboxProcess:
         """Start a program of the tenant.
+
+        Args:
+            program: The program.
+            cpus: The processors that it runs on; none for all.
 
         Raises:
             SandboxError: It cannot be started.
@@ -70,6 +74,7 @@ class Programs:
                 # Without a quota the folder is only checked from time to time; limit single files at least.
                 file_bytes=self._file_bytes,
                 data_bytes=self._data_bytes(),
+                cpus=cpus,
             ),
         )
         return await self._enter(messages.Spawn, details)

@@ -11,12 +11,13 @@ from importlib import resources
 from pathlib import Path
 
 from unsandbox.sandbox import proc_masks
+from unsandbox.sandbox.host.machine_view import NAMES
 from unsandbox.sandbox.launcher.fd_numbers import INFO_FD
 from unsandbox.sandbox.layout import DEFAULT_ENV, HOSTNAME, SHM, TMP, WORK
 from unsandbox.sandbox.native.first_process import NativePrograms
 from unsandbox.sandbox.seccomp import compiler as seccomp
 from unsandbox.sandbox.system import System
-from unsandbox.sandbox.zygote.lockdown import SYSTEM_CALLS
+from unsandbox.sandbox.zygote.lockdown import SYSTEM_CALLS, VIEW
 from unsandbox.sandbox.zygote.main import FIRST_PROCESS
 
 _PARTS = ("prefault", "lockdown", "main")
@@ -36,6 +37,7 @@ class Template:
         env: Variables of Python programs in addition to the defaults.
         as_root: Whether the server is root and needs no user namespace to create others.
         own_users: Whether each sandbox gets a separate user; otherwise all map the zygote's user.
+        view: The folder with each slot's own versions of files of `/proc`.
         native: Machine code that creates sandboxes and is their first process.
         quick_end: See `PoolConfig`.
     """
@@ -46,6 +48,7 @@ class Template:
     env: Mapping[str, str]
     as_root: bool
     own_users: bool
+    view: Path
     native: NativePrograms
     quick_end: bool
 
@@ -74,6 +77,7 @@ class Template:
         ]
         for path in self.system_paths:
             words += ["--ro-bind", str(self.system.path(path)), path]
+        words += ["--ro-bind", str(self.view), VIEW]
         words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", SHM, "--remount-ro", "/dev"]
         words += ["--perms", "1777", "--tmpfs", TMP, "--perms", "0755", "--tmpfs", WORK, "--chdir", WORK]
         words += ["--info-fd", str(INFO_FD)]
@@ -97,8 +101,8 @@ class Template:
         folder = resources.files("unsandbox.sandbox.zygote")
         known = seccomp.numbers(platform.machine())
         numbers = {name: known[name] for name in SYSTEM_CALLS if name in known}
-        masks = proc_masks.masked_files(), proc_masks.masked_folders()
-        settings = numbers, bpf, *masks, self.native.spawner
+        proc_files = proc_masks.masked_files(), proc_masks.masked_folders(), NAMES
+        settings = numbers, bpf, proc_files, self.native.spawner
         parts = {f"{WORK}/.{name}": (folder / f"{name}.py").read_bytes() for name in _PARTS}
         arguments = f"{list(folders)!r}, {dict(commands)!r}, quick_end={self.quick_end!r}"
         install = f"install(lambda: Setup(*{settings!r}), {arguments})\n"

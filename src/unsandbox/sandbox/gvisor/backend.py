@@ -21,7 +21,7 @@ from unsandbox.sandbox.gvisor import agent, probe, runsc
 from unsandbox.sandbox.gvisor.files import archive_of, fetch
 from unsandbox.sandbox.gvisor.persistent import AGENT, PYTHON, GvisorSandbox
 from unsandbox.sandbox.gvisor.pool import GvisorSource
-from unsandbox.sandbox.gvisor.resources import GvisorResources
+from unsandbox.sandbox.gvisor.resources import MEMORY, GvisorResources
 from unsandbox.sandbox.host.backend import HostBackend, JobStart, Opening
 from unsandbox.sandbox.host.descriptors import DescriptorStack, input_file, memory_file
 from unsandbox.sandbox.host.job_streams import open_streams, socket_pair
@@ -76,6 +76,8 @@ class GvisorBackend(HostBackend):
         found = runsc.find()
         self._runsc = replace(found, path=_reachable_copy(found.path, runtime))
         _put_agent(root)
+        # Where the file goes that tells the limit of memory; gVisor mounts its own /proc above.
+        (root / MEMORY.lstrip("/")).touch(mode=0o644)
 
     def _resources(self) -> GvisorResources:
         if self._runsc is None:
@@ -104,12 +106,14 @@ class GvisorBackend(HostBackend):
                 SCRIPT_FD: sent.add(memory_file(resources.job_script(spec))),
                 ARCHIVE_FD: sent.add(memory_file(archive_of(spec))),
             }
-            bundle = resources.job_bundle(spec, slot.uid)
+            bundle = resources.job_bundle(spec, slot)
             kept.callback(shutil.rmtree, bundle, ignore_errors=True)
             spec = replace(spec, files=())
 
+            processors = resources.host.view.assign(spec.limits.vcpu)
+
             def over(job: SandboxJob) -> None:
-                self._job_over(slot, job)
+                self._job_over(slot, job, processors)
                 channel.close()
                 shutil.rmtree(bundle, ignore_errors=True)
 
@@ -123,14 +127,15 @@ class GvisorBackend(HostBackend):
             )
             # The job closes its ends, and `over` closes the rest.
             kept.pop_all()
-        return JobStart(job, resources.job_request(bundle, spec.limits, slot.uid, descriptors), descriptors)
+        request = resources.job_request(bundle, spec.limits, slot, descriptors, processors)
+        return JobStart(job, request, descriptors, processors)
 
     # Persistent sandboxes
 
     def _new_persistent(
         self, spec: PersistentSpec, slot: Slot, on_over: Callable[[Opening], None]
     ) -> GvisorSandbox:
-        return GvisorSandbox(spec, self._resources(), slot.uid, on_over=on_over)
+        return GvisorSandbox(spec, self._resources(), slot, on_over=on_over)
 
     async def _examine_persistent(self) -> Sequence[Check]:
         if not self._system.has_program(PYTHON.rpartition("/")[2]):

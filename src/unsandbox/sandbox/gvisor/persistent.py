@@ -30,6 +30,7 @@ from unsandbox.sandbox.host.descriptors import DescriptorStack, memory_file
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.persistent import SETUP_TIMEOUT_S, HostSandbox, Program
 from unsandbox.sandbox.host.process import SandboxProcess
+from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.fd_numbers import CHECKPOINT_FD
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER
@@ -54,7 +55,7 @@ class GvisorSandbox(HostSandbox):
     Args:
         spec: Its specification.
         resources: The resources of the backend.
-        uid: Its host user; None for the server's user.
+        slot: Its slot.
         on_over: Called when the sandbox and its files are gone.
     """
 
@@ -65,12 +66,12 @@ class GvisorSandbox(HostSandbox):
         self,
         spec: PersistentSpec,
         resources: GvisorResources,
-        uid: int | None,
+        slot: Slot,
         *,
         on_over: Callable[[Any], None],
     ) -> None:
         """Store the arguments; `open` creates the sandbox."""
-        super().__init__(spec, resources.host, uid, on_over)
+        super().__init__(spec, resources.host, slot, on_over)
         self._resources = resources
         self._bundle: Path | None = None
         self._shape: Shape
@@ -104,6 +105,7 @@ class GvisorSandbox(HostSandbox):
         said = memory_file(b"")
         try:
             await self._make(said)
+            self.settle()
         finally:
             os.close(said)
         if spec.hot_image is None:
@@ -132,7 +134,9 @@ class GvisorSandbox(HostSandbox):
                 fds[CHECKPOINT_FD] = sent.enter_context(readable_image(image))
                 words = ["restore", "--image-path", f"/proc/self/fd/{CHECKPOINT_FD}"]
                 self._restore_program(channel)
-            request = self._resources.persistent_request(bundle, words, self._spec.limits, self._uid, fds)
+            request = self._resources.persistent_request(
+                bundle, words, self._spec.limits, self._uid, fds, self._processors.cpus
+            )
             await self._handle.start(self, request, list(fds.values()))
             # The checkpoint's descriptor is needed until it is read; the launcher owns copies of the others.
             try:
@@ -169,6 +173,11 @@ class GvisorSandbox(HostSandbox):
             ready.result()
         finally:
             ended.cancel()
+
+    def settle(self) -> None:
+        """Let gVisor's threads run on every processor: its kernel has counted those of its start."""
+        super().settle()
+        self._processors.widen()
 
     def _configuration(self, bundle: Path) -> dict[str, Any]:
         first = FirstProcess(

@@ -20,6 +20,7 @@ from unsandbox.sandbox.gvisor.files import archive_of, fetch
 from unsandbox.sandbox.gvisor.resources import GvisorResources
 from unsandbox.sandbox.host.descriptors import DescriptorStack, memory_file
 from unsandbox.sandbox.host.job_streams import JobStreams, open_streams, socket_pair
+from unsandbox.sandbox.host.machine_view import Processors
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.host.warm.pool import Starter, WarmEvents, WarmPool, WarmStart
@@ -53,6 +54,7 @@ class GvisorWarmSandbox(WarmSandbox):
         channel: The socket for artifacts.
         files: Descriptors of its files, by the number that each has inside.
         bundle: Its folder on the host.
+        processors: The processors that it runs on.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class GvisorWarmSandbox(WarmSandbox):
         channel: socket.socket,
         files: dict[int, int],
         bundle: Path,
+        processors: Processors,
     ) -> None:
         super().__init__(streams, slot, on_ready=events.ready, on_over=events.over)
         self.channel = channel
         self.files = files
         self.bundle = bundle
+        self.processors = processors
 
     def fill(self, number: int, data: bytes) -> None:
         """Write the content that the sandbox will read from a descriptor, without moving its position."""
@@ -148,6 +152,8 @@ class GvisorSource:
             spec.network is NetworkMode.ZEROTRUST
             and wanted.open_files <= ours.open_files
             and wanted.tmpfs_bytes == ours.tmpfs_bytes
+            # Its kernel counted its processors when it started.
+            and wanted.vcpu == ours.vcpu
             # Without a control group, its limits were fixed when it was created.
             and (self._counts or _bounds(wanted) == _bounds(ours))
             and set(self._config.system_paths).issuperset(spec.system_paths)
@@ -180,20 +186,27 @@ class GvisorSource:
                 files[number] = kept.add(memory_file(b""))
                 # A separate open file, so that its reader can neither write nor move the server's position.
                 fds[number] = sent.add(os.open(f"/proc/self/fd/{files[number]}", os.O_RDONLY | os.O_CLOEXEC))
-            bundle = resources.job_bundle(self._spec, slot.uid, WAIT)
+            bundle = resources.job_bundle(self._spec, slot, WAIT)
             kept.pop_all()
-        sandbox = GvisorWarmSandbox(streams, slot, events, channel=channel, files=files, bundle=bundle)
-        request = resources.job_request(bundle, self._config.limits, slot.uid, fds)
+        processors = resources.host.view.assign(self._config.limits.vcpu)
+        sandbox = GvisorWarmSandbox(
+            streams, slot, events, channel=channel, files=files, bundle=bundle, processors=processors
+        )
+        request = resources.job_request(bundle, self._config.limits, slot, fds, processors)
         return WarmStart(sandbox, request, list(fds.values()))
 
     def became_ready(self, sandbox: WarmSandbox) -> None:
-        """See `WarmSource.became_ready`."""
+        """Let gVisor's threads run on every processor: its kernel has counted those of its start."""
+        processors = _own(sandbox).processors
+        processors.group = sandbox.group
+        processors.widen()
 
     def gone(self, sandbox: WarmSandbox) -> None:
         """Remove a sandbox's folder on the host; see `WarmSource.gone`."""
         own = _own(sandbox)
         own.close_files()
         own.channel.close()
+        own.processors.release()
         shutil.rmtree(own.bundle, ignore_errors=True)
 
     def knows_why(self, sandbox: WarmSandbox, error: str | None) -> bool:  # noqa: ARG002 - nothing else fails
@@ -218,6 +231,7 @@ class _Message:
         own, spec = _own(sandbox), self.spec
         if own.group is not None and (wanted := _bounds(spec.limits)) != _bounds(self.prepared_for):
             own.group.change(wanted)
+        self.resources.host.view.show(own.slot.number, spec.limits.vcpu, spec.limits.memory_bytes)
         # Warm sandboxes have an empty file as input, while a job without input has /dev/null.
         own.fill(SCRIPT_FD, self.resources.job_script(spec, () if spec.stdin else ["exec </dev/null"]))
         own.fill(0, spec.stdin)

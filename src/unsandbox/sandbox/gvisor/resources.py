@@ -16,11 +16,16 @@ from unsandbox.sandbox.gvisor.bundle import (
 )
 from unsandbox.sandbox.gvisor.files import hand_over_lines, place_lines
 from unsandbox.sandbox.host.job_script import RUN_SCRIPT, job_script
+from unsandbox.sandbox.host.machine_view import Processors
 from unsandbox.sandbox.host.resources import HostResources
+from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher.fd_numbers import SCRIPT_FD
 from unsandbox.sandbox.launcher.messages import OpenPersistent, Start
 from unsandbox.sandbox.persistent_spec import PersistentLimits
 from unsandbox.sandbox.spec import Limits, SandboxSpec
+
+MEMORY = "/proc/meminfo"
+"""The file that tells programs how much memory there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +48,33 @@ class GvisorResources:
         paths = self.host.system_paths(system_paths)
         return [(system.usr, "/usr"), *((system.path(path), path) for path in paths)]
 
-    def job_bundle(self, spec: SandboxSpec, uid: int | None, command: str = RUN_SCRIPT) -> Path:
+    def job_bundle(self, spec: SandboxSpec, slot: Slot, command: str = RUN_SCRIPT) -> Path:
         """Create the folder with the configuration of a job's sandbox and the state of `runsc`.
 
         Args:
             spec: The job.
-            uid: The host user of the sandbox; None for the server's user.
+            slot: Its slot.
             command: The first command of its shell.
         """
-        bundle = make_bundle(self.host.runtime, uid)
+        bundle = make_bundle(self.host.runtime, slot.uid)
+        # Its kernel knows its processors, but not its limit of memory.
+        memory = self.host.view.show(slot.number, spec.limits.vcpu, spec.limits.memory_bytes) / "meminfo"
         first = FirstProcess(
             command=["/bin/sh", "-c", command, "sh"], open_files=max(spec.limits.open_files, SCRIPT_FD + 8)
         )
         content = configuration(
             first,
             root=self.host.root,
-            mounts=self.mounts(spec.system_paths),
+            mounts=[*self.mounts(spec.system_paths), (memory, MEMORY)],
             tmpfs_bytes=spec.limits.tmpfs_bytes,
             work_bytes=spec.limits.tmpfs_bytes,
         )
         write_configuration(bundle, content)
         return bundle
 
-    def job_request(self, bundle: Path, limits: Limits, uid: int | None, fds: Iterable[int]) -> Start:
+    def job_request(
+        self, bundle: Path, limits: Limits, slot: Slot, fds: Iterable[int], processors: Processors
+    ) -> Start:
         """Return the request for a job's sandbox; `fds` are the numbers of its descriptors inside."""
         passed = [word for fd in fds if fd > 2 for word in ("--pass-fd", f"{fd}:{fd}")]
         return Start(
@@ -73,8 +82,9 @@ class GvisorResources:
             argv=(*runsc_words(bundle), "run", "--bundle", str(bundle), *passed, bundle.name),
             fds=tuple(fds),
             bounds=bounds(limits.memory_bytes, limits.processes, limits.vcpu),
-            uid=uid,
+            uid=slot.uid,
             single_process=True,
+            cpus=processors.cpus,
         )
 
     def persistent_request(
@@ -84,6 +94,7 @@ class GvisorResources:
         limits: PersistentLimits,
         uid: int | None,
         fds: Iterable[int],
+        cpus: tuple[int, ...],
     ) -> OpenPersistent:
         """Return the request for a persistent sandbox.
 
@@ -93,6 +104,7 @@ class GvisorResources:
             limits: Its limits.
             uid: Its host user; None for the server's user.
             fds: The numbers of its descriptors inside.
+            cpus: The processors that it runs on; none for all.
         """
         return OpenPersistent(
             program=str(self.program),
@@ -101,6 +113,7 @@ class GvisorResources:
             bounds=bounds(limits.memory_bytes, limits.processes, limits.vcpu),
             uid=uid,
             single_process=True,
+            cpus=cpus,
         )
 
     def job_script(self, spec: SandboxSpec, before: Sequence[str] = ()) -> bytes:

@@ -16,6 +16,7 @@ from unsandbox.sandbox.backend import BackendOptions, Capabilities
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host.descriptors import DescriptorStack
 from unsandbox.sandbox.host.launcher_client import LauncherControl
+from unsandbox.sandbox.host.machine_view import MachineView, Processors
 from unsandbox.sandbox.host.persistent_probe import PERSISTENT
 from unsandbox.sandbox.host.resources import HostResources
 from unsandbox.sandbox.host.running_job import SandboxJob
@@ -63,11 +64,13 @@ class JobStart:
         job: The job.
         request: The request to the launcher.
         descriptors: The sandbox's descriptors, by their numbers in the sandbox.
+        processors: The processors that it runs on; `_job_over` gives them back.
     """
 
     job: SandboxJob
     request: Start
     descriptors: Mapping[int, int]
+    processors: Processors
 
 
 class HostBackend(abc.ABC):
@@ -222,8 +225,9 @@ class HostBackend(abc.ABC):
         try:
             runtime, token, root = await self._runtime.open()
             cgroup = await self._control.open(runtime, token)
+            view, discard_fd = MachineView(runtime / "view"), self._runtime.discard_fd
             self._host = HostResources(
-                self._control, cgroup, runtime, root, self._system, self._runtime.discard_fd, self._slots
+                self._control, cgroup, runtime, root, self._system, discard_fd, self._slots, view
             )
             report = await self._prove()
             if self.pool_config is not None:
@@ -280,8 +284,6 @@ class HostBackend(abc.ABC):
                 self._control.lost = True  # The next job tries again.
                 raise
 
-    # Jobs
-
     async def start(self, spec: SandboxSpec, sink: OutputSink | None = None) -> SandboxJob:
         """Start one job; see `JobStarter.start`.
 
@@ -306,14 +308,15 @@ class HostBackend(abc.ABC):
             self._jobs.add(job)
             try:
                 number = await host.control.start(job, start.request, list(start.descriptors.values()))
-                job.group = host.cgroup.group_of(number)
+                job.group = start.processors.group = host.cgroup.group_of(number)
             except BaseException:
                 job.abandon()
                 raise
             return job
 
-    def _job_over(self, slot: Slot, job: SandboxJob) -> None:
+    def _job_over(self, slot: Slot, job: SandboxJob, processors: Processors) -> None:
         self._jobs.discard(job)
+        processors.release()
         slot.release()
 
     # Persistent sandboxes

@@ -15,6 +15,7 @@ from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.process import SandboxProcess, communicate
 from unsandbox.sandbox.host.resources import HostResources
 from unsandbox.sandbox.host.sandbox_handle import SandboxHandle
+from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher.messages import ChangeLimits
 from unsandbox.sandbox.layout import WORK
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
@@ -59,7 +60,7 @@ class HostSandbox(abc.ABC):
     """Bytes that the sandbox itself needs in its control group, in addition to the tenant's memory limit."""
 
     def __init__(
-        self, spec: PersistentSpec, host: HostResources, uid: int | None, on_over: Callable[[Any], None]
+        self, spec: PersistentSpec, host: HostResources, slot: Slot, on_over: Callable[[Any], None]
     ) -> None:
         self.frozen = False
         self.lasting: RunningProcess | None = None
@@ -67,7 +68,12 @@ class HostSandbox(abc.ABC):
         """The reason, if this project ended the sandbox."""
         self._spec = spec
         self._host = host
-        self._uid = uid
+        self._slot = slot
+        self._uid = slot.uid
+        self._shown = spec.limits.vcpu, spec.limits.memory_bytes
+        """Processors and memory that its programs see."""
+        self._view = host.view.show(slot.number, *self._shown)
+        self._processors = host.view.assign(spec.limits.vcpu)
         self._on_over = on_over
         self._handle = SandboxHandle(host.control)
         self._loop = asyncio.get_running_loop()
@@ -231,6 +237,21 @@ class HostSandbox(abc.ABC):
         self._must_live()
         memory = None if memory_bytes is None else memory_bytes + self.memory_overhead
         await self._handle.call(ChangeLimits, vcpu=vcpu, memory_bytes=memory)
+        self._show(vcpu or self._shown[0], memory_bytes or self._shown[1])
+
+    def settle(self) -> None:
+        """Let what runs in it run on its processors, from now on also on others if those are too busy."""
+        self._processors.group = self._host.cgroup.group_of(self._handle.number)
+        self._processors.move(self._processors.cpus)
+
+    def _show(self, vcpu: float, memory_bytes: int) -> None:
+        """Let its programs see new limits, and run on as many processors."""
+        if vcpu != self._shown[0]:
+            self._processors.release()
+            self._processors = self._host.view.assign(vcpu)
+            self.settle()
+        self._shown = vcpu, memory_bytes
+        self._host.view.show(self._slot.number, vcpu, memory_bytes)
 
     def cpu_s(self) -> float | None:
         """Return the seconds of CPU time used so far; see `PersistentSandbox.cpu_s`."""
@@ -255,6 +276,7 @@ class HostSandbox(abc.ABC):
         try:
             await run_to_end(self._remove_files)
         finally:
+            self._processors.release()
             self._on_over(self)
 
     async def wait_ended(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unsandbox.sandbox import rootfs
 from unsandbox.sandbox.host.launcher_client import CgroupReport, LauncherControl
+from unsandbox.sandbox.host.machine_view import MachineView
 from unsandbox.sandbox.host.slots import SlotTable
 from unsandbox.sandbox.system import System
 
@@ -24,6 +25,7 @@ class HostResources:
         system: Where sandboxes get their `/usr`.
         discard_fd: Descriptor for output that is dropped.
         slots: The slots of sandboxes, each with its host user.
+        view: The processors and the memory that sandboxes see.
     """
 
     control: LauncherControl
@@ -33,6 +35,7 @@ class HostResources:
     system: System
     discard_fd: int
     slots: SlotTable
+    view: MachineView
 
     def system_paths(self, patterns: Sequence[str]) -> list[str]:
         """Return the paths outside /usr that a sandbox sees; each has a mount point in the root folder.

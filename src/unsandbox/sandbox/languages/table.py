@@ -32,7 +32,8 @@ from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
 
 SAME_NAME = "input_files: two files have the same name; one would overwrite the other"
-_SUGGESTIONS = 3
+_CLOSE = 0.7
+"""How alike two names must be, of 1; below that a suggestion is a riddle."""
 _BELIEVED_S = 10.0
 
 
@@ -41,7 +42,7 @@ class UnknownLanguageError(LookupError):
 
     Attributes:
         language: What was asked for.
-        suggestions: The closest names that can run here, best first.
+        suggestions: The closest name that can run here, or nothing.
         known: Whether the language is in the table and only its toolchain is missing.
     """
 
@@ -61,7 +62,7 @@ class UnknownLanguageError(LookupError):
         else:
             message = f"unknown language {language!r}"
             if suggestions:
-                message += f"; did you mean {' or '.join(suggestions)}?"
+                message += f"; did you mean {suggestions[0]}?"
         super().__init__(message)
         self.language = language
         self.suggestions = tuple(suggestions)
@@ -312,12 +313,12 @@ class LanguageTable(Mapping[str, Language]):
         return True
 
     def _closest(self, wanted: str) -> list[str]:
-        """Return canonical names of runnable languages whose name or alias looks like `wanted`, best first."""
+        """Return the canonical name of the runnable language whose name or alias is most like `wanted`."""
         names = {
             name: language.name for name, language in self._names.items() if language.installed(self.system)
         }
-        close = difflib.get_close_matches(wanted[:100], names, n=2 * _SUGGESTIONS, cutoff=0.5)
-        return list(dict.fromkeys(names[name] for name in close))[:_SUGGESTIONS]
+        close = difflib.get_close_matches(wanted[:100], names, n=1, cutoff=_CLOSE)
+        return [names[name] for name in close]
 
 
 def load_languages(path: Path | None = None, system: System = HOST) -> LanguageTable:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WANTED = ("memory", "pids", "cpu")
+_THREADS = {1: "tasks", 2: "cgroup.threads"}
 _CPU_PERIOD_US = 100_000
 _SENTRY_MEMORY = "/memfd:runsc-memory"
 _TCP_MEMORY = "memory.kmem.tcp.limit_in_bytes"
@@ -273,6 +274,11 @@ class Group:
                 os.close(fd)
             raise
         return fds
+
+    def threads(self) -> list[int]:
+        """Return the numbers of all threads in the group."""
+        folder = next(iter(self._folders.values()))
+        return [int(number) for number in _read(Path(folder, _THREADS[self._version])).split()]
 
     def cpu_s(self) -> float | None:
         """Return the seconds of CPU time that the group has used so far; None if nothing counts them."""

@@ -329,7 +329,16 @@ def _open_terminal(report: int, columns: int, rows: int) -> int:
     return int(terminal)
 
 
+def run_on(cpus: Sequence[int]) -> None:
+    """Let this process, and what it starts, run on these processors alone; without any, leave it as it is."""
+    if cpus:
+        # A processor may have gone.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, cpus)
+
+
 def _set_limits(limits: ProcessLimits) -> None:
+    run_on(limits.cpus)
     resource.setrlimit(resource.RLIMIT_CORE, (CORE_LIMIT, CORE_LIMIT))
     for wanted, kind in (
         (limits.open_files, resource.RLIMIT_NOFILE),

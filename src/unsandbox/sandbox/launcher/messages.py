@@ -90,6 +90,7 @@ class Start:
         single_process: Whether the program is the whole sandbox (`runsc`): it reports no child, and its death
             ends everything inside. Otherwise (`bwrap`) it reports the first process on `INFO_FD`.
         network: Its outbound network; None for none.
+        cpus: The processors that it runs on; none for all.
     """
 
     job: int = 0
@@ -100,6 +101,7 @@ class Start:
     uid: int | None = None
     single_process: bool = False
     network: Network | None = None
+    cpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,12 +254,16 @@ class ProgramDetails:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessLimits:
-    """Resource limits of a program and what it starts; None leaves one as it is."""
+    """Resource limits of a program and what it starts; None leaves one as it is.
+
+    `cpus` are the processors that it runs on; none for all.
+    """
 
     open_files: int | None = None
     processes: int | None = None
     file_bytes: int | None = None
     data_bytes: int | None = None
+    cpus: tuple[int, ...] = ()
 
 
 # From the launcher to the server

@@ -37,6 +37,7 @@ def become_sandbox(
     try:
         if group:
             group.enter()
+        enter.run_on(request.cpus)
         # When the machine runs out of memory, the kernel kills sandboxes before anything else.
         Path("/proc/self/oom_score_adj").write_text("1000")
         # First copy them above all target numbers, so that no copy overwrites one that is still needed.

@@ -24,6 +24,8 @@ CONTROL_FD = 3
 FIRST_PROCESS_FD = 100
 """A number above every descriptor of a request, in the zygote and until a program runs."""
 SANDBOX_UID = 1000
+VIEW = "/run"
+"""Where a zygote sees the files that tell sandboxes their limits, one folder for each slot."""
 PROGRAM, FEEDER, FIRST = 1 << 24, 1 << 24 | 1, 1 << 24 | 2
 """The values that `Setup.start` returns in the forks; they are above every pid."""
 
@@ -42,6 +44,7 @@ _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _ARCH_GET_FS = 0x1003
 _RSEQ_BYTES, _RSEQ_SIGNATURE, _RSEQ_FAILED = 32, 0x53053053, -2
 _HERE = -100
+_DETACH = 2
 _WRITABLE, _EXECUTABLE, _PRIVATE_MEMORY = 3, 5, 0x22
 _PAGE = 4096
 HEADER_WORDS, STEP_WORDS = 3, 7
@@ -54,7 +57,7 @@ SYSTEM_CALLS = (
     "arch_prctl", "capset", "chdir", "clone", "close", "close_range", "dup3", "execve", "fcntl", "ioctl",
     "get_robust_list", "mknodat", "mount", "openat", "prctl", "prlimit64", "rseq", "rt_sigaction",
     "set_robust_list", "setgroups", "setpriority", "setresgid", "setresuid", "setsid", "socket", "umask",
-    "unshare", "write",
+    "umount2", "unshare", "write",
 )  # fmt: skip
 """Those whose numbers `Setup` needs, as far as the machine has them."""
 
@@ -65,8 +68,7 @@ class Setup:
     Args:
         numbers: The numbers of the system calls, by name.
         bpf: The system call filter, as an array of `struct sock_filter`.
-        masked_files: Of /proc, to be empty.
-        masked_folders: Of /proc, to be empty.
+        proc_files: Of /proc: files to be empty, folders to be empty, files that tell the sandbox's limits.
         spawner: Instructions that carry out a list; None where there are none for this machine.
     """
 
@@ -74,8 +76,7 @@ class Setup:
         self,
         numbers: Mapping[str, int],
         bpf: bytes,
-        masked_files: Sequence[str],
-        masked_folders: Sequence[str],
+        proc_files: tuple[Sequence[str], Sequence[str], Sequence[str]],
         spawner: bytes | None,
     ) -> None:
         import ctypes
@@ -89,7 +90,7 @@ class Setup:
         self._numbers = numbers
         self._texts: dict[bytes, Any] = {}
         self._plans: dict[tuple[Any, ...], Any] = {}
-        self._masks = (masked_files, masked_folders)
+        self._proc_files = proc_files
         self._bpf = ctypes.create_string_buffer(bpf, len(bpf))
         self._filter = struct.pack("HxxxxxxP", len(bpf) // 8, ctypes.addressof(self._bpf))
         self._capabilities = 0
@@ -110,7 +111,7 @@ class Setup:
 
         Args:
             settings: User (-1 for that of the zygote), whether somebody waits for it, bytes of /tmp and /work,
-                of /dev/shm, open files, processes, bytes of data or 0.
+                of /dev/shm, open files, processes, bytes of data or 0, number of the slot.
             gate: Path of a named pipe at which the program will wait, or empty.
             fds: Its control socket, stdout, stderr, and what it enters its control groups by.
 
@@ -145,7 +146,7 @@ class Setup:
         import os
         import resource
 
-        uid, urgent, tmpfs, shm, open_files, processes, data = settings
+        uid, urgent, tmpfs, shm, open_files, processes, data, slot = settings
         control, stdout, stderr, *groups = fds
         call, at = self._call, self._at
         owner = max(0, uid)
@@ -160,15 +161,7 @@ class Setup:
             yield self._mount(
                 "tmpfs", place, _NOSUID | _NODEV, f"size={size},mode={mode},uid={owner},gid={owner}"
             )
-        yield self._mount("proc", "/proc", _NOSUID | _NODEV | _NOEXEC, "")
-        # The sandbox's user owns the settings of its namespaces.
-        sysctl = at(b"/proc/sys")
-        yield call("mount", sysctl, sysctl, 0, _BIND, 0)
-        yield call("mount", 0, sysctl, 0, _BIND | _REMOUNT | _READ_ONLY | _NOSUID | _NODEV, 0)
-        for path in self._masks[0]:
-            yield call("mount", at(b"/dev/null"), at(path.encode()), 0, _BIND, 0)
-        for path in self._masks[1]:
-            yield self._mount("tmpfs", path, _READ_ONLY | _NOSUID | _NODEV | _NOEXEC, "size=4k,mode=555")
+        yield from self._proc(slot)
         yield self._mount("devpts", "/dev/pts", _NOSUID | _NOEXEC, "newinstance,ptmxmode=0666,mode=620")
         yield from self._loopback_up()
         yield normal_priority
@@ -213,6 +206,24 @@ class Setup:
         yield call("fcntl", CONTROL_FD, _F_SETFD, 0)
         path = f"/proc/self/fd/{FIRST_PROCESS_FD}"
         yield call("execve", at(path.encode()), at(words), at(bytes(8)))
+
+    def _proc(self, slot: int) -> Iterator[_Step]:
+        """Mount /proc: without what tells of the machine, and with the sandbox's limits."""
+        call, at = self._call, self._at
+        yield self._mount("proc", "/proc", _NOSUID | _NODEV | _NOEXEC, "")
+        # The sandbox's user owns the settings of its namespaces.
+        sysctl = at(b"/proc/sys")
+        yield call("mount", sysctl, sysctl, 0, _BIND, 0)
+        yield call("mount", 0, sysctl, 0, _BIND | _REMOUNT | _READ_ONLY | _NOSUID | _NODEV, 0)
+        for path in self._proc_files[0]:
+            yield call("mount", at(b"/dev/null"), at(path.encode()), 0, _BIND, 0)
+        for path in self._proc_files[1]:
+            yield self._mount("tmpfs", path, _READ_ONLY | _NOSUID | _NODEV | _NOEXEC, "size=4k,mode=555")
+        # Their mounts are read-only as that of the folder.
+        for name in self._proc_files[2]:
+            own = at(f"{VIEW}/{slot}/{name}".encode())
+            yield call("mount", own, at(f"/proc/{name}".encode()), 0, _BIND, 0)
+        yield call("umount2", at(VIEW.encode()), _DETACH)
 
     def _call(self, name: str, *arguments: int, in_child: int = 0) -> _Step:
         return name, arguments, in_child

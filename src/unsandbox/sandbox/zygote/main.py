@@ -112,7 +112,7 @@ def _serve(setup: Setup, quick_end: bool) -> Callable[[], None]:
 
     # Before the rehearsal, so that it sees the final state of the memory.
     for like in range(2):
-        setup.plan([like] * 7, "", range(CONTROL_FD + 1, CONTROL_FD + 8))
+        setup.plan([like] * 8, "", range(CONTROL_FD + 1, CONTROL_FD + 8))
     # The current objects live as long as the interpreter. A collection at a program's end would copy every
     # page of them, which takes longer than most programs.
     end_by = _end_quickly() if quick_end else _end_as_usual
@@ -326,6 +326,9 @@ def _receive_job() -> Mapping[str, Any]:
     if not data:
         os._exit(0)
     fds = _descriptors(ancillary)
+    cpus, _, data = data.partition(b" ")
+    if cpus:
+        _run_on([int(cpu) for cpu in cpus.split(b",")])
     job: Mapping[str, Any] = marshal.loads(data)  # noqa: S302 - from the server
     if job["attached"]:
         with open(fds.pop(0), "rb") as content:  # noqa: PTH123 - a descriptor
@@ -337,6 +340,21 @@ def _receive_job() -> Mapping[str, Any]:
         _make_folder(folder)
     control.detach()
     return job
+
+
+def _run_on(cpus: list[int]) -> None:
+    """Let the sandbox's program run on these processors alone."""
+    import os
+
+    try:
+        os.sched_setaffinity(0, cpus)
+        if os.getpid() != PROGRAM_NUMBER:
+            # An interpreter that waits, with all its threads.
+            for thread in os.listdir(f"/proc/{PROGRAM_NUMBER}/task"):  # noqa: PTH208 - pathlib would have to be loaded
+                os.sched_setaffinity(int(thread), cpus)
+    except OSError:
+        # A processor has gone.
+        return
 
 
 def _end_quickly() -> Callable[[Callable[[int], None]], None]:

@@ -98,7 +98,7 @@ def _play(here: Any, job: Mapping[str, Any]) -> bool:
     import marshal
     import select
 
-    here.sendmsg([marshal.dumps({**job, "attached": False}, 2)])
+    here.sendmsg([b" ", marshal.dumps({**job, "attached": False}, 2)])
     for expected in (b"ready\n", b"ended\n"):
         if not select.select([here], [], [], _LONGEST_S)[0] or here.recv(16) != expected:
             return False
