@@ -14,6 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,12 +54,12 @@ def un(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
 class Serve:
     """A real `un serve` process."""
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(self, data: Path, *arguments: str, program: Sequence[str] = UN) -> None:
         self.data = data
         # A file and no pipe, which nobody would read while the server runs: a full one would stop it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `wait`
         self.process = subprocess.Popen(
-            [*UN, "serve", "--port", "0", "--data", str(data), *arguments],
+            [*program, "serve", "--port", "0", "--data", str(data), *arguments],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,

@@ -37,6 +37,7 @@ COMMANDS = {
     "keys": ("unsandbox.cli.keys", "keys", "Create, list, change and revoke keys of a server."),
     "kill": ("unsandbox.cli.workspace", "kill", "End a process of a session."),
     "languages": ("unsandbox.cli.languages", "languages", "List languages; install toolchains."),
+    "man": ("unsandbox.cli.man", "man", "Show the manual page."),
     "restore": ("unsandbox.cli.backup", "restore", "Make a data folder from a backup."),
     "ls": ("unsandbox.cli.workspace", "ls", "List files of a session."),
     "ps": ("unsandbox.cli.workspace", "ps", "List the processes of a session."),
@@ -45,6 +46,7 @@ COMMANDS = {
     "service": ("unsandbox.cli.service", "service", "Manage services: named, long-running programs."),
     "session": ("unsandbox.cli.session", "session", "Open terminals in sandboxes; manage sessions."),
     "snapshot": ("unsandbox.cli.snapshot", "snapshot", "Manage snapshots of sessions and services."),
+    "systemd": ("unsandbox.cli.systemd", "systemd", "Print a systemd unit for a server."),
 }
 
 WITH_VALUE = frozenset(
