@@ -1,11 +1,11 @@
-"""What a toolchain would make anew in each sandbox, made once: hashes of a library, archives of classes.
+"""Toolchain caches: data that a toolchain would build in each sandbox, such as archives of classes.
 
-The command that fills a cache stands in `languages.toml`. It runs in a sandbox of its own, on a program of
-ours: nothing that a tenant wrote has been near it. All sandboxes see the folder of caches read-only, and what
-they add goes into file systems of their own: no job can change what another one reads.
+The command that fills a cache is in `languages.toml`. It runs in a separate sandbox on a program of this
+project, so no tenant's data is involved. All sandboxes see the folder of caches read-only and write additions
+to their own file systems, so no job can change what another one reads.
 
-A cache is found by the hash of how it is made and of the toolchain as it lies on the disk. Without one, or as
-long as it is being made, programs run as they would anyway.
+A cache is named by the hash of its recipe and of the toolchain on the disk. While a cache is missing or being
+built, programs run without it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from unsandbox.sandbox.system import CACHES, System
 logger = logging.getLogger("unsandbox.sandbox")
 
 VARIABLE = "UNSANDBOX_TOOLCHAIN_CACHE"
-"""Environment variable that names another folder for caches, or says `off`."""
+"""Environment variable that selects another folder for caches, or `off`."""
 
 _ARCHIVE = "/tmp/artifacts/cache.tar"  # noqa: S108 - inside the sandbox, like the next
 _PLACE = "/tmp/cache"  # noqa: S108
@@ -55,17 +55,17 @@ class Starts(Protocol):
 
 
 def default_folder() -> Path:
-    """Return where caches are kept: of root where every user may look, else in the user's home."""
+    """Return the folder of caches: a public one for root, otherwise one in the user's home."""
     if os.geteuid() == 0:
         return Path("/var/cache/unsandbox/toolchains")
     return Path("~/.unsandbox/toolchain-caches").expanduser()
 
 
 def with_caches(system: System, choice: str | None = None) -> System:
-    """Return a system whose sandboxes see the folder of caches, if there is one that can be trusted.
+    """Return a system whose sandboxes see the folder of caches, if that folder can be trusted.
 
     Args:
-        system: Where the toolchains are.
+        system: The system with the toolchains.
         choice: The folder, or `off`; by default the environment's `UNSANDBOX_TOOLCHAIN_CACHE`, else
             `default_folder()`.
     """
@@ -104,7 +104,7 @@ class ToolchainCaches:
         self._making: asyncio.Task[None] | None = None
 
     def place(self, language: Language) -> str | None:
-        """Return where sandboxes see the cache of a language; None when there is none."""
+        """Return the path of a language's cache in sandboxes; None if there is none."""
         if language.cache is None or self._system.caches is None:
             return None
         now = time.monotonic()
@@ -119,7 +119,7 @@ class ToolchainCaches:
         return place
 
     def place_or_make(self, language: Language, backend: Starts) -> str | None:
-        """Return where the cache of a language is; when there is none begin to make it, one at a time."""
+        """Return the path of a language's cache; if there is none, start to build it, one cache at a time."""
         place = self.place(language)
         wanted = place is None and language.cache is not None and self._system.caches is not None
         if wanted and self._making is None and language.name not in self._tried:
@@ -136,10 +136,10 @@ class ToolchainCaches:
             self._making = None
 
     async def make(self, language: Language, backend: Starts) -> None:
-        """Make the cache of a language if it is not there.
+        """Build the cache of a language if it does not exist.
 
         Raises:
-            SandboxError: It could not be made.
+            SandboxError: It could not be built.
             OSError: It could not be stored.
         """
         if language.cache is None or self._system.caches is None or self.place(language) is not None:
@@ -153,13 +153,13 @@ class ToolchainCaches:
         self._seen.pop(language.name, None)
 
     async def close(self) -> None:
-        """Give up what is being made."""
+        """Cancel the current build."""
         if (task := self._making) is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     def _name(self, language: Language) -> str:
-        """Return the name of a cache: another one when the toolchain, or the way to make it, is another."""
+        """Return the name of a cache, which depends on the toolchain and the recipe."""
         parts = [language.name, platform.machine(), repr(language.cache), str(self._system.root)]
         for name in (language.executable, *language.needs):
             patterns = [name] if "/" in name else [f"/usr/local/bin/{name}", f"/usr/bin/{name}"]
@@ -219,7 +219,7 @@ def _make_folders(folder: Path) -> None:
 
 
 def _unpack(archive: bytes | Content, folder: Path) -> None:
-    """Unpack regular files and folders; there is nothing else in a cache."""
+    """Unpack the regular files and folders of a cache, which has no other entries."""
     with tarfile.open(fileobj=io.BufferedReader(ChunkReader(chunks_of(archive))), mode="r|*") as tar:
         for member in tar:
             path = PurePosixPath(member.name)

@@ -1,9 +1,9 @@
-"""Which way a Java program is started: by the source launcher where it can, compiled otherwise.
+"""Chooses how a Java program is started: by the source launcher if possible, otherwise compiled.
 
 The launcher runs the first class of the file, whatever its name, in one virtual machine instead of two. A
-file whose `main` is in a later class is common in textbooks; it is compiled, and for that the file must have
-the name of its public class, of which there can be only one. A program that looks for its own classes by name
-is compiled as well: the launcher keeps them where the class path does not lead.
+file whose `main` is in a later class, as often in textbooks, is compiled; for that the file must have the
+name of its public class, and there can be only one. A program that looks up its own classes by name is
+compiled too, because the launcher keeps them outside the class path.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from unsandbox.sandbox.languages.source_text import without_noise
 from unsandbox.sandbox.languages.steps import COMPILER_ARGUMENTS, Steps
 
 _CLASSES = "/work/classes"
-# Reads what a tenant wrote, in linear time: repetitions never give back what they took (`*+`), and runs of
-# words are bounded.
+# These patterns read tenants' programs in linear time: repetitions are possessive (`*+`), and runs of words are
+# bounded.
 _TOKEN = re.compile(
     r"(?P<open>\{)|(?P<close>\})"
     r"|(?P<type>(?P<modifiers>(?:\b(?:public|final|abstract|sealed|strictfp|static)\s++){0,6}+)"
@@ -31,10 +31,10 @@ _NEEDS_CLASS_PATH = re.compile(
 
 
 def java_steps(steps: Steps, code: str) -> Steps:
-    """Return how a Java program is started.
+    """Return the steps that run a Java program.
 
     Args:
-        steps: As the source launcher starts it.
+        steps: The steps with the source launcher.
         code: The program.
 
     Example:
@@ -66,7 +66,7 @@ def java_steps(steps: Steps, code: str) -> Steps:
 
 
 def _without_public(code: str, places: list[int]) -> str:
-    """Return a program with spaces in the place of some `public`: columns in messages of the compiler stay."""
+    """Replace some `public` of a program by spaces, so that columns in the compiler's messages stay correct."""
     pieces, start = [], 0
     for at in places:
         pieces += [code[start:at], " " * len("public")]

@@ -16,8 +16,8 @@ def pool_for(table: LanguageTable, size: int, most: int, limits: Limits) -> Pool
 
     Args:
         table: The languages.
-        size: Number of warm sandboxes when there is little to do.
-        most: Upper bound when there is much to do.
+        size: Number of warm sandboxes under low load.
+        most: Maximum number under high load.
         limits: The limits of most jobs.
     """
     paths = {pattern: None for language in table.available() for pattern in language.system_paths}

@@ -1,4 +1,4 @@
-"""Shells and REPLs of live sandboxes: one table, and drivers that run many commands in one state."""
+"""Shells and REPLs of persistent sandboxes: a table, and drivers that run commands in one shell."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _END = b"\x1e"
 _LONGEST_CODE = 12
 OUTPUT_BYTES = 10 * MIB
 _BETWEEN_BYTES = 1 * MIB
-"""Kept of what programs in the background write between two commands: the last of it."""
+"""Stored bytes of the output that background programs write between two commands; the end of it is kept."""
 _BETWEEN_PAUSE_S = 0.01
 _EXIT_TIMEOUT = 124
 _LINGER_S = 2.0
 _ON_ITS_WAY_S = 0.2
 _ANY_MARKER = re.compile(rb"\x1e[0-9a-f]{24} [0-9]+\x1e")
-# Moves the channel off descriptor 0, which the commands find empty.
+# Moves the channel away from descriptor 0, which is empty for commands.
 _CHANNEL = 'exec "$@" 3<&0 </dev/null'
 
 
 class UnknownShellError(LookupError):
-    """No such shell, or this machine does not have it."""
+    """The shell is unknown or not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ class Shell:
 
     Attributes:
         name: Its first name.
-        program: What must be installed.
+        program: The program that must be installed.
         terminal_argv: Command line on a terminal.
         driver: How commands are wrapped, or `none`; see the table.
         driver_argv: Command line of the driver.
-        init: Commands that a new driver begins with.
+        init: The first commands of a new driver.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Shell:
     init: str = ""
 
     async def open_driver(self, sandbox: PersistentSandbox, cwd: str = "/work") -> ShellDriver:
-        """Start what runs one-shot commands in one lasting state.
+        """Start a driver, which runs single commands in one shell.
 
         Raises:
             ValueError: This shell has only a terminal.
-            SandboxError: It cannot be started.
+            SandboxError: The driver cannot be started.
         """
         if self.driver == "none":
             raise ValueError(f"{self.name} takes no commands; open its terminal instead")
@@ -81,7 +81,7 @@ class Shell:
         return driver
 
     def take_over(self, sandbox: PersistentSandbox) -> ShellDriver | None:
-        """Return the driver of the shell that a hot image held, state and all; None when it held none."""
+        """Return the driver of the shell in a hot image, with its state; None if the image has none."""
         if sandbox.lasting is None or self.driver == "none":
             return None
         return ShellDriver(sandbox.lasting, _FRAMES[self.driver], stale=True)
@@ -118,10 +118,10 @@ def find_shell(name: str, system: System = HOST) -> Shell:
 
     Args:
         name: The name.
-        system: Where it must be installed.
+        system: The system in which it must be installed.
 
     Raises:
-        UnknownShellError: There is no such shell, or it is not installed; the message lists what is.
+        UnknownShellError: The shell is unknown or not installed; the message lists the available ones.
 
     Example:
         >>> find_shell("sh").terminal_argv
@@ -140,12 +140,12 @@ def available_shells(system: System = HOST) -> list[str]:
 
 
 class ShellDriver:
-    """A shell that lives on between commands. One command at a time: the caller sees to that.
+    """A shell that runs one command after another. The caller ensures that only one command runs at a time.
 
     Args:
         process: The shell, with pipes; this object owns it.
         frame: Wraps a command so that the marker and the exit code follow its output.
-        stale: Whether it may still be at a command that nobody waits for: the marker of that one is no output.
+        stale: Whether an abandoned command may still run, whose marker must not count as output.
     """
 
     def __init__(
@@ -162,13 +162,13 @@ class ShellDriver:
         self.alive = True
 
     async def run(self, command: str, timeout_s: float | None) -> CommandOutcome:
-        """Run a command and return what it wrote.
+        """Run a command and return its output.
 
         When its time is up, or it ends the shell, the shell is gone: `alive` is False, and the next command
         needs a new driver.
 
         Raises:
-            SandboxError: The shell was gone before the command could be sent.
+            SandboxError: The shell had ended before the command could be sent.
         """
         marker = _END + secrets.token_hex(12).encode()
         started = time.monotonic()
@@ -191,7 +191,7 @@ class ShellDriver:
             timed_out = True
             self.close()
         except OSError as error:
-            # Its pipes are gone: the sandbox ended just now.
+            # The pipes are closed, because the sandbox has just ended.
             self.close()
             raise SandboxError("the session's shell has ended") from error
         except BaseException:
@@ -204,7 +204,7 @@ class ShellDriver:
                 async with asyncio.timeout(_LINGER_S):
                     code = await self.process.wait()
             except TimeoutError:
-                # It closed its output and runs on; nothing more can be asked of it.
+                # The shell closed its output and continues, but is no longer usable.
                 code = 0
             finally:
                 self.close()
@@ -214,20 +214,20 @@ class ShellDriver:
         return CommandOutcome(_EXIT_TIMEOUT if code is None else code, stdout, stderr, wall_s, timed_out)
 
     async def _answered(self, both: asyncio.Future[None]) -> None:
-        """Wait for the markers or the end of the shell: processes that it left may hold its output for long."""
+        """Wait for the markers or the end of the shell, whose background processes may hold the output open."""
         exited = asyncio.ensure_future(self.process.wait())
         try:
             either: set[asyncio.Future[Any]] = {both, exited}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not both.done():
-                # What it wrote is on its way.
+                # The shell's last output is still on its way.
                 await asyncio.wait({both}, timeout=_ON_ITS_WAY_S)
         finally:
             exited.cancel()
             await asyncio.gather(exited, return_exceptions=True)
 
     def close(self) -> None:
-        """End the shell and everything that it started and that stayed in its group."""
+        """Kill the shell and its process group."""
         self.alive = False
         for stream in self._streams:
             stream.stop()
@@ -251,7 +251,7 @@ def _settle(future: asyncio.Future[None]) -> None:
 
 
 class _Stream:
-    """Reads one output stream up to a marker; what comes after belongs to the next command."""
+    """Reads one output stream up to a marker; later output belongs to the next command."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -311,7 +311,7 @@ class _Stream:
     def _feed(self, data: bytes) -> None:
         self._tail += data
         if self.done:
-            # Written by something in the background: kept for the next command, bounded in size and speed.
+            # Output of a background process: kept for the next command, bounded in size and speed.
             if len(self._tail) > 2 * _BETWEEN_BYTES:
                 del self._tail[:-_BETWEEN_BYTES]
             self.stop()
@@ -330,9 +330,9 @@ class _Stream:
                 del self._tail[: end + 1 - at]
                 self._finish()
                 return
-            # No exit code follows: a program that has found out its marker wrote it.
+            # Without an exit code, a program has found out the marker and written it.
             self._keep_first(code_at)
-        # The beginning of a marker may be at the end of what has come.
+        # The beginning of a marker may be at the end of the buffer.
         self._keep_first(max(0, len(self._tail) - len(self._marker)))
 
     def _keep_first(self, size: int) -> None:
@@ -350,7 +350,7 @@ class _Stream:
 
 
 def _frame_posix(marker: bytes, command: bytes, evaluate: bytes = b"\\eval") -> bytes:
-    # The markers go to what were descriptors 1 and 2 at first: a command may have given the shell others.
+    # The markers go to the original descriptors 1 and 2, because a command may have redirected the shell's.
     say = b" '\\036" + marker.lstrip(_END) + b" %d\\036' " + b'"$__s"'
     told = b";".join(
         b"\\command printf%b>&%d||\\command printf%b>&%d" % (say, at, say, to) for at, to in ((8, 1), (9, 2))

@@ -1,11 +1,11 @@
-"""The text of programs in languages that look like C: what is neither comment nor string."""
+"""Removes comments and strings from programs in languages with a syntax like C's."""
 
 from __future__ import annotations
 
 import re
 
-# In linear time: repetitions never give back what they took (`*+`), and a string or comment without an end
-# goes on to the end of its line or of the file.
+# In linear time: repetitions are possessive (`*+`), and a string or comment without an end extends to the end
+# of its line or of the file.
 _NOISE = re.compile(
     r"//[^\n]*+|/\*(?:[^*]|\*(?!/))*+(?:\*/|\Z)"
     r'|"""(?:[^"\\]|\\.|"(?!""))*+(?:"""|\Z)'
@@ -17,7 +17,7 @@ _NOT_LINE_END = re.compile(r"[^\n]")
 
 
 def without_noise(code: str) -> str:
-    """Return the text with spaces in place of comments and strings; every other character stays where it is.
+    """Replace comments and strings by spaces; every other character keeps its position.
 
     Example:
         >>> without_noise('a /* b */ = "c";')

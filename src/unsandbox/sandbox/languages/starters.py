@@ -1,7 +1,7 @@
-"""How a program is started where that depends on what it says: its main class, module, package or unit.
+"""Chooses how to start programs whose main class, module, package or unit is named in the source.
 
-A starter looks at the text of a program and changes the steps that `languages.toml` gives. It reads what a
-tenant wrote, so every pattern is matched in linear time.
+A starter reads the text of a program and changes the steps from `languages.toml`. The text comes from a
+tenant, so every pattern matches in linear time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _POSIX_SHELLS = frozenset({"sh", "dash", "ash"})
 
 
 def _haskell(steps: Steps, code: str) -> Steps:
-    """A main module has another name than `Main`."""
+    """Handle a main module with another name than `Main`."""
     module = _HASKELL_MODULE.search(_HASKELL_NOISE.sub(" ", code))
     if module is None or module[1] == "Main" or steps.compile is None:
         return steps
@@ -58,7 +58,7 @@ def _haskell(steps: Steps, code: str) -> Steps:
 
 
 def _go(steps: Steps, code: str) -> Steps:
-    """A package that is not `main` is built into a library, which nobody can run."""
+    """Handle a package that is not `main`, which would be built into a library."""
     package = _GO_PACKAGE.search(without_noise(code))
     if package is None or package[1] == "main":
         return steps
@@ -67,7 +67,7 @@ def _go(steps: Steps, code: str) -> Steps:
 
 
 def _ada(steps: Steps, code: str) -> Steps:
-    """The compiler wants each unit in a file of the unit's name."""
+    """Name the file after the unit, as the compiler requires."""
     text = _ADA_NOISE.sub("", code)
     unit, mains = _ADA_UNIT.search(text), _ADA_MAIN.findall(text)
     if unit is None or not mains or steps.compile is None:
@@ -80,7 +80,7 @@ def _ada(steps: Steps, code: str) -> Steps:
 
 
 def _erlang(steps: Steps, code: str) -> Steps:
-    """`escript` takes the first line for a `#!` line, whatever it says."""
+    """Protect the first line, which `escript` always takes for a `#!` line."""
     if code.startswith("#!"):
         return steps
     # The attribute gives the number of the line before the next one. `module` must be the first form.
@@ -92,7 +92,7 @@ def _erlang(steps: Steps, code: str) -> Steps:
 
 
 def _kotlin(steps: Steps, code: str) -> Steps:
-    """The class with `main` is named after the file, unless the program says otherwise; a script has none."""
+    """Find the class with `main`, which is named after the file unless the program says otherwise."""
     text = without_noise(code)
     package, owner, depth, main = "", "", 0, None
     for token in _KOTLIN_TOKEN.finditer(text):
@@ -115,7 +115,7 @@ def _kotlin(steps: Steps, code: str) -> Steps:
 
 
 def _scala(steps: Steps, code: str) -> Steps:
-    """A script cannot be in a package; a program that is in one is compiled, and started by its main object."""
+    """Compile a program that is in a package, which a script cannot be, and start its main object."""
     packages: list[tuple[str, int]] = []
     depth, owner, main = 0, "", ""
     for token in _SCALA_TOKEN.finditer(without_noise(code)):
@@ -141,12 +141,12 @@ def _scala(steps: Steps, code: str) -> Steps:
 
 
 def _shell(steps: Steps, code: str) -> Steps:
-    """What asks for `sh` gets it: `echo` and `[` mean other things there."""
+    """Use `sh` if the program asks for it, because `echo` and `[` behave differently there."""
     return replace(steps, run=["sh", *steps.run[1:]]) if shebang_program(code) in _POSIX_SHELLS else steps
 
 
 def _typescript(steps: Steps, code: str) -> Steps:
-    """What neither imports nor exports would be wrapped, with a `module` that is not the one of the banner."""
+    """Handle a program without imports and exports, which would be wrapped with a different `module`."""
     return steps if _TYPESCRIPT_EXPORT.search(code) else replace(steps, code=f"{code}\nexport {{}};\n")
 
 
@@ -161,4 +161,4 @@ STARTERS: dict[str, Starter] = {
     "shell": _shell,
     "typescript": _typescript,
 }
-"""By the name that `languages.toml` has."""
+"""The starters by their names in `languages.toml`."""

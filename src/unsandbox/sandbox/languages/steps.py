@@ -11,7 +11,7 @@ from unsandbox.sandbox.spec import MIB, Limits
 ARGUMENTS, COMPILER_ARGUMENTS = "{args}", "{compiler_args}"
 _WORD = re.compile(r"\{(\w+)\}")
 _HEAP_SHARE = 0.75
-"""Of the memory limit; the rest is for stacks, code and the runtime itself."""
+"""Share of the memory limit; the rest is for stacks, code and the runtime itself."""
 _JVM = (
     "-XX:TieredStopAtLevel=1",
     "-XX:+UseSerialGC",
@@ -21,12 +21,12 @@ _JVM = (
     "-XX:ActiveProcessorCount={cpus}",
 )
 GROUPS = {"{jvm}": _JVM, "{javac_jvm}": tuple(f"-J{option}" for option in _JVM)}
-"""Words of a command that stand for several: what every virtual machine of Java is started with."""
+"""Words of a command that stand for several words: the options of every Java virtual machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What is done to run one program; words in braces stand for values, as in `languages.toml`.
+    """The commands that run one program; words in braces stand for values, as in `languages.toml`.
 
     Attributes:
         source: File name of the program in /work.
@@ -42,7 +42,7 @@ class Steps:
 
 
 def limit_values(limits: Limits) -> dict[str, str]:
-    """Return the values by which programs are told their limits.
+    """Return the values that tell programs their limits.
 
     Example:
         >>> limit_values(Limits(memory_bytes=1024 * MIB, vcpu=2.0))
@@ -56,12 +56,13 @@ def limit_values(limits: Limits) -> dict[str, str]:
 
 
 def fill(command: Sequence[str], values: Mapping[str, str], options: Mapping[str, str]) -> list[str]:
-    """Put values in their places.
+    """Insert values into a command.
 
     Args:
         command: The command. Words that are a name of `GROUPS` become several.
         values: What is put in place of a name in braces, anywhere in a word.
-        options: What is put in place of words that are nothing but a name in braces; those without one go.
+        options: Replacements of words that consist of a name in braces; words without a replacement are
+            removed.
 
     Example:
         >>> fill(["java", "{archive}", "-Xmx{heap_mib}m", "{args}"], {"heap_mib": "9"}, {})
@@ -82,7 +83,7 @@ def fill(command: Sequence[str], values: Mapping[str, str], options: Mapping[str
 
 
 def fill_text(text: str, values: Mapping[str, str]) -> str:
-    """Put values in the places of their names in braces, and groups as words with spaces between them."""
+    """Insert values for their names in braces, and groups as words separated by spaces."""
     for name, words in GROUPS.items():
         if name in text:
             text = text.replace(name, " ".join(words))
@@ -92,11 +93,11 @@ def fill_text(text: str, values: Mapping[str, str]) -> str:
 
 
 def renamed(command: Sequence[str], programs: Mapping[str, str]) -> list[str]:
-    """Put other programs in the places of some, wherever a command names them."""
+    """Replace programs of a command by others."""
     return [programs.get(word, word) for word in command]
 
 
 def with_words(command: Sequence[str], place: str, words: Sequence[str]) -> list[str]:
-    """Put words where the command has `place`, else at its end."""
+    """Insert words at `place` in a command, or at its end."""
     at = command.index(place) if place in command else len(command)
     return [*command[:at], *words, *command[at + 1 :]]

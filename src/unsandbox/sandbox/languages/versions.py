@@ -1,4 +1,4 @@
-"""Which versions of a language are installed beside each other, and the programs of one of them."""
+"""The installed versions of a language, and the programs of one version."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _BIN = ("/usr/local/bin/", "/usr/bin/")
 
 
 def installed_versions(language: Language, system: System) -> dict[str, str]:
-    """Return where each version is: the program's path, or the folder of its programs; the newest first.
+    """Return the path of each version's program, or the folder of its programs; the newest version first.
 
     Args:
         language: The language; `languages.toml` explains its field `versions`.
-        system: Where it is installed.
+        system: The system in which it is installed.
     """
     if not language.versions:
         return {}
@@ -45,7 +45,7 @@ def installed_versions(language: Language, system: System) -> dict[str, str]:
 
 
 def programs_of(language: Language, version: str, system: System) -> Mapping[str, str]:
-    """Return which programs take the places of the usual ones for a version; none for the usual version.
+    """Return the programs of a version that replace the usual ones; empty for the usual version.
 
     Args:
         language: The language.
@@ -53,7 +53,7 @@ def programs_of(language: Language, version: str, system: System) -> Mapping[str
         system: Where it is installed.
 
     Raises:
-        InvalidSpecError: It is not installed, or only one is.
+        InvalidSpecError: The version is not installed, or only one version is.
     """
     found = installed_versions(language, system)
     place = next((path for name, path in found.items() if f"{name}.".startswith(f"{version}.")), None)

@@ -1,4 +1,4 @@
-"""Toolchains in a folder of the engine's own, so that sandboxes need nothing of the host's `/usr`."""
+"""Toolchains in a separate folder, so that sandboxes do not need the host's `/usr`."""
 
 from unsandbox.sandbox.languages.toolchains.install import Estimate, Installer, Progress, Report
 

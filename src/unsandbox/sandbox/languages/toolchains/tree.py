@@ -1,8 +1,8 @@
-"""A folder that becomes the system of sandboxes: archives unpacked, their maintainer scripts run in a sandbox.
+"""A folder that becomes the system of sandboxes: unpacks archives, and runs maintainer scripts in a sandbox.
 
-Dpkg itself needs root, and a root that may give files away. Here every file belongs to whoever installs. What a
-package does after it was unpacked (alternatives, caches, links) is done by its own script, as the root of a
-user namespace which sees nothing but this folder and has no network.
+dpkg needs root and the right to change owners. Here every file belongs to the calling user. After a package is
+unpacked, its script (alternatives, caches, links) runs as root of a user namespace that sees only this folder
+and has no network.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FOLDERS: Final = (
         "usr/local/lib",
     ),
     *("var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers"),
-    # Alternatives have links for manuals too, and fail without their folders.
+    # Alternatives also have links for manuals, and fail without these folders.
     *(f"usr/share/man/man{section}" for section in range(1, 9)),
 )
 _LEFT_OUT: Final = (
@@ -54,8 +54,8 @@ class Tree:
     """The folder and its package database.
 
     Args:
-        root: What stands for `/`.
-        program: Bubblewrap.
+        root: The folder that stands for `/`.
+        program: Path of bubblewrap.
     """
 
     def __init__(self, root: Path, program: Path) -> None:
@@ -66,7 +66,7 @@ class Tree:
         self._stanzas = self._read_status()
 
     def prepare(self) -> None:
-        """Make what must be there before the first package; harmless when repeated."""
+        """Create the files and folders that the first package needs; may be repeated."""
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.root.chmod(0o755)
         for name in _MERGED:
@@ -82,7 +82,7 @@ class Tree:
         (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n")
 
     def reload(self) -> None:
-        """Read the package database anew: another process may have written it before we got the lock."""
+        """Read the package database again, because another process may have changed it before the lock."""
         self._stanzas = self._read_status()
 
     def unpack(self, archive: Path) -> str:
@@ -115,9 +115,9 @@ class Tree:
         return known
 
     def configure(self, name: str, architecture: str) -> str | None:
-        """Run the script that ends a package's installation; return what it said if it failed.
+        """Run the script that ends a package's installation; return its output if it failed.
 
-        A failure is no error here: much of what such scripts do concerns daemons and users. Whether a language
+        A failure is not an error here: such scripts mostly deal with daemons and users. Whether a language
         runs is found out by running it.
         """
         problem = self._script(name, architecture, "configure", "")
@@ -125,7 +125,7 @@ class Tree:
         return problem
 
     def run_triggers(self) -> list[str]:
-        """Let every package see to what others left in its care (caches, registries); return complaints."""
+        """Run the triggers of every package (caches, registries); return complaints."""
         problems = []
         if problem := self.run(["ldconfig"]):
             problems.append(f"ldconfig: {problem}")
@@ -137,7 +137,7 @@ class Tree:
         return problems
 
     def disarm(self) -> None:
-        """Take away the bits of files that would give a user of the host another's rights."""
+        """Remove the bits of files that would give a host user the rights of another one."""
         for folder, _, names in os.walk(self.root / "usr"):
             for name in names:
                 path = Path(folder, name)
@@ -146,7 +146,7 @@ class Tree:
                     path.chmod(stat.S_IMODE(mode) & 0o777)
 
     def run(self, command: Sequence[str], environment: Sequence[tuple[str, str]] = ()) -> str | None:
-        """Run a command in the folder, as its root and without network; return its words if it failed."""
+        """Run a command in the folder, as its root and without network; return its output if it failed."""
         words = [str(self._program), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
         words += ["--uid", "0", "--gid", "0", "--clearenv", "--bind", str(self.root), "/"]
         words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run", "--dir", _FAKES]  # noqa: S108
