@@ -1,4 +1,4 @@
-"""The engine: jobs of many keys on this machine, their limits and their life. Knows nothing of HTTP."""
+"""The engine: jobs, sessions and services of many keys on this machine. It is independent of HTTP."""
 
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.engine import Engine

@@ -1,4 +1,4 @@
-"""The isolation backends of one engine, found by the name that a request asks for."""
+"""The isolation backends of one engine, selected by the isolation that a request names."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from unsandbox.sandbox.spec import Check, NetworkMode, OutputSink, ProbeReport, 
 logger = logging.getLogger("unsandbox.engine")
 
 HARDENED = "hardened"
-"""Asks for any backend whose sandboxes have a kernel of their own."""
+"""Requests any backend whose sandboxes have a separate kernel."""
 _TRY_AGAIN_S = 60.0
 
 
 def policies() -> tuple[str, ...]:
-    """Return what a server may demand at least."""
+    """Return the values of a server's minimum isolation."""
     return ("auto", *BACKENDS, HARDENED)
 
 
 def default_backend(config: EngineConfig, languages: LanguageTable) -> Backend:
-    """Return the backend, not yet open, that takes what asks for nothing in particular.
+    """Return the unopened default backend, for requests without an isolation.
 
     Args:
         config: Says what the server demands at least, and how many sandboxes wait for jobs.
-        languages: What the sandboxes shall run.
+        languages: The languages of the sandboxes.
 
     Raises:
-        ValueError: There is no such policy.
+        ValueError: The policy is unknown.
     """
     chosen = BACKENDS[_named(config.isolation) or next(iter(BACKENDS))]
     return chosen.from_options(options_of(config, languages))
 
 
 def options_of(config: EngineConfig, languages: LanguageTable) -> BackendOptions:
-    """Return how a server wants its backends.
+    """Return a server's options for its backends.
 
     Args:
-        config: The server's.
-        languages: What the sandboxes shall run.
+        config: The configuration of the server.
+        languages: The languages of the sandboxes.
     """
     pool = None
     if config.pool:
@@ -59,7 +59,7 @@ def options_of(config: EngineConfig, languages: LanguageTable) -> BackendOptions
 
 
 def is_weaker(isolation: str, than: str) -> bool:
-    """Tell whether an isolation promises less than another: only one of them is a kernel of its own.
+    """Return whether an isolation is weaker than another: only the other one has a separate kernel.
 
     Args:
         isolation: One of `policies`.
@@ -77,10 +77,10 @@ def _has_own_kernel(isolation: str) -> bool:
 
 
 def _named(isolation: str) -> str | None:
-    """Return the backend that an isolation means; None for `auto`.
+    """Return the name of the backend of an isolation; None for `auto`.
 
     Raises:
-        ValueError: There is no such isolation.
+        ValueError: The isolation is unknown.
     """
     if isolation not in policies():
         raise ValueError(f"isolation {isolation!r} is invalid; choose from {', '.join(policies())}")
@@ -90,15 +90,16 @@ def _named(isolation: str) -> str | None:
 
 
 class Backends:
-    """Chooses the backend of a job, session or service; never one that is weaker than what was asked for.
+    """Selects the backend of a job, session or service, which is never weaker than requested.
 
     Args:
-        default: Takes what asks for nothing in particular; opened and closed by the engine.
-        policy: What this server demands at least; one of `policies`.
-        options: For backends that are opened on demand. Their warm sandboxes are made after the first job.
+        default: The backend of requests without an isolation; the engine opens and closes it.
+        policy: Minimum isolation of this server; one of `policies`.
+        options: Options of backends that are opened on demand. Their warm sandboxes are created after the
+            first job.
 
     Raises:
-        ValueError: There is no such policy.
+        ValueError: The policy is unknown.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Backends:
     ) -> None:
         options = options or BackendOptions()
         self._own_kernel = _has_own_kernel(policy)
-        """Whether every sandbox of this server has a kernel of its own."""
+        """Whether every sandbox of this server has a separate kernel."""
         self._default = default
         self._hardened = default.name if default.capabilities.own_kernel else _named(HARDENED)
         later = replace(options, pool=options.pool and replace(options.pool, size=0))
@@ -147,16 +148,16 @@ class Backends:
         return backend
 
     async def close(self) -> None:
-        """Close what was opened on demand; the default is its owner's."""
+        """Close the backends that were opened on demand; the engine closes the default one."""
         for other in self._others.values():
             await other.close()
 
 
 def check_network(backend: Backend, mode: NetworkMode) -> None:
-    """Refuse a network that sandboxes of a backend cannot have.
+    """Refuse a network mode that a backend does not have.
 
     Raises:
-        InvalidRequest: With the reason, and what to do.
+        InvalidRequest: The message has the reason and the remedy.
     """
     if (why := backend.network_refusal(mode)) is not None:
         raise InvalidRequest(f"{why} (or use network_mode 'zerotrust')", code="network_mode_unavailable")
@@ -189,7 +190,7 @@ class OnDemand:
         return self._backend.capabilities
 
     def unavailable_reason(self) -> str | None:
-        """Return why it cannot be opened, known without trying or from the last try a short while ago."""
+        """Return why the backend cannot be opened, if that is known without trying or from a recent try."""
         if self._report is not None:
             return None
         if self._refusal and time.monotonic() - self._refused_at < _TRY_AGAIN_S:
@@ -201,7 +202,7 @@ class OnDemand:
         return f"isolation {self.name!r} is not available on this server: {why}"
 
     async def open(self) -> ProbeReport:
-        """See `Backend`; repeated calls do no harm."""
+        """See `Backend`; may be repeated."""
         async with self._opening:
             if self._report is None:
                 try:
@@ -229,7 +230,7 @@ class OnDemand:
         return await self._backend.prove_persistent()
 
     def network_refusal(self, mode: NetworkMode) -> str | None:
-        """See `Backend`; what only shows when the backend is opened, `start` and `open_persistent` tell."""
+        """See `Backend`; refusals that need an open backend are raised by `start` and `open_persistent`."""
         if self._report is None and self.capabilities.outbound_network:
             return None
         return self._backend.network_refusal(mode)

@@ -17,13 +17,13 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 
 
 class Background:
-    """Tasks that nobody waits for, until the engine stops."""
+    """Tasks without a waiting caller, which end at the latest when the engine stops."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Do it as a task that is kept until it has ended."""
+        """Run work as a task, and keep a reference until it has ended."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -42,7 +42,7 @@ class Background:
 
 
 async def run_uncancelled(work: Coroutine[Any, Any, T]) -> T:
-    """Await work to its end even when the caller is cancelled: half of it must not happen."""
+    """Await work to its end even if the caller is cancelled, so that it is never left incomplete."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

@@ -1,4 +1,4 @@
-"""The bounds of one engine."""
+"""The configuration of one engine."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class _Texts:
     """The large texts of a model, which are encoded apart and in steps; marks stand in their places."""
 
     def __init__(self) -> None:
-        # Nobody who wrote the texts can know it.
+        # A random mark, which the texts cannot contain.
         self._mark = f"text-{os.urandom(16).hex()}-"
         self._taken: list[str] = []
         self._spool: Spool | None = None

@@ -198,7 +198,7 @@ class Engine:
             self.audit.close()
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """Take nothing new, let running jobs end, mark the others, release everything.
+        """Accept nothing new, let running jobs finish, mark the rest as failed, and release everything.
 
         Args:
             grace_s: Seconds to wait for running jobs. Default: `config.stop_grace_s`.
@@ -218,7 +218,7 @@ class Engine:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Hold keys to their CPU time, as long as there is anything that could use some."""
+        """Enforce the CPU limits of keys, while anything exists that can use CPU time."""
         save_at = time.monotonic() + _SAVE_CPU_EVERY_S
         rest_at = 0.0
         while True:

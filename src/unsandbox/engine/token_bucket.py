@@ -1,4 +1,4 @@
-"""A token bucket: how much may happen now, when only so much may happen in the long run."""
+"""A token bucket: limits a rate and allows bursts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class TokenBucket:
-    """Full at first; tokens come back at a steady rate.
+    """A bucket that is full at first; tokens return at a steady rate.
 
     Args:
         capacity: Tokens in a full bucket: the burst that is allowed.
@@ -29,17 +29,17 @@ class TokenBucket:
         self._updated = time.monotonic() if now is None else now
 
     def wait_s(self, tokens: float, now: float | None = None) -> float:
-        """Return after how many seconds `tokens` are there; 0 when they are there now."""
+        """Return the seconds until `tokens` are available; 0 if they are available now."""
         self._refill(now)
         return max(0.0, (tokens - self._tokens) / self.per_s)
 
     def take(self, tokens: float, now: float | None = None) -> None:
-        """Take tokens, whether or not they are there: the bucket may owe some."""
+        """Take tokens even if too few are available: the bucket may owe some."""
         self._refill(now)
         self._tokens -= tokens
 
     def is_full(self, now: float | None = None) -> bool:
-        """Tell whether nothing was taken lately, so that a new bucket would be no different."""
+        """Return whether the bucket is full, so that a new bucket would be the same."""
         self._refill(now)
         return self._tokens >= self.capacity
 

@@ -1,4 +1,4 @@
-"""The audit log: who ran what, under which policy, with what outcome. Appended to, never changed.
+"""The audit log: which key ran what, under which policy, with which outcome. It is append-only.
 
 Each line is a JSON object that holds a MAC (HMAC-SHA256, keyed by the server's key) over itself and the line
 before, so that whoever has no key can neither change, remove nor insert a line without `verify` telling. What
@@ -61,7 +61,7 @@ class AuditLog:
         self._syncing: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
-        """Go on where an earlier process ended; a line that it did not finish is set aside and noted.
+        """Continue where an earlier process ended; an incomplete last line is set aside and noted.
 
         Raises:
             EngineError: The file cannot be written, or its last line is not ours.
@@ -78,9 +78,9 @@ class AuditLog:
             self.note("recovered", torn_bytes=torn)
 
     def note(self, event: str, **members: Any) -> None:
-        """Append a line. It is with the kernel when this returns, and on disk within a second.
+        """Append a line. The kernel has it when this returns; it is on disk within a second.
 
-        What a full disk refuses is counted, and the number noted as soon as there is room.
+        Lines that a full disk refuses are counted, and their number is noted as soon as there is space.
         """
         if self._fd < 0:
             return
@@ -153,7 +153,7 @@ class AuditLog:
     def _next_file(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
-            # Before the old one is closed: where there is no room for another, this one goes on.
+            # Before the old file is closed: if there is no space for a new one, the old one continues.
             os.fsync(self._fd)
             fd = os.open(self._path(self._number + 1), flags, 0o600)
         except OSError:
@@ -188,7 +188,7 @@ def code_hash(text: str | bytes) -> str:
 
 
 def verify(folder: Path, key: bytes) -> Verdict:
-    """Check every line of a log against its MAC and its place.
+    """Check the MAC and the position of every line of a log.
 
     Args:
         folder: The data folder.

@@ -21,10 +21,10 @@ class CpuUse(Record, kw_only=True):
 
 
 class CpuLedger:
-    """The use of all keys for which somebody wants to know it.
+    """The CPU use of all keys that have a limit.
 
     Args:
-        store: Where it lives on.
+        store: Storage for it.
         clock: Returns Unix time.
     """
 
@@ -57,7 +57,7 @@ class CpuLedger:
                 object_id=f"cpu:{owner}"[:64], owner=owner, created_at=self._clock()
             )
         if now not in use.minutes:
-            # What lies ahead was counted by a clock that was wrong; it must not count for ever.
+            # Entries in the future come from a wrong clock and must not count for ever.
             oldest = now - DAY_S // _SLICE_S
             use.minutes = {minute: used for minute, used in use.minutes.items() if oldest < minute < now}
         use.minutes[now] = use.minutes.get(now, 0.0) + seconds

@@ -1,4 +1,4 @@
-"""Answers of creating calls, kept for a day so that a repeated request makes nothing twice.
+"""Answers of creating calls, kept for a day so that a repeated request does not create a second object.
 
 Jobs have this built in (their row holds the key); everything else that is made goes through here. A large
 answer is not copied: it is made again from the object or job that it is about. What a key keeps is bounded.
@@ -84,13 +84,13 @@ class IdempotencyStore:
         make: Callable[[], Awaitable[Text]],
         again: Callable[[str, str], Awaitable[Text | None]] | None = None,
     ) -> Text:
-        """Return the answer of the first request with this key, or make and keep it.
+        """Return the answer of the first request with this key, or create and store it.
 
         A caller who leaves does not stop the making: whoever asks again gets what was made. A failure is not
         kept, so the request may be tried again.
 
         Args:
-            owner: The key pair that asks.
+            owner: The calling key.
             key: Its `Idempotency-Key`.
             fingerprint: Hash of the request.
             make: Does the work and returns the body of the answer.
@@ -119,7 +119,7 @@ class IdempotencyStore:
         under_way = self._under_way.get(name)
         if under_way is None:
             task = asyncio.create_task(self._make(name, owner, fingerprint, make))
-            # Its failure may find nobody who still waits.
+            # The caller may have stopped waiting when it fails.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             under_way = self._under_way[name] = (fingerprint, task)
         _check(under_way[0], fingerprint)

@@ -41,7 +41,7 @@ class KeySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a key. A limit of None means the engine's default. Fields may be added, never renamed.
 
     Attributes:
-        tier: Number that clients show; it means nothing to the engine.
+        tier: Number that clients show; the engine does not use it.
         expires_at: Unix time from which the key is refused.
         concurrency: Jobs that may be queued or running.
         rate_per_minute: Requests in the long run; None means no limit.
@@ -164,11 +164,11 @@ class StoredKeys:
     def create(
         self, note: str = "", otp_secret: str | None = None, settings: KeySettings | None = None
     ) -> KeyPair:
-        """Make and store a new pair; this is the only time its secret is shown.
+        """Create and store a new pair; only this call returns its secret.
 
         Args:
             note: Purpose of the key.
-            otp_secret: Secret of one-time codes (base32) that protected calls of this key shall need.
+            otp_secret: Secret (base32) of the one-time codes that protected calls of this key require.
             settings: Settings of the key.
         """
         pair = KeyPair.generate()
@@ -211,7 +211,7 @@ class StoredKeys:
 
         Args:
             public_key: The key.
-            changes: Fields of `KeySettings`; None takes a limit away.
+            changes: Fields of `KeySettings`; None removes a limit.
         """
         table = keys_table.c
         valid = (table.public_key == public_key, table.revoked_at.is_(None))

@@ -69,7 +69,7 @@ class LogBook:
         followers = self._followers.get(owner, set())
         for follower in list(followers):
             if follower.qsize() >= _BEHIND_LINES:
-                # Too slow to follow: it ends, and its reader comes back with `since`.
+                # The follower is too slow: end it; its reader continues with `since`.
                 followers.discard(follower)
                 follower.put_nowait(None)
             else:
@@ -79,7 +79,7 @@ class LogBook:
         """Return the last lines of an owner that fit, oldest first.
 
         Raises:
-            InvalidRequest: `since` or `level` makes no sense.
+            InvalidRequest: `since` or `level` is invalid.
         """
         _check_level(query)
         try:
@@ -137,6 +137,6 @@ def _fits(entry: Entry, owner: str, query: LogQuery) -> bool:
         entry.owner == owner
         and query.source in (None, "", "all", entry.source)
         and (query.level is None or entry.level == query.level.lower())
-        # A plain search: a pattern of the caller's could take for ever.
+        # A plain search, because a caller's pattern could take for ever.
         and (not query.grep or query.grep in entry.text)
     )

@@ -35,15 +35,15 @@ class Quotas:
     """Checks requests against the limits of their keys.
 
     Args:
-        config: The bounds of a key for which nothing else is set.
+        config: The limits of keys without settings.
         store: Storage for the use of CPU time.
 
     Attributes:
-        rings: Where the settings of keys are found; a key that none knows has the engine's bounds.
+        rings: The key rings with the settings; an unknown key has the engine's limits.
         holders: Each returns what a key has reserved with one kind of object.
-        jobs_memory: Returns the bytes of memory that the running jobs of a key may take.
-        ledger: CPU time used.
-        activity: Set when something begins that uses CPU time.
+        jobs_memory: Returns the bytes of memory that the running jobs of a key may use.
+        ledger: The CPU time used.
+        activity: Set when something starts that uses CPU time.
     """
 
     def __init__(self, config: EngineConfig, store: ObjectStore) -> None:
@@ -65,10 +65,10 @@ class Quotas:
     # Of one sandbox
 
     def isolation(self, owner: str, asked: str) -> str:
-        """Return the isolation that a key gets when it asks for one: never less than is set for it.
+        """Return the isolation for a request of a key, which is never weaker than the key's setting.
 
         Raises:
-            SandboxUnavailable: It asks for less.
+            SandboxUnavailable: The request names a weaker isolation.
         """
         least = self.settings(owner).isolation
         if least is None or asked == least:
@@ -103,11 +103,11 @@ class Quotas:
 
     @contextlib.contextmanager
     def making(self, kind: str, owner: str, wanted: Reservation) -> Iterator[None]:
-        """Count an object while it is being made, so that two at once do not pass a limit.
+        """Count an object while it is being created, so that two at once cannot exceed a limit.
 
         Raises:
-            LimitReached: Its memory is more than the key has left.
-            InsufficientStorage: Its disk is.
+            LimitReached: It needs more memory than the key has left.
+            InsufficientStorage: It needs more disk than the key has left.
         """
         self.check_room(owner, wanted)
         mine = self._in_flight.setdefault(owner, [])
@@ -120,7 +120,7 @@ class Quotas:
                 self._in_flight.pop(owner, None)
 
     def check_room(self, owner: str, wanted: Reservation) -> None:
-        """Refuse what a key has no memory or disk left for.
+        """Refuse an object for which a key has too little memory or disk left.
 
         Raises:
             LimitReached: There is too little memory.
@@ -139,10 +139,10 @@ class Quotas:
             raise _no_memory(settings, held.memory + self.jobs_memory(owner), wanted.memory)
 
     def check_job(self, owner: str, memory: int) -> None:
-        """Refuse a job that cannot run before something that lasts is deleted, or CPU time is there again.
+        """Refuse a job that cannot run until a session or service is deleted, or CPU time is available again.
 
         Raises:
-            LimitReached: So it is.
+            LimitReached: The job cannot run now.
         """
         settings = self.settings(owner)
         if settings.memory_mb is not None:
@@ -179,7 +179,7 @@ class Quotas:
         """Refuse when a key has used up its CPU time.
 
         Raises:
-            LimitReached: It has; says when there is some again.
+            LimitReached: The CPU time is used up; the error says when there is some again.
         """
         for name, window_s, limit in self._windows(owner):
             used = self.ledger.used(owner, window_s)

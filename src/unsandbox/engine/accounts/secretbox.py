@@ -35,7 +35,7 @@ class SecretBox:
 
     @classmethod
     def from_file(cls, path: Path) -> SecretBox:
-        """Read the key file, or make it (mode 0600) when it does not exist; two processes may race.
+        """Read the key file, or create it (mode 0600); safe if two processes do this at once.
 
         Raises:
             EngineError: The file cannot be read or holds no key, or others can read it.
@@ -78,7 +78,7 @@ def write_private(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # link() fails when the name exists: the first of two racing processes wins, nobody sees half a file.
+        # link() fails if the name exists: the first of two processes wins, and no process sees half a file.
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(temporary)
     finally:

@@ -1,4 +1,4 @@
-"""Whether a job is accepted, and what is made of an accepted one: a sandbox specification and a stored row."""
+"""Accepts or refuses jobs, and turns an accepted one into a sandbox specification and a stored row."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Admission:
             concurrency: Jobs that it may have waiting or running; by default the engine's bound.
 
         Raises:
-            LimitReached: It has as many.
+            LimitReached: The key has reached this number.
         """
         active = len(self._table.unfinished_of(owner))
         limit = concurrency or self._context.config.concurrency_per_key
@@ -81,7 +81,7 @@ class Admission:
         )
 
     async def accept(self, record: JobRecord) -> JobRecord:
-        """Store a job; it counts from the call on, and is durable at the return.
+        """Store a job. It counts towards the limits at once, and is durable when this returns.
 
         Returns:
             The record, or the one that its idempotency key already made before a restart.
@@ -185,7 +185,7 @@ class Admission:
 
 
 def _memory_bytes(request: models.ExecuteRequest, most: int) -> int:
-    """Return the memory limit of a job: what it asks for, or all that it may have."""
+    """Return the memory limit of a job: the requested one, or the maximum."""
     if request.memory_mb is None:
         return most
     if request.memory_mb * MIB > most:

@@ -25,7 +25,7 @@ class CommandJob:
     """A running command.
 
     Args:
-        task: Runs it.
+        task: The task that runs it.
     """
 
     def __init__(self, task: asyncio.Task[CommandOutcome]) -> None:
@@ -46,7 +46,7 @@ class CommandJob:
         return captured_size(self._task.result()) if ended else 0
 
     async def result(self, record: JobRecord) -> models.Job:
-        """Return what its job ends with."""
+        """Return the result of its job."""
         await asyncio.wait({self._task})
         if self._task.cancelled():
             if record.kill_reason is not None:
@@ -68,7 +68,8 @@ def _ended(record: JobRecord, outcome: CommandOutcome) -> models.Job:
     result = command_result(outcome)
     return models.Job(
         job_id=record.job_id,
-        # Historical clients show nothing of a job that failed, so that is for what could not be run.
+        # Historical clients show no output of a failed job, so only commands that could not run have this
+        # status.
         status=(JobStatus.TIMEOUT if outcome.timed_out else JobStatus.COMPLETED).value,
         language=record.language,
         stdout=result.stdout,

@@ -1,4 +1,4 @@
-"""The end of a job: its result is stored, bounded, reported, and handed to everything that waits for it."""
+"""The end of a job: stores, limits and reports its result, and wakes everything that waits for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unsandbox.sandbox.spec import MIB
 logger = logging.getLogger("unsandbox.engine")
 
 _FRESH = 64
-"""Results whose encoding is kept until they are asked for, which mostly is at once."""
+"""Number of results whose encoding is cached until they are requested, which mostly happens at once."""
 _FRESH_BYTES = 256 * MIB
 """Of these together; a large one lies in a file."""
 _SAVE_AGAIN_S = 5.0
@@ -48,7 +48,7 @@ class Completion:
         self._saving: asyncio.Task[None] | None = None
 
     async def finish(self, record: JobRecord, result: models.Job) -> None:
-        """End a job with a result; it is stored when this returns, unless the disk is full."""
+        """End a job with a result, which is stored when this returns, unless the disk is full."""
         record.spec = None
         if record.trace is not None:
             record.trace.ended(result)
@@ -68,7 +68,7 @@ class Completion:
         self._report(record, result)
 
     async def encoded(self, job: models.Job) -> bytes | Pieces:
-        """Return the JSON of a job; that of one that has just ended was made already, to be stored."""
+        """Return the JSON of a job, from the cache if the job has just ended."""
         encoded = self._fresh.pop(job.job_id or "", None)
         if encoded is not None:
             self._fresh_bytes -= len(encoded)
@@ -77,7 +77,7 @@ class Completion:
         return await encode_answer(job)
 
     async def close(self) -> None:
-        """Try once more to store the results that found no room."""
+        """Try again to store the results for which the disk was full."""
         if self._saving is not None:
             self._saving.cancel()
             await asyncio.gather(self._saving, return_exceptions=True)
@@ -88,7 +88,7 @@ class Completion:
         try:
             await self._context.store.finish_job(row)
         except Exception:
-            # The result still reaches its caller from memory, and is stored when there is room again.
+            # The caller still gets the result from memory, and it is stored when there is space again.
             logger.exception("job %s: its result could not be stored; retrying later", row.job_id)
             self._unsaved.append(row)
             if self._saving is None or self._saving.done():
@@ -110,7 +110,7 @@ class Completion:
             self._unsaved.pop(0)
 
     async def _keep_results_within(self, owner: str, added: int) -> None:
-        """Forget the oldest ended jobs of a key whose stored results are more than it may have."""
+        """Delete the oldest ended jobs of a key whose stored results exceed its limit."""
         limit = self._context.quotas.settings(owner).results_mb
         if limit is None:
             return
@@ -118,7 +118,7 @@ class Completion:
         known = self._results_bytes.get(owner)
         total = await store.results_bytes(owner) if known is None else known + added
         if total > limit * MIB:
-            # Some room is made at once, so that this is not done for every job.
+            # Free some additional space, so that this does not happen with every job.
             self._table.forget(await store.trim_results(owner, limit * MIB * 3 // 4))
             total = await store.results_bytes(owner)
         self._results_bytes[owner] = total

@@ -1,4 +1,4 @@
-"""What a request gives to a program, checked before a job, session or service is accepted."""
+"""The input of a program (environment, files, standard input), checked before a request is accepted."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from unsandbox.protocol.names import clash
 from unsandbox.sandbox.languages.table import SAME_NAME, input_name
 
 LARGE_REQUEST = 128 * 1024
-"""Characters of program, input and files that the event loop reads at once, in a few milliseconds."""
+"""Characters of program, input and files that the event loop can read within a few milliseconds."""
 
 
 def is_large(request: models.ExecuteRequest) -> bool:
-    """Whether reading a request takes so long that a thread has to do it: other requests go on meanwhile."""
+    """Return whether a thread should read a request, because it is too large for the event loop."""
     held = [file for file in request.input_files or () if not isinstance(file, HeldInputFile)]
     texts = (request.code, request.stdin or "", request.stdin_base64 or "", *(file.content for file in held))
     return sum(map(len, texts)) > LARGE_REQUEST
 
 
 def check_request(request: models.ExecuteRequest, config: EngineConfig) -> None:
-    """Refuse what could never run, before it is accepted.
+    """Refuse a request that can never run.
 
     Raises:
         InvalidRequest: An environment variable, file name or standard input is not usable.
@@ -80,11 +80,11 @@ def stdin_bytes(request: models.ExecuteRequest) -> bytes:
 
 
 def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str, bytes | Content]:
-    """Return the input files by name, which may have folders: their bytes, or where those lie.
+    """Return the content of the input files by name, as bytes or as a place in a file; names may have folders.
 
     Raises:
-        InvalidRequest: Too many files, a name that is no file name, or a name given twice.
-        TooLarge: Together they exceed the limit.
+        InvalidRequest: There are too many files, or a name is invalid or used twice.
+        TooLarge: The files together exceed the limit.
     """
     files: dict[str, bytes | Content] = {}
     if len(given) > MAX_INPUT_FILES:
@@ -108,7 +108,7 @@ def input_files(given: list[models.InputFile], config: EngineConfig) -> dict[str
 
 
 def input_modes(given: list[models.InputFile]) -> dict[str, int]:
-    """Return the permission bits of the input files that name them, by the names of `input_files`."""
+    """Return the requested permission bits of input files, by the names of `input_files`."""
     return {input_name(file.filename.strip()): file.mode for file in given if file.mode is not None}
 
 

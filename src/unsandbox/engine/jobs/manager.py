@@ -1,4 +1,4 @@
-"""The jobs of all keys: submitted, run, waited for, followed, cancelled, listed."""
+"""The jobs of all keys: submit, run, wait for, follow, cancel and list them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class JobManager:
             return prior
         self._admission.check_room(owner, concurrency)
         record = await self._admission.new_record(owner, request)
-        # The key may have sent more jobs meanwhile, and even this one again.
+        # Meanwhile the key may have sent more jobs, even this one again.
         if (prior := await self._prior(owner, idempotency_key, fingerprint)) is not None:
             return prior
         self._admission.check_room(owner, concurrency)
@@ -108,12 +108,12 @@ class JobManager:
         network_mode: str,
         concurrency: int | None = None,
     ) -> JobRecord:
-        """Make a job of a command in a persistent sandbox.
+        """Create a job from a command in a persistent sandbox.
 
         Args:
-            owner: The key it belongs to.
-            work: Runs it; cancelled when the job is.
-            network_mode: That of the sandbox.
+            owner: The key that it belongs to.
+            work: Runs the command; cancelled with the job.
+            network_mode: The network mode of the sandbox.
             concurrency: Jobs that the key may have waiting or running; by default the engine's bound.
 
         Raises:
@@ -146,7 +146,7 @@ class JobManager:
         """
         record = await self._find(owner, job_id)
         if wait_s > 0 and not record.ended.is_set():
-            # Not `wait_for`, which makes a task of it: one more round of the loop for each result.
+            # `wait_for` would create a task, which costs each result another iteration of the event loop.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await record.ended.wait()
@@ -175,7 +175,7 @@ class JobManager:
             if lingered or unknown or len(ended) == len(records) or left_s <= 0:
                 return within(ended, self._config.waited_bytes), unknown
             if ended:
-                # Jobs often end in swarms: one answer for a few of them is cheaper than one for each.
+                # Jobs often end at the same time: one answer for several jobs is cheaper than one for each.
                 lingered = True
                 await asyncio.sleep(_LINGER_S)
             else:
@@ -185,12 +185,12 @@ class JobManager:
     async def follow(
         self, owner: str, job_id: str, cursor: Cursor, idle_s: float
     ) -> AsyncIterator[tuple[str, bytes, Cursor] | models.Job | None]:
-        """Yield the output of a job from a cursor on, as it is written, and at last its result.
+        """Yield the output of a job from a cursor on, as it is written, and finally its result.
 
         Args:
-            owner: The key it belongs to.
+            owner: The key that it belongs to.
             job_id: The job.
-            cursor: Where to begin.
+            cursor: The position to start at.
             idle_s: None is yielded after each `idle_s` seconds without output.
 
         Raises:
@@ -248,7 +248,7 @@ class JobManager:
         self._runner.enforce_cpu_limits()
 
     async def stop(self, grace_s: float) -> None:
-        """Take nothing new, let running jobs end within the grace time, mark the others."""
+        """Accept nothing new, let running jobs finish within the grace time, and mark the rest as failed."""
         self._stopping = True
         await self._runner.stop(grace_s)
         await self._completion.close()
@@ -256,7 +256,7 @@ class JobManager:
     async def _prior(
         self, owner: str, idempotency_key: str | None, fingerprint: str | None
     ) -> JobRecord | None:
-        """Return the job that this idempotency key made before, if there is one."""
+        """Return the job that was created with this idempotency key, if there is one."""
         self._check_not_stopping()
         if idempotency_key and (prior := self.table.with_idempotency_key(owner, idempotency_key)):
             await prior.accepted.wait()

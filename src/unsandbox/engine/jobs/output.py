@@ -1,4 +1,4 @@
-"""The output of a running job, kept so that anybody may follow it from any byte on."""
+"""The output of a running job, which any number of followers can read from any position."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class OutputBuffer:
         self._changed = asyncio.Event()
 
     def __call__(self, stream: str, data: bytes) -> None:
-        """Take a piece."""
+        """Add a piece of output."""
         if stream not in self._shared:
             self._kept[stream] += data
         self.wake()
@@ -43,18 +43,18 @@ class OutputBuffer:
         self._changed = asyncio.Event()
 
     async def changed(self) -> None:
-        """Return when more has come or the job has ended."""
+        """Return when there is more output or the job has ended."""
         await self._changed.wait()
 
     def pieces(self, cursor: Cursor) -> list[tuple[str, bytes, Cursor]]:
-        """Return what lies behind a cursor: stream, bytes and the cursor behind them."""
+        """Return the output after a cursor: stream, bytes and the cursor after them."""
         return pieces_behind(
             cursor, *(bytes(self._kept[name][at:]) for name, at in zip(STREAMS, cursor, strict=True))
         )
 
 
 def pieces_behind(cursor: Cursor, *rests: bytes) -> list[tuple[str, bytes, Cursor]]:
-    """Cut what remains of each stream into pieces, each with the cursor behind it."""
+    """Cut the rest of each stream into pieces, each with the cursor after it."""
     found = []
     for name, rest in zip(STREAMS, rests, strict=True):
         for start in range(0, len(rest), _PIECE_BYTES):
@@ -67,11 +67,11 @@ def pieces_behind(cursor: Cursor, *rests: bytes) -> list[tuple[str, bytes, Curso
 async def follow(
     record: JobRecord, cursor: Cursor, idle_s: float
 ) -> AsyncIterator[tuple[str, bytes, Cursor] | Job | None]:
-    """Yield the output of a job from a cursor on, as it is written, and at last its result.
+    """Yield the output of a job from a cursor on, as it is written, and finally its result.
 
     Args:
         record: The job.
-        cursor: Where to begin.
+        cursor: The position to start at.
         idle_s: None is yielded after each `idle_s` seconds without output.
     """
     while True:

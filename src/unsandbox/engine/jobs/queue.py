@@ -1,4 +1,4 @@
-"""Which job is next: first come, first served within a key; keys take turns; no key is shut out."""
+"""Selects the next job: in order within a key, with keys taking turns, so that every key gets a turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class FairQueue:
     key that has no place may still start one job beyond them, as long as there are such extra places.
 
     Args:
-        places: Jobs that may run at once.
+        places: Number of jobs that may run at once.
         extra: Further places, one at a time for keys that have none.
         fits: Tells whether there is room for a job now; only its own key waits until there is.
     """
@@ -39,7 +39,7 @@ class FairQueue:
         line.append(record)
 
     def remove(self, record: JobRecord) -> bool:
-        """Take a job out before its turn; return False when it does not wait here."""
+        """Remove a waiting job; return False if it is not in the queue."""
         line = self._waiting.get(record.owner, deque())
         try:
             line.remove(record)

@@ -1,4 +1,4 @@
-"""One job inside the engine, from its acceptance until it is forgotten."""
+"""The engine's record of a job, from its acceptance until it is deleted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new_job_id() -> str:
 
 
 class Cancellable(Protocol):
-    """What a job is run by, as far as its record needs it."""
+    """The part of a running job that its record needs."""
 
     def cancel(self) -> None:
         """End it now."""
@@ -33,7 +33,7 @@ class Cancellable(Protocol):
 
 
 _OVER = asyncio.Event()
-"""Stands for every event of a job that has ended."""
+"""Replaces the events of jobs that have ended."""
 _OVER.set()
 
 
@@ -43,12 +43,12 @@ class JobRecord:
 
     owner: str
     spec: SandboxSpec | None
-    """None once it has ended: program and files are not kept."""
+    """None after the job has ended, because program and files are not kept."""
     language: str
     network_mode: str
     isolation: str = "auto"
     code_sha256: str = ""
-    """Of the program, for the audit log; empty when there is no audit log."""
+    """Hash of the program for the audit log; empty without an audit log."""
     job_id: str = field(default_factory=new_job_id)
     detected_language: str | None = None
     idempotency_key: str | None = None
@@ -57,7 +57,7 @@ class JobRecord:
     result: models.Job | None = None
     """Set once, when the job has ended."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when its sandbox is asked for, or when it has ended without one."""
+    """Set when its sandbox is requested, or when the job has ended without one."""
     accepted: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the job is stored, or refused after all (then it has neither spec nor result)."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,12 +66,12 @@ class JobRecord:
     """Its output so far, while it runs."""
     cancel_requested: bool = False
     kill_reason: str | None = None
-    """Why the engine, and not the caller, ended it: becomes the error of a failed job."""
+    """The reason why the engine (not the caller) ended it, which becomes the error of the failed job."""
     trace: JobTrace | None = None
 
     @property
     def status(self) -> JobStatus:
-        """Where the job is: waiting, running, or how it ended."""
+        """The status of the job."""
         if self.result is not None:
             return JobStatus(self.result.status or JobStatus.FAILED)
         return JobStatus.RUNNING if self.started.is_set() else JobStatus.PENDING
@@ -83,7 +83,7 @@ class JobRecord:
 
     @property
     def size(self) -> int:
-        """Bytes of memory that the result takes, roughly."""
+        """Approximate bytes of memory of the result."""
         job = self.result
         if job is None:
             return 0
@@ -95,7 +95,7 @@ class JobRecord:
         )
 
     def attach(self, running: Cancellable) -> None:
-        """Take note of the sandbox; end it at once when a cancellation came before it existed."""
+        """Record the sandbox; end it at once if the job was cancelled before the sandbox existed."""
         self.running = running
         if self.cancel_requested:
             running.cancel()
@@ -107,7 +107,7 @@ class JobRecord:
             self.cancel()
 
     def cancel(self) -> None:
-        """End its sandbox, or prevent that it gets one."""
+        """End its sandbox, or prevent the job from getting one."""
         self.cancel_requested = True
         if self.running is not None:
             self.running.cancel()

@@ -1,4 +1,4 @@
-"""What happened in a sandbox, as the wire has it."""
+"""Converts the outcome of a sandbox to the result of the API."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from unsandbox.sandbox.persistent_spec import CommandOutcome
 from unsandbox.sandbox.spec import MIB, Artifact, Captured, EndReason, Limits, Outcome
 
 EXIT_TIMEOUT = 124
-"""Exit code of a job that outlived its `ttl`, as of timeout(1)."""
+"""Exit code of a job that exceeded its `ttl`, as of timeout(1)."""
 EXIT_KILLED = 137
-"""Exit code of a job that was killed by us or by a limit: 128 + SIGKILL."""
+"""Exit code of a job that the engine or a limit killed: 128 + SIGKILL."""
 
 
 _KILLED_BY = 128
@@ -31,7 +31,7 @@ _DEADLY = frozenset(
     )
 )
 ENCODED_BYTES = 40 * MIB
-"""What one output stream may take in a JSON answer, where control characters take six bytes each."""
+"""Maximum size of one output stream in a JSON answer, where each control character takes six bytes."""
 _STEP = 1 << 16
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\b\t\n\f\r") + b"\x7f"
 _QUOTED = b'"\\\b\t\n\f\r'
@@ -40,7 +40,7 @@ _LARGEST_GROWTH = 8
 
 
 def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job:
-    """Translate what happened in the sandbox into the answer of the API."""
+    """Convert the outcome of a sandbox to the answer of the API."""
     status, error, exit_code = JobStatus.COMPLETED, None, outcome.exit_code
     match outcome.reason:
         case _ if record.kill_reason is not None:
@@ -113,7 +113,7 @@ def captured_size(outcome: Outcome | CommandOutcome) -> int:
 
 
 def _signal_of(outcome: Outcome) -> str | None:
-    """Return the name of the signal that an exit code stands for; shells and sandboxes tell no other way."""
+    """Return the name of the signal that an exit code stands for; shells and sandboxes report it only so."""
     return signal_name(outcome.exit_code)
 
 
@@ -134,7 +134,7 @@ def signal_name(exit_code: int | None) -> str | None:
 
 
 def wire_artifacts(artifacts: Sequence[Artifact]) -> list[models.Artifact] | None:
-    """Return files as the wire has them; None when there are none."""
+    """Return files in the format of the API; None if there are none."""
     return [_wire_artifact(artifact) for artifact in artifacts] or None
 
 
@@ -216,15 +216,15 @@ def text_of(captured: Captured, most: int = ENCODED_BYTES) -> tuple[str, str | N
     """Return a stream as text, its exact bytes as base64 where text replaced some, and the bytes dropped.
 
     Args:
-        captured: What was kept of the stream.
-        most: Bytes that it may take in JSON; the rest is dropped.
+        captured: The stored part of the stream.
+        most: Maximum bytes in JSON; the rest is dropped.
     """
     whole = _whole_characters(_within(captured, most))
     return *models.text_and_exact(whole.data), whole.dropped_bytes
 
 
 def command_result(outcome: CommandOutcome) -> CommandResult:
-    """Translate the outcome of a command in a persistent sandbox."""
+    """Convert the outcome of a command in a persistent sandbox."""
     stdout, stdout_exact, stdout_dropped = text_of(outcome.stdout)
     stderr, stderr_exact, stderr_dropped = text_of(outcome.stderr)
     exit_code = EXIT_TIMEOUT if outcome.timed_out else outcome.exit_code

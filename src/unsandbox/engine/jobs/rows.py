@@ -1,4 +1,4 @@
-"""Jobs as they are stored and listed, and back."""
+"""Converts jobs to stored rows and list entries, and back."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def within(ended: list[JobRecord], most_bytes: int) -> list[models.Job]:
 
 
 def same_request(record: JobRecord, fingerprint: str | None) -> JobRecord:
-    """Return a job that an idempotency key made before.
+    """Return the job that was created earlier with an idempotency key.
 
     Raises:
-        Conflict: It was made by a different request.
+        Conflict: A different request created it.
     """
     if fingerprint is not None and record.fingerprint not in {None, fingerprint}:
         raise Conflict(
@@ -45,7 +45,7 @@ def same_request(record: JobRecord, fingerprint: str | None) -> JobRecord:
 def row_of(
     record: JobRecord, result: models.Job | None = None, encoded: bytes | Pieces | None = None
 ) -> JobRow:
-    """Return a job as it is stored, with its result once there is one."""
+    """Return the stored form of a job, with its result if it has one."""
     return JobRow(
         job_id=record.job_id,
         owner=record.owner,
@@ -60,7 +60,7 @@ def row_of(
 
 
 def summary_of(row: JobRow) -> models.Job:
-    """Return what a list shows of a stored job."""
+    """Return the list entry of a stored job."""
     return models.Job(
         job_id=row.job_id,
         status=row.status,
@@ -71,7 +71,7 @@ def summary_of(row: JobRow) -> models.Job:
 
 
 def listed(job: models.Job) -> models.Job:
-    """Return what a list shows of a job: no output, no artifacts."""
+    """Return the list entry of a job, without output and artifacts."""
     shown = ("job_id", "status", "language", "error", "created_at", "completed_at")
     return models.Job(**{name: getattr(job, name) for name in shown})
 
@@ -83,7 +83,7 @@ def result_bytes(row: JobRow) -> int:
 
 
 def revived(row: JobRow) -> JobRecord:
-    """Make a record of a stored job; it takes no part in the engine any more."""
+    """Return a record of a stored job that has ended."""
     record = JobRecord(
         owner=row.owner,
         spec=None,

@@ -1,4 +1,4 @@
-"""Runs accepted jobs: each gets a place, then a sandbox, then a result."""
+"""Runs accepted jobs: each one waits for a place, gets a sandbox, and ends with a result."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _CANCEL_WAIT_S = 10.0
 
 
 class JobRunner:
-    """Gives places to jobs, runs them, and ends them early when that is asked for.
+    """Assigns places to jobs, runs them, and ends them early on request.
 
     Args:
-        context: What the parts of the engine share.
+        context: The objects that the parts of the engine share.
         table: The jobs in memory.
-        completion: Takes the results.
+        completion: Receives the results.
     """
 
     def __init__(self, context: Context, table: JobTable, completion: Completion) -> None:
@@ -52,7 +52,7 @@ class JobRunner:
         context.quotas.jobs_memory = self._memory_of
 
     def run(self, record: JobRecord) -> None:
-        """Run a job as soon as there is a place for it."""
+        """Run a job as soon as a place is free."""
         if self._stopping:
             self._work.start(self._finish_unstarted(record))
             return
@@ -60,7 +60,7 @@ class JobRunner:
         self._fill_places()
 
     def run_command(self, record: JobRecord, work: Coroutine[Any, Any, CommandOutcome]) -> None:
-        """Run a command, which needs no place: its sandbox is there already."""
+        """Run a command, which needs no place because its sandbox exists already."""
         running = CommandJob(asyncio.create_task(work))
         record.attach(running)
         self._work.start(self._finish_command(record, running))
@@ -134,7 +134,7 @@ class JobRunner:
             logger.exception("job %s: the engine failed", record.job_id)
             return failed_result(record, JobStatus.FAILED, "the engine failed; its log says why")
         finally:
-            # Before the result is stored: the next program need not wait for a disk.
+            # Before the result is stored, so that the next program does not wait for the disk.
             self._queue.give_back(record)
             self._fill_places()
 
@@ -159,7 +159,7 @@ class JobRunner:
             outcome = await running.wait()
         finally:
             record.running = None
-        # Where CPU time is not counted, the job may have used all that it was given.
+        # If CPU time is not counted, assume that the job has used all that it could.
         used = outcome.wall_s * spec.limits.vcpu if outcome.cpu_s is None else outcome.cpu_s
         quotas.charge_cpu(record.owner, used)
         size = captured_size(outcome)

@@ -1,4 +1,4 @@
-"""The jobs that are in memory, and the only place that knows which of them have not ended."""
+"""The jobs in memory, with the set of those that have not ended."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class JobTable:
     """All jobs that wait or run, and the last ones that have ended.
 
     Args:
-        kept_jobs: Ended jobs that are kept.
-        kept_bytes: Bytes that their results may take together; the newest is kept however large it is.
+        kept_jobs: Number of ended jobs to keep.
+        kept_bytes: Total size of their results; the newest one is kept regardless of its size.
     """
 
     def __init__(self, kept_jobs: int, kept_bytes: int) -> None:
@@ -56,7 +56,7 @@ class JobTable:
         return itertools.chain.from_iterable(self._unfinished.values())
 
     def add(self, record: JobRecord) -> None:
-        """Add a job that has not ended; it counts from now on."""
+        """Add a job that has not ended; it counts towards the limits from now on."""
         self._jobs[record.job_id] = record
         if record.idempotency_key is not None:
             self._by_idempotency_key[record.owner, record.idempotency_key] = record
@@ -87,7 +87,7 @@ class JobTable:
             self._forget(next(iter(self._ended)))
 
     def forget(self, job_ids: Iterable[str]) -> None:
-        """Forget ended jobs; those that are not in memory are ignored."""
+        """Drop ended jobs; those that are not in memory are ignored."""
         for job_id in job_ids:
             if job_id in self._ended:
                 self._forget(job_id)

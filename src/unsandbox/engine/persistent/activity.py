@@ -16,16 +16,16 @@ R = TypeVar("R", bound=PersistentRecord)
 
 
 def steady_time() -> float:
-    """Return Unix time by a clock that was set when this process began and never again; no jump moves it."""
+    """Return Unix time from a clock that was set at the start of this process and never jumps."""
     return _BEGAN + time.monotonic()
 
 
 class Activity(Generic[R]):
-    """Notes when an object was last used; it is stored now and then, so that a restart knows about it.
+    """Records when an object was last used, and stores that from time to time for the next start.
 
     Args:
-        collection: Where the objects are.
-        background: Does the storing.
+        collection: The objects.
+        background: Runs the storing tasks.
     """
 
     def __init__(self, collection: Collection[R], background: Background) -> None:
@@ -34,7 +34,7 @@ class Activity(Generic[R]):
         self._saved: dict[str, float] = {}
 
     def touch(self, record: R) -> None:
-        """Take note of a use."""
+        """Record a use."""
         record.last_activity = steady_time()
         saved = self._saved.get(record.object_id, record.created_at)
         if record.last_activity - saved > _SAVE_ACTIVITY_EVERY_S:
@@ -43,5 +43,5 @@ class Activity(Generic[R]):
                 self._background.start(self._collection.update(record))
 
     def forget(self, object_id: str) -> None:
-        """Take note that an object is gone."""
+        """Forget a deleted object."""
         self._saved.pop(object_id, None)

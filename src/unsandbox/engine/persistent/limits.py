@@ -1,4 +1,4 @@
-"""What sessions and services share: a persistent sandbox behind a stored record, and its limits."""
+"""The limits of sessions and services, and the opening of their persistent sandboxes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_room(kind: str, mine: int, limit: int) -> None:
     """Check that a key may have one more object of a kind.
 
     Raises:
-        LimitReached: It has as many as it may have.
+        LimitReached: The key has reached its limit.
     """
     if mine >= limit:
         raise LimitReached(
@@ -62,15 +62,15 @@ def reserved_by_all(context: Context, owner: str, records: Iterable[PersistentRe
 
 
 def sandbox_files(files: Mapping[str, bytes | Content]) -> list[SandboxFile]:
-    """Return input files as a sandbox takes them."""
+    """Convert input files for a sandbox."""
     return [SandboxFile(f"{INPUT_FOLDER}/{name}", data) for name, data in files.items()]
 
 
 async def open_persistent(context: Context, isolation: str, spec: PersistentSpec) -> PersistentSandbox:
-    """Open a persistent sandbox; the toolchains of all languages find what they read outside /usr.
+    """Open a persistent sandbox, with the paths outside /usr that the toolchains of all languages read.
 
     Raises:
-        InvalidRequest: The isolation or network cannot be had here, or a file's place is not usable.
+        InvalidRequest: The isolation or network is not available here, or a file's path is not usable.
     """
     if spec.work_disk is not None:
         spec.work_disk.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,11 +87,11 @@ async def open_persistent(context: Context, isolation: str, spec: PersistentSpec
 
 
 async def set_vcpu(context: Context, record: PersistentRecord, sandbox: PersistentSandbox, vcpu: int) -> None:
-    """Give a running sandbox `vcpu` CPUs and the memory that belongs to them.
+    """Give a running sandbox `vcpu` CPUs and their memory.
 
     Raises:
         InvalidRequest: This machine cannot enforce it, or the kernel refuses.
-        LimitReached: Its key has not enough memory left.
+        LimitReached: Its key has too little memory left.
     """
     limits = persistent_limits(context, record.owner, vcpu)
     more = limits.memory_bytes - persistent_limits(context, record.owner, record.vcpu).memory_bytes
@@ -103,7 +103,7 @@ async def set_vcpu(context: Context, record: PersistentRecord, sandbox: Persiste
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file or a folder with all that is in it; a missing one is no error."""
+    """Remove a file or a folder with its content; do nothing if it does not exist."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

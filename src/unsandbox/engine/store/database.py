@@ -17,7 +17,7 @@ logger = logging.getLogger("unsandbox.engine.store")
 
 
 def open_database(folder: Path) -> sa.Engine:
-    """Open (or make) the database of a data folder and bring its tables up to date.
+    """Open or create the database of a data folder, and migrate its tables.
 
     Raises:
         EngineError: The folder or the database cannot be used.
@@ -41,7 +41,7 @@ def open_database(folder: Path) -> sa.Engine:
 
 
 def private_file(folder: Path, name: str) -> Path:
-    """Return a file of a data folder that only its owner can read; it is made, as the folder is, when missing.
+    """Return a file of a data folder that only its owner can read; a missing file or folder is created.
 
     SQLite gives the mode of the database to the files beside it.
 
@@ -56,7 +56,7 @@ def private_file(folder: Path, name: str) -> Path:
     if mode & (stat.S_IROTH | stat.S_IXOTH):
         logger.warning("others may look into the data folder %s; its files are private: chmod 700 it", folder)
     path = folder / name
-    # Never opened when it is there: closing it would drop the locks that SQLite holds on it in this process
+    # An existing file is never opened: closing it would drop the locks that SQLite holds on it in this process
     # (https://www.sqlite.org/howtocorrupt.html, 2.2), and another process would take away its log.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -10,7 +10,7 @@ _POSTGRES_DISK_FULL = "53100"
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Tell whether an error, or what caused it, says that a disk or a quota on it is full.
+    """Return whether an error or one of its causes means that a disk or disk quota is full.
 
     Example:
         >>> is_disk_full(OSError(errno.ENOSPC, "No space left on device"))

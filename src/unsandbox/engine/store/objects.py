@@ -57,7 +57,7 @@ class Collection(Generic[R]):
     Args:
         kind: Name of the kind, for people and for the store.
         model: Type of the records.
-        store: Where they are stored.
+        store: Their storage.
         same: Tells whether an object has also another name (a container name, say).
     """
 
@@ -86,7 +86,7 @@ class Collection(Generic[R]):
         """Return the object of an owner, by id or another name of it.
 
         Raises:
-            UnknownObject: There is none, or it is another key's.
+            UnknownObject: It does not exist, or belongs to another key.
         """
         found = self._items.get(name)
         if found is None:
@@ -112,13 +112,13 @@ class Collection(Generic[R]):
         stored = msgspec.json.encode(record)
         await self._store.put_object(ObjectRow(record.object_id, self.kind, record.owner, stored))
         self._items[record.object_id] = record
-        # Until now `update` refused it; a change that was made meanwhile is stored now.
+        # Before this line `update` refused the object; a change that was made meanwhile is stored now.
         if msgspec.json.encode(record) != stored:
             with contextlib.suppress(UnknownObject):
                 await self.update(record)
 
     async def update(self, record: R) -> None:
-        """Store a change of an object; one that is being forgotten meanwhile stays forgotten.
+        """Store a change of an object; an object that is being deleted stays deleted.
 
         Raises:
             UnknownObject: It is no longer in the collection.
@@ -126,13 +126,13 @@ class Collection(Generic[R]):
         self._must_hold(record)
         row = ObjectRow(record.object_id, self.kind, record.owner, msgspec.json.encode(record))
         await self._store.put_object(row)
-        # The store works in the order of the calls: a deletion that came in between has removed the row.
+        # The store executes calls in order, so a deletion in between has removed the row.
         self._must_hold(record)
         self._items[record.object_id] = record
 
     async def drop(self, record: R) -> None:
-        """Forget an object."""
-        # First here, so that a concurrent change sees that it goes.
+        """Delete an object."""
+        # First in memory, so that a concurrent change sees the deletion.
         gone = self._items.pop(record.object_id, None)
         try:
             await self._store.delete_object(record.object_id)
@@ -162,5 +162,5 @@ def container_name() -> str:
 
 
 def epoch(seconds: float) -> str:
-    """Return a time as the wire has it: Unix seconds as digits."""
+    """Return a time in the format of the API: Unix seconds as digits."""
     return str(int(seconds))

@@ -1,4 +1,4 @@
-"""Jobs as they are stored, and the interface of a store."""
+"""Stored jobs, and the interface of a store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unsandbox.protocol.splitting import Parted
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """A job as it is stored; `result` is the JSON of the answer, once there is one, a large one in parts."""
+    """A stored job; `result` is the JSON of its answer if there is one, a large one in parts."""
 
     job_id: str
     owner: str
@@ -50,14 +50,14 @@ class JobStore(Protocol):
         """Return jobs without their results, newest first."""
 
     async def results_bytes(self, owner: str) -> int:
-        """Return how many bytes the stored results of an owner take."""
+        """Return the total size in bytes of an owner's stored results."""
 
     async def trim_results(self, owner: str, most: int) -> list[str]:
-        """Forget the oldest ended jobs of an owner until the rest takes `most` bytes; return their ids."""
+        """Delete the oldest ended jobs of an owner until `most` bytes or less are left; return their ids."""
 
     async def prune(self, older_than: float, most: int) -> int:
-        """Forget jobs that ended before a Unix time, and the oldest beyond a number; return how many."""
+        """Delete jobs that ended before a Unix time, and the oldest beyond a number; return the count."""
 
 
 class Store(JobStore, ObjectStore, Protocol):
-    """Where everything lives on."""
+    """Storage of jobs and objects."""

@@ -1,4 +1,4 @@
-"""The tables of the database, for SQLAlchemy Core; migrations bring them about."""
+"""The tables of the database, for SQLAlchemy Core; migrations create them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class SqlStore:
 
     def __init__(self, database: sa.Engine) -> None:
         self._database = database
-        # One thread: SQLite has one writer anyway, and transactions come one after the other.
+        # One thread, because SQLite has one writer and runs transactions one after another.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="unsandbox-store")
         self._pending: list[_Write] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -95,7 +95,7 @@ class SqlStore:
         await self._run(work)
 
     async def delete_object(self, object_id: str) -> None:
-        """Forget an object; returns when that is committed."""
+        """Delete an object; returns when the deletion is committed."""
         query = sa.delete(objects_table).where(objects_table.c.object_id == object_id)
         await self._run(lambda connection: connection.execute(query))
 
@@ -107,7 +107,7 @@ class SqlStore:
         )
 
     async def recover(self, result_for: Callable[[JobRow], bytes]) -> int:
-        """Mark jobs that an earlier process left unfinished as failed; return how many there were.
+        """Mark unfinished jobs of an earlier process as failed; return their number.
 
         Args:
             result_for: Builds the stored answer of such a job.
@@ -222,14 +222,14 @@ class SqlStore:
             while self._pending:
                 batch, self._pending = self._pending, []
                 if not await self._commit(batch) and len(batch) > 1:
-                    # One bad row must not take the others with it: each gets a transaction of its own.
+                    # A bad row must not affect the others, so each row gets a separate transaction.
                     for row in batch:
                         await self._commit([row])
         finally:
             self._flusher = None
 
     async def _commit(self, batch: list[_Write]) -> bool:
-        """Write rows in one transaction and tell their callers; False leaves the callers of several waiting."""
+        """Write rows in one transaction and wake their callers; return False to retry several one by one."""
 
         def work(connection: sa.Connection) -> None:
             for statement, row, _ in batch:
@@ -261,7 +261,7 @@ _ALL_BUT_LARGE_RESULTS = [
 
 
 def _finish_large(connection: sa.Connection, row: JobRow, result: Pieces) -> None:
-    """Store the end of a job whose result is not in memory: room for it, and then part after part."""
+    """Store the end of a job whose result is not in memory: reserve its space, then write it in parts."""
     members = {"id": row.job_id, "new_status": row.status, "new_completed_at": row.completed_at}
     finish = _FINISH.values(result=sa.func.zeroblob(len(result)))
     connection.execute(finish, members)
@@ -278,7 +278,7 @@ def _finish_large(connection: sa.Connection, row: JobRow, result: Pieces) -> Non
 
 
 def _read_large(connection: sa.Connection, place: int) -> Parted:
-    """Return a result in parts, read one after the other."""
+    """Return a result whose parts are read one after another."""
     splitter = Splitter()
     with _sqlite(connection).blobopen("jobs", "result", place, readonly=True) as blob:
         while chunk := blob.read(CHUNK):
