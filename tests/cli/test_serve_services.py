@@ -25,7 +25,7 @@ def visit(server: Serve, host: str, path: str = "/") -> tuple[int, dict[str, Any
             return error.code, json.load(error)
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("end", [pytest.param("stop", marks=pytest.mark.slow), "kill"])
 def test_services_come_back(tmp_path, end):
     with Serve(tmp_path) as server:
         keys = server.keys()

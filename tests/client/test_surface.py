@@ -111,6 +111,7 @@ def test_the_seeds_functions_have_the_seeds_arguments() -> None:
         assert module.__all__ == sorted(module.__all__)
 
 
+@pytest.mark.slow  # `make lint` tells it as well.
 def test_the_generated_files_are_what_would_be_generated() -> None:
     done = subprocess.run(
         [sys.executable, str(REPO / "scripts" / "unasync.py"), "--check"],

@@ -58,6 +58,7 @@ def metadata_of(folder):
         return archive.read(name).decode()
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_release_and_changes_nothing(tree):
     done = subprocess.run(
         [sys.executable, "scripts/release", "9.0.0", "--dry-run"],
@@ -74,6 +75,7 @@ def test_a_dry_run_shows_the_release_and_changes_nothing(tree):
     assert (git(tree, "status", "--porcelain"), git(tree, "tag")) == ("", "")
 
 
+@pytest.mark.slow
 def test_a_release_is_a_commit_with_a_tag_and_a_checked_wheel(tree, tmp_path):
     script = load("release_script", tree / "scripts" / "release")
     script.release(tree, "9.0.0", tmp_path)

@@ -61,7 +61,9 @@ def ignore_and_block() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1})
 
 
-@pytest.mark.parametrize("backend", ["bubblewrap", pytest.param("gvisor", marks=pytest.mark.gvisor)])
+@pytest.mark.parametrize(
+    "backend", ["bubblewrap", pytest.param("gvisor", marks=[pytest.mark.gvisor, pytest.mark.slow])]
+)
 def test_programs_find_every_signal_at_its_default(backend):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(SOURCE), backend, READ],

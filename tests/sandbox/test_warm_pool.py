@@ -32,6 +32,12 @@ both = pytest.mark.parametrize(
     [BubblewrapBackend, pytest.param(GvisorBackend, marks=pytest.mark.gvisor)],
     ids=["bubblewrap", "gvisor"],
 )
+both_but_one_slow = pytest.mark.parametrize(
+    "make",
+    [BubblewrapBackend, pytest.param(GvisorBackend, marks=[pytest.mark.gvisor, pytest.mark.slow])],
+    ids=["bubblewrap", "gvisor"],
+)
+"""For the pool's own work, which is the same code for both: gVisor takes seconds of a processor for it."""
 
 
 @contextlib.asynccontextmanager
@@ -48,7 +54,7 @@ async def echo(backend) -> bool:
     return isinstance(job, WarmJob)
 
 
-@both
+@both_but_one_slow
 async def test_a_pool_that_gives_up_keeps_nothing_and_comes_back(make, monkeypatch, caplog):
     monkeypatch.setattr(module, "_REST_S", 0.5)
     async with serving(make) as backend:
@@ -70,7 +76,7 @@ async def test_a_pool_that_gives_up_keeps_nothing_and_comes_back(make, monkeypat
         assert await echo(backend)
 
 
-@both
+@both_but_one_slow
 async def test_what_is_on_its_way_when_the_pool_gives_up_is_let_go(make):
     async with serving(make) as backend:
         queue = next(iter(backend.pool.queues.values()))

@@ -119,6 +119,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.gvisor
 @pytest.mark.root
 async def test_as_an_ordinary_user(readable_copy):

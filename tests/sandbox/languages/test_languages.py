@@ -249,7 +249,14 @@ JAVA = {
 
 
 @needs("java")
-@pytest.mark.parametrize("code", JAVA.values(), ids=JAVA)
+@pytest.mark.parametrize(
+    "code",
+    # Each compiles for a second.
+    [
+        pytest.param(code, id=name, marks=[pytest.mark.slow] * (name not in {"two public classes", "package"}))
+        for name, code in JAVA.items()
+    ],
+)
 async def test_java_whatever_the_order_and_names_of_classes(backend, code):
     outcome = await run_program(backend, "java", code)
     assert outcome.stdout.data == b"1\n", outcome.stderr.data

@@ -31,6 +31,7 @@ async def count(wire: Wire, session: str, beyond: int = -1) -> int:
     return now
 
 
+@pytest.mark.slow
 async def test_a_program_goes_on_from_the_saved_number(tmp_path):
     async with lasting(tmp_path) as wire:
         session = await new_session(wire, isolation="gvisor")
