@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from tests import processor_time
-from tests.support import OPTIONAL
+from tests.support import ABSENT, OPTIONAL
 
 from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.sandbox.gvisor import runsc
@@ -63,6 +63,7 @@ REQUIREMENTS: dict[str, tuple[Callable[[], bool], str]] = {
 """What a test with a marker needs; without it the test is skipped."""
 
 NOT_COUNTED = (
+    ABSENT,
     OPTIONAL,
     "no v1 freezer",
     "a v2 hierarchy has its freezer",

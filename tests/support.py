@@ -22,6 +22,8 @@ REPO = Path(__file__).resolve().parent.parent
 SOURCE = REPO / "src"
 OPTIONAL = "a toolchain that only make test-languages installs"
 """Why a test is skipped, for the budget of skips (tests/conftest.py)."""
+ABSENT = "a program that scripts/bootstrap does not install"
+"""The same, for programs that run as services, and interpreters of the system."""
 
 UN = [sys.executable, "-m", "unsandbox.cli"]
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.support import UN, Serve, self_signed
+from tests.support import ABSENT, UN, Serve, self_signed
 
 PRETEND = """
 import sys
@@ -89,9 +89,9 @@ def test_no_more_processes_is_one_line(served_environment):
 
     try:
         if run(1000, "version").returncode:
-            pytest.skip("other users cannot read the sources here")
+            pytest.skip(f"{ABSENT}: an interpreter that may read the sources as another user")
     except OSError:
-        pytest.skip(f"there is no {python}")
+        pytest.skip(f"{ABSENT}: {python}")
     for words in (["session"], ["--local", "-s", "bash", "true"]):
         done = run(1, *words)
         assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (1, 1, False)

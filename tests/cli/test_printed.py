@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 import pytest
-from tests.support import UN, Serve, un
+from tests.support import ABSENT, UN, Serve, un
 
 from unsandbox.cli.main import COMMANDS
 
@@ -24,7 +24,7 @@ def test_systemd_accepts_the_unit(tmp_path, user):
     file = tmp_path / "unsandbox.service"
     file.write_text(unit)
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed")
+        pytest.skip(f"{ABSENT}: systemd-analyze")
     runtime = {"XDG_RUNTIME_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         ["systemd-analyze", *words, "verify", "--man=no", file], env=runtime, capture_output=True, text=True
@@ -40,7 +40,7 @@ def test_the_command_of_the_unit_serves(tmp_path):
     assert command[-5:] == ["serve", "--data", str(tmp_path / "data"), "--port", "0"]
     dropped = [word.lower() for word in re.findall(r"CAP_(\w+)", unit)]
     if shutil.which("setpriv") is None:
-        pytest.skip("setpriv is not installed")
+        pytest.skip(f"{ABSENT}: setpriv")
     restricted = ["setpriv", "--no-new-privs", "--bounding-set", ",".join(f"-{name}" for name in dropped)]
     with Serve(tmp_path / "data", program=[*restricted, *command[:-5]]) as server:
         keys = server.keys()
@@ -74,7 +74,13 @@ def test_the_manual_page_has_every_command_and_option(tmp_path):
     for viewer in (["mandoc", "-T", "lint", "-W", "error"], ["man", "--warnings", "-l", "-"]):
         if shutil.which(viewer[0]) is None:
             continue
-        done = subprocess.run(viewer, input=page, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+        done = subprocess.run(
+            viewer,
+            input=page,
+            capture_output=True,
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+        )
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
     if shutil.which("man"):
         assert "un serve [OPTIONS]" in done.stdout
