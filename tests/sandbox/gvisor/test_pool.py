@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +34,9 @@ from tests.sandbox.gvisor.test_jobs import (  # noqa: F401 - run here too
     test_timeout_kills_what_ignores_sigterm_and_keeps_its_output,
 )
 from tests.sandbox.support import eventually, launchers
+from tests.support import eventually as wait_until
 
+from unsandbox.protocol.contents import Content
 from unsandbox.sandbox import (
     EndReason,
     GvisorBackend,
@@ -43,6 +47,7 @@ from unsandbox.sandbox import (
     pool_for,
 )
 from unsandbox.sandbox.gvisor.pool import GvisorJob
+from unsandbox.sandbox.host.artifacts import Selection
 from unsandbox.sandbox.host.warm.pool import PoolState
 
 pytestmark = pytest.mark.gvisor
@@ -141,6 +146,27 @@ async def test_cancel_and_what_a_lost_sandbox_does_to_a_job(backend):
     # They died while they waited: the job gets another, or one of its own.
     job = await GvisorBackend.start(backend, SandboxSpec(run=["echo", "well"]))
     assert (await job.wait()).stdout.data == b"well\n"
+
+
+async def test_artifacts_are_whole_also_when_their_sandbox_is_gone_before_they_are_read(backend, monkeypatch):
+    await eventually(lambda: backend.pool.waiting, SLOW)
+    waiting = list(backend.pool.queues[0].ready)
+    begun = threading.Event()
+    take = Selection.take
+
+    def take_late(selection: Selection, size: int, read: Callable[[int], bytes]) -> bytes | Content:
+        begun.wait()
+        wait_until(lambda: not own.bundle.exists(), SLOW)
+        return take(selection, size, read)
+
+    monkeypatch.setattr(Selection, "take", take_late)
+    script = "cd /tmp/artifacts; echo one > a; echo two > b"
+    job = await backend.start(SandboxSpec(run=["sh", "-c", script], collect_artifacts=True))
+    (own,) = [sandbox for sandbox in waiting if sandbox.job is job]
+    begun.set()
+    outcome = await job.wait()
+    assert [artifact.data for artifact in outcome.artifacts] == [b"one\n", b"two\n"]
+    assert not outcome.artifacts_skipped
 
 
 async def test_nothing_is_left_and_nothing_is_made_before_the_first_job():

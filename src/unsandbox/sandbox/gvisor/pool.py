@@ -205,7 +205,8 @@ class GvisorSource:
         """Remove a sandbox's folder on the host; see `WarmSource.gone`."""
         own = _own(sandbox)
         own.close_files()
-        own.channel.close()
+        if own.job is None:
+            own.channel.close()
         own.processors.release()
         shutil.rmtree(own.bundle, ignore_errors=True)
 
@@ -244,12 +245,18 @@ class _Message:
     ) -> WarmJob:
         """See `JobMessage.watch`."""
         channel, spec = _own(sandbox).channel, replace(self.spec, files=())
+
+        def over(job: SandboxJob) -> None:
+            # The sandbox may be gone before all that it handed over is read.
+            channel.close()
+            on_over(job)
+
         return GvisorJob(
             sandbox,
             spec,
             discard_fd=self.resources.host.discard_fd,
             sink=sink,
-            on_over=on_over,
+            on_over=over,
             reader=lambda _: fetch(channel, spec),
         )
 
