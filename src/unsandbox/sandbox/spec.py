@@ -15,6 +15,8 @@ from typing import Protocol, runtime_checkable
 from unsandbox.protocol.contents import Content
 
 MIB = 1 << 20
+EXIT_KILLED = 137
+"""Exit code of what was killed, as shells tell it: 128 and the number of SIGKILL."""
 GIB = 1 << 30
 
 

@@ -14,12 +14,10 @@ from unsandbox.protocol.held import held_artifact
 from unsandbox.protocol.models import JobStatus
 from unsandbox.protocol.sessions import CommandResult
 from unsandbox.sandbox.persistent_spec import CommandOutcome
-from unsandbox.sandbox.spec import MIB, Artifact, Captured, EndReason, Limits, Outcome
+from unsandbox.sandbox.spec import EXIT_KILLED, MIB, Artifact, Captured, EndReason, Limits, Outcome
 
 EXIT_TIMEOUT = 124
 """Exit code of a job that exceeded its `ttl`, as of timeout(1)."""
-EXIT_KILLED = 137
-"""Exit code of a job that the engine or a limit killed: 128 + SIGKILL."""
 
 
 _KILLED_BY = 128

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from unsandbox.engine.accounts.quotas import Reservation
 from unsandbox.engine.backends import check_network
@@ -100,11 +98,3 @@ async def set_vcpu(context: Context, record: PersistentRecord, sandbox: Persiste
         await sandbox.set_limits(vcpu=limits.vcpu, memory_bytes=limits.memory_bytes)
     except SandboxError as error:
         raise InvalidRequest(str(error), code="limits_unavailable") from error
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a file or a folder with its content; do nothing if it does not exist."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

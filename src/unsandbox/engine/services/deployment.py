@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from unsandbox.engine.persistent.limits import remove_tree, sandbox_files
+from unsandbox.engine.persistent.limits import sandbox_files
 from unsandbox.engine.store.objects import new_id
 from unsandbox.protocol.contents import Content, chunks_of
+from unsandbox.sandbox.launcher.cleanup import remove_tree
 from unsandbox.sandbox.spec import SandboxFile
 
 SCRIPT_PATH = "/tmp/bootstrap.sh"  # noqa: S108 - a path inside the sandbox

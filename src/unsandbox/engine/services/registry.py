@@ -14,7 +14,7 @@ from unsandbox.engine.config import usable_cpus
 from unsandbox.engine.context import Context, Folder
 from unsandbox.engine.errors import Conflict, UnknownObject
 from unsandbox.engine.persistent.activity import Activity
-from unsandbox.engine.persistent.limits import persistent_limits, remove_tree
+from unsandbox.engine.persistent.limits import persistent_limits
 from unsandbox.engine.saved.sources import SavedState
 from unsandbox.engine.services.bootstrap import Bootstrap
 from unsandbox.engine.services.deployment import (
@@ -34,6 +34,7 @@ from unsandbox.engine.store.objects import Collection
 from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.languages.shells import find_shell
+from unsandbox.sandbox.launcher.cleanup import remove_tree
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
 

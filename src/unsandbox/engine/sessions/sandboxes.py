@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from unsandbox.engine.background import Background
 from unsandbox.engine.context import Context, Folder
 from unsandbox.engine.errors import UnknownObject
-from unsandbox.engine.persistent.limits import open_persistent, persistent_limits, remove_tree, sandbox_files
+from unsandbox.engine.persistent.limits import open_persistent, persistent_limits, sandbox_files
 from unsandbox.engine.saved.sources import SavedState
 from unsandbox.engine.sessions.record import SessionRecord, shell_of
 from unsandbox.engine.sessions.terminal import Terminal
@@ -22,6 +22,7 @@ from unsandbox.engine.workspace.process_table import ProcessTable
 from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.languages.shells import ShellDriver
+from unsandbox.sandbox.launcher.cleanup import remove_tree
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
 

@@ -19,9 +19,7 @@ from unsandbox.sandbox.host.process import SandboxProcess, communicate
 from unsandbox.sandbox.launcher.messages import Answered
 from unsandbox.sandbox.layout import DEFAULT_ENV
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
-from unsandbox.sandbox.spec import MIB
-
-_KILLED = 137
+from unsandbox.sandbox.spec import EXIT_KILLED, MIB
 
 
 class Programs:
@@ -134,7 +132,7 @@ class Programs:
         answer: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
 
         def tell(done: asyncio.Future[bytes]) -> None:
-            code = _KILLED if done.cancelled() or done.exception() else int(done.result())
+            code = EXIT_KILLED if done.cancelled() or done.exception() else int(done.result())
             if not answer.done():
                 answer.set_result(Answered(ask=0, exit_code=code))
 

@@ -26,7 +26,15 @@ from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.stream_capture import StreamCapture
 from unsandbox.sandbox.launcher.cgroups import Group
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER
-from unsandbox.sandbox.spec import Artifact, Captured, EndReason, Outcome, OutputSink, SandboxSpec
+from unsandbox.sandbox.spec import (
+    EXIT_KILLED,
+    Artifact,
+    Captured,
+    EndReason,
+    Outcome,
+    OutputSink,
+    SandboxSpec,
+)
 
 Collected = tuple[Sequence[Artifact], Sequence[str]]
 """Artifacts, and the names left out with the reasons."""
@@ -41,7 +49,6 @@ _LOOK_S = 0.05
 _STOP_TIMEOUT_S = 5.0
 _MAX_REPORT = 4096
 """Maximum bytes of reports. The script writes far less; a tenant who reaches the socket may write more."""
-_KILLED = 137
 _OUT_OF_CPU_TIME = 128 + signal.SIGXCPU
 _CPU_LOOK_S = 0.01
 
@@ -385,7 +392,7 @@ class SandboxJob:
             code = None
         elif code is None:
             # The script was killed before it could report: by the kernel, or by the tenant.
-            code = _KILLED
+            code = EXIT_KILLED
         if reason is EndReason.EXITED and ending.out_of_memory and code != 0:
             reason = EndReason.MEMORY
         if reason is EndReason.EXITED and self._spec.limits.cpu_s is not None and code == _OUT_OF_CPU_TIME:

@@ -59,7 +59,13 @@ def remove_runtime(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with its content, including tenants' folders without permissions and very deep ones."""
+    """Remove a folder with its content, including tenants' folders without permissions and very deep ones.
+
+    A file or a link is removed too; a missing one is no error.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        return
     # Imported here, because shutil loads compressors and would slow down the launcher's start.
     import shutil
 

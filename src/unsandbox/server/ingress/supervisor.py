@@ -13,6 +13,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable
 
+from unsandbox.sandbox.host.descriptors import readable
 from unsandbox.server.config import TlsFiles
 from unsandbox.server.hosts import host_name
 from unsandbox.server.ingress.channel import (
@@ -43,7 +44,7 @@ main(arguments)
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 """Variables of the environment that the process needs; secrets may be in others."""
 _PING_EVERY_S = 5.0
-_SILENT_S = 30.0
+SILENT_S = 30.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 5.0
 _STOP_S = 6.0
 _MOST_QUEUED = 256
@@ -177,7 +178,7 @@ class IngressProcess:
                     return
                 if not self._answered.is_set():
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_SILENT_S):
+                        async with asyncio.timeout(SILENT_S):
                             await self._answered.wait()
                     if not self._answered.is_set():
                         logger.error("the ingress process does not answer; it is killed")
@@ -271,17 +272,13 @@ def _spawn(channel: socket.socket, tls: TlsFiles | None, idle_s: float) -> subpr
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:
     """Return when a process has ended, and is no zombie any more."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
     try:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:
         process.wait()
         return
-    loop.add_reader(pidfd, lambda: None if ended.done() else ended.set_result(None))
     try:
-        await ended
+        await readable(pidfd)
     finally:
-        loop.remove_reader(pidfd)
         os.close(pidfd)
     process.wait()
