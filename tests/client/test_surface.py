@@ -208,7 +208,9 @@ def source_of(owner: type) -> str:
 def home_of(value: Any) -> str:
     """Name the module that holds an object: many are called by the package's name."""
     module: str = getattr(value, "__module__", "")
-    return f"unsandbox.{unsandbox._HOME.get(value.__name__, 'errors')}" if module == "unsandbox" else module
+    # The table by which the package loads them: their `__module__` is the package itself.
+    homes = unsandbox._HOME  # noqa: SLF001 - it is no part of the public API
+    return f"unsandbox.{homes.get(value.__name__, 'errors')}" if module == "unsandbox" else module
 
 
 def public() -> list[tuple[str, Any]]:

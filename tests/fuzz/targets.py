@@ -45,8 +45,8 @@ from unsandbox.sandbox.errors import InvalidArchiveError
 from unsandbox.sandbox.gvisor import files
 from unsandbox.sandbox.gvisor.channel import Channel
 from unsandbox.sandbox.host.artifacts import Selection
-from unsandbox.sandbox.languages import shells
 from unsandbox.sandbox.languages.java import java_steps
+from unsandbox.sandbox.languages.marked_output import MarkedOutput
 from unsandbox.sandbox.languages.steps import Steps
 from unsandbox.sandbox.languages.table import input_name
 from unsandbox.sandbox.launcher import cgroups as groups
@@ -383,16 +383,12 @@ _MARKER = b"\x1e" + b"0a" * 12
     b"out" + _MARKER + b" 0\x1enext", _MARKER, b"\x1e" + _MARKER + b" 77\x1e" + _MARKER, _MARKER + b" x\x1e"
 )
 def shell_output(data: bytes) -> None:
-    async def feed() -> tuple[bytes, int | None, int]:
-        stream = shells._Stream(-1)
-        stream._go_on = stream.stop = lambda: None  # type: ignore[method-assign]
-        stream.expect(_MARKER, lambda _: None)
-        for start in range(0, len(data), 4096):
-            if not stream.done:
-                stream._feed(data[start : start + 4096])
-        return stream.take(stale=False).data, stream.code, len(stream._tail)
-
-    kept, code, waiting = asyncio.run(feed())
+    output = MarkedOutput()
+    output.expect(_MARKER)
+    for start in range(0, len(data), 4096):
+        if not output.done:
+            output.feed(data[start : start + 4096])
+    kept, code, waiting = output.take().data, output.code, output.unread_bytes
     assert data.startswith(kept)
     assert (code is None) == (re.search(_MARKER + rb"[^\x1e]{0,11}\x1e", data) is None)
     assert code is not None or waiting == 0
@@ -440,13 +436,13 @@ def tls_hellos(data: bytes) -> None:
     assert name is None or len(name) <= len(data)
 
 
-@target(*(channel._encoder.encode(message) for message in (
+@target(*(channel.encode(message) for message in (
     channel.Ask(1, "a.localhost"), channel.Answer(1, "service_frozen", "service_1", 80, True), channel.Visitor(),
     channel.Forget(2), channel.Log(20, "text"), channel.Ping(), channel.Stop())))  # fmt: skip
 def ingress_messages(data: bytes) -> None:
     with contextlib.suppress(msgspec.DecodeError, ValueError, RecursionError):
-        message = channel._decoder.decode(data)
-        assert channel._decoder.decode(channel._encoder.encode(message)) == message
+        message = channel.decode(data)
+        assert channel.decode(channel.encode(message)) == message
 
 
 @target(
@@ -485,10 +481,9 @@ def control_group_tables(data: bytes) -> None:
     b"\x1c\0\0\0\x18\0\2\0\1\0\0\0\0\0\0\0\2\x18\0\0\xfe\3\0\1\0\0\0\0",
 )
 def route_messages(data: bytes) -> None:
-    for _kind, _sequence, body in netlink._split(data):
+    for _kind, _sequence, body in netlink.split(data):
         with contextlib.suppress(ValueError, ArithmeticError, LookupError):
-            if len(body) >= netlink._ROUTE.size:
-                netlink._parse_route(body)
+            netlink.parse_route(body)
 
 
 @target(b'{"seq":1,"mac":"00"}\n', b"[]\n", b'{"mac":1}\n')

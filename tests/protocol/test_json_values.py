@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,13 +35,10 @@ def exact(value) -> int:
 def test_it_counts_what_stands_outside_of_strings(value, region, ascii_only):
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
     count = exact(value) + 1
-    before, json_values._REGION = json_values._REGION, region
-    try:
+    with mock.patch.object(json_values, "REGION_BYTES", region):
         assert not has_more_values(text, count)
         if count > 1:
             assert has_more_values(text, 0)
-    finally:
-        json_values._REGION = before
 
 
 @given(st.binary(max_size=200), st.integers(0, 5))

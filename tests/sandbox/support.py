@@ -9,8 +9,12 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from unsandbox.sandbox import BubblewrapBackend, SandboxSpec
+from unsandbox.sandbox.host.running_job import SandboxJob
 
 
 async def eventually(condition: Callable[[], object], within_s: float = 3.0) -> None:
@@ -45,6 +49,24 @@ def launchers(pid: int | None = None) -> list[int]:
             if b"unsandbox.sandbox.launcher.process" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
     return found
+
+
+def launcher_of(backend: BubblewrapBackend) -> int:
+    """Number of the launcher process of an open backend."""
+    folder = str(backend.host.runtime).encode()
+    (found,) = [pid for pid in launchers() if folder in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return found
+
+
+async def started(backend: BubblewrapBackend, *command: str, **fields: Any) -> SandboxJob:
+    """Start a job; return when its program runs."""
+    runs = asyncio.Event()
+    job = await backend.start(
+        SandboxSpec(run=["sh", "-c", 'echo; exec "$@"', "sh", *command], **fields), lambda *_: runs.set()
+    )
+    async with asyncio.timeout(20):
+        await runs.wait()
+    return job
 
 
 def sandbox_processes() -> list[int]:

@@ -192,7 +192,7 @@ def test_the_ingress_is_killed_and_started_again_when_it_does_not_answer(place):
 
     before = place.ingress()
     os.kill(before, 19)
-    eventually(lambda: place.ingress() not in (0, before), 3 * supervisor._SILENT_S)
+    eventually(lambda: place.ingress() not in (0, before), 3 * supervisor.SILENT_S)
     eventually(lambda: place.visit() == 200, 30)
 
 

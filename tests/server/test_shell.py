@@ -15,6 +15,7 @@ import pytest
 from tests.server.handlers.test_sessions import WITH_COMMANDS
 from tests.support import REPO
 
+from unsandbox.engine.sessions.terminal import Terminal, Viewer
 from unsandbox.sandbox.languages.shells import available_shells
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -263,6 +264,14 @@ async def test_a_frozen_session_opens_no_terminal(wire):
 
 async def test_a_viewer_who_pings_and_never_reads_holds_little_and_is_left_behind(wire, engine, monkeypatch):
     monkeypatch.setattr("unsandbox.server.shell._STALLED_S", 1.0)
+    viewers: list[Viewer] = []
+    attach = Terminal.attach
+
+    def noting(terminal: Terminal, *, replay: bool) -> Viewer:
+        viewers.append(attach(terminal, replay=replay))
+        return viewers[-1]
+
+    monkeypatch.setattr(Terminal, "attach", noting)
     async with session(wire) as name, screen(wire, name) as awake:
         asleep = socket.socket()
         asleep.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -274,10 +283,11 @@ async def test_a_viewer_who_pings_and_never_reads_holds_little_and_is_left_behin
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
         )
         assert b"101" in await reader.readline()
-        terminal = engine.sessions.terminals._sandboxes.get(name).terminal
+        terminal = engine.sessions.sandboxes.get(name).terminal
         await awake.type("head -c 8000000 /dev/zero | tr '\\0' x; echo all-$((40 + 2))\n")
         await awake.until(b"all-42", 60)
-        assert all(len(viewer._waiting) <= 5 << 20 for viewer in terminal._viewers)
+        assert len(viewers) == 2
+        assert all(viewer.backlog_bytes <= 5 << 20 for viewer in viewers)
         async with asyncio.timeout(60):
             while terminal.viewers == 2:
                 writer.write(b"\x89\x80\0\0\0\0")  # a ping, masked

@@ -13,7 +13,7 @@ _MISSING = re.compile(r"Object missing required field `([^`]+)`(?: - at `\$\.?(.
 _AT = re.compile(r" - at `\$\.?(.*)`\Z")
 _STEP = re.compile(r"([^.\[]+)|\[(\d+|\.\.\.)\]")
 _SHOWN = 40
-_PATTERNS = {
+PATTERNS = {
     r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(?![\s\S])": (
         "1 to 63 lower-case letters, digits and hyphens, with no hyphen at either end"
     ),
@@ -88,7 +88,7 @@ def _words(kind: inspect.Type | None) -> str | None:
         case inspect.FloatType():
             return f"a number{_range(kind)}"
         case inspect.StrType(pattern=str() as pattern):
-            return _PATTERNS.get(pattern)
+            return PATTERNS.get(pattern)
         case inspect.StrType():
             return "text"
         case inspect.ListType(item_type=inspect.StrType()):

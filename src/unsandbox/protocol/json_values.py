@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_REGION = 1 << 18
+REGION_BYTES = 1 << 18
 """Bytes that are looked at in one step, between which other threads have their turn."""
 _IN_TEXT = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SEPARATORS = (b",", b"[", b"{")
@@ -34,8 +34,8 @@ def has_more_values(text: bytes, most: int) -> bool:
 
 def _separators(text: bytes, start: int, end: int) -> int:
     return sum(
-        text.count(separator, region, min(region + _REGION, end))
-        for region in range(start, end, _REGION)
+        text.count(separator, region, min(region + REGION_BYTES, end))
+        for region in range(start, end, REGION_BYTES)
         for separator in _SEPARATORS
     )
 
@@ -43,7 +43,7 @@ def _separators(text: bytes, start: int, end: int) -> int:
 def _end_of_string(text: bytes, at: int) -> int:
     """Return the place behind the quote that ends a string."""
     while at < len(text):
-        match = _IN_TEXT.match(text, at, at + _REGION)
+        match = _IN_TEXT.match(text, at, at + REGION_BYTES)
         at = match.end() if match else at
         if at >= len(text):
             break

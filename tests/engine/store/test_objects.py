@@ -18,14 +18,19 @@ class Thing(Record, kw_only=True):
 
 
 @pytest.fixture
-async def shelf(tmp_path):
-    store = SqlStore(open_database(tmp_path))
-    yield Collection("thing", Thing, store)
-    await store.close()
+async def store(tmp_path):
+    opened = SqlStore(open_database(tmp_path))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def shelf(store):
+    return Collection("thing", Thing, store)
 
 
 @pytest.mark.parametrize("first", ["drop", "update"])
-async def test_a_change_does_not_bring_back_what_is_being_deleted(shelf, first):
+async def test_a_change_does_not_bring_back_what_is_being_deleted(shelf, store, first):
     thing = Thing(object_id="thing_1", owner="me", created_at=0.0)
     await shelf.put(thing)
     calls = {"drop": shelf.drop, "update": shelf.update}
@@ -36,10 +41,10 @@ async def test_a_change_does_not_bring_back_what_is_being_deleted(shelf, first):
     assert len(shelf) == 0
     with pytest.raises(UnknownObject):
         await shelf.update(thing)
-    assert await shelf._store.load_objects("thing") == []
+    assert await store.load_objects("thing") == []
 
 
-async def test_what_changes_while_it_is_new_is_stored(shelf):
+async def test_what_changes_while_it_is_new_is_stored(shelf, store):
     thing = Thing(object_id="thing_1", owner="me", created_at=0.0)
     putting = asyncio.create_task(shelf.put(thing))
     await asyncio.sleep(0)
@@ -47,17 +52,17 @@ async def test_what_changes_while_it_is_new_is_stored(shelf):
     with pytest.raises(UnknownObject):
         await shelf.update(thing)
     await putting
-    assert [b"ended meanwhile" in row.document for row in await shelf._store.load_objects("thing")] == [True]
+    assert [b"ended meanwhile" in row.document for row in await store.load_objects("thing")] == [True]
 
 
-async def test_a_deletion_that_fails_leaves_the_object(shelf, monkeypatch):
+async def test_a_deletion_that_fails_leaves_the_object(shelf, store, monkeypatch):
     thing = Thing(object_id="thing_1", owner="me", created_at=0.0)
     await shelf.put(thing)
 
     async def fail(_):
         raise OSError
 
-    monkeypatch.setattr(shelf._store, "delete_object", fail)
+    monkeypatch.setattr(store, "delete_object", fail)
     with pytest.raises(OSError):
         await shelf.drop(thing)
     assert shelf.get("me", "thing_1") is thing

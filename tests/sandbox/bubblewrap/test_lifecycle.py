@@ -15,7 +15,15 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from tests.sandbox.support import descendants, eventually, groups_of, launchers, system_python
+from tests.sandbox.support import (
+    descendants,
+    eventually,
+    groups_of,
+    launcher_of,
+    launchers,
+    started,
+    system_python,
+)
 from tests.support import SOURCE
 
 from unsandbox.sandbox import (
@@ -92,10 +100,12 @@ async def test_close_ends_running_jobs_and_removes_everything():
     backend = BubblewrapBackend()
     await backend.open()
     runtime = backend.host.runtime
-    family = [pid for pid in launchers() if str(runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    job = await backend.start(SandboxSpec(run=["sh", "-c", "echo partial; sleep 1000"]))
-    await eventually(lambda: job._streams["stdout"].result().data)
-    family += descendants(family[0])
+    wrote = asyncio.Event()
+    job = await backend.start(SandboxSpec(run=["sh", "-c", "echo partial; sleep 1000"]), lambda *_: wrote.set())
+    async with asyncio.timeout(20):
+        await wrote.wait()
+    launcher = launcher_of(backend)
+    family = [launcher, *descendants(launcher)]
     await backend.close()
     await backend.close()
     outcome = await job.wait()
@@ -109,11 +119,8 @@ async def test_a_killed_launcher_takes_its_sandboxes_along_and_gets_a_successor(
     backend = BubblewrapBackend()
     await backend.open()
     runtime = backend.host.runtime
-    (launcher,) = [
-        pid for pid in launchers() if str(runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    job = await backend.start(SandboxSpec(run=["sleep", "1000"]))
-    await eventually(lambda: job._started_at is not None)
+    launcher = launcher_of(backend)
+    job = await started(backend, "sleep", "1000")
     family = descendants(launcher)
     os.kill(launcher, signal.SIGKILL)
     with pytest.raises(SandboxError, match="launcher"):
@@ -133,11 +140,8 @@ async def test_a_new_launcher_ends_what_the_killed_one_left(kind):
     """A sandbox that was being made when its launcher was killed, and that no signal has told."""
     async with BubblewrapBackend() as backend:
         runtime = backend.host.runtime
-        (launcher,) = [
-            pid for pid in launchers() if str(runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        job = await backend.start(SandboxSpec(run=["sleep", "1000"]))
-        await eventually(lambda: job._started_at is not None)
+        launcher = launcher_of(backend)
+        job = await started(backend, "sleep", "1000")
         program = Path(shutil.copy("/bin/sleep", runtime / "program" / "sleep"))
         left = subprocess.Popen([program if kind == "of the runtime folder" else "sleep", "1000"])
         if kind == "in a group":
@@ -232,9 +236,8 @@ async def test_two_backends_at_once(backend):
 
 @pytest.mark.root
 async def test_users_of_live_sandboxes_differ(backend):
-    jobs = [await backend.start(SandboxSpec(run=["sleep", "60"])) for _ in range(3)]
-    await eventually(lambda: all(job._pid > 0 for job in jobs))
-    uids = [Path(f"/proc/{job._pid}").stat().st_uid for job in jobs]
+    jobs = [await started(backend, "sleep", "60") for _ in range(3)]
+    uids = [Path(f"/proc/{job.process[0]}").stat().st_uid for job in jobs]
     assert len(set(uids)) == 3
     assert all(uid >= 200_000 for uid in uids)
     for job in jobs:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.sandbox.bubblewrap.test_lifecycle import alive
-from tests.sandbox.support import children_of, eventually, groups_of, launchers, system_python
+from tests.sandbox.support import children_of, eventually, groups_of, launcher_of, launchers, system_python
 from tests.support import SOURCE
 
 from unsandbox.sandbox import BubblewrapBackend, SandboxError, SandboxUnavailable
@@ -172,7 +172,7 @@ async def test_a_killed_launcher_ends_its_sandboxes_and_a_new_one_makes_others(t
     spec = PersistentSpec(limits=PersistentLimits(work_bytes=32 * MIB), work_disk=tmp_path / "disk")
     sandbox = await backend.open_persistent(spec)
     process = await sandbox.spawn(["sleep", "1000"])
-    os.kill(backend.host.control._process.pid, signal.SIGKILL)
+    os.kill(launcher_of(backend), signal.SIGKILL)
     await asyncio.wait_for(sandbox.wait_ended(), 5)
     with pytest.raises(SandboxError, match="launcher"):
         await process.wait()
@@ -222,7 +222,7 @@ async def test_closing_a_backend_closes_its_sandboxes_in_the_midst_of_everything
 async def test_a_sandbox_whose_first_process_dies_has_ended(backend):
     sandbox = await backend.open_persistent(PersistentSpec())
     process = await sandbox.spawn(["sleep", "1000"])
-    os.kill(sandbox._pid, signal.SIGKILL)
+    os.kill(sandbox.process[0], signal.SIGKILL)
     await asyncio.wait_for(sandbox.wait_ended(), 3)
     assert await process.wait() == 137
     process.close()
@@ -419,7 +419,7 @@ async def test_other_freezers(monkeypatch, tmp_path, kind):
         f"bases = [base for base in cgroups.freezer_bases() if base[0] == {kind!r}]\n"
         "cgroups.freezer_bases = lambda: bases\n"
     )
-    monkeypatch.setattr(launcher_client, "_BOOTSTRAP", patched(launcher_client._BOOTSTRAP, patch))
+    monkeypatch.setattr(launcher_client, "BOOTSTRAP", patched(launcher_client.BOOTSTRAP, patch))
     async with BubblewrapBackend() as backend:
         if backend.host.cgroup.version == 2:
             pytest.skip("a v2 hierarchy has its freezer")
@@ -433,8 +433,11 @@ async def test_other_freezers(monkeypatch, tmp_path, kind):
             if (await sandbox.run(["cat", "/tmp/n"])).stdout.data.strip():
                 break
         await sandbox.freeze()
-        (launcher,) = [pid for pid in launchers() if pid == backend.host.control._process.pid]
-        programs = [pid for pid in children(launcher) if b"trap" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        programs = [
+            pid
+            for pid in children(launcher_of(backend))
+            if b"trap" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
 
         def ticks() -> list[list[str]]:
             return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in programs]
@@ -503,7 +506,7 @@ async def test_a_container_that_shows_devices_which_it_cannot_use(monkeypatch, c
         "def broken(*_): raise OSError(1, 'Operation not permitted')\n"
         "disk_mount._attach = broken\n"
     )
-    monkeypatch.setattr(launcher_client, "_BOOTSTRAP", patched(launcher_client._BOOTSTRAP, patch))
+    monkeypatch.setattr(launcher_client, "BOOTSTRAP", patched(launcher_client.BOOTSTRAP, patch))
     async with BubblewrapBackend() as backend:
         checks = {check.name: check for check in await backend.prove_persistent()}
         assert checks["persistent: sandboxes"].ok
@@ -556,7 +559,7 @@ async def test_a_kernel_without_id_mapped_mounts(monkeypatch, tmp_path):
     for before, old in enumerate((True, False, True)):
         with monkeypatch.context() as context:
             if old:
-                context.setattr(launcher_client, "_BOOTSTRAP", patched(launcher_client._BOOTSTRAP, patch))
+                context.setattr(launcher_client, "BOOTSTRAP", patched(launcher_client.BOOTSTRAP, patch))
             async with BubblewrapBackend() as backend:
                 # Whoever comes later has another user.
                 for _ in range(before):

@@ -641,16 +641,16 @@ WARNING = '#include <stdio.h>\nint main(void) { int x = %d; x = x; printf("hello
 async def test_a_program_is_compiled_once_per_key_source_and_compiler(warm):
     cache = warm.pool.source.compiled
     spec = c_spec(WARNING % 1)
-    begin = len(cache._found)
+    begin = len(cache)
     first = await run_in(warm, spec, expect_warm=True)
-    assert len(cache._found) == begin + 1
+    assert len(cache) == begin + 1
     again = await run_in(warm, spec, expect_warm=True)
     # What the compiler said is said again.
     assert without_addresses(again) == without_addresses(first)
     assert b"implicit declaration" in first.stderr.data
     assert first.exit_code == 3
     assert again.cpu_s < first.cpu_s / 2
-    assert len(cache._found) == begin + 1
+    assert len(cache) == begin + 1
     for other in (
         c_spec(WARNING % 2),
         c_spec(WARNING % 1, "another key"),
@@ -677,7 +677,7 @@ async def test_a_program_that_changes_itself_is_kept_as_it_was_compiled(warm):
 
 async def test_what_does_not_compile_is_not_kept(warm):
     cache = warm.pool.source.compiled
-    begin = len(cache._found)
+    begin = len(cache)
     for _ in range(2):
         outcome = await run_in(warm, c_spec("int main(void) { no }"), expect_warm=True)
         assert (outcome.compile_failed, outcome.exit_code) == (True, 1)
@@ -686,7 +686,7 @@ async def test_what_does_not_compile_is_not_kept(warm):
     pipes = replace(c_spec("z"), compile=["mkfifo", "/work/main"], run=["echo", "ok"])
     for spec in (links, folder, pipes):
         assert (await run_in(warm, spec, expect_warm=True)).stdout.data == b"ok\n"
-    assert len(cache._found) == begin
+    assert len(cache) == begin
 
 
 def test_the_cache_keeps_its_bounds():
@@ -701,7 +701,7 @@ def test_the_cache_keeps_its_bounds():
     assert cache.find(("c", b"")) is None
     cache.keep(("c", b"1"), Compiled(bytes(2400), 0o755))
     assert cache.find(("c", b"1"))
-    assert sum(cache._held.values()) <= 10_000
+    assert cache.held_bytes <= 10_000
     assert cache.find(keys[1]) is None
 
 

@@ -20,6 +20,7 @@ from unsandbox.sandbox import (
     SandboxSpec,
 )
 from unsandbox.sandbox.host.running_job import QUIET_S
+from unsandbox.sandbox.launcher import messages
 
 MIB = 1 << 20
 
@@ -130,16 +131,16 @@ async def test_files_that_need_more_memory_than_the_job_has(run):
 
 async def test_a_request_that_was_interrupted_half_way_does_not_mix_with_the_next(backend, run, monkeypatch):
     files = [SandboxFile(f"/work/f{i}", b"wrong") for i in range(450)]
-    send, sent = backend.host.control._send, list[Any]()
+    encode, sent = messages.encode, list[Any]()
 
-    async def interrupted(message, fds):
+    def interrupted(message):
         if sent:
             raise asyncio.CancelledError
         sent.append(message)
-        await send(message, fds)
+        return encode(message)
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend.host.control, "_send", interrupted)
+        patch.setattr(messages, "encode", interrupted)
         with pytest.raises(asyncio.CancelledError):
             await backend.start(SandboxSpec(run=["true"], files=files))
     assert len(sent) == 1

@@ -154,7 +154,7 @@ async def test_nothing_inside_reaches_its_first_process(sandbox):
     assert (outcome.stdout.data, outcome.stderr.data.count(b"Permission denied")) == (b"", 4)
     trace = "import ctypes; print(ctypes.CDLL(None).ptrace(16, 1, 0, 0))"
     assert (await sandbox.run(["/usr/bin/python3", "-c", trace])).stdout.data == b"-1\n"
-    assert sorted(os.listdir(f"/proc/{sandbox._pid}/fd"), key=int) == [str(fd_numbers.LIFE_FD)]
+    assert sorted(os.listdir(f"/proc/{sandbox.process[0]}/fd"), key=int) == [str(fd_numbers.LIFE_FD)]
 
 
 async def test_where_there_is_no_python_either_none_is_made(small_system):

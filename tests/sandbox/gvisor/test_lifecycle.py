@@ -205,7 +205,7 @@ def test_sources_of_apt_in_both_styles(tmp_path):
         "Types: deb\nURIs: http://off.example/debian\nSuites: bookworm\nEnabled: no\n\n"
         "Types: deb\nURIs: http://sec.example/debian\nSuites: bookworm-security\n"
     )
-    assert list(install._sources(tmp_path, "bookworm", "bookworm-backports")) == [
+    assert list(install.debian_sources(tmp_path, "bookworm", "bookworm-backports")) == [
         "deb http://one.example/debian bookworm-backports main",
         "deb [arch=amd64 signed-by=/k.gpg] http://two.example/debian bookworm-backports main",
         "deb [signed-by=/usr/share/keyrings/k.gpg] http://three.example/debian bookworm-backports main",

@@ -386,11 +386,11 @@ async def test_a_disk_that_is_full_at_the_start(backend, monkeypatch):
 
 async def test_a_first_process_that_breaks_the_rules_ends_its_sandbox(backend):
     sandbox = await backend.open_persistent(PersistentSpec())
-    sandbox._channel._received += b"?" * 9
+    sandbox.channel.feed(b"?" * 9)
     with pytest.raises(SandboxError, match="broke the rules"):
         await sandbox.run(["true"])
     await asyncio.wait_for(sandbox.wait_ended(), 5)
-    assert "broke the rules" in sandbox._channel.broken
+    assert "broke the rules" in sandbox.channel.broken
     await sandbox.close()
 
 
@@ -398,7 +398,7 @@ async def test_nothing_is_left(backend, live):
     # The one that the tests of this module share is still there.
     await eventually(lambda: backend.running == 0 and len(backend.persistent) == 1)
     (shared,) = backend.persistent
-    assert list(backend.host.runtime.glob("gvisor-*")) == [shared._bundle]
+    assert len(list(backend.host.runtime.glob("gvisor-*"))) == 1
     mine = groups_of(backend.host.runtime.name)
     await eventually(
         lambda: {group.name for folder in mine for group in folder.glob("job-*")} == {f"job-{shared.number}"}

@@ -105,7 +105,7 @@ def test_another_toolchain_has_another_cache(system, tmp_path):
     tool.chmod(0o755)
     caches = ToolchainCaches(dataclasses.replace(system, root=tmp_path))
     language = dataclasses.replace(TINY, executable="tool")
-    (system.caches / caches._name(language)).mkdir()
+    (system.caches / caches.folder_name(language)).mkdir()
     assert caches.place(language).startswith(f"{CACHES}/tiny-")
     os.utime(tool, (1, 1))
     assert ToolchainCaches(dataclasses.replace(system, root=tmp_path)).place(language) is None

@@ -160,7 +160,7 @@ def test_apt_plans_without_touching_the_host(apt):
 def test_this_apt_cannot_install_on_the_host(apt):
     """Dpkg knows the host alone, whatever apt was told of another database."""
     with pytest.raises(EngineError, match="this apt installs nothing"):
-        apt._run(["apt-get", "--yes", "install", "tool"])
+        apt.run(["apt-get", "--yes", "install", "tool"])
     assert subprocess.run(["dpkg", "--status", "tool"], capture_output=True, check=False).returncode == 1
 
 

@@ -40,7 +40,7 @@ def test_what_was_compressed_comes_back(tmp_path, monkeypatch, pieces):
 
     thread = threading.Thread(target=feed)
     thread.start()
-    hashed = archive._compress(source, tmp_path / "archive")
+    hashed = archive.compress(source, tmp_path / "archive")
     thread.join()
     packed = (tmp_path / "archive").read_bytes()
     assert hashed.sha256 == hashlib.sha256(packed).hexdigest()
@@ -56,20 +56,20 @@ def test_what_was_compressed_comes_back(tmp_path, monkeypatch, pieces):
 
     thread = threading.Thread(target=drain)
     thread.start()
-    archive._decompress(tmp_path / "archive", out)
+    archive.decompress(tmp_path / "archive", out)
     thread.join()
     assert got == b"".join(pieces)
 
 
 def test_one_archive_at_a_time_has_several_threads_and_gives_them_back(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "_FRAME_BYTES", 2 * MIB)
-    turn = archive._several_threads
+    turn = archive.several_threads
 
     def compress(name: str) -> None:
         source = os.memfd_create("source")
         os.write(source, LOW * 4)
         os.lseek(source, 0, os.SEEK_SET)
-        archive._compress(source, tmp_path / name)
+        archive.compress(source, tmp_path / name)
 
     compress("together")
     assert turn.acquire(blocking=False)

@@ -36,12 +36,17 @@ class Viewer:
         if replay:
             self._event.set()
 
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that it has not read yet."""
+        return len(self._waiting)
+
     def feed(self, data: bytes) -> None:
         """Take what the terminal wrote."""
         if self.over:
             return
         self._waiting += data
-        if len(self._waiting) > _VIEWER_BACKLOG_BYTES:
+        if self.backlog_bytes > _VIEWER_BACKLOG_BYTES:
             self.lagging = self.over = True
             self._waiting = bytearray()
         self._event.set()

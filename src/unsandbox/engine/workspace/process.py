@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from unsandbox.engine.jobs.results import EXIT_KILLED, EXIT_TIMEOUT, signal_name
+from unsandbox.engine.jobs.results import EXIT_TIMEOUT, signal_name
 from unsandbox.engine.workspace.output_log import OutputLog
 from unsandbox.engine.workspace.standard_input import StandardInput
 from unsandbox.protocol.processes import LEASE_S, Process
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.descriptors import set_window_size
 from unsandbox.sandbox.persistent_spec import RunningProcess
+from unsandbox.sandbox.spec import EXIT_KILLED
 
 _READ_BYTES = 1 << 16
 _READS_AT_ONCE = 8

@@ -127,6 +127,11 @@ class BubblewrapSandbox(HostSandbox):
 
     # Events of the launcher
 
+    @property
+    def process(self) -> tuple[int, int]:
+        """Number and descriptor of the first process, -1 before it exists."""
+        return self._pid, self._pidfd
+
     def started(self, pid: int, pidfd: int) -> None:
         """Record that the first process exists, and take over `pidfd`."""
         self._pid, self._pidfd = pid, pidfd

@@ -129,6 +129,10 @@ class Channel:
         if not data:
             self._break(_GONE)
             return
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Take what the agent wrote: what breaks the rules ends the channel."""
         self._received += data
         try:
             while (message := self._next()) is not None:

@@ -44,7 +44,7 @@ def install(folder: Path | None = None, sources: Path = Path("/etc/apt")) -> Run
     problems = []
     with tempfile.TemporaryDirectory(prefix="unsandbox-apt-") as state:
         for suite in (f"{release}-backports", release):
-            lines = list(_sources(sources, release, suite))
+            lines = list(debian_sources(sources, release, suite))
             if not lines:
                 raise SandboxUnavailable(f"apt's sources in {sources} name no archive of {release or 'Debian'}")
             try:
@@ -116,7 +116,7 @@ def _run(command: list[str], folder: Path) -> None:
         raise SandboxUnavailable(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-500:]}")
 
 
-def _sources(folder: Path, release: str, suite: str) -> Iterator[str]:
+def debian_sources(folder: Path, release: str, suite: str) -> Iterator[str]:
     """Yield one-line sources for `suite` on every mirror that the machine's sources name for `release`."""
     seen = set()
     for options, uri in _mirrors(folder, release):

@@ -75,7 +75,8 @@ class GvisorSandbox(HostSandbox):
         self._resources = resources
         self._bundle: Path | None = None
         self._shape: Shape
-        self._channel: Channel | None = None
+        self.channel: Channel | None = None
+        """Speaks to its first process, once there is one."""
         self._programs: Programs
         self._saver: work_folder.WorkSaver | None = None
         self._disk_used = 0
@@ -126,7 +127,7 @@ class GvisorSandbox(HostSandbox):
         with DescriptorStack() as sent:
             (their_in, our_out), (our_in, their_out) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
             fds = {0: sent.add(their_in), 1: sent.add(their_out), 2: said}
-            self._channel = channel = Channel(our_out, our_in, self._broken)
+            self.channel = channel = Channel(our_out, our_in, self._broken)
             self._programs = Programs(channel, self._spec, self._host.discard_fd)
             ready = channel.expect(agent.READY, 0)
             words = ["run"]
@@ -204,8 +205,8 @@ class GvisorSandbox(HostSandbox):
     def _gone(self, ending: Ending) -> None:  # noqa: ARG002 - why makes no difference here
         if self._saver is not None:
             self._saver.stop()
-        if self._channel is not None:
-            self._channel.close()
+        if self.channel is not None:
+            self.channel.close()
 
     def _remove_files(self) -> None:
         if self._bundle is not None:
@@ -249,9 +250,9 @@ class GvisorSandbox(HostSandbox):
 
     def disk_used(self) -> int:
         """Return the size of the work folder at the last request, and request it again."""
-        if self._channel is not None and self._ready and not self._handle.over.is_set() and not self.frozen:
-            self._channel.expect(agent.DISK, 0).add_done_callback(self._note_disk)
-            self._channel.send(agent.DISK, 0)
+        if self.channel is not None and self._ready and not self._handle.over.is_set() and not self.frozen:
+            self.channel.expect(agent.DISK, 0).add_done_callback(self._note_disk)
+            self.channel.send(agent.DISK, 0)
         return self._disk_used
 
     def _note_disk(self, said: asyncio.Future[bytes]) -> None:
@@ -334,18 +335,18 @@ class GvisorSandbox(HostSandbox):
         options = ["--image-path", f"/proc/self/fd/{CHECKPOINT_FD}", "--leave-running", "--compression=none"]
         async with self._changing:
             self._must_live()
-            if self._channel is None or self._bundle is None:
+            if self.channel is None or self._bundle is None:
                 raise SandboxError("the sandbox was never started")
             if self.frozen:
                 await self._let_kernel_go()
             try:
-                await self._channel.hold()
+                await self.channel.hold()
                 try:
                     await commands.run(
                         self._resources, self._bundle, self._uid, ["checkpoint", *options], {CHECKPOINT_FD: fd}
                     )
                 finally:
-                    self._channel.release()
+                    self.channel.release()
             finally:
                 if self.frozen and not self._handle.over.is_set():
                     await self._hold_kernel()

@@ -62,6 +62,15 @@ class CompileCache:
         self._held: dict[str, int] = {}
         self._toolchains: dict[str, tuple[float, str]] = {}
 
+    def __len__(self) -> int:
+        """How many programs are kept."""
+        return len(self._found)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that all of them take."""
+        return sum(self._held.values())
+
     def key_of(self, spec: SandboxSpec) -> tuple[str, bytes] | None:
         """Return the cache key of a job's program; None if the program must not be cached."""
         if not spec.cache_scope or spec.compile is None or spec.compiled is None:
@@ -91,7 +100,7 @@ class CompileCache:
         self._held[scope] = self._held.get(scope, 0) + program.size
         while self._held[scope] > self._most_per_key:
             self._drop(next(other for other in self._found if other[0] == scope))
-        while sum(self._held.values()) > self._most:
+        while self.held_bytes > self._most:
             self._drop(next(iter(self._found)))
         self._held = {name: size for name, size in self._held.items() if size}
 

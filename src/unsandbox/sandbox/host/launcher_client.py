@@ -15,7 +15,7 @@ from typing import Protocol
 
 from unsandbox._interpreter import interpreter
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
-from unsandbox.sandbox.host.descriptors import writable
+from unsandbox.sandbox.host.descriptors import readable, writable
 from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.cgroups import Group, Hierarchy, group_name
 from unsandbox.sandbox.launcher.cleanup import instance_name
@@ -34,7 +34,7 @@ _READY_TIMEOUT_S = 20.0
 _EXIT_TIMEOUT_S = 10.0
 
 # Makes the package importable without running its __init__, which would load all of asyncio and more.
-_BOOTSTRAP = """
+BOOTSTRAP = """
 import sys, types
 for name, path in (("unsandbox", {package!r}), ("unsandbox.sandbox", {sandbox!r})):
     sys.modules[name] = types.ModuleType(name)
@@ -118,7 +118,7 @@ class LauncherControl:
         self._ready = loop.create_future()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        code = _BOOTSTRAP.format(package=str(_SANDBOX.parent), sandbox=str(_SANDBOX))
+        code = BOOTSTRAP.format(package=str(_SANDBOX.parent), sandbox=str(_SANDBOX))
         self._name = instance_name(os.getpid(), token)
         command = [interpreter(), "-I", "-S", "-c", code, str(os.getpid()), str(runtime), token, *self._dead]
         with theirs:
@@ -334,11 +334,6 @@ class LauncherControl:
             job.ended(Ending(None, error=why))
 
 
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
 def _spawn(command: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command, stdin=fd, stdout=subprocess.DEVNULL, env={}, cwd="/", close_fds=True, start_new_session=True
@@ -347,16 +342,12 @@ def _spawn(command: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
 
 async def _await_exit(process: subprocess.Popen[bytes]) -> None:
     """Wait for the launcher's end without a thread, because none can be started while the interpreter exits."""
-    loop = asyncio.get_running_loop()
     pidfd = os.pidfd_open(process.pid)
-    ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(pidfd, _settle, ended)
     try:
         async with asyncio.timeout(_EXIT_TIMEOUT_S):
-            await ended
+            await readable(pidfd)
     except TimeoutError:
         process.kill()
     finally:
-        loop.remove_reader(pidfd)
         os.close(pidfd)
         process.wait(_EXIT_TIMEOUT_S)

@@ -110,7 +110,7 @@ class ToolchainCaches:
         now = time.monotonic()
         until, place = self._seen.get(language.name, (0.0, None))
         if now >= until:
-            folder = self._system.caches / self._name(language)
+            folder = self._system.caches / self.folder_name(language)
             place = f"{CACHES}/{folder.name}" if folder.is_dir() else None
             if place is not None and language.name not in self._seen:
                 with contextlib.suppress(OSError):
@@ -158,7 +158,7 @@ class ToolchainCaches:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def _name(self, language: Language) -> str:
+    def folder_name(self, language: Language) -> str:
         """Return the name of a cache, which depends on the toolchain and the recipe."""
         parts = [language.name, platform.machine(), repr(language.cache), str(self._system.root)]
         for name in (language.executable, *language.needs):
@@ -170,7 +170,7 @@ class ToolchainCaches:
 
     def _store(self, language: Language, archive: bytes | Content) -> None:
         assert self._system.caches is not None  # noqa: S101 - asked before
-        target = self._system.caches / self._name(language)
+        target = self._system.caches / self.folder_name(language)
         half = Path(tempfile.mkdtemp(prefix=".", dir=self._system.caches))
         try:
             _unpack(archive, half)

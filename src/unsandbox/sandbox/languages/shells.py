@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import re
 import secrets
 import time
 import tomllib
@@ -17,23 +16,15 @@ from urllib.parse import quote_from_bytes
 
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.descriptors import writable
+from unsandbox.sandbox.languages.marked_output import END, MarkedStream
 from unsandbox.sandbox.languages.table import load_languages
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSandbox, RunningProcess
-from unsandbox.sandbox.spec import MIB, Captured
 from unsandbox.sandbox.system import HOST, System
 
 _TABLE = Path(__file__).with_name("shells.toml")
-_READ_BYTES = 65536
-_END = b"\x1e"
-_LONGEST_CODE = 12
-OUTPUT_BYTES = 10 * MIB
-_BETWEEN_BYTES = 1 * MIB
-"""Stored bytes of the output that background programs write between two commands; the end of it is kept."""
-_BETWEEN_PAUSE_S = 0.01
 _EXIT_TIMEOUT = 124
 _LINGER_S = 2.0
 _ON_ITS_WAY_S = 0.2
-_ANY_MARKER = re.compile(rb"\x1e[0-9a-f]{24} [0-9]+\x1e")
 # Moves the channel away from descriptor 0, which is empty for commands.
 _CHANNEL = 'exec "$@" 3<&0 </dev/null'
 
@@ -157,7 +148,7 @@ class ShellDriver:
         self._frame = frame
         self._stale = stale
         self._stdin = process.stdin_fd
-        self._streams = (_Stream(process.stdout_fd), _Stream(process.stderr_fd))
+        self._streams = (MarkedStream(process.stdout_fd), MarkedStream(process.stderr_fd))
         self._loop = asyncio.get_running_loop()
         self.alive = True
 
@@ -170,15 +161,15 @@ class ShellDriver:
         Raises:
             SandboxError: The shell had ended before the command could be sent.
         """
-        marker = _END + secrets.token_hex(12).encode()
+        marker = END + secrets.token_hex(12).encode()
         started = time.monotonic()
         both: asyncio.Future[None] = self._loop.create_future()
         going_on = set(self._streams)
 
-        def ended(stream: _Stream) -> None:
+        def ended(stream: MarkedStream) -> None:
             going_on.discard(stream)
-            if not going_on:
-                _settle(both)
+            if not going_on and not both.done():
+                both.set_result(None)
 
         timed_out = False
         try:
@@ -197,7 +188,7 @@ class ShellDriver:
         except BaseException:
             self.close()
             raise
-        code = self._streams[0].code
+        code = self._streams[0].output.code
         if code is None and not timed_out:
             self.alive = False
             try:
@@ -208,7 +199,7 @@ class ShellDriver:
                 code = 0
             finally:
                 self.close()
-        stdout, stderr = (stream.take(self._stale) for stream in self._streams)
+        stdout, stderr = (stream.output.take(stale=self._stale) for stream in self._streams)
         self._stale = False
         wall_s = time.monotonic() - started
         return CommandOutcome(_EXIT_TIMEOUT if code is None else code, stdout, stderr, wall_s, timed_out)
@@ -245,113 +236,9 @@ class ShellDriver:
                 raise SandboxError("the session's shell has ended") from error
 
 
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-class _Stream:
-    """Reads one output stream up to a marker; later output belongs to the next command."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._loop = asyncio.get_running_loop()
-        self._reading = False
-        self._paused: asyncio.TimerHandle | None = None
-        self._tail = bytearray()
-        self._kept = bytearray()
-        self._total = 0
-        self._marker = b""
-        self._on_end: Callable[[_Stream], None] = lambda _: None
-        self.done = False
-        self.code: int | None = None
-
-    def expect(self, marker: bytes, on_end: Callable[[_Stream], None]) -> None:
-        self._marker, self.code = marker, None
-        self._kept, self._total = bytearray(), 0
-        self._on_end, self.done = on_end, False
-        self._go_on()
-        if self._tail:
-            self._feed(b"")
-
-    def take(self, stale: bool) -> Captured:
-        if not self.done or self.code is None:
-            self._keep(self._tail)
-            self._tail.clear()
-        if stale and (kept := _ANY_MARKER.sub(b"", self._kept)) != self._kept:
-            return Captured(kept, len(kept))
-        return Captured(bytes(self._kept), self._total)
-
-    def stop(self) -> None:
-        if self._paused is not None:
-            self._paused.cancel()
-            self._paused = None
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self._fd)
-
-    def _go_on(self) -> None:
-        self.stop()
-        self._reading = True
-        self._loop.add_reader(self._fd, self._read)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._fd, _READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.stop()
-            self._finish()
-            return
-        self._feed(data)
-
-    def _feed(self, data: bytes) -> None:
-        self._tail += data
-        if self.done:
-            # Output of a background process: kept for the next command, bounded in size and speed.
-            if len(self._tail) > 2 * _BETWEEN_BYTES:
-                del self._tail[:-_BETWEEN_BYTES]
-            self.stop()
-            self._paused = self._loop.call_later(_BETWEEN_PAUSE_S, self._go_on)
-            return
-        while (at := self._tail.find(self._marker)) >= 0:
-            code_at = at + len(self._marker)
-            end = self._tail.find(_END, code_at, code_at + _LONGEST_CODE)
-            if end < 0 and len(self._tail) < code_at + _LONGEST_CODE:
-                self._keep_first(at)
-                return
-            if end >= 0:
-                code = bytes(self._tail[code_at:end]).strip()
-                self.code = int(code) if code.isdigit() else 1
-                self._keep_first(at)
-                del self._tail[: end + 1 - at]
-                self._finish()
-                return
-            # Without an exit code, a program has found out the marker and written it.
-            self._keep_first(code_at)
-        # The beginning of a marker may be at the end of the buffer.
-        self._keep_first(max(0, len(self._tail) - len(self._marker)))
-
-    def _keep_first(self, size: int) -> None:
-        self._keep(self._tail[:size])
-        del self._tail[:size]
-
-    def _keep(self, data: bytes | bytearray) -> None:
-        self._total += len(data)
-        self._kept += data[: max(0, OUTPUT_BYTES - len(self._kept))]
-
-    def _finish(self) -> None:
-        if not self.done:
-            self.done = True
-            self._on_end(self)
-
-
 def _frame_posix(marker: bytes, command: bytes, evaluate: bytes = b"\\eval") -> bytes:
     # The markers go to the original descriptors 1 and 2, because a command may have redirected the shell's.
-    say = b" '\\036" + marker.lstrip(_END) + b" %d\\036' " + b'"$__s"'
+    say = b" '\\036" + marker.lstrip(END) + b" %d\\036' " + b'"$__s"'
     told = b";".join(
         b"\\command printf%b>&%d||\\command printf%b>&%d" % (say, at, say, to) for at, to in ((8, 1), (9, 2))
     )
@@ -365,7 +252,7 @@ def _frame_bash(marker: bytes, command: bytes) -> bytes:
         b'[[ " "$(\\builtin jobs -p)" " == *[[:space:]]"$__b"[[:space:]]* ]]||'
         b'for __i in {1..60};do \\builtin kill -0 "$__b"||break;/bin/sleep 0.02;done;fi;'
     )
-    say = b" '\\036" + marker.lstrip(_END) + b" %d\\036' " + b'"$__s"'
+    say = b" '\\036" + marker.lstrip(END) + b" %d\\036' " + b'"$__s"'
     told = b";".join(
         b"\\builtin printf%b>&%d||/usr/bin/printf%b>&%d" % (say, at, say, to)
         for at, to in ((250, 250), (251, 251))

@@ -40,7 +40,7 @@ _JOB_BYTES = MIB
 _FRAME_BYTES = 32 * MIB
 _WORTH_IT = 0.8
 """Of the size before: several threads compress what becomes as small as this."""
-_several_threads = threading.Semaphore()
+several_threads = threading.Semaphore()
 """Held by the one archive that several threads compress: others would gain nothing, and it takes 20 MiB."""
 _PIECE = MIB // 4
 _MAX_SHOWN = 200
@@ -140,7 +140,7 @@ async def save(tar: RunningProcess, destination: Path) -> HashedBytes:
     temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(6)}.tmp")
     try:
         async with _Running(tar) as running:
-            hashed = await running.in_thread(partial(_compress, running.take("stdout_fd"), temporary))
+            hashed = await running.in_thread(partial(compress, running.take("stdout_fd"), temporary))
             await running.must_succeed("the work folder could not be read")
             await run_to_end(partial(_publish, temporary, destination))
     finally:
@@ -156,7 +156,7 @@ async def load(tar: RunningProcess, archive: Path) -> None:
         OSError: It does not fit into the work folder (`EDQUOT`), or cannot be read.
     """
     async with _Running(tar) as running:
-        await running.in_thread(partial(_decompress, archive, running.take("stdin_fd")))
+        await running.in_thread(partial(decompress, archive, running.take("stdin_fd")))
         await running.must_succeed("the archive could not be unpacked")
 
 
@@ -226,7 +226,7 @@ def must_have_room(said: str, otherwise: str) -> None:
         raise OSError(errno.EDQUOT, f"{otherwise}: the quota of the folder is exceeded")
 
 
-def _compress(source: int, temporary: Path) -> HashedBytes:
+def compress(source: int, temporary: Path) -> HashedBytes:
     """Compress what comes from a descriptor into a new file, to its end; it is durable then.
 
     The first frame is short and tells whether more than one thread is worth it: for what cannot be compressed,
@@ -248,8 +248,8 @@ def _compress(source: int, temporary: Path) -> HashedBytes:
                 given += file.write(frame.flush())
                 turn.close()
                 chosen = alone
-                if given < taken * _WORTH_IT and _several_threads.acquire(blocking=False):
-                    turn.callback(_several_threads.release)
+                if given < taken * _WORTH_IT and several_threads.acquire(blocking=False):
+                    turn.callback(several_threads.release)
                     chosen = threaded
                 frame, frame_bytes, taken, given = chosen.compressobj(), _FRAME_BYTES, 0, 0
         file.write(frame.flush())
@@ -265,7 +265,8 @@ def _publish(temporary: Path, destination: Path) -> None:
         os.close(folder)
 
 
-def _decompress(archive: Path, target: int) -> None:
+def decompress(archive: Path, target: int) -> None:
+    """Write what an archive holds to a descriptor, which is closed then."""
     # One piece of memory for all of it: fresh memory costs more than what is copied into it.
     piece = memoryview(bytearray(_PIECE))
     with (

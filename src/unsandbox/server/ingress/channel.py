@@ -83,6 +83,22 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
+def encode(message: Message) -> bytes:
+    """Write a message."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> Message:
+    """Read a message.
+
+    Raises:
+        msgspec.DecodeError: It is none.
+        ValueError: A value in it is impossible.
+        RecursionError: It is nested too deeply.
+    """
+    return _decoder.decode(data)
+
+
 class Channel:
     """One end of the socket pair. Owns it, and every descriptor on its way.
 
@@ -109,7 +125,7 @@ class Channel:
         Returns:
             False when the message cannot be sent; its descriptors are closed then too.
         """
-        data = _encoder.encode(message)
+        data = encode(message)
         if self._socket is None or len(data) > MAX_MESSAGE or len(self._queue) >= _MAX_QUEUED:
             close_all(fds)
             return False
@@ -163,7 +179,7 @@ class Channel:
                 data, flags = b"", 0
             try:
                 # What was cut off need not be a message.
-                message = _decoder.decode(b"" if flags & socket.MSG_TRUNC else data)
+                message = decode(b"" if flags & socket.MSG_TRUNC else data)
             except (msgspec.DecodeError, ValueError, RecursionError):
                 close_all(fds)
                 self._lose()

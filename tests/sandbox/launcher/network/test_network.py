@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.sandbox.launcher.network import internet as internet_module
 from tests.sandbox.launcher.network.internet import PORT, reach
-from tests.sandbox.support import children_of, eventually, launchers, system_python
+from tests.sandbox.support import children_of, eventually, launcher_of, launchers, started, system_python
 from tests.support import SOURCE
 
 from unsandbox.sandbox import (
@@ -443,19 +443,13 @@ print(open("/proc/sys/net/ipv4/conf/tap0/rp_filter").read())
 # The process that makes the connections
 
 
-async def started(backend, *command, network=SEMITRUSTED, **fields):
-    job = await backend.start(SandboxSpec(run=command, network=network, **fields))
-    await eventually(lambda: job._started_at is not None, 10)
-    return job
-
-
 async def test_slirp4netns_may_do_nothing_and_is_counted(backend, internet):
     await eventually(lambda: tools() == [])
-    job = await started(backend, "sleep", "1000")
+    job = await started(backend, "sleep", "1000", network=SEMITRUSTED)
     (tool,) = tools()
     status = dict(line.split(":", 1) for line in Path(f"/proc/{tool}/status").read_text().splitlines())
     words = {name: value.split() for name, value in status.items()}
-    sandbox_user = Path(f"/proc/{job._pid}").stat().st_uid
+    sandbox_user = Path(f"/proc/{job.process[0]}").stat().st_uid
     assert sandbox_user >= 10_000
     assert set(words["Uid"]) == {str(sandbox_user)} == set(words["Gid"])
     assert words["Groups"] == []
@@ -464,7 +458,7 @@ async def test_slirp4netns_may_do_nothing_and_is_counted(backend, internet):
     assert (words["NoNewPrivs"], words["Seccomp"]) == (["1"], ["2"])
     assert sorted(os.listdir(f"/proc/{tool}/root")) == ["etc", "run"]
     assert Path(f"/proc/{tool}/environ").read_bytes() == b""
-    assert Path(f"/proc/{tool}/cgroup").read_text() == Path(f"/proc/{job._pid}/cgroup").read_text()
+    assert Path(f"/proc/{tool}/cgroup").read_text() == Path(f"/proc/{job.process[0]}/cgroup").read_text()
     assert Path(f"/proc/{tool}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino
     opened = [os.readlink(f"/proc/{tool}/fd/{fd}") for fd in os.listdir(f"/proc/{tool}/fd")]
     assert not [
@@ -526,16 +520,12 @@ async def test_a_killed_launcher_leaves_nothing():
     backend = BubblewrapBackend()
     await backend.open()
     try:
-        (launcher,) = [
-            pid
-            for pid in launchers()
-            if str(backend.host.runtime).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        job = await started(backend, "sleep", "1000")
+        launcher = launcher_of(backend)
+        job = await started(backend, "sleep", "1000", network=SEMITRUSTED)
         # The probe's goes.
         await eventually(lambda: len(tools(launcher)) == 1)
         (tool,) = tools(launcher)
-        first = job._pid
+        first = job.process[0]
         os.kill(launcher, signal.SIGKILL)
         with pytest.raises(SandboxError):
             await job.wait()

@@ -143,12 +143,17 @@ class PrivateApt:
         raise EngineError(f"the archive of {step.package} was not downloaded; run the same command again")
 
     def _show(self, packages: Sequence[str]) -> str:
-        return self._run(["apt-cache", "--no-all-versions", "show", *packages]) if packages else ""
+        return self.run(["apt-cache", "--no-all-versions", "show", *packages]) if packages else ""
 
     def _ask(self, arguments: Sequence[str]) -> str:
-        return self._run(["apt-get", *arguments])
+        return self.run(["apt-get", *arguments])
 
-    def _run(self, command: Sequence[str]) -> str:
+    def run(self, command: Sequence[str]) -> str:
+        """Run a program of apt with these settings and return what it wrote.
+
+        Raises:
+            EngineError: It failed; the message holds what it said.
+        """
         result = subprocess.run(
             command,
             env=self._environment,

@@ -84,7 +84,7 @@ class Netlink:
         if messages:
             self._socket.send(b"".join(messages))
         while waiting:
-            for kind, sequence, body in _split(self._socket.recv(_BUFFER)):
+            for kind, sequence, body in split(self._socket.recv(_BUFFER)):
                 if kind == _ERROR and sequence:
                     waiting -= 1
                     code = -struct.unpack_from("=i", body)[0]
@@ -104,14 +104,14 @@ class Netlink:
 
     def _dumped_routes(self, wanted: int) -> Iterator[Route]:
         while True:
-            for kind, sequence, body in _split(self._socket.recv(_BUFFER)):
+            for kind, sequence, body in split(self._socket.recv(_BUFFER)):
                 if sequence != wanted:
                     continue
                 if kind in (_DONE, _ERROR):
                     # A kernel without IPv6 answers with an error: no routes.
                     return
                 if kind == _NEW_ROUTE:
-                    yield _parse_route(body)
+                    yield parse_route(body)
 
     def drain(self) -> None:
         """Throw away what has been told so far."""
@@ -197,7 +197,7 @@ def _attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def _split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yield kind, sequence number and body of each message in what the kernel sent."""
     while len(data) >= _HEADER.size:
         size, kind, _, sequence, _ = _HEADER.unpack_from(data)
@@ -208,7 +208,14 @@ def _split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         data = data[size + -size % 4 :]
 
 
-def _parse_route(body: bytes) -> Route:
+def parse_route(body: bytes) -> Route:
+    """Read what the kernel says of a route.
+
+    Raises:
+        ValueError: It is too short, or holds an address of another length.
+    """
+    if len(body) < _ROUTE.size:
+        raise ValueError("a route is cut off")
     family, prefix, _, _, _, _, _, kind, _ = _ROUTE.unpack_from(body)
     attributes = _attributes(body[_ROUTE.size :])
     gateways = [*_gateways(attributes)]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import AsyncIterator
 
 import pytest
 
-from unsandbox.sandbox.languages import shells
+from unsandbox.sandbox.languages.marked_output import BETWEEN_BYTES, OUTPUT_BYTES, MarkedOutput, MarkedStream
 
 MARKER = b"\x1e" + b"ab" * 12
 
 
 @contextlib.asynccontextmanager
-async def opened():
+async def opened() -> AsyncIterator[tuple[MarkedStream, int]]:
     read, write = os.pipe()
     os.set_blocking(read, False)
-    stream = shells._Stream(read)
+    stream = MarkedStream(read)
     try:
         yield stream, write
     finally:
@@ -26,37 +27,41 @@ async def opened():
         os.close(write)
 
 
-async def ended(stream: shells._Stream, write: int, data: bytes) -> bytes:
+async def ended(stream: MarkedStream, write: int, data: bytes) -> bytes:
     done = asyncio.Event()
     stream.expect(MARKER, lambda _: done.set())
     await asyncio.to_thread(os.write, write, data)
     async with asyncio.timeout(10):
         await done.wait()
-    return stream.take(stale=False).data
+    return stream.output.take().data
 
 
 @pytest.mark.parametrize("size", [1, 7, 25, 26, 64, 1000])
-async def test_a_marker_is_found_however_it_is_cut(size):
-    stream = shells._Stream(-1)
-    stream._marker = MARKER
+def test_a_marker_is_found_however_it_is_cut(size):
+    output = MarkedOutput()
+    output.expect(MARKER)
     data = b"out" + MARKER + b"and much later" + MARKER[:9] + b"x" + MARKER + b" 7\x1enext"
     for start in range(0, len(data), size):
-        if not stream.done:
-            stream._feed(data[start : start + size])
-    assert stream.code == 7
+        if not output.done:
+            output.feed(data[start : start + size])
+    assert output.code == 7
     # What no exit code follows was written by the program, and is output.
-    assert stream.take(stale=False).data == b"out" + MARKER + b"and much later" + MARKER[:9] + b"x"
+    assert output.take().data == b"out" + MARKER + b"and much later" + MARKER[:9] + b"x"
 
 
-async def test_a_marker_without_an_end_holds_no_memory():
-    async with opened() as (stream, write):
-        stream.expect(MARKER, lambda _: None)
-        stream._feed(MARKER)
-        for _ in range(2 * shells.OUTPUT_BYTES // 65536):
-            stream._feed(b"x" * 65536)
-        assert len(stream._tail) < 1000
-        assert len(stream._kept) == shells.OUTPUT_BYTES
-        assert (await ended(stream, write, b"new" + MARKER + b" 0\x1e")).endswith(b"xnew")
+def test_a_marker_without_an_end_holds_no_memory():
+    output = MarkedOutput()
+    output.expect(MARKER)
+    output.feed(MARKER)
+    for _ in range(2 * OUTPUT_BYTES // 65536):
+        output.feed(b"x" * 65536)
+        assert output.unread_bytes < 1000
+    kept = output.take()
+    assert len(kept.data) == OUTPUT_BYTES
+    assert kept.total_bytes == len(MARKER) + 2 * OUTPUT_BYTES
+    output.expect(MARKER)
+    output.feed(b"new" + MARKER + b" 0\x1e")
+    assert (output.done, output.take().data) == (True, b"new")
 
 
 async def test_what_the_background_writes_between_commands_is_bounded():
@@ -71,11 +76,11 @@ async def test_what_the_background_writes_between_commands_is_bounded():
 
         flooding = asyncio.create_task(asyncio.to_thread(flood))
         async with asyncio.timeout(60):
-            while written < 4 * shells._BETWEEN_BYTES:
-                assert len(stream._tail) <= 2 * shells._BETWEEN_BYTES + 65536
+            while written < 4 * BETWEEN_BYTES:
+                assert stream.output.unread_bytes <= 2 * BETWEEN_BYTES + 65536
                 await asyncio.sleep(0.01)
         stop = True
         await flooding
         data = await ended(stream, write, b"z" + MARKER + b" 0\x1e")
         assert data.endswith(b"yz")
-        assert len(data) <= 2 * shells._BETWEEN_BYTES + 2 * 65536
+        assert len(data) <= 2 * BETWEEN_BYTES + 2 * 65536
