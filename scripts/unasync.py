@@ -34,6 +34,7 @@ NAMES = {
     "AsyncLiveService": "LiveService",
     "AsyncLiveSession": "LiveSession",
     "AsyncMap": "Map",
+    "AsyncPort": "Port",
     "AsyncTerminal": "Terminal",
     "StopAsyncIteration": "StopIteration",
     "__aenter__": "__enter__",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from unsandbox._async.client import AsyncClient
     from unsandbox._async.objects.files import AsyncFiles
     from unsandbox._async.objects.map import AsyncMap
+    from unsandbox._async.objects.port import AsyncPort
     from unsandbox._async.objects.process import AsyncLiveProcess
     from unsandbox._async.objects.service import AsyncLiveService
     from unsandbox._async.objects.session import AsyncLiveSession
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from unsandbox._sync.client import Client
     from unsandbox._sync.objects.files import Files
     from unsandbox._sync.objects.map import Map
+    from unsandbox._sync.objects.port import Port
     from unsandbox._sync.objects.process import LiveProcess
     from unsandbox._sync.objects.service import LiveService
     from unsandbox._sync.objects.session import LiveSession
@@ -120,6 +122,7 @@ __all__ = [
     "AsyncLiveService",
     "AsyncLiveSession",
     "AsyncMap",
+    "AsyncPort",
     "AsyncTerminal",
     "AuthenticationError",
     "BadRequestError",
@@ -166,6 +169,7 @@ __all__ = [
     "PermissionDeniedError",
     "Pictures",
     "PollEvent",
+    "Port",
     "Process",
     "ProcessList",
     "ProcessOutput",
@@ -232,7 +236,9 @@ _HOME = {
     "AsyncTerminal": "_async.objects.terminal",
     "AsyncFiles": "_async.objects.files",
     "AsyncLiveProcess": "_async.objects.process",
+    "AsyncPort": "_async.objects.port",
     "Files": "_sync.objects.files",
+    "Port": "_sync.objects.port",
     "LiveProcess": "_sync.objects.process",
     "FileInfo": "protocol.files",
     "FileList": "protocol.files",

@@ -200,3 +200,35 @@ async def test_a_frozen_session_runs_nothing(workspace: AsyncLiveSession) -> Non
         await workspace.exec(["true"])
     await workspace.unfreeze()
     assert (await workspace.exec(["true"])).ok
+
+
+async def test_a_port_is_reached_from_outside(workspace: AsyncLiveSession) -> None:
+    script = "import http.server; http.server.test(http.server.SimpleHTTPRequestHandler, port=8123)"
+    await workspace.files.write("index.html", "from inside")
+    async with await workspace.start(["python3", "-u", "-c", script]) as process:
+        await process.read(wait=60)
+        for _ in range(2):
+            async with workspace.connect(8123) as port:
+                await port.write(b"GET / HTTP/1.0\r\n\r\n")
+                assert (await port.read_all()).endswith(b"from inside")
+    with pytest.raises(ConflictError, match="nothing listens on port 8123"):
+        async with workspace.connect(8123):
+            pass
+    with pytest.raises(BadRequestError, match="not a port"):
+        async with workspace.connect(99999):
+            pass
+
+
+async def test_a_connection_carries_bytes_both_ways_until_each_end(workspace: AsyncLiveSession) -> None:
+    echo = (
+        "import socket; s = socket.create_server(('127.0.0.1', 9000)); print('up', flush=True)\n"
+        "c, _ = s.accept()\n"
+        "while d := c.recv(65536): c.sendall(d)\n"
+        "c.sendall(b'.'); c.close()"
+    )
+    async with await workspace.start(["python3", "-c", echo]) as process:
+        await process.read(wait=60)
+        async with workspace.connect(9000) as port:
+            await port.write(bytes(300_000))
+            await port.write_eof()
+            assert await port.read_all() == bytes(300_000) + b"."

@@ -1,4 +1,5 @@
 # Generated from tests/_async/test_processes.py by scripts/unasync.py; change that one.
+# ruff: noqa: SIM117 - what `async with` kept apart
 """Processes of a session, on both backends: streams, input, limits, signals, leases."""
 
 from __future__ import annotations
@@ -197,3 +198,35 @@ def test_a_frozen_session_runs_nothing(workspace: LiveSession) -> None:
         workspace.exec(["true"])
     workspace.unfreeze()
     assert (workspace.exec(["true"])).ok
+
+
+def test_a_port_is_reached_from_outside(workspace: LiveSession) -> None:
+    script = "import http.server; http.server.test(http.server.SimpleHTTPRequestHandler, port=8123)"
+    workspace.files.write("index.html", "from inside")
+    with workspace.start(["python3", "-u", "-c", script]) as process:
+        process.read(wait=60)
+        for _ in range(2):
+            with workspace.connect(8123) as port:
+                port.write(b"GET / HTTP/1.0\r\n\r\n")
+                assert (port.read_all()).endswith(b"from inside")
+    with pytest.raises(ConflictError, match="nothing listens on port 8123"):
+        with workspace.connect(8123):
+            pass
+    with pytest.raises(BadRequestError, match="not a port"):
+        with workspace.connect(99999):
+            pass
+
+
+def test_a_connection_carries_bytes_both_ways_until_each_end(workspace: LiveSession) -> None:
+    echo = (
+        "import socket; s = socket.create_server(('127.0.0.1', 9000)); print('up', flush=True)\n"
+        "c, _ = s.accept()\n"
+        "while d := c.recv(65536): c.sendall(d)\n"
+        "c.sendall(b'.'); c.close()"
+    )
+    with workspace.start(["python3", "-c", echo]) as process:
+        process.read(wait=60)
+        with workspace.connect(9000) as port:
+            port.write(bytes(300_000))
+            port.write_eof()
+            assert port.read_all() == bytes(300_000) + b"."

@@ -131,6 +131,11 @@ async def open_socket(
             await server.observer.answered(event, address.origin, made.status, made.headers, began)
             if not signer.clock_was_wrong(made.status, made.headers):
                 break
+        if made.status >= 400 and not made.body:
+            # The library drops the body of a refused handshake, and with it the reason.
+            headers = signer.headers("GET", target)
+            plain = await transport.send("GET", target, headers, b"", server.timeout)
+            made = plain if plain.status == made.status else made
         if made.status < 300:
             raise InvalidResponseError(f"the server at {endpoint.path} does not speak {subprotocol}")
         raise error_of(made)

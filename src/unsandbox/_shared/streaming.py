@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["JOB_EVENTS", "LOGS", "SERVICE_LOGS", "TERMINAL", "StreamEndpoint"]
+__all__ = ["JOB_EVENTS", "LOGS", "PORT", "SERVICE_LOGS", "TERMINAL", "StreamEndpoint"]
 
 
 class StreamEndpoint(NamedTuple):
@@ -23,3 +23,4 @@ JOB_EVENTS = StreamEndpoint("stream_events", "/jobs/{id}/events")
 LOGS = StreamEndpoint("stream_logs", "/logs/stream")
 SERVICE_LOGS = StreamEndpoint("stream_service_logs", "/services/{id}/logs/stream")
 TERMINAL = StreamEndpoint("terminal", "/sessions/{id}/shell")
+PORT = StreamEndpoint("connect_port", "/sessions/{id}/ports/{port}")

@@ -19,6 +19,11 @@ MAX_WRITE_BYTES = 1 << 20
 MAX_READ_BYTES = 1 << 20
 """Bytes of each stream in one answer."""
 
+PORT_SUBPROTOCOL = "unsandbox-port"
+"""Subprotocol of a WebSocket to a port."""
+PORT_END = "end"
+"""Text frame of a side that sends no more bytes."""
+
 ProcessId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", max_length=64)]
 Offset = Annotated[int, msgspec.Meta(ge=0)]
 WaitSeconds = Annotated[float, msgspec.Meta(ge=0, le=90)]

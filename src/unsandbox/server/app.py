@@ -27,6 +27,7 @@ from unsandbox.server.protocols import http_logger
 from unsandbox.server.reader import RequestReader, signer
 from unsandbox.server.responses import error_response, introduce, json_response
 from unsandbox.server.shell import serve_shell
+from unsandbox.server.streaming.ports import serve_port
 from unsandbox.server.streams import LOG_STREAM_PATHS, stream_events, stream_logs, stream_service_log
 from unsandbox.server.sudo import Sudo
 from unsandbox.server.watchdog import LoopWatchdog
@@ -133,6 +134,7 @@ class Server:
         app.router.add_get("/openapi.json", self._serve_openapi)
         app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/sessions/{id}/shell", self._serve_shell)
+        app.router.add_get("/sessions/{id}/ports/{port}", self._serve_port)
         app.router.add_get("/jobs/{id}/events", self._stream_events)
         for path in LOG_STREAM_PATHS:
             app.router.add_get(path, self._stream_logs)
@@ -141,6 +143,9 @@ class Server:
 
     async def _stream_events(self, request: web.Request) -> web.StreamResponse:
         return await stream_events(request, await self._reader.read(request))
+
+    async def _serve_port(self, request: web.Request) -> web.StreamResponse:
+        return await serve_port(request, await self._reader.read(request))
 
     async def _stream_logs(self, request: web.Request) -> web.StreamResponse:
         return await stream_logs(request, await self._reader.read(request))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from unsandbox._async.connection import Connection
 from unsandbox._async.objects.files import AsyncFiles
+from unsandbox._async.objects.port import AsyncPort
 from unsandbox._async.objects.process import AsyncLiveProcess, ask, execute, start
 from unsandbox._async.objects.terminal import AsyncTerminal
 from unsandbox._async.operations import CLEAN_UP_S, perform
@@ -187,6 +188,17 @@ class AsyncLiveSession:
         """
         options = ProgramOptions(cwd, env, user, timeout, terminal, detach, output_bytes)
         return await start(self._connection, self.id, options.members(program), stdin)
+
+    def connect(self, port: int) -> AsyncPort:
+        """Return a connection to a port that a program in the session listens on; a block opens it.
+
+        Args:
+            port: Number of the port on the session's loopback interface.
+
+        Raises:
+            ConflictError: Nothing listens there (when the block begins).
+        """
+        return AsyncPort(self._connection, self.id, port)
 
     async def processes(self) -> list[Process]:
         """Return the processes started by `exec` and `start`: those that run, and those that ended lately."""

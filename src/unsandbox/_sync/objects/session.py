@@ -14,6 +14,7 @@ from unsandbox._shared.processes import OutputCallback, ProgramOptions
 from unsandbox._shared.request import Bounds
 from unsandbox._sync.connection import Connection
 from unsandbox._sync.objects.files import Files
+from unsandbox._sync.objects.port import Port
 from unsandbox._sync.objects.process import LiveProcess, ask, execute, start
 from unsandbox._sync.objects.terminal import Terminal
 from unsandbox._sync.operations import CLEAN_UP_S, perform
@@ -186,6 +187,17 @@ class LiveSession:
         """
         options = ProgramOptions(cwd, env, user, timeout, terminal, detach, output_bytes)
         return start(self._connection, self.id, options.members(program), stdin)
+
+    def connect(self, port: int) -> Port:
+        """Return a connection to a port that a program in the session listens on; a block opens it.
+
+        Args:
+            port: Number of the port on the session's loopback interface.
+
+        Raises:
+            ConflictError: Nothing listens there (when the block begins).
+        """
+        return Port(self._connection, self.id, port)
 
     def processes(self) -> list[Process]:
         """Return the processes started by `exec` and `start`: those that run, and those that ended lately."""

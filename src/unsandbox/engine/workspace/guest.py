@@ -10,6 +10,7 @@ import os
 from importlib import resources
 from typing import Any
 
+from unsandbox.engine.background import run_large
 from unsandbox.engine.errors import (
     Conflict,
     Forbidden,
@@ -24,7 +25,7 @@ from unsandbox.sandbox.host.descriptors import readable, writable
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, RunningProcess
 
 _PROGRAM = ("/usr/bin/python3", "-I", "-S", "-c")
-_MOST_JSON = 16 << 20
+_MOST_JSON = 8 << 20
 _MOST_HELPERS = 4
 _CALL_S = 120.0
 _IDLE_S = 30.0
@@ -142,9 +143,9 @@ class _Helper:
             json_size, data_size = HEADER.unpack(await self._read(HEADER.size))
             if json_size > _MOST_JSON or data_size > MAX_DATA:
                 raise SandboxError("the file helper of the session sent an invalid answer")
-            answer = json.loads(await self._read(json_size))
+            answer = await run_large(json_size, json.loads, await self._read(json_size))
             payload = await self._read(data_size)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SandboxError("the file helper of the session ended") from error
         if not isinstance(answer, dict):
             raise SandboxError("the file helper of the session sent an invalid answer")

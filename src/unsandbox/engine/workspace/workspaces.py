@@ -93,7 +93,7 @@ class Workspaces:
         self, owner: str, session: str, process_id: str, wait_s: float, connected: Connected
     ) -> ExecResult:
         """Wait for a process; return its result, without output if it still runs."""
-        async with self._sessions.in_use(owner, session) as opened:
+        async with self._sessions.in_use(owner, session, frozen_too=True) as opened:
             process = opened.processes.get(process_id)
             with process.in_use():
                 await _wait(process, wait_s, connected)

@@ -1,0 +1,104 @@
+"""A connection to a port of a session."""
+
+# ruff: noqa: ASYNC109 - the sync twin has no other way to be given a time limit
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from unsandbox._async.connection import Connection
+from unsandbox._async.opening import open_socket
+from unsandbox._shared.streaming import PORT
+from unsandbox._transports.aiohttp_live import AiohttpSocket
+from unsandbox.errors import ClientStateError
+from unsandbox.protocol.processes import PORT_END, PORT_SUBPROTOCOL
+
+_WRITE_BYTES = 1 << 18
+
+
+class AsyncPort:
+    r"""A byte stream to a program that listens in a session; opened by a block around it.
+
+    Example:
+        ```python
+        async with session.connect(8000) as port:
+            await port.write(b"GET / HTTP/1.0\r\n\r\n")
+            print(await port.read_all())
+        ```
+    """
+
+    __module__ = "unsandbox"
+
+    def __init__(self, connection: Connection, session_id: str, port: int) -> None:
+        self._connection = connection
+        self._params = {"id": session_id, "port": str(port)}
+        self._socket: AiohttpSocket | None = None
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._params['port']}>"
+
+    async def __aenter__(self) -> Self:
+        self._socket = await open_socket(self._connection, PORT, self._params, PORT_SUBPROTOCOL)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def read(self, timeout: float | None = None) -> bytes:
+        """Return the next bytes; empty when the program sends no more.
+
+        Args:
+            timeout: Maximum seconds to wait; None means no limit.
+
+        Raises:
+            RequestTimeoutError: Nothing came in time. The connection is still usable.
+            ConnectionFailedError: The connection broke.
+        """
+        while not self._ended:
+            message = await self._opened().receive(timeout)
+            if isinstance(message, bytes):
+                if message:
+                    return message
+            elif message is None or message == PORT_END:
+                self._ended = True
+        return b""
+
+    async def read_all(self) -> bytes:
+        """Return all bytes up to the end."""
+        data = bytearray()
+        while part := await self.read():
+            data += part
+        return bytes(data)
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes.
+
+        Args:
+            data: The bytes.
+
+        Raises:
+            ConnectionFailedError: The connection broke.
+        """
+        view = memoryview(data)
+        while view:
+            await self._opened().send(bytes(view[:_WRITE_BYTES]))
+            view = view[_WRITE_BYTES:]
+
+    async def write_eof(self) -> None:
+        """Tell the program that no more bytes follow."""
+        await self._opened().send(PORT_END)
+
+    async def close(self) -> None:
+        """Close the connection. Further calls have no effect."""
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            await socket.close()
+
+    def _opened(self) -> AiohttpSocket:
+        if self._socket is None:
+            raise ClientStateError("this connection is not open; use it in an `async with` block")
+        return self._socket

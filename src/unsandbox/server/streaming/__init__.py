@@ -1,0 +1,1 @@
+"""Answers that stay open in both directions."""
