@@ -16,9 +16,9 @@ class Unauthorized(Exception):  # noqa: N818 - named after the status
 
     Attributes:
         code: Short name for programs.
-        message: What is wrong, for people. It holds the word "timestamp" exactly when the clock is the
+        message: The problem, for people. It contains the word "timestamp" exactly when the clock is the
             problem: historical clients look for it.
-        reason: What `/keys/validate` says: `invalid_key` or `expired`.
+        reason: Reason in the answer of `/keys/validate`: `invalid_key` or `expired`.
         details: Further members of its answer.
     """
 
@@ -53,7 +53,7 @@ class Caller:
             raise _wrong_signature()
 
     def verifier(self, method: str, target: str) -> Verifier:
-        """Return what takes a body piece by piece, for `check_taken`."""
+        """Return an object that receives a body in pieces, for `check_taken`."""
         return Verifier(self.secret_key, self.timestamp, method, target)
 
     def check_taken(self, verifier: Verifier) -> None:

@@ -56,7 +56,7 @@ async def read_body(
         request: The request.
         caller: The key that it claims to be signed by; None where no signature is needed.
         limit: Largest body in bytes.
-        unproved: Bounds what is held before signatures are checked.
+        unproved: Limits the bytes that are held before signatures are checked.
         has_files: Whether it is JSON that may hold input files.
 
     Raises:

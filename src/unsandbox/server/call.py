@@ -41,12 +41,12 @@ class Call:
 
     Attributes:
         engine: The engine.
-        owner: Public key that signed; empty for an endpoint that needs none.
+        owner: Public key that signed; empty for an endpoint without a signature.
         settings: Settings of that key.
         params: Values of the path's placeholders, decoded.
         query: Query members, decoded.
         body: Raw body, but for large files.
-        marks: Large files that are not in `body`, by what stands there in their places.
+        marks: Large files that are not in `body`, by the marks in their places.
         members: The JSON object in the body, when that was large.
         digest: SHA-256 in hex of the body as it was sent, where that is not of `body`.
         idempotency_key: From the header, if there.

@@ -14,7 +14,7 @@ _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 def host_name(header: str) -> str | None:
     """Return the host name of a `Host` header in one form: lower-case, without port and final dot.
 
-    None when the header is nothing that names a host: whoever guesses then guesses differently from others.
+    None if the header is not a host name: programs that guess would guess differently.
 
     Example:
         >>> host_name("Shop.localhost.:8787"), host_name("[::1]:80"), host_name("a b"), host_name("a@b")
@@ -42,7 +42,7 @@ def is_address(name: str) -> bool:
 
 
 def label_of(name: str, domains: tuple[str, ...]) -> str | None:
-    """Return what stands before one of the domains of services; None when the name is below none.
+    """Return the label before one of the domains of services; None if the name is below none of them.
 
     Example:
         >>> label_of("shop.localhost", ("localhost",)), label_of("localhost", ("localhost",))

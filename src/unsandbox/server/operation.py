@@ -110,7 +110,7 @@ class Operation:
             self._endpoint.name,
             owner=call.owner,
             **{name: _logged(value) for name, value in call.params.items()},
-            # Of a short secret, a hash tells as much as the secret to anybody who can guess.
+            # The hash of a short secret is as revealing as the secret, because it can be guessed.
             body_sha256=None if self._endpoint.name == "set_vault" else call.body_sha256,
             status=status,
         )

@@ -23,10 +23,10 @@ from unsandbox.server.ingress.connections import HeldBytes
 SERVER_NAME = "unsandbox"
 _HANDSHAKE_S = 20.0
 MAX_HEAD = 64 * 1024
-"""Bytes of the head of a request, and of what stands between the parts of a body without being one."""
+"""Bytes of the head of a request, and of chunk extensions and trailers."""
 _MAX_TARGET = 8190
 _SLICE = 16 * 1024
-"""Bytes that are parsed between two looks at what is held."""
+"""Bytes that are parsed between two checks of the held bytes."""
 _DISCARDED = 1 << 20
 _LINGER_S = 2.0
 """How long, and how much, is read on after a refusal: a connection closed at once could lose the answer."""
@@ -67,7 +67,7 @@ class Accepting:
             prefix: Bytes of it that were read already; only of one that is not encrypted.
             on_end: Called when it has ended.
         """
-        # What `Server.__call__` does, with a class of ours.
+        # The same as `Server.__call__`, with this module's class.
         handler = ConnectionHandler(self._server, loop=self._loop, **self._server._kwargs)  # noqa: SLF001
         handler.held = self.held
         self._on_end[handler] = on_end
@@ -140,7 +140,7 @@ class ConnectionHandler(RequestHandler):
     lost: asyncio.Event
     """Set when the connection has ended."""
     _arriving: Arriving
-    """What has come of the present request until `settle`."""
+    """The received bytes of the current request, until `settle`."""
     _begin: bytes
     """The beginning of the head that has not come, for the reason of a refusal."""
     _head: int
@@ -170,9 +170,9 @@ class ConnectionHandler(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come; nothing more is kept after what is no request.
+        """Receive bytes; after an invalid request, keep nothing more.
 
-        aiohttp goes on and keeps an error for every piece, which holds the piece in its text and traceback.
+        aiohttp would continue and keep an error for every piece, with the piece in its text and traceback.
         """
         if len(data) <= _SLICE:
             self._take(data)
@@ -212,13 +212,13 @@ class ConnectionHandler(RequestHandler):
         if self._head > MAX_HEAD and not waits:
             self._refuse(_LARGE_HEAD)
         elif not self._charge():
-            # What is complete can go on, but only in this process.
+            # A complete request can continue, but only in this process.
             self._arriving.forget()
             if not self._charge():
                 self._refuse(_CROWDED)
 
     def _charge(self) -> bool:
-        """Charge what is held now; return False when that is too much."""
+        """Charge the held bytes; return False if they are too many."""
         now = self._head + len(self._arriving)
         if now > self._charged and not self.held.add(self._address, now - self._charged):
             return False
@@ -239,7 +239,7 @@ class ConnectionHandler(RequestHandler):
         self._arriving.forget()
         self._charge()
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
-            # It holds pieces of the request, and its traceback holds more.
+            # The error contains pieces of the request, and its traceback contains more.
             cast("_ErrInfo", self._messages.pop()[0]).exc.with_traceback(None)
         elif self._body is not None and not self._body.is_eof():
             # The answer may have begun.
@@ -256,7 +256,7 @@ class ConnectionHandler(RequestHandler):
             self.transport.pause_reading()
 
     def settle(self, request: web.BaseRequest) -> bytes | None:
-        """Return all bytes of a request that have come so far, and keep no more of it.
+        """Return all received bytes of a request, and keep no more of it.
 
         Returns:
             None when they are not known, since they did not come separately, or are too many, or when this was

@@ -51,7 +51,7 @@ class Rates:
         bucket.take(1, now)
 
     def _sweep(self, now: float) -> None:
-        """Drop full buckets, which say nothing; twice as many as are left may come before the next sweep."""
+        """Drop full buckets, which need no state; the next sweep is at twice the number that is left."""
         if len(self._buckets) >= self._sweep_above:
             self._buckets = {
                 owner: bucket for owner, bucket in self._buckets.items() if not bucket.is_full(now)

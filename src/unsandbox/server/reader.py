@@ -45,8 +45,8 @@ class RequestReader:
     def check_host(self, request: web.Request) -> None:
         """Refuse an unsigned request from a browser on this machine that a foreign name was resolved for.
 
-        A web page could else read what the server tells this machine alone (DNS rebinding). A proxy in front of
-        the server says whom it forwards for; its hosts are its own matter.
+        Otherwise a web page could read answers that are only for this machine (DNS rebinding). A proxy in
+        front of the server says whom it forwards for; its hosts are its own matter.
 
         Raises:
             HTTPMisdirectedRequest: The `Host` is not this server's.

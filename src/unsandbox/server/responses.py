@@ -76,10 +76,10 @@ def introduce(response: web.StreamResponse, request_id: str) -> None:
 
 
 def error_response(error: Exception, request: web.Request, request_id: str, body_limit: int) -> web.Response:
-    """Return the JSON answer for whatever a handler raised; what is not expected is logged.
+    """Return the JSON answer for an exception of a handler; unexpected exceptions are logged.
 
     Args:
-        error: What was raised.
+        error: The exception.
         request: The request.
         request_id: Its id.
         body_limit: Largest body that the server takes.
@@ -102,7 +102,7 @@ def error_response(error: Exception, request: web.Request, request_id: str, body
         case SandboxUnavailable():
             return _error(400, "isolation_unavailable", str(error), request_id)
         case SandboxError():
-            # Its sandbox ended or failed under the call: asked again, most things are well.
+            # The sandbox ended or failed during the call; a repeated request mostly succeeds.
             logger.warning("request %s: %s", request_id, error)
             return _error(409, "sandbox_failed", str(error), request_id)
     if is_disk_full(error):
@@ -131,6 +131,6 @@ def _http_error(error: web.HTTPException, request_id: str) -> web.Response:
 
 
 def _error(status: int, code: str, message: str, request_id: str, **details: int | str | bool) -> web.Response:
-    # The order matters to clients that search the text: what is read at top level comes first.
+    # The order matters to clients that search the text: members that they read at top level come first.
     members = {"error": code, "message": message, "request_id": request_id, **details}
     return json_response(status, codec.encode(members))

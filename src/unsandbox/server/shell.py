@@ -19,11 +19,11 @@ logger = logging.getLogger("unsandbox.server.shell")
 _MAX_FRAME = 1 << 20
 _HEARTBEAT_S = 30.0
 _STALLED_S = 60.0
-"""A viewer that takes nothing for so long is disconnected."""
+"""A viewer that reads nothing for this time is disconnected."""
 
 
 async def serve_shell(request: web.Request, engine: Engine) -> web.StreamResponse:
-    """Join a viewer and the terminal of a session.
+    """Connect a viewer to the terminal of a session.
 
     Binary frames are keystrokes one way and raw output the other; `{"type":"resize"}` comes in as text,
     `{"type":"exit","exit_code":N}` and `{"type":"detached"}` go out.
@@ -60,7 +60,7 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
 
 
 def _is_same_origin(request: web.Request) -> bool:
-    """Tell whether a browser opens the terminal from a page of this server, or no browser does at all."""
+    """Return whether the client is not a browser, or a browser with a page of this server."""
     origin = request.headers.get("Origin")
     return origin is None or URL(origin).authority.lower() == URL(f"//{request.host}").authority.lower()
 
@@ -111,7 +111,7 @@ async def _show(
 
 
 def _control(terminal: Terminal, text: str) -> None:
-    """Obey a text frame; what makes no sense is ignored, as unknown kinds are by the protocol."""
+    """Execute a text frame; invalid frames and unknown kinds are ignored, as the protocol requires."""
     with contextlib.suppress(ValueError):
         message = codec.loads_object(text.encode("utf-8", "replace"))
         if message.get("type") == "resize":

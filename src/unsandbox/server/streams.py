@@ -1,4 +1,4 @@
-"""Answers without an end: Server-Sent Events (HTML Living Standard, 9.2)."""
+"""Streamed answers: Server-Sent Events (HTML Living Standard, 9.2)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def stream_logs(request: web.Request, call: Call) -> web.StreamResponse:
 async def stream_service_log(request: web.Request, call: Call) -> web.StreamResponse:
     """Send the last lines of a service's program, and further ones as they are written.
 
-    The `id` of each event is the position after its line: a stream with that as `Last-Event-ID` goes on there.
+    The `id` of each event is the position after its line; a stream with this `Last-Event-ID` continues there.
     """
     services = call.engine.services
     log = services.log(call.owner, call.params["id"])

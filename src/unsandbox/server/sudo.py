@@ -1,4 +1,4 @@
-"""One-time codes for calls that destroy or unprotect (wire document, 4.2): TOTP, RFC 6238."""
+"""One-time codes for calls that delete or unlock (wire document, 4.2): TOTP, RFC 6238."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WRONG_WINDOW_S = 900
 _MOST_WRONG = 10
 """Wrong codes of one key in a window, over all its challenges: three of a million codes are right at a time."""
 _MOST_OPEN = 50
-"""Open challenges of one key; the oldest leave first."""
+"""Maximum number of open challenges of one key; the oldest are dropped first."""
 
 
 class SudoNeeded(Exception):  # noqa: N818 - answered with 428, it is a question rather than an error
@@ -64,7 +64,7 @@ class Sudo:
 
         Raises:
             LimitReached: There were too many wrong codes lately.
-            SudoNeeded: There is no code, it is wrong, was used, or belongs to another call.
+            SudoNeeded: The code is missing, wrong, used, or belongs to another call.
         """
         now = time.time()
         self._forget_old(now)

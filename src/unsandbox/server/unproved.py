@@ -23,7 +23,7 @@ _WAIT_S = 10.0
 
 
 class Busy(RequestError):  # noqa: N818 - named after the status, as its siblings
-    """The server holds as many bytes as it may of requests whose signatures are not checked yet."""
+    """The server already holds the maximum number of bytes of requests with unchecked signatures."""
 
     code = "busy"
 
@@ -64,7 +64,7 @@ class UnprovedBytes:
 
     @contextlib.contextmanager
     def disk(self, sender: str) -> Iterator[Callable[[int], None]]:
-        """Give a function that charges bytes on disk; they are released at the end of the block."""
+        """Return a function that charges bytes on disk, which are released at the end of the block."""
         total = 0
 
         def charge(size: int) -> None:

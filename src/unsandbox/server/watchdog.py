@@ -40,7 +40,7 @@ class Stall:
 
 
 class LoopWatchdog:
-    """Asks the event loop of the calling thread for a sign of life, twice in every threshold, from a thread.
+    """Checks from a thread, twice per threshold, that the event loop of the calling thread responds.
 
     Args:
         threshold_s: Seconds without an answer that are a stall.

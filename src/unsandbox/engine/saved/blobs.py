@@ -1,4 +1,4 @@
-"""Bytes that last: files named by their SHA-256, in a folder or object store, kept while something holds them.
+"""The blob store: files named by their SHA-256, in a folder or object store, kept while they have holders.
 
 A file is there whole or not at all: it is written elsewhere, fsynced and renamed (in an object store: uploaded
 in parts and completed). Equal content is stored once; holders are counted, and with the last one the bytes go.
@@ -40,7 +40,7 @@ _PREFIX = "blobs"
 _CHUNK = 4 * MIB
 _PARTS_AT_ONCE = 4
 _FOREIGN_AFTER_S = 86400.0
-"""In a store that several servers may share, what nobody here holds may be another's: it goes after a day."""
+"""In a store that other servers may share, blobs without a holder are deleted only after a day."""
 
 
 class Blobs:
@@ -94,7 +94,7 @@ class Blobs:
 
     @contextlib.asynccontextmanager
     async def scratch(self) -> AsyncIterator[Path]:
-        """Give a private folder for bytes on their way; it goes with the block."""
+        """Return a private temporary folder, which is removed at the end of the block."""
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._scratch))
         try:
             yield folder
@@ -108,7 +108,7 @@ class Blobs:
 
         Args:
             path: The file.
-            hashed: What its writer wrote into it: what the disk makes of it is found out by whoever reads it.
+            hashed: Hash and size from its writer; readers find out if the disk has changed the bytes.
 
         Raises:
             OSError: The disk is full or failed.
@@ -131,7 +131,7 @@ class Blobs:
         self._holders[sha256] += 1
 
     async def release(self, sha256: str) -> None:
-        """Let go of bytes; those that nobody holds any more are deleted."""
+        """Release bytes for one holder; bytes without holders are deleted."""
         self._holders[sha256] -= 1
         if self._holders[sha256] > 0:
             return
@@ -142,15 +142,15 @@ class Blobs:
             try:
                 await run_long(self._delete, _key(sha256))
             except (OSError, StorageUnavailable):
-                # Nobody needs them: the next start sweeps them away.
+                # The bytes have no holder, so the next start deletes them.
                 logger.warning("blob %s could not be deleted", sha256)
 
     @contextlib.asynccontextmanager
     async def file(self, sha256: str) -> AsyncIterator[Path]:
-        """Give the bytes as a local file, verified; not to be changed, and valid within the block.
+        """Return the bytes as a verified local file, which must not be changed and is valid within the block.
 
         Raises:
-            Damaged: They are not there, or not what they were.
+            Damaged: They are missing or were changed.
             StorageUnavailable: The object store cannot be reached or refused.
         """
         self.hold(sha256)
@@ -174,11 +174,11 @@ class Blobs:
             await self.release(sha256)
 
     async def sweep(self) -> int:
-        """Delete what nobody holds; return how many. To be called when every holder has said what it holds."""
+        """Delete blobs without holders; return their number. Call it when every holder has registered."""
         try:
             return await self._sweep()
         except (OSError, StorageUnavailable):
-            # What is left over does no harm; a server that does not start would.
+            # Remaining blobs do no harm, but a failure here would prevent the server from starting.
             logger.warning("the blob store could not be swept", exc_info=True)
             return 0
 
@@ -222,7 +222,7 @@ class Blobs:
                     file.write(chunk)
 
     def _stored(self) -> list[str]:
-        """Return what is in the store and old enough to be swept."""
+        """Return the blobs in the store that are old enough to be deleted."""
         oldest = time.time() - (_FOREIGN_AFTER_S if self._folder is None else 0.0)
         with _store_errors():
             return [

@@ -1,4 +1,4 @@
-"""Copies of what was saved: the request that makes a session or service out of a snapshot or image."""
+"""The request that creates a session or service from a snapshot or image."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ DEFAULT_BACKEND = "bubblewrap"
 
 
 def same_request(record: SavedRecord) -> SessionRequest | ServiceRequest:
-    """Return what makes the source again."""
+    """Return the request that creates the source again."""
     return _on_its_backend(record, record.request())
 
 
 def clone_request(record: SavedRecord, kind: str, wanted: CloneRequest) -> SessionRequest | ServiceRequest:
-    """Return what makes a clone: what made the source, with what the caller changes.
+    """Return the request for a clone: that of the source, with the caller's changes.
 
     Args:
         record: The saved state.
-        kind: `session` or `service`, whatever the source was.
-        wanted: What the caller changes.
+        kind: `session` or `service`, independent of the source.
+        wanted: The caller's changes.
     """
     if kind == "session":
         session = _as_session(record.request())
@@ -39,7 +39,7 @@ def clone_request(record: SavedRecord, kind: str, wanted: CloneRequest) -> Sessi
 
 
 def spawn_request(record: SavedRecord, wanted: SpawnRequest) -> ServiceRequest:
-    """Return what makes a service of an image.
+    """Return the request that creates a service from an image.
 
     Raises:
         InvalidRequest: A session is asked for.
@@ -61,7 +61,7 @@ def spawn_request(record: SavedRecord, wanted: SpawnRequest) -> ServiceRequest:
 
 
 def free_name(base: str | None) -> str:
-    """Return a name for a service made of another one, which nobody else has.
+    """Return an unused name for a service that is created from another one.
 
     Example:
         >>> free_name("2 My web-1a2b3c").rpartition("-")[0]
@@ -94,6 +94,6 @@ def _as_session(request: SessionRequest | ServiceRequest) -> SessionRequest:
 
 
 def _on_its_backend(record: SavedRecord, request: R) -> R:
-    """Ask for the backend that can read a hot state, else for one that isolates no less than the source's."""
+    """Request the backend that can read a hot state, otherwise one that isolates at least like the source's."""
     free = not record.hot and record.isolation == DEFAULT_BACKEND
     return cast("R", request.replace(isolation="auto" if free else record.isolation))

@@ -1,4 +1,4 @@
-"""An image as it is stored: who may use it, in which lists it stands, and what each key sees of it."""
+"""The record of an image: its access rights, the lists that contain it, and the view of each key."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FILTERS = ("owned", "shared", "public")
 
 
 class ImageRecord(SavedRecord, kw_only=True):
-    """What is stored of an image.
+    """The stored record of an image.
 
     Attributes:
         description: For people.
         visibility: `private`: its owner and trusted keys; `unlisted`: who knows its id; `public`: all.
-        source_type: `service` or `snapshot`: what it was published from.
+        source_type: Type of the source that it was published from: `service` or `snapshot`.
         source_id: Id of that.
         trusted: Public keys that may use it.
     """
@@ -31,7 +31,7 @@ class ImageRecord(SavedRecord, kw_only=True):
 
 
 def access_of(record: ImageRecord, key: str) -> str | None:
-    """Return by what right a key may use an image, None when it may not know of it."""
+    """Return the access of a key to an image; None if the image is invisible to the key."""
     if record.owner == key:
         return "owner"
     if key in record.trusted:
@@ -40,14 +40,14 @@ def access_of(record: ImageRecord, key: str) -> str | None:
 
 
 def groups_of(record: ImageRecord, key: str) -> set[str]:
-    """Return in which lists of a key an image stands; an unlisted one of others is in none."""
+    """Return the lists of a key that contain an image; another key's unlisted image is in no list."""
     access = access_of(record, key)
     groups = {"owner": {"owned"}, "trusted": {"shared"}}.get(access or "", set())
     return groups | ({"public"} if record.visibility == "public" else set())
 
 
 def describe(record: ImageRecord, key: str, listed: bool = False) -> Image:
-    """Return what a key may see of an image; its trusted keys are for its owner alone."""
+    """Return a key's view of an image; only the owner sees the trusted keys."""
     access = access_of(record, key)
     return Image(
         image_id=record.object_id,

@@ -51,8 +51,8 @@ class Images:
     Args:
         context: What the engine shares.
         blobs: Where their bytes are; an image of a snapshot shares the snapshot's.
-        snapshots: What images can be made of.
-        sources: `service` in it is what images can be made of, and what is made of images.
+        snapshots: The snapshots, from which images can be published.
+        sources: The sources by kind; images can be published from `service`, and create new ones there.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Images:
         return len(self._saved.collection)
 
     async def publish(self, owner: str, request: ImageRequest) -> Image:
-        """Make an image of a service or snapshot; nobody else sees it yet.
+        """Publish an image of a service or snapshot; it is private at first.
 
         Raises:
             InvalidRequest: The snapshot is a hot one: memory is not for others.
@@ -102,7 +102,7 @@ class Images:
             which: `owned`, `shared` (others' that trust this key) or `public`; None or `all`: all of these.
 
         Raises:
-            InvalidRequest: There is no such filter.
+            InvalidRequest: The filter is unknown.
         """
         if which not in (None, "", "all", *FILTERS):
             raise InvalidRequest(f"filter must be all, {', '.join(FILTERS)}")
@@ -156,7 +156,7 @@ class Images:
         return trusted_of(await self._change(owner, name, trust))
 
     async def revoke(self, owner: str, name: str, key: str | None) -> Trusted:
-        """Let another key no longer use an image; one that it does not trust is no error."""
+        """Withdraw another key's access to an image; do nothing if the key has none."""
         unwanted = _public_key(key)
         return trusted_of(
             await self._change(
@@ -192,7 +192,7 @@ class Images:
         Args:
             owner: The key that asks.
             name: Which image.
-            request: What shall be different from what the image is of.
+            request: Changes of the image's settings.
             limit: Services that the key may have; by default the engine's bound.
         """
         record = self._usable(owner, name)
@@ -226,7 +226,7 @@ class Images:
 
         Args:
             owner: The key that asks.
-            name: Id of an image that it may use, or name of one of its own.
+            name: Id of an image that it may use, or the name of its own image.
 
         Raises:
             UnknownObject: There is none.
@@ -302,7 +302,7 @@ class Images:
         record = self._saved.collection.find(name)
         if record is not None and access_of(record, owner) is not None:
             return record
-        # A name of somebody else's image is never taken: anybody could publish under it.
+        # Names of other keys' images are never accepted, because any key could publish under such a name.
         return self._saved.collection.get(owner, name)
 
     def _own(self, owner: str, name: str) -> ImageRecord:
@@ -326,6 +326,6 @@ def _public_key(text: str | None) -> str:
 
 
 def _state_of(record: SavedRecord) -> dict[str, Any]:
-    """Return what a saved state is, whatever keeps it."""
+    """Return the description of a saved state, independent of its record."""
     shared = set(SavedRecord.__struct_fields__) - set(Record.__struct_fields__) - {"name", "locked"}
     return {name: getattr(record, name) for name in shared}

@@ -1,4 +1,4 @@
-"""Memory and running processes of a sandbox as one encrypted file: they hold what programs keep secret."""
+"""Memory and running processes of a sandbox as one encrypted file, because they contain programs' secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEVEL = 1
 
 
 async def save_hot(sandbox: PersistentSandbox, archive: Path, key: bytes) -> HashedBytes:
-    """Write the state of a sandbox as an encrypted archive; return what it is.
+    """Write the state of a sandbox as an encrypted archive; return its hash and size.
 
     Args:
         sandbox: Goes on as it was.

@@ -1,4 +1,4 @@
-"""From a live sandbox to stored bytes and back: what snapshots and images have in common."""
+"""Saves persistent sandboxes and restores them: the common part of snapshots and images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ALPHABET = string.ascii_lowercase + string.digits
 
 
 class SavedRecord(Record, kw_only=True):
-    """What is stored of a saved state, in whatever it is kept.
+    """The stored record of a saved state, for snapshots and images.
 
     Attributes:
         kind: `session` or `service`.
@@ -48,7 +48,7 @@ class SavedRecord(Record, kw_only=True):
         sha256: Names its bytes.
         size: How many they are.
         hot: Whether they hold memory and processes.
-        settings: What makes the source again, as it would be sent.
+        settings: The request that creates the source again, as JSON.
         sealed_key: Of a hot one: the key of its bytes, sealed with the server's.
         env_names: Names in the source's vault.
     """
@@ -66,7 +66,7 @@ class SavedRecord(Record, kw_only=True):
     locked: bool = False
 
     def request(self) -> SessionRequest | ServiceRequest:
-        """Return what makes the source again."""
+        """Return the request that creates the source again."""
         return codec.from_wire(self.settings, KINDS[self.kind])
 
 
@@ -85,7 +85,7 @@ def saved_id(kind: str) -> str:
 
 
 def settings_of(info: SourceInfo) -> dict[str, Any]:
-    """Return what makes a source again, as it is stored."""
+    """Return the stored form of the request that creates a source again."""
     return codec.to_wire(info.request)
 
 
@@ -148,7 +148,7 @@ async def opened(blobs: Blobs, record: SavedRecord, box: SecretBox) -> AsyncIter
         box: Opens the key of a hot one.
 
     Raises:
-        Damaged: Its bytes are gone or not what was saved.
+        Damaged: Its bytes are missing or were changed.
     """
     async with blobs.file(record.sha256) as archive:
         if not record.hot:
@@ -212,7 +212,7 @@ class SavedCollection(Generic[S]):
         await run_uncancelled(self._add(record))
 
     async def remove(self, record: S) -> None:
-        """Forget a record and let go of its bytes.
+        """Delete a record and release its bytes.
 
         Raises:
             Conflict: It is locked.
@@ -221,7 +221,7 @@ class SavedCollection(Generic[S]):
         await run_uncancelled(self._remove(record))
 
     async def change(self, record: S, changes: Callable[[S], dict[str, Any]]) -> S:
-        """Change a record as it is now; return what it is then.
+        """Change a record and return the new one.
 
         Args:
             record: Which one.
@@ -238,7 +238,7 @@ class SavedCollection(Generic[S]):
         Args:
             owner: The key.
             size: How many bytes more.
-            without: What of it does not count, since it would go first.
+            without: Bytes that do not count, because their records would be deleted first.
 
         Raises:
             LimitReached: It would; the message says how much it may.

@@ -1,4 +1,4 @@
-"""Files encrypted as they are written: memory images, which hold what programs keep secret.
+"""Files that are encrypted while they are written, for memory images, which contain programs' secrets.
 
 AES-256-GCM in chunks, each with its number and whether it is the last as the nonce, so that none can be
 changed, moved, left out or cut off (the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár, 2015).
@@ -20,7 +20,7 @@ _CHUNK = MIB
 
 
 class Sink(Protocol):
-    """What can be written to."""
+    """A destination for bytes."""
 
     def write(self, data: bytes, /) -> int:
         """Take all of some bytes."""
@@ -32,7 +32,7 @@ def new_key() -> bytes:
 
 
 class SealedWriter:
-    """Encrypts what is written; it is complete only after `close`.
+    """Encrypts written bytes; the file is complete only after `close`.
 
     Args:
         file: Where to. It stays open.
@@ -68,7 +68,7 @@ class SealedWriter:
 
 
 class SealedReader:
-    """Decrypts what `SealedWriter` wrote.
+    """Decrypts a file of `SealedWriter`.
 
     Args:
         file: Where from.
@@ -84,7 +84,7 @@ class SealedReader:
         self._ended = False
 
     def read(self, size: int = -1) -> bytes:
-        """Return at most so many bytes, none at the end.
+        """Return at most a number of bytes; empty at the end.
 
         Raises:
             ValueError: The file was changed or cut off, or the key is another one.

@@ -1,4 +1,4 @@
-"""Snapshots: the saved state of a session or service, to be put back or cloned."""
+"""Snapshots: the saved state of a session or service, which can be restored or cloned."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ NO_LIMITS: Mapping[str, int | None] = {}
 
 
 class SnapshotRecord(SavedRecord, kw_only=True):
-    """What is stored of a snapshot.
+    """The stored record of a snapshot.
 
     Attributes:
-        source_id: The session or service that it is from.
-        ephemeral: Goes by itself when its key needs the room.
+        source_id: Id of its session or service.
+        ephemeral: Whether it is deleted automatically when its key needs the space.
     """
 
     source_id: str
@@ -49,7 +49,7 @@ class Snapshots:
     Args:
         context: What the engine shares.
         blobs: Where their bytes are.
-        sources: What can be saved, by kind: `session` and `service`.
+        sources: The sources by kind: `session` and `service`.
     """
 
     def __init__(self, context: Context, blobs: Blobs, sources: Mapping[str, Source]) -> None:
@@ -60,7 +60,7 @@ class Snapshots:
         self._saved = SavedCollection(
             "snapshot", SnapshotRecord, context, blobs, context.config.snapshots_per_key
         )
-        # A lock lives as long as somebody holds it or waits for it.
+        # A lock exists as long as a task holds it or waits for it.
         self._restoring: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self) -> None:
@@ -83,7 +83,7 @@ class Snapshots:
             request: Names one source, in either of the two ways.
 
         Raises:
-            InvalidRequest: It names none or two sources, or it shall be hot and the source's backend cannot.
+            InvalidRequest: It names no source or two, or it is hot and the source's backend cannot save memory.
             UnknownObject: No such source of this key.
             TooLarge: The state is larger than a snapshot may be.
             LimitReached: The key has as many snapshots as it may have.
@@ -103,7 +103,7 @@ class Snapshots:
         return [describe(record) for record in self._saved.collection.of(owner)]
 
     def find(self, owner: str, name: str) -> SnapshotRecord:
-        """Return what is stored of a snapshot, for images.
+        """Return the stored record of a snapshot, for images.
 
         Raises:
             UnknownObject: No such snapshot of this key.
@@ -126,15 +126,15 @@ class Snapshots:
         return describe(record)
 
     async def restore(self, owner: str, name: str, limits: Mapping[str, int | None] = NO_LIMITS) -> Restored:
-        """Put the saved state back into its source, or make the source again when it was deleted.
+        """Restore the saved state into its source, or create the source again if it was deleted.
 
         Args:
             owner: The key that asks.
             name: Which snapshot.
-            limits: How many of each kind the key may have; the engine's bound where there is none.
+            limits: Maximum number of each kind for the key; by default the engine's limit.
 
         Raises:
-            Damaged: The saved bytes are not what was saved; the source is as it was.
+            Damaged: The saved bytes are missing or were changed; the source is unchanged.
         """
         record = self.find(owner, name)
         source = self._sources[record.kind]
@@ -166,17 +166,17 @@ class Snapshots:
         request: CloneRequest,
         limits: Mapping[str, int | None] = NO_LIMITS,
     ) -> Cloned:
-        """Make a new session or service of the saved state.
+        """Create a new session or service from the saved state.
 
         Args:
             owner: The key that asks.
             name: Which snapshot.
-            request: What shall be different.
+            request: Changes of the source's settings.
             limits: As of `restore`.
 
         Raises:
-            InvalidRequest: A hot snapshot can only become what it was.
-            Damaged: The saved bytes are not what was saved.
+            InvalidRequest: A hot snapshot can only become an object of the same kind.
+            Damaged: The saved bytes are missing or were changed.
         """
         record = self.find(owner, name)
         kind = request.type or record.kind
@@ -221,10 +221,10 @@ class Snapshots:
         return describe(record)
 
     async def _make_room(self, owner: str, size: int) -> None:
-        """Let the oldest ephemeral snapshots of a key go until a further one of `size` bytes has room.
+        """Delete the oldest ephemeral snapshots of a key until there is space for another one of `size` bytes.
 
         Raises:
-            LimitReached: It would have none even then; all stay.
+            LimitReached: Even that would not be enough; nothing is deleted.
         """
         while victims := self._victims(owner, size):
             with contextlib.suppress(Conflict, UnknownObject):
@@ -243,7 +243,7 @@ class Snapshots:
 
 
 def describe(record: SnapshotRecord) -> Snapshot:
-    """Return what a client may see of a snapshot."""
+    """Return a snapshot in the format of the API."""
     return Snapshot(
         snapshot_id=record.object_id,
         # Historical clients take a name that is missing in a list from the next item.

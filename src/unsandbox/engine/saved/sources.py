@@ -1,4 +1,4 @@
-"""What can be saved and made again: the interface between snapshots or images and sessions or services."""
+"""The interface between snapshots or images on one side and sessions or services on the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unsandbox.sandbox.persistent_spec import PersistentSandbox
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """What was saved, unpacked for one call: the paths are valid until the call that gets it returns.
+    """A saved state, unpacked for one call; its paths are valid until that call returns.
 
     Attributes:
         origin: Id of the snapshot or image.
@@ -29,14 +29,14 @@ class SavedState:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What a session or service is now, as far as it is needed to make one like it.
+    """The current settings of a session or service, as far as they are needed to create one like it.
 
     Attributes:
         object_id: Its id.
         container: Its container name.
         isolation: Name of the backend that it runs on.
-        request: What would make it again: every setting as it is now, without input files and golden image, and
-            with the backend's name for `isolation`. Kept with the snapshot.
+        request: The request that creates it again: every current setting, without input files and golden
+            image, and with the backend's name for `isolation`. Kept with the snapshot.
         env_names: Names in its vault, never values.
     """
 
@@ -54,10 +54,10 @@ class Source(Protocol):
     """`session` or `service`."""
 
     def source(self, owner: str, name: str) -> SourceInfo:
-        """Return what makes one like it.
+        """Return the description from which one like it can be created.
 
         Raises:
-            UnknownObject: There is none of this owner.
+            UnknownObject: The owner has no such object.
         """
 
     def lend(self, object_id: str) -> AbstractAsyncContextManager[PersistentSandbox]:
@@ -73,12 +73,13 @@ class Source(Protocol):
     ) -> Any:
         """Make one out of a saved state, as `create` would, with the same limits, conflicts and refusals.
 
-        With a hot image no bootstrap is run: what it began runs already. Nothing stays when it raises.
+        With a hot image the bootstrap does not run, because its program runs already. After an error, nothing
+        is left.
 
         Args:
             owner: The key that it shall belong to.
             request: As of `SourceInfo`.
-            state: What it starts from.
+            state: The saved state that it starts from.
             object_id: The id that it shall have: that of a deleted one that is restored.
             limit: How many the key may have; by default the engine's bound.
         """

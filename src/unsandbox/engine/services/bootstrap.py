@@ -1,4 +1,4 @@
-"""Where the script of a service comes from: the request itself, or a URL on the public internet."""
+"""Gets the script of a service: from the request, or from a URL on the public internet."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ class Bootstrap:
 
 
 def is_elsewhere(address: str) -> bool:
-    """Tell whether an address is on the public internet, and neither this machine's own nor on a network of it.
+    """Return whether an address is on the public internet, and not this machine's or on one of its networks.
 
     Raises:
-        OSError: The kernel does not tell what this machine's networks are.
+        OSError: The kernel does not report this machine's networks.
     """
     return is_public_address(address) and not any(ip_address(address) in net for net in present_networks())
 
@@ -64,7 +64,7 @@ def is_elsewhere(address: str) -> bool:
 async def read_bootstrap(
     owner: str, request: ServiceRequest | Redeploy, is_public: Callable[[str], bool]
 ) -> Bootstrap | None:
-    """Return what a request wants to be run; None when it names nothing.
+    """Return the bootstrap of a request; None if it has none.
 
     Args:
         owner: The key that it is for.
@@ -118,17 +118,17 @@ def _one_more(owner: str) -> Iterator[None]:
 
 
 async def fetch_script(url: str, is_public: Callable[[str], bool] = is_elsewhere) -> bytes:
-    """Return what lies at an http(s) URL, from nowhere but the public internet.
+    """Return the content of an http(s) URL, which must be on the public internet.
 
     Every name is resolved once, every address of it is checked, and the connection goes to a checked address;
     each redirect is treated as a new URL. Proxies of the environment are not used.
 
     Args:
-        url: Where the script is.
+        url: URL of the script.
         is_public: Says which addresses are allowed.
 
     Raises:
-        InvalidRequest: It cannot or may not be fetched; the message says why, without what was received.
+        InvalidRequest: It cannot or may not be fetched; the message has the reason, but no received data.
         TooLarge: It is larger than 4 MiB.
     """
     connector = _Connector(resolver=_PublicResolver(is_public), use_dns_cache=False, limit=1)
@@ -164,7 +164,7 @@ def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Connects to servers that may answer without an end."""
+    """Connects to servers whose answers may be endless."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -174,7 +174,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _NotPublicError(OSError):
-    """A name that leads to where nothing may be fetched from."""
+    """The name has an address from which nothing may be fetched."""
 
 
 class _PublicResolver(AbstractResolver):
@@ -186,7 +186,7 @@ class _PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return all addresses of a host; a single one that is not public spoils all."""
+        """Return all addresses of a host; refuse the host if any of them is not public."""
         loop = asyncio.get_running_loop()
         try:
             look_up = functools.partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
@@ -216,8 +216,8 @@ _resolvers: dict[int, ThreadPoolExecutor] = {}
 
 
 def _resolving() -> ThreadPoolExecutor:
-    """Return threads for name servers that take as long as they like, and hold up nothing else."""
-    # By process: the threads of a pool do not exist in a forked child.
+    """Return separate threads for name resolution, so that slow name servers do not block other work."""
+    # One pool per process, because its threads do not exist in a forked child.
     pid = os.getpid()
     if pid not in _resolvers:
         _resolvers[pid] = ThreadPoolExecutor(_RESOLVED_AT_ONCE, thread_name_prefix="unsandbox-resolve")

@@ -49,7 +49,7 @@ def read_deployment(folder: Path, name: str) -> tuple[bytes | None, dict[str, by
 
 
 def read_script(folder: Path, name: str) -> bytes | None:
-    """Return a stored script; None when there is none. Blocks."""
+    """Return a stored script; None if there is none. Blocks."""
     script = folder / name / "bootstrap.sh"
     return script.read_bytes() if script.exists() else None
 
@@ -70,7 +70,7 @@ def deployment_files(script: bytes | None, files: Mapping[str, bytes | Content])
 
 
 def script_argv(script: bytes, shell: str) -> list[str]:
-    r"""Return what runs a script: itself, when its first line names an interpreter.
+    r"""Return the command that runs a script: the script itself if its first line names an interpreter.
 
     Example:
         >>> script_argv(b"#!/usr/bin/python3\n", "sh"), script_argv(b"echo\n", "sh")

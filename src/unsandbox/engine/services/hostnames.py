@@ -1,4 +1,4 @@
-"""Under which host names services are reached: every name and domain belongs to one service of the server."""
+"""The host names of services: every name and domain belongs to one service of the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_DOMAIN = 253
 
 
 class ServiceNames:
-    """Finds services by name or domain, and keeps two from having the same.
+    """Finds services by name or domain, and ensures that each is used once.
 
     Args:
         collection: All services.
@@ -36,7 +36,7 @@ class ServiceNames:
         self._claims: set[str] = set()
 
     def refresh(self) -> None:
-        """Take note of changed services."""
+        """Update the index after services have changed."""
         self._by_name = {record.name: record for record in self._collection}
         self._by_domain = {domain: record for record in self._collection for domain in record.domains}
 
@@ -55,7 +55,7 @@ class ServiceNames:
         """Hold a name and domains that a service is about to get.
 
         Args:
-            name: Its name; None when that stays as it is.
+            name: Its new name; None if it does not change.
             domains: Its domains.
             but: The service itself, which may have them already.
 
@@ -91,7 +91,7 @@ class ServiceNames:
         """Return domains in one form: lower-case, ASCII, each once, without a dot at the end.
 
         Raises:
-            InvalidRequest: One is no host name, or there are too many.
+            InvalidRequest: One is not a host name, or there are too many.
             Forbidden: One is the server's own.
         """
         given = list(domains)
@@ -117,7 +117,7 @@ def _clean(domain: str) -> str:
         with contextlib.suppress(UnicodeError):
             text = text.encode("idna").decode("ascii")
     labels = text.split(".")
-    # The last label of a name is no number: that would be an address.
+    # A name whose last label is a number would be an address.
     if (
         len(text) > _LONGEST_DOMAIN
         or len(labels) < 2

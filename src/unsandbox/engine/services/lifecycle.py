@@ -1,4 +1,4 @@
-"""What the owner of a service may do to its program: freeze, unfreeze, deploy and start again, run commands."""
+"""The operations on a service's program: freeze, unfreeze, redeploy, restart, run commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COMMAND = 'command -v bash >/dev/null && exec bash -c "$1"; exec sh -c "$1"'
 
 
 class ServiceLifecycle:
-    """Changes what runs in services.
+    """Controls the programs of services.
 
     Args:
         context: What the parts of the engine share.
@@ -42,7 +42,7 @@ class ServiceLifecycle:
         self._is_public = is_public
 
     async def freeze(self, record: ServiceRecord) -> None:
-        """Stop all processes of a service where they are.
+        """Suspend all processes of a service.
 
         Raises:
             Conflict: Its program has ended.
@@ -61,7 +61,7 @@ class ServiceLifecycle:
                 raise
 
     async def unfreeze(self, record: ServiceRecord) -> None:
-        """Let the processes of a service go on; those that were lost, with the server say, are started.
+        """Resume the processes of a service; start the program if its processes were lost with the server.
 
         Raises:
             Conflict: Its program has ended.
@@ -71,7 +71,7 @@ class ServiceLifecycle:
         await self.wake(record)
 
     async def wake(self, record: ServiceRecord) -> None:
-        """Let a service go on if it is frozen."""
+        """Unfreeze a service if it is frozen."""
         async with self._registry.locked(record) as supervisor:
             if record.state == FROZEN:
                 await supervisor.unfreeze()
@@ -88,7 +88,7 @@ class ServiceLifecycle:
         """Run the bootstrap again, or a new one, in a fresh sandbox with the same work folder.
 
         Raises:
-            InvalidRequest: There is no bootstrap, or the new one is not usable.
+            InvalidRequest: The service has no bootstrap, or the new one is not usable.
         """
         files = input_files(request.input_files or [], self._context.config)
         bootstrap = await read_bootstrap(record.owner, request, self._is_public)
@@ -107,12 +107,12 @@ class ServiceLifecycle:
             await self._registry.start_again(record, supervisor, **changes)
 
     async def restart(self, record: ServiceRecord) -> None:
-        """Start the program of a service again unless it ended well; a frozen one starts once unfrozen."""
+        """Restart the program of a service unless it ended with 0; a frozen one when it is unfrozen."""
         async with self._registry.locked(record) as supervisor:
             if record.state in (RUNNING, FAILED):
                 await self._registry.start_again(record, supervisor)
             elif record.state == FROZEN:
-                # The environment of its processes is no longer right.
+                # The environment of its processes is outdated.
                 await supervisor.stop(0.0)
 
     def check_running(self, record: ServiceRecord) -> None:

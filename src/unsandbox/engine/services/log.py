@@ -1,4 +1,4 @@
-"""What the program of a service wrote: on disk, bounded, by position, so that readers can go on anywhere."""
+"""The log of a service's program: on disk, bounded, with positions at which readers can continue."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from unsandbox.sandbox.spec import MIB
 
 _SUFFIX = ".log"
 _READ_BYTES = 16 * 1024
-"""A follower reads so much at a time: the lines in it are told before others have their turn."""
+"""Number of bytes that a follower reads at once; their lines are sent before other tasks have a turn."""
 LONGEST_LINE = 64 * 1024
-"""A line longer than this is told to followers in pieces."""
+"""Followers receive a longer line in pieces."""
 
 
 class ServiceLog:
@@ -24,7 +24,7 @@ class ServiceLog:
     writes. `append` and `follow` belong to an event loop, `tail` may be called in any thread.
 
     Args:
-        folder: Where the segments lie; it is made when it does not exist.
+        folder: Folder of the segments, which is created if it does not exist.
         segment_bytes: Size at which a new segment begins.
         segments: How many are kept.
     """
@@ -53,7 +53,7 @@ class ServiceLog:
         self._wake()
 
     def close(self) -> None:
-        """End all followers and let go of the file."""
+        """End all followers and close the file."""
         self._closed = True
         if self._file is not None:
             self._file.close()
@@ -61,11 +61,11 @@ class ServiceLog:
         self._wake()
 
     def tail(self, lines: int | None) -> tuple[bytes, int]:
-        """Return the last so many lines (all that are kept when None), and the position after them."""
+        """Return a number of last lines (all stored ones if None), and the position after them."""
         end, data = self.end, bytearray()
         for start in sorted(self._starts()):
             if start < end:
-                # A segment may be dropped while we read.
+                # A segment may be dropped while it is read.
                 with contextlib.suppress(FileNotFoundError):
                     data += self._path(start).read_bytes()[: end - start]
         if lines is None:
@@ -80,11 +80,11 @@ class ServiceLog:
     async def follow(self, position: int, idle_s: float) -> AsyncIterator[list[tuple[int, bytes]]]:
         """Yield whole lines as they come, each with the position after it; nothing after `idle_s` without.
 
-        Lines come without their line feed. What was dropped before it could be read is skipped. Ends when the
-        log is closed; what has no line feed by then is the last line.
+        Lines come without their line feed. Lines that were dropped before they could be read are skipped.
+        Ends when the log is closed; text without a line feed is then the last line.
 
         Args:
-            position: Where to begin.
+            position: The position to start at.
             idle_s: Seconds.
         """
         rest = b""
@@ -150,7 +150,7 @@ class ServiceLog:
             self._path(old).unlink(missing_ok=True)
 
     def _read(self, position: int) -> tuple[int, bytes]:
-        """Return some bytes at a position, or at the next one that is still there, and where they begin."""
+        """Return some bytes at a position, or at the next stored one, and the position where they begin."""
         end = self.end
         while True:
             starts = sorted(self._starts())

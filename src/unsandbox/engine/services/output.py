@@ -43,7 +43,7 @@ async def copy_output(descriptor: int | None, log: ServiceLog) -> None:
         try:
             await log.append(data)
         except OSError as error:
-            # The program must not suffer because its output cannot be kept.
+            # The program must continue even if its output cannot be stored.
             logger.warning("output of a service was lost: %s", error.strerror)
             await asyncio.sleep(_AGAIN_S)
         pace.take(len(data))

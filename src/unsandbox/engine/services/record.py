@@ -1,4 +1,4 @@
-"""What is stored of a service, made of a checked request, and what a client may see of it."""
+"""The stored record of a service, created from a checked request, and its form in the API."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from unsandbox.sandbox.spec import NetworkMode
 RUNNING = "running"
 FROZEN = "frozen"
 STOPPED = "stopped"
-"""Its program ended well and is not started again; there is no sandbox."""
+"""Its program ended with 0 and is not restarted; there is no sandbox."""
 FAILED = "failed"
-"""As `STOPPED`, but the program ended badly."""
+"""Like `STOPPED`, but the program failed."""
 
 
 class ServiceRecord(PersistentRecord, kw_only=True):
-    """What is stored of a service. Its script lies in a file beside its disk; see `deployment`."""
+    """The stored record of a service. Its script is in a file beside its disk; see `deployment`."""
 
     name: str
     ports: list[int] = msgspec.field(default_factory=list)
@@ -90,7 +90,7 @@ def new_record(
 
 
 def describe(record: ServiceRecord, memory_mb: int, disk_used: int | None) -> Service:
-    """Return what a client may see of a service.
+    """Return a service in the format of the API.
 
     Args:
         record: The service.
@@ -122,7 +122,7 @@ def describe(record: ServiceRecord, memory_mb: int, disk_used: int | None) -> Se
 
 
 def as_request(record: ServiceRecord, script: bytes | None) -> ServiceRequest:
-    """Return the request that makes a service like this one, without its input files and vault."""
+    """Return the request that creates a service like this one, without its input files and vault."""
     return ServiceRequest(
         name=record.name,
         ports=record.ports or None,

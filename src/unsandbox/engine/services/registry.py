@@ -50,7 +50,7 @@ class ServiceRegistry:
 
     Args:
         context: What the parts of the engine share.
-        folder: Where the disks of services lie.
+        folder: The folder with the disks of services.
 
     Attributes:
         collection: All services.
@@ -75,7 +75,7 @@ class ServiceRegistry:
         self._gate = asyncio.Semaphore(2 * usable_cpus())
 
     async def load(self) -> None:
-        """Load what an earlier process left: running services are started again, others when they are used."""
+        """Load the services of an earlier process: start running ones again, and others when they are used."""
         for record in await self.collection.load():
             supervisor = self._supervisors[record.object_id] = await self._new_supervisor(record)
             if record.state == RUNNING:
@@ -84,7 +84,7 @@ class ServiceRegistry:
         await run_long(self._sweep)
 
     async def close(self) -> None:
-        """End every program and sandbox; what is stored stays."""
+        """End every program and sandbox; the records are kept."""
         grace_s = min(self._config.service_grace_s, self._config.stop_grace_s)
         await asyncio.gather(
             *(self._end(supervisor, grace_s) for supervisor in self._supervisors.values()),
@@ -98,7 +98,7 @@ class ServiceRegistry:
         """Return a service of any key.
 
         Raises:
-            UnknownObject: There is none of this id.
+            UnknownObject: No service has this id.
         """
         record = self.collection.find(object_id)
         if record is None:
@@ -147,7 +147,7 @@ class ServiceRegistry:
             await self.save(record)
         except Exception:
             for name, value in before.items():
-                # Unless somebody else has changed it meanwhile.
+                # Unless another task has changed it meanwhile.
                 if getattr(record, name) is changes[name]:
                     setattr(record, name, value)
             raise
@@ -206,7 +206,7 @@ class ServiceRegistry:
         return await run_long(read_deployment, self._folder(record), record.deployment)
 
     def read_script(self, record: ServiceRecord) -> bytes | None:
-        """Return the script of a service, at most 4 MiB; None when it has none."""
+        """Return the script of a service, at most 4 MiB; None if it has none."""
         return read_script(self._folder(record), record.deployment) if record.has_bootstrap else None
 
     async def start_again(
@@ -221,7 +221,7 @@ class ServiceRegistry:
         Args:
             record: The service.
             supervisor: Keeps its program running.
-            state: What its sandbox is made of; by default its work folder.
+            state: The state that its sandbox starts from; by default its work folder.
             changes: Of the record, such as a new deployment. If they cannot be stored nothing is changed.
         """
         await supervisor.stop(self._config.service_grace_s)
@@ -237,7 +237,7 @@ class ServiceRegistry:
         await self.start_or_retry(supervisor, state)
 
     async def start_or_retry(self, supervisor: ServiceSupervisor, state: SavedState | None) -> None:
-        """Start a service; when that fails the caller is told why, and it is tried again in the background."""
+        """Start a service; if that fails, raise the error and try again in the background."""
         try:
             await supervisor.start(state)
         except BaseException:
@@ -271,7 +271,7 @@ class ServiceRegistry:
         return Launch(record.isolation, spec, argv, record.ports)
 
     async def _on_end(self, record: ServiceRecord, end: End) -> float | None:
-        """Decide what follows the end of a program: seconds until it is started again, or None."""
+        """Return the seconds until an ended program is restarted; None for no restart."""
         if record.state == FROZEN:
             return 0.0
         name, delay = record.object_id, None
@@ -285,12 +285,12 @@ class ServiceRegistry:
             record.state = STOPPED if end.exit_code == 0 else FAILED
         self._context.logbook.note("engine", record.owner, f"service {name}: {end.description}")
         try:
-            # Also when the engine stops just now: else the next one starts again what had ended.
+            # Also while the engine stops; otherwise the next process would restart a program that had ended.
             await run_uncancelled(self.save(record))
         except UnknownObject:
             return None
         except Exception:
-            # A full disk is no reason to leave the program dead.
+            # Restart the program even if the disk is full.
             logger.exception("the end of the program of %s could not be stored", name)
         return delay
 
@@ -309,7 +309,7 @@ class ServiceRegistry:
         return self._root / record.object_id
 
     def _sweep(self) -> None:
-        """Remove what was left of services that were being made or deleted when an earlier process died."""
+        """Remove files of services that were being created or deleted when an earlier process died."""
         with contextlib.suppress(FileNotFoundError):
             for path in self._root.iterdir():
                 record = self.collection.find(path.name)

@@ -1,4 +1,4 @@
-"""The way into services for requests from outside: who is meant by a host name, and a connection to them."""
+"""Routes requests from outside into services: finds the service of a host name, and connects to it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _PORT_AND_NAME = re.compile(r"([1-9][0-9]{0,4})-(.+)\Z")
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.25
 _SETTLED_WAIT_S = 1.0
-"""How long a request waits for a port of a service that runs for long already, or listens on another one."""
+"""How long a request waits for a port if the service has run for a while or listens on another port."""
 
 
 class Unreachable(RequestError):
-    """A request cannot be handed to a service; `code` says why."""
+    """A request cannot be forwarded to a service; `code` has the reason."""
 
     code = "service_unreachable"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A service and the port of it that is meant."""
+    """A service and one of its ports."""
 
     record: ServiceRecord
     port: int
@@ -42,19 +42,19 @@ class Target:
 
 @dataclass(slots=True)
 class _Silence:
-    """A port on which nothing listens, and how many visitors wait for it."""
+    """A port without a listener, and the number of visitors that wait for it."""
 
     task: asyncio.Task[None]
     waiting: int = 0
 
 
 class ServiceRouter:
-    """Leads requests into services.
+    """Routes requests into services.
 
     Args:
         config: The bounds.
         registry: Where they run.
-        wake: Lets a frozen one go on.
+        wake: Unfreezes a service.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ServiceRouter:
         self._silent: dict[tuple[str, int], _Silence] = {}
 
     def named(self, label: str) -> Target | None:
-        """Return who is meant by the first label of a host name: `name`, or `port-name` for a further port.
+        """Return the target of the first label of a host name: `name`, or `port-name` for a further port.
 
         Only ports that the service declares are led to.
         """
@@ -83,20 +83,20 @@ class ServiceRouter:
         return Target(record, int(match[1]))
 
     def with_domain(self, domain: str) -> Target | None:
-        """Return who is meant by a whole host name, lower-case."""
+        """Return the target of a whole host name, lower-case."""
         record = self._registry.names.with_domain(domain)
         return None if record is None else _first_port(record)
 
     def is_domain(self, domain: str) -> bool:
-        """Tell whether a host name belongs to a service, whether or not that has a port."""
+        """Return whether a host name belongs to a service, even to one without a port."""
         return self._registry.names.with_domain(domain) is not None
 
     def is_reserved(self, domain: str) -> bool:
-        """Tell whether a whole host name is the API's own, whatever services are called."""
+        """Return whether a whole host name is reserved for the API, regardless of the services' names."""
         return domain in self._registry.names.reserved
 
     async def connect(self, target: Target) -> int:
-        """Return a connected socket to the port; wakes the service if that is wanted, waits while it starts.
+        """Return a connected socket to the port; unfreeze the service on demand, and wait while it starts.
 
         Raises:
             Unreachable: It is frozen, its program has ended, or nothing listens there.
@@ -106,7 +106,7 @@ class ServiceRouter:
         if record.state == FROZEN:
             if not record.unfreeze_on_demand:
                 raise Unreachable(f"the service {record.name!r} is frozen", code="service_frozen")
-            # A visitor who leaves must not stop it half-way.
+            # A visitor that disconnects must not interrupt the unfreezing.
             await run_uncancelled(self._wake(record))
         with contextlib.suppress(ConnectionError, SandboxError):
             self._must_run(record)
@@ -120,7 +120,7 @@ class ServiceRouter:
             raise Unreachable(f"the service {record.name!r} is not running", code=f"service_{record.state}")
 
     async def _patiently(self, target: Target, look: asyncio.Task[None]) -> int:
-        """Return a connected socket as soon as something listens.
+        """Return a connected socket as soon as a program listens.
 
         Raises:
             Unreachable: It takes too long, or the program ends.
@@ -134,7 +134,7 @@ class ServiceRouter:
                     return await self._try(supervisor, target.port)
             patience = arrived + _SETTLED_WAIT_S
             if not supervisor.listened:
-                # A service that starts over and over again is no reason to wait for ever.
+                # Do not wait for ever for a service that restarts again and again.
                 starting = min(supervisor.starting_since, arrived) + self._config.service_start_s
                 patience = max(patience, starting)
             if time.monotonic() >= patience:
@@ -162,7 +162,7 @@ class ServiceRouter:
 
     @contextlib.contextmanager
     def _look_of(self, target: Target) -> Iterator[asyncio.Task[None]]:
-        """Give the task that ends when something listens on a port.
+        """Return the task that ends when a program listens on a port.
 
         All who wait for a port share it: the visitors of a service that does not listen cost as much as one.
         """
@@ -182,11 +182,11 @@ class ServiceRouter:
     def _heard(self, key: tuple[str, int], look: asyncio.Task[None]) -> None:
         self._silent.pop(key, None)
         if not look.cancelled():
-            # The visitors find the same when they try themselves.
+            # The visitors get the same error from their own attempts.
             look.exception()
 
     async def _look(self, target: Target) -> None:
-        """Return when something listens on a port, or the service does not run any more."""
+        """Return when a program listens on a port, or the service does not run any more."""
         pause = _FIRST_PAUSE_S
         while True:
             await asyncio.sleep(pause)

@@ -42,7 +42,7 @@ class Services:
 
     Args:
         context: What the parts of the engine share.
-        folder: Where the disks of services lie.
+        folder: The folder with the disks of services.
         is_public: Tells from which addresses a bootstrap may be fetched.
 
     Attributes:
@@ -70,7 +70,7 @@ class Services:
         )
 
     async def start(self) -> None:
-        """Load what an earlier process left: running services are started again, frozen ones stay frozen."""
+        """Load the services of an earlier process: start running ones again; frozen ones stay frozen."""
         await self.registry.load()
 
     async def stop(self) -> None:
@@ -161,7 +161,7 @@ class Services:
         return self._describe(self.find(owner, name))
 
     def find(self, owner: str, name: str) -> ServiceRecord:
-        """Return what is stored of a service.
+        """Return the stored record of a service.
 
         Raises:
             UnknownObject: No such service of this key.
@@ -287,7 +287,7 @@ class Services:
         )
 
     def source(self, owner: str, name: str) -> SourceInfo:
-        """Return what makes a service like this one again; see `Source.source`."""
+        """Return the description from which a service like this one can be created; see `Source.source`."""
         record = self.find(owner, name)
         return SourceInfo(
             object_id=record.object_id,

@@ -26,14 +26,14 @@ logger = logging.getLogger("unsandbox.engine.services.services")
 _LAST_OUTPUT_S = 2.0
 _LISTEN_TRIES = 5
 _LISTEN_PAUSE_S = 0.1
-# One stream for the log, so that what was written first stands first.
+# One stream for the log, so that the order of the output is kept.
 _JOIN_STREAMS = 'exec "$@" 2>&1'
 _FAILURES = (RequestError, SandboxError, EngineError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a start needs; made anew for every start."""
+    """The data of one start; created anew for every start."""
 
     isolation: str
     spec: PersistentSpec
@@ -58,7 +58,7 @@ class ServiceSupervisor:
     Args:
         context: What the parts of the engine share.
         log: Takes the program's output.
-        prepare: Returns what to start.
+        prepare: Returns the data of the next start.
         on_end: Called at every end; returns the seconds after which to start again, None for never.
         gate: Bounds how many start at the same time.
     """
@@ -81,7 +81,7 @@ class ServiceSupervisor:
         self.starting_since = time.monotonic()
         """When it was started last, or ended, or was unfrozen."""
         self.listened = False
-        """Whether anybody could connect since then."""
+        """Whether a connection has succeeded since then."""
         self._ports: Sequence[int] = ()
         self._process: RunningProcess | None = None
         self._copying: asyncio.Task[None] | None = None
@@ -157,13 +157,13 @@ class ServiceSupervisor:
         return sandbox
 
     async def _living(self) -> PersistentSandbox | None:
-        """Return the sandbox unless it has ended; then close what is left of it."""
+        """Return the sandbox; if it has ended, close it and return None."""
         if self.sandbox is not None and await _has_ended(self.sandbox):
             await self._close()
         return self.sandbox
 
     async def _keep(self, delay: float | None) -> None:
-        """Start again and again what ends; a delay of None means that it runs already."""
+        """Restart the program whenever it ends; a delay of None means that it runs already."""
         while True:
             end = None
             if delay is not None:
@@ -177,7 +177,7 @@ class ServiceSupervisor:
             end = end or await self._wait_for_end()
             self.starting_since, self.listened = time.monotonic(), False
             async with self.lock:
-                # Whoever wants to use or unfreeze it must not find a dead sandbox.
+                # A caller that uses or unfreezes it must not get a dead sandbox.
                 if not self._unfrozen.is_set():
                     await self._close()
                 await self._living()
@@ -207,7 +207,7 @@ class ServiceSupervisor:
                 spec = dataclasses.replace(spec, hot_image=state.hot_image)
             await self._close()
             sandbox = await open_persistent(self._context, launch.isolation, spec)
-            # A hot image holds the program itself: it goes on, with streams of its new sandbox.
+            # A hot image contains the running program, which continues with streams of its new sandbox.
             process = sandbox.lasting
             try:
                 if state is not None and state.work_archive is not None:
@@ -280,7 +280,7 @@ class ServiceSupervisor:
         if sandbox is not None:
             await sandbox.close()
         if copying is not None:
-            # With the sandbox, whoever could write is gone; what was written is still in the pipe.
+            # All writers are gone with the sandbox, but their output is still in the pipe.
             await asyncio.wait({copying}, timeout=_LAST_OUTPUT_S)
             copying.cancel()
             await asyncio.gather(copying, return_exceptions=True)

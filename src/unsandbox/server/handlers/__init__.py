@@ -26,4 +26,4 @@ def _find(name: str) -> Handler:
 
 
 HANDLERS: dict[str, Handler] = {endpoint.name: _find(endpoint.name) for endpoint in ENDPOINTS}
-"""Endpoint name to what serves it."""
+"""The handlers by endpoint name."""

@@ -88,7 +88,7 @@ async def languages(call: Call) -> models.Languages:
 
 
 async def validate_keys(call: Call) -> models.KeyInfo:
-    """Tell about the key that signed: that it got here means that it is valid."""
+    """Report on the key that signed, which is valid because the request got here."""
     settings = call.settings
     expires = settings.expires_at
     left_s = None if expires is None else expires - time.time()
@@ -110,7 +110,7 @@ async def validate_keys(call: Call) -> models.KeyInfo:
 
 
 async def health(call: Call) -> models.Health:
-    """Tell that the server is well, and what isolation it enforces."""
+    """Report that the server is healthy, and its isolation."""
     probe = call.engine.probe
     isolation: dict[str, Any] | None = None
     if probe is not None:

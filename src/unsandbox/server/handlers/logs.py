@@ -20,7 +20,7 @@ async def fetch_logs(call: Call) -> LogPage:
 
 
 def log_query(call: Call) -> LogQuery:
-    """Return what is asked for, in whichever of the historical styles: query, body, or path."""
+    """Return the arguments of the request, in any of the historical styles: query, body or path."""
     members = dict(call.query) | read_members(call)
     named = call.path.removeprefix("/paas").removeprefix("/logs").removesuffix("/stream").strip("/")
     if named:

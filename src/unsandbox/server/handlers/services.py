@@ -90,7 +90,7 @@ async def redeploy_service(call: Call) -> Service:
 
 
 async def service_logs(call: Call) -> ServiceLog:
-    """Read what its program wrote."""
+    """Read its log."""
     return await call.engine.services.log_text(call.owner, call.params["id"], log_lines(call))
 
 
@@ -149,7 +149,7 @@ def log_lines(call: Call) -> int | None:
     """Return how many lines are asked for; None means all.
 
     Raises:
-        InvalidRequest: `lines` is no number of lines.
+        InvalidRequest: `lines` is not a number of lines.
     """
     if read_flag(call.query, "all"):
         return None
