@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -53,6 +54,17 @@ class Typist:
             except OSError:
                 pytest.fail(f"ended before {text!r}; seen: {self.seen[-800:]!r}")
         self.passed, _, self.seen = self.seen.partition(text)
+
+    def until_match(self, pattern: bytes) -> None:
+        """Read on until a part of the output matches."""
+        end = time.monotonic() + 60
+        while not re.search(pattern, self.seen):
+            assert time.monotonic() < end, self.seen[-800:]
+            if select.select([self.master], [], [], 0.1)[0]:
+                try:
+                    self.seen += os.read(self.master, 65536)
+                except OSError:
+                    pytest.fail(f"ended before {pattern!r}; seen: {self.seen[-800:]!r}")
 
     def end(self) -> int:
         code = self.process.wait(60)
@@ -165,3 +177,40 @@ def test_nothing_is_lost_without_a_yes(run_un):
     user.type("y\n")
     user.until(b"deleted")
     assert user.end() == 0
+
+
+def test_a_table_shows_whole_urls_and_times_for_people(run_un, tmp_path):
+    name = "a-service-with-a-long-name-that-fills-the-terminal"
+    run_un("service", "create", name, "--ports", "8000", "--bootstrap", "sleep 60")
+    try:
+        url = json.loads(run_un.text("service", "get", name, "--json"))["url"]
+        user = Typist(["service", "list"], run_un.environment, 40)
+        user.until(url.encode())
+        assert user.passed.lstrip().startswith(b"\x1b[1mservice_id")
+        user.end()
+    finally:
+        run_un("service", "delete", name, "-y")
+    job = json.loads(run_un.text("--json", "-s", "bash", "true"))["job_id"]
+    user = Typist(["jobs", "get", job], run_un.environment)
+    for wanted in (
+        rb"created_at +\d{4}-\d\d-\d\d [\d:]{8} UTC \(\d+ [\w ]+ ago\)",
+        rb"total_time_ms +\d+[\w. ]* m?s\r",
+    ):
+        user.until_match(wanted)
+    user.end()
+
+
+def test_missing_languages_are_folded_at_a_terminal(clean_environment):
+    listed = json.loads(
+        subprocess.run([*UN, "languages", "--json"], env=clean_environment, capture_output=True).stdout
+    )
+    missing = [row["name"] for row in listed["languages"] if not row["installed"]]
+    if missing:
+        user = Typist(["languages"], clean_environment)
+        user.until(f"{len(missing)} more are not installed: ".encode())
+        assert b"apt-get" not in user.passed
+        user.until(b"un languages --all")
+        user.end()
+        user = Typist(["languages", "--all"], clean_environment)
+        user.until(b"not installed: un languages install")
+        user.end()

@@ -243,7 +243,7 @@ def _human(name: str, value: str) -> str:
         return ""
     if name.endswith("_at"):
         at = dt.datetime.fromtimestamp(number, dt.UTC)
-        return f"{at:%Y-%m-%d %H:%M:%S} UTC ({human_duration(max(0.0, time.time() - number))} ago)"
+        return f"{at:%Y-%m-%d %H:%M:%S} UTC ({human_duration(max(1, int(time.time() - number)))} ago)"
     if name.endswith("_bytes"):
         return human_size(number)
     if name.endswith("_ms"):
