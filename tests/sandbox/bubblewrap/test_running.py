@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
+import socket
 import time
 from typing import Any
 
 import pytest
+from tests.sandbox.support import eventually, sandbox_processes
 
 from unsandbox.sandbox import (
     BubblewrapBackend,
@@ -19,6 +22,8 @@ from unsandbox.sandbox import (
     SandboxFile,
     SandboxSpec,
 )
+from unsandbox.sandbox.host.descriptors import DescriptorStack
+from unsandbox.sandbox.host.job_streams import receive, socket_pair
 from unsandbox.sandbox.host.running_job import QUIET_S
 from unsandbox.sandbox.launcher import messages
 
@@ -404,3 +409,28 @@ async def test_a_program_that_signals_its_whole_group_runs_on(run, number):
     program = f"trap 'echo caught' {number}; kill -{number} 0; echo after; trap - {number}; kill -9 $$"
     outcome = await run("bash", "-c", program)
     assert (outcome.stdout.data, outcome.exit_code) == (b"caught\nafter\n", 137)
+
+
+async def test_the_time_is_the_programs_also_if_the_server_is_busy(run):
+    task = asyncio.create_task(run("sleep", "0.3"))
+    await eventually(sandbox_processes)
+    # Both reports wait in the socket.
+    while sandbox_processes():
+        time.sleep(0.01)
+    outcome = await task
+    assert (outcome.exit_code, outcome.wall_s > 0.29) == (0, True), outcome.wall_s
+
+
+def test_a_report_has_the_time_at_which_it_was_sent():
+    with contextlib.ExitStack() as stack, DescriptorStack() as sent, DescriptorStack() as kept:
+        here, there = socket_pair(sent, kept, socket.SOCK_SEQPACKET)
+        theirs = stack.enter_context(socket.socket(fileno=os.dup(there)))
+        before = time.monotonic()
+        socket.send_fds(theirs, [b"end 0\n"], [0, 1])
+        after = time.monotonic()
+        while time.monotonic() < after + 0.05:
+            pass
+        opened = len(os.listdir("/proc/self/fd"))
+        data, fds, at = receive(here, 100)
+        assert (data, fds, before - 0.01 < at < after + 0.01) == (b"end 0\n", [], True)
+        assert len(os.listdir("/proc/self/fd")) == opened

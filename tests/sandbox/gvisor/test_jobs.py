@@ -34,6 +34,7 @@ from tests.sandbox.bubblewrap.test_running import (  # noqa: F401 - run here too
     test_output_of_processes_that_outlive_the_program_is_waited_for,
     test_standard_streams_can_be_opened_by_name,
     test_stdin,
+    test_the_time_is_the_programs_also_if_the_server_is_busy,
     test_who_does_not_hold_the_output_is_killed_at_once,
     test_who_writes_without_end_is_killed_later,
 )

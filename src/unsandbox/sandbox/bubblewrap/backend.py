@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
@@ -178,7 +179,7 @@ class BubblewrapBackend(HostBackend):
         resources = self._resources(spec.network)
         host, limits = resources.host, spec.limits
         with DescriptorStack() as kept:
-            streams, descriptors = open_streams(slot.uid, sent, kept)
+            streams, descriptors = open_streams(slot.uid, sent, kept, socket.SOCK_SEQPACKET)
             files = [sent.add(readable_file(file.data)) for file in spec.files]
             view = host.view.show(slot.number, limits.vcpu, limits.memory_bytes)
             arguments = sandbox_arguments(spec, resources.mounts(spec.system_paths), view)

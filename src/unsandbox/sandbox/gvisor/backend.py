@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -99,7 +100,7 @@ class GvisorBackend(HostBackend):
     ) -> JobStart:
         resources = self._resources()
         with DescriptorStack() as kept:
-            streams, descriptors = open_streams(slot.uid, sent, kept)
+            streams, descriptors = open_streams(slot.uid, sent, kept, socket.SOCK_SEQPACKET)
             channel, descriptors[EXTRA_FD] = socket_pair(sent, kept)
             descriptors |= {
                 0: sent.add(input_file(spec.stdin)),

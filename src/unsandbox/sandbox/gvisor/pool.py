@@ -31,7 +31,7 @@ from unsandbox.sandbox.launcher.fd_numbers import ARCHIVE_FD, CONTROL_FD, EXTRA_
 from unsandbox.sandbox.pool_config import PoolConfig
 from unsandbox.sandbox.spec import Limits, NetworkMode, OutputSink, SandboxSpec
 
-_GO = b"go\n"
+_GO = b"\n"
 # Loads the loader, the shell's helpers and the most popular interpreter into gVisor's caches.
 _REHEARSAL = "for word in 'python3 -c 0' 'tar --version' cat find; do $word; done </dev/null >/dev/null 2>&1"
 WAIT = (
@@ -98,6 +98,7 @@ class GvisorJob(WarmJob):
 
     # Unlike in other warm sandboxes, gVisor's kernel holds the output open to the end.
     _look_again = SandboxJob._look_again  # noqa: SLF001 - its own base class
+    _say = SandboxJob._say  # noqa: SLF001
 
     def _wind_up(self) -> None:
         super()._wind_up()
@@ -179,7 +180,7 @@ class GvisorSource:
         """Open a sandbox that starts with `WAIT`; see `WarmSource.make`."""
         resources = self._resources
         with DescriptorStack() as kept:
-            streams, fds = open_streams(slot.uid, sent, kept)
+            streams, fds = open_streams(slot.uid, sent, kept, socket.SOCK_SEQPACKET)
             channel, fds[EXTRA_FD] = socket_pair(sent, kept)
             files = {}
             for number in (0, SCRIPT_FD, ARCHIVE_FD):

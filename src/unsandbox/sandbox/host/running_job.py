@@ -21,7 +21,7 @@ from unsandbox.sandbox.host.job_script import (
     MARK_RAN,
     MARK_START,
 )
-from unsandbox.sandbox.host.job_streams import JobStreams
+from unsandbox.sandbox.host.job_streams import JobStreams, receive
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.stream_capture import StreamCapture
 from unsandbox.sandbox.launcher.cgroups import Group
@@ -49,6 +49,7 @@ _LOOK_S = 0.05
 _STOP_TIMEOUT_S = 5.0
 _MAX_REPORT = 4096
 """Maximum bytes of reports. The script writes far less; a tenant who reaches the socket may write more."""
+_LAST_REPORTS = 4
 _OUT_OF_CPU_TIME = 128 + signal.SIGXCPU
 _CPU_LOOK_S = 0.01
 
@@ -91,6 +92,8 @@ class SandboxJob:
         """The control group with its usage, once the sandbox was requested."""
         self._reports = b""
         self._reported = 0
+        self._sent_at = 0.0
+        """The time at which the last report was sent."""
         self._started_at: float | None = None
         self._ended_at: float | None = None
         self._exit_code: int | None = None
@@ -187,8 +190,9 @@ class SandboxJob:
                 # The sandbox was lost or never existed: the pipes may never reach their ends.
                 for stream in self._streams.values():
                     stream.close()
-            # A short program's last report may still lie in the socket.
-            self._read_reports()
+            # A short program's last reports may still lie in the socket.
+            for _ in range(_LAST_REPORTS):
+                self._read_reports()
             self._maybe_finish()
 
     # What the job script says
@@ -215,13 +219,14 @@ class SandboxJob:
         return bool(data) and self._reported < _MAX_REPORT
 
     def _receive(self, size: int) -> bytes:
-        return self._control.recv(size)
+        data, _, self._sent_at = receive(self._control, size)
+        return data
 
     def _take_report(self, line: bytes) -> None:
         mark, _, number = line.partition(b" ")
         code = int(number) if number.isdigit() and len(number) <= 3 else None
         if mark == MARK_START and self._started_at is None:
-            self._started_at = time.monotonic()
+            self._started_at = self._sent_at or time.monotonic()
             limits = self._spec.limits
             apart = self._compiling and limits.compile_s is not None
             self._limit_time(limits.compile_s if apart and limits.compile_s else limits.wall_s)
@@ -276,7 +281,7 @@ class SandboxJob:
             self._cpu_timer = self._loop.call_later(wait, self._look_at_cpu_time)
 
     def _program_ended(self, code: int) -> None:
-        self._ended_at = time.monotonic()
+        self._ended_at = max(self._sent_at or time.monotonic(), self._started_at or 0.0)
         self._exit_code = code
 
     # What the program left running
@@ -311,7 +316,9 @@ class SandboxJob:
 
     def _say(self, word: bytes) -> None:
         with contextlib.suppress(OSError):
-            self._control.send(word)
+            # The shell reads single bytes, and the rest of a packet would be lost.
+            for byte in word:
+                self._control.send(bytes([byte]))
 
     def _stream_ended(self) -> None:
         if self._lingering and all(stream.ended for stream in self._streams.values()):

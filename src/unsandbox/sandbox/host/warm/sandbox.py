@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import weakref
 from collections.abc import Callable
 
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.job_script import MARK_START
-from unsandbox.sandbox.host.job_streams import JobStreams
+from unsandbox.sandbox.host.job_streams import JobStreams, receive
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.running_job import ArtifactReader, SandboxJob
 from unsandbox.sandbox.host.slots import Slot
@@ -220,11 +219,15 @@ class WarmJob(SandboxJob):
         # The program may have started before this line runs.
         self._started_at = self._prepared.sent_at or self._started_at
 
+    def _say(self, word: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._control.send(word)
+
     def _receive(self, size: int) -> bytes:
         if self._on_compiled is None:
-            # The kernel closes descriptors that are attached to a message and not received.
+            # It closes all descriptors that are attached.
             return super()._receive(size)
-        data, fds, _, _ = socket.recv_fds(self._control, size, 1, socket.MSG_CMSG_CLOEXEC)
+        data, fds, self._sent_at = receive(self._control, size, 1)
         try:
             # Accept one descriptor, and only with this exact message: anything else may be a tenant's.
             if data == _COMPILED and fds:
