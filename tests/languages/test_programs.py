@@ -31,6 +31,7 @@ from unsandbox.sandbox.spec import GIB
 
 WALL_S = 300.0
 """Five virtual machines that compile side by side, on a machine that has other things to do."""
+pytestmark = pytest.mark.timeout(2 * WALL_S)
 
 
 async def run(backend, name, code, **fields):
