@@ -214,3 +214,12 @@ def test_missing_languages_are_folded_at_a_terminal(clean_environment):
         user = Typist(["languages", "--all"], clean_environment)
         user.until(b"not installed: un languages install")
         user.end()
+
+
+def test_standard_input_is_typed_up_to_ctrl_d(run_un):
+    user = Typist(["--stdin", "-", "-s", "bash", "tr a-z A-Z"], run_un.environment)
+    user.until(b"Ctrl-D")
+    user.type("typed in\n")
+    user.type("\x04")
+    user.until(b"TYPED IN")
+    assert user.end() == 0

@@ -48,7 +48,10 @@ def verify_log(data: Path, as_json: bool) -> None:
 @click.option("-n", "--lines", type=click.IntRange(min=1), help="Number of last lines to show.")
 def show(data: Path, as_json: bool, lines: int | None) -> None:
     """Print the log, oldest line first."""
-    entries = list(read(_existing(data)))[-(lines or 0) :]
+    folder = _existing(data)
+    entries = list(read(folder))[-(lines or 0) :]
+    if not entries:
+        click.echo(f"empty: nothing has been logged in {folder}", err=True)
     for entry in entries:
         if as_json:
             print_json(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -175,6 +176,8 @@ def list_keys(data: Path, as_json: bool) -> None:
         print_json({"keys": [_members(row) for row in rows], "count": len(rows)})
         return
     if rows:
+        if sys.stdout.isatty():
+            click.echo(f"keys in {data.expanduser()}:", err=True)
         table([[row.public_key, _state(row), _date(row.created_at), row.note] for row in rows], _COLUMNS)
     else:
         click.echo(f"no keys in {data.expanduser()}; `un keys create` creates one", err=True)

@@ -169,6 +169,8 @@ def run(
     if inline is not None and language is not None:
         raise click.UsageError("-s names the language of inline code and -l that of a file; give one of them")
     language, code = program(source, inline, language, guess)
+    if stdin_file is not None and stdin_file.isatty():
+        click.echo("un: type the program's standard input, and end it with Ctrl-D", err=True)
     stdin = stdin_file.read() if stdin_file is not None else b"" if source == "-" else piped_input()
     options = {
         "env": parse_env(pairs, env_file) or None,
