@@ -15,7 +15,7 @@ def interpreter() -> str:
     """Return the path of this Python's interpreter, also where `sys.executable` is empty or another program.
 
     Raises:
-        EngineError: There is none.
+        EngineError: No interpreter was found.
     """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     beside = [str(Path(prefix, "bin", version)) for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix)]

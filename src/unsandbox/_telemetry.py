@@ -29,12 +29,12 @@ _HTTP_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2
 
 
 def tracing() -> bool:
-    """Tell whether the program has loaded the API of spans: otherwise nobody can want any."""
+    """Return whether the program has loaded the API of spans; otherwise it cannot use any."""
     return "opentelemetry.trace" in sys.modules
 
 
 def measuring() -> bool:
-    """Tell whether the program has loaded the API of metrics."""
+    """Return whether the program has loaded the API of metrics."""
     return "opentelemetry.metrics" in sys.modules
 
 
@@ -47,7 +47,7 @@ def tracer() -> Tracer:
 
 
 NO_SPAN: AbstractContextManager[Span | None] = contextlib.nullcontext()
-"""What is opened in a program without OpenTelemetry."""
+"""The span of programs without OpenTelemetry."""
 
 
 def span(
@@ -61,11 +61,11 @@ def span(
     Args:
         name: Of few possible ones, so no ids.
         kind: Which end of a call it is.
-        attributes: What is known at its beginning.
-        parent: What it belongs to; by default to the current span.
+        attributes: The attributes that are known at its start.
+        parent: The context of its parent; by default the current span.
 
     Returns:
-        What opens the span; `NO_SPAN` in a program without OpenTelemetry.
+        A context manager for the span; `NO_SPAN` in a program without OpenTelemetry.
     """
     return _opened(name, kind, attributes, parent) if tracing() else NO_SPAN
 
@@ -79,7 +79,7 @@ def _opened(
 ) -> Iterator[Span]:
     from opentelemetry.trace import SpanKind
 
-    # An exception is not recorded as it is: its text and its traceback may hold what is nobody's business.
+    # The exception itself is not recorded, because its text and traceback may contain private data.
     with tracer().start_as_current_span(
         name,
         context=parent,
@@ -96,7 +96,7 @@ def _opened(
 
 
 def mark_failed(current: Span, kind: str) -> None:
-    """Say that what a span stands for failed.
+    """Mark a span as failed.
 
     Args:
         current: The span.
@@ -109,7 +109,7 @@ def mark_failed(current: Span, kind: str) -> None:
 
 
 def error_type(error: BaseException) -> str:
-    """Return what the conventions call the type of an error: the HTTP status, else the name of its class."""
+    """Return the `error.type` of the conventions: the HTTP status, otherwise the name of the class."""
     status = getattr(error, "status", None)
     return type(error).__name__ if status is None else str(status)
 
@@ -144,7 +144,7 @@ class Seconds:
     description: str
 
     def record(self, seconds: float, attributes: Attributes) -> None:
-        """Take one measurement; call it only when `measuring()`, so that attributes are not made in vain."""
+        """Record one measurement; call it only if `measuring()`, so that attributes are not built in vain."""
         _histogram(self).record(seconds, dict(attributes))
 
 
@@ -154,7 +154,7 @@ class Count:
 
     Attributes:
         name: As for `Seconds`.
-        unit: In braces, what is counted.
+        unit: The counted thing, in braces.
         description: For people.
     """
 

@@ -202,7 +202,7 @@ def _from_environment(tried: list[str], env: Mapping[str, str]) -> Credentials |
 
 
 def _row(account: int | str | None, env: Mapping[str, str]) -> tuple[int, str]:
-    """Return the row to take and what chose it."""
+    """Return the row to use and the source of that choice."""
     if account is None:
         text, chosen_by = env.get(_ACCOUNT, "").strip(), _ACCOUNT
         if not text:

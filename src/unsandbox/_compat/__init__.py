@@ -1,1 +1,1 @@
-"""What the async client and its generated sync twin must each do in their own way, under the same names."""
+"""Code that the async client and its generated sync twin implement differently, under the same names."""

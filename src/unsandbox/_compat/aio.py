@@ -1,4 +1,4 @@
-"""How the async client waits, cleans up, and keeps what belongs to its event loop."""
+"""The async client's waiting, clean-up, and resources that belong to its event loop."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ __all__ = [
 T = TypeVar("T")
 
 OneTimeCode = str | Callable[[str], str | Awaitable[str]]
-"""A one-time code, or what returns it (awaited where it must be) when it is called with the challenge's id."""
+"""A one-time code, or a function (plain or async) that takes the challenge's id and returns the code."""
 
 Work = Callable[..., Awaitable[T]]
 """A function whose result is awaited."""
 
 Interrupted = asyncio.CancelledError
-"""What breaks into a wait from outside."""
+"""Exceptions that interrupt a wait from outside."""
 
 Lock = asyncio.Lock
 sleep = asyncio.sleep
 in_thread = asyncio.to_thread
 Stdin = str | bytes | IO[str] | IO[bytes] | Iterable[str | bytes] | AsyncIterable[str | bytes]
-"""Standard input for a program: text, bytes, a file object, or what yields pieces."""
+"""Standard input for a program: text, bytes, a file object, or an iterable of pieces."""
 
 Source = Iterable[T] | AsyncIterable[T]
-"""Where items come from."""
+"""The source of items."""
 
 
 class Closeable(Protocol):
-    """What can be kept for a loop."""
+    """A resource that can be kept for a loop."""
 
     async def close(self) -> None:
-        """Release what it holds."""
+        """Release its resources."""
 
 
 def current_loop() -> asyncio.AbstractEventLoop:
@@ -103,7 +103,7 @@ async def read_all(data: Stdin | None, seconds: float | None = None) -> str | by
 
 
 class ItemSource(Generic[T]):
-    """Gives the items of an iterable, plain or async, one by one; `NOTHING` when there is none, or none yet.
+    """Returns the items of an iterable, plain or async, one by one; `NOTHING` if there is none, or none yet.
 
     Args:
         items: The iterable.
@@ -117,14 +117,14 @@ class ItemSource(Generic[T]):
 
     @property
     def ready(self) -> bool:
-        """Whether the next pull will not have to wait, as far as can be known."""
+        """Whether the next pull will probably not have to wait."""
         return self._async is None or (self._coming is not None and self._coming.done())
 
     async def pull(self, *, patient: bool) -> T | Nothing:
         """Return the next item.
 
         Args:
-            patient: Whether to wait for it; otherwise `NOTHING` is returned when it is not there yet.
+            patient: Whether to wait for it; otherwise return `NOTHING` if it is not available yet.
         """
         try:
             if self._plain is not None:
@@ -143,7 +143,7 @@ class ItemSource(Generic[T]):
             return NOTHING
 
     async def close(self) -> None:
-        """Let go of an item that is still awaited."""
+        """Stop waiting for a pending item."""
         coming, self._coming = self._coming, None
         if coming is not None:
             coming.cancel()
@@ -197,7 +197,7 @@ async def _awaited(call: Work[T]) -> T:
 
 
 async def maybe_await(value: T | Awaitable[T]) -> T:
-    """Return what a caller's function returned, after awaiting it if it was an async one."""
+    """Return the result of a caller's function, after awaiting it if the function was async."""
     return await value if inspect.isawaitable(value) else value
 
 
@@ -243,7 +243,7 @@ class CleanUps:
                 interrupted = True
                 patience -= 1
         if interrupted:
-            # It was meant for the caller, who must not go on as if there had been none.
+            # The cancellation was meant for the caller, which must not continue as if there had been none.
             raise asyncio.CancelledError
         return None if task.cancelled() or task.exception() is not None else task.result()
 
@@ -267,14 +267,14 @@ class CleanUps:
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # Its failure is no news to a caller that has left.
+            task.exception()  # The caller has left: retrieve the exception, so that asyncio does not log it.
 
 
 _closing: set[asyncio.Task[Any]] = set()
 
 
 async def _to_its_end(work: Work[T], seconds: float | None) -> T:
-    """Await some work, for so many seconds, although the event loop ends.
+    """Await some work for a number of seconds, even though the event loop ends.
 
     `asyncio.run` cancels all tasks at its end, and waits for them.
     """
@@ -289,7 +289,7 @@ async def _to_its_end(work: Work[T], seconds: float | None) -> T:
 
 
 class _PerThread(threading.local):
-    """A thread runs one loop at a time, so no lock is needed, and none can be left behind by a fork."""
+    """The resources of each thread's loops. No lock is needed, and so none can be held during a fork."""
 
     def __init__(self) -> None:
         self.loops: dict[asyncio.AbstractEventLoop, _Kept] = {}
@@ -302,7 +302,7 @@ class _Kept:
 
     async def _close_with_the_loop(self) -> AsyncGenerator[None, None]:
         # An async generator that was started in a loop is closed by that loop's `shutdown_asyncgens`, which
-        # `asyncio.run` calls at its end: the only hook there is to be told that a loop ends.
+        # `asyncio.run` calls this at its end; it is the only hook for the end of a loop.
         try:
             yield
         finally:
@@ -316,11 +316,11 @@ _threads = _PerThread()
 
 
 async def shared(key: Any, make: Callable[[], T]) -> T:
-    """Return what was made for this key in the running loop; it is closed when the loop ends.
+    """Return the resource for this key in the running loop; it is closed when the loop ends.
 
     Args:
         key: Anything hashable.
-        make: Makes it, without waiting, when there is none yet. What it makes must be `Closeable`.
+        make: Creates it without waiting, if there is none yet. The result must be `Closeable`.
     """
     loop = current_loop()
     kept = _threads.loops.get(loop)

@@ -1,4 +1,4 @@
-"""How the sync client waits, cleans up, and keeps what belongs to its process."""
+"""The sync client's waiting, clean-up, and resources that belong to its process."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 OneTimeCode = str | Callable[[str], str]
-"""A one-time code, or what returns it when it is called with the challenge's id."""
+"""A one-time code, or a function that takes the challenge's id and returns the code."""
 
 Work = Callable[..., T]
 """A function whose result is awaited in the async twin."""
 
 Interrupted = KeyboardInterrupt
-"""What breaks into a wait from outside."""
+"""Exceptions that interrupt a wait from outside."""
 
 Lock = contextlib.nullcontext[None]
-"""Nothing: what tasks must not do twice at once, threads may, and a lock could be held at a fork for ever."""
+"""No lock: threads may do at once what tasks must not, and a lock could be held during a fork."""
 
 sleep = time.sleep
 
 Stdin = str | bytes | IO[str] | IO[bytes] | Iterable[str | bytes]
-"""Standard input for a program: text, bytes, a file object, or what yields pieces."""
+"""Standard input for a program: text, bytes, a file object, or an iterable of pieces."""
 
 Source = Iterable[T]
-"""Where items come from."""
+"""The source of items."""
 
 _THREADS = 8
 
@@ -64,10 +64,10 @@ _kept: dict[Any, Closeable] = {}
 
 
 class Closeable(Protocol):
-    """What can be kept for a process."""
+    """A resource that can be kept for a process."""
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release its resources."""
 
 
 def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -80,7 +80,7 @@ def read_all(data: Stdin | None, seconds: float | None = None) -> str | bytes | 
 
     Args:
         data: The standard input.
-        seconds: How long to take pieces of it at most; a file is read as long as it takes.
+        seconds: Maximum time for reading its pieces; a file is always read to its end.
 
     Raises:
         TimeoutError: It had not ended in time.
@@ -103,7 +103,7 @@ class ItemSource(Generic[T]):
     """
 
     ready = True
-    """An iterable that has no next item yet makes its caller wait: here there is nobody else."""
+    """Pulls items; an iterable without a next item blocks its caller, because there is no other task here."""
 
     def __init__(self, items: Source[T]) -> None:
         self._items = iter(items)
@@ -166,12 +166,12 @@ def gather(calls: Sequence[Work[T]]) -> list[T]:
 
 
 def maybe_await(value: T) -> T:
-    """Return what a caller's function returned: here it is never awaited."""
+    """Return the result of a caller's function, which is never awaited here."""
     return value
 
 
 def current_loop() -> object:
-    """Return what a client belongs to: nothing; any thread may use it."""
+    """Return the owner of a client: none, because any thread may use it."""
     return None
 
 
@@ -205,11 +205,11 @@ class CleanUps:
 
 
 def shared(key: Any, make: Callable[[], T]) -> T:
-    """Return what was made for this key in this process; it is closed when the process ends.
+    """Return the resource for this key in this process; it is closed when the process ends.
 
     Args:
         key: Anything hashable.
-        make: Makes it, without waiting, when there is none yet. What it makes must be `Closeable`.
+        make: Creates it without waiting, if there is none yet. The result must be `Closeable`.
     """
     item = _kept.get(key)
     if item is None:

@@ -1,4 +1,4 @@
-"""What both sides of a pair are made of."""
+"""Code that both sides of the pair share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Nothing(Enum):
-    """What is given where there is no item: an item itself may be anything, None included."""
+    """Replaces a missing item, because an item may be any value, including None."""
 
     NOTHING = "nothing"
 
@@ -22,7 +22,7 @@ NOTHING = Nothing.NOTHING
 
 
 def in_time(pieces: Iterable[T], seconds: float | None) -> Iterator[T]:
-    """Yield pieces for so many seconds at most; one that never comes cannot be helped.
+    """Yield pieces for at most a number of seconds; waiting for a single piece is not interrupted.
 
     Raises:
         TimeoutError: The time is up.

@@ -75,7 +75,7 @@ class JobOutcome(Outcome, Protocol):
 
 
 def job_html(job: JobOutcome) -> str:
-    """Return a job as HTML. What the program wrote is text in it and nothing else."""
+    """Return a job as HTML. The program's output is escaped."""
     parts = [_written(job, job.status or "", job.language or "")]
     for artifact in job.artifacts or ():
         kind = _PICTURES.get(artifact.filename.rpartition(".")[2].lower())
@@ -89,7 +89,7 @@ def job_html(job: JobOutcome) -> str:
 
 
 def command_html(result: Outcome) -> str:
-    """Return the result of a command as HTML; what it wrote is text in it and nothing else."""
+    """Return the result of a command as HTML. Its output is escaped."""
     return _written(result, "completed" if result.ok else "failed", "")
 
 

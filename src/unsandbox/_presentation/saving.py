@@ -16,8 +16,8 @@ def save_file(folder: str | os.PathLike[str], place: str, chunks: Iterable[bytes
     """Write a file into a folder; the old one of this name, if any, is replaced in one step.
 
     Args:
-        folder: Where to; made if need be.
-        place: Where in the folder: plain names with slashes between them.
+        folder: The target folder, which is created if it does not exist.
+        place: Path in the folder: plain names separated by slashes.
         chunks: The content.
 
     Raises:

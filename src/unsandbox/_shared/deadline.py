@@ -46,7 +46,7 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether no time is left."""
+        """Whether the time is over."""
         return self.expires is not None and time.monotonic() >= self.expires
 
 

@@ -54,6 +54,6 @@ class Decoder:
         return OutputEvent(stream, data, self._decoders[stream].decode(data))
 
     def rests(self) -> list[OutputEvent]:
-        """Return what is left of characters that were never finished."""
+        """Return the text of incomplete characters at the end."""
         rests = [(name, decoder.decode(b"", final=True)) for name, decoder in self._decoders.items()]
         return [OutputEvent(name, b"", text) for name, text in rests if text]  # type: ignore[arg-type]

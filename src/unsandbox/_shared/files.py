@@ -31,12 +31,12 @@ class FileOnDisk(Content):
     """A file that is read each time that it is sent.
 
     Args:
-        file: Its path; or a descriptor that whoever gave it keeps open.
+        file: Its path, or a descriptor that the caller keeps open.
         name: How errors call it.
-        start: Where in it to begin.
+        start: Position in the file to start at.
 
     Raises:
-        OSError: There is no such file, or nothing can be known of it.
+        OSError: The file does not exist, or its status cannot be read.
     """
 
     def __init__(self, file: str | os.PathLike[str] | int, name: str, start: int = 0) -> None:
@@ -72,7 +72,7 @@ class FileOnDisk(Content):
         for start in range(self._start, end, CHUNK):
             try:
                 chunk = _read_at(fd, start, min(CHUNK, end - start))
-                # Looked at after reading: what was read before is from the file as it was seen.
+                # Check after reading, so that all bytes read before belong to the unchanged file.
                 unchanged = _stamp(os.fstat(fd)) == self._seen
             except OSError as error:
                 raise unreadable(self._name, error) from error
@@ -82,10 +82,10 @@ class FileOnDisk(Content):
 
 
 def encode_files(given: object) -> list[dict[str, Any]]:
-    """Return input files as a request has them: small ones as base64, large ones as what will be read.
+    """Return input files in the format of requests: small ones as base64, large ones as contents to read later.
 
     Raises:
-        InvalidRequestError: There is no such file, or it cannot be sent; the message names it.
+        InvalidRequestError: A file does not exist or cannot be sent; the message names it.
     """
     if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
         raise InvalidRequestError("input_files must be a mapping from name to content, or a list of paths")
@@ -116,7 +116,7 @@ def encode_files(given: object) -> list[dict[str, Any]]:
 
 
 def reads_files(input_files: InputFiles | None) -> bool:
-    """Tell whether making the request may read from the disk."""
+    """Return whether building the request may read from the disk."""
     if not input_files:
         return False
     if isinstance(input_files, Mapping):
@@ -128,7 +128,7 @@ def utf8(name: str, content: str) -> bytes:
     """Return a text as bytes.
 
     Raises:
-        InvalidRequestError: It holds what UTF-8 cannot.
+        InvalidRequestError: It contains characters that UTF-8 cannot encode.
     """
     try:
         return content.encode("utf-8", "surrogateescape")
@@ -149,7 +149,7 @@ def _named(item: object) -> Iterator[tuple[str, object]]:
     if isinstance(item, InputFile):
         yield item.filename, item
     elif hasattr(item, "read"):
-        # An open file knows its name, unless it was made of a descriptor or lives in memory.
+        # An open file has a name, unless it was opened from a descriptor or is in memory.
         name = getattr(item, "name", None)
         yield Path(name).name if isinstance(name, str) else "", item
     elif not isinstance(item, str | os.PathLike):
@@ -202,11 +202,11 @@ def _mode(source: object) -> int | None:
 
 
 def _open_file(file: Any, name: str) -> FileOnDisk | None:
-    """Return where an open file lies, which then counts as read to its end; None if it must be read here.
+    """Return the place of an open file, which then counts as read to its end; None if it must be read here.
 
-    Only of the plain kinds it is known that their descriptor holds what reading them gives.
+    Only for the plain kinds of files, the descriptor is known to have the bytes that reading returns.
     """
-    file = getattr(file, "file", file)  # What `tempfile` wraps.
+    file = getattr(file, "file", file)  # The file inside a wrapper of `tempfile`.
     if not _HAS_PREAD:
         return None
     raw = file.raw if isinstance(file, io.BufferedReader | io.BufferedRandom) else file
@@ -224,7 +224,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _read_at(fd: int, start: int, size: int) -> bytes:
-    """Return the bytes at a place, fewer only at the end; the descriptor's own position stays as it is."""
+    """Return the bytes at a position, fewer only at the end, without moving the descriptor's position."""
     parts = []
     if not _HAS_PREAD:
         os.lseek(fd, start, os.SEEK_SET)

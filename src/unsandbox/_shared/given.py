@@ -8,7 +8,7 @@ from typing import Literal
 __all__ = ["NOT_GIVEN", "NO_LIMIT_S", "NotGiven", "limit_s"]
 
 NO_LIMIT_S = 365 * 86400.0
-"""What stands for no time limit where a number is needed: as good as for ever, and clocks still take it."""
+"""Replaces a missing time limit where a number is needed: practically for ever, but valid for clocks."""
 
 
 class NotGiven(Enum):

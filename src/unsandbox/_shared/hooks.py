@@ -86,7 +86,7 @@ class PollEvent:
 class Hooks:
     """Callbacks of a client. An async client awaits awaitable results.
 
-    An exception in a hook is raised by the call, after the call has cancelled what it started on the server.
+    If a hook raises, the call cancels its work on the server and raises the same exception.
     Exceptions in hooks during a clean-up are only logged.
 
     Attributes:

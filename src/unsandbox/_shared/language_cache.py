@@ -22,7 +22,7 @@ _MAX_BYTES = 1 << 20
 
 
 def load(base_url: str) -> list[str] | None:
-    """Return the cached list of a server, or None when there is none that is fresh and makes sense."""
+    """Return the cached list of a server; None if it is missing, outdated or invalid."""
     try:
         path = _path(base_url)
         if path is None:

@@ -51,7 +51,7 @@ class ExecuteOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_execution(options: ExecuteOptions, timeout: float | None = None) -> PreparedRequest:
-    """Return the request of an execution. What is not given is left out, so the server's defaults hold.
+    """Return the request of an execution. Omitted options are left out, so the server's defaults apply.
 
     Small files in `input_files` are read here, large ones when they are sent.
 
@@ -235,7 +235,7 @@ def command_patience(timeout: float | None, usual: float) -> float:
 
 
 def some(items: Iterable[Any] | None) -> list[Any] | None:
-    """Return what was given as a list, also when it is a single text or number; None for None."""
+    """Return an argument as a list, also a single text or number; None for None."""
     if items is None:
         return None
     return [items] if isinstance(items, str | int) else list(items)

@@ -19,7 +19,7 @@ _KEEP_BYTES = 10 << 20
 
 
 class ProgramOptions(NamedTuple):
-    """How a program of a session is to run; None stands for the server's default."""
+    """The options of a program in a session; None stands for the server's default."""
 
     cwd: str | None = None
     env: Mapping[str, str] | None = None

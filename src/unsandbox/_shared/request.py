@@ -1,4 +1,4 @@
-"""What one operation carries through all its attempts, and how its errors are dressed."""
+"""The state of one operation over all its attempts, and the conversion of its errors."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class PreparedRequest:
 
     Attributes:
         body: The bytes to send, the same in every attempt. A small one is in memory.
-        key: The same in every attempt, so that a server that honours it acts once; None for none.
+        key: Idempotency key, the same in every attempt, so that a server acts once; None for none.
         content_type: Of the body.
         needs: Features without which a server would drop a part of it in silence.
-        sent: Whether any attempt may have reached the server and been acted on.
+        sent: Whether the server may have received and executed an attempt.
     """
 
     __slots__ = ("body", "content_type", "key", "needs", "sent")
@@ -72,7 +72,7 @@ UNBOUNDED = Bounds()
 """No deadline, and otherwise the client's own."""
 
 INSTEAD_OF_ACTING = frozenset({429, 503})
-"""Statuses of a server that did nothing of what the request wanted."""
+"""Statuses of a server that has not executed the request."""
 
 
 def failed_attempt(
@@ -85,7 +85,7 @@ def failed_attempt(
         number: Which attempt, from 1.
         error: How it failed.
         deadline: The caller's deadline.
-        repeatable: Whether the server acts once, however often the request is sent.
+        repeatable: Whether the server acts once, even if the request is sent several times.
     """
     return Attempt(
         method,
@@ -99,7 +99,7 @@ def failed_attempt(
 
 
 def may_have_acted(error: ConnectionFailedError | APIError) -> bool:
-    """Tell whether the server may have acted on a request that failed with this error."""
+    """Return whether the server may have executed a request that failed with this error."""
     if isinstance(error, APIError):
         return isinstance(error, UnavailableError) and error.status not in INSTEAD_OF_ACTING
     return error.sent
@@ -129,7 +129,7 @@ def _hint(error: APIError, headers: Mapping[str, str]) -> str:
 
 
 def clock_offset(headers: Mapping[str, str]) -> float:
-    """Return the seconds that the server's clock is ahead of ours, by the `Date` of its answer; 0 without."""
+    """Return the seconds that the server's clock is ahead, from the `Date` of its answer; 0 without one."""
     try:
         return parsedate_to_datetime(headers.get("Date", "")).timestamp() - time.time()
     except (ValueError, OverflowError):

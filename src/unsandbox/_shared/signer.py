@@ -58,7 +58,7 @@ class Signer:
         return signed_headers(keys.public_key, keys.secret_key, timestamp, method, target, body)
 
     def clock_was_wrong(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Tell whether a refusal came from the clock that was signed with; from then on the server's is used.
+        """Return whether a request was refused because of its time; if so, use the server's clock from now on.
 
         Another call may have found out meanwhile: the time of this signature was wrong all the same.
         """

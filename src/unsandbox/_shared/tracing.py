@@ -1,4 +1,4 @@
-"""What a client tells OpenTelemetry: a span for each operation, a measurement for each request."""
+"""The client's telemetry for OpenTelemetry: a span for each operation, a measurement for each request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def span(operation: str, method: str, path: str, origin: str) -> AbstractContext
     Args:
         operation: Its name in the endpoint table.
         method: HTTP method.
-        path: Template of its path; ids are not told.
+        path: Template of its path, without ids.
         origin: Scheme, host and port of the server.
     """
     if not _telemetry.tracing():
@@ -47,7 +47,7 @@ def span(operation: str, method: str, path: str, origin: str) -> AbstractContext
 def measure(
     event: RequestEvent, origin: str, seconds: float, *, status: int | None = None, error: str | None = None
 ) -> None:
-    """Take the measurement of one request.
+    """Record the measurement of one request.
 
     Args:
         event: The request.

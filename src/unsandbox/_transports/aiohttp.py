@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def loaded() -> bool:
-    """Tell whether the library is there; else `load` takes a tenth of a second, which no loop should lose."""
+    """Return whether the library is loaded; otherwise `load` takes a tenth of a second, too long for a loop."""
     return LIBRARY in sys.modules
 
 
@@ -201,12 +201,12 @@ class AiohttpTransport:
         Args:
             target: Path and query, percent-encoded.
             headers: Request headers.
-            subprotocol: What is to be spoken.
+            subprotocol: The WebSocket subprotocol.
             timeout: Seconds until it is open.
 
         Raises:
             RequestTimeoutError: It took longer.
-            ConnectionFailedError: There was no answer, or none that makes sense.
+            ConnectionFailedError: There was no answer, or an invalid one.
         """
         import aiohttp
 
@@ -294,7 +294,7 @@ async def _read(response: aiohttp.ClientResponse) -> RawResponse:
 
 @functools.cache
 def _header(name: str) -> str:
-    """Return the name of a header as aiohttp keeps it; else it makes one of its own for each request."""
+    """Return the name of a header in aiohttp's type, so that aiohttp does not convert it for each request."""
     from multidict import istr
 
     return istr(name)

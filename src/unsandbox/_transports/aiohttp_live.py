@@ -1,4 +1,4 @@
-"""What stays open on the async side: answers that come piece by piece, and WebSockets."""
+"""Open connections on the async side: streamed answers and WebSockets."""
 
 # ruff: noqa: ASYNC109 - the sync twin has no other way to be given a time limit
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 LIBRARY = "aiohttp"
-"""What the errors of this transport also are."""
+"""Additional base class of this transport's errors."""
 
 
 class AiohttpStream:
@@ -57,7 +57,7 @@ class AiohttpStream:
             raise with_base(ConnectionFailedError, LIBRARY)(f"{self._where}: {reason(error)}") from error
 
     async def close(self) -> None:
-        """Close the connection, or give it back when the body was read to its end."""
+        """Close the connection, or return it to the pool if the body was read to its end."""
         if self._response.content.at_eof():
             self._response.release()
         else:
@@ -123,7 +123,7 @@ class AiohttpSocket:
 
 
 def reason(error: BaseException) -> str:
-    """Return what an error of the library says, with its name."""
+    """Return the text of an error of the library, with its name."""
     text = str(error).strip()
     name = type(error).__name__
     return f"{name}: {text}" if text and text != "None" else name

@@ -1,4 +1,4 @@
-"""What both transports share: the answer's type and what the environment says about proxies and CAs."""
+"""Code that both transports share: the type of answers, and the environment's proxies and CAs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HUNG_UP = frozenset(
 class RawResponse(NamedTuple):
     """One HTTP answer, read to its end. `headers` are looked up without regard to case.
 
-    Large files were taken out of the body as it came; `marks` holds them by what stands in their place.
+    Large files were taken out of the body while it arrived; `marks` has them by the marks in their places.
     """
 
     status: int
@@ -57,7 +57,7 @@ class AnswerReader:
         self._splitter: Splitter | None = None
 
     def feed(self, piece: bytes) -> None:
-        """Take the next piece.
+        """Add the next piece.
 
         Raises:
             OSError: The disk is full.
@@ -120,7 +120,7 @@ def ca_bundle(given: str | None = None) -> str | None:
 
 
 def system_store() -> str | None:
-    """Return the file or folder of CAs that this machine trusts; None where there is no such place."""
+    """Return the file or folder of CAs that this machine trusts; None if there is none."""
     paths = ssl.get_default_verify_paths()
     if paths.cafile:
         return paths.cafile
@@ -150,7 +150,7 @@ def scheme_hint(error: BaseException, origin: str) -> str:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Return an error and what it was made of, as far as HTTP libraries show it."""
+    """Return an error and its causes, as far as HTTP libraries show them."""
     seen: list[BaseException] = []
     found = [error]
     while found and len(seen) < _MAX_CAUSES:
@@ -169,7 +169,7 @@ def wait_s(idle_s: float, within: float | None) -> float:
 
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """Return what checks servers: against the given CAs, else the environment's, else the system's.
+    """Return the TLS context with the given CAs, otherwise the environment's, otherwise the system's.
 
     Args:
         ca_file: File or folder of trusted CAs.

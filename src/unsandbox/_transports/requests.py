@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def loaded() -> bool:
-    """Tell whether the library is there; here nobody waits for anything else meanwhile."""
+    """Return whether the library is loaded: always, because loading it here blocks no other task."""
     return True
 
 
@@ -145,12 +145,12 @@ class RequestsTransport:
         Args:
             target: Path and query, percent-encoded.
             headers: Request headers.
-            subprotocol: What is to be spoken.
+            subprotocol: The WebSocket subprotocol.
             timeout: Seconds until it is open.
 
         Raises:
             RequestTimeoutError: It took longer.
-            ConnectionFailedError: There was no answer, or none that makes sense.
+            ConnectionFailedError: There was no answer, or an invalid one.
         """
         from websockets.exceptions import WebSocketException
 
@@ -275,7 +275,7 @@ def _read(response: requests.Response, ends: float) -> RawResponse:
 
 
 def _cut_in_headers(answer: RawResponse) -> bool:
-    """Tell whether an answer ends before its headers do, which `http.client` takes for their end.
+    """Return whether an answer ends within its headers, which `http.client` takes for the end of the headers.
 
     Then nothing says how long the body is, and it is not the JSON that a success holds.
     """

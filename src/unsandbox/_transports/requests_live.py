@@ -1,4 +1,4 @@
-"""What stays open on the sync side: answers that come piece by piece (urllib3), and WebSockets (websockets)."""
+"""Open connections on the sync side: streamed answers (urllib3) and WebSockets (websockets)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 LIBRARY = "requests"
-"""What the errors of this transport also are."""
+"""Additional base class of this transport's errors."""
 _CHUNK = 1 << 16
 _CLOSE_S = 2.0
 """Seconds that a server has to say goodbye, too."""
@@ -66,7 +66,7 @@ class RequestsStream:
         return data
 
     def close(self) -> None:
-        """Close the connection, or give it back when the body was read to its end."""
+        """Close the connection, or return it to the pool if the body was read to its end."""
         self._response.close()
 
 
@@ -146,7 +146,7 @@ def connect_socket(
     from websockets.typing import Subprotocol
 
     known = inspect.signature(connect).parameters
-    # Later versions return something else unless they are asked for what they always did.
+    # Later versions need this option to return the same as earlier ones.
     options: dict[str, Any] = {
         name: value for name, value in (("legacy", True), ("proxy", proxy_for(origin))) if name in known
     }

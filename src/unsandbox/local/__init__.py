@@ -82,7 +82,7 @@ def _start(config: EngineConfig | None) -> EngineThread | EngineProcess:
     if _threads_are_unusable():
         return EngineProcess(config)
     try:
-        # Imported here: it needs what cannot be imported when the main thread has ended.
+        # Imported here, because it imports modules that cannot be imported after the main thread has ended.
         from unsandbox.local.thread import EngineThread
 
         return EngineThread(config)
@@ -94,7 +94,7 @@ def _start(config: EngineConfig | None) -> EngineThread | EngineProcess:
 
 
 def _threads_are_unusable() -> bool:
-    """Tell whether an event loop in a thread would block everything, or could start no thread in its turn."""
+    """Return whether an event loop in a thread would block everything, or could not start threads."""
     if not threading.main_thread().is_alive():
         return True
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")

@@ -1,4 +1,4 @@
-"""Where an embedded engine is."""
+"""The address of an embedded engine."""
 
 from __future__ import annotations
 

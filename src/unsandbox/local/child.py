@@ -1,4 +1,4 @@
-"""The embedded engine in a process of its own, for programs whose own threads cannot run it."""
+"""The embedded engine in a child process, for programs whose threads cannot run it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class EngineProcess:
 
     Attributes:
         config: As given.
-        address: Where the engine listens.
+        address: Address that the engine listens on.
 
     Raises:
         EngineError: It did not start; the message says why.

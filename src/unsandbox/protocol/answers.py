@@ -34,7 +34,7 @@ def read_object(status: int, headers: Mapping[str, str], body: bytes, now: float
     except ValueError as error:
         raise InvalidResponseError(f"the server answered {status} with a body that is not JSON") from error
     if isinstance(value, list):
-        # The C client accepts a bare array from /languages, so somebody sends it.
+        # The C client accepts a bare array from /languages, so some servers may send it.
         return {"languages": value, "jobs": value, "count": len(value)}
     if not isinstance(value, dict):
         raise InvalidResponseError(f"the server answered {status} with JSON that is not an object")

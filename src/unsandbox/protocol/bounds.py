@@ -76,7 +76,7 @@ def check_bounds(members: Mapping[str, Any], model: type[msgspec.Struct], path: 
     Args:
         members: The object, by the names of the fields.
         model: Its type.
-        path: Where the object is in the request: `input_files[3].`.
+        path: Path of the object in the request: `input_files[3].`.
 
     Raises:
         BoundExceededError: One is too long.
@@ -126,7 +126,7 @@ def bounds_of(model: type[msgspec.Struct]) -> Iterator[tuple[str, int | None, st
 
 
 def takes_data(model: type[msgspec.Struct] | None) -> bool:
-    """Whether a request holds code, a script or files, so that only the server's own limit bounds its body."""
+    """Return whether a request has code, a script or files, so that only the server's limit bounds its body."""
     return model is not None and any(bound is None or bound > LARGE for _, bound, _ in bounds_of(model))
 
 
@@ -153,7 +153,7 @@ def _given(kind: inspect.Type) -> inspect.Type:
 
 
 def _check(value: object, kind: inspect.Type, path: str) -> None:
-    # What is of another type is refused by its type.
+    # Values of another type are refused because of their type.
     if isinstance(value, str) and isinstance(kind, inspect.StrType):
         _compare(path, len(value), kind.max_length, "characters")
     elif isinstance(value, list) and isinstance(kind, inspect.ListType):

@@ -35,7 +35,7 @@ def to_wire(model: WireModel, *, whole: bool = True) -> dict[str, Any]:
 
     Args:
         model: The model.
-        whole: Whether contents that lie elsewhere are read; else they stand in the place of their base64.
+        whole: Whether contents in files are read; otherwise marks replace their base64.
 
     Example:
         >>> from unsandbox.protocol.models import Job
@@ -144,7 +144,7 @@ def _encode_pieces(value: WireModel | Mapping[str, Any], *, escapes: bool) -> by
     try:
         return _encoder.encode(plain)
     except (TypeError, UnicodeEncodeError, OverflowError, msgspec.MsgspecError):
-        pass  # It holds a content, or what cannot be written: the slow way says which.
+        pass  # It has a content in a file, or an invalid value; the slow way finds out which.
     contents: list[Content] = []
     mark = os.urandom(16).hex()  # Nobody who wrote the values can know it.
 

@@ -1,4 +1,4 @@
-"""Bytes too many for the memory: where they lie, and how a text is made of them without ever being built.
+"""Contents that are too large for memory: their place in a file, and texts that are streamed from them.
 
 `Pieces` knows its length and yields itself part by part, each file read and encoded on its way. What takes such
 a text apart again at the other end is in `splitting`.
@@ -45,7 +45,7 @@ class Content(ABC):
 
 
 class Held(Content):
-    """Bytes in memory, for whoever gave them: they are not copied.
+    """Bytes in memory, which are not copied.
 
     Args:
         data: The bytes; not to be changed.
@@ -64,12 +64,12 @@ class Held(Content):
 
 
 class Spool:
-    """A file without a name, which goes with this object, however that happens.
+    """An unnamed file, which is removed with this object in any case.
 
-    It lies in the folder that `TMPDIR` names, else in /var/tmp, which is a disk where /tmp may be memory.
+    It is in the folder `TMPDIR`, by default /var/tmp, which is on a disk, while /tmp may be in memory.
 
     Attributes:
-        fd: Its descriptor; whoever reads it by other means must not rely on its position.
+        fd: Its descriptor; other readers must not rely on its position.
         size: Bytes in it.
     """
 
@@ -82,7 +82,7 @@ class Spool:
         self._close = weakref.finalize(self, os.close, self.fd)
 
     def close(self) -> None:
-        """Let go of it now, although somebody may still know this object; it cannot be used any more."""
+        """Release the file now, even if the object is still referenced; it cannot be used any more."""
         with self._lock:
             # -1 from then on: a thread that still writes must not meet another file that got the number.
             self._close()
@@ -103,7 +103,7 @@ class Spool:
                 self.size += written
 
     def cut(self, size: int) -> None:
-        """Forget what lies behind the first `size` bytes."""
+        """Remove everything after the first `size` bytes."""
         with self._lock:
             os.ftruncate(self.fd, size)
             self.size = size
@@ -125,7 +125,7 @@ class Spool:
         return b"".join(parts)
 
     def since(self, start: int) -> Slice:
-        """Return what lies between a place and the end as it is now."""
+        """Return the content from a position to the current end."""
         return Slice(self, start, self.size - start)
 
 
@@ -134,7 +134,7 @@ class Slice(Content):
 
     Attributes:
         spool: The spool.
-        start: Where in it.
+        start: Position in the file.
     """
 
     def __init__(self, spool: Spool, start: int, size: int) -> None:
@@ -187,7 +187,7 @@ class Overflow:
         return spooled + self._memory
 
     def close(self) -> None:
-        """Release the file now; what was collected is gone."""
+        """Release the file now, with its content."""
         self._memory.clear()
         if self._spool is not None:
             self._spool.close()
@@ -200,7 +200,7 @@ class ChunkReader(io.RawIOBase):
         chunks: The chunks.
 
     Attributes:
-        failure: Why they could not be had, when they could not: a library may hide that in an error of its own.
+        failure: The error while reading them, if any; a library may hide it in another error.
     """
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
@@ -228,12 +228,12 @@ class ChunkReader(io.RawIOBase):
 
 
 def base64_length(size: int) -> int:
-    """Return the length of the base64 of so many bytes."""
+    """Return the length of the base64 of a number of bytes."""
     return (size + 2) // 3 * 4
 
 
 class Written(Content):
-    """A content that stands in a text as it is, and not as base64.
+    """A content that is inserted into a text as it is, not as base64.
 
     Args:
         content: The content.
@@ -273,7 +273,7 @@ class Pieces:
         """Yield the text from the first byte to the last.
 
         Raises:
-            OSError: A file cannot be read any more, or is not what it was.
+            OSError: A file cannot be read any more, or has changed.
         """
         for part in self.parts:
             if isinstance(part, bytes):

@@ -38,7 +38,7 @@ class Cursor(NamedTuple):
         """Read a cursor.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It is not one.
         """
         stdout, dash, stderr = text.partition("-")
         if not (dash and stdout.isdecimal() and stderr.isdecimal() and text.isascii() and len(text) < 40):
@@ -74,7 +74,7 @@ class OutputChunk(WireModel, frozen=True, kw_only=True):
         """Its bytes.
 
         Raises:
-            InvalidResponseError: The server sent what is not base64.
+            InvalidResponseError: The server sent invalid base64.
         """
         if self.base64 is None:
             return (self.text or "").encode("utf-8", "surrogateescape")

@@ -1,6 +1,6 @@
 """Guesses the language of a text from its content; used only on request.
 
-A file's name and its `#!` line say what its author meant; this says what a text looks like, and may be wrong.
+A file's name and its `#!` line show its language; this module guesses from the text, and may be wrong.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 _LINES, _WIDTH = 200, 160
-"""What is looked at: so many lines, so much of each. Patterns take no longer than this allows."""
+"""The number of lines, and of characters of each, that are examined, which bounds the time of the patterns."""
 
 # Each language has marks that few others have; one counts once, with its weight. The highest sum wins when it
 # reaches 2 and no other language has as much.

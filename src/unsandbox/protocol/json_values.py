@@ -11,9 +11,9 @@ _SEPARATORS = (b",", b"[", b"{")
 
 
 def has_more_values(text: bytes, most: int) -> bool:
-    """Tell whether a JSON text has more than `most` values and names.
+    """Return whether a JSON text has more than `most` values and names.
 
-    Linear in the length of the text; a text that is no JSON gets some answer.
+    Linear in the length of the text; for invalid JSON the answer is arbitrary.
 
     Example:
         >>> has_more_values(b'{"a": [1, 2, ",,,,,,"]}', 7), has_more_values(b"[0,0,0,0]", 3)

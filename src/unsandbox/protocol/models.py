@@ -60,7 +60,7 @@ class JobStatus(enum.StrEnum):
     PENDING = "pending"
     RUNNING = "running"
     COMPLETED = "completed"
-    """The program ended by itself, whatever its exit code."""
+    """The program ended by itself, with any exit code."""
     FAILED = "failed"
     """The job could not be run or was ended by a limit; `error` says which."""
     TIMEOUT = "timeout"
@@ -127,7 +127,7 @@ class WireModel(msgspec.Struct, frozen=True, kw_only=True):
         return {"type": "object", "title": cls.__name__, "additionalProperties": True}
 
     def __repr__(self) -> str:
-        # What is None says nothing, and a megabyte of output does not help either.
+        # Omit fields that are None, and shorten long output.
         shown = ((name, getattr(self, name)) for name in self.__struct_fields__)
         return f"{type(self).__name__}({', '.join(f'{n}={_short(v)}' for n, v in shown if v is not None)})"
 

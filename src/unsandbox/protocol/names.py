@@ -52,7 +52,7 @@ def relative_name(given: str) -> str:
 
 
 def clash(names: set[str]) -> str | None:
-    """Return a name of a file that others need for a folder; None when there is none.
+    """Return the name of a file that is also a folder of other names; None if there is none.
 
     Example:
         >>> clash({"a", "a/b"}), clash({"a/b", "a/c"})

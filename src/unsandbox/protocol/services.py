@@ -264,11 +264,12 @@ class VaultExport(WireModel, frozen=True, kw_only=True):
 def vault_from_body(body: bytes) -> dict[str, str]:
     r"""Read a vault in any of the forms that clients send: text, `{"content"}`, `{"env"}`, or a flat object.
 
-    What begins with a brace is JSON, whatever its content type says: no name of a variable can. Names are those
-    that a shell knows, with dots and hyphens besides; a value is one line, kept as it is, quotes and all.
+    A text that begins with a brace is JSON, regardless of its content type, because a variable's name cannot
+    begin so. Names are those of a shell, plus dots and hyphens; a value is one line, which is kept unchanged
+    with quotes.
 
     Raises:
-        ValueError: It is none of them, a line has no `=`, or an entry is not usable. The message has no value.
+        ValueError: The format is unknown, a line has no `=`, or an entry is invalid. The message has no value.
 
     Example:
         >>> vault_from_body(b"# keys\nA=1\n\nB=x=y\n")

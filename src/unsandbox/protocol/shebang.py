@@ -11,9 +11,9 @@ _MOST_STEPS = 8
 _VERSION = re.compile(r"-?[0-9]+(\.[0-9]+)*\Z")
 _ENV_WITH_VALUE = frozenset({"-u", "--unset", "-C", "--chdir", "-a", "--argv0"})
 _RUNNERS = frozenset({"busybox", "toybox", "npx", "bunx", "pnpx", "uvx", "pipx", "sudo", "nohup"})
-"""Programs whose first word that is no option is the program that they run."""
+"""Programs whose first non-option word is the program that they run."""
 _RUN_PYTHON = frozenset({"uv", "poetry", "pdm", "hatch", "rye", "pipenv", "conda", "pixi"})
-"""Programs that run Python with `run`, whatever follows."""
+"""Programs that run Python with `run` and any further words."""
 
 
 def shebang_program(source: str) -> str | None:
@@ -59,7 +59,7 @@ def without_version(program: str) -> str:
 
 
 def _after_env(words: list[str]) -> list[str]:
-    """Return what env(1) would run: its options, their arguments and assignments skipped."""
+    """Return the command that env(1) would run, without its options, their arguments and assignments."""
     while words:
         word = words[0]
         option, equals, value = word.partition("=")

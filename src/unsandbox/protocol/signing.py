@@ -40,7 +40,7 @@ def sign(secret_key: str, timestamp: str, method: str, target: str, body: bytes 
         timestamp: The exact text of the `X-Timestamp` header (Unix time, whole seconds).
         method: HTTP method in upper case.
         target: Path and query as sent, starting with `/`.
-        body: The exact bytes of the body; empty when there is none. What lies in files is read.
+        body: The exact bytes of the body; empty if there is none. Contents in files are read.
 
     Raises:
         OSError: A file cannot be read.
@@ -77,7 +77,7 @@ def signed_headers(
 
 
 def verify(secret_key: str, timestamp: str, method: str, target: str, body: bytes, signature: str) -> bool:
-    """Tell whether a signature is right, in constant time for each variant.
+    """Return whether a signature is valid, in constant time for each variant.
 
     Some historical requests are signed over the bare path although they have a query (see `signed_targets`),
     and some over the empty string although they send `{}`; both are accepted, each alone and together.
@@ -106,7 +106,7 @@ def signed_targets(method: str, target: str) -> set[str]:
     """Return the targets that the signature of a request may be over: its own, and for a few its bare path.
 
     Those few are the requests whose query the historical C client does not sign. The query of any other request
-    must be signed: else somebody in between could add one.
+    must be signed; otherwise an attacker on the network could add one.
 
     Example:
         >>> sorted(signed_targets("GET", "/images?filter=owned")), signed_targets("GET", "/jobs?limit=1")
@@ -135,12 +135,12 @@ class Verifier:
         self._begun = [_begun(secret_key, timestamp, method.upper(), one) for one in targets]
 
     def update(self, piece: bytes) -> None:
-        """Take the next piece of the body."""
+        """Add the next piece of the body."""
         for signature in self._begun:
             signature.update(piece)
 
     def fits(self, signature: str) -> bool:
-        """Tell whether the text of the `X-Signature` header is right for what was taken."""
+        """Return whether the text of the `X-Signature` header is valid for the body."""
         given = signature.encode(errors="replace")
         right = False
         for expected in self._begun:
@@ -149,7 +149,7 @@ class Verifier:
 
 
 def clock_skew(timestamp: str, now: float) -> float | None:
-    """Return how many seconds the request's clock is ahead of ours, or None when the header is not a time.
+    """Return the seconds that the request's clock is ahead of this one; None if the header is not a time.
 
     Example:
         >>> clock_skew("1700000100", 1700000000.0)
@@ -181,7 +181,7 @@ def build_target(path: str, params: Mapping[str, str], query: Mapping[str, objec
             value = params.get(name, "")
             if not value or value in {".", ".."}:
                 raise InvalidRequestError(f"{name!r} of {path} must be a non-empty identifier")
-            # What is quoted holds no brace, so it is never taken for a placeholder.
+            # A quoted value has no brace, so it is never mistaken for a placeholder.
             target = target.replace(f"{{{name}}}", quote(value, safe=""))
         if not query:
             return target

@@ -25,7 +25,7 @@ _MEMBERS = frozenset({"content", "content_base64"})
 
 
 class Parted(NamedTuple):
-    """A JSON text and what was taken out of it, by the marks that stand in the places."""
+    """A JSON text and the contents that were taken out of it, by their marks."""
 
     body: bytes
     marks: Mapping[str, Content]
@@ -34,31 +34,31 @@ class Parted(NamedTuple):
 class Splitter:
     """Is fed a JSON text in pieces; keeps it but for the long base64 texts of members that hold files.
 
-    It knows no more of JSON than that: a quote inside a text is escaped, so what looks like the beginning of
-    such a member is one, or ends another member's name, and then `restored` undoes what was done.
+    It only relies on one property of JSON: a quote inside a text is escaped. So a match is the beginning of
+    such a member, or the end of another member's name; in that case `restored` undoes the replacement.
 
     Args:
         kept: Collects the rest of the text; by default it is held in memory.
 
     Attributes:
-        marks: The contents that were taken out, by the text that stands in their place.
+        marks: The contents that were taken out, by their marks in the text.
     """
 
     def __init__(self, kept: Overflow | None = None) -> None:
         self.marks: dict[str, Content] = {}
-        # Nobody who wrote the text can know it, and so nobody can have put it there.
+        # A random mark, which the author of the text cannot know.
         self._mark = f"content-{os.urandom(16).hex()}-"
         self._kept = Overflow(sys.maxsize) if kept is None else kept
         self._rest = b""
         self._spool: Spool | None = None
         self._started = 0
         self._run: bytearray | None = None
-        """Base64 of the member that is being read, as far as it is not yet decoded; None outside of one."""
+        """Base64 of the current member that is not decoded yet; None outside of a member."""
         self._from = 0
         self._spooling = False
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece.
+        """Add the next piece.
 
         Raises:
             OSError: The disk is full.
@@ -66,7 +66,7 @@ class Splitter:
         self._rest = self._take(self._rest + data, last=False)
 
     def finish(self) -> bytes:
-        """Return what was kept, when all pieces were fed."""
+        """Return the remaining text and the contents, after the last piece."""
         self._kept += self._take(self._rest, last=True)
         self._rest = b""
         kept = bytes(self._kept)
@@ -81,7 +81,7 @@ class Splitter:
             self._spool.close()
 
     def _take(self, data: bytes, *, last: bool) -> bytes:
-        """Go through some bytes; return those that can only be understood together with what follows."""
+        """Process some bytes; return the last ones, which need the following bytes to be understood."""
         at = 0
         while True:
             if self._run is None:
@@ -109,7 +109,7 @@ class Splitter:
                 at = end.end() - 1
 
     def _add(self, run: bytes) -> bool:
-        """Take base64 of the present member; False when it is none. The last of it waits: it may be padded."""
+        """Decode base64 of the current member; return False if it is invalid. The end waits for its padding."""
         pending = self._run
         if pending is None:
             return False
@@ -163,7 +163,7 @@ def _run_end(data: bytes, start: int) -> int:
 
 
 class Mark(str):
-    """What stands in the place of a content that was taken out, and knows it.
+    """The mark of a content that was taken out, with a reference to the content.
 
     Attributes:
         content: The content.
@@ -182,11 +182,11 @@ class Mark(str):
 
 
 def restored(value: Any, marks: Mapping[str, Content], *, whole: bool = False) -> Any:
-    """Return a decoded JSON value with base64 in the places of what was taken out.
+    """Return a decoded JSON value with base64 in the places of marks.
 
     Args:
-        value: What was decoded.
-        marks: The contents, by the text that stands in their places.
+        value: The decoded value.
+        marks: The contents, by their marks.
         whole: Also in lists of files; else a `Mark` stays there, for `fill_in`.
     """
     if isinstance(value, str):

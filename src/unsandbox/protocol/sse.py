@@ -36,7 +36,7 @@ class EventReader:
         self.last_id: str | None = None
 
     def feed(self, piece: bytes) -> Iterator[ServerEvent]:
-        """Take a piece of the body and yield the events that end in it."""
+        """Process a piece of the body, and yield the events that end in it."""
         self._rest_bytes += len(piece)
         self._rest.append(piece)
         if b"\n" not in piece:

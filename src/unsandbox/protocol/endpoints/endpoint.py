@@ -1,4 +1,4 @@
-"""What one row of the endpoint table says."""
+"""One row of the endpoint table."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Endpoint:
         response: Type of the answer.
         summary: One line for people.
         request: Type of the JSON body, if there is one.
-        body: What the body is.
-        auth: `signed`, or `none` for what anybody may ask.
+        body: Format of the body.
+        auth: `signed`, or `none` for public endpoints.
         query: Members of the query.
         aliases: Further method and path pairs that historical clients use for the same thing.
-        creates: Whether it makes something; the client then sends an `Idempotency-Key`.
+        creates: Whether it creates an object; the client then sends an `Idempotency-Key`.
         status: Status of a success.
         protected: Whether a server may ask for a one-time code first (428).
         text_bytes: Largest body, where it is text.
-        safe: Whether it changes nothing although its method does not say so (RFC 9110, 9.2.1).
-        idempotent: Whether it may be sent again although its method does not say so (RFC 9110, 9.2.2).
+        safe: Whether it changes nothing although its method is not a safe one (RFC 9110, 9.2.1).
+        idempotent: Whether it may be repeated although its method is not idempotent (RFC 9110, 9.2.2).
     """
 
     name: str
@@ -65,7 +65,7 @@ class Endpoint:
 
     @property
     def repeatable(self) -> bool:
-        """Whether it may be sent again although its method does not say so."""
+        """Whether it may be repeated."""
         return self.safe or self.idempotent
 
     @functools.cached_property

@@ -9,7 +9,7 @@ from unsandbox.protocol.endpoints.state import IMAGES, LOGS, SERVICES, SESSIONS,
 from unsandbox.protocol.endpoints.workspace import FILES, PROCESSES
 
 FEATURES_HEADER = "Unsandbox-Features"
-"""Response header with which a server announces what it can do beyond the historical API."""
+"""Response header with the server's features beyond the historical API."""
 FEATURES = (
     *("wait", "idempotency", "stdin", "events", "args", "isolation", "wait_many"),
     *("compiler_args", "memory_mb", "compile_timeout", "cpu_time", "compile_output", "version"),

@@ -1,4 +1,4 @@
-"""The part of the endpoint table about what lasts: sessions, services, snapshots, images, logs."""
+"""The part of the endpoint table for stored objects: sessions, services, snapshots, images, logs."""
 
 from __future__ import annotations
 
