@@ -310,6 +310,7 @@ async def main():
         hello=await run("sh", "-c", "id -u; cat; echo a > /tmp/artifacts/a; exit 3", stdin=b"in", collect_artifacts=True),
         one=await run("python3", "-c", "bytearray(1 << 30)"),
         many=await run("python3", "-c", many),
+        grows=await run("python3", "-c", "a = []\\nwhile True: a.append(b'x' * (1 << 20))"),
         forks=await run("python3", "-c", bomb, limits=Limits(wall_s=10, processes=40)),
         time=await run("sleep", "60", limits=Limits(wall_s=0.3)),
         probe=[[c.name, c.ok, c.enforced_by] for c in report.checks],
@@ -335,6 +336,8 @@ async def test_as_an_ordinary_user(readable_copy):
     assert results["one"][1] == 1
     assert results["many"][:2] == ["memory", 137]
     assert results["many"][4] > 200 << 20
+    # As where a control group counts, and not a MemoryError.
+    assert results["grows"][:2] == ["memory", 137]
     assert results["forks"][0] == "exited"
     assert 30 <= int(results["forks"][2]) <= 40
     assert results["time"][0] == "timeout"

@@ -213,7 +213,7 @@ class BubblewrapSource:
             shm_bytes(limits.tmpfs_bytes),
             limits.open_files,
             limits.processes,
-            0 if self._counts_memory else limits.memory_bytes,
+            self._host.data_bytes(limits.memory_bytes) or 0,
             slot.number,
         )
         self._host.view.show(slot.number, limits.vcpu, limits.memory_bytes)

@@ -12,6 +12,8 @@ from unsandbox.sandbox.host.machine_view import MachineView
 from unsandbox.sandbox.host.slots import SlotTable
 from unsandbox.sandbox.system import System
 
+_DATA_FACTOR = 2
+
 
 @dataclass(frozen=True, slots=True)
 class HostResources:
@@ -49,5 +51,9 @@ class HostResources:
         return found
 
     def data_bytes(self, memory_bytes: int) -> int | None:
-        """Return the limit of each process's data where no control group limits memory, otherwise None."""
-        return None if "memory" in self.cgroup.controllers else memory_bytes
+        """Return the limit of each process's data where no control group limits memory, otherwise None.
+
+        It is above the limit of memory: the launcher looks at the memory in use and kills a sandbox that has
+        more, as the kernel does where it counts. Only a process that is quicker is refused memory.
+        """
+        return None if "memory" in self.cgroup.controllers else _DATA_FACTOR * memory_bytes
