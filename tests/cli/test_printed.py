@@ -97,8 +97,8 @@ def test_a_shell_takes_new_keys_by_eval(tmp_path):
 
 def test_every_command_prints_json_for_scripts():
     """But those whose output is for another program, and `cp`, which prints what tar or files hold."""
-    without = set()
-    todo = [("un", cli)]
+    without: set[str] = set()
+    todo: list[tuple[str, click.Command]] = [("un", cli)]
     while todo:
         name, command = todo.pop()
         if isinstance(command, click.Group):
