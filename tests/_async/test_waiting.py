@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from unsandbox import (
     WaitTimeoutError,
 )
 from unsandbox.protocol import polling
+from unsandbox.protocol.polling import poll_delays
 
 ACCEPTED = {"job_id": "j1", "status": "pending"}
 RUNNING = {"job_id": "j1", "status": "running"}
@@ -220,13 +222,21 @@ async def test_a_long_poll_does_not_outlast_the_deadline(client: AsyncClient, fa
     assert caught.value.partial.stdout == "half"
 
 
-async def test_a_server_that_does_not_hold_is_not_asked_in_a_tight_loop(
+async def test_a_server_that_does_not_hold_is_asked_on_the_schedule_of_polling(
     client: AsyncClient, fake: FakeServer
 ) -> None:
-    fake.routes(GET_jobs=reply(200, RUNNING, OURS), DELETE_jobs=reply(200, CANCELLED))
-    with pytest.raises(WaitTimeoutError):
-        await client.wait("j1", timeout=0.3)
-    assert len(fake.requests) < 40
+    times: list[float] = []
+
+    def look(_: Request) -> Raw:
+        times.append(time.monotonic())
+        return reply(200, RUNNING if len(times) < 4 else JOB, OURS)
+
+    fake.routes(GET_jobs=look)
+    await client.wait("j1")
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert len(gaps) == 3
+    for gap, delay in zip(gaps, poll_delays(), strict=False):
+        assert gap > delay - 0.01
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "5"])
