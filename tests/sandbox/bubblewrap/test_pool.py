@@ -736,7 +736,7 @@ async def test_a_javascript_program_sees_no_difference(backend, node, name):
     await eventually(lambda: node.pool.queues[KIND_NODE].ready, 10)
     waits = node.pool.queues[KIND_NODE].ready[0]
     hot = await run_in(node, spec, expect_warm=True)
-    assert waits.job is not None
+    assert waits.used
     cold = await run_in(backend, spec, expect_warm=False)
     hot_view, cold_view = (re.sub(r"(node:\d+)", "node", repr(without_addresses(one))) for one in (hot, cold))
     assert hot_view == cold_view
@@ -767,7 +767,7 @@ async def test_a_bash_script_sees_no_difference(backend, bash, name):
     await eventually(lambda: bash.pool.queues[KIND_BASH].ready, 20)
     waits = bash.pool.queues[KIND_BASH].ready[0]
     hot = await run_in(bash, spec, expect_warm=True)
-    assert waits.job is not None
+    assert waits.used
     cold = await run_in(backend, spec, expect_warm=False)
     assert without_addresses(hot) == without_addresses(cold)
 
