@@ -46,6 +46,7 @@ class EngineConfig:
         concurrency_per_key: Queued and running jobs per key; further jobs are refused with 429.
         code_bytes: Maximum size of a program.
         input_bytes: All input files of one job together.
+        waiting_bytes_per_key: Programs, input and files of all jobs of a key that have not ended.
         memory_per_vcpu_bytes: Memory limit of a sandbox per vCPU.
         output_bytes: Stored part of each output stream of a job; the rest is counted and dropped.
         kept_jobs: Number of ended jobs that are kept in memory.
@@ -82,6 +83,7 @@ class EngineConfig:
     concurrency_per_key: int = 20_000
     code_bytes: int = 16 * MIB
     input_bytes: int = 512 * MIB
+    waiting_bytes_per_key: int = 2 * GIB
     memory_per_vcpu_bytes: int = 2 * GIB
     output_bytes: int = 10 * MIB
     kept_jobs: int = 10_000

@@ -20,7 +20,7 @@ from unsandbox.server.ingress.gateway import Gateway
 from unsandbox.server.ingress.html_page import FRONT_PAGE, FRONT_TITLE, html_page
 from unsandbox.server.ingress.routing import ServiceHosts
 from unsandbox.server.metrics import CONTENT_TYPE as METRICS_TYPE
-from unsandbox.server.metrics import Metrics
+from unsandbox.server.metrics import Budget, Metrics
 from unsandbox.server.openapi import openapi_document
 from unsandbox.server.operation import Operation
 from unsandbox.server.protocols import http_logger
@@ -58,7 +58,7 @@ class Server:
         self._sudo = Sudo()
         watchdog_s = self._config.watchdog_s
         self._watchdog = None if watchdog_s is None else LoopWatchdog(watchdog_s)
-        self._metrics = Metrics(engine, self._watchdog)
+        self._metrics = Metrics(engine, self._budget, self._watchdog)
         self._gateway: Gateway | None = None
         engine.quotas.rings.append(keys)
         self._runner: web.AppRunner | None = None
@@ -175,6 +175,27 @@ class Server:
     async def _serve_shell(self, request: web.Request) -> web.StreamResponse:
         # Unsigned: by the protocol, knowing the id of a session is the permission.
         return await serve_shell(request, self._engine)
+
+    def _budget(self) -> Budget:
+        """Return what the server holds for others now."""
+        gateway, unproved = self._gateway, self._reader.unproved
+        if gateway is None:
+            return Budget({}, {}, {}, 0)
+        visitors = gateway.ingress.last_ping
+        return Budget(
+            connections={"api": len(gateway.connections), "ingress": visitors.connections},
+            refused={"connections": gateway.connections.refused, "heads": gateway.held.refused},
+            held_bytes={
+                "heads": len(gateway.held),
+                "ingress_heads": visitors.held,
+                "unproved_memory": unproved.in_memory.total(),
+                "unproved_disk": unproved.on_disk.total(),
+                "job_input": self._engine.jobs.table.input_bytes,
+                "job_results": self._engine.jobs.table.ended_bytes,
+                "replies": self._engine.replies.total_bytes,
+            },
+            ingress_starts=gateway.ingress.starts,
+        )
 
     def _check_one_time_code(self, owner: str, request: web.Request) -> None:
         secret = self._keys.otp_secret_of(owner)

@@ -69,6 +69,11 @@ class IdempotencyStore:
         """Return how many bytes the kept answers of a key take, roughly."""
         return sum(self._sizes.get(owner, {}).values())
 
+    @property
+    def total_bytes(self) -> int:
+        """Bytes that the kept answers of all keys take, roughly."""
+        return sum(map(self.bytes_of, self._sizes))
+
     async def prune(self) -> None:
         """Forget answers older than a day."""
         oldest = time.time() - KEPT_S

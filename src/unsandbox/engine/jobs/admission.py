@@ -58,6 +58,20 @@ class Admission:
                 concurrency_limit=limit,
             )
 
+    def check_input(self, record: JobRecord) -> None:
+        """Refuse a job when its key's jobs that have not ended hold too many bytes, in memory or in files.
+
+        Raises:
+            LimitReached: They do.
+        """
+        most = self._context.config.waiting_bytes_per_key
+        if self._table.input_of(record.owner) + record.input_bytes > most:
+            raise LimitReached(
+                f"the programs and files of this key's queued jobs have more than {most >> 20} MiB; wait for "
+                "one to start",
+                code="too_much_input",
+            )
+
     async def new_record(self, owner: str, request: models.ExecuteRequest) -> JobRecord:
         """Return the record of a requested job, ready to run, not yet accepted.
 

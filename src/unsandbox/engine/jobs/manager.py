@@ -90,6 +90,7 @@ class JobManager:
         if (prior := await self._prior(owner, idempotency_key, fingerprint)) is not None:
             return prior
         self._admission.check_room(owner, concurrency)
+        self._admission.check_input(record)
         record.detected_language = detected_language
         record.idempotency_key = idempotency_key
         record.fingerprint = fingerprint

@@ -82,6 +82,13 @@ class JobRecord:
         return 0 if self.spec is None else self.spec.limits.memory_bytes
 
     @property
+    def input_bytes(self) -> int:
+        """Bytes of program, input and files that it holds until it starts."""
+        if self.spec is None:
+            return 0
+        return len(self.spec.stdin) + sum(len(file.data) for file in self.spec.files)
+
+    @property
     def size(self) -> int:
         """Approximate bytes of memory of the result."""
         job = self.result

@@ -155,6 +155,7 @@ class JobRunner:
         running = await self._context.backends.for_job(record.isolation).start(spec, record.output)
         record.attach(running)
         record.spec = spec = replace(spec, files=())
+        self._table.took_input(record)
         try:
             outcome = await running.wait()
         finally:

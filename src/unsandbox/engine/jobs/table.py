@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 
 from unsandbox.engine.jobs.records import JobRecord
@@ -25,6 +25,8 @@ class JobTable:
         self._jobs: dict[str, JobRecord] = {}
         self._by_idempotency_key: dict[tuple[str, str], JobRecord] = {}
         self._unfinished: dict[str, set[JobRecord]] = {}
+        self._input: dict[JobRecord, int] = {}
+        self._input_by_owner: Counter[str] = Counter()
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._ended_bytes = 0
         self._next_end: dict[str, asyncio.Event] = {}
@@ -61,6 +63,28 @@ class JobTable:
         if record.idempotency_key is not None:
             self._by_idempotency_key[record.owner, record.idempotency_key] = record
         self._unfinished.setdefault(record.owner, set()).add(record)
+        self._input[record] = size = record.input_bytes
+        self._input_by_owner[record.owner] += size
+
+    def input_of(self, owner: str) -> int:
+        """Return the bytes of programs, input and files of an owner's jobs that have not started."""
+        return self._input_by_owner[owner]
+
+    @property
+    def input_bytes(self) -> int:
+        """Those of all owners."""
+        return self._input_by_owner.total()
+
+    @property
+    def ended_bytes(self) -> int:
+        """Bytes that the results in memory take."""
+        return self._ended_bytes
+
+    def took_input(self, record: JobRecord) -> None:
+        """Note that a job has started, or ended, and holds no files any more."""
+        self._input_by_owner[record.owner] -= self._input.pop(record, 0)
+        if not self._input_by_owner[record.owner]:
+            del self._input_by_owner[record.owner]
 
     def discard(self, record: JobRecord) -> None:
         """Remove a job that was not accepted after all."""
@@ -97,6 +121,7 @@ class JobTable:
         return self._next_end.setdefault(owner, asyncio.Event())
 
     def _finish(self, record: JobRecord) -> None:
+        self.took_input(record)
         mine = self._unfinished[record.owner]
         mine.remove(record)
         if not mine:

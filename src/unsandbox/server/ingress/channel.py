@@ -62,7 +62,15 @@ class Visitor(msgspec.Struct, frozen=True, tag="visitor"):
 
 
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
-    """To the ingress: answer with the same."""
+    """To the ingress: answer with the same, and what is open.
+
+    Attributes:
+        connections: Open connections of visitors.
+        held: Bytes of requests whose heads are not complete.
+    """
+
+    connections: int = 0
+    held: int = 0
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from unsandbox.server.config import ServerConfig
 from unsandbox.server.hosts import host_name
-from unsandbox.server.ingress.connections import Connections
+from unsandbox.server.ingress.connections import Connections, HeldBytes
 from unsandbox.server.ingress.front import Front
 from unsandbox.server.ingress.handoff import hand_over, misdirected, settle
 from unsandbox.server.ingress.pages import ingress_answer
@@ -78,6 +78,11 @@ class Gateway:
         """End the ingress."""
         self.stop_listening()
         await self.ingress.close()
+
+    @property
+    def held(self) -> HeldBytes:
+        """Bytes of requests for the API whose heads are not complete."""
+        return HeldBytes() if self._accepting is None else self._accepting.held
 
     def sockets(self) -> list[int]:
         """Return the file descriptors that listen."""

@@ -113,7 +113,7 @@ class _Serving:
                 asking.set_result((message, fds))
                 return
             case Ping():
-                self._channel.send(Ping())
+                self._channel.send(Ping(len(self._connections), len(self._accepting.held)))
             case Stop():
                 self.stopped.set()
         close_all(fds)

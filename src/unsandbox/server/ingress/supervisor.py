@@ -84,6 +84,8 @@ class IngressProcess:
         self._watching: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
         self._closed = False
+        self.last_ping = Ping()
+        """What the process said last of what is open in it; it is asked every few seconds."""
         self.starts = 0
         """How often the process was started."""
 
@@ -160,6 +162,7 @@ class IngressProcess:
         finally:
             self._channel.close()
             self._channel = None
+            self.last_ping = Ping()
             self._forget_all()
             process.kill()
             await _ended(process)
@@ -199,6 +202,7 @@ class IngressProcess:
             case Forget() if (asking := self._asks.get(message.number)) is not None:
                 asking.cancel()
             case Ping():
+                self.last_ping = message
                 self._answered.set()
             case Log():
                 logger.log(max(logging.DEBUG, min(message.level, logging.ERROR)), "%r", message.text)
