@@ -277,6 +277,11 @@ def test_importing_loads_neither_transport_nor_server(module: str) -> None:
         assert heavy not in loaded
 
 
+def test_commands_on_a_data_folder_load_no_engine() -> None:
+    code = "import sys, unsandbox.cli.audit, unsandbox.cli.backup, unsandbox.cli.keys; print(*sys.modules)"
+    assert not set(python(code).split()) & {"aiohttp", "unsandbox.engine.engine", "unsandbox.sandbox"}
+
+
 def test_a_client_of_a_server_elsewhere_never_loads_the_serving_side() -> None:
     code = """
 import asyncio, sys, un, un_async

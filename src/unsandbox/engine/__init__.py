@@ -1,7 +1,9 @@
 """The engine: jobs, sessions and services of many keys on this machine. It is independent of HTTP."""
 
-from unsandbox.engine.config import EngineConfig
-from unsandbox.engine.engine import Engine
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from unsandbox.engine.errors import (
     Conflict,
     Damaged,
@@ -17,6 +19,10 @@ from unsandbox.engine.errors import (
     UnknownJob,
     UnknownObject,
 )
+
+if TYPE_CHECKING:
+    from unsandbox.engine.config import EngineConfig
+    from unsandbox.engine.engine import Engine
 
 __all__ = [
     "Conflict",
@@ -35,3 +41,15 @@ __all__ = [
     "UnknownJob",
     "UnknownObject",
 ]
+
+# Half a second of imports, which commands on a data folder (`un keys`, `un audit`, `un backup`) do not need.
+_HOME = {"Engine": "engine", "EngineConfig": "config"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
