@@ -185,6 +185,32 @@ async def test_with_a_multiplexer_the_shell_survives_and_shows_what_was_written(
             await again.until(b"back-kept")
 
 
+@pytest.mark.parametrize(("multiplexer", "prefix"), [("tmux", "\x02"), ("screen", "\x01")])
+async def test_the_keys_of_a_multiplexer_leave_the_terminal(wire, multiplexer, prefix):
+    async with session(wire, multiplexer=multiplexer) as name:
+        async with screen(wire, name) as one, screen(wire, name) as other:
+            await one.type("x=kept; echo set-$x\n")
+            await one.until(b"set-kept")
+            # In two frames, as a person types.
+            await one.type(prefix)
+            await one.type("d")
+            await one.until_closed()
+            assert one.said == [{"type": "detached"}]
+            # Twice means the key itself, which readline takes for a movement of the cursor.
+            await other.type(f"cho back-$x{prefix}{prefix}")
+            await other.type("e\n" if multiplexer == "screen" else "\x01e\n")
+            await other.until(b"back-kept")
+        async with screen(wire, name) as again:
+            await again.type("echo still-$x\n")
+            await again.until(b"still-kept")
+
+
+async def test_without_a_multiplexer_the_keys_are_typed(wire):
+    async with session(wire) as name, screen(wire, name) as one:
+        await one.type("cho x\x01e; echo d-$((40 + 2))\x02d\x7f\n")
+        await one.until(b"d-42")
+
+
 async def test_without_a_multiplexer_the_shell_goes_with_its_last_viewer(wire):
     async with session(wire) as name:
         async with screen(wire, name) as one:

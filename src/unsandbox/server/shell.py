@@ -10,6 +10,7 @@ from aiohttp import WSMsgType, web
 from yarl import URL
 
 from unsandbox.engine import Engine, LimitReached
+from unsandbox.engine.sessions.attachments import Attachment
 from unsandbox.engine.sessions.terminal import MOST_VIEWERS, Terminal, Viewer
 from unsandbox.protocol import codec
 from unsandbox.protocol.sessions import SHELL_SUBPROTOCOL
@@ -51,7 +52,7 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
         await socket.prepare(request)
         viewer = terminal.attach(replay=attachment.keep or terminal.viewers > 0)
         try:
-            await _join(socket, request, terminal, viewer, engine, session_id)
+            await _join(socket, request, attachment, viewer, engine, session_id)
         finally:
             terminal.detach(viewer)
     finally:
@@ -68,18 +69,22 @@ def _is_same_origin(request: web.Request) -> bool:
 async def _join(
     socket: web.WebSocketResponse,
     request: web.Request,
-    terminal: Terminal,
+    attachment: Attachment,
     viewer: Viewer,
     engine: Engine,
     session_id: str,
 ) -> None:
+    terminal = attachment.terminal
     showing = asyncio.create_task(_show(socket, request, terminal, viewer))
     try:
         async for message in socket:
             if message.type is WSMsgType.BINARY:
-                engine.sessions.terminals.note_input(session_id, message.data)
-                terminal.write(message.data)
+                typed, leaves = attachment.keys.feed(message.data)
+                engine.sessions.terminals.note_input(session_id, typed)
+                terminal.write(typed)
                 await terminal.drain()
+                if leaves:
+                    viewer.end()
             elif message.type is WSMsgType.TEXT:
                 _control(terminal, message.data)
     finally:

@@ -13,6 +13,45 @@ from unsandbox.engine.sessions.sandboxes import OpenSession, SessionSandboxes
 from unsandbox.engine.sessions.terminal import DEFAULT_SIZE, Terminal
 from unsandbox.engine.store.objects import Collection
 
+_PREFIXES = {"tmux": b"\x02", "screen": b"\x01"}
+
+
+class DetachKeys:
+    r"""Finds the keys that leave a terminal: Ctrl-b d in sessions with tmux, Ctrl-a d with screen.
+
+    The prefix twice types it once, as in these programs. Other keys after the prefix are typed with it.
+
+    Args:
+        multiplexer: The session's; None for no such keys.
+
+    Example:
+        >>> keys = DetachKeys("tmux")
+        >>> keys.feed(b"ls\x02"), keys.feed(b"d")
+        ((b'ls', False), (b'', True))
+    """
+
+    def __init__(self, multiplexer: str | None) -> None:
+        self._prefix = _PREFIXES.get(multiplexer or "", b"")
+        self._held = False
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """Return what of these keys is typed, and whether the viewer leaves; later keys are dropped then."""
+        if not self._prefix or not (self._held or self._prefix in data):
+            return data, False
+        typed = bytearray()
+        for key in data:
+            one = bytes([key])
+            if self._held:
+                self._held = False
+                if one == b"d":
+                    return bytes(typed), True
+                typed += self._prefix if one == self._prefix else self._prefix + one
+            elif one == self._prefix:
+                self._held = True
+            else:
+                typed += one
+        return bytes(typed), False
+
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
@@ -22,11 +61,13 @@ class Attachment:
         terminal: The terminal.
         keep: Whether the terminal outlives its viewers.
         session: The session that it is in.
+        keys: Finds the keys that leave the terminal.
     """
 
     terminal: Terminal
     keep: bool
     session: OpenSession
+    keys: DetachKeys
 
 
 class SessionTerminals:
@@ -81,7 +122,8 @@ class SessionTerminals:
                 session.terminal = Terminal(process, lambda: self._activity.touch(record))
         session.uses += 1
         self._activity.touch(record)
-        return Attachment(session.terminal, record.multiplexer is not None, session)
+        keep = record.multiplexer is not None
+        return Attachment(session.terminal, keep, session, DetachKeys(record.multiplexer))
 
     def detach(self, session_id: str, attachment: Attachment) -> None:
         """Give up a viewer's place; without a multiplexer the last viewer takes the shell along."""
