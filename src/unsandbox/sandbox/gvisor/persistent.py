@@ -61,6 +61,7 @@ class GvisorSandbox(HostSandbox):
 
     backend = "gvisor"
     memory_overhead = SENTRY_BYTES
+    counts_processors = True
 
     def __init__(
         self,
@@ -174,11 +175,6 @@ class GvisorSandbox(HostSandbox):
             ready.result()
         finally:
             ended.cancel()
-
-    def settle(self) -> None:
-        """Let gVisor's threads run on every processor: its kernel has counted those of its start."""
-        super().settle()
-        self._processors.widen()
 
     def _configuration(self, bundle: Path) -> dict[str, Any]:
         first = FirstProcess(

@@ -51,13 +51,15 @@ class HostSandbox(abc.ABC):
     Args:
         spec: Its specification.
         host: The shared parts of all sandboxes of its backend.
-        uid: The host user that it runs as; None for the server's user.
+        slot: Its slot.
         on_over: Called when the sandbox and its files are gone.
     """
 
     backend: str
     memory_overhead = 0
     """Bytes that the sandbox itself needs in its control group, in addition to the tenant's memory limit."""
+    counts_processors = False
+    """Whether it counts its processors once, at its start, and may then run on others."""
 
     def __init__(
         self, spec: PersistentSpec, host: HostResources, slot: Slot, on_over: Callable[[Any], None]
@@ -242,7 +244,10 @@ class HostSandbox(abc.ABC):
     def settle(self) -> None:
         """Let what runs in it run on its processors, from now on also on others if those are too busy."""
         self._processors.group = self._host.cgroup.group_of(self._handle.number)
-        self._processors.move(self._processors.cpus)
+        if self.counts_processors:
+            self._processors.widen()
+        else:
+            self._processors.move(self._processors.cpus)
 
     def _show(self, vcpu: float, memory_bytes: int) -> None:
         """Let its programs see new limits, and run on as many processors."""
