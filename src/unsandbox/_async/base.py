@@ -52,6 +52,6 @@ def typed(answer: dict[str, Any], model: type[M]) -> M:
 
 
 def type_partial(error: UnsandboxError) -> None:
-    """Give the rest of a job that a deadline left its type."""
+    """Return a typed version of the partial result in a deadline's error."""
     if isinstance(error, WaitTimeoutError) and isinstance(error.partial, dict):
         error.partial = typed(error.partial, Job)

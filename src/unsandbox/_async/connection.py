@@ -100,14 +100,14 @@ class Connection:
 
     @property
     def features(self) -> frozenset[str]:
-        """What the server announced; empty before its first answer."""
+        """The features that the server announced; empty before its first answer."""
         return self.server.features or frozenset()
 
     def keys(self) -> Credentials | None:
         """Return the keys to sign with, looked up when they are needed first; None for the embedded engine.
 
         Raises:
-            CredentialsError: There are none.
+            CredentialsError: No keys were found.
         """
         if self._keys is None and self.server.base_url != LOCAL:
             public_key, secret_key, account = self._given
@@ -161,7 +161,7 @@ class Connection:
         """Refuse a request of which the server would drop a part in silence.
 
         Raises:
-            InvalidRequestError: The server does not announce what the request needs.
+            InvalidRequestError: The server does not announce a feature that the request needs.
         """
         if not request.needs:
             return
@@ -171,7 +171,7 @@ class Connection:
                 raise InvalidRequestError(_MISSING[feature])
 
     async def learn_features(self, bounds: Bounds) -> None:
-        """Ask the server what it can do, if that is not known yet."""
+        """Ask the server for its features, if they are not known yet."""
         if self.server.features is None:
             await self.call("health", bounds=bounds)
 
@@ -197,7 +197,7 @@ class Connection:
         return encode_execution(options, deadline.seconds)
 
     async def clean_up(self, work: Work[T], seconds: float) -> T | None:
-        """End on the server what a call began, although its task may have been cancelled.
+        """End a call's work on the server, even if the call's task was cancelled.
 
         Args:
             work: Does it, over the connection that it is given.
@@ -265,7 +265,7 @@ class _Call:
                 if otp is None or error.challenge_id is None or not codes_left:
                     raise
                 codes_left -= 1
-                self._number -= 1  # A question is no failure.
+                self._number -= 1  # The question for a code does not count as a failure.
                 self._sudo = await _code_for(error.challenge_id, otp)
                 if not self._sudo:
                     raise
@@ -280,7 +280,7 @@ class _Call:
                 return answer
 
     async def _find_out(self, retry: RetryPolicy) -> None:
-        """Ask what the server can do, when that decides whether a request is sent again and is not known."""
+        """Ask for the server's features if they are unknown and decide whether a request may be repeated."""
         remaining, request = self._bounds.deadline.remaining(), self._request
         in_time = remaining is None or remaining > retry.base_s / 2
         if in_time and request is not None and request.key is not None:
@@ -331,9 +331,9 @@ class _Call:
 
 
 async def _code_for(challenge_id: str, otp: OneTimeCode) -> dict[str, str]:
-    """Return the headers that answer the server's question for a one-time code; empty when nobody gives one."""
+    """Return the headers that answer the server's question for a one-time code; empty without a code."""
     given = await maybe_await(otp(challenge_id)) if callable(otp) else otp
-    code = str(given or "").strip()  # None when whoever was asked gave up.
+    code = str(given or "").strip()  # A function may return None to give up.
     if not (code.isascii() and code.isprintable()):
         raise InvalidRequestError("the one-time code contains invalid characters")
     return {OTP_HEADER: code, CHALLENGE_HEADER: challenge_id} if code else {}

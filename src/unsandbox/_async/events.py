@@ -21,7 +21,7 @@ E = TypeVar("E")
 
 
 class Observer:
-    """Tells what happens on one link.
+    """Reports the events of one connection.
 
     Args:
         hooks: Whom to tell.
@@ -37,9 +37,9 @@ class Observer:
     def event(
         self, operation: str, method: str, path: str, attempt: int, body_bytes: int = 0
     ) -> RequestEvent | None:
-        """Return what is told of a request; None when nobody wants to know: no hook, no metrics, no log.
+        """Return the event of a request; None if there is no listener: no hook, no metrics, no log.
 
-        The others take that None, and tell nothing.
+        The other methods accept this None and do nothing.
         """
         heard = self.hooks.request is not None or self.hooks.response is not None
         if heard or measuring() or logger.isEnabledFor(logging.DEBUG):
@@ -47,7 +47,7 @@ class Observer:
         return None
 
     async def asks(self, event: RequestEvent | None) -> None:
-        """Tell that a request is about to be sent."""
+        """Report that a request is about to be sent."""
         if event is not None:
             await self._call(self.hooks.request, event)
 
@@ -60,7 +60,7 @@ class Observer:
         began: float,
         body_bytes: int | None = None,
     ) -> None:
-        """Tell that an answer has come.
+        """Report an answer.
 
         Args:
             event: The request.
@@ -80,12 +80,12 @@ class Observer:
             await self._call(self.hooks.response, ResponseEvent(event, status, seconds, body_bytes, request_id))
 
     def failed(self, event: RequestEvent | None, origin: str, error: UnsandboxError, began: float) -> None:
-        """Tell that no answer came; the call raises the error, or tells that it tries again."""
+        """Report that no answer arrived; the call then raises the error or reports a retry."""
         if event is not None:
             measure(event, origin, time.monotonic() - began, error=type(error).__name__)
 
     async def repeats(self, operation: str, attempt: int, delay_s: float, error: Exception) -> None:
-        """Tell that what failed is tried again."""
+        """Report a retry."""
         logger.info("%s: attempt %d failed (%s); again in %.2f s", operation, attempt, _kind(error), delay_s)
         event = RetryEvent(operation, attempt, delay_s, error)
         count_retry(event)
@@ -94,7 +94,7 @@ class Observer:
     async def looked(
         self, operation: str, job_ids: tuple[str, ...], number: int, ended: int, began: float
     ) -> None:
-        """Tell of a look at jobs; the arguments are those of `PollEvent`, `began` by the monotonic clock."""
+        """Report a poll of jobs; the arguments are those of `PollEvent`, `began` of the monotonic clock."""
         if self.hooks.poll is not None:
             seconds = time.monotonic() - began
             await self._call(self.hooks.poll, PollEvent(operation, job_ids, number, ended, seconds))
@@ -111,6 +111,6 @@ class Observer:
 
 
 def _kind(error: Exception) -> str:
-    """Return what an error is, without its text, which may hold the server's words."""
+    """Return the kind of an error without its text, which may contain the server's message."""
     status = getattr(error, "status", None)
     return type(error).__name__ if status is None else f"{type(error).__name__} {status}"

@@ -149,7 +149,7 @@ async def wait(connection: Connection, job_id: str, *, deadline: Deadline, keep:
         connection: The server.
         job_id: Id of the job.
         deadline: When to give up.
-        keep: Whether the job goes on when this is left early; otherwise it is cancelled.
+        keep: Whether the job continues if this is left early; otherwise it is cancelled.
 
     Raises:
         WaitTimeoutError: The deadline passed.
@@ -159,7 +159,7 @@ async def wait(connection: Connection, job_id: str, *, deadline: Deadline, keep:
         if deadline.passed:
             raise too_late(deadline, last, cancelled=False)
         if connection.server.features is None:
-            # Nothing is known of the server yet: the first look finds out what it can do.
+            # The server's features are unknown so far: the first request finds them out.
             last = await look(connection, job_id, deadline=deadline)
             if ended(last, looked=True):
                 return last
@@ -189,7 +189,7 @@ async def look(
     hold: float | None = None,
     deadline: Deadline = NEVER,
 ) -> dict[str, Any]:
-    """Return a job as it is now, or, with `hold`, as soon as it ends within so many seconds."""
+    """Return a job's current state, or, with `hold`, its state when it ends or after this number of seconds."""
     return await connection.call(
         "get_job",
         params={"id": job_id},
@@ -209,7 +209,7 @@ def patience(connection: Connection) -> RetryPolicy:
 
 
 async def cancel(connection: Connection, job_id: str, *, deadline: Deadline = NEVER) -> dict[str, Any]:
-    """End a job and return what the server says of it, partial output included."""
+    """Cancel a job and return the server's answer, including partial output."""
     return await connection.call("cancel_job", params={"id": job_id}, bounds=Bounds(deadline, urgent=True))
 
 
@@ -217,7 +217,7 @@ def job_id_of(answer: dict[str, Any]) -> str:
     """Return the job's id.
 
     Raises:
-        InvalidResponseError: There is none.
+        InvalidResponseError: It is missing.
     """
     job_id = answer.get("job_id") or answer.get("id")
     if not isinstance(job_id, str) or not job_id:
@@ -231,7 +231,7 @@ async def looks(
     """Yield a job again and again until it has ended: by long-polling where the server can, else on schedule.
 
     Raises:
-        WaitTimeoutError: The deadline passed; it holds what was seen last.
+        WaitTimeoutError: The deadline passed; the error has the last known state.
     """
     pauses = poll_delays()
     waiting_since = time.monotonic()
@@ -271,7 +271,7 @@ async def _watch(
 
 
 def ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
-    """Tell whether an answer is a result.
+    """Return whether an answer is a result.
 
     Without a status, an answer to a look is final, and one to an execution is when it holds any outcome.
     """
@@ -286,7 +286,7 @@ async def end(connection: Connection, job_id: str) -> dict[str, Any]:
     bounds = Bounds(Deadline(CLEAN_UP_S), urgent=True)
     answer = await connection.call("cancel_job", params={"id": job_id}, bounds=bounds)
     if not any(name in answer for name in _OUTCOME):
-        # If this fails, it was cancelled all the same, which is what matters.
+        # If this fails, the job was cancelled nevertheless.
         with contextlib.suppress(UnsandboxError):
             answer = await connection.call("get_job", params={"id": job_id}, bounds=bounds)
     return {"job_id": job_id} | answer

@@ -101,14 +101,14 @@ class Connection:
 
     @property
     def features(self) -> frozenset[str]:
-        """What the server announced; empty before its first answer."""
+        """The features that the server announced; empty before its first answer."""
         return self.server.features or frozenset()
 
     def keys(self) -> Credentials | None:
         """Return the keys to sign with, looked up when they are needed first; None for the embedded engine.
 
         Raises:
-            CredentialsError: There are none.
+            CredentialsError: No keys were found.
         """
         if self._keys is None and self.server.base_url != LOCAL:
             public_key, secret_key, account = self._given
@@ -162,7 +162,7 @@ class Connection:
         """Refuse a request of which the server would drop a part in silence.
 
         Raises:
-            InvalidRequestError: The server does not announce what the request needs.
+            InvalidRequestError: The server does not announce a feature that the request needs.
         """
         if not request.needs:
             return
@@ -172,7 +172,7 @@ class Connection:
                 raise InvalidRequestError(_MISSING[feature])
 
     def learn_features(self, bounds: Bounds) -> None:
-        """Ask the server what it can do, if that is not known yet."""
+        """Ask the server for its features, if they are not known yet."""
         if self.server.features is None:
             self.call("health", bounds=bounds)
 
@@ -198,7 +198,7 @@ class Connection:
         return encode_execution(options, deadline.seconds)
 
     def clean_up(self, work: Work[T], seconds: float) -> T | None:
-        """End on the server what a call began, although its task may have been cancelled.
+        """End a call's work on the server, even if the call's task was cancelled.
 
         Args:
             work: Does it, over the connection that it is given.
@@ -266,7 +266,7 @@ class _Call:
                 if otp is None or error.challenge_id is None or not codes_left:
                     raise
                 codes_left -= 1
-                self._number -= 1  # A question is no failure.
+                self._number -= 1  # The question for a code does not count as a failure.
                 self._sudo = _code_for(error.challenge_id, otp)
                 if not self._sudo:
                     raise
@@ -281,7 +281,7 @@ class _Call:
                 return answer
 
     def _find_out(self, retry: RetryPolicy) -> None:
-        """Ask what the server can do, when that decides whether a request is sent again and is not known."""
+        """Ask for the server's features if they are unknown and decide whether a request may be repeated."""
         remaining, request = self._bounds.deadline.remaining(), self._request
         in_time = remaining is None or remaining > retry.base_s / 2
         if in_time and request is not None and request.key is not None:
@@ -332,9 +332,9 @@ class _Call:
 
 
 def _code_for(challenge_id: str, otp: OneTimeCode) -> dict[str, str]:
-    """Return the headers that answer the server's question for a one-time code; empty when nobody gives one."""
+    """Return the headers that answer the server's question for a one-time code; empty without a code."""
     given = maybe_await(otp(challenge_id)) if callable(otp) else otp
-    code = str(given or "").strip()  # None when whoever was asked gave up.
+    code = str(given or "").strip()  # A function may return None to give up.
     if not (code.isascii() and code.isprintable()):
         raise InvalidRequestError("the one-time code contains invalid characters")
     return {OTP_HEADER: code, CHALLENGE_HEADER: challenge_id} if code else {}

@@ -148,7 +148,7 @@ def wait(connection: Connection, job_id: str, *, deadline: Deadline, keep: bool)
         connection: The server.
         job_id: Id of the job.
         deadline: When to give up.
-        keep: Whether the job goes on when this is left early; otherwise it is cancelled.
+        keep: Whether the job continues if this is left early; otherwise it is cancelled.
 
     Raises:
         WaitTimeoutError: The deadline passed.
@@ -158,7 +158,7 @@ def wait(connection: Connection, job_id: str, *, deadline: Deadline, keep: bool)
         if deadline.passed:
             raise too_late(deadline, last, cancelled=False)
         if connection.server.features is None:
-            # Nothing is known of the server yet: the first look finds out what it can do.
+            # The server's features are unknown so far: the first request finds them out.
             last = look(connection, job_id, deadline=deadline)
             if ended(last, looked=True):
                 return last
@@ -188,7 +188,7 @@ def look(
     hold: float | None = None,
     deadline: Deadline = NEVER,
 ) -> dict[str, Any]:
-    """Return a job as it is now, or, with `hold`, as soon as it ends within so many seconds."""
+    """Return a job's current state, or, with `hold`, its state when it ends or after this number of seconds."""
     return connection.call(
         "get_job",
         params={"id": job_id},
@@ -208,7 +208,7 @@ def patience(connection: Connection) -> RetryPolicy:
 
 
 def cancel(connection: Connection, job_id: str, *, deadline: Deadline = NEVER) -> dict[str, Any]:
-    """End a job and return what the server says of it, partial output included."""
+    """Cancel a job and return the server's answer, including partial output."""
     return connection.call("cancel_job", params={"id": job_id}, bounds=Bounds(deadline, urgent=True))
 
 
@@ -216,7 +216,7 @@ def job_id_of(answer: dict[str, Any]) -> str:
     """Return the job's id.
 
     Raises:
-        InvalidResponseError: There is none.
+        InvalidResponseError: It is missing.
     """
     job_id = answer.get("job_id") or answer.get("id")
     if not isinstance(job_id, str) or not job_id:
@@ -230,7 +230,7 @@ def looks(
     """Yield a job again and again until it has ended: by long-polling where the server can, else on schedule.
 
     Raises:
-        WaitTimeoutError: The deadline passed; it holds what was seen last.
+        WaitTimeoutError: The deadline passed; the error has the last known state.
     """
     pauses = poll_delays()
     waiting_since = time.monotonic()
@@ -268,7 +268,7 @@ def _watch(connection: Connection, job_id: str, deadline: Deadline, last: dict[s
 
 
 def ended(answer: dict[str, Any], *, looked: bool = False) -> bool:
-    """Tell whether an answer is a result.
+    """Return whether an answer is a result.
 
     Without a status, an answer to a look is final, and one to an execution is when it holds any outcome.
     """
@@ -283,7 +283,7 @@ def end(connection: Connection, job_id: str) -> dict[str, Any]:
     bounds = Bounds(Deadline(CLEAN_UP_S), urgent=True)
     answer = connection.call("cancel_job", params={"id": job_id}, bounds=bounds)
     if not any(name in answer for name in _OUTCOME):
-        # If this fails, it was cancelled all the same, which is what matters.
+        # If this fails, the job was cancelled nevertheless.
         with contextlib.suppress(UnsandboxError):
             answer = connection.call("get_job", params={"id": job_id}, bounds=bounds)
     return {"job_id": job_id} | answer

@@ -38,13 +38,13 @@ def open_stream(
     deadline: Deadline = NEVER,
     idle_s: float = STREAM_IDLE_S,
 ) -> RequestsStream:
-    """Open an answer that comes piece by piece; whoever gets it closes it.
+    """Open a streamed answer, which the caller closes.
 
-    It takes none of the connections of the pool: it may stay open for hours.
+    It does not use a connection of the pool, because it may stay open for hours.
 
     Args:
         connection: The server.
-        endpoint: What to open.
+        endpoint: The endpoint of the stream.
         params: Values for the placeholders of its path.
         query: Members of the query.
         headers: Further headers.
@@ -95,11 +95,11 @@ def open_stream(
 def open_socket(
     connection: Connection, endpoint: StreamEndpoint, params: Mapping[str, str], subprotocol: str
 ) -> RequestsSocket:
-    """Open a WebSocket; whoever gets it closes it.
+    """Open a WebSocket, which the caller closes.
 
     Args:
         connection: The server.
-        endpoint: What to open.
+        endpoint: The endpoint of the WebSocket.
         params: Values for the placeholders of its path.
         subprotocol: The protocol to be spoken.
 
@@ -150,7 +150,7 @@ def _tell_opened(
     headers: Mapping[str, str],
     began: float,
 ) -> None:
-    """Tell that something is open; closed again when a hook fails, as nobody will get it."""
+    """Report that a stream is open; close it if a hook raises, because the caller will not get it."""
     server = connection.server
     try:
         server.observer.answered(event, server.origin, status, headers, began)

@@ -23,7 +23,7 @@ from unsandbox.protocol.endpoints.jobs import BY_NAME
 __all__ = ["CLEAN_UP_S", "perform"]
 
 CLEAN_UP_S = 10.0
-"""Seconds that the deletion of an object may take whose making was broken off."""
+"""Seconds for deleting an object whose creation was interrupted."""
 
 _UNCERTAIN = (ConnectionFailedError, UnavailableError, ClientStateError)
 """Errors after which something may have been made all the same."""
@@ -84,7 +84,7 @@ def perform(
     try:
         return connection.call(name, params=params, query=query, request=request, bounds=bounds, otp=otp)
     except (Exception, Interrupted) as error:
-        # After other errors of ours, the server has said that it made nothing; all others are a hook's.
+        # With this project's other errors the server has created nothing; all remaining errors come from hooks.
         uncertain = not isinstance(error, UnsandboxError) or isinstance(error, _UNCERTAIN)
         undone_by = _undone_by(endpoint)
         if uncertain and endpoint.creates and request is not None and request.sent and undone_by:

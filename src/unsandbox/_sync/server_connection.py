@@ -39,14 +39,14 @@ DEFAULT_TIMEOUT_S = 120.0
 
 
 class Opened(NamedTuple):
-    """The address of the server, and what sends requests to it."""
+    """The address of the server, and the transport to it."""
 
     address: ServerAddress
     transport: RequestsTransport
 
 
 class _State:
-    """What copies of a `ServerConnection` share."""
+    """The state that copies of a `ServerConnection` share."""
 
     __slots__ = (
         "address",
@@ -91,7 +91,7 @@ class ServerConnection:
         base_url: As given.
         timeout: As given.
         retry: As given.
-        observer: Tells hooks, logger and OpenTelemetry what happens.
+        observer: Reports events to hooks, logger and OpenTelemetry.
     """
 
     def __init__(  # noqa: PLR0913 - the options of the client
@@ -119,7 +119,7 @@ class ServerConnection:
 
     @property
     def features(self) -> frozenset[str] | None:
-        """What the server announced; None before its first answer."""
+        """The features that the server announced; None before its first answer."""
         return self._state.features
 
     @property
@@ -159,7 +159,7 @@ class ServerConnection:
         """Belong to the running event loop from now on.
 
         Raises:
-            ClientStateError: It is closed, or belongs to another event loop, or none runs here.
+            ClientStateError: It is closed, belongs to another event loop, or no event loop is running.
         """
         if self.closed:
             raise ClientStateError("this client is closed; create a new one")
@@ -170,7 +170,7 @@ class ServerConnection:
             raise ClientStateError("this client belongs to another event loop; create a client in each loop")
 
     def open(self) -> Opened:
-        """Return the server's address and what sends requests to it; starts the embedded engine if need be."""
+        """Return the server's address and the transport; start the embedded engine if necessary."""
         state = self._state
         if self.base_url == LOCAL and state.pid != os.getpid():
             # After a fork: the engine lives in the parent only.
@@ -204,7 +204,7 @@ class ServerConnection:
         self._state.clean_ups.close(self._shut)
 
     def clean_up(self, work: Work[T], seconds: float) -> T | None:
-        """End on the server what a call began, although its task may have been cancelled; see `CleanUps.run`.
+        """End a call's work on the server, even if the call's task was cancelled; see `CleanUps.run`.
 
         Args:
             work: Does it, over a connection that `cleaning` returned.
@@ -236,7 +236,7 @@ class ServerConnection:
         *,
         at_once: bool = False,
     ) -> None:
-        """Wait until it is time for the next attempt; raises the error when there is to be none.
+        """Wait until it is time for the next attempt; raise the error if there is none.
 
         Args:
             operation: Its name for hooks.
@@ -262,14 +262,14 @@ class ServerConnection:
         return usual if remaining is None else max(0.001, min(usual, remaining))
 
     def honours_key(self, request: PreparedRequest | None) -> bool:
-        """Tell whether the server is known to act once on a request that comes twice under the same key.
+        """Return whether the server is known to execute a request once if it arrives twice with the same key.
 
         Another server might run the program again: there, a request that may have arrived is not repeated.
         """
         return request is not None and request.key is not None and "idempotency" in (self.features or ())
 
     def note_features(self, headers: Mapping[str, str], status: int) -> None:
-        """Note what the server announces in an answer."""
+        """Record the features that the server announces in an answer."""
         state = self._state
         announced = headers.get(FEATURES_HEADER)
         if announced is not None:
@@ -284,13 +284,13 @@ class ServerConnection:
         """Return the JSON object of an answer.
 
         Raises:
-            InvalidResponseError: It is none.
+            InvalidResponseError: It is not one.
         """
         found = read_object(answer.status, answer.headers, answer.body, 0.0)
         return restored(found, answer.marks, whole=self._whole) if answer.marks else found
 
 
 def error_of(answer: RawResponse) -> APIError:
-    """Return the error that an answer stands for, as one that is also an error of the HTTP library."""
+    """Return the error of an answer, which is also an error of the HTTP library."""
     status, headers = answer.status, answer.headers
     return library_error(api_error(status, headers, answer.body, time.time()), LIBRARY, headers)

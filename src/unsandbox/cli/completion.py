@@ -85,6 +85,6 @@ class _Fish(_Words, FishComplete):
 
 
 def register() -> None:
-    """Have click use the completion of this module."""
+    """Make click use the completion of this module."""
     for kind in (_Bash, _Zsh, _Fish):
         add_completion_class(kind)

@@ -22,7 +22,7 @@ def load(name: str) -> click.Command:
     """Import a subcommand.
 
     Raises:
-        EngineError: This system or installation does not have what the command needs.
+        EngineError: This system or installation lacks a requirement of the command.
     """
     module, attribute, _ = COMMANDS[name]
     if name in _NEEDS_LINUX and sys.platform != "linux":

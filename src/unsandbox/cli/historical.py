@@ -17,7 +17,7 @@ def verbs(table: Mapping[str, str], default: str | None = None) -> type[click.Gr
 
     Args:
         table: Subcommand by flag.
-        default: The subcommand to use when none is named.
+        default: The subcommand to use if the arguments name none.
     """
 
     class HistoricalGroup(click.Group):

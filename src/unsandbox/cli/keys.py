@@ -200,7 +200,7 @@ def revoke(public_key: str, data: Path, as_json: bool) -> None:
 
 
 def _has_keys(data: Path) -> bool:
-    """Whether a folder is one of a server: looking for keys makes none."""
+    """Return whether a folder is a server's data folder, without creating one."""
     return (data.expanduser() / "server.key").exists()
 
 

@@ -58,7 +58,7 @@ WITH_VALUE = frozenset(
         "--otp",
     }
 )
-"""Options of `un run` that take a value: they tell an option's value from the name of a file."""
+"""Options of `un run` that take a value, to distinguish an option's value from the name of a file."""
 
 _HELP = """\
 Usage: un [OPTIONS] FILE | -s LANG CODE | - | COMMAND ...
@@ -86,7 +86,7 @@ own --help.
 
 
 def help_text() -> str:
-    """Return what `un --help` prints."""
+    """Return the text of `un --help`."""
     commands = "\n".join(f"  {name:10}  {summary}" for name, (_, _, summary) in sorted(COMMANDS.items()))
     return _HELP.format(commands=commands)
 
@@ -110,7 +110,7 @@ def with_command(words: Sequence[str]) -> list[str]:
         if word == "--" or word == "-":
             return [RUN, *words]
         if not word.startswith("-"):
-            # With inline code the first bare word is code, whatever it says.
+            # With inline code, the first bare word is always code.
             inline = any(option.startswith(("-s", "--shell")) for option in before)
             after = list(rest)
             return [word, *_behind(after, before)] if word in COMMANDS and not inline else [RUN, *words]
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _forget_output() -> None:
-    """Have the interpreter not try again to write what could not be written."""
+    """Prevent the interpreter from writing the pending output again at its exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -203,7 +203,7 @@ def _dispatch(words: Sequence[str]) -> None:
 
 
 def _hint(error: Exception) -> str:
-    """Return a command that helps with an error; an empty string when there is none."""
+    """Return a command that helps with an error; an empty string if there is none."""
     from unsandbox import errors
 
     code = getattr(error, "code", None) or ""

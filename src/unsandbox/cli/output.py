@@ -236,7 +236,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _human(name: str, value: str) -> str:
-    """Return a number for people, by the name of its member; an empty text when it is no such number."""
+    """Return a number for people, by the name of its member; an empty text for other members."""
     try:
         number = float(value)
     except ValueError:

@@ -126,7 +126,7 @@ def session(
 
 
 def _terminal() -> Callable[[AsyncClient, str, TextIO], Awaitable[AsyncTerminal]]:
-    """Return what shows a terminal, before anything is created for it.
+    """Return the object that shows a terminal, before anything is created for it.
 
     Raises:
         EngineError: This system has no terminals of the Unix kind.

@@ -54,7 +54,7 @@ def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
 
 
 def ids(kind: str) -> Suggest:
-    """Return a function that suggests the ids of objects on the server; nothing when there is none.
+    """Return a function that suggests the ids of objects on the server; nothing without a server.
 
     Args:
         kind: `image`, `jobs`, `service`, `session` or `snapshot`.

@@ -13,7 +13,7 @@ from unsandbox._interpreter import interpreter
 from unsandbox.cli.options import JSON_OPTION
 from unsandbox.cli.output import print_json
 
-# The server builds sandboxes, which inherit the unit's restrictions. So options that take away mounts,
+# The server builds sandboxes, which inherit the unit's restrictions. So options that remove mounts,
 # namespaces, devices or system calls (ProtectSystem=, PrivateDevices=, SystemCallFilter=) are not here.
 _UNIT = """\
 # Made by `un systemd`.

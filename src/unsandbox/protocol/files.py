@@ -69,7 +69,7 @@ class FileWriteRequest(FileRequest, frozen=True, kw_only=True):
     append: bool = False
     """Whether to append to the file instead of replacing it."""
     exclusive: bool = False
-    """Whether an existing file is an error."""
+    """Whether to fail if the file exists."""
 
 
 class FileAbortRequest(FileRequest, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ class MakeDirRequest(FileRequest, frozen=True, kw_only=True):
     parents: bool = True
     """Whether to create missing parent directories."""
     exist_ok: bool = True
-    """Whether an existing directory is no error."""
+    """Whether an existing directory is accepted."""
     mode: FileMode | None = None
     """Mode bits. Default 0755."""
 
@@ -114,7 +114,7 @@ class FileMoveRequest(FileRequest, frozen=True, kw_only=True):
     """Moves or copies a file or directory."""
 
     target: FileName
-    """Where to. Into a directory that exists, as `mv` and `cp` do."""
+    """The target. If it is an existing directory, the source goes into it, as with `mv` and `cp`."""
     overwrite: bool = True
     """Whether to replace an existing file."""
     parents: bool = True
@@ -127,7 +127,7 @@ class FileRemoveRequest(FileRequest, frozen=True, kw_only=True):
     recursive: bool = False
     """Whether to remove a directory with its content."""
     missing_ok: bool = False
-    """Whether a missing file is no error."""
+    """Whether a missing file is ignored."""
 
 
 class RealPathRequest(FileRequest, frozen=True, kw_only=True):
@@ -169,7 +169,7 @@ class FileInfo(WireModel, frozen=True, kw_only=True):
     version: str | None = None
     """A text that differs after each change of the content."""
     target: str | None = None
-    """Where a link points to."""
+    """The target of a link."""
     upload: str | None = None
     """Names the parts of a file that is being written."""
     eof: bool | None = None

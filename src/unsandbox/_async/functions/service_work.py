@@ -1,4 +1,4 @@
-"""Functions for services: what they run, their output, names and vault."""
+"""Functions for the programs, logs, host names and vaults of services."""
 
 # ruff: noqa: ASYNC109 - `timeout` also limits the work on the server, which `asyncio.timeout` cannot do
 

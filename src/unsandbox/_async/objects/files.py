@@ -50,7 +50,7 @@ class AsyncFiles:
             length: Largest number of bytes. Default: up to the end.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The file does not exist.
             IsADirectoryError: The path is a directory.
             PermissionError: The session's user may not read it.
         """
@@ -211,7 +211,7 @@ class AsyncFiles:
         Args:
             path: The directory.
             parents: Whether to create missing parents.
-            exist_ok: Whether an existing directory is no error.
+            exist_ok: Whether an existing directory is accepted.
             mode: Mode bits. Default 0755.
         """
         members = {"parents": parents, "exist_ok": exist_ok, "mode": mode}
@@ -221,7 +221,7 @@ class AsyncFiles:
         """Move or rename a file or directory, as `mv` does.
 
         Args:
-            path: What to move.
+            path: The file or directory to move.
             target: The new path, or a directory to move it into.
             overwrite: Whether to replace an existing file.
         """
@@ -231,7 +231,7 @@ class AsyncFiles:
         """Copy a file, or a directory with everything in it, as `cp -r` does.
 
         Args:
-            path: What to copy.
+            path: The file or directory to copy.
             target: The new path, or a directory to copy it into.
             overwrite: Whether to replace an existing file.
         """
@@ -241,9 +241,9 @@ class AsyncFiles:
         """Remove a file, a link, or a directory.
 
         Args:
-            path: What to remove.
+            path: The file or directory to remove.
             recursive: Whether to remove a directory with its content.
-            missing_ok: Whether a missing file is no error.
+            missing_ok: Whether a missing file is ignored.
         """
         await self._ask("remove", FileInfo, path, {"recursive": recursive, "missing_ok": missing_ok})
 

@@ -122,7 +122,7 @@ class AsyncLiveProcess:
         """Wait until the process has ended and return its last state.
 
         Args:
-            timeout: Maximum seconds to wait; None means no limit. The process goes on afterwards.
+            timeout: Maximum seconds to wait; None means no limit. The process continues afterwards.
 
         Raises:
             WaitTimeoutError: It had not ended in time.
@@ -379,7 +379,7 @@ async def _take(
     *,
     wait: float | None,
 ) -> bool:
-    """Take what has come; return whether there may be more at once."""
+    """Process the received output; return whether more may be available at once."""
     output = await process.read(*kept.offsets, wait=wait)
     events = kept.take(output)
     for event in events:

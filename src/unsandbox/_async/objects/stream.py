@@ -181,7 +181,7 @@ async def _pieces(
 
 
 async def _look_again(connection: Connection, job_id: str, deadline: Deadline) -> AsyncGenerator[Event]:
-    """Yield what each look at the job shows as new: for servers that send no events."""
+    """Yield the new output of each poll, for servers that send no events."""
     decoder = Decoder()
     seen = dict.fromkeys(STREAMS, 0)
     job = Job()
@@ -200,7 +200,7 @@ async def _look_again(connection: Connection, job_id: str, deadline: Deadline) -
 
 
 def _settled(job: Job, name: str, *, over: bool) -> bytes:
-    """Return what a look shows of a stream and no later look will show differently.
+    """Return the part of a stream in a poll that no later poll will change.
 
     In text, a character that is not yet complete comes as U+FFFD, or as several, and later as itself.
     """

@@ -1,5 +1,5 @@
 # Generated from src/unsandbox/_async/functions/service_work.py by scripts/unasync.py; change that one.
-"""Functions for services: what they run, their output, names and vault."""
+"""Functions for the programs, logs, host names and vaults of services."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Files:
             length: Largest number of bytes. Default: up to the end.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The file does not exist.
             IsADirectoryError: The path is a directory.
             PermissionError: The session's user may not read it.
         """
@@ -210,7 +210,7 @@ class Files:
         Args:
             path: The directory.
             parents: Whether to create missing parents.
-            exist_ok: Whether an existing directory is no error.
+            exist_ok: Whether an existing directory is accepted.
             mode: Mode bits. Default 0755.
         """
         members = {"parents": parents, "exist_ok": exist_ok, "mode": mode}
@@ -220,7 +220,7 @@ class Files:
         """Move or rename a file or directory, as `mv` does.
 
         Args:
-            path: What to move.
+            path: The file or directory to move.
             target: The new path, or a directory to move it into.
             overwrite: Whether to replace an existing file.
         """
@@ -230,7 +230,7 @@ class Files:
         """Copy a file, or a directory with everything in it, as `cp -r` does.
 
         Args:
-            path: What to copy.
+            path: The file or directory to copy.
             target: The new path, or a directory to copy it into.
             overwrite: Whether to replace an existing file.
         """
@@ -240,9 +240,9 @@ class Files:
         """Remove a file, a link, or a directory.
 
         Args:
-            path: What to remove.
+            path: The file or directory to remove.
             recursive: Whether to remove a directory with its content.
-            missing_ok: Whether a missing file is no error.
+            missing_ok: Whether a missing file is ignored.
         """
         self._ask("remove", FileInfo, path, {"recursive": recursive, "missing_ok": missing_ok})
 

@@ -40,10 +40,10 @@ _HTTP_MARGIN_S = 15.0
 _MANY = 256
 """Jobs in flight above which a look costs more than it tells."""
 _CANCEL_S = 0.05
-"""What ending one of many jobs may take; usually it is a tenth of that."""
+"""Maximum seconds for cancelling one of many jobs; usually it takes a tenth of that."""
 
 OnProgress = Callable[[Progress], object]
-"""Told about progress; what it returns is awaited if it can be."""
+"""A function that is called with the progress; an awaitable result is awaited."""
 
 
 class Map:
@@ -89,7 +89,7 @@ class Map:
 
 @dataclass
 class _Taken:
-    """A request on its way; what it sends is made once, as its files may not be there to be read twice."""
+    """A request in flight; its body is built once, because its files may not be readable twice."""
 
     index: int
     request: Request
@@ -124,7 +124,7 @@ class _State:
     failed: int = 0
     notified: Progress | None = None
     timed: bool = False
-    """Whether any job has a deadline: otherwise none need be looked for."""
+    """Whether any job has a deadline; otherwise deadlines are not checked."""
     looks: int = 0
     looked: float = 0.0
     """When, by the monotonic clock, the server was asked last."""
@@ -143,7 +143,7 @@ class _State:
         return min(self.limit - len(self.in_flight), _HELD * self.concurrency - held, _BATCH)
 
     def settle_job(self, job_id: str, job: Job | None, error: UnsandboxError | None) -> None:
-        """Take a job that has ended out of those in flight."""
+        """Remove a job that has ended from those in flight."""
         running = self.in_flight.pop(job_id)
         self.settle(running.index, running.request, job, error)
 
@@ -185,7 +185,7 @@ def _run(state: _State) -> Generator[Mapped]:
 
 
 def _fills(state: _State, refused: bool) -> bool:
-    """Tell whether to start more jobs before looking again: each look names every job in flight."""
+    """Return whether to start more jobs before the next poll, because each poll names every job in flight."""
     if len(state.in_flight) < _MANY or _hold_s(state, refused) > 0:
         return False
     return time.monotonic() < state.looked + _LOOK_EVERY_S
@@ -236,7 +236,7 @@ def _ender(state: _State, job_id: str) -> Callable[[], Any]:
 
 
 def _ready(state: _State) -> list[Mapped]:
-    """Take out what may be handed out: in order, or as they finished."""
+    """Remove and return the outcomes that are due: in order, or as they finished."""
     if not state.ordered:
         ready = list(state.outcomes.values())
         state.outcomes.clear()
@@ -291,7 +291,7 @@ def _starter(state: _State, taken: _Taken) -> Callable[[], Any]:
 
 
 def _encoded(connection: Connection, options: ExecuteOptions, deadline: Deadline) -> PreparedRequest:
-    """Return what a request sends.
+    """Return the body of a request.
 
     Raises:
         InvalidRequestError: It makes no sense, or its standard input or its files cannot be read.
@@ -306,7 +306,7 @@ def _encoded(connection: Connection, options: ExecuteOptions, deadline: Deadline
 
 
 def _collect(state: _State, hold_s: float) -> bool:
-    """Take in jobs that have ended, waiting at most so long for one; tell whether there were any."""
+    """Collect jobs that have ended, after waiting at most a time for one; return whether there were any."""
     before = len(state.in_flight)
     ids = list(state.in_flight)
     state.looks += 1
@@ -324,7 +324,7 @@ def _collect(state: _State, hold_s: float) -> bool:
 
 def _waiter(state: _State, ids: list[str], hold_s: float) -> Callable[[], Any]:
     def wait() -> None:
-        """Take in those of some jobs that have ended."""
+        """Collect the jobs of a list that have ended."""
         connection = state.connection
         members = {"ids": ids, "timeout": hold_s}
         request = PreparedRequest(encode_members(BY_NAME["wait_jobs"], members), creates=False)
@@ -355,7 +355,7 @@ def _lost(job_id: str) -> NotFoundError:
 
 def _looker(state: _State, job_id: str) -> Callable[[], Any]:
     def look() -> None:
-        """Take in one job if it has ended."""
+        """Collect one job if it has ended."""
         connection = state.connection
         try:
             answer = execution.look(connection, job_id)

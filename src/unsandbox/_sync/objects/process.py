@@ -121,7 +121,7 @@ class LiveProcess:
         """Wait until the process has ended and return its last state.
 
         Args:
-            timeout: Maximum seconds to wait; None means no limit. The process goes on afterwards.
+            timeout: Maximum seconds to wait; None means no limit. The process continues afterwards.
 
         Raises:
             WaitTimeoutError: It had not ended in time.
@@ -378,7 +378,7 @@ def _take(
     *,
     wait: float | None,
 ) -> bool:
-    """Take what has come; return whether there may be more at once."""
+    """Process the received output; return whether more may be available at once."""
     output = process.read(*kept.offsets, wait=wait)
     events = kept.take(output)
     for event in events:

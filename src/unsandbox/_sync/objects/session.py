@@ -174,7 +174,7 @@ class LiveSession:
             user: User that runs the program. A session has one, `sandbox`.
             timeout: Seconds until the program and all of its children are killed.
             terminal: Columns and rows of a terminal for the program, instead of pipes.
-            detach: Whether the program goes on when this client is gone.
+            detach: Whether the program continues when this client has ended.
             output_bytes: Bytes of each stream that the server keeps, the last ones. Default 10 MiB.
 
         Example:
@@ -210,7 +210,7 @@ class LiveSession:
             process_id: Id of the process.
 
         Raises:
-            NotFoundError: There is no such process.
+            NotFoundError: The process does not exist.
         """
         params = {"id": self.id, "process_id": process_id}
         info = ask(self._connection, "get_process", Process, params)
