@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -37,7 +38,7 @@ def test_systemd_accepts_the_unit(tmp_path, user):
 def test_the_command_of_the_unit_serves(tmp_path):
     """Under its restrictions too, as far as a program that is not systemd can make them."""
     unit = un("systemd", "--data", str(tmp_path / "data"), "--", "--port", "0").stdout
-    command = re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1].split()
+    command = shlex.split(re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1])
     assert command[0].startswith("/")
     assert command[-5:] == ["serve", "--data", str(tmp_path / "data"), "--port", "0"]
     dropped = [word.lower() for word in re.findall(r"CAP_(\w+)", unit)]
@@ -89,7 +90,7 @@ def test_the_manual_page_has_every_command_and_option(tmp_path):
 
 
 def test_a_shell_takes_new_keys_by_eval(tmp_path):
-    script = f'eval "$({" ".join(UN)} keys create --export --data {tmp_path})" && echo "$UNSANDBOX_PUBLIC_KEY"'
+    script = f'eval "$({shlex.join(UN)} keys create --export --data {tmp_path})" && echo "$UNSANDBOX_PUBLIC_KEY"'
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() in un("keys", "list", "--data", str(tmp_path)).stdout
     assert (done.stdout[:8], done.stderr) == ("unsb-pk-", "")
