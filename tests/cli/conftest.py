@@ -98,9 +98,16 @@ def run_un(served_environment, tmp_path) -> CommandLine:
     return CommandLine(served_environment, tmp_path)
 
 
+@pytest.fixture
+def un_embedded(clean_environment, tmp_path) -> CommandLine:
+    """Run commands in this process against the embedded engine."""
+    return CommandLineHere(clean_environment | {"UNSANDBOX_API_BASE": "local"}, tmp_path)
+
+
 @pytest.fixture(params=["served", "embedded"])
-def un(request, clean_environment, tmp_path) -> CommandLine:
+def un(request, tmp_path) -> CommandLine:
     """Run commands in this process: against the server, then against the embedded engine."""
     if request.param == "served":
         return CommandLineHere(request.getfixturevalue("served_environment"), tmp_path)
-    return CommandLineHere(clean_environment | {"UNSANDBOX_API_BASE": "local"}, tmp_path)
+    embedded: CommandLine = request.getfixturevalue("un_embedded")
+    return embedded

@@ -90,7 +90,9 @@ def test_the_manual_page_has_every_command_and_option(tmp_path):
 
 
 def test_a_shell_takes_new_keys_by_eval(tmp_path):
-    script = f'eval "$({shlex.join(UN)} keys create --export --data {tmp_path})" && echo "$UNSANDBOX_PUBLIC_KEY"'
+    script = (
+        f'eval "$({shlex.join(UN)} keys create --export --data {tmp_path})" && echo "$UNSANDBOX_PUBLIC_KEY"'
+    )
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() in un("keys", "list", "--data", str(tmp_path)).stdout
     assert (done.stdout[:8], done.stderr) == ("unsb-pk-", "")

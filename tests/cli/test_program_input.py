@@ -107,11 +107,11 @@ def test_bytes_of_another_encoding_are_kept():
     assert text(b"caf\xe9").encode("utf-8", "surrogateescape") == b"caf\xe9"
 
 
-def test_looking_for_keys_makes_no_folder(un, tmp_path):
+def test_looking_for_keys_makes_no_folder(un_embedded, tmp_path):
     folder = tmp_path / "none"
-    assert str(folder) in un("keys", "list", "--data", str(folder)).stderr.decode()
+    assert str(folder) in un_embedded("keys", "list", "--data", str(folder)).stderr.decode()
     for words in (["keys", "revoke", "x"], ["keys", "set", "x", "--burst", "1"], ["audit", "verify"]):
-        done = un(*words, "--data", str(folder), check=False)
+        done = un_embedded(*words, "--data", str(folder), check=False)
         assert (done.returncode, str(folder) in done.stderr.decode()) == (1, True)
     assert not folder.exists()
 
@@ -129,6 +129,6 @@ def test_a_key_for_the_shell(run_un, tmp_path):
 @pytest.mark.parametrize(
     "option", [["--port", "80000"], ["--port", "-1"], ["--max-running", "-1"], ["--max-body", "0"]]
 )
-def test_numbers_out_of_range_are_refused(un, option):
-    done = un("serve", *option, check=False)
+def test_numbers_out_of_range_are_refused(un_embedded, option):
+    done = un_embedded("serve", *option, check=False)
     assert (done.returncode, option[0] in done.stderr.decode()) == (2, True)

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from tests.support import Serve, un
+from tests.support import Serve
 
 PUBLIC = "https://api.example.com:8443"
 
@@ -72,6 +72,6 @@ def test_programs_get_404_and_foreign_names_nothing(proxied):
         "https://x?a",
     ],
 )
-def test_a_public_url_is_scheme_host_and_port(tmp_path, url):
-    done = un("serve", "--port", "0", "--data", str(tmp_path), "--public-url", url, check=False)
-    assert (done.returncode, "--public-url" in done.stderr) == (2, True)
+def test_a_public_url_is_scheme_host_and_port(un_embedded, tmp_path, url):
+    done = un_embedded("serve", "--port", "0", "--data", str(tmp_path), "--public-url", url, check=False)
+    assert (done.returncode, "--public-url" in done.stderr.decode()) == (2, True)

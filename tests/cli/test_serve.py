@@ -183,10 +183,10 @@ def test_https(data, tmp_path):
         (["--max-body", str(10**15)], "--max-body"),
     ],
 )
-def test_wrong_arguments_exit_with_2(data, arguments, named):
-    result = un_process("serve", "--data", str(data), *arguments, check=False)
+def test_wrong_arguments_exit_with_2(un_embedded, data, arguments, named):
+    result = un_embedded("serve", "--data", str(data), *arguments, check=False)
     assert result.returncode == 2
-    assert named in result.stderr
+    assert named in result.stderr.decode()
 
 
 def test_a_data_folder_that_cannot_be_used(tmp_path):
