@@ -202,10 +202,10 @@ async def maybe_await(value: T | Awaitable[T]) -> T:
 
 
 class CleanUps:
-    """What a client still ends on the server. Each clean-up is a task of its own.
+    """The clean-ups of a client on the server. Each one is a separate task.
 
-    A caller that was cancelled waits for its clean-up, as `asyncio.timeout` and `Task.cancel` let it. A cancel
-    scope of anyio cancels every await of its task again: its caller leaves at once, and the clean-up goes on.
+    A cancelled caller waits for its clean-up, as `asyncio.timeout` and `Task.cancel` allow. A cancel scope of
+    anyio cancels every await of its task again: the caller then leaves at once, and the clean-up continues.
     """
 
     def __init__(self) -> None:
@@ -248,7 +248,7 @@ class CleanUps:
         return None if task.cancelled() or task.exception() is not None else task.result()
 
     async def close(self, shut: Work[None]) -> None:
-        """Wait for all clean-ups, then shut the connections, in a task of its own.
+        """Wait for all clean-ups, then close the connections, in a separate task.
 
         Args:
             shut: Closes the connections. Calls that break by that may begin further clean-ups.

@@ -1,9 +1,9 @@
 """The events of a running job, as `GET /jobs/{id}/events` sends them.
 
-They are Server-Sent Events (HTML Living Standard, 9.2). Each `output` event holds a piece of one stream and, as
-its `id`, the cursor behind it: how many bytes of either stream have been sent. Whoever comes back with that
-cursor as `Last-Event-ID` gets the next byte and none twice, also when a cut went through a character. The last
-event is `result`, exactly once; a stream that ends without it was cut.
+They are Server-Sent Events (HTML Living Standard, 9.2). Each `output` event has a piece of one stream and, as
+its `id`, the cursor after it: the number of bytes of each stream that have been sent. A client that
+reconnects with that cursor as `Last-Event-ID` gets the next byte and none twice, even if the connection broke
+within a character. The last event is `result`, exactly once; a stream without it is incomplete.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Request signing: HMAC-SHA256 (RFC 2104) over `timestamp:METHOD:path:body`.
 
-What is signed is exactly what is sent: the bytes of the body and the target as it stands in the request line.
-A signature is valid for five minutes around the server's clock; it holds no nonce, so the same request sent
-twice within one second carries the same signature, and both are honest.
+The signature covers exactly the sent bytes: the body, and the target as in the request line. It is valid for
+five minutes around the server's clock. There is no nonce, so the same request sent twice within one second
+has the same signature, and both are valid.
 """
 
 from __future__ import annotations

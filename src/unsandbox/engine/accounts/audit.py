@@ -1,9 +1,9 @@
 """The audit log: which key ran what, under which policy, with which outcome. It is append-only.
 
-Each line is a JSON object that holds a MAC (HMAC-SHA256, keyed by the server's key) over itself and the line
-before, so that whoever has no key can neither change, remove nor insert a line without `verify` telling. What
-a chain cannot tell is that its *end* was cut off; its length and last MAC can be kept elsewhere (`un audit
-verify` prints them). Code and output are never in it, only the SHA-256 of the code.
+Each line is a JSON object with a MAC (HMAC-SHA256, keyed by the server's key) over itself and the previous
+line. Without the key, nobody can change, remove or insert a line unnoticed by `verify`. A chain cannot show
+that its *end* was removed; store its length and last MAC elsewhere (`un audit verify` prints them). The log
+never contains code and output, only the SHA-256 of the code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TAIL_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What `verify` found: how many lines are whole, the last MAC, and what is wrong (or nothing)."""
+    """The result of `verify`: the number of valid lines, the last MAC, and the problem, if any."""
 
     lines: int
     last_mac: str

@@ -1,11 +1,12 @@
 """The blob store: files named by their SHA-256, in a folder or object store, kept while they have holders.
 
-A file is there whole or not at all: it is written elsewhere, fsynced and renamed (in an object store: uploaded
-in parts and completed). Equal content is stored once; holders are counted, and with the last one the bytes go.
-The counts live in memory: at the start every holder says again what it holds, then `sweep` removes the rest.
+A file is either complete or absent: it is written elsewhere, synced and renamed (in an object store: uploaded
+in parts and completed). Equal content is stored once. Its holders are counted, and it is deleted with the
+last one. The counts are in memory: at the start every holder registers again, then `sweep` removes the rest.
 
-obstore is called by its blocking functions, in threads: after an awaited call one of its own threads may still
-want the interpreter when that ends, and aborts the process (PyO3/pyo3-async-runtimes#40; seen in 3 of 18 runs).
+obstore is called by its blocking functions, in threads: after an awaited call, one of its threads may still
+need the interpreter when that ends, and abort the process (PyO3/pyo3-async-runtimes#40; seen in 3 of 18
+runs).
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Images:
         await self._saved.start()
 
     async def stop(self) -> None:
-        """Wait for what is being stored."""
+        """Wait until pending records are stored."""
         await self._saved.stop()
 
     def __len__(self) -> int:
@@ -229,8 +229,8 @@ class Images:
             name: Id of an image that it may use, or the name of its own image.
 
         Raises:
-            UnknownObject: There is none.
-            Damaged: The saved bytes are not what was saved.
+            UnknownObject: The image does not exist.
+            Damaged: The saved bytes are missing or were changed.
         """
         async with opened(self._blobs, self._usable(owner, name), self._box) as state:
             yield state

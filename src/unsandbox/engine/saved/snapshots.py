@@ -68,7 +68,7 @@ class Snapshots:
         await self._saved.start()
 
     async def stop(self) -> None:
-        """Wait for what is being stored."""
+        """Wait until pending records are stored."""
         await self._saved.stop()
 
     def __len__(self) -> int:

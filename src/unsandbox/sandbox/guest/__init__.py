@@ -1,1 +1,1 @@
-"""Programs of ours that run inside persistent sandboxes, as the sandbox's user."""
+"""The engine's helper programs inside persistent sandboxes, which run as the sandbox's user."""

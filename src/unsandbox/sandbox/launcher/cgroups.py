@@ -1,10 +1,10 @@
 """Control groups: limits on memory, processes and CPU time of a whole sandbox, and its usage.
 
-Three kinds of machine: cgroup v2 with its controllers, v1 with one hierarchy per controller, or neither
-writable. In the last case the launcher sets resource limits per process and its watchdog (`watch_memory`) adds
-up what the sandbox holds; that is weaker, and the probe says so.
+There are three kinds of machines: cgroup v2 with its controllers, v1 with one hierarchy per controller, or
+neither writable. In the last case the launcher sets resource limits per process, and its watchdog adds up the
+memory of the sandbox; this is weaker, and the probe reports it.
 
-This module is loaded by the launcher too, a bare interpreter: standard library only.
+The launcher, a bare interpreter, loads this module: standard library only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Mounts a work disk for the sandbox that the calling process is about to become.
 
-Done by root in a mount namespace of that process alone, so that nothing has to be unmounted, ever, by anybody:
-the mount ends with the sandbox's last process. Standard library only; the launcher uses this.
+Root mounts it in a private mount namespace of that process. The mount ends with the sandbox's last process,
+so it never has to be unmounted. Standard library only; the launcher uses this.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Freezes and unfreezes the processes of a persistent sandbox.
 
-By the freezer of cgroup v2 where a v2 hierarchy can be written, even one without controllers beside v1: what it
-holds can still be killed, so that a frozen sandbox dies with its server. Else by the v1 freezer, whose
-prisoners must be thawed to die; else by stop signals, which programs notice (a shell thinks that somebody
-pressed Ctrl-Z).
+The freezer of cgroup v2 is used if a v2 hierarchy can be written, even one without controllers beside v1: its
+frozen processes can be killed, so a frozen sandbox dies with its server. Otherwise the v1 freezer is used,
+whose processes must be thawed before they can die; otherwise stop signals, which programs notice (like Ctrl-Z
+in a shell).
 
-Loaded by the launcher too, a bare interpreter: standard library only.
+The launcher, a bare interpreter, loads this module: standard library only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Every message between the server, its launcher, and the processes that the launcher forks.
 
 A message is JSON in one packet of a SOCK_SEQPACKET socket: an object with its `kind` and the fields of the
-class of that kind. Descriptors are attached to the packet. Both sides decode strictly: a packet with a field
-too many, too few or of another type is not a message.
+class of that kind. Descriptors are attached to the packet. Both sides decode strictly: a packet with an
+unknown or missing field, or a field of another type, is not a message.
 
 Standard library only: the launcher loads this.
 """
@@ -177,7 +177,7 @@ class Spawn(Ask):
 
 
 class SpawnHelper(Ask):
-    """Start a program of ours, out of the tenant's sight, which also runs while the sandbox is frozen."""
+    """Start a helper program that tenants cannot see and that runs while the sandbox is frozen."""
 
     __slots__ = ()
 
@@ -210,13 +210,13 @@ class Signal(Ask):
 
 
 class Freeze(Ask):
-    """Stop every process where it is; answered when all stand still."""
+    """Suspend every process; answered when all are suspended."""
 
     __slots__ = ()
 
 
 class Unfreeze(Ask):
-    """Let every process go on."""
+    """Resume every process."""
 
     __slots__ = ()
 
@@ -231,7 +231,7 @@ class ChangeLimits(Ask):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramDetails:
-    """What a program is started with; in a file, since it may be longer than a packet.
+    """The details of a program; sent in a file, because they may be longer than a packet.
 
     Attributes:
         argv: Its command line.
@@ -328,7 +328,7 @@ class Answered:
     error: str | None = None
 
 
-# From a process that the launcher forked to the server, on a socket of its own
+# From a process that the launcher forked to the server, on a separate socket
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str |
 
 
 def detach(target: str) -> None:
-    """Unmount what is mounted on a folder, when nobody uses it any more."""
+    """Unmount the file system on a folder as soon as it is no longer used."""
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH))
 
 

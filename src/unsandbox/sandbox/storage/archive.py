@@ -1,8 +1,9 @@
-"""Files as tar archives: what is put into a sandbox, and its work folder as a whole.
+"""Files as tar archives: input files of sandboxes, and whole work folders.
 
-A work folder is read and replaced by `tar` run *inside* the sandbox, as its user, while the tenant's programs
-stand still: whatever an archive holds, it can reach no more than the tenant can, and the quota holds. The
-server only compresses, and looks an archive through first (`archive_check`). Nothing depends on the backend.
+A work folder is read and replaced by `tar` *inside* the sandbox, as its user, while the tenant's programs are
+suspended: an archive can only reach what the tenant can reach, and the quota applies. The server only
+    compresses, and
+checks an archive first (`archive_check`). This module does not depend on a backend.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ UNPACK = ["sh", "-c", _UNPACK_SCRIPT]
 
 
 async def save(tar: RunningProcess, destination: Path) -> HashedBytes:
-    """Write the output of a started `PACK` as a compressed archive; return what it is.
+    """Write the output of a started `PACK` as a compressed archive; return its hash and size.
 
     Written to a temporary name beside `destination`, fsynced and renamed: never half there.
 
@@ -161,7 +162,7 @@ async def load(tar: RunningProcess, archive: Path) -> None:
 
 
 class _Running:
-    """A started tar: reads what it complains of, and sees to it that it ends."""
+    """A started tar: collects its error messages and ensures that it ends."""
 
     def __init__(self, tar: RunningProcess) -> None:
         self._tar = tar
@@ -227,7 +228,7 @@ def must_have_room(said: str, otherwise: str) -> None:
 
 
 def compress(source: int, temporary: Path) -> HashedBytes:
-    """Compress what comes from a descriptor into a new file, to its end; it is durable then.
+    """Compress the data of a descriptor, to its end, into a new file, which is then durable.
 
     The first frame is short and tells whether more than one thread is worth it: for what cannot be compressed,
     as it often is, more threads take longer. Later ones tell it for what follows them.
@@ -267,7 +268,7 @@ def _publish(temporary: Path, destination: Path) -> None:
 
 def decompress(archive: Path, target: int) -> None:
     """Write what an archive holds to a descriptor, which is closed then."""
-    # One piece of memory for all of it: fresh memory costs more than what is copied into it.
+    # One buffer for everything, because new memory costs more than copying into it.
     piece = memoryview(bytearray(_PIECE))
     with (
         open(target, "wb", buffering=0) as pipe,

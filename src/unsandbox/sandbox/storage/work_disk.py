@@ -1,9 +1,10 @@
 """Work folders on disk, with a quota.
 
-As root a work folder is an ext4 file system in a sparse image file, mounted through a loop device in a mount
-namespace that belongs to the sandbox alone (`disk_mount`): when its last process is gone, however it went, the
-kernel unmounts it and frees the loop device. The image is locked for as long as a loop device holds it, because
-lock and loop share one open file; so whoever gets the lock knows that nobody writes to it, on whatever server.
+As root, a work folder is an ext4 file system in a sparse image file, mounted through a loop device in the
+sandbox's private mount namespace (`disk_mount`). When the sandbox's last process ends, for any reason, the
+kernel unmounts it and frees the loop device. The image is locked while a loop device holds it, because lock
+and loop device share one open file. So the holder of the lock knows that no sandbox of any server writes to
+it.
 
 Without root, which mounting needs, it is a plain folder whose size the backend checks from time to time.
 

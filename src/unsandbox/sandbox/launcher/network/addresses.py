@@ -1,7 +1,7 @@
-"""Which addresses are the public internet's, and which are somebody's own network.
+"""Distinguishes addresses of the public internet from those of private networks.
 
-One list for all who let others choose where to connect: the network of a sandbox, and whatever the server
-fetches for a client. It is loaded by the launcher too, a bare interpreter: standard library only.
+One list for all destinations that others choose: those of sandboxes, and those of URLs that the server
+fetches for a client. The launcher, a bare interpreter, loads this module too: standard library only.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Outbound network for a sandbox (`semitrusted`): to the public internet, to nothing near, inwards nothing.
+"""The outbound network of sandboxes (`semitrusted`): to the public internet only, without inbound connections.
 
-A sandbox's network namespace has nothing but loopback. Here it gets one more interface, behind which
-slirp4netns (user-mode networking, an ordinary process) makes the connections on the host. What must not be
-reached is kept back *before* that, inside the namespace, where the tenant can change nothing for want of any
-capability: by policy rules that come ahead of every route, which a program hears of at once (EACCES), and by a
-packet filter on the interface (`tap_filter`) for what asks no rule. Both are there before the tenant's first
-instruction, which waits at `BLOCK_FD`. Rules and not routes: a socket that is bound to an interface passes by
-IPv6's unreachable routes.
+A sandbox's network namespace only has the loopback interface. This module adds an interface, behind which
+slirp4netns (user-mode networking, an ordinary process) makes the connections on the host. Forbidden
+destinations are blocked *before* that, inside the namespace, where the tenant has no capability to change
+anything: by policy rules that precede every route, so that a program gets EACCES at once, and by a packet
+filter on the interface (`tap_filter`) for packets that no rule checks. Both exist before the tenant's first
+instruction, which waits on `BLOCK_FD`. Rules are used instead of routes, because a socket that is bound to an
+interface bypasses IPv6's unreachable routes.
 
-slirp4netns and not pasta: pasta as Debian 12 has it binds a program's own UDP port on the host, with
-SO_REUSEADDR, and so receives what is meant for services of the host (seen; slirp4netns takes a free port).
+slirp4netns is used instead of pasta, because the pasta of Debian 12 binds a program's UDP port on the host with
+SO_REUSEADDR, and so receives datagrams for services of the host (observed; slirp4netns takes a free port).
 
 All of this runs in the launcher, a bare interpreter: standard library only.
 """
@@ -93,7 +93,7 @@ class OutboundNetworks:
         self._host: set[Network] = set()
 
     def prepare(self, number: int, way: NetworkConfig) -> int:
-        """Make ready for a sandbox that is about to be forked; return what it must have as `BLOCK_FD`.
+        """Prepare for a sandbox that is about to be forked; return the descriptor for its `BLOCK_FD`.
 
         Args:
             number: The caller's number of the sandbox.
@@ -108,7 +108,7 @@ class OutboundNetworks:
         return read
 
     def forked(self, number: int) -> None:
-        """Let go of this process's copy of what `prepare` returned."""
+        """Close this process's copy of the descriptor that `prepare` returned."""
         if (gate := self._gates.get(number)) and gate.block_read >= 0:
             os.close(gate.block_read)
             gate.block_read = -1

@@ -1,7 +1,7 @@
-"""Just enough rtnetlink to give a network namespace an address, a route and rules, and to read the host's.
+"""The part of rtnetlink that sets address, route and rules of a network namespace, and reads the host's.
 
-The `ip` program would do, but takes a process and some milliseconds per sandbox and may be missing. This module
-is loaded by the launcher too, a bare interpreter: standard library only.
+The program `ip` could do this too, but needs a process and some milliseconds per sandbox, and may be missing.
+The launcher, a bare interpreter, loads this module: standard library only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is set up inside a sandbox's network namespace, and by which steps: see `netgate`, which starts them.
+"""Sets up the inside of a sandbox's network namespace; `gate` starts these steps.
 
-The functions with `fds` run in forked children of the launcher: they take on the sandbox's user, never come
-back to the launcher's code, and hold no descriptor but those. Standard library only.
+The functions with `fds` run in forked children of the launcher: they become the sandbox's user, never return
+to the launcher's code, and hold only these descriptors. Standard library only.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from unsandbox.sandbox.launcher.network.tap_filter import TUN, TUN_DEVICE
 
 INTERFACE = "tap0"
 READY = b"ready"
-"""What `configure` reports when all is done; any other report is of what went wrong."""
+"""The report of `configure` when everything is done; any other report is an error."""
 RESOLVER: dict[int, Address] = {4: IPv4Address("10.0.2.3"), 6: IPv6Address("fd00::3")}
-"""Where a program in the sandbox asks for names; slirp4netns passes it on to the host's resolver."""
+"""The resolver's address inside the sandbox; slirp4netns forwards its queries to the host's resolver."""
 _GATEWAY: dict[int, Address] = {4: IPv4Address("10.0.2.2"), 6: IPv6Address("fd00::2")}
 _OWN: dict[int, tuple[Address, int]] = {4: (IPv4Address("10.0.2.100"), 24), 6: (IPv6Address("fd00::100"), 64)}
 _MTU = 65520
 _DNS_PORT = 53
 _RP_STRICT = 1
-"""Packets from where no answer could go are dropped: a stranger in a private range cannot send any in."""
+"""Packets from unreachable sources are dropped, so hosts in private ranges cannot send any into a sandbox."""
 
 _ALLOW, _FORBID = 10, 20
 """Priorities of the rules. Only the table of the namespace's own addresses comes before, at 0."""

@@ -1,8 +1,8 @@
-"""A filter on the last step out of a sandbox's network namespace: a program for the kernel's packet filter.
+"""The last filter of a sandbox's outbound network: a program for the kernel's packet filter.
 
-It is attached to the TAP interface and sees every frame that would leave, whatever a socket asked for. The
-rules of `netsetup` refuse earlier and say so; but IPv4 believes a destination to be on the link when a socket
-names an interface and no route is found, and link-local multicast asks no rule at all. Standard library only.
+It is attached to the TAP interface and sees every outgoing frame. The rules of `setup` refuse destinations
+earlier, with an error. But if a socket names an interface and no route is found, IPv4 assumes that the
+destination is on the link, and no rule applies to link-local multicast. Standard library only.
 """
 
 from __future__ import annotations
