@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
-from tests.sandbox.bubblewrap.test_pool import CONFIG, pooled, run_in, without_addresses
+from tests.sandbox.bubblewrap.warm_jobs import CONFIG, pooled, run_in, without_addresses
 
 from unsandbox.sandbox import Limits, SandboxSpec
 from unsandbox.sandbox.host.compile_cache import read_program
@@ -134,7 +134,7 @@ async def test_descriptors_that_nobody_asked_for_are_closed_at_once(warm):
 async def test_a_program_is_compiled_as_before(backend, warm):
     if not os.access("/usr/bin/gcc", os.X_OK):
         pytest.skip("no C compiler")
-    from tests.sandbox.bubblewrap.test_pool import c_spec
+    from tests.sandbox.bubblewrap.warm_jobs import c_spec
 
     spec = replace(c_spec("int main(void) { return 5; }"), env={"CPATH": "/nowhere"})
     cold = await run_in(backend, spec, expect_warm=False)

@@ -11,16 +11,8 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
-from tests.sandbox.bubblewrap.test_pool import (
-    CONFIG,
-    ENDINGS,
-    PYTHON,
-    TABLE,
-    pooled,
-    python_spec,
-    run_in,
-    without_addresses,
-)
+from tests.sandbox.bubblewrap.test_pool import ENDINGS, PYTHON
+from tests.sandbox.bubblewrap.warm_jobs import CONFIG, TABLE, pooled, python_spec, run_in, without_addresses
 from tests.sandbox.support import eventually
 from tests.support import REPO
 
