@@ -15,8 +15,25 @@ from tests.support import Serve
 
 import un
 import un_async
+import unsandbox
 from unsandbox import AsyncClient, Client, local
 from unsandbox.protocol.endpoints.jobs import BY_NAME
+from unsandbox.protocol.endpoints.workspace import FILES, PROCESSES
+
+IN_SESSIONS = {endpoint.name for endpoint in PROCESSES + FILES}
+"""Operations on processes and files, which objects of a session have and no function does."""
+OBJECTS = {
+    "session_exec": ("LiveSession", "exec"),
+    "start_process": ("LiveSession", "start"),
+    "list_processes": ("LiveSession", "processes"),
+    "get_process": ("LiveSession", "attach_process"),
+    "process_output": ("LiveProcess", "read"),
+    "write_process": ("LiveProcess", "write"),
+    "signal_process": ("LiveProcess", "send_signal"),
+    "resize_process": ("LiveProcess", "resize"),
+    "end_process": ("LiveProcess", "kill"),
+    "file_abort": ("Files", "write"),
+}
 
 
 def said_in(scenario: Any) -> set[str]:
@@ -78,10 +95,20 @@ def test_all_voices_get_the_same_answers_everywhere(
 
 
 def test_the_conversations_use_every_operation() -> None:
-    assert set(BY_NAME) - set().union(*map(said_in, scenarios.ALL)) == set()
+    assert set(BY_NAME) - set().union(*map(said_in, scenarios.ALL)) == IN_SESSIONS
 
 
-@pytest.mark.parametrize("operation", BY_NAME)
+@pytest.mark.parametrize("operation", sorted(IN_SESSIONS))
+def test_every_operation_in_a_session_has_a_method(operation: str) -> None:
+    """Its answers are compared by `tests/_async/test_processes.py`, `test_session_files.py` and their twins."""
+    kind, name = OBJECTS.get(operation, ("Files", operation.removeprefix("file_")))
+    for prefix in ("Async", ""):
+        method = getattr(getattr(unsandbox, f"{prefix}{kind}"), name)
+        assert inspect.iscoroutinefunction(method) is bool(prefix)
+        assert inspect.getdoc(method)
+
+
+@pytest.mark.parametrize("operation", sorted(set(BY_NAME) - IN_SESSIONS))
 def test_every_operation_has_a_function_and_a_method(operation: str) -> None:
     for owner, names in ((AsyncClient, METHODS), (Client, METHODS), (un_async, FUNCTIONS), (un, FUNCTIONS)):
         name = names.get(operation, operation)
