@@ -173,3 +173,25 @@ def test_disks_stay_sparse(saved):
     if os.geteuid() == 0:
         assert large
     assert all(path.stat().st_blocks * 512 < path.stat().st_size / 4 for path in large)
+
+
+def test_files_of_tenants_cannot_spoil_a_backup(tmp_path):
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    un("keys", "create", "--data", str(data))
+    work = data / "services" / "one" / "disk"
+    work.mkdir(parents=True)
+    (work / "file").write_text("kept")
+    (work / "link").symlink_to("/etc/passwd")
+    os.mkfifo(work / "pipe")
+    deep = work
+    for _ in range(300):
+        deep /= "d"
+        deep.mkdir()
+    report = json.loads(un("backup", str(backup), "--data", str(data), "--json").stdout)
+    copy = backup / "services" / "one" / "disk"
+    assert written(copy) == {"file", "link", "d"}
+    assert os.readlink(copy / "link") == "/etc/passwd"
+    assert len(report["inexact"]) == 1
+    assert report["inexact"][0].startswith("services/one/disk/d/d/")
+    un("restore", str(backup), "--data", str(tmp_path / "new"))
+    assert (tmp_path / "new" / "services" / "one" / "disk" / "file").read_text() == "kept"

@@ -42,9 +42,9 @@ def backup(target: Path, data: Path, blobs: str | None, without_key: bool, as_js
         print_json({"backup": str(target), "data": str(folder), **asdict(manifest)})
     else:
         click.echo(f"saved {folder} in {target}: {human_size(manifest.bytes)}, {manifest.blobs} blobs")
-    for name in manifest.changed:
+    for name in manifest.inexact:
         click.echo(
-            f"un: {name} changed while it was copied; a snapshot of its session or service is exact",
+            f"un: the copy of {name} is not exact; a snapshot of its session or service would be",
             err=True,
         )
     if elsewhere:

@@ -44,7 +44,10 @@ def program(source: str, inline: str | None, language: str | None, guess: bool) 
     if inline is not None:
         with contextlib.suppress(OSError, ValueError):
             if Path(source).is_file():
-                run = f"un -l {shlex.quote(inline)} {shlex.quote(source)}"
+                from unsandbox.protocol.languages import detect_language
+
+                named = "" if detect_language(source) else f"-l {shlex.quote(inline)} "
+                run = f"un {named}{shlex.quote(source)}"
                 click.echo(
                     f"un: {source} is run as code; to run the file of this name: {run}",
                     err=True,

@@ -45,7 +45,7 @@ class Manifest:
         files: SHA-256 of the files at its top.
         blobs: Number of blobs.
         bytes: Size of all files.
-        changed: Disks and files that changed while they were copied.
+        inexact: Disks and files that changed while they were copied or could not be read.
     """
 
     format: int = FORMAT
@@ -55,7 +55,7 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)
     blobs: int = 0
     bytes: int = 0
-    changed: list[str] = field(default_factory=list)
+    inexact: list[str] = field(default_factory=list)
 
 
 def make_backup(folder: Path, target: Path, *, blobs: Path | None, with_key: bool = True) -> Manifest:
@@ -87,13 +87,13 @@ def make_backup(folder: Path, target: Path, *, blobs: Path | None, with_key: boo
             _copy_audit_log(folder, partial)
             for name in ("accounts.csv", *([KEY] if with_key else [])):
                 with contextlib.suppress(FileNotFoundError):
-                    copy_file(folder / name, partial / name)
+                    copy_file((folder / name).resolve(), partial / name)
             # The disks are mounted file systems; what programs wrote into them may be in memory only.
             os.sync()
             for name in _TREES:
                 if (folder / name).is_dir():
-                    changed = copy_tree(folder / name, partial / name)
-                    manifest.changed += [str(path.relative_to(folder)) for path in changed]
+                    inexact = copy_tree((folder / name).resolve(), partial / name)
+                    manifest.inexact += [f"{name}/{path}" for path in inexact]
             manifest.files = {
                 path.name: file_hash(path) for path in sorted(partial.iterdir()) if path.is_file()
             }

@@ -15,6 +15,9 @@ from pathlib import Path
 _CHUNK = 4 << 20
 _FICLONE = 0x40049409
 _TRIES = 3
+_DEPTH = 200
+_TENANTS_OWN = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
+"""Errors that modes, names and links of a tenant's files cause."""
 
 
 def copy_file(source: Path, target: Path) -> bool:
@@ -23,46 +26,68 @@ def copy_file(source: Path, target: Path) -> bool:
     Where the file system can share blocks (Btrfs, XFS), the copy is made in one step.
 
     Raises:
-        OSError: It cannot be read or written.
+        OSError: It cannot be read or written, or is a link.
     """
-    for _ in range(_TRIES):
-        with source.open("rb") as reader, target.open("wb") as writer:
-            before = os.fstat(reader.fileno())
-            still = _clone(reader.fileno(), writer.fileno())
-            if not still:
-                _copy_data(reader.fileno(), writer.fileno(), before.st_size)
-                after = os.fstat(reader.fileno())
-                still = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
-            os.fsync(writer.fileno())
-        if still:
-            break
-    shutil.copystat(source, target)
-    _give(source, target)
+    reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        for _ in range(_TRIES):
+            before = os.fstat(reader)
+            with target.open("wb") as writer:
+                still = _clone(reader, writer.fileno())
+                if not still:
+                    _copy_data(reader, writer.fileno(), before.st_size)
+                    after = os.fstat(reader)
+                    still = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+                os.fsync(writer.fileno())
+            if still:
+                break
+    finally:
+        os.close(reader)
+    _describe(before, target)
     return still
 
 
-def copy_tree(source: Path, target: Path) -> list[Path]:
-    """Copy a folder; return the files that changed while they were copied. Vanished files are left out."""
-    changed: list[Path] = []
-    target.mkdir(mode=0o700)
-    for path in sorted(source.iterdir()):
-        # What a program deletes meanwhile is not part of the copy.
-        with contextlib.suppress(FileNotFoundError):
-            _copy_entry(path, target / path.name, changed)
-    shutil.copystat(source, target)
-    _give(source, target)
-    return changed
+def copy_tree(source: Path, target: Path, depth: int = _DEPTH) -> list[Path]:
+    """Copy a folder, without sockets and pipes.
+
+    Programs of tenants may write into it meanwhile. They must not spoil the copy of others: files that vanish
+    are left out. Nor may they have files copied from elsewhere: links are never followed, also not in a folder
+    that is replaced by a link, because each folder is read through its descriptor.
+
+    Returns:
+        Files that changed while they were copied, and those that cannot be read or are nested too deeply; below
+        `source`.
+    """
+    inexact: list[Path] = []
+    folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        target.mkdir(mode=0o700)
+        for name in sorted(os.listdir(folder)):  # noqa: PTH208 - of a descriptor
+            try:
+                found = _copy_entry(Path(f"/proc/self/fd/{folder}", name), target / name, depth - 1)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno not in _TENANTS_OWN:
+                    raise
+                found = [Path()]
+            inexact += [name / path for path in found]
+        _describe(os.fstat(folder), target)
+    finally:
+        os.close(folder)
+    return inexact
 
 
-def _copy_entry(path: Path, target: Path, changed: list[Path]) -> None:
-    mode = path.lstat().st_mode
-    if stat.S_ISLNK(mode):
+def _copy_entry(path: Path, target: Path, depth: int) -> list[Path]:
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
         target.symlink_to(path.readlink())
-        _give(path, target)
-    elif stat.S_ISDIR(mode):
-        changed.extend(copy_tree(path, target))
-    elif stat.S_ISREG(mode) and not copy_file(path, target):
-        changed.append(path)
+        _describe(status, target)
+    elif stat.S_ISDIR(status.st_mode):
+        return copy_tree(path, target, depth) if depth else [Path()]
+    elif stat.S_ISREG(status.st_mode) and not copy_file(path, target):
+        return [Path()]
+    return []
 
 
 def file_hash(path: Path) -> str:
@@ -131,7 +156,10 @@ def _copy_data(reader: int, writer: int, size: int) -> None:
             position += len(data)
 
 
-def _give(source: Path, target: Path) -> None:
+def _describe(status: os.stat_result, target: Path) -> None:
+    """Give a copy the owner, mode and times of its original."""
     if os.geteuid() == 0:
-        owner = source.lstat()
-        os.chown(target, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        target.chmod(stat.S_IMODE(status.st_mode))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)

@@ -47,9 +47,9 @@ def restore_backup(backup: Path, folder: Path, *, key: Path | None = None) -> Ma
         with made_whole(folder) as partial:
             for path in sorted(backup.iterdir()):
                 if path.is_dir():
-                    copy_tree(path, partial / path.name)
+                    copy_tree(path.resolve(), partial / path.name)
                 elif path.name != MANIFEST:
-                    copy_file(path, partial / path.name)
+                    copy_file(path.resolve(), partial / path.name)
             if key is not None:
                 (partial / KEY).unlink(missing_ok=True)
                 write_private(partial / KEY, key.read_bytes())
