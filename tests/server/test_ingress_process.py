@@ -270,6 +270,34 @@ def test_the_host_of_a_first_request(data, host):
     assert host_of(data) == host
 
 
+def own_address() -> str:
+    """An address of this machine that is not a loopback address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("192.0.2.1", 9))  # Sends nothing.
+        return str(sock.getsockname()[0])
+
+
+def test_what_a_stranger_says_of_its_origin_does_not_arrive(tmp_path):
+    said = {"X-Real-IP": "203.0.113.9", "X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9"}
+    with Serve(tmp_path / "data", "--host", "0.0.0.0") as serve:
+        place = Place(serve)
+        place.address = ("127.0.0.1", place.address[1])
+        serve.url = f"http://127.0.0.1:{place.address[1]}"
+        place.add("echo", "echo.py")
+        eventually(lambda: place.visit() == 200, 60)
+        seen = {}
+        for address in ("127.0.0.1", own_address()):
+            with contextlib.closing(
+                http.client.HTTPConnection(address, place.address[1], timeout=30)
+            ) as connection:
+                connection.request("GET", "/", headers={"Host": place.host, **said})
+                seen[address] = connection.getresponse().read()
+        believed, stripped = seen.values()
+        assert believed.count(b"203.0.113.9") == 3  # From this machine: a proxy says it.
+        assert b"203.0.113.9" not in stripped
+        assert b"X-Real-IP" not in stripped
+
+
 def test_threads_of_visitors_get_their_own_answers(place):
     wrong: list[object] = []
 

@@ -36,6 +36,60 @@ async def test_a_page_from_elsewhere_opens_no_terminal(wire, origin, status):
     await wire.call("DELETE", f"/sessions/{session}")
 
 
+ELSEWHERE = {"X-Forwarded-For": "203.0.113.9"}
+"""As a proxy on this machine says it."""
+
+
+async def opens(wire, url: str, **headers: str) -> int:
+    """Open a terminal and return the status."""
+    try:
+        async with wire.session.ws_connect(url, headers=headers):
+            return 101
+    except aiohttp.WSServerHandshakeError as error:
+        return error.status
+
+
+async def test_the_id_alone_opens_no_terminal_from_elsewhere(wire):
+    async with session(wire) as name:
+        path = f"/sessions/{name}/shell"
+        assert await opens(wire, wire.url + path) == 101
+        assert await opens(wire, wire.url + path, **ELSEWHERE) == 401
+        # The oldest clients sign other requests first.
+        assert (await wire.call("GET", "/sessions", headers=ELSEWHERE)).status == 200
+        assert await opens(wire, wire.url + path, **ELSEWHERE) == 101
+        assert await opens(wire, wire.url + path, **{"X-Forwarded-For": "203.0.113.10"}) == 401
+
+
+async def test_a_signature_opens_a_terminal_from_anywhere(wire, stranger):
+    async with session(wire) as name:
+        path = f"/sessions/{name}/shell"
+        far = {"X-Forwarded-For": "203.0.113.20"}
+        assert await opens(wire, wire.url + path, **far, **wire.headers("GET", path, b"")) == 101
+        assert await opens(wire, wire.url + path, **far, **stranger.headers("GET", path, b"")) == 404
+        wrong = wire.headers("GET", path, b"x")
+        assert await opens(wire, wire.url + path, **wrong) == 401
+
+
+async def test_a_ticket_opens_a_terminal_once_and_from_anywhere(wire):
+    far = {"X-Forwarded-For": "203.0.113.30", "Origin": "https://page.example"}
+    async with session(wire) as name, session(wire) as other:
+        url = (await wire.call("GET", f"/sessions/{name}")).json["websocket_url"]
+        assert await opens(wire, url.replace(name, other), **far) == 401
+        assert await opens(wire, url, **far) == 401  # It was used up.
+        url = (await wire.call("GET", f"/sessions/{name}")).json["websocket_url"]
+        assert await opens(wire, url, **far) == 101
+        assert await opens(wire, url, **far) == 401
+        listed = (await wire.call("GET", "/sessions")).json["sessions"]
+        assert not any("ticket" in item["websocket_url"] for item in listed)
+
+
+async def test_a_ticket_ends(wire, monkeypatch):
+    monkeypatch.setattr("unsandbox.engine.sessions.tickets.TICKET_S", -1.0)
+    async with session(wire) as name:
+        url = (await wire.call("GET", f"/sessions/{name}")).json["websocket_url"]
+        assert await opens(wire, url) == 401
+
+
 class Screen:
     """One viewer: keeps everything that came."""
 

@@ -63,7 +63,7 @@ class Session(WireModel, frozen=True, kw_only=True):
     WRITE_ALIASES = {"session_id": ("id",), "status": ("state",)}
 
     session_id: str | None = None
-    """Id of the session. It gives access to the terminal; treat it as a secret."""
+    """Id of the session."""
     container_name: str | None = None
     """A second name, on the hosted service."""
     name: str | None = None
@@ -87,7 +87,8 @@ class Session(WireModel, frozen=True, kw_only=True):
     last_activity: str | int | float | None = None
     """Unix time of the last use."""
     websocket_url: str | None = None
-    """URL of the terminal."""
+    """URL of the terminal. When the session was created or got by its id, the URL has a ticket: it opens the
+    terminal once, within five minutes, from anywhere. Treat it as a secret."""
     isolation: str | None = None
     """Name of the isolation backend."""
     message: str | None = None

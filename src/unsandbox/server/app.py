@@ -173,8 +173,7 @@ class Server:
         return json_response(200, openapi_document())
 
     async def _serve_shell(self, request: web.Request) -> web.StreamResponse:
-        # Unsigned: by the protocol, knowing the id of a session is the permission.
-        return await serve_shell(request, self._engine)
+        return await serve_shell(request, self._engine, self._reader)
 
     def _budget(self) -> Budget:
         """Return what the server holds for others now."""

@@ -17,7 +17,14 @@ from unsandbox.server.call import Call, parse_large
 from unsandbox.server.config import ServerConfig
 from unsandbox.server.hosts import from_this_machine, host_name, is_address
 from unsandbox.server.rate import Rates
-from unsandbox.server.unproved import UnprovedBytes
+from unsandbox.server.unproved import UnprovedBytes, sender_of
+
+
+def terminal_sender(request: web.Request) -> str:
+    """Return the address that a request comes from, as far as it permits to open terminals."""
+    # A client that connects to `localhost` takes either address of it.
+    return "" if from_this_machine(request) else sender_of(request)
+
 
 signer: ContextVar[str] = ContextVar("signer", default="")
 """Public key that signed the request that this task serves, for the log."""
@@ -92,6 +99,7 @@ class RequestReader:
             caller.check_expiry(time.time())
             signer.set(caller.public_key)
             self._rates.take(caller.public_key, caller.settings)
+            self._engine.sessions.terminals.tickets.note_sender(caller.public_key, terminal_sender(request))
         return Call(
             engine=self._engine,
             owner=caller.public_key if caller else "",

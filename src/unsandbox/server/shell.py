@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType, hdrs, web
 from yarl import URL
 
 from unsandbox.engine import Engine, LimitReached
@@ -14,6 +14,8 @@ from unsandbox.engine.sessions.attachments import Attachment
 from unsandbox.engine.sessions.terminal import MOST_VIEWERS, Terminal, Viewer
 from unsandbox.protocol import codec
 from unsandbox.protocol.sessions import SHELL_SUBPROTOCOL
+from unsandbox.server.auth import Unauthorized
+from unsandbox.server.reader import RequestReader, terminal_sender
 
 logger = logging.getLogger("unsandbox.server.shell")
 
@@ -23,7 +25,7 @@ _STALLED_S = 60.0
 """A viewer that reads nothing for this time is disconnected."""
 
 
-async def serve_shell(request: web.Request, engine: Engine) -> web.StreamResponse:
+async def serve_shell(request: web.Request, engine: Engine, reader: RequestReader) -> web.StreamResponse:
     """Connect a viewer to the terminal of a session.
 
     Binary frames are keystrokes one way and raw output the other; `{"type":"resize"}` comes in as text,
@@ -35,9 +37,8 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
             status=426,
             headers={"Upgrade": "websocket"},
         )
-    if not _is_same_origin(request):
-        raise web.HTTPForbidden(reason="Foreign Origin")
     session_id = request.match_info["id"]
+    await _check_permission(request, engine, reader, session_id)
     try:
         attachment = await engine.sessions.terminals.attach(session_id)
     except KeyError:
@@ -58,6 +59,44 @@ async def serve_shell(request: web.Request, engine: Engine) -> web.StreamRespons
     finally:
         engine.sessions.terminals.detach(session_id, attachment)
     return socket
+
+
+async def _check_permission(
+    request: web.Request, engine: Engine, reader: RequestReader, session_id: str
+) -> None:
+    """Refuse a viewer who knows the id of a session and nothing more.
+
+    A ticket suffices, and a signature. The oldest clients have neither: they may open it from an address from
+    which the session's key has signed a request.
+
+    Raises:
+        Unauthorized: There is no permission, or the signature is wrong.
+        HTTPForbidden: A page of another server opens it.
+        HTTPNotFound: There is no such session of this key.
+    """
+    terminals = engine.sessions.terminals
+    owner = terminals.owner_of(session_id)
+    ticket = request.query.get("ticket")
+    if ticket is not None:
+        if not terminals.tickets.take(ticket, session_id):
+            raise Unauthorized(
+                "invalid_ticket", "the ticket is used up, too old, or of another session; get the session again"
+            )
+        return
+    if hdrs.AUTHORIZATION in request.headers:
+        if (await reader.read(request)).owner != owner:
+            raise web.HTTPNotFound(reason="No such session")
+        return
+    if not _is_same_origin(request):
+        raise web.HTTPForbidden(reason="Foreign Origin")
+    if owner is None:
+        raise web.HTTPNotFound(reason="No such session")
+    if not terminals.tickets.has_signed_from(owner, terminal_sender(request)):
+        raise Unauthorized(
+            "missing_credentials",
+            "the id of a session opens its terminal only from an address that has signed a request; sign the "
+            "handshake, use the websocket_url of a session that you got, or list your sessions from here first",
+        )
 
 
 def _is_same_origin(request: web.Request) -> bool:

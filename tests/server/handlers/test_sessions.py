@@ -52,7 +52,9 @@ async def test_a_session_is_described_in_the_form_that_every_client_reads(wire):
     assert (made["shell"], made["vcpu"], made["memory_mb"], made["boosted"]) == ("bash", 1, 2048, False)
     assert 890 <= made["remaining_ttl"] <= 900
     assert made["created_at"].isdigit()
-    assert made["websocket_url"] == f"ws{wire.url[4:]}/sessions/{made['id']}/shell"
+    url, _, ticket = made["websocket_url"].partition("?ticket=")
+    assert url == f"ws{wire.url[4:]}/sessions/{made['id']}/shell"
+    assert len(ticket) >= 32
     listed = await wire.call("GET", "/sessions")
     assert listed.json["count"] == len(listed.json["sessions"])
     mine = [item for item in listed.json["sessions"] if item["id"] == made["id"]]

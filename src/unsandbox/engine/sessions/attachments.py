@@ -11,6 +11,7 @@ from unsandbox.engine.sessions.history import Histories
 from unsandbox.engine.sessions.record import SessionRecord, shell_of
 from unsandbox.engine.sessions.sandboxes import OpenSession, SessionSandboxes
 from unsandbox.engine.sessions.terminal import DEFAULT_SIZE, Terminal
+from unsandbox.engine.sessions.tickets import Tickets
 from unsandbox.engine.store.objects import Collection
 
 _PREFIXES = {"tmux": b"\x02", "screen": b"\x01"}
@@ -79,6 +80,9 @@ class SessionTerminals:
         sandboxes: Their sandboxes.
         activity: Notes when they are used.
         histories: Keep what is typed in audited sessions.
+
+    Attributes:
+        tickets: Permissions to open terminals.
     """
 
     def __init__(
@@ -94,11 +98,17 @@ class SessionTerminals:
         self._sandboxes = sandboxes
         self._activity = activity
         self._histories = histories
+        self.tickets = Tickets()
+
+    def owner_of(self, session_id: str) -> str | None:
+        """Return the key that a session belongs to; None when there is no such session."""
+        record = self._collection.find(session_id)
+        return None if record is None else record.owner
 
     async def attach(self, session_id: str) -> Attachment:
         """Return a place at the terminal of a session, opened if need be; `detach` gives it up.
 
-        Knowing the id is the permission: the protocol's terminal carries no signature.
+        Whoever calls it has checked that the viewer may see it: see `Tickets`.
 
         Raises:
             KeyError: No such session.

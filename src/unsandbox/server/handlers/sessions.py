@@ -27,12 +27,12 @@ async def create_session(call: Call) -> Session:
     request = read_body(call, SessionRequest)
     if read_flag(call.query, "audit"):
         request = request.replace(audit=True)
-    return _with_address(call, await call.engine.sessions.create(call.owner, request, call.settings.sessions))
+    return _with_ticket(call, await call.engine.sessions.create(call.owner, request, call.settings.sessions))
 
 
 async def get_session(call: Call) -> Session:
     """Get one session."""
-    return _with_address(call, call.engine.sessions.get(call.owner, call.params["id"]))
+    return _with_ticket(call, call.engine.sessions.get(call.owner, call.params["id"]))
 
 
 async def delete_session(call: Call) -> Session:
@@ -84,3 +84,10 @@ def _with_address(call: Call, session: Session) -> Session:
     """Say where the terminal is, as seen by this caller."""
     base = call.base_url.replace("http", "ws", 1)
     return session.replace(websocket_url=f"{base}/sessions/{session.session_id}/shell")
+
+
+def _with_ticket(call: Call, session: Session) -> Session:
+    """Say where the terminal is, with a ticket that opens it once: a browser cannot sign."""
+    addressed = _with_address(call, session)
+    ticket = call.engine.sessions.terminals.tickets.give(session.session_id or "")
+    return addressed.replace(websocket_url=f"{addressed.websocket_url}?ticket={ticket}")
