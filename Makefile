@@ -112,5 +112,5 @@ lock: install ## Update requirements.lock to the newest versions
 	    --python-version 3.11 --output-file requirements-tools.lock
 
 clean: ## Remove everything that builds and tests created, including .venv
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov dist build site
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build site
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
