@@ -1,8 +1,8 @@
 """The list of languages, cached for an hour in `~/.unsandbox`, in a file that all clients of this API share.
 
-`languages.json` is the hosted service's list, whoever wrote it; other servers have a file of their own beside
-it, so that none masks another. What cannot be understood is not there, and a cache that cannot be written is no
-error.
+`languages.json` is the hosted service's list, which other SDKs write too; other servers have separate files
+beside it, so that none masks another. What cannot be understood is not there, and a cache that cannot be
+written is no error.
 """
 
 from __future__ import annotations

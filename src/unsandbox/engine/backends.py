@@ -34,7 +34,7 @@ def default_backend(config: EngineConfig, languages: LanguageTable) -> Backend:
     """Return the unopened default backend, for requests without an isolation.
 
     Args:
-        config: Says what the server demands at least, and how many sandboxes wait for jobs.
+        config: The configuration, with the minimum isolation and the size of the pool.
         languages: The languages of the sandboxes.
 
     Raises:

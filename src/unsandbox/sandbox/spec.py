@@ -16,7 +16,7 @@ from unsandbox.protocol.contents import Content
 
 MIB = 1 << 20
 EXIT_KILLED = 137
-"""Exit code of what was killed, as shells tell it: 128 and the number of SIGKILL."""
+"""Exit code of a killed program, as in shells: 128 and the number of SIGKILL."""
 GIB = 1 << 30
 
 
@@ -169,7 +169,7 @@ class SharingSink(OutputSink, Protocol):
     """A sink that reads the bytes where the sandbox keeps them, so that they are in memory once."""
 
     def share(self, stream: str, kept: bytearray) -> None:
-        """Take what is kept of a stream; it only grows, and the sink is called after each time."""
+        """Receive the stored part of a stream, which only grows; the sink is called each time."""
 
 
 @runtime_checkable
@@ -188,7 +188,7 @@ class RunningJob(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of a probe: what is enforced (or not) here, and by what."""
+    """One result of a probe: a protection, whether it is enforced here, and by which means."""
 
     name: str
     ok: bool

@@ -58,7 +58,7 @@ class IdempotencyStore:
         self._sizes: dict[str, OrderedDict[str, int]] = {}
 
     async def start(self) -> None:
-        """Load the answers that an earlier process kept, and forget what is too old or too much."""
+        """Load the answers of an earlier process, and drop those that are too old or too many."""
         for record in sorted(await self._collection.load(), key=lambda item: item.created_at):
             self._count(record)
         await self.prune()
@@ -91,7 +91,7 @@ class IdempotencyStore:
     ) -> Text:
         """Return the answer of the first request with this key, or create and store it.
 
-        A caller who leaves does not stop the making: whoever asks again gets what was made. A failure is not
+        If the caller leaves, the work continues, and a repeated request gets its result. A failure is not
         kept, so the request may be tried again.
 
         Args:

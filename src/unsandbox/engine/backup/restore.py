@@ -27,7 +27,7 @@ _LOCK = "serve.lock"
 
 
 def restore_backup(backup: Path, folder: Path, *, key: Path | None = None) -> Manifest:
-    """Make a data folder from a backup; it appears when it is complete.
+    """Create a data folder from a backup; it appears when it is complete.
 
     Args:
         backup: The backup.

@@ -7,7 +7,7 @@ from unsandbox.engine.store.rows import JobRow
 
 
 class MemoryStore:
-    """Keeps nothing beyond what the engine itself holds: for an engine that lives and dies with its process."""
+    """A store that stores nothing, for an engine whose data ends with its process."""
 
     keeps = False
 

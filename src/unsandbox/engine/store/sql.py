@@ -180,7 +180,7 @@ class SqlStore:
         return await self._run(lambda connection: int(connection.execute(query).rowcount))
 
     async def close(self) -> None:
-        """Write what is pending and close the database."""
+        """Write pending rows and close the database."""
         while self._flusher is not None:
             await self._flusher
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)

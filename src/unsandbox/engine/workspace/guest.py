@@ -118,7 +118,7 @@ class Guest:
             raise SandboxError(f"files need Python 3 in the session: {error}") from error
 
     def _rest(self) -> None:
-        """Close helpers that nobody uses: each holds memory of the tenant."""
+        """Close unused helpers, because each uses memory of the tenant."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(_IDLE_S, self.close)

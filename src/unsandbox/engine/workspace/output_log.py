@@ -45,7 +45,7 @@ class OutputLog:
         return self.start > 0 or self.end < self.total
 
     def append(self, data: bytes) -> None:
-        """Add bytes. What does not fit is counted only."""
+        """Add bytes. Bytes that do not fit are only counted."""
         self.total += len(data)
         if self._keep_first:
             data = data[: self._keep - self.end] if self.end == self.total - len(data) else b""

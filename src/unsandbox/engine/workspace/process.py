@@ -199,7 +199,7 @@ class SessionProcess:
         }
 
     def close(self) -> None:
-        """Let go of everything that it holds on this side; the program is killed by others."""
+        """Release the resources on this side; the caller kills the program."""
         self._stop_lease()
         if self._timer is not None:
             self._timer.cancel()
@@ -267,7 +267,7 @@ class SessionProcess:
         if not self._readers:
             self.ended.set()
         self._wake()
-        # A child may hold the pipes open for ever. Its later output is kept, but nobody has to wait for it.
+        # A child may hold the pipes open for ever. Its later output is kept, but the end does not wait for it.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_OUTPUT_GRACE_S):
                 await self.ended.wait()

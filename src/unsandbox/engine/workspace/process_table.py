@@ -132,7 +132,7 @@ class ProcessTable:
         self._background.start(self._feed(process, data, eof=eof))
 
     def close(self) -> None:
-        """Let go of everything; the sandbox ends, and the programs with it."""
+        """Release everything, because the sandbox and its programs end."""
         for process in list(self):
             process.close()
         self._processes.clear()
@@ -156,7 +156,7 @@ class ProcessTable:
 
     @staticmethod
     async def _feed(process: SessionProcess, data: bytes, *, eof: bool) -> None:
-        # A program that does not read its input is no error.
+        # It is not an error if a program does not read its input.
         with contextlib.suppress(OSError):
             await process.write(data, None, eof=eof)
 
@@ -172,7 +172,7 @@ class ProcessTable:
             logger.exception("the children of a process could not be killed")
 
     def _forget_old(self) -> None:
-        """Make room: the oldest processes that have ended go first."""
+        """Make space by dropping the oldest ended processes."""
         now = time.monotonic()
         for name, since in list(self._cancelled.items()):
             if now - since > _CANCELLED_FOR_S:

@@ -38,7 +38,7 @@ _SMALL_BYTES = 1 << 20
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\b\t\n\f\r") + b"\x7f"
 _SHELL = ("/bin/sh", "-c", 'if [ -x /bin/bash ]; then exec /bin/bash -c "$0"; else exec /bin/sh -c "$0"; fi')
 Connected = Callable[[], bool]
-"""Tells whether the client of a request is still there."""
+"""A function that returns whether the client of a request is still connected."""
 
 
 class Workspaces:
@@ -64,7 +64,7 @@ class Workspaces:
         async with self._sessions.in_use(owner, session) as opened:
             process = await self._start(opened, request, keep_first=False)
             if request.stdin_open:
-                # What was given is written beside the answer: the program may read slowly.
+                # Write the input in the background, because the program may read slowly.
                 self._feed_later(opened, process, _stdin_of(request), eof=False)
             return process.describe()
 

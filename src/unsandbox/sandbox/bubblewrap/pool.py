@@ -157,7 +157,7 @@ class BubblewrapSource:
         return _Message(spec, data, attached, self, self._host.discard_fd, on_compiled, said)
 
     def _keep(self, key: tuple[str, bytes], fd: int, said: Captured) -> None:
-        """Keep what a job has compiled, with what the compiler said."""
+        """Cache a job's compiled program and the compiler's messages."""
         read = read_program(fd, self.compiled.most_each)
         if read is not None and len(said.data) <= _LONGEST_SAID and not said.dropped_bytes:
             self.compiled.keep(key, Compiled(*read, said.data))

@@ -45,7 +45,7 @@ class RefusedError(OSError):
 
 
 def describe(path: str, found: os.stat_result, name: str = "") -> dict[str, Any]:
-    """Return what is said of one file."""
+    """Return the description of one file."""
     kinds = {
         stat.S_IFREG: "file",
         stat.S_IFDIR: "directory",
@@ -156,7 +156,7 @@ def upload_path(path: str, upload: str) -> str:
 
 
 def check_target(path: str, target: str, exclusive: bool) -> None:
-    """Refuse what cannot be replaced by a file."""
+    """Refuse a target that a file cannot replace."""
     with contextlib.suppress(FileNotFoundError):
         found = os.lstat(target)
         if exclusive:
@@ -184,7 +184,7 @@ def write_at(fd: int, data: bytes, offset: int, path: str) -> None:
 
 
 def put_in_place(temporary: str, path: str, target: str, mode: int | None, exclusive: bool) -> None:
-    """Give a complete file its name and mode."""
+    """Rename a complete file to its target, and set its mode."""
     if mode is None:
         mode = 0o644
         with contextlib.suppress(FileNotFoundError):
@@ -264,7 +264,7 @@ def do_glob(path: str, pattern: str, limit: int = MAX_ENTRIES, **_: Any) -> Answ
 def do_make_dir(
     path: str, parents: bool = True, exist_ok: bool = True, mode: int | None = None, **_: Any
 ) -> Answer:
-    """Make a folder."""
+    """Create a folder."""
     if parents:
         os.makedirs(path, exist_ok=exist_ok)
     else:
@@ -279,7 +279,7 @@ def do_make_dir(
 
 
 def inside(path: str, target: str, overwrite: bool) -> str:
-    """Return where a file goes: into a folder that exists, as `mv` and `cp` do."""
+    """Return the target of a file, which goes into an existing folder, as with `mv` and `cp`."""
     if os.path.isdir(target):
         target = os.path.join(target, os.path.basename(path.rstrip("/")))
     if not overwrite and os.path.lexists(target):

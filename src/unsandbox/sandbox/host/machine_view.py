@@ -152,7 +152,7 @@ class Processors:
         view.occupy(self, 1)
 
     def release(self) -> None:
-        """Give them back. May be repeated."""
+        """Release the processors. May be repeated."""
         if self._held:
             self._held = False
             self._view.occupy(self, -1)
@@ -167,7 +167,7 @@ class Processors:
             run_on(self.group, cpus)
 
     def widen(self) -> None:
-        """Let the sandbox run on every processor, and give its own back."""
+        """Let the sandbox run on every processor, and release its own ones."""
         self.release()
         if self.group is not None and self.cpus:
             run_on(self.group, ())

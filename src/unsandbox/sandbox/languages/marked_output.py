@@ -1,4 +1,4 @@
-"""Output of a shell: what belongs to one command is told from the next one's by a marker behind it."""
+"""Output of a shell, divided into that of single commands by a marker after each command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ END = b"\x1e"
 """Begins a marker, and ends the exit code behind it."""
 OUTPUT_BYTES = 10 * MIB
 BETWEEN_BYTES = 1 * MIB
-"""Kept of what programs in the background write between two commands: the last of it."""
+"""Stored bytes of the output that background programs write between two commands; the end of it is kept."""
 _READ_BYTES = 65536
 _LONGEST_CODE = 12
 _BETWEEN_PAUSE_S = 0.01
@@ -21,7 +21,7 @@ _ANY_MARKER = re.compile(rb"\x1e[0-9a-f]{24} [0-9]+\x1e")
 
 
 class MarkedOutput:
-    """Divides one output stream at markers; what comes after one belongs to the next command.
+    """Divides one output stream at markers; output after a marker belongs to the next command.
 
     Attributes:
         done: The marker was found, or nothing more will come.
@@ -50,7 +50,7 @@ class MarkedOutput:
         return len(self._tail)
 
     def feed(self, data: bytes) -> None:
-        """Take what the shell wrote."""
+        """Process output of the shell."""
         self._tail += data
         if self.done:
             # Written by something in the background: kept for the next command, bounded in size.
@@ -72,7 +72,7 @@ class MarkedOutput:
                 return
             # No exit code follows: a program that has found out its marker wrote it.
             self._keep_first(code_at)
-        # The beginning of a marker may be at the end of what has come.
+        # The beginning of a marker may be at the end of the buffer.
         self._keep_first(max(0, len(self._tail) - len(self._marker)))
 
     def take(self, *, stale: bool = False) -> Captured:

@@ -50,7 +50,7 @@ _TOOL_FILES = 1024
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """By what a sandbox gets out, and as whom."""
+    """The program of a sandbox's outbound network, and its user."""
 
     program: str
     """Path of slirp4netns."""
@@ -152,7 +152,7 @@ def configure(
     # Whatever hangs, hangs no longer than this.
     signal.alarm(_READY_TIMEOUT_S)
     try:
-        # Before that, slirp4netns is nobody there.
+        # Before that, slirp4netns has an unmapped user there.
         while not Path(f"/proc/{first}/gid_map").read_text():
             time.sleep(0.0005)
         _enter(launcher, way.uid, user, net)
