@@ -24,7 +24,7 @@ PORT_SUBPROTOCOL = "unsandbox-port"
 PORT_END = "end"
 """Text frame of a side that sends no more bytes."""
 
-ProcessId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", max_length=64)]
+ProcessId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?![\s\S])", max_length=64)]
 Offset = Annotated[int, msgspec.Meta(ge=0)]
 WaitSeconds = Annotated[float, msgspec.Meta(ge=0, le=90)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=30 * 86_400_000)]
