@@ -12,7 +12,7 @@
       `ConflictError` 409, `PayloadTooLargeError` 413, `SudoRequiredError` 428, `RateLimitError` 429
     + `RemoteFileError` (also `OSError`) - a file operation in a session failed; each subclass is also Python's
       own error: `RemoteFileNotFoundError`, `RemoteFileExistsError`, `RemoteIsADirectoryError`,
-      `RemoteNotADirectoryError`, `RemotePermissionError`
+      `RemoteNotADirectoryError`, `RemoteNotAFileError`, `RemotePermissionError`
     + `ServerError` 5xx
       - `UnavailableError` 502, 503, 504
   x `JobFailedError` - `check()` was called on the result of a program that failed
@@ -52,6 +52,7 @@ __all__ = [
     "RemoteFileNotFoundError",
     "RemoteIsADirectoryError",
     "RemoteNotADirectoryError",
+    "RemoteNotAFileError",
     "RemotePermissionError",
     "RequestTimeoutError",
     "ServerError",
@@ -220,6 +221,10 @@ class RemoteNotADirectoryError(RemoteFileError, ConflictError, NotADirectoryErro
     """409: a directory was expected, and the path is something else."""
 
 
+class RemoteNotAFileError(RemoteFileError, BadRequestError):
+    """400: a regular file was expected, and the path is a pipe, a socket or a device."""
+
+
 class RemotePermissionError(RemoteFileError, PermissionDeniedError, PermissionError):
     """403: the user of the session may not do this with the file."""
 
@@ -275,6 +280,7 @@ _BY_CODE: dict[str, type[APIError]] = {
     "file_exists": RemoteFileExistsError,
     "is_a_directory": RemoteIsADirectoryError,
     "not_a_directory": RemoteNotADirectoryError,
+    "not_a_regular_file": RemoteNotAFileError,
     "permission_denied": RemotePermissionError,
 }
 

@@ -52,6 +52,13 @@ async def test_errors_are_pythons_own(workspace: AsyncLiveSession) -> None:
         await files.write("dir", "x")
     with pytest.raises(NotADirectoryError):
         await files.list("dir/file")
+    for path in ("dir/file/x", "dir/file/x/y"):
+        with pytest.raises(NotADirectoryError):
+            await files.write(path, "x")
+        with pytest.raises(NotADirectoryError):
+            await files.make_dir(path)
+        with pytest.raises(NotADirectoryError):
+            await files.copy("dir/file", path)
     with pytest.raises(PermissionError):
         await files.write("/etc/x", "x")
     with pytest.raises(FileExistsError):
@@ -65,8 +72,9 @@ async def test_errors_are_pythons_own(workspace: AsyncLiveSession) -> None:
     with pytest.raises(UnsandboxError):
         await files.read("nope")
     for device in ("/dev/zero", "/dev/null"):
-        with pytest.raises(BadRequestError, match="not a regular file"):
+        with pytest.raises(BadRequestError, match="not a regular file") as caught:
             await files.read(device)
+        assert isinstance(caught.value, OSError)
     with pytest.raises(BadRequestError, match="NUL"):
         await files.read("a\0b")
     with pytest.raises(BadRequestError, match="empty"):

@@ -53,6 +53,13 @@ def test_errors_are_pythons_own(workspace: LiveSession) -> None:
         files.write("dir", "x")
     with pytest.raises(NotADirectoryError):
         files.list("dir/file")
+    for path in ("dir/file/x", "dir/file/x/y"):
+        with pytest.raises(NotADirectoryError):
+            files.write(path, "x")
+        with pytest.raises(NotADirectoryError):
+            files.make_dir(path)
+        with pytest.raises(NotADirectoryError):
+            files.copy("dir/file", path)
     with pytest.raises(PermissionError):
         files.write("/etc/x", "x")
     with pytest.raises(FileExistsError):
@@ -66,8 +73,9 @@ def test_errors_are_pythons_own(workspace: LiveSession) -> None:
     with pytest.raises(UnsandboxError):
         files.read("nope")
     for device in ("/dev/zero", "/dev/null"):
-        with pytest.raises(BadRequestError, match="not a regular file"):
+        with pytest.raises(BadRequestError, match="not a regular file") as caught:
             files.read(device)
+        assert isinstance(caught.value, OSError)
     with pytest.raises(BadRequestError, match="NUL"):
         files.read("a\0b")
     with pytest.raises(BadRequestError, match="empty"):

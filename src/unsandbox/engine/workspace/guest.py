@@ -39,6 +39,7 @@ _REFUSALS: dict[int, tuple[type[RequestError], str]] = {
     errno.EISDIR: (Conflict, "is_a_directory"),
     errno.ENOTDIR: (Conflict, "not_a_directory"),
     errno.EEXIST: (Conflict, "file_exists"),
+    errno.ENXIO: (InvalidRequest, "not_a_regular_file"),
     errno.ENOTEMPTY: (Conflict, "directory_not_empty"),
     errno.ESTALE: (Conflict, "file_changed"),
     errno.ENOSPC: (InsufficientStorage, "insufficient_storage"),

@@ -79,7 +79,15 @@ def open_regular(path: str, flags: int, mode: int = 0o666) -> int:
     os.close(fd)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    raise RefusedError(errno.EINVAL, "not a regular file", path)
+    raise RefusedError(errno.ENXIO, "not a regular file", path)
+
+
+def make_parents(folder: str) -> None:
+    """Make a folder for a file, and those above it."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
 
 
 def do_stat(path: str, follow: bool = True, **_: Any) -> Answer:
@@ -115,7 +123,7 @@ def do_write(path: str, data: bytes = b"", upload: str = "", offset: int = 0, **
     folder = os.path.dirname(target)
     mode, exclusive, final = options.get("mode"), options.get("exclusive", False), options.get("final", True)
     if options.get("parents", True) and not upload:
-        os.makedirs(folder, exist_ok=True)
+        make_parents(folder)
     if options.get("append"):
         fd = open_regular(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644 if mode is None else mode)
         with os.fdopen(fd, "wb") as file:
@@ -164,7 +172,7 @@ def check_target(path: str, target: str, exclusive: bool) -> None:
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         if not stat.S_ISREG(found.st_mode):
-            raise RefusedError(errno.EINVAL, "not a regular file", path)
+            raise RefusedError(errno.ENXIO, "not a regular file", path)
         if not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     if path.endswith("/"):
@@ -292,7 +300,7 @@ def do_move(path: str, target: str, overwrite: bool = True, parents: bool = True
     os.lstat(path)
     place = inside(path, target, overwrite)
     if parents:
-        os.makedirs(os.path.dirname(os.path.abspath(place)), exist_ok=True)
+        make_parents(os.path.dirname(os.path.abspath(place)))
     try:
         os.rename(path, place)
     except OSError as error:
@@ -307,7 +315,7 @@ def do_copy(path: str, target: str, overwrite: bool = True, parents: bool = True
     found = os.stat(path)
     place = inside(path, target, overwrite)
     if parents:
-        os.makedirs(os.path.dirname(os.path.abspath(place)), exist_ok=True)
+        make_parents(os.path.dirname(os.path.abspath(place)))
     if stat.S_ISDIR(found.st_mode):
         if (os.path.realpath(place) + "/").startswith(os.path.realpath(path) + "/"):
             raise RefusedError(errno.EINVAL, "a folder cannot be copied into itself", place)
