@@ -12,7 +12,7 @@ EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_e
 TOOLCHAINS ?= /var/tmp/unsandbox-toolchains
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev-install demo examples test test-all test-verbose test-coverage test-languages abuse lint format docs site \
+.PHONY: help install dev-install demo examples test test-all test-verbose test-coverage test-languages test-frameworks abuse lint format docs site \
         bench bench-fair faults unasync lock clean \
         fuzz audit dist
 
@@ -50,6 +50,11 @@ test-languages: install ## Install all toolchains into $(TOOLCHAINS), test all l
 	@$(PY) -m unsandbox.cli languages install all -y --folder "$(TOOLCHAINS)"
 	@UNSANDBOX_TOOLCHAINS="$(TOOLCHAINS)" UNSANDBOX_LANGUAGE_TABLE=docs/languages.md \
 	    $(PY) -m pytest -q --tb=native tests/languages
+
+test-frameworks: dev-install ## Run the suites that agent frameworks ship for sandboxes (FRAMEWORK=name: one of them)
+	@scripts/frameworks
+	@.venv/frameworks/bin/python -m pytest -q -o asyncio_mode=strict -o filterwarnings=default \
+	    tests/frameworks$(if $(FRAMEWORK),/test_$(FRAMEWORK).py)
 
 abuse: install ## Attack every kind of sandbox and a server; print the defence of each attack (JSON=1: as JSON)
 	@$(PY) -m tests.abuse.table $(if $(JSON),--json)

@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from tests import processor_time
-from tests.support import ABSENT, OPTIONAL
+from tests.support import ABSENT, FRAMEWORKS, OPTIONAL
 
 from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.sandbox.gvisor import runsc
@@ -64,6 +64,7 @@ REQUIREMENTS: dict[str, tuple[Callable[[], bool], str]] = {
 
 NOT_COUNTED = (
     ABSENT,
+    FRAMEWORKS,
     OPTIONAL,
     "no v1 freezer",
     "a v2 hierarchy has its freezer",

@@ -25,6 +25,9 @@ OPTIONAL = "a toolchain that only make test-languages installs"
 ABSENT = "a program that scripts/bootstrap does not install"
 """The same, for programs that run as services, and interpreters of the system."""
 
+FRAMEWORKS = "a framework that only make test-frameworks installs"
+"""The same for the folder tests/frameworks."""
+
 UN = [sys.executable, "-m", "unsandbox.cli"]
 
 

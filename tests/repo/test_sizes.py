@@ -25,8 +25,16 @@ PARAMETERS = {
     "sandbox/host/stream_capture.py:StreamCapture.__init__": "keyword-only, and made in one place",
     "sandbox/languages/table.py:Language.build_spec": "keyword-only: what a request may say",
 }
-PUBLIC = ("_async/functions/", "_async/methods/", "_async/objects/session.py", "_async/client.py", "cli/")
-"""The public API has the parameters of the historical functions; click passes each option as one."""
+PUBLIC = (
+    "_async/functions/",
+    "_async/methods/",
+    "_async/objects/session.py",
+    "_async/client.py",
+    "cli/",
+    "integrations/",
+)
+"""The public API has the parameters of the historical functions; click passes each option as one. Frameworks
+give the parameters of their methods."""
 
 SOURCES = [
     path
