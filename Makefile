@@ -110,7 +110,7 @@ unasync: install ## Generate the sync client from the async one
 lock: install ## Update requirements.lock to the newest versions
 	@$(PY) -c 'import uv' 2>/dev/null || $(PY) -m pip install -q uv
 	@$(PY) -m uv pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-emit-index-url \
-	    --no-emit-find-links --custom-compile-command 'make lock' --all-extras --python-version 3.11 \
+	    --no-emit-find-links --custom-compile-command 'make lock' --extra dev --python-version 3.11 \
 	    pyproject.toml --output-file requirements.lock
 	@$(PY) -m uv pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-emit-index-url \
 	    --no-emit-find-links --custom-compile-command 'make lock' --group tools --constraint requirements.lock \
