@@ -370,14 +370,19 @@ assert libc.renameat2(-100, b'a', -100, b'b', 4) == 0, os.strerror(ctypes.get_er
 """
 NESTED = """import os
 os.chdir('/work')
-for _ in range(1100): os.mkdir('d'); os.chdir('d')
+for _ in range(DEPTH): os.mkdir('d'); os.chdir('d')
 """
 
 
 @pytest.mark.parametrize(
     ("code", "why", "clean"),
-    [(WHITEOUT, "unsupported entry type", "rm -f a b"), (NESTED, "nested too deeply", "rm -rf d")],
-    ids=["device", "nested"],
+    [
+        (WHITEOUT, "unsupported entry type", "rm -f a b"),
+        (NESTED.replace("DEPTH", "1001"), "nested more than 1000 deep", "rm -rf d"),
+        # tar itself would take long, and end for want of stack.
+        (NESTED.replace("DEPTH", "12000"), "nested more than 1000 deep", "rm -rf d"),
+    ],
+    ids=["device", "nested", "nested very deep"],
 )
 async def test_what_could_not_be_restored_is_refused_when_it_is_saved(wire, session, code, why, clean):
     before = (await wire.call("GET", "/snapshots")).json["count"]

@@ -7,8 +7,7 @@ import contextlib
 import functools
 import secrets
 import string
-from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -111,8 +110,9 @@ async def capture(
         if hot_key is not None:
             hashed = await save_hot(sandbox, archive, hot_key)
         else:
-            hashed = await sandbox.archive_work(archive)
-            await _check_restorable(archive, config)
+            with _restorable():
+                hashed = await sandbox.archive_work(archive)
+                await run_to_end(functools.partial(examine, archive, config.work_bytes))
         if hashed.size > config.snapshot_bytes:
             raise TooLarge(
                 f"the saved state takes {hashed.size >> 20} MiB, more than the {config.snapshot_bytes >> 20} "
@@ -123,14 +123,15 @@ async def capture(
         return hashed
 
 
-async def _check_restorable(archive: Path, config: EngineConfig) -> None:
+@contextlib.contextmanager
+def _restorable() -> Iterator[None]:
     """Refuse a saved state that no restore would take: its owner learns of it now, and not when it is needed.
 
     Raises:
         InvalidRequest: The work folder holds something that an archive must not.
     """
     try:
-        await run_to_end(functools.partial(examine, archive, config.work_bytes))
+        yield
     except InvalidArchiveError as error:
         raise InvalidRequest(
             f"the work folder could not be restored from a snapshot: {error}; remove it and try again",

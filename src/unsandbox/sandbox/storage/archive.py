@@ -14,6 +14,7 @@ import fcntl
 import io
 import os
 import secrets
+import shlex
 import tarfile
 import threading
 import time
@@ -24,12 +25,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self, TypeVar
 
 from unsandbox.protocol.contents import CHUNK, ChunkReader, Content, Spool, chunks_of
-from unsandbox.sandbox.errors import SandboxError
+from unsandbox.sandbox.errors import InvalidArchiveError, SandboxError
 from unsandbox.sandbox.host.blocking import run_to_end
 from unsandbox.sandbox.host.stream_capture import StreamCapture
 from unsandbox.sandbox.persistent_spec import HashedBytes, RunningProcess
 from unsandbox.sandbox.spec import MIB, SandboxFile
-from unsandbox.sandbox.storage.archive_check import opened
+from unsandbox.sandbox.storage.archive_check import DEEPEST, opened
 from unsandbox.sandbox.storage.hashed_file import HashedFile
 
 _T = TypeVar("_T")
@@ -47,6 +48,10 @@ _PIECE = MIB // 4
 _MAX_SHOWN = 200
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "Wrote only")
 """How tar says that there is no room."""
+
+
+_TOO_DEEP = 3
+_NESTED = f"folders are nested more than {DEEPEST} deep"
 
 
 def write_archive(files: Sequence[SandboxFile], folders: Sequence[str], target: IO[bytes]) -> None:
@@ -102,7 +107,7 @@ def archive_of(files: Sequence[SandboxFile]) -> bytes | Content:
     return buffer.getvalue()
 
 
-PACK = [
+_TAR = [
     *[
         "tar",
         "--create",
@@ -116,6 +121,15 @@ PACK = [
     *["--owner=sandbox:1000", "--group=sandbox:1000", "--mode=u-s,g-s"],
     *["--pax-option=delete=atime,delete=ctime", "--directory=/work", "."],
 ]
+# tar writes the whole name of each nested folder, and its stack ends before 12,000 do, after 11 seconds.
+_PACK_SCRIPT = f"""
+if [ -n "$(find /work -xdev -mindepth {DEEPEST + 1} -print -quit | head -c 1)" ]; then
+    echo "{_NESTED}" >&2
+    exit {_TOO_DEEP}
+fi
+exec {shlex.join(_TAR)}
+"""
+PACK = ["sh", "-c", _PACK_SCRIPT]
 """Run inside, by the sandbox's user with the right to read all of its files: its work folder goes to stdout."""
 
 # Not -p: set-user-id bits are dropped; and no umask that takes others.
@@ -135,6 +149,7 @@ async def save(tar: RunningProcess, destination: Path) -> HashedBytes:
     Written to a temporary name beside `destination`, fsynced and renamed: never half there.
 
     Raises:
+        InvalidArchiveError: Its folders are nested too deeply.
         SandboxError: The work folder could not be read.
         OSError: The disk is full or failed.
     """
@@ -212,6 +227,8 @@ class _Running:
         code = await self._tar.wait()
         if code == 0:
             return
+        if code == _TOO_DEEP:
+            raise InvalidArchiveError(_NESTED)
         said = self._complaints.result().data.decode("utf-8", "replace").strip() if self._complaints else ""
         must_have_room(said, otherwise)
         raise SandboxError(f"{otherwise}: {said[:_MAX_SHOWN] or f'exit status {code}'}")

@@ -18,7 +18,7 @@ _MAX_WINDOW = 128 * MIB
 _MARGIN_BYTES = 256 * MIB
 _MAX_HEADER_BYTES = MIB
 _MAX_DIGITS = 20
-_DEEPEST = 1000
+DEEPEST = 1000
 """Nested folders; reading and unpacking takes time that grows with their square."""
 _LONGEST_NAME = 4000
 """Bytes of a path, which Linux bounds to 4096 with the folder before it."""
@@ -235,7 +235,7 @@ def _examine_member(member: _Member, links: _Links) -> None:
     parts = _inside(name)
     if parts is None or not name:
         raise InvalidArchiveError(f"the archive contains a path outside the folder: {_shown(name)}")
-    if len(parts) > _DEEPEST or len(name) > _LONGEST_NAME:
+    if len(parts) > DEEPEST or len(name) > _LONGEST_NAME:
         raise InvalidArchiveError(f"the archive contains folders that are nested too deeply: {_shown(name)}")
     if member.kind not in _KINDS:
         raise InvalidArchiveError(f"the archive contains an unsupported entry type: {_shown(name)}")
