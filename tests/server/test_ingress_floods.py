@@ -187,6 +187,7 @@ def test_an_answer_without_a_usable_head_is_given_up(place, path):
     assert b"bad_answer" in answer
 
 
+@pytest.mark.slow  # Its silence must last.
 def test_the_ingress_is_killed_and_started_again_when_it_does_not_answer(place):
     from unsandbox.server.ingress import supervisor
 
