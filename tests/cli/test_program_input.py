@@ -60,7 +60,7 @@ def test_the_language_of_a_file_can_be_named(run_un, tmp_path):
 
 def test_code_that_is_the_name_of_a_file_is_noted(run_un, reader):
     done = run_un("-s", "bash", str(reader), check=False)
-    assert f"un -l bash {reader}" in done.stderr.decode()
+    assert f"to run the file of this name: un {reader}\n" in done.stderr.decode()
 
 
 @pytest.mark.parametrize("words", [["{}"], ["--json", "{}"], ["languages"], ["--help"], ["keys", "--help"]])

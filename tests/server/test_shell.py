@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import secrets
 import shutil
 import socket
 from typing import Any
@@ -36,8 +37,9 @@ async def test_a_page_from_elsewhere_opens_no_terminal(wire, origin, status):
     await wire.call("DELETE", f"/sessions/{session}")
 
 
-ELSEWHERE = {"X-Forwarded-For": "203.0.113.9"}
-"""As a proxy on this machine says it."""
+def elsewhere() -> dict[str, str]:
+    """A header as a proxy on this machine sends it, with an address that no other test has signed from."""
+    return {"X-Forwarded-For": f"2001:db8:{secrets.token_hex(2)}:{secrets.token_hex(2)}::9"}
 
 
 async def opens(wire, url: str, **headers: str) -> int:
@@ -52,12 +54,13 @@ async def opens(wire, url: str, **headers: str) -> int:
 async def test_the_id_alone_opens_no_terminal_from_elsewhere(wire):
     async with session(wire) as name:
         path = f"/sessions/{name}/shell"
+        there = elsewhere()
         assert await opens(wire, wire.url + path) == 101
-        assert await opens(wire, wire.url + path, **ELSEWHERE) == 401
+        assert await opens(wire, wire.url + path, **there) == 401
         # The oldest clients sign other requests first.
-        assert (await wire.call("GET", "/sessions", headers=ELSEWHERE)).status == 200
-        assert await opens(wire, wire.url + path, **ELSEWHERE) == 101
-        assert await opens(wire, wire.url + path, **{"X-Forwarded-For": "203.0.113.10"}) == 401
+        assert (await wire.call("GET", "/sessions", headers=there)).status == 200
+        assert await opens(wire, wire.url + path, **there) == 101
+        assert await opens(wire, wire.url + path, **elsewhere()) == 401
 
 
 async def test_a_signature_opens_a_terminal_from_anywhere(wire, stranger):

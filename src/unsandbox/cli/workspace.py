@@ -84,8 +84,9 @@ def exec_(
 @click.command()
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="TARGET")
+@JSON_OPTION
 @connection_options
-def cp(source: str, target: str) -> None:
+def cp(source: str, target: str, as_json: bool) -> None:
     """Copy files into a session or out of it. Directories are copied with their content.
 
     \b
@@ -103,6 +104,8 @@ def cp(source: str, target: str) -> None:
             if not local.exists():
                 raise click.UsageError(f"{here} does not exist")
             _upload(client.attach_session(to_session), local, there)
+    if as_json:
+        print_json({"source": source, "target": target})
 
 
 @click.command()

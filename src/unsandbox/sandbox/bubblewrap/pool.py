@@ -270,7 +270,9 @@ class _Message:
         self, sandbox: WarmSandbox, sink: OutputSink | None, on_over: Callable[[SandboxJob], None]
     ) -> WarmJob:
         """See `JobMessage.watch`."""
-        processors = self.source.processors.pop(sandbox)
+        processors = self.source.processors.pop(sandbox, None)
+        if processors is None:
+            raise SandboxError("a warm sandbox serves one job only")
         processors.group = sandbox.group
 
         def over(job: SandboxJob) -> None:
