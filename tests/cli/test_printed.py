@@ -8,12 +8,10 @@ import shlex
 import shutil
 import subprocess
 
-import click
 import pytest
 from tests.support import ABSENT, UN, Serve, un
 
 from unsandbox.cli.main import COMMANDS
-from unsandbox.cli.reference import cli
 
 
 @pytest.mark.parametrize("user", [False, True])
@@ -96,19 +94,6 @@ def test_a_shell_takes_new_keys_by_eval(tmp_path):
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() in un("keys", "list", "--data", str(tmp_path)).stdout
     assert (done.stdout[:8], done.stderr) == ("unsb-pk-", "")
-
-
-def test_every_command_prints_json_for_scripts():
-    """But those whose output is for another program, and `cp`, which prints what tar or files hold."""
-    without: set[str] = set()
-    todo: list[tuple[str, click.Command]] = [("un", cli)]
-    while todo:
-        name, command = todo.pop()
-        if isinstance(command, click.Group):
-            todo += [(f"{name} {word}", below) for word, below in command.commands.items()]
-        elif not any("--json" in parameter.opts for parameter in command.params):
-            without.add(name)
-    assert without == {"un serve", "un completion", "un cp"}
 
 
 def test_an_empty_audit_log_is_not_called_intact(tmp_path):

@@ -41,8 +41,12 @@ def numbers(connection: http.client.HTTPConnection) -> dict[tuple[str, ...], flo
 def opened(place: Place, source: str, data: bytes) -> socket.socket | None:
     try:
         sock = socket.create_connection(place.address, 10, (source, 0))
+    except OSError:
+        return None
+    try:
         sock.sendall(data)
     except OSError:
+        sock.close()
         return None
     return sock
 

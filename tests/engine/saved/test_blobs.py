@@ -138,7 +138,7 @@ async def test_a_failed_upload_leaves_nothing_held(tmp_path):
 
 @pytest.mark.parametrize("remote", [False, True])
 async def test_large_bytes_are_never_in_memory_as_a_whole(tmp_path, remote):
-    size = 64 * MIB
+    size = 96 * MIB
     store = LocalStore(prefix=tmp_path)  # A MemoryStore would hold them itself.
     blobs = Blobs(store, tmp_path / "scratch", None if remote else tmp_path)
     before = resident("VmRSS")
