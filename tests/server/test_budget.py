@@ -83,7 +83,8 @@ def test_what_can_be_opened_is_bounded(place):
         found = eventually(
             lambda: (seen := numbers(first))["unsandbox_held_bytes", "unproved_disk"] and seen, 30
         )
-        assert MOST // 2 < found["unsandbox_connections", "api"] <= MOST
+        # The first one is signed and counts apart.
+        assert MOST // 2 < found["unsandbox_connections", "api"] <= MOST + 1
         assert found["unsandbox_connections", "ingress"] <= MOST
         assert found["unsandbox_held_bytes", "heads"] > 4 * KIB
         assert found["unsandbox_held_bytes", "unproved_memory"] > 0

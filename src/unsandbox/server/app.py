@@ -182,7 +182,7 @@ class Server:
             return Budget({}, {}, {}, 0)
         visitors = gateway.ingress.last_ping
         return Budget(
-            connections={"api": len(gateway.connections), "ingress": visitors.connections},
+            connections={"api": gateway.open_connections, "ingress": visitors.connections},
             refused={"connections": gateway.connections.refused, "heads": gateway.held.refused},
             held_bytes={
                 "heads": len(gateway.held),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 import ssl
@@ -18,7 +19,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from unsandbox.protocol import codec
 from unsandbox.server.ingress.arriving import Arriving
-from unsandbox.server.ingress.connections import HeldBytes
+from unsandbox.server.ingress.connections import HeldBytes, usable_descriptors
 
 SERVER_NAME = "unsandbox"
 _HANDSHAKE_S = 20.0
@@ -48,6 +49,8 @@ class Accepting:
         self._server = server
         self._context = context
         self._on_end: dict[object, Callable[[], None]] = {}
+        self._proved: set[object] = set()
+        self._most_proved = usable_descriptors() // 2
         self._beginning: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         lost = server.connection_lost
@@ -58,6 +61,23 @@ class Accepting:
 
         # The one place where aiohttp says that a connection has ended.
         server.connection_lost = connection_lost  # type: ignore[method-assign]
+
+    @property
+    def proved(self) -> int:
+        """Connections on which a valid signature has come."""
+        return len(self._proved)
+
+    def prove(self, handler: object) -> None:
+        """Count a connection no longer among those of strangers, since a key has signed on it.
+
+        At most half of the descriptors are such connections; further ones stay where they are.
+        """
+        on_end = self._on_end.get(handler)
+        if on_end is None or handler in self._proved or len(self._proved) >= self._most_proved:
+            return
+        self._proved.add(handler)
+        self._on_end[handler] = functools.partial(self._proved.discard, handler)
+        on_end()
 
     def take(self, sock: socket.socket, prefix: bytes, on_end: Callable[[], None]) -> None:
         """Serve a connection.
@@ -70,6 +90,7 @@ class Accepting:
         # The same as `Server.__call__`, with this module's class.
         handler = ConnectionHandler(self._server, loop=self._loop, **self._server._kwargs)  # noqa: SLF001
         handler.held = self.held
+        handler.accepting = self
         self._on_end[handler] = on_end
         protocol: asyncio.Protocol = _Prefixed(handler, prefix) if prefix else handler
         context = None if prefix else self._context
@@ -133,7 +154,13 @@ _HOW = {unusable.status: unusable for unusable in (_BAD, _LARGE_HEAD, _LONG_TARG
 class ConnectionHandler(RequestHandler):
     """Serves one connection, within bounds; its answers to unusable requests do not name the library."""
 
-    __slots__ = ("_address", "_arriving", "_begin", "_body", "_charged", "_discarded", "_head", "held", "lost")
+    __slots__ = (
+        *("_address", "_arriving", "_begin", "_body", "_charged", "_discarded", "_head"),
+        *("accepting", "held", "lost"),
+    )
+
+    accepting: Accepting
+    """Where the connection is counted. Set by `Accepting`."""
 
     held: HeldBytes
     """Where the bytes are charged that are held of requests whose heads have not come. Set by `Accepting`."""

@@ -16,6 +16,7 @@ from unsandbox.server.body import read_body
 from unsandbox.server.call import Call, parse_large
 from unsandbox.server.config import ServerConfig
 from unsandbox.server.hosts import from_this_machine, host_name, is_address
+from unsandbox.server.protocols import ConnectionHandler
 from unsandbox.server.rate import Rates
 from unsandbox.server.unproved import UnprovedBytes, sender_of
 
@@ -98,6 +99,8 @@ class RequestReader:
         if caller is not None:
             caller.check_expiry(time.time())
             signer.set(caller.public_key)
+            if isinstance(request.protocol, ConnectionHandler):
+                request.protocol.accepting.prove(request.protocol)
             self._rates.take(caller.public_key, caller.settings)
             self._engine.sessions.terminals.tickets.note_sender(caller.public_key, terminal_sender(request))
         return Call(

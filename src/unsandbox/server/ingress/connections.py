@@ -11,6 +11,20 @@ _NETWORK_BITS = 64
 HEADS_BYTES = 64 << 20
 
 
+def is_loopback(address: str) -> bool:
+    """Return whether an address is one of this machine's loopback interface."""
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def usable_descriptors() -> int:
+    """Return how many descriptors this process may have."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
 class Connections:
     """How many connections there are, of each address and together.
 
@@ -19,9 +33,7 @@ class Connections:
     """
 
     def __init__(self, most: int | None = None) -> None:
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        usable = 1 << 20 if soft == resource.RLIM_INFINITY else soft
-        self.most = most or max(64, min(16_384, usable // 4))
+        self.most = most or max(64, min(16_384, usable_descriptors() // 4))
         self.refused = 0
         self._open = 0
         self._by_address: Counter[str] = Counter()
@@ -34,13 +46,16 @@ class Connections:
 
         One address has half of them, so that a single client cannot keep all others out.
         """
-        sender = network_of(address)
-        if self._open >= self.most or self._by_address[sender] >= self.most // 2:
+        if not self.has_room(address):
             self.refused += 1
             return False
         self._open += 1
-        self._by_address[sender] += 1
+        self._by_address[network_of(address)] += 1
         return True
+
+    def has_room(self, address: str) -> bool:
+        """Return whether another connection of an address may be open."""
+        return self._open < self.most and self._by_address.get(network_of(address), 0) < self.most // 2
 
     def remove(self, address: str) -> None:
         """Take one off again."""

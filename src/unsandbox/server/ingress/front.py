@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable
 
 from unsandbox.server.hosts import host_name
-from unsandbox.server.ingress.connections import Connections
+from unsandbox.server.ingress.connections import Connections, is_loopback
 from unsandbox.server.ingress.hello import server_name_of
 
 logger = logging.getLogger("unsandbox.server")
@@ -25,6 +25,9 @@ _PEEKED = 16 * 1024
 """Bytes of a connection that are looked at, at most."""
 _AT_ONCE = 64
 _PAUSE_S = 0.2
+_RETRY_S = 0.01
+_PARKED_S = 2.0
+"""How long a connection from this machine waits for room before it is refused."""
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _STALLED_MS = 300_000
 """A client that takes nothing of what is sent to it for so long is disconnected by the kernel."""
@@ -66,6 +69,7 @@ class Front:
         self._loop = asyncio.get_running_loop()
         self._waiting: set[_Arrival] = set()
         self._pause: asyncio.TimerHandle | None = None
+        self._parked: socket.socket | None = None
         listener.setblocking(False)
         with contextlib.suppress(OSError):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED_MS)
@@ -81,6 +85,9 @@ class Front:
             self._pause.cancel()
         self._loop.remove_reader(self._listener.fileno())
         self._listener.close()
+        if self._parked is not None:
+            self._parked.close()
+            self._parked = None
         for arrival in list(self._waiting):
             arrival.end()
 
@@ -98,13 +105,36 @@ class Front:
                     return
                 continue  # It was closed before it was accepted.
             address = str(place[0])
-            if not self._connections.add(address):
+            if self._connections.has_room(address):
+                self._arrive(sock, address)
+            elif is_loopback(address):
+                # Many calls of one program, or a proxy: those before them are about to be signed.
+                self._loop.remove_reader(self._listener.fileno())
+                self._parked = sock
+                self._try_again(address, self._loop.time() + _PARKED_S)
+                return
+            else:
+                self._connections.add(address)  # Counts it as refused.
                 sock.close()
-                continue
-            sock.setblocking(False)
-            arrival = _Arrival(self._loop, sock, address)
-            self._waiting.add(arrival)
-            arrival.watch(self._look, self._drop, self._patience_s)
+
+    def _arrive(self, sock: socket.socket, address: str) -> None:
+        if not self._connections.add(address):
+            sock.close()
+            return
+        sock.setblocking(False)
+        arrival = _Arrival(self._loop, sock, address)
+        self._waiting.add(arrival)
+        arrival.watch(self._look, self._drop, self._patience_s)
+
+    def _try_again(self, address: str, until: float) -> None:
+        if self._parked is None:
+            return
+        if not self._connections.has_room(address) and self._loop.time() < until:
+            self._pause = self._loop.call_later(_RETRY_S, self._try_again, address, until)
+            return
+        sock, self._parked = self._parked, None
+        self._arrive(sock, address)
+        self._go_on()
 
     def _go_on(self) -> None:
         self._loop.add_reader(self._listener.fileno(), self._accept)

@@ -80,6 +80,11 @@ class Gateway:
         await self.ingress.close()
 
     @property
+    def open_connections(self) -> int:
+        """Connections of the API: those of strangers, and those on which a key has signed."""
+        return len(self.connections) + (0 if self._accepting is None else self._accepting.proved)
+
+    @property
     def held(self) -> HeldBytes:
         """Bytes of requests for the API whose heads are not complete."""
         return HeldBytes() if self._accepting is None else self._accepting.held
