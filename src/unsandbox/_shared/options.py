@@ -221,12 +221,20 @@ def command_members(command: str, timeout: float | None, input_files: InputFiles
     Raises:
         InvalidRequestError: The time limit is not a number of seconds.
     """
-    milliseconds = 0
-    if timeout is not None:
-        if not 0 < timeout < float("inf"):
-            raise InvalidRequestError("timeout must be a number of seconds above zero, or None for no limit")
-        milliseconds = math.ceil(timeout * 1000)
-    return {"command": command, "timeout": milliseconds, "input_files": input_files}
+    return {"command": command, "timeout": limit_ms(timeout), "input_files": input_files}
+
+
+def limit_ms(timeout: float | None) -> int:
+    """Return a time limit in milliseconds, as the wire has it: 0 for none.
+
+    Raises:
+        InvalidRequestError: It is not a number of seconds.
+    """
+    if timeout is None:
+        return 0
+    if not 0 < timeout < float("inf"):
+        raise InvalidRequestError("timeout must be a number of seconds above zero, or None for no limit")
+    return math.ceil(timeout * 1000)
 
 
 def command_patience(timeout: float | None, usual: float) -> float:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from unsandbox._shared.events import Decoder, OutputEvent
-from unsandbox.errors import InvalidRequestError
+from unsandbox._shared.options import limit_ms
 from unsandbox.protocol.models import text_and_exact
-from unsandbox.protocol.processes import ExecResult, Process, ProcessOutput
+from unsandbox.protocol.processes import MAX_WRITE_BYTES, ExecResult, Process, ProcessOutput
 
 OutputCallback = Callable[[str], Any]
 """Called with a piece of output as text; awaited if it returns an awaitable."""
@@ -35,14 +34,12 @@ class ProgramOptions(NamedTuple):
         Raises:
             InvalidRequestError: The time limit is not a number of seconds.
         """
-        if self.timeout is not None and not 0 < self.timeout < math.inf:
-            raise InvalidRequestError("timeout must be a number of seconds above zero, or None for no limit")
         members: dict[str, Any] = {
             "process_id": f"proc_{os.urandom(8).hex()}",
             "cwd": self.cwd,
             "env": None if self.env is None else dict(self.env),
             "user": self.user,
-            "timeout": None if self.timeout is None else math.ceil(self.timeout * 1000),
+            "timeout": limit_ms(self.timeout),
             "detach": self.detach or None,
             "output_bytes": self.output_bytes,
         }
@@ -65,17 +62,26 @@ def with_text(result: ExecResult) -> ExecResult:
     return result.replace(**changes) if changes else result
 
 
+def cut(data: str | bytes) -> Iterator[bytes]:
+    """Yield standard input in parts that fit into a request; text as UTF-8."""
+    view = memoryview(data.encode() if isinstance(data, str) else bytes(data))
+    while view:
+        yield bytes(view[:MAX_WRITE_BYTES])
+        view = view[MAX_WRITE_BYTES:]
+
+
 class Kept:
     """The first bytes of both streams, and how far each has been read.
 
     Args:
         keep_bytes: Bytes of each stream to keep; None for 10 MiB.
+        offsets: Bytes of each stream that were read before.
     """
 
-    def __init__(self, keep_bytes: int | None) -> None:
+    def __init__(self, keep_bytes: int | None, offsets: tuple[int, int] = (0, 0)) -> None:
         self._keep = _KEEP_BYTES if keep_bytes is None else keep_bytes
         self._data = (bytearray(), bytearray())
-        self._offsets = [0, 0]
+        self._offsets = list(offsets)
         self._lost = [False, False]
         self.decoder = Decoder()
         self.ended = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -12,7 +13,7 @@ from unsandbox._async.connection import Connection
 from unsandbox._async.objects.copying import download, upload
 from unsandbox._async.objects.process import ask
 from unsandbox._async.operations import CLEAN_UP_S
-from unsandbox._compat.aio import Interrupted, in_thread
+from unsandbox._compat.aio import Interrupted, Work, in_thread
 from unsandbox.errors import InvalidRequestError, NotFoundError
 from unsandbox.protocol.files import PART_BYTES, FileInfo, FileList
 from unsandbox.protocol.models import WireModel
@@ -150,7 +151,8 @@ class AsyncFiles:
                 part = following
         except (Exception, Interrupted):
             if upload is not None:
-                await self._connection.clean_up(_Abort(self._params, path, upload), CLEAN_UP_S)
+                abort = _urgent("abort", self._params, {"path": path, "upload": upload})
+                await self._connection.clean_up(abort, CLEAN_UP_S)
             raise
 
     async def stat(self, path: str, *, follow: bool = True) -> FileInfo:
@@ -289,7 +291,8 @@ class AsyncFiles:
         Args:
             path: The file.
         """
-        await self._connection.clean_up(_Remove(self._params, path), CLEAN_UP_S)
+        remove = _urgent("remove", self._params, {"path": path, "missing_ok": True})
+        await self._connection.clean_up(remove, CLEAN_UP_S)
 
     async def pack(self, path: str) -> str:
         """Write a directory as a tar archive into a temporary file of the session and return its path.
@@ -315,23 +318,7 @@ class AsyncFiles:
         return await ask(self._connection, f"file_{operation}", model, self._params, body)
 
 
-class _Abort:
-    """Drops the parts of a file whose writing was broken off."""
-
-    def __init__(self, params: Mapping[str, str], path: str, upload: str) -> None:
-        self._params = params
-        self._members = {"path": path, "upload": upload}
-
-    async def __call__(self, connection: Connection) -> None:
-        await ask(connection, "file_abort", FileInfo, self._params, self._members, urgent=True)
-
-
-class _Remove:
-    """Removes the temporary archive of a directory."""
-
-    def __init__(self, params: Mapping[str, str], path: str) -> None:
-        self._params = params
-        self._members = {"path": path, "missing_ok": True}
-
-    async def __call__(self, connection: Connection) -> None:
-        await ask(connection, "file_remove", FileInfo, self._params, self._members, urgent=True)
+def _urgent(operation: str, params: Mapping[str, str], members: Mapping[str, Any]) -> Work[FileInfo]:
+    """Return an operation for the clean-up of a call that was broken off."""
+    name = f"file_{operation}"
+    return partial(ask, name=name, model=FileInfo, params=params, members=members, urgent=True)

@@ -16,8 +16,8 @@ from unsandbox._async.operations import CLEAN_UP_S
 from unsandbox._compat.aio import Interrupted, ItemSource, Keeper, Stdin, in_thread, maybe_await
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
-from unsandbox._shared.events import Decoder, OutputEvent
-from unsandbox._shared.processes import Kept, OutputCallback, with_text
+from unsandbox._shared.events import OutputEvent
+from unsandbox._shared.processes import Kept, OutputCallback, cut, with_text
 from unsandbox._shared.request import Bounds, PreparedRequest
 from unsandbox.errors import ConflictError, NotFoundError, WaitTimeoutError
 from unsandbox.protocol.endpoints.jobs import BY_NAME
@@ -160,18 +160,11 @@ class AsyncLiveProcess:
             stdout_offset: Bytes of standard output to skip, such as those seen by an earlier reader.
             stderr_offset: Bytes of standard error to skip.
         """
-        decoder = Decoder()
-        while True:
-            output = await self.read(stdout_offset, stderr_offset, wait=_WAIT_S)
-            if data := output.stdout:
-                stdout_offset = (output.stdout_offset or 0) + len(data)
-                yield decoder.event("stdout", data)
-            if data := output.stderr:
-                stderr_offset = (output.stderr_offset or 0) + len(data)
-                yield decoder.event("stderr", data)
-            if output.ended:
-                break
-        for rest in decoder.rests():
+        seen = Kept(0, (stdout_offset, stderr_offset))
+        while not seen.ended:
+            for event in seen.take(await self.read(*seen.offsets, wait=_WAIT_S)):
+                yield event
+        for rest in seen.decoder.rests():
             yield rest
 
     async def write(self, data: bytes | str) -> None:
@@ -183,12 +176,9 @@ class AsyncLiveProcess:
         Raises:
             ConflictError: The program does not read its standard input any more.
         """
-        view = memoryview(data.encode() if isinstance(data, str) else bytes(data))
-        while view:
-            part = bytes(view[:MAX_WRITE_BYTES])
+        for part in cut(data):
             await self._write(part, eof=False)
             self._written += len(part)
-            view = view[len(part) :]
 
     async def close_stdin(self) -> None:
         """End the standard input."""
@@ -275,16 +265,21 @@ async def start(
         body["stdin_open"] = True
     params = {"id": session_id, "process_id": str(members["process_id"])}
     try:
-        info = await ask(connection, "start_process", Process, {"id": session_id}, body)
-        process = AsyncLiveProcess(connection, session_id, info)
-        if info.status == "running" and not members.get("detach"):
-            process.keep()
+        process = await _begin(connection, session_id, body)
         if stdin is not None and not small:
             await process.write(stdin)
             await process.close_stdin()
     except (Exception, Interrupted):
         await connection.clean_up(partial(end_process, params=params), CLEAN_UP_S)
         raise
+    return process
+
+
+async def _begin(connection: Connection, session_id: str, body: Mapping[str, Any]) -> AsyncLiveProcess:
+    info = await ask(connection, "start_process", Process, {"id": session_id}, body)
+    process = AsyncLiveProcess(connection, session_id, info)
+    if info.status == "running" and not body.get("detach"):
+        process.keep()
     return process
 
 
@@ -341,8 +336,7 @@ async def _followed(
 ) -> ExecResult:
     """Run a process whose input is sent in pieces, or whose output is passed on as it comes."""
     body = {**members, "stdin_open": True if stdin is not None else None}
-    info = await ask(connection, "start_process", Process, {"id": session_id}, body)
-    process = AsyncLiveProcess(connection, session_id, info)
+    process = await _begin(connection, session_id, body)
     kept = Kept(members.get("output_bytes"))
     if stdin is not None:
         async for piece in _pieces(stdin):
@@ -396,25 +390,18 @@ async def _pass_on(event: OutputEvent, callbacks: tuple[OutputCallback | None, O
 async def _pieces(stdin: Stdin) -> AsyncGenerator[bytes]:
     """Yield a standard input in pieces that fit into a request."""
     if isinstance(stdin, str | bytes):
-        async for piece in _cut(stdin):
+        for piece in cut(stdin):
             yield piece
     elif hasattr(stdin, "read"):
         while data := await in_thread(stdin.read, MAX_WRITE_BYTES // 4):
-            async for piece in _cut(data):
+            for piece in cut(data):
                 yield piece
     else:
         source: ItemSource[str | bytes] = ItemSource(stdin)
         while True:
             item = await source.pull(patient=True)
             if isinstance(item, str | bytes):
-                async for piece in _cut(item):
+                for piece in cut(item):
                     yield piece
             elif source.exhausted:
                 return
-
-
-async def _cut(data: str | bytes) -> AsyncGenerator[bytes]:
-    view = memoryview(data.encode() if isinstance(data, str) else data)
-    while view:
-        yield bytes(view[:MAX_WRITE_BYTES])
-        view = view[MAX_WRITE_BYTES:]

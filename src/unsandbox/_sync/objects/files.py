@@ -6,10 +6,11 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from unsandbox._compat.blocking import Interrupted, in_thread
+from unsandbox._compat.blocking import Interrupted, Work, in_thread
 from unsandbox._sync.connection import Connection
 from unsandbox._sync.objects.copying import download, upload
 from unsandbox._sync.objects.process import ask
@@ -149,7 +150,8 @@ class Files:
                 part = following
         except (Exception, Interrupted):
             if upload is not None:
-                self._connection.clean_up(_Abort(self._params, path, upload), CLEAN_UP_S)
+                abort = _urgent("abort", self._params, {"path": path, "upload": upload})
+                self._connection.clean_up(abort, CLEAN_UP_S)
             raise
 
     def stat(self, path: str, *, follow: bool = True) -> FileInfo:
@@ -288,7 +290,8 @@ class Files:
         Args:
             path: The file.
         """
-        self._connection.clean_up(_Remove(self._params, path), CLEAN_UP_S)
+        remove = _urgent("remove", self._params, {"path": path, "missing_ok": True})
+        self._connection.clean_up(remove, CLEAN_UP_S)
 
     def pack(self, path: str) -> str:
         """Write a directory as a tar archive into a temporary file of the session and return its path.
@@ -312,23 +315,7 @@ class Files:
         return ask(self._connection, f"file_{operation}", model, self._params, body)
 
 
-class _Abort:
-    """Drops the parts of a file whose writing was broken off."""
-
-    def __init__(self, params: Mapping[str, str], path: str, upload: str) -> None:
-        self._params = params
-        self._members = {"path": path, "upload": upload}
-
-    def __call__(self, connection: Connection) -> None:
-        ask(connection, "file_abort", FileInfo, self._params, self._members, urgent=True)
-
-
-class _Remove:
-    """Removes the temporary archive of a directory."""
-
-    def __init__(self, params: Mapping[str, str], path: str) -> None:
-        self._params = params
-        self._members = {"path": path, "missing_ok": True}
-
-    def __call__(self, connection: Connection) -> None:
-        ask(connection, "file_remove", FileInfo, self._params, self._members, urgent=True)
+def _urgent(operation: str, params: Mapping[str, str], members: Mapping[str, Any]) -> Work[FileInfo]:
+    """Return an operation for the clean-up of a call that was broken off."""
+    name = f"file_{operation}"
+    return partial(ask, name=name, model=FileInfo, params=params, members=members, urgent=True)

@@ -12,8 +12,8 @@ from typing import Any, Self
 from unsandbox._compat.blocking import Interrupted, ItemSource, Keeper, Stdin, in_thread, maybe_await
 from unsandbox._shared.bodies import encode_members
 from unsandbox._shared.deadline import Deadline
-from unsandbox._shared.events import Decoder, OutputEvent
-from unsandbox._shared.processes import Kept, OutputCallback, with_text
+from unsandbox._shared.events import OutputEvent
+from unsandbox._shared.processes import Kept, OutputCallback, cut, with_text
 from unsandbox._shared.request import Bounds, PreparedRequest
 from unsandbox._sync.base import M, typed
 from unsandbox._sync.connection import Connection
@@ -159,18 +159,11 @@ class LiveProcess:
             stdout_offset: Bytes of standard output to skip, such as those seen by an earlier reader.
             stderr_offset: Bytes of standard error to skip.
         """
-        decoder = Decoder()
-        while True:
-            output = self.read(stdout_offset, stderr_offset, wait=_WAIT_S)
-            if data := output.stdout:
-                stdout_offset = (output.stdout_offset or 0) + len(data)
-                yield decoder.event("stdout", data)
-            if data := output.stderr:
-                stderr_offset = (output.stderr_offset or 0) + len(data)
-                yield decoder.event("stderr", data)
-            if output.ended:
-                break
-        for rest in decoder.rests():
+        seen = Kept(0, (stdout_offset, stderr_offset))
+        while not seen.ended:
+            for event in seen.take(self.read(*seen.offsets, wait=_WAIT_S)):
+                yield event
+        for rest in seen.decoder.rests():
             yield rest
 
     def write(self, data: bytes | str) -> None:
@@ -182,12 +175,9 @@ class LiveProcess:
         Raises:
             ConflictError: The program does not read its standard input any more.
         """
-        view = memoryview(data.encode() if isinstance(data, str) else bytes(data))
-        while view:
-            part = bytes(view[:MAX_WRITE_BYTES])
+        for part in cut(data):
             self._write(part, eof=False)
             self._written += len(part)
-            view = view[len(part) :]
 
     def close_stdin(self) -> None:
         """End the standard input."""
@@ -274,16 +264,21 @@ def start(
         body["stdin_open"] = True
     params = {"id": session_id, "process_id": str(members["process_id"])}
     try:
-        info = ask(connection, "start_process", Process, {"id": session_id}, body)
-        process = LiveProcess(connection, session_id, info)
-        if info.status == "running" and not members.get("detach"):
-            process.keep()
+        process = _begin(connection, session_id, body)
         if stdin is not None and not small:
             process.write(stdin)
             process.close_stdin()
     except (Exception, Interrupted):
         connection.clean_up(partial(end_process, params=params), CLEAN_UP_S)
         raise
+    return process
+
+
+def _begin(connection: Connection, session_id: str, body: Mapping[str, Any]) -> LiveProcess:
+    info = ask(connection, "start_process", Process, {"id": session_id}, body)
+    process = LiveProcess(connection, session_id, info)
+    if info.status == "running" and not body.get("detach"):
+        process.keep()
     return process
 
 
@@ -340,8 +335,7 @@ def _followed(
 ) -> ExecResult:
     """Run a process whose input is sent in pieces, or whose output is passed on as it comes."""
     body = {**members, "stdin_open": True if stdin is not None else None}
-    info = ask(connection, "start_process", Process, {"id": session_id}, body)
-    process = LiveProcess(connection, session_id, info)
+    process = _begin(connection, session_id, body)
     kept = Kept(members.get("output_bytes"))
     if stdin is not None:
         for piece in _pieces(stdin):
@@ -395,25 +389,18 @@ def _pass_on(event: OutputEvent, callbacks: tuple[OutputCallback | None, OutputC
 def _pieces(stdin: Stdin) -> Generator[bytes]:
     """Yield a standard input in pieces that fit into a request."""
     if isinstance(stdin, str | bytes):
-        for piece in _cut(stdin):
+        for piece in cut(stdin):
             yield piece
     elif hasattr(stdin, "read"):
         while data := in_thread(stdin.read, MAX_WRITE_BYTES // 4):
-            for piece in _cut(data):
+            for piece in cut(data):
                 yield piece
     else:
         source: ItemSource[str | bytes] = ItemSource(stdin)
         while True:
             item = source.pull(patient=True)
             if isinstance(item, str | bytes):
-                for piece in _cut(item):
+                for piece in cut(item):
                     yield piece
             elif source.exhausted:
                 return
-
-
-def _cut(data: str | bytes) -> Generator[bytes]:
-    view = memoryview(data.encode() if isinstance(data, str) else data)
-    while view:
-        yield bytes(view[:MAX_WRITE_BYTES])
-        view = view[MAX_WRITE_BYTES:]

@@ -31,7 +31,7 @@ _DEADLY = frozenset(
 ENCODED_BYTES = 40 * MIB
 """Maximum size of one output stream in a JSON answer, where each control character takes six bytes."""
 _STEP = 1 << 16
-_CONTROLS = bytes(byte for byte in range(32) if byte not in b"\b\t\n\f\r") + b"\x7f"
+CONTROLS = bytes(byte for byte in range(32) if byte not in b"\b\t\n\f\r") + b"\x7f"
 _QUOTED = b'"\\\b\t\n\f\r'
 _HIGH = bytes(range(128, 256))
 _LARGEST_GROWTH = 8
@@ -200,7 +200,7 @@ def _is_text(data: bytes) -> bool:
 
 def _encoded_size(data: bytes, *, is_text: bool) -> int:
     """Return how many bytes a piece of a stream takes in JSON at most."""
-    controls = len(data) - len(data.translate(None, _CONTROLS))
+    controls = len(data) - len(data.translate(None, CONTROLS))
     quoted = len(data) - len(data.translate(None, _QUOTED))
     size = len(data) + 5 * controls + quoted
     if is_text:

@@ -146,10 +146,6 @@ class SessionProcess:
         """Return when there is new output, or the process has ended."""
         await self._changed.wait()
 
-    async def write(self, data: bytes, offset: int | None, *, eof: bool) -> None:
-        """Write to the standard input; see `StandardInput.write`."""
-        await self.stdin.write(data, offset, eof=eof)
-
     def resize(self, columns: int, rows: int) -> None:
         """Set the size of its terminal.
 

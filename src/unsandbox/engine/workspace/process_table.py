@@ -158,7 +158,7 @@ class ProcessTable:
     async def _feed(process: SessionProcess, data: bytes, *, eof: bool) -> None:
         # It is not an error if a program does not read its input.
         with contextlib.suppress(OSError):
-            await process.write(data, None, eof=eof)
+            await process.stdin.write(data, None, eof=eof)
 
     def _kill_children(self, process_id: str) -> asyncio.Task[None]:
         return self._background.start(self._kill_marked(process_id))
@@ -179,11 +179,10 @@ class ProcessTable:
                 del self._cancelled[name]
         ended = [process for process in self if not process.running]
         held = sum(process.kept_bytes for process in ended)
-        for process in ended:
-            if len(ended) <= _MOST_ENDED and held <= _ENDED_BYTES:
+        for number, process in enumerate(ended):
+            if len(ended) - number <= _MOST_ENDED and held <= _ENDED_BYTES:
                 break
             held -= process.kept_bytes
-            ended = ended[1:]
             self._drop(process)
 
     def _drop(self, process: SessionProcess) -> None:

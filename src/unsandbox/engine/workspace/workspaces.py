@@ -8,13 +8,14 @@ import binascii
 import contextlib
 import posixpath
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from unsandbox.engine.background import run_large
 from unsandbox.engine.errors import Conflict, InvalidRequest
+from unsandbox.engine.jobs.results import CONTROLS
 from unsandbox.engine.sessions.sandboxes import OpenSession
 from unsandbox.engine.sessions.sessions import Sessions
-from unsandbox.engine.workspace.output_log import OutputLog
 from unsandbox.engine.workspace.process import ProcessSettings, SessionProcess
 from unsandbox.protocol.models import text_and_exact
 from unsandbox.protocol.processes import (
@@ -35,7 +36,6 @@ from unsandbox.sandbox.layout import WORK
 _USERS = ("", "sandbox", "1000")
 _LOOK_S = 1.0
 _SMALL_BYTES = 1 << 20
-_CONTROLS = bytes(byte for byte in range(32) if byte not in b"\b\t\n\f\r") + b"\x7f"
 _SHELL = ("/bin/sh", "-c", 'if [ -x /bin/bash ]; then exec /bin/bash -c "$0"; else exec /bin/sh -c "$0"; fi')
 Connected = Callable[[], bool]
 """A function that returns whether the client of a request is still connected."""
@@ -62,11 +62,7 @@ class Workspaces:
             LimitReached: The session runs too many processes, or the key has used up its CPU time.
         """
         async with self._sessions.in_use(owner, session) as opened:
-            process = await self._start(opened, request, keep_first=False)
-            if request.stdin_open:
-                # Write the input in the background, because the program may read slowly.
-                self._feed_later(opened, process, _stdin_of(request), eof=False)
-            return process.describe()
+            return (await self._start(opened, request, keep_first=False)).describe()
 
     async def run(
         self, owner: str, session: str, request: ProcessRequest, hold_s: float, connected: Connected
@@ -86,8 +82,8 @@ class Workspaces:
         async with self._sessions.in_use(owner, session) as opened:
             process = await self._start(opened, request.replace(stdin_open=False), keep_first=True)
             with process.in_use():
-                await _wait(process, hold_s, connected)
-            return self._result(opened, process)
+                await _wait(process.ended.is_set, process.ended.wait, hold_s, connected)
+            return await self._result(opened, process)
 
     async def result(
         self, owner: str, session: str, process_id: str, wait_s: float, connected: Connected
@@ -96,20 +92,21 @@ class Workspaces:
         async with self._sessions.in_use(owner, session, frozen_too=True) as opened:
             process = opened.processes.get(process_id)
             with process.in_use():
-                await _wait(process, wait_s, connected)
-            return self._result(opened, process)
+                await _wait(process.ended.is_set, process.ended.wait, wait_s, connected)
+            return await self._result(opened, process)
 
-    def _result(self, opened: OpenSession, process: SessionProcess) -> ExecResult:
+    async def _result(self, opened: OpenSession, process: SessionProcess) -> ExecResult:
         if process.running or not process.ended.is_set():
             return ExecResult(**process.members())
         if process.settings.keep_first:
             opened.processes.forget(process)
-        stdout, stderr = process.outputs["stdout"], process.outputs["stderr"]
-        return ExecResult(
-            **process.members(),
-            **_text_members("stdout", stdout),
-            **_text_members("stderr", stderr),
-        )
+        # Read here: a child that was left behind may still write.
+        kept = {
+            name: (log.read(log.start, log.kept_bytes)[1], log.truncated)
+            for name, log in process.outputs.items()
+        }
+        texts = await run_large(process.kept_bytes, _text_members, kept)
+        return ExecResult(**process.members(), **texts)
 
     async def list(self, owner: str, session: str) -> ProcessList:
         """Return the processes of a session, oldest first."""
@@ -122,25 +119,17 @@ class Workspaces:
         """Return output behind a position, or wait for some."""
         async with self._sessions.in_use(owner, session, frozen_too=True) as opened:
             process = opened.processes.get(process_id)
+            logs = [process.outputs["stdout"], process.outputs["stderr"]]
             offsets = request.stdout_offset, request.stderr_offset
-            ends = time.monotonic() + request.wait
+
+            def new() -> bool:
+                return process.ended.is_set() or any(
+                    log.end > offset for log, offset in zip(logs, offsets, strict=True)
+                )
+
             with process.in_use():
-                while True:
-                    pieces = [
-                        log.read(offset, MAX_READ_BYTES)
-                        for log, offset in zip(process.outputs.values(), offsets, strict=True)
-                    ]
-                    left = ends - time.monotonic()
-                    if (
-                        any(data for _, data in pieces)
-                        or process.ended.is_set()
-                        or left <= 0
-                        or not connected()
-                    ):
-                        break
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(min(left, _LOOK_S)):
-                            await process.changed()
+                await _wait(new, process.changed, request.wait, connected)
+            pieces = [log.read(offset, MAX_READ_BYTES) for log, offset in zip(logs, offsets, strict=True)]
             (stdout_at, stdout), (stderr_at, stderr) = pieces
             behind = (stdout_at + len(stdout), stderr_at + len(stderr))
             return ProcessOutput(
@@ -150,7 +139,7 @@ class Workspaces:
                 stderr_base64=base64.b64encode(stderr).decode(),
                 stderr_offset=stderr_at,
                 ended=process.ended.is_set()
-                and all(at >= log.end for at, log in zip(behind, process.outputs.values(), strict=True)),
+                and all(at >= log.end for at, log in zip(behind, logs, strict=True)),
             )
 
     async def write(self, owner: str, session: str, process_id: str, request: StdinRequest) -> Process:
@@ -168,7 +157,7 @@ class Workspaces:
             process = opened.processes.get(process_id)
             with process.in_use():
                 try:
-                    await process.write(data, request.offset, eof=request.eof)
+                    await process.stdin.write(data, request.offset, eof=request.eof)
                 except ValueError as error:
                     raise Conflict(str(error), code="stdin_gap") from error
                 except OSError as error:
@@ -206,14 +195,12 @@ class Workspaces:
 
     async def _start(self, opened: OpenSession, request: ProcessRequest, *, keep_first: bool) -> SessionProcess:
         settings = _settings_of(request, opened.processes.new_id(), keep_first=keep_first)
+        stdin = _stdin_of(request)
         process, new = await opened.processes.start(settings, request.env or {})
-        if new and not request.stdin_open:
-            self._feed_later(opened, process, _stdin_of(request), eof=True)
+        if new and process.running and (stdin or not request.stdin_open):
+            # In the background, because the program may read slowly.
+            opened.processes.feed(process, stdin, eof=not request.stdin_open)
         return process
-
-    def _feed_later(self, opened: OpenSession, process: SessionProcess, data: bytes, *, eof: bool) -> None:
-        if process.running and (data or eof):
-            opened.processes.feed(process, data, eof=eof)
 
     # Files
 
@@ -266,18 +253,31 @@ def _settings_of(request: ProcessRequest, new_id: str, *, keep_first: bool) -> P
     )
 
 
-def _text_members(name: str, log: OutputLog) -> dict[str, Any]:
-    """Return an output stream as members of an answer; as base64 alone where JSON text would be much larger."""
-    _, data = log.read(log.start, log.kept_bytes)
-    text, exact = text_and_exact(data)
-    if exact is None and len(data) > _SMALL_BYTES and len(data.translate(None, _CONTROLS)) < len(data) * 7 // 8:
-        exact = base64.b64encode(data).decode()
-    large = exact is not None and len(data) > _SMALL_BYTES
-    return {
-        name: None if large else text,
-        f"{name}_base64": exact,
-        f"{name}_truncated": True if log.truncated else None,
-    }
+def _text_members(outputs: Mapping[str, tuple[bytes, bool]]) -> dict[str, Any]:
+    """Return output streams as members of an answer; as base64 alone where JSON text would be much larger.
+
+    Args:
+        outputs: The bytes of each stream, and whether it was cut.
+    """
+    members: dict[str, Any] = {}
+    for name, (data, truncated) in outputs.items():
+        if len(data) <= _SMALL_BYTES or _is_plain(data):
+            members[name], members[f"{name}_base64"] = text_and_exact(data)
+        else:
+            members[f"{name}_base64"] = base64.b64encode(data).decode()
+        members[f"{name}_truncated"] = True if truncated else None
+    return members
+
+
+def _is_plain(data: bytes) -> bool:
+    """Return whether bytes are UTF-8 with few control characters, each of which takes six bytes in JSON."""
+    if len(data.translate(None, CONTROLS)) < len(data) * 7 // 8:
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _absolute(name: str, path: str) -> str:
@@ -306,10 +306,15 @@ def _decoded(encoded: str | None, name: str) -> bytes:
         raise InvalidRequest(f"{name} is not valid base64") from error
 
 
-async def _wait(process: SessionProcess, seconds: float, connected: Connected) -> None:
-    """Wait for the end of a process while its client is there."""
+async def _wait(
+    ready: Callable[[], bool],
+    changed: Callable[[], Awaitable[object]],
+    seconds: float,
+    connected: Connected,
+) -> None:
+    """Wait until something is ready, for some time, while its client is there."""
     ends = time.monotonic() + seconds
-    while not process.ended.is_set() and (left := ends - time.monotonic()) > 0 and connected():
+    while not ready() and (left := ends - time.monotonic()) > 0 and connected():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(left, _LOOK_S)):
-                await process.ended.wait()
+                await changed()
