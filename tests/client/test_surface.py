@@ -277,6 +277,12 @@ def test_importing_loads_neither_transport_nor_server(module: str) -> None:
         assert heavy not in loaded
 
 
+def test_the_embedded_engine_loads_no_database() -> None:
+    loaded = set(python("import sys, unsandbox.local.thread, unsandbox.server; print(*sys.modules)").split())
+    assert "unsandbox.engine.engine" in loaded
+    assert not loaded & {"sqlalchemy", "alembic"}
+
+
 def test_commands_on_a_data_folder_load_no_engine() -> None:
     code = "import sys, unsandbox.cli.audit, unsandbox.cli.backup, unsandbox.cli.keys; print(*sys.modules)"
     assert not set(python(code).split()) & {"aiohttp", "unsandbox.engine.engine", "unsandbox.sandbox"}

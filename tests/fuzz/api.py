@@ -28,7 +28,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from unsandbox.engine.accounts.keys import KeyPair, KeySettings, StoredKeys
+from unsandbox.engine.accounts.keys import KeyPair, KeySettings
+from unsandbox.engine.accounts.stored_keys import StoredKeys
 from unsandbox.protocol.signing import sign
 
 CHECKS: list[CheckFunction] = [status_code_conformance, content_type_conformance, response_schema_conformance]

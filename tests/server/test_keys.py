@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 from tests.server.conftest import Wire
 
-from unsandbox.engine.accounts.keys import FixedKeys, KeyPair, KeySettings, StoredKeys
+from unsandbox.engine.accounts.keys import FixedKeys, KeyPair, KeySettings
+from unsandbox.engine.accounts.stored_keys import StoredKeys
 from unsandbox.server import Server, ServerConfig
 from unsandbox.server.auth import human_duration
 from unsandbox.server.rate import Rates

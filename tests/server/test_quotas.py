@@ -15,7 +15,8 @@ from tests.server.handlers.test_services import eventually
 from unsandbox.cli.keys import keys as keys_command
 from unsandbox.engine import Engine, EngineConfig
 from unsandbox.engine.accounts.cpu_ledger import DAY_S, HOUR_S, CpuLedger
-from unsandbox.engine.accounts.keys import KeyPair, KeySettings, StoredKeys
+from unsandbox.engine.accounts.keys import KeyPair, KeySettings
+from unsandbox.engine.accounts.stored_keys import StoredKeys
 from unsandbox.engine.store.database import open_database
 from unsandbox.engine.store.memory import MemoryStore
 from unsandbox.engine.store.rows import JobRow

@@ -16,7 +16,8 @@ import pyotp
 
 from unsandbox.cli.options import JSON_OPTION
 from unsandbox.cli.output import print_json, table
-from unsandbox.engine.accounts.keys import KeyRow, KeySettings, StoredKeys
+from unsandbox.engine.accounts.keys import KeyRow, KeySettings
+from unsandbox.engine.accounts.stored_keys import StoredKeys
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

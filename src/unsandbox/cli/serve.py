@@ -21,8 +21,8 @@ import click
 from unsandbox.cli.json_log import TEXT_FORMAT, JsonFormatter
 from unsandbox.cli.keys import DATA_OPTION, open_keys
 from unsandbox.engine import Engine, EngineConfig
-from unsandbox.engine.accounts.keys import StoredKeys
 from unsandbox.engine.accounts.secretbox import write_private
+from unsandbox.engine.accounts.stored_keys import StoredKeys
 from unsandbox.engine.backends import policies
 from unsandbox.engine.config import ISOLATION_VARIABLE
 from unsandbox.engine.jobs.rows import lost_result

@@ -11,8 +11,9 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from unsandbox.engine.accounts.keys import FixedKeys, KeyPair, StoredKeys
+from unsandbox.engine.accounts.keys import FixedKeys, KeyPair
 from unsandbox.engine.accounts.secretbox import SecretBox, write_private
+from unsandbox.engine.accounts.stored_keys import StoredKeys
 from unsandbox.engine.store.database import open_database
 from unsandbox.engine.store.rows import JobRow
 from unsandbox.engine.store.schema import metadata
