@@ -11,7 +11,7 @@ from pathlib import Path
 # depth mismatch") when a cold assertion-rewrite cache meets the garbage collector.
 import hypothesis
 import pytest
-from tests import processor_time
+from tests import loop_time, processor_time
 from tests.support import ABSENT, FRAMEWORKS, OPTIONAL
 
 from unsandbox.sandbox import SandboxUnavailable
@@ -92,6 +92,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Test modules are imported later, and take what is in force then.
     hypothesis.settings.load_profile("quick" if config.option.markexpr == "not slow" else "suite")
+    if not config.getoption("--cov", None):
+        # Coverage slows everything down, so times mean nothing.
+        config.pluginmanager.register(loop_time.LoopTime())
     if config.getoption("--durations-cpu") is not None:
         config.pluginmanager.register(processor_time.ProcessorTime())
 

@@ -56,6 +56,14 @@ def un(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*UN, *arguments], capture_output=True, text=True, check=check, timeout=60)
 
 
+SERVERS: list[Serve] = []
+"""Those whose log is still to be looked at (tests/loop_time.py)."""
+
+
+def _content(file: int, offset: int) -> bytes:
+    return os.pread(file, os.fstat(file).st_size - offset, offset)
+
+
 class Serve:
     """A real `un serve` process."""
 
@@ -71,6 +79,8 @@ class Serve:
             start_new_session=True,
         )
         self.log = ""
+        self._log_seen = 0
+        SERVERS.append(self)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -112,6 +122,14 @@ class Serve:
         """SIGKILL the server process alone."""
         os.kill(self.process.pid, signal.SIGKILL)
         self.wait()
+
+    def new_log(self) -> str:
+        """Return the whole lines that the log has got since the last call."""
+        closed = self._log.closed
+        new = self.log.encode()[self._log_seen :] if closed else _content(self._log.fileno(), self._log_seen)
+        whole = new[: new.rfind(b"\n") + 1]
+        self._log_seen += len(whole)
+        return whole.decode(errors="replace")
 
     def wait(self) -> int:
         """Wait for the end and keep the log."""

@@ -7,6 +7,7 @@ import hashlib
 import time
 from urllib.request import urlopen
 
+from tests.loop_time import LoopTime
 from tests.support import Serve
 
 from unsandbox.server.watchdog import LoopWatchdog, Stall
@@ -69,3 +70,33 @@ def test_a_server_counts_stalls_and_can_do_without(tmp_path):
 def metrics(server: Serve) -> str:
     with urlopen(f"{server.url}/metrics") as answer:
         return answer.read().decode()
+
+
+async def test_a_loop_that_ends_is_not_held():
+    loop = asyncio.new_event_loop()
+    with_watchdog: list[LoopWatchdog] = []
+
+    async def begin() -> None:
+        watchdog = LoopWatchdog(0.05, on_stall=lambda _: None)
+        watchdog.start()
+        with_watchdog.append(watchdog)
+
+    def run() -> None:
+        loop.run_until_complete(begin())
+        compute(0.4)
+        loop.run_until_complete(asyncio.sleep(0.1))
+        with_watchdog[0].stop()
+        loop.close()
+
+    await asyncio.to_thread(run)
+    assert with_watchdog[0].count == 0
+
+
+def test_tests_hear_of_a_server_that_holds_its_loop(tmp_path):
+    listener = LoopTime()
+    with Serve(tmp_path) as server:
+        short, long = Stall(0.5, 0.1, ("a", "b")), Stall(0.5, 0.3, ("a", "b"))
+        with open(f"/proc/{server.process.pid}/fd/2", "a") as log:
+            log.write(f"the event loop was blocked for {short}\nthe event loop was blocked for {long}\n")
+        assert listener.held() == [f"the event loop was blocked for {long}"]
+        assert listener.held() == []

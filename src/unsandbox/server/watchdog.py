@@ -42,6 +42,8 @@ class Stall:
 class LoopWatchdog:
     """Checks from a thread, twice per threshold, that the event loop of the calling thread responds.
 
+    A loop that does not run is not watched until it runs again.
+
     Args:
         threshold_s: Seconds without an answer that are a stall.
         on_stall: Called in the watching thread with every stall; by default it is logged.
@@ -98,6 +100,8 @@ class LoopWatchdog:
 
     def _watch(self, target: _Watched) -> None:
         while not self._stopped.wait(self._threshold_s / 2):
+            if not target.runs():
+                continue
             asked, cpu_before = time.monotonic(), target.cpu_s()
             try:
                 answered = target.ask()
@@ -106,9 +110,11 @@ class LoopWatchdog:
             if answered.wait(self._threshold_s):
                 continue
             stack = target.stack()
-            while not answered.wait(self._threshold_s):
+            while target.runs() and not answered.wait(self._threshold_s):
                 if self._stopped.is_set():
                     return
+            if not answered.is_set():
+                continue  # The loop ended, so nothing waits for it.
             stall = Stall(time.monotonic() - asked, target.cpu_s() - cpu_before, stack)
             self.count += 1
             self.total_s += stall.seconds
@@ -123,6 +129,10 @@ class _Watched:
         self._loop = loop
         self._thread_id = threading.get_ident()
         self._cpu_clock = time.pthread_getcpuclockid(self._thread_id)
+
+    def runs(self) -> bool:
+        """Whether the loop is running."""
+        return self._loop.is_running()
 
     def ask(self) -> threading.Event:
         """Return an event that the loop sets when it has a turn."""
