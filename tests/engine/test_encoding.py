@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from unsandbox.engine import background, encoding
 from unsandbox.engine.encoding import encode_answer, whole
 from unsandbox.engine.jobs.results import ENCODED_BYTES, text_of
+from unsandbox.engine.late_text import LateText
+from unsandbox.errors import InvalidRequestError
 from unsandbox.protocol import codec
 from unsandbox.protocol.models import EndedJobs, Job
 from unsandbox.sandbox import Captured
@@ -39,11 +41,35 @@ def test_large_answers_are_the_same_json(jobs, step):
 def test_a_stream_takes_no_more_than_its_bound_in_json(unit):
     data = unit * (10 * MIB // len(unit))
     text, exact, dropped = text_of(Captured(data, len(data)))
+    text, exact = as_text(text), exact and as_text(exact)
     encoded = len(json.dumps([text, exact], ensure_ascii=False).encode())
     assert encoded <= ENCODED_BYTES + 10 * MIB // 8
     kept = codec.encode_text(text)
     assert len(kept) <= ENCODED_BYTES
     assert dropped == (0 if encoded < ENCODED_BYTES - MIB else len(data) - len(exact_bytes(text, exact)))
+
+
+def as_text(text: str) -> str:
+    return "".join(text.pieces()) if isinstance(text, LateText) else text
+
+
+@pytest.mark.parametrize("unit", [b"\xff", b"a\xe2\x82\xac\xf0\x9f\x98\x80\xff", b"\xe2\x82"])
+@pytest.mark.parametrize("tail", [b"", b"\xe2\x82", "€".encode()])
+def test_large_output_that_is_no_text_is_encoded_as_a_small_one_is(unit, tail):
+    data = b"ab" + unit * (2 * MIB // len(unit)) + tail
+    text, exact, dropped = text_of(Captured(data, len(data)))
+    assert isinstance(text, LateText)
+    assert isinstance(exact, LateText)
+    job = Job(job_id="x", stdout=text, stdout_base64=exact)
+    told = json.loads(whole(asyncio.run(encode_answer(job))))
+    assert (told["stdout"], base64.b64decode(told["stdout_base64"]), dropped) == (
+        data.decode("utf-8", "replace"),
+        data,
+        0,
+    )
+    # As a plain string it would be empty: whoever encodes it in another way is refused.
+    with pytest.raises(InvalidRequestError):
+        codec.encode(job)
 
 
 def exact_bytes(text: str, exact: str | None) -> bytes:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from unsandbox.engine.background import LARGE_BYTES, run_large
+from unsandbox.engine.late_text import LateText
 from unsandbox.protocol import codec
 from unsandbox.protocol.contents import Content, Pieces, Spool, Written, chunks_of
 from unsandbox.protocol.models import WireModel
@@ -58,7 +60,7 @@ class _Texts:
             if name == model.LAZY_FIELD:
                 continue
             value = getattr(model, name)
-            if isinstance(value, str) and len(value) > LARGE_BYTES:
+            if isinstance(value, str) and (len(value) > LARGE_BYTES or isinstance(value, LateText)):
                 changes[name] = f"{self._mark}{len(self._taken)}-"
                 self._taken.append(value)
             elif isinstance(value, list) and value and isinstance(value[0], WireModel):
@@ -89,7 +91,16 @@ class _Texts:
         if known is None:
             self._spool = spool = self._spool or Spool()
             begin, text = spool.size, self._taken[number]
-            for start in range(0, len(text), _STEP):
-                spool.write(codec.encode_text(text[start : start + _STEP])[1:-1])
+            for piece in _pieces(text):
+                spool.write(codec.encode_text(piece)[1:-1])
             known = self._files[number] = Written(spool.since(begin))
         return known
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield a large text in pieces that are quickly encoded."""
+    if isinstance(text, LateText):
+        yield from text.pieces()
+    else:
+        for start in range(0, len(text), _STEP):
+            yield text[start : start + _STEP]

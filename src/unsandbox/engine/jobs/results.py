@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import signal
 import time
 from collections.abc import Sequence
 
 from unsandbox.engine.jobs.records import JobRecord
+from unsandbox.engine.late_text import LateText
 from unsandbox.protocol import models
-from unsandbox.protocol.contents import base64_length
+from unsandbox.protocol.contents import LARGE, base64_length
 from unsandbox.protocol.held import held_artifact
 from unsandbox.protocol.models import JobStatus
 from unsandbox.protocol.sessions import CommandResult
@@ -162,37 +164,36 @@ def failed_result(record: JobRecord, status: JobStatus, error: str) -> models.Jo
     )
 
 
-def _whole_characters(captured: Captured) -> Captured:
-    """Cut a truncated stream back to a whole UTF-8 character, so that the cut does not look like bad output."""
-    if not captured.dropped_bytes:
-        return captured
-    data = captured.data
-    for back in range(1, min(4, len(data) + 1)):
-        byte = data[-back]
+def _whole_characters(data: bytes, size: int) -> int:
+    """Return where the last whole UTF-8 character before `size` ends: a cut must not look like bad output."""
+    for back in range(1, min(4, size + 1)):
+        byte = data[size - back]
         if byte >= 0xC0:
             needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return Captured(data[:-back], captured.total_bytes) if needed > back else captured
+            return size - back if needed > back else size
         if byte < 0x80:
             break
-    return captured
+    return size
 
 
-def _within(captured: Captured, most: int) -> Captured:
-    """Cut a stream so that its JSON, with the base64 of exact bytes, takes about `most` bytes at most."""
-    data = captured.data
+def _within(data: bytes, most: int) -> int:
+    """Return how much of a stream takes about `most` bytes of JSON at most, with the base64 of exact bytes."""
     if len(data) * _LARGEST_GROWTH <= most:
-        return captured
-    is_text, size = _is_text(data), 0
+        return len(data)
+    is_text, size = _is_text(data, len(data)), 0
     for start in range(0, len(data), _STEP):
         size += _encoded_size(data[start : start + _STEP], is_text=is_text)
         if size > most:
-            return Captured(data[:start], captured.total_bytes)
-    return captured
+            return start
+    return len(data)
 
 
-def _is_text(data: bytes) -> bool:
+def _is_text(data: bytes, size: int) -> bool:
+    """Return whether the first bytes are UTF-8; in steps, because all of the text may take much memory."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        data.decode("utf-8")
+        for start in range(0, size, _STEP):
+            decoder.decode(data[start : min(start + _STEP, size)], start + _STEP >= size)
     except UnicodeDecodeError:
         return False
     return True
@@ -217,8 +218,14 @@ def text_of(captured: Captured, most: int = ENCODED_BYTES) -> tuple[str, str | N
         captured: The stored part of the stream.
         most: Maximum bytes in JSON; the rest is dropped.
     """
-    whole = _whole_characters(_within(captured, most))
-    return *models.text_and_exact(whole.data), whole.dropped_bytes
+    data = captured.data
+    size = _within(data, most)
+    if size < captured.total_bytes:
+        size = _whole_characters(data, size)
+    dropped = captured.total_bytes - size
+    if size > LARGE and not _is_text(data, size):
+        return LateText(data, size, exact=False), LateText(data, size, exact=True), dropped
+    return *models.text_and_exact(data[:size]), dropped
 
 
 def command_result(outcome: CommandOutcome) -> CommandResult:
