@@ -17,7 +17,7 @@ PART_BYTES = 3 << 20
 MAX_ENTRIES = 10_000
 
 Part = Annotated[str, msgspec.Meta(max_length=PART_BYTES * 4 // 3 + 4)]
-Offset = Annotated[int, msgspec.Meta(ge=0)]
+Offset = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 PartLength = Annotated[int, msgspec.Meta(ge=0, le=PART_BYTES)]
 FileMode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
 Depth = Annotated[int, msgspec.Meta(ge=1, le=1000)]

@@ -25,7 +25,7 @@ PORT_END = "end"
 """Text frame of a side that sends no more bytes."""
 
 ProcessId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?![\s\S])", max_length=64)]
-Offset = Annotated[int, msgspec.Meta(ge=0)]
+Offset = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 WaitSeconds = Annotated[float, msgspec.Meta(ge=0, le=90)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=30 * 86_400_000)]
 SignalNumber = Annotated[int, msgspec.Meta(ge=0, le=64)]
@@ -80,7 +80,7 @@ class Process(WireModel, frozen=True, kw_only=True):
     process_id: str | None = None
     """Id of the process."""
     argv: list[str] | None = None
-    """Program and arguments."""
+    """Program and arguments; long ones are cut after 4,096 characters or 100 arguments together."""
     cwd: str | None = None
     """Working directory at the start."""
     status: Literal["running", "exited"] | None = None

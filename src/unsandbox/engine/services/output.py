@@ -16,6 +16,8 @@ logger = logging.getLogger("unsandbox.engine.services.services")
 _READ_BYTES = 64 * 1024
 _BYTES_PER_S = 4 * MIB
 _BURST_BYTES = 16 * MIB
+_LEAST_BYTES = 4096
+"""What reading counts as at least: a program that writes byte by byte must not keep the server busy."""
 _AGAIN_S = 1.0
 
 
@@ -46,6 +48,6 @@ async def copy_output(descriptor: int | None, log: ServiceLog) -> None:
             # The program must continue even if its output cannot be stored.
             logger.warning("output of a service was lost: %s", error.strerror)
             await asyncio.sleep(_AGAIN_S)
-        pace.take(len(data))
+        pace.take(max(len(data), _LEAST_BYTES))
         if (wait_s := pace.wait_s(0)) > 0:
             await asyncio.sleep(wait_s)

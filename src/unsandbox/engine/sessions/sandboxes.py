@@ -19,6 +19,7 @@ from unsandbox.engine.sessions.record import SessionRecord, shell_of
 from unsandbox.engine.sessions.terminal import Terminal
 from unsandbox.engine.store.objects import Collection
 from unsandbox.engine.workspace.process_table import ProcessTable
+from unsandbox.engine.workspace.shares import Shares
 from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.languages.shells import ShellDriver
@@ -77,6 +78,7 @@ class SessionSandboxes:
         self._collection = collection
         self._background = background
         self._open: dict[str, OpenSession] = {}
+        self._shares = Shares()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def __iter__(self) -> Iterator[tuple[str, PersistentSandbox]]:
@@ -131,7 +133,8 @@ class SessionSandboxes:
         )
         sandbox = await open_persistent(self._context, record.isolation, spec)
         record.isolation = sandbox.backend
-        session = self._open[record.object_id] = OpenSession(sandbox, ProcessTable(sandbox))
+        processes = ProcessTable(sandbox, self._shares.of(record.owner))
+        session = self._open[record.object_id] = OpenSession(sandbox, processes)
         if spec.hot_image is not None:
             session.driver = shell_of(self._context, record.shell).take_over(sandbox)
         self._background.start(self._watch(record.object_id, sandbox))

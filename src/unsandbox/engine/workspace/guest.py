@@ -171,6 +171,8 @@ class _Helper:
 
     async def _read(self, size: int) -> bytes:
         while len(self._waiting) < size:
+            # The tenant may send byte by byte, as fast as they are read: others have a turn in between.
+            await asyncio.sleep(0)
             try:
                 data = os.read(self._stdout, _CHUNK)
             except BlockingIOError:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 
+from unsandbox.engine.workspace.shares import Share
 from unsandbox.protocol.contents import Spool
 
 logger = logging.getLogger("unsandbox.engine.workspace")
 
-_MEMORY_BYTES = 1 << 16
+_MEMORY_BYTES = 1 << 14
 _SEGMENT_BYTES = 1 << 20
+_SEGMENTS = 2
+"""Of a full log, besides the one that is dropped next: each takes a descriptor."""
 
 
 class OutputLog:
@@ -19,14 +22,17 @@ class OutputLog:
     Args:
         keep_bytes: How many bytes to keep.
         keep_first: Whether to keep the first ones. Otherwise the last ones are kept, in whole segments.
+        share: What all logs of a key may take together. A log without room drops its first bytes, or ends.
     """
 
-    def __init__(self, keep_bytes: int, *, keep_first: bool) -> None:
+    def __init__(self, keep_bytes: int, *, keep_first: bool, share: Share) -> None:
         self._keep = keep_bytes
+        self._share = share
+        self._segment_bytes = max(_SEGMENT_BYTES, keep_bytes // _SEGMENTS)
         self._keep_first = keep_first
         self._segments: list[Spool] = []
         self._memory = bytearray()
-        self._disk_full = False
+        self._over = False
         self.start = 0
         """Position of the first byte that is kept."""
         self.end = 0
@@ -49,7 +55,12 @@ class OutputLog:
         self.total += len(data)
         if self._keep_first:
             data = data[: self._keep - self.end] if self.end == self.total - len(data) else b""
-        if not data or self._disk_full:
+        if not data or self._over:
+            return
+        while not self._share.has_room(len(data)) and not self._keep_first and len(self._segments) > 1:
+            self._drop_oldest()
+        if not self._share.has_room(len(data)):
+            self._over = True
             return
         if not self._segments and len(self._memory) + len(data) <= _MEMORY_BYTES:
             self._memory += data
@@ -60,16 +71,23 @@ class OutputLog:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 logger.warning("the disk for temporary files is full; the output of a process is cut")
-                self._disk_full = True
-                self.end = self.start + sum(segment.size for segment in self._segments)
+                self._over = True
+                end = self.start + sum(segment.size for segment in self._segments)
+                self._share.used += end - self.end
+                self.end = end
                 return
         self.end += len(data)
+        self._share.used += len(data)
         while (
             not self._keep_first and self._segments and self.kept_bytes - self._segments[0].size >= self._keep
         ):
-            oldest = self._segments.pop(0)
-            self.start += oldest.size
-            oldest.close()
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        oldest = self._segments.pop(0)
+        self.start += oldest.size
+        self._share.used -= oldest.size
+        oldest.close()
 
     def read(self, position: int, size: int) -> tuple[int, bytes]:
         """Return the position of the first byte and at most `size` bytes from `position` on.
@@ -95,6 +113,7 @@ class OutputLog:
 
     def close(self) -> None:
         """Drop everything."""
+        self._share.used -= self.kept_bytes
         self.start = self.end
         self._memory.clear()
         for segment in self._segments:
@@ -109,9 +128,9 @@ class OutputLog:
             self._memory.clear()
         view = memoryview(data)
         while view:
-            if not self._segments or self._segments[-1].size >= _SEGMENT_BYTES:
+            if not self._segments or self._segments[-1].size >= self._segment_bytes:
                 self._segments.append(Spool())
             segment = self._segments[-1]
-            part = view[: _SEGMENT_BYTES - segment.size]
+            part = view[: self._segment_bytes - segment.size]
             segment.write(bytes(part))
             view = view[len(part) :]

@@ -8,11 +8,12 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unsandbox.engine.jobs.results import EXIT_TIMEOUT, signal_name
 from unsandbox.engine.workspace.output_log import OutputLog
+from unsandbox.engine.workspace.shares import KeyShares
 from unsandbox.engine.workspace.standard_input import StandardInput
 from unsandbox.protocol.processes import LEASE_S, Process
 from unsandbox.sandbox.errors import SandboxError
@@ -26,6 +27,9 @@ _OUTPUT_GRACE_S = 0.1
 """How long a process that has ended may still have output in its pipes, held open by a child."""
 _KILL_S = 10.0
 EXIT_UNUSABLE, EXIT_MISSING = 126, 127
+ARGV_SHOWN = 4096
+"""Characters of the arguments of a process that are remembered, and shown."""
+_ARGS_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class ProcessSettings:
 
     Attributes:
         process_id: Its id.
-        argv: Program and arguments.
+        argv: Program and arguments; of a process that runs, those that fit in `ARGV_SHOWN`.
+        argv_digest: Hash of all of them.
         cwd: Working directory.
         terminal: Columns and rows of its terminal; None for pipes.
         timeout_s: Seconds until it is killed; None for no limit.
@@ -45,12 +50,25 @@ class ProcessSettings:
 
     process_id: str
     argv: tuple[str, ...]
+    argv_digest: bytes
     cwd: str
     terminal: tuple[int, int] | None
     timeout_s: float | None
     detach: bool
     output_bytes: int
     keep_first: bool
+
+    def shortened(self) -> ProcessSettings:
+        """Return the settings with the beginning of `argv`, which may take megabytes, alone."""
+        left = ARGV_SHOWN
+        shown: list[str] = []
+        for argument in self.argv:
+            if len(argument) > left or len(shown) == _ARGS_SHOWN:
+                shown.append(argument[:left] + "...")
+                break
+            shown.append(argument)
+            left -= len(argument)
+        return replace(self, argv=tuple(shown))
 
 
 class SessionProcess:
@@ -59,12 +77,18 @@ class SessionProcess:
     Args:
         settings: How it was asked for.
         kill_children: Kills the children that left its session.
+        shares: What the processes of its key take.
     """
 
-    def __init__(self, settings: ProcessSettings, kill_children: Callable[[str], asyncio.Task[None]]) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: ProcessSettings,
+        kill_children: Callable[[str], asyncio.Task[None]],
+        shares: KeyShares,
+    ) -> None:
+        self.settings = settings.shortened()
         self.outputs = {
-            name: OutputLog(settings.output_bytes, keep_first=settings.keep_first)
+            name: OutputLog(settings.output_bytes, keep_first=settings.keep_first, share=shares.output)
             for name in ("stdout", "stderr")
         }
         self.exit_code: int | None = None

@@ -13,6 +13,7 @@ from unsandbox.engine.background import Background
 from unsandbox.engine.errors import Conflict, InvalidRequest, LimitReached, UnknownObject
 from unsandbox.engine.workspace.guest import Guest
 from unsandbox.engine.workspace.process import ProcessSettings, SessionProcess
+from unsandbox.engine.workspace.shares import KeyShares
 from unsandbox.sandbox.errors import ProgramStartError, SandboxError
 from unsandbox.sandbox.guest.files import MARK
 from unsandbox.sandbox.persistent_spec import PersistentSandbox
@@ -32,9 +33,11 @@ class ProcessTable:
 
     Args:
         sandbox: The sandbox.
+        shares: What the processes of its key take.
     """
 
-    def __init__(self, sandbox: PersistentSandbox) -> None:
+    def __init__(self, sandbox: PersistentSandbox, shares: KeyShares) -> None:
+        self.shares = shares
         self._sandbox = sandbox
         self.guest = Guest(sandbox)
         """Works on files, and finds the children of processes."""
@@ -81,7 +84,7 @@ class ProcessTable:
         while (other := self._starting.get(name)) is not None:
             await other.wait()
         if (known := self._processes.get(name)) is not None:
-            if known.settings.argv != settings.argv:
+            if known.settings.argv_digest != settings.argv_digest:
                 raise Conflict(f"the process {name!r} runs another program", code="process_exists")
             return known, False
         if self._cancelled.pop(name, None) is not None:
@@ -94,8 +97,8 @@ class ProcessTable:
         self._forget_old()
         begun = self._starting[name] = asyncio.Event()
         try:
-            process = SessionProcess(settings, self._kill_children)
-            await self._spawn(process, env)
+            process = SessionProcess(settings, self._kill_children, self.shares)
+            await self._spawn(process, settings, env)
             self._processes[name] = process
         finally:
             del self._starting[name]
@@ -138,8 +141,7 @@ class ProcessTable:
         self._processes.clear()
         self.guest.shut()
 
-    async def _spawn(self, process: SessionProcess, env: Mapping[str, str]) -> None:
-        settings = process.settings
+    async def _spawn(self, process: SessionProcess, settings: ProcessSettings, env: Mapping[str, str]) -> None:
         environment = {**env, MARK: settings.process_id}
         try:
             running = await self._sandbox.spawn(
@@ -154,11 +156,14 @@ class ProcessTable:
         else:
             process.run(running)
 
-    @staticmethod
-    async def _feed(process: SessionProcess, data: bytes, *, eof: bool) -> None:
+    async def _feed(self, process: SessionProcess, data: bytes, *, eof: bool) -> None:
         # It is not an error if a program does not read its input.
-        with contextlib.suppress(OSError):
-            await process.stdin.write(data, None, eof=eof)
+        self.shares.stdin.used += len(data)
+        try:
+            with contextlib.suppress(OSError):
+                await process.stdin.write(data, None, eof=eof)
+        finally:
+            self.shares.stdin.used -= len(data)
 
     def _kill_children(self, process_id: str) -> asyncio.Task[None]:
         return self._background.start(self._kill_marked(process_id))

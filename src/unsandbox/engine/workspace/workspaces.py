@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import hashlib
 import posixpath
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -155,7 +156,7 @@ class Workspaces:
             )
         async with self._sessions.in_use(owner, session) as opened:
             process = opened.processes.get(process_id)
-            with process.in_use():
+            with process.in_use(), opened.processes.shares.waiting_input(len(data)):
                 try:
                     await process.stdin.write(data, request.offset, eof=request.eof)
                 except ValueError as error:
@@ -196,7 +197,8 @@ class Workspaces:
     async def _start(self, opened: OpenSession, request: ProcessRequest, *, keep_first: bool) -> SessionProcess:
         settings = _settings_of(request, opened.processes.new_id(), keep_first=keep_first)
         stdin = _stdin_of(request)
-        process, new = await opened.processes.start(settings, request.env or {})
+        with opened.processes.shares.waiting_input(len(stdin)):
+            process, new = await opened.processes.start(settings, request.env or {})
         if new and process.running and (stdin or not request.stdin_open):
             # In the background, because the program may read slowly.
             opened.processes.feed(process, stdin, eof=not request.stdin_open)
@@ -240,10 +242,12 @@ def _settings_of(request: ProcessRequest, new_id: str, *, keep_first: bool) -> P
     if (request.user or "") not in _USERS:
         raise InvalidRequest("user: a session has one user, sandbox", code="user_unsupported")
     argv = tuple(request.argv) if request.argv is not None else (*_SHELL, request.command or "")
+    digest = hashlib.sha256("\0".join(argv).encode("utf-8", "surrogateescape")).digest()
     terminal = request.terminal
     return ProcessSettings(
         process_id=request.process_id or new_id,
         argv=argv,
+        argv_digest=digest,
         cwd=_absolute("cwd", request.cwd or WORK),
         terminal=None if terminal is None else (terminal.columns, terminal.rows),
         timeout_s=request.timeout / 1000 if request.timeout else None,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 HEADER = struct.Struct(">II")
 MAX_ENTRIES = 10_000
 """Entries in one answer."""
+MAX_DEEP = 4
+"""Times that `**` may be in a pattern."""
 MAX_DATA = 4 << 20
 """Bytes of data in one message."""
 MARK = "UNSANDBOX_PROCESS"
@@ -254,6 +256,12 @@ def do_glob(path: str, pattern: str, limit: int = MAX_ENTRIES, **_: Any) -> Answ
     if not stat.S_ISDIR(os.stat(path).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     limit = min(limit, MAX_ENTRIES)
+    parts = pattern.split("/")
+    # Two in a row are as good as one, and each multiplies the time.
+    parts = [part for number, part in enumerate(parts) if part != "**" or parts[number - 1 : number] != ["**"]]
+    if parts.count("**") > MAX_DEEP:
+        raise RefusedError(errno.EINVAL, f"a pattern may have ** at most {MAX_DEEP} times", pattern)
+    pattern = "/".join(parts)
     found: list[dict[str, Any]] = []
     more = False
     for name in glob.iglob(os.path.join(glob.escape(path), pattern), recursive=True):
@@ -454,7 +462,7 @@ def serve_one() -> None:
     except OSError as error:
         path = error.filename if isinstance(error.filename, str) else ""
         answer, payload = {"errno": error.errno or 0, "error": error.strerror or str(error), "at": path}, b""
-    except (ValueError, RecursionError, MemoryError, shutil.Error) as error:
+    except (ValueError, OverflowError, RecursionError, MemoryError, shutil.Error) as error:
         answer, payload = {"errno": errno.EINVAL, "error": str(error)[:500], "at": ""}, b""
     encoded = json.dumps(answer).encode()
     sys.stdout.buffer.write(HEADER.pack(len(encoded), len(payload)))
