@@ -1,10 +1,9 @@
 """One key's flood and another key's hello world: how much slower does it get?
 
-    python benchmarks/fair_sharing.py [--jobs N] [--json]
+    python benchmarks/fair_sharing.py [--jobs N] [--rounds N] [--kind KIND]... [--json]
 
-Both keys talk to one server in this process over the signed HTTP API. The first key keeps 64 jobs in flight, of
-each kind in turn: programs that compute, sleep, write, fork. Meanwhile the second key runs hello world,
-one after the other. Baseline: the same without the flood, before and after, in the same run.
+Both keys talk to one `un serve`. The first key, in a process of its own, floods it with each kind of `floods.py` in turn.
+Meanwhile the second key runs hello world, one after the other. Baseline: the same without a flood, before each kind.
 """
 
 from __future__ import annotations
@@ -14,21 +13,20 @@ import asyncio
 import contextlib
 import json
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
-from unsandbox import AsyncClient, UnsandboxError
-from unsandbox.engine import Engine, EngineConfig
-from unsandbox.engine.accounts.keys import FixedKeys, KeyPair
-from unsandbox.server import Server, ServerConfig
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import floods
+from tests.support import Serve, un
+
+from unsandbox import AsyncClient
 
 GOAL = 3.0
-IN_FLIGHT = 64
-FLOODS = {
-    "computing": "while :; do :; done",
-    "sleeping": "sleep 100",
-    "writing": "yes",
-    "forking": "for i in $(seq 100); do sleep 100 & done; wait",
-}
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -48,45 +46,40 @@ async def hello(client: AsyncClient, count: int) -> list[float]:
     return took
 
 
-async def flood(client: AsyncClient, code: str) -> None:
-    """Keep many jobs in flight until cancelled."""
+@contextlib.contextmanager
+def flooding(kind: str, serve: Serve, pair: tuple[str, str]) -> Iterator[None]:
+    """Keep a flood going in a process of its own."""
+    words = [sys.executable, floods.__file__, kind, serve.url, *pair]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            if process.stdout.readline() != f"{kind}\n":
+                raise SystemExit(f"the flood {kind!r} did not begin")
+            yield
+        finally:
+            process.kill()
 
-    async def one() -> None:
-        while True:
-            with contextlib.suppress(UnsandboxError):
-                await client.execute("bash", code, ttl=5)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(IN_FLIGHT):
-            group.create_task(one())
+def new_key(serve: Serve) -> tuple[str, str]:
+    """Make a further key."""
+    made = json.loads(un("keys", "create", "--data", str(serve.data), "--json").stdout)
+    return made["public_key"], made["secret_key"]
 
 
-async def main(count: int) -> dict[str, dict[str, float]]:
+async def main(count: int, kinds: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """Measure; return percentiles by kind of flood."""
-    pairs = KeyPair.generate(), KeyPair.generate()
-    engine = Engine(EngineConfig(stop_grace_s=0.0))
-    await engine.start()
-    server = Server(engine, FixedKeys(*pairs), ServerConfig(port=0))
-    await server.start()
-    found: dict[str, dict[str, float]] = {}
-    try:
-        many, few = (AsyncClient(pair.public_key, pair.secret_key, base_url=server.url) for pair in pairs)
-        async with many, few:
+    took: dict[str, list[float]] = {kind: [] for kind in ("alone", *kinds)}
+    with tempfile.TemporaryDirectory() as folder, Serve(Path(folder, "data"), "--log-level", "error") as serve:
+        many = new_key(serve)
+        async with AsyncClient(*serve.keys(), base_url=serve.url) as few:
             await hello(few, 5)
-            alone = await hello(few, count)
-            for kind, code in FLOODS.items():
-                flooding = asyncio.create_task(flood(many, code))
-                await asyncio.sleep(1.0)
-                took = await hello(few, count)
-                flooding.cancel()
-                await asyncio.gather(flooding, return_exceptions=True)
-                found[kind] = summary(took)
-                alone += await hello(few, count // 2)
-            found = {"alone": summary(alone), **found}
-    finally:
-        await server.stop_listening()
-        await engine.stop()
-        await server.stop()
+            for kind in kinds * rounds:
+                took["alone"] += await hello(few, count)
+                with flooding(kind, serve, many):
+                    took[kind] += await hello(few, count)
+                await floods.tidy(serve.url, *many)
+        serve.stop()
+    found = {kind: summary(values) for kind, values in took.items()}
     for row in found.values():
         row["ratio_p99"] = row["p99_ms"] / found["alone"]["p99_ms"]
         row["ratio_p50"] = row["p50_ms"] / found["alone"]["p50_ms"]
@@ -100,13 +93,13 @@ def summary(took: list[float]) -> dict[str, float]:
 
 def show(found: dict[str, dict[str, float]]) -> None:
     """Print the table with a verdict for each row."""
-    print(f"{'flood of another key':22} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8} {'p50 x':>7} {'p99 x':>7}")
+    print(f"{'flood of another key':28} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8} {'p50 x':>7} {'p99 x':>7}")
     for kind, row in found.items():
         verdict = (
             "" if kind == "alone" else ("within" if row["ratio_p99"] <= GOAL else "ABOVE") + f" {GOAL:g} x"
         )
         print(
-            f"{kind:22} {row['p50_ms']:8.1f} {row['p99_ms']:8.1f} {row['max_ms']:8.1f} "
+            f"{kind:28} {row['p50_ms']:8.1f} {row['p99_ms']:8.1f} {row['max_ms']:8.1f} "
             f"{row['ratio_p50']:7.2f} {row['ratio_p99']:7.2f}  {verdict}"
         )
 
@@ -114,9 +107,11 @@ def show(found: dict[str, dict[str, float]]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100, help="hello worlds for each row (100)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each kind (1)")
+    parser.add_argument("--kind", action="append", choices=list(floods.FLOODS), help="only these floods")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    measured = asyncio.run(main(options.jobs))
+    measured = asyncio.run(main(options.jobs, options.kind or list(floods.FLOODS), options.rounds))
     if options.json:
         print(json.dumps(measured))
     else:

@@ -88,6 +88,7 @@ BUSY_PYTHON = "import time\nends = time.monotonic() + 0.3\nwhile time.monotonic(
 HOG = "held = []\nwhile True: held.append(bytearray(1 << 24))"
 REASONS = (
     "restarted",
+    "the service is restarting",
     "stopped",
     "sandbox failed",
     "memory limit",
@@ -347,8 +348,14 @@ class Load:
         """Make a session with a file in it, and a snapshot of that; the last ones are kept."""
         text = f"text {self.chance.randrange(1 << 30)}"
         made = (await self.client.create_session(ttl=7200)).session_id or ""
-        done = await self.client.session_command(made, f"echo {text} > /work/f && sync /work/f")
-        if done.exit_code == 0:
+        try:
+            done = await self.client.session_command(made, f"echo {text} > /work/f && sync /work/f")
+        except UnsandboxError:
+            await self._discard(self.client.delete_session, made)
+            raise
+        if done.exit_code:
+            await self._discard(self.client.delete_session, made)
+        else:
             self.sessions[made] = text
             saved = (await self.client.session_snapshot(made, name="load")).snapshot_id or ""
             self.snapshots[saved] = text
@@ -361,8 +368,23 @@ class Load:
             while len(kept) > 8:
                 oldest = next(iter(kept))
                 del kept[oldest]
-                await delete(oldest)
+                await self._discard(delete, oldest)
         await asyncio.sleep(0.3)
+
+    async def _discard(self, delete: Callable[[str], Awaitable[object]], name: str) -> None:
+        """Delete something, whatever else happens: it counts towards the key's disk."""
+        error: Exception | None = None
+        for _ in range(300):
+            try:
+                await delete(name)
+            except NotFoundError:
+                return
+            except (UnsandboxError, TimeoutError) as reason:
+                error = reason
+                await asyncio.sleep(0.2)
+            else:
+                return
+        self.wrong.append(f"{name} cannot be deleted: {error}")
 
     async def service(self) -> None:
         """Start a service, run a command in it, delete it."""
@@ -373,8 +395,7 @@ class Load:
             self.judge(job, "here\n")
             self.counts["services"] += 1
         finally:
-            with contextlib.suppress(NotFoundError):
-                await self.client.delete_service(made.service_id or "")
+            await self._discard(self.client.delete_service, made.service_id or "")
         await asyncio.sleep(0.5)
 
     async def check(self) -> None:
