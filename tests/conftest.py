@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,6 @@ from tests.support import ABSENT, FRAMEWORKS, OPTIONAL
 
 from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.sandbox.gvisor import runsc
-from unsandbox.sandbox.launcher.cgroups import open_hierarchy, remove_folder
 
 # Caches of toolchains are made beside the first jobs and outlive a run; their tests use other folders.
 os.environ.setdefault("UNSANDBOX_TOOLCHAIN_CACHE", "off")
@@ -45,14 +46,21 @@ def has_gvisor() -> bool:
     return True
 
 
+CGROUPS = """
+import os, sys
+from unsandbox.sandbox.launcher.groups import SandboxGroups
+
+groups = SandboxGroups(f"unsandbox-{os.getpid()}-tests")
+found = groups.open()
+groups.close()
+sys.exit(not {"memory", "pids", "cpu"} <= set(found.cgroup_parents))
+"""
+
+
 @functools.cache
 def has_cgroups() -> bool:
-    hierarchy = open_hierarchy(f"unsandbox-tests-{os.getpid()}")
-    if hierarchy is None:
-        return False
-    for folder in hierarchy.parents.values():
-        remove_folder(folder)
-    return True
+    # In a process that does as a launcher: it may be moved to another group.
+    return subprocess.run([sys.executable, "-c", CGROUPS], check=False).returncode == 0
 
 
 REQUIREMENTS: dict[str, tuple[Callable[[], bool], str]] = {

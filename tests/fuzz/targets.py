@@ -49,7 +49,7 @@ from unsandbox.sandbox.languages.java import java_steps
 from unsandbox.sandbox.languages.marked_output import MarkedOutput
 from unsandbox.sandbox.languages.steps import Steps
 from unsandbox.sandbox.languages.table import input_name
-from unsandbox.sandbox.launcher import cgroups as groups
+from unsandbox.sandbox.launcher import hierarchy as groups
 from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.network import netlink
 from unsandbox.sandbox.spec import Captured, EndReason, Outcome

@@ -21,7 +21,7 @@ from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.artifacts import Collector
 from unsandbox.sandbox.host.job_script import job_script
 from unsandbox.sandbox.host.launcher_client import CgroupReport
-from unsandbox.sandbox.launcher import cgroups, cleanup, disk_mount, enter
+from unsandbox.sandbox.launcher import cleanup, disk_mount, enter
 from unsandbox.sandbox.persistent_spec import HashedBytes
 from unsandbox.sandbox.seccomp import compiler as seccomp
 from unsandbox.sandbox.seccomp import policy
@@ -159,133 +159,6 @@ def test_numbers_agree_with_the_systems_headers(machine, header):
 def test_an_unknown_machine_is_refused():
     with pytest.raises(SandboxUnavailable, match="sparc"):
         seccomp.build("sparc")
-
-
-# Control groups, on folders that only look like them
-
-
-def v2_tree(tmp_path, controllers="cpu memory pids", enabled="memory pids cpu"):
-    base = tmp_path / "own"
-    base.mkdir()
-    (base / "cgroup.controllers").write_text(controllers)
-    (base / "cgroup.subtree_control").write_text(enabled)
-    (base / "cgroup.procs").write_text("")
-    mountinfo = f"30 20 0:26 / {tmp_path} rw - cgroup2 cgroup2 rw\n"
-    return base, mountinfo, "0::/own\n"
-
-
-def test_bases_of_v2(tmp_path):
-    base, mountinfo, own = v2_tree(tmp_path)
-    assert cgroups.find_bases(mountinfo, own) == (2, dict.fromkeys(("memory", "pids", "cpu"), base))
-
-
-def test_bases_of_v1_with_controllers_mounted_together(tmp_path):
-    mountinfo = "".join(
-        f"3{i} 20 0:3{i} / {tmp_path}/{name} rw,nosuid - cgroup cgroup rw,{name}\n"
-        for i, name in enumerate(("memory", "cpu,cpuacct", "pids", "name=systemd"))
-    )
-    for name in ("memory/a/b", "cpu,cpuacct", "pids"):
-        (tmp_path / name).mkdir(parents=True)
-    version, bases = cgroups.find_bases(mountinfo, "4:memory:/a/b\n3:cpu,cpuacct:/\n2:pids:/gone\n0::/\n")
-    assert version == 1
-    both = tmp_path / "cpu,cpuacct"
-    assert bases == {
-        "memory": tmp_path / "memory/a/b",
-        "cpu": both,
-        "cpuacct": both,
-        "pids": tmp_path / "pids",
-    }
-
-
-def test_bases_in_a_container_that_sees_a_part(tmp_path):
-    (tmp_path / "sub").mkdir()
-    mountinfo = f"30 20 0:26 /docker/1 {tmp_path} rw - cgroup cgroup rw,memory\n"
-    assert cgroups.find_bases(mountinfo, "4:memory:/docker/1/sub\n") == (1, {"memory": tmp_path / "sub"})
-    assert cgroups.find_bases(mountinfo, "4:memory:/elsewhere\n") == (1, {"memory": tmp_path})
-
-
-def test_hybrid_machines_use_v1_where_v2_has_no_memory(tmp_path):
-    _, mountinfo, own = v2_tree(tmp_path, controllers="hugetlb")
-    mountinfo += f"31 20 0:27 / {tmp_path}/own rw - cgroup cgroup rw,memory\n"
-    assert cgroups.find_bases(mountinfo, own + "4:memory:/\n")[0] == 1
-
-
-def test_no_control_groups(tmp_path):
-    assert cgroups.open_hierarchy("x", "", "") is None
-    mountinfo = f"30 20 0:26 / {tmp_path}/missing rw - cgroup cgroup rw,memory\n"
-    assert cgroups.open_hierarchy("x", mountinfo, "4:memory:/\n") is None
-
-
-def test_a_group_of_v2(tmp_path, monkeypatch):
-    base, mountinfo, own = v2_tree(tmp_path)
-    monkeypatch.setattr(cgroups, "write", lambda path, text: Path(path).write_text(text))
-    hierarchy = cgroups.open_hierarchy("unsandbox-1-a", mountinfo, own)
-    assert (hierarchy.version, hierarchy.controllers()) == (2, ["cpu", "memory", "pids"])
-    group = cgroups.Group(hierarchy, "job-1")
-    group.create(cgroups.Bounds(memory_bytes=1000, processes=7, vcpu=1.5))
-    folder = base / "unsandbox-1-a" / "job-1"
-    settings = {path.name: path.read_text() for path in folder.iterdir()}
-    assert settings == {
-        "memory.max": "1000",
-        "memory.swap.max": "0",
-        "pids.max": "10",
-        "cpu.max": "150000 100000",
-    }
-    (folder / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
-    (folder / "memory.peak").write_text("777\n")
-    (folder / "memory.events").write_text("oom 2\noom_kill 1\n")
-    assert group.usage() == cgroups.Usage(1.5, 777, 1)
-    assert not group.remove()
-    for path in folder.iterdir():
-        path.unlink()
-    assert group.remove()
-    assert group.remove()
-
-
-def test_a_v2_group_with_foreign_processes_is_not_taken_over(tmp_path, monkeypatch):
-    base, mountinfo, own = v2_tree(tmp_path, enabled="")
-    (base / "cgroup.procs").write_text("1\n2\n")
-
-    def write(path, text):
-        if path == base / "cgroup.subtree_control":
-            raise OSError(16, "busy")
-        path.write_text(text)
-
-    monkeypatch.setattr(cgroups, "write", write)
-    assert cgroups.open_hierarchy("unsandbox-1-a", mountinfo, own) is None
-    assert not (base / "unsandbox-server").exists()
-
-
-def test_a_v2_group_of_our_own_makes_room_for_children(tmp_path, monkeypatch):
-    base, mountinfo, own = v2_tree(tmp_path, enabled="")
-    (base / "cgroup.procs").write_text(f"{os.getpid()}\n")
-    moved: list[int] = []
-
-    def write(path, text):
-        if path == base / "cgroup.subtree_control" and not moved:
-            raise OSError(16, "busy")
-        if path == base / "unsandbox-server" / "cgroup.procs":
-            moved.append(int(text))
-        path.write_text(text)
-
-    monkeypatch.setattr(cgroups, "write", write)
-    hierarchy = cgroups.open_hierarchy("unsandbox-1-a", mountinfo, own)
-    assert hierarchy.controllers() == ["cpu", "memory", "pids"]
-    assert moved == [os.getpid()]
-
-
-def test_memory_of_a_family():
-    child = subprocess.Popen(["sh", "-c", "sleep 100 & echo x; wait"], stdout=subprocess.PIPE)
-    try:
-        child.stdout.readline()
-        family = cgroups.members(child.pid)
-        assert len(family) == 2
-        assert 0 < cgroups.held_memory(child.pid) < 50 << 20
-    finally:
-        for pid in family:
-            os.kill(pid, 9)
-        child.communicate()
-    assert cgroups.held_memory(child.pid) == 0
 
 
 # Users

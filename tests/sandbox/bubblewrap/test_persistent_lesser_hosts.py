@@ -152,14 +152,14 @@ def patched(bootstrap: str, patch: str) -> str:
 @pytest.mark.parametrize("kind", ["v1", "stop"])
 async def test_other_freezers(monkeypatch, tmp_path, kind):
     """As on machines without a v2 hierarchy, and without any."""
-    from unsandbox.sandbox.launcher import cgroups
+    from unsandbox.sandbox.launcher import hierarchy
 
-    if kind == "v1" and not [base for name, base in cgroups.freezer_bases() if name == "v1"]:
+    if kind == "v1" and not [base for name, base in hierarchy.freezer_bases() if name == "v1"]:
         pytest.skip("no v1 freezer")
     patch = (
-        "from unsandbox.sandbox.launcher import cgroups\n"
-        f"bases = [base for base in cgroups.freezer_bases() if base[0] == {kind!r}]\n"
-        "cgroups.freezer_bases = lambda: bases\n"
+        "from unsandbox.sandbox.launcher import hierarchy\n"
+        f"bases = [base for base in hierarchy.freezer_bases() if base[0] == {kind!r}]\n"
+        "hierarchy.freezer_bases = lambda: bases\n"
     )
     monkeypatch.setattr(launcher_client, "BOOTSTRAP", patched(launcher_client.BOOTSTRAP, patch))
     async with BubblewrapBackend() as backend:

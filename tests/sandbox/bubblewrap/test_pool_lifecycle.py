@@ -254,7 +254,7 @@ async def main():
             outcome = await job.wait()
             return [type(job).__name__, outcome.reason, outcome.exit_code, outcome.stdout.data.decode(), len(outcome.artifacts)]
         print(json.dumps([
-            await run("import os; print(os.getuid(), os.getpid()); open('/tmp/artifacts/a', 'w').write('x'); raise SystemExit(3)"),
+            await run("import os; print(os.getuid(), os.getpid(), os.getpriority(os.PRIO_PROCESS, 0)); open('/tmp/artifacts/a', 'w').write('x'); raise SystemExit(3)"),
             await run("import pty, os; print(os.ttyname(pty.openpty()[1]))"),
             await run("import os, time\\nfor _ in range(10):\\n if os.fork() == 0:\\n  x = bytearray(40 << 20); x[::4096] = bytes(len(x[::4096])); time.sleep(30)\\ntime.sleep(30)"),
             await run("while True: pass", wall_s=0.3),
@@ -265,20 +265,32 @@ asyncio.run(main())
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    "wrapper", [[], ["unshare", "--user", "--map-root-user", "--mount"]], ids=["user", "container"]
+    ("wrapper", "user", "priority"),
+    [
+        ([], 65534, 0),
+        (["unshare", "--user", "--map-root-user", "--mount"], 65534, 0),
+        # Without the right to raise their priority.
+        (["nice", "-n", "7"], 65534, 7),
+        (["nice", "-n", "7"], 0, 7),
+        (["nice", "-n", "7", "setpriv", "--bounding-set=-sys_nice", "--inh-caps=-all"], 0, 7),
+        (["setpriv", "--bounding-set=-sys_nice,-net_admin", "--inh-caps=-all"], 0, 0),
+        (["setpriv", "--bounding-set=-sys_admin,-sys_nice,-net_admin", "--inh-caps=-all"], 0, 0),
+    ],
+    ids=["user", "container", "nice", "nice root", "nice root in docker", "privileged", "root in docker"],
 )
-async def test_the_pool_of_an_ordinary_user(readable_copy, wrapper):
+async def test_the_pool_of_other_hosts(readable_copy, wrapper, user, priority):
     code = ORDINARY.format(paths=[str(readable_copy)])
     process = await asyncio.create_subprocess_exec(
         *wrapper, system_python(), "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        user=65534, group=65534, extra_groups=[], env={"PATH": "/usr/bin", "HOME": "/nonexistent"}, cwd="/",
+        user=user, group=user, extra_groups=[], env={"PATH": "/usr/bin", "HOME": "/nonexistent"}, cwd="/",
     )  # fmt: skip
     out, err = await process.communicate()
     assert (process.returncode, err) == (0, b""), err.decode()
     assert json.loads(out) == [
-        ["WarmJob", "exited", 3, "1000 2\n", 1],
+        ["WarmJob", "exited", 3, f"1000 2 {priority}\n", 1],
         ["WarmJob", "exited", 0, "/dev/pts/0\n", 0],
-        ["WarmJob", "memory", 137, "", 0],
+        # A control group kills the processes that are too many, and the parent sleeps on.
+        ["WarmJob", "memory", 137, "", 0] if user else ["WarmJob", "timeout", None, "", 0],
         ["WarmJob", "timeout", None, "", 0],
     ]
 

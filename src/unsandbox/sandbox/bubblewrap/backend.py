@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from unsandbox.sandbox.bubblewrap.outbound import Outbound, find_outbound, netwo
 from unsandbox.sandbox.bubblewrap.persistent import BubblewrapSandbox
 from unsandbox.sandbox.bubblewrap.pool import BubblewrapSource
 from unsandbox.sandbox.bubblewrap.resources import BubblewrapResources, FirstProcess
-from unsandbox.sandbox.bubblewrap.template import Template, python_version
+from unsandbox.sandbox.bubblewrap.template import Template, python_version, root_can_fork
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host import probe
 from unsandbox.sandbox.host.backend import HostBackend, JobStart, Opening
@@ -46,6 +45,10 @@ from unsandbox.sandbox.storage.work_disk import DiskImages, images_usable
 from unsandbox.sandbox.system import HOST, System
 
 logger = logging.getLogger("unsandbox.sandbox")
+
+
+_NICE = 5
+"""Warm sandboxes are created with low priority."""
 
 
 class BubblewrapBackend(HostBackend):
@@ -138,13 +141,18 @@ class BubblewrapBackend(HostBackend):
             return None
         resources = self._resources(NetworkMode.ZEROTRUST)
         host = resources.host
+        as_root, users = root_can_fork(), host.slots.users
         template = Template(
             host.root,
             host.system,
             host.system_paths(config.system_paths),
             config.python_env,
-            as_root=os.geteuid() == 0,
-            own_users=host.slots.users is not None,
+            as_root=as_root,
+            own_users=as_root and users is not None,
+            # Root that may not become other users there: its warm sandboxes share one that owns nothing.
+            uid=None if as_root or users is None else host.slots.take().uid,
+            # Elsewhere, the first processes could not return to the normal priority.
+            nice=_NICE if as_root else 0,
             view=host.view.folder,
             native=self.native,
             quick_end=config.quick_end,

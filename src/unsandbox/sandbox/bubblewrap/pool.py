@@ -75,11 +75,12 @@ class BubblewrapSource:
         self._counts_memory, self._counts_processes = (
             name in host.cgroup.parents for name in ("memory", "pids")
         )
-        self._counts_cpu = ("cpu" if host.cgroup.version == 2 else "cpuacct") in host.cgroup.parents
+        self._counts_cpu = host.cgroup.version == 2 or "cpuacct" in host.cgroup.parents
         self._commands = commands_by_kind(config.commands)
         self.policies = _policies(config, self._commands)
         self.compiled = CompileCache(host.system)
         self._pool: WarmPool | None = None
+        self._template = template
         files = template.files(resources.filter, python, config.folders, self._commands)
         self._zygotes = Zygotes(
             resources,
@@ -198,7 +199,8 @@ class BubblewrapSource:
         if zygote is None:
             return None
         with DescriptorStack() as kept:
-            streams, descriptors = open_streams(slot.uid, sent, kept, socket.SOCK_SEQPACKET)
+            uid = slot.uid if self._template.own_users else self._template.uid
+            streams, descriptors = open_streams(uid, sent, kept, socket.SOCK_SEQPACKET)
             sandbox = WarmSandbox(streams, slot, on_ready=events.ready, on_over=events.over)
             kept.pop_all()
         self._zygote_of[sandbox] = zygote
@@ -207,7 +209,7 @@ class BubblewrapSource:
         limits = self._limits
         settings = (
             kind,
-            -1 if slot.uid is None else slot.uid,
+            slot.uid if self._template.own_users and slot.uid is not None else -1,
             int(urgent),
             limits.tmpfs_bytes,
             shm_bytes(limits.tmpfs_bytes),

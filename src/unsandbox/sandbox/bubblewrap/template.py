@@ -24,6 +24,8 @@ _PARTS = ("prefault", "lockdown", "main")
 """The modules that a zygote loads, in this order."""
 _CAPABILITIES = ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "NET_ADMIN", "SYS_NICE")
 """The capabilities that a zygote needs to create sandboxes; the sandboxes have none."""
+_NEEDED = sum(1 << number for number in (6, 7, 8, 12, 21))
+"""The bits of those which it cannot do without: SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_ADMIN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,10 @@ class Template:
         system: The source of `/usr`.
         system_paths: Further paths of the system that all sandboxes see; each has a mount point in `root`.
         env: Variables of Python programs in addition to the defaults.
-        as_root: Whether the server is root and needs no user namespace to create others.
+        as_root: Whether the zygote needs no user namespace to create others.
         own_users: Whether each sandbox gets a separate user; otherwise all map the zygote's user.
+        uid: Host user of the zygote, and without `own_users` of its sandboxes; None for the server's user.
+        nice: The number by which the priority is lower while sandboxes are created.
         view: The folder with each slot's own versions of files of `/proc`.
         native: Machine code that creates sandboxes and is their first process.
         quick_end: See `PoolConfig`.
@@ -48,6 +52,8 @@ class Template:
     env: Mapping[str, str]
     as_root: bool
     own_users: bool
+    uid: int | None
+    nice: int
     view: Path
     native: NativePrograms
     quick_end: bool
@@ -102,7 +108,7 @@ class Template:
         known = seccomp.numbers(platform.machine())
         numbers = {name: known[name] for name in SYSTEM_CALLS if name in known}
         proc_files = proc_masks.masked_files(), proc_masks.masked_folders(), NAMES
-        settings = numbers, bpf, proc_files, self.native.spawner
+        settings = numbers, bpf, proc_files, self.native.spawner, self.nice
         parts = {f"{WORK}/.{name}": (folder / f"{name}.py").read_bytes() for name in _PARTS}
         arguments = f"{list(folders)!r}, {dict(commands)!r}, quick_end={self.quick_end!r}"
         install = f"install(lambda: Setup(*{settings!r}), {arguments})\n"
@@ -116,6 +122,17 @@ class Template:
             f"{site}/zygote.pth": load.encode(),
             **({} if first is None else {FIRST_PROCESS: first}),
         }
+
+
+def root_can_fork() -> bool:
+    """Return whether this process is root with the capabilities that a zygote of root needs.
+
+    The root of a container often lacks some of them.
+    """
+    if os.geteuid() != 0:
+        return False
+    _, _, rest = Path("/proc/self/status").read_text().partition("\nCapEff:")
+    return int(rest.split()[0], 16) & _NEEDED == _NEEDED
 
 
 def python_version(system: System) -> str | None:

@@ -20,9 +20,6 @@ from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, ZYGOTE_FILE_FD
 from unsandbox.sandbox.launcher.messages import StartZygote
 
-_NICE = 5
-"""Warm sandboxes are created with low priority."""
-
 
 @dataclass(eq=False)
 class Zygote:
@@ -155,7 +152,8 @@ class Zygotes:
                     argv=("bwrap", "--args", str(ARGS_FD), "--", *PYTHON),
                     fds=tuple(fds),
                     bounds=self._bounds,
-                    nice=_NICE if host.slots.users is not None else 0,
+                    nice=self._template.nice,
+                    uid=self._template.uid,
                 )
                 zygote.number = await host.control.start(zygote, request, list(fds.values()))
         except (OSError, SandboxError) as error:

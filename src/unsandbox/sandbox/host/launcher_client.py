@@ -56,6 +56,10 @@ class CgroupReport:
     freezer: str = "stop"
     parents: Mapping[str, str] = field(default_factory=dict)
     """For each controller, the folder with the groups of this backend."""
+    refusal: str = ""
+    """The reason for version 0, as in `delegation.Refusal`."""
+    detail: str = ""
+    """The group or the error message that belongs to the reason."""
 
     def hierarchy(self) -> Hierarchy | None:
         """Return the hierarchy for `cgroups.Group`; None without control groups."""
@@ -283,6 +287,8 @@ class LauncherControl:
                             sorted(message.cgroup_parents),
                             message.freezer,
                             message.cgroup_parents,
+                            message.cgroup_refusal,
+                            message.cgroup_detail,
                         )
                     )
             case messages.First() if not fds and message.job in self._jobs:

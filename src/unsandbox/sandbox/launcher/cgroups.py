@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,112 +59,6 @@ class Hierarchy:
     def folders(self) -> list[Path]:
         """Return each distinct parent directory once (v1 may mount two controllers together)."""
         return sorted(set(self.parents.values()))
-
-
-def _mounts(text: str) -> Iterable[tuple[str, str, Path, set[str]]]:
-    """Yield (type, root, mount point, super options) of the cgroup mounts in a `mountinfo` text."""
-    # Not splitlines(), because a path may contain characters that it takes for line ends.
-    for line in filter(None, text.split("\n")):
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        if kind in ("cgroup", "cgroup2"):
-            fields = left.split(" ")
-            yield kind, fields[3], Path(fields[4].replace("\\040", " ")), set(options.split(","))
-
-
-def _own_path(cgroup_text: str, controller: str) -> str:
-    """Return this process's path for `controller` from a `/proc/self/cgroup` text; `""` means v2."""
-    for line in filter(None, cgroup_text.split("\n")):
-        _, names, path = line.split(":", 2)
-        if controller in names.split(","):
-            return path
-    return "/"
-
-
-def _below_mount(mount: Path, root: str, path: str) -> Path:
-    """Return the directory of a cgroup path; the mount may show only a part (`root`) of the hierarchy."""
-    relative = os.path.relpath(path, root) if path.startswith(root) else "."
-    folder = mount / relative
-    return folder if folder.is_dir() else mount
-
-
-def find_bases(mountinfo: str, own: str) -> tuple[int, dict[str, Path]]:
-    """Return the version and, per wanted controller, the directory of this process's own group.
-
-    Args:
-        mountinfo: Text of `/proc/self/mountinfo`.
-        own: Text of `/proc/self/cgroup`.
-    """
-    v1: dict[str, Path] = {}
-    v2: dict[str, Path] = {}
-    for kind, root, mount, options in _mounts(mountinfo):
-        if kind == "cgroup2":
-            base = _below_mount(mount, root, _own_path(own, ""))
-            available = _read(base / "cgroup.controllers").split()
-            v2.update({name: base for name in WANTED if name in available})
-        else:
-            for name in (*WANTED, "cpuacct"):
-                if name in options:
-                    v1.setdefault(name, _below_mount(mount, root, _own_path(own, name)))
-    if "memory" in v2 or not v1:
-        return 2, v2
-    return 1, v1
-
-
-def open_hierarchy(name: str, mountinfo: str | None = None, own: str | None = None) -> Hierarchy | None:
-    """Create the group `name` below this server's group in each usable hierarchy; None if there is none."""
-    version, bases = find_bases(
-        _read(Path("/proc/self/mountinfo")) if mountinfo is None else mountinfo,
-        _read(Path("/proc/self/cgroup")) if own is None else own,
-    )
-    parents: dict[str, Path] = {}
-    for controller, base in bases.items():
-        folder = base / name
-        try:
-            if version == 2:
-                _delegate(base, controller)
-            folder.mkdir(exist_ok=True)
-            if version == 2:
-                write(folder / "cgroup.subtree_control", f"+{controller}")
-        except OSError:
-            continue
-        parents[controller] = folder
-    return Hierarchy(version, parents) if parents else None
-
-
-def freezer_bases() -> Iterable[tuple[str, Path]]:
-    """Yield kind (`v2`, `v1`) and directory of this process's groups that might have a freezer."""
-    own, found = _read(Path("/proc/self/cgroup")), []
-    for kind, root, mount, options in _mounts(_read(Path("/proc/self/mountinfo"))):
-        if kind == "cgroup2":
-            found.append(("v2", _below_mount(mount, root, _own_path(own, ""))))
-        elif "freezer" in options:
-            found.append(("v1", _below_mount(mount, root, _own_path(own, "freezer"))))
-    return sorted(found, reverse=True)
-
-
-def _delegate(base: Path, controller: str) -> None:
-    """Enable a v2 controller for children of `base`.
-
-    A v2 group with children may hold no process, so when `base` holds only this one (the launcher is started
-    in the server's group; a service manager delegates one group per service) its processes move to a leaf.
-    """
-    control = base / "cgroup.subtree_control"
-    if controller in _read(control).split():
-        return
-    try:
-        write(control, f"+{controller}")
-    except OSError:
-        leaf = base / "unsandbox-server"
-        leaf.mkdir(exist_ok=True)
-        own = {os.getpid(), os.getppid()}
-        members = {int(pid) for pid in _read(base / "cgroup.procs").split()}
-        if not members <= own:
-            leaf.rmdir()
-            raise
-        for pid in members:
-            write(leaf / "cgroup.procs", str(pid))
-        write(control, f"+{controller}")
 
 
 def group_name(number: int) -> str:
@@ -278,12 +172,13 @@ class Group:
     def threads(self) -> list[int]:
         """Return the numbers of all threads in the group."""
         folder = next(iter(self._folders.values()))
-        return [int(number) for number in _read(Path(folder, _THREADS[self._version])).split()]
+        return [int(number) for number in read(Path(folder, _THREADS[self._version])).split()]
 
     def cpu_s(self) -> float | None:
         """Return the seconds of CPU time that the group has used so far; None if nothing counts them."""
         if self._version == 2:
-            used = field(f"{self._folders['cpu']}/cpu.stat", "usage_usec") if "cpu" in self._folders else None
+            # Every v2 group counts its CPU time, even one without the controller that limits it.
+            used = field(f"{next(iter(self._folders.values()))}/cpu.stat", "usage_usec")
             return None if used is None else used / 1e6
         used = _number(f"{self._folders['cpuacct']}/cpuacct.usage") if "cpuacct" in self._folders else None
         return None if used is None else used / 1e9
@@ -333,7 +228,7 @@ def children(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError, ValueError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found.extend(int(child) for child in _read(task / "children").split())
+            found.extend(int(child) for child in read(task / "children").split())
     return found
 
 
@@ -345,7 +240,7 @@ def held_memory(pid: int) -> int:
     page = os.sysconf("SC_PAGE_SIZE")
     total = 0
     for member in members(pid):
-        fields = _read(Path(f"/proc/{member}/statm")).split()
+        fields = read(Path(f"/proc/{member}/statm")).split()
         if len(fields) > 2:
             total += (int(fields[1]) - int(fields[2])) * page
     return total
@@ -368,7 +263,7 @@ def held_by_sentry(pid: int) -> int:
     return sum(found.values())
 
 
-def _read(path: Path | str, *, at_once: bool = False) -> str:
+def read(path: Path | str, *, at_once: bool = False) -> str:
     """Return the text of a file of the kernel, or an empty text; `at_once` reads it with a single call."""
     # `read_text` costs three times as much, and each job's usage is read before its answer is sent.
     try:
@@ -402,13 +297,13 @@ def write(path: Path | str, text: str) -> None:
 
 
 def _number(path: Path | str) -> int | None:
-    text = _read(path, at_once=True).strip()
+    text = read(path, at_once=True).strip()
     return int(text) if text.isdigit() else None
 
 
 def field(path: Path | str, name: str) -> int | None:
     """Return the number after `name` in a file of a control group; None if it is missing."""
-    for line in _read(path, at_once=True).splitlines():
+    for line in read(path, at_once=True).splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.isdigit():
             return int(value)

@@ -16,19 +16,31 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-from unsandbox.sandbox.launcher import cgroups, syscalls
+from unsandbox.sandbox.launcher import cgroups, hierarchy, syscalls
 
 
-def find_base(name: str, hierarchy: cgroups.Hierarchy | None) -> tuple[str, Path] | None:
+def find_base(name: str, limits: cgroups.Hierarchy | None) -> tuple[str, Path] | None:
     """Return the kind (`v2`, `v1`) and the folder in which this server's freezer groups are made, or None."""
-    if hierarchy is not None and hierarchy.version == 2:
-        return "v2", hierarchy.folders()[0]
-    for kind, base in cgroups.freezer_bases():
+    if limits is not None and limits.version == 2:
+        return "v2", limits.folders()[0]
+    for kind, base in hierarchy.freezer_bases():
         folder = base / name
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
-            return kind, folder
+            if _can_freeze(kind, folder):
+                return kind, folder
+            folder.rmdir()
     return None
+
+
+def _can_freeze(kind: str, folder: Path) -> bool:
+    """Return whether the freezer works in a new group: it does not in a v2 group of an invalid type."""
+    try:
+        if kind == "v2":
+            cgroups.write(folder / "cgroup.freeze", "0")
+    except OSError:
+        return False
+    return True
 
 
 class Freezer:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from unsandbox.sandbox.launcher import cleanup
-from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Hierarchy, group_name, open_hierarchy
+from unsandbox.sandbox.launcher import cleanup, delegation
+from unsandbox.sandbox.launcher.cgroups import Bounds, Group, Hierarchy, group_name
 from unsandbox.sandbox.launcher.freezer import Freezer, find_base
+from unsandbox.sandbox.launcher.hierarchy import open_hierarchy
 from unsandbox.sandbox.launcher.messages import Ready
 
 _REMOVAL_INTERVAL_S = 0.01
@@ -35,7 +36,7 @@ class SandboxGroups:
 
     def open(self) -> Ready:
         """Create the launcher's groups, remove those of dead servers and launchers; return the hierarchy."""
-        self._hierarchy = open_hierarchy(self._name)
+        self._hierarchy, refusal = open_hierarchy(self._name)
         if self._hierarchy:
             cleanup.sweep({folder.parent for folder in self._hierarchy.folders()}, remove_as_group=True)
         self._freezer_base = find_base(self._name, self._hierarchy)
@@ -44,7 +45,8 @@ class SandboxGroups:
         cleanup.sweep_instances(self._dead, {folder.parent for folder in self._folders()})
         freezer = self._freezer_base[0] if self._freezer_base else "stop"
         if self._hierarchy is None:
-            return Ready(freezer=freezer)
+            why, detail = ("", "") if refusal is None else (refusal.why, refusal.detail)
+            return Ready(freezer=freezer, cgroup_refusal=why, cgroup_detail=detail)
         parents = {name: str(folder) for name, folder in self._hierarchy.parents.items()}
         return Ready(cgroup_version=self._hierarchy.version, cgroup_parents=parents, freezer=freezer)
 
@@ -71,7 +73,7 @@ class SandboxGroups:
             group.create(bounds)
         except FileNotFoundError:
             # Another program removed the launcher's group, because an idle server's group is empty.
-            self._hierarchy = open_hierarchy(self._name)
+            self._hierarchy, _ = open_hierarchy(self._name)
             if self._hierarchy is None:
                 raise
             group = Group(self._hierarchy, group_name(number))
@@ -104,8 +106,11 @@ class SandboxGroups:
             self._busy = [group for group in self._busy if not group.remove()]
 
     def close(self) -> None:
-        """Remove the launcher's groups and their subgroups, when no process is left."""
+        """Remove the launcher's groups, when no process is left, and undo what `open` changed."""
         cleanup.remove_groups(sorted(self._folders()))
+        if self._hierarchy is not None and self._hierarchy.version == 2:
+            for folder in self._hierarchy.folders():
+                delegation.give_back(folder.parent)
 
     def _folders(self) -> set[Path]:
         folders = set(self._hierarchy.folders()) if self._hierarchy else set()

@@ -277,11 +277,15 @@ class Ready:
         cgroup_version: Version of the control groups that it can use; 0 for none.
         cgroup_parents: For each controller the folder with the groups of its sandboxes.
         freezer: How persistent sandboxes are frozen: `v2`, `v1`, or by `stop` signals.
+        cgroup_refusal: The reason for version 0, as in `delegation.Refusal`.
+        cgroup_detail: The group or the error message that belongs to it.
     """
 
     cgroup_version: int = 0
     cgroup_parents: dict[str, str] = field(default_factory=dict)
     freezer: str = "stop"
+    cgroup_refusal: str = ""
+    cgroup_detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def become_sandbox(
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (enter.CORE_LIMIT, enter.CORE_LIMIT))
         if isinstance(request, StartZygote):
-            os.nice(request.nice)
+            _lower_priority(request.nice)
         uid = request.uid
         if isinstance(request, OpenPersistent) and request.disk is not None:
             disk_mount.mount_work_disk(request.disk, os.geteuid() if uid is None else uid)
@@ -76,6 +76,17 @@ def become_sandbox(
         os.write(report, json.dumps({"error": f"cannot start the sandbox program: {error}"}).encode())
     finally:
         os._exit(127)
+
+
+def _lower_priority(by: int) -> None:
+    """Lower the priority of this process, if it can be raised again."""
+    normal = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        # A container may lack CAP_SYS_NICE, also for its root.
+        os.setpriority(os.PRIO_PROCESS, 0, normal - 1)
+    except OSError:
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, normal + by)
 
 
 def _own_user_namespace() -> None:

@@ -70,6 +70,7 @@ class Setup:
         bpf: The system call filter, as an array of `struct sock_filter`.
         proc_files: Of /proc: files to be empty, folders to be empty, files that tell the sandbox's limits.
         spawner: Instructions that carry out a list; None where there are none for this machine.
+        nice: The number by which the zygote's priority is lower than that of its sandboxes.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Setup:
         bpf: bytes,
         proc_files: tuple[Sequence[str], Sequence[str], Sequence[str]],
         spawner: bytes | None,
+        nice: int,
     ) -> None:
         import ctypes
         import os
@@ -96,6 +98,7 @@ class Setup:
         self._capabilities = 0
         while self._libc.prctl(_PR_CAPBSET_READ, self._capabilities, 0, 0, 0) >= 0:
             self._capabilities += 1
+        self._priority = _normal_priority(nice)
         self.used: list[tuple[int, int, int]] = []
         """Memory that programs use; see `rehearse`."""
         self._sharing: tuple[Callable[[int], int], _Thread] | None = None
@@ -131,8 +134,7 @@ class Setup:
     def plan(self, settings: Sequence[int], gate: str, fds: Sequence[int]) -> Any:
         """Return the list of system calls for `start`, from a cache, because requests repeat."""
         key = (*settings, gate, *fds)
-        plan = self._plans.get(key)
-        if plan is None:
+        if (plan := self._plans.get(key)) is None:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
                 self._texts.clear()
@@ -151,9 +153,9 @@ class Setup:
         call, at = self._call, self._at
         owner = max(0, uid)
         yield call("dup3", control, CONTROL_FD, os.O_CLOEXEC)
-        normal_priority = call("setpriority", os.PRIO_PROCESS, 0, 0)
+        priority = [] if self._priority is None else [call("setpriority", os.PRIO_PROCESS, 0, self._priority)]
         if urgent:
-            yield normal_priority
+            yield from priority
         for group in groups:
             yield call("write", group, at(b"0"), 1)
         yield call("unshare", _NEWNS | _NEWUTS | _NEWIPC | _NEWNET | _NEWCGROUP)
@@ -164,7 +166,7 @@ class Setup:
         yield from self._proc(slot)
         yield self._mount("devpts", "/dev/pts", _NOSUID | _NOEXEC, "newinstance,ptmxmode=0666,mode=620")
         yield from self._loopback_up()
-        yield normal_priority
+        yield from priority
         yield call("chdir", at(b"/work"))
         yield call("umask", 0o022)
         yield call("setsid")
@@ -235,8 +237,7 @@ class Setup:
 
     def _at(self, text: bytes) -> int:
         """Return the address of a copy that ends in a NUL byte."""
-        copy = self._texts.get(text)
-        if copy is None:
+        if (copy := self._texts.get(text)) is None:
             copy = self._texts[text] = self._ctypes.create_string_buffer(text)
         return int(self._ctypes.addressof(copy))
 
@@ -403,6 +404,19 @@ class _Thread:
             # The value that the C library expects if the kernel refuses.
             ctypes.c_int.from_address(self._rseq_at + 4).value = _RSEQ_FAILED
             call(self._numbers["rseq"], ctypes.c_ulong(self._rseq_at), _RSEQ_BYTES, 0, _RSEQ_SIGNATURE)
+
+
+def _normal_priority(nice: int) -> int | None:
+    """Return the priority of sandboxes; None if it is that of the zygote, or cannot be set."""
+    import os
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, own - nice)
+    except OSError:
+        return None
+    os.setpriority(os.PRIO_PROCESS, 0, own)
+    return own - nice if nice else None
 
 
 def _tell(control: int, name: str, number: int) -> None:
