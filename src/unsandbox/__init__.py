@@ -109,7 +109,7 @@ if TYPE_CHECKING:
         VaultExport,
         VaultInfo,
     )
-    from unsandbox.protocol.sessions import CommandResult, Session, SessionList
+    from unsandbox.protocol.sessions import CommandResult, Session, SessionList, SessionMetrics
     from unsandbox.protocol.snapshots import Cloned, Restored, Snapshot, SnapshotList
 
 __all__ = [
@@ -197,6 +197,7 @@ __all__ = [
     "ServiceLog",
     "Session",
     "SessionList",
+    "SessionMetrics",
     "Snapshot",
     "SnapshotList",
     "SudoRequiredError",
@@ -253,6 +254,7 @@ _HOME = {
     "Terminal": "_sync.objects.terminal",
     "Session": "protocol.sessions",
     "SessionList": "protocol.sessions",
+    "SessionMetrics": "protocol.sessions",
     "CommandResult": "protocol.sessions",
     "Service": "protocol.services",
     "ServiceList": "protocol.services",

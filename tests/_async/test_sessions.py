@@ -15,6 +15,7 @@ from unsandbox import (
     AsyncLiveSession,
     AsyncTerminal,
     ClientStateError,
+    ConflictError,
     ConnectionFailedError,
     InvalidResponseError,
     NotFoundError,
@@ -190,3 +191,50 @@ async def test_an_answer_that_is_lost_leaves_no_session_behind(
     async with through.session():
         assert (await through.list_sessions()).count == 1
     assert (await through.list_sessions()).count == 0
+
+
+async def test_sessions_are_found_by_their_metadata(real: AsyncClient) -> None:
+    async with (
+        real.session(metadata={"team": "blue", "note": "a=b&c {d}"}) as blue,
+        real.session(metadata={"team": "red"}),
+    ):
+        assert [found.metadata for found in await real.list_sessions({"team": "red"})] == [{"team": "red"}]
+        (found,) = await real.list_sessions({"note": "a=b&c {d}", "team": "blue"})
+        assert found.session_id == blue.id
+        assert not (await real.list_sessions({"team": "green"})).sessions
+        assert len(await real.list_sessions({})) == 2
+        assert {found.metadata is None for found in await real.list_sessions()} == {True}
+        assert (await blue.refresh()).metadata == {"team": "blue", "note": "a=b&c {d}"}
+
+
+async def test_a_session_ends_at_its_deadline_and_says_so(real: AsyncClient) -> None:
+    made = await real.create_session(timeout=600)
+    assert made.session_id
+    assert 590 < (made.remaining_ttl or 0) <= 600
+    assert made.ends_at
+    assert (await real.set_session_timeout(made.session_id, None)).ends_at is None
+    session = real.attach_session(made.session_id)
+    process = await session.start(["sleep", "60"])
+    await session.set_timeout(1)
+    assert (await process.wait()).reason == "session"
+    with pytest.raises(NotFoundError, match="its time was over") as gone:
+        await session.refresh()
+    assert gone.value.body["reason"] == "deadline"
+
+
+async def test_a_paused_session_stands_still(session: AsyncLiveSession) -> None:
+    assert (await session.pause()).status == "frozen"
+    with pytest.raises(ConflictError, match="unfreeze"):
+        await session.exec(["true"])
+    assert (await session.resume()).status == "running"
+    assert (await session.exec(["true"])).ok
+
+
+async def test_a_deleted_session_says_that_it_was_deleted(real: AsyncClient) -> None:
+    made = await real.create_session()
+    assert made.session_id
+    assert made.container_name
+    assert (await real.delete_session(made.session_id)).reason == "deleted"
+    for name in (made.session_id, made.container_name):
+        with pytest.raises(NotFoundError, match="deleted on request"):
+            await real.get_session(name)

@@ -15,6 +15,7 @@ from tests.client.proxy import Fate, Proxy, refusal
 from unsandbox import (
     Client,
     ClientStateError,
+    ConflictError,
     ConnectionFailedError,
     InvalidResponseError,
     LiveSession,
@@ -188,3 +189,50 @@ def test_an_answer_that_is_lost_leaves_no_session_behind(through: Client, proxy:
     with through.session():
         assert (through.list_sessions()).count == 1
     assert (through.list_sessions()).count == 0
+
+
+def test_sessions_are_found_by_their_metadata(real: Client) -> None:
+    with (
+        real.session(metadata={"team": "blue", "note": "a=b&c {d}"}) as blue,
+        real.session(metadata={"team": "red"}),
+    ):
+        assert [found.metadata for found in real.list_sessions({"team": "red"})] == [{"team": "red"}]
+        (found,) = real.list_sessions({"note": "a=b&c {d}", "team": "blue"})
+        assert found.session_id == blue.id
+        assert not (real.list_sessions({"team": "green"})).sessions
+        assert len(real.list_sessions({})) == 2
+        assert {found.metadata is None for found in real.list_sessions()} == {True}
+        assert (blue.refresh()).metadata == {"team": "blue", "note": "a=b&c {d}"}
+
+
+def test_a_session_ends_at_its_deadline_and_says_so(real: Client) -> None:
+    made = real.create_session(timeout=600)
+    assert made.session_id
+    assert 590 < (made.remaining_ttl or 0) <= 600
+    assert made.ends_at
+    assert (real.set_session_timeout(made.session_id, None)).ends_at is None
+    session = real.attach_session(made.session_id)
+    process = session.start(["sleep", "60"])
+    session.set_timeout(1)
+    assert (process.wait()).reason == "session"
+    with pytest.raises(NotFoundError, match="its time was over") as gone:
+        session.refresh()
+    assert gone.value.body["reason"] == "deadline"
+
+
+def test_a_paused_session_stands_still(session: LiveSession) -> None:
+    assert (session.pause()).status == "frozen"
+    with pytest.raises(ConflictError, match="unfreeze"):
+        session.exec(["true"])
+    assert (session.resume()).status == "running"
+    assert (session.exec(["true"])).ok
+
+
+def test_a_deleted_session_says_that_it_was_deleted(real: Client) -> None:
+    made = real.create_session()
+    assert made.session_id
+    assert made.container_name
+    assert (real.delete_session(made.session_id)).reason == "deleted"
+    for name in (made.session_id, made.container_name):
+        with pytest.raises(NotFoundError, match="deleted on request"):
+            real.get_session(name)

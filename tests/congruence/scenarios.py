@@ -45,6 +45,12 @@ def sessions(say: Say, note: Say) -> None:
         note(say("session_command", name, "echo $word; (exit 3)", timeout=20))
         note(say("freeze_session", name))
         note(say("unfreeze_session", session["container_name"]))
+        copies = note(say("fork_session", name, count=2, name="copy"))["sessions"]
+        for copy in copies:
+            say("delete_session", copy["session_id"])
+        assert say("session_metrics", name)["session_id"] == name
+        say("set_session_timeout", name, 600)
+        note(say("set_session_timeout", name, None))
         note(say("boost_session", name, vcpu=2))
         note(say("unboost_session", name))
         note(say("get_session", name))

@@ -58,6 +58,7 @@ IN_LISTS = {
     "list_jobs": "jobs",
     "wait_jobs": "jobs",
     "list_sessions": "sessions",
+    "fork_session": "sessions",
     "list_services": "services",
     "list_snapshots": "snapshots",
     "languages": "languages",

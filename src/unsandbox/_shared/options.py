@@ -6,6 +6,7 @@ import base64
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -247,3 +248,8 @@ def some(items: Iterable[Any] | None) -> list[Any] | None:
     if items is None:
         return None
     return [items] if isinstance(items, str | int) else list(items)
+
+
+def metadata_query(metadata: Mapping[str, str] | None) -> dict[str, object] | None:
+    """Return the query that finds objects by their metadata."""
+    return None if metadata is None else {"metadata": urlencode(metadata)}

@@ -18,6 +18,7 @@ __all__ = [
     "KeyResult",
     "LogLineResult",
     "LogResult",
+    "MetricsResult",
     "PicturesResult",
     "RestoredResult",
     "ServiceLogResult",
@@ -88,8 +89,27 @@ class SessionResult(TypedDict, total=False):
     last_activity: str
     websocket_url: str
     isolation: str
+    metadata: dict[str, str]
+    ends_at: float
+    reason: str
     message: str
     artifacts: list[ArtifactResult]
+
+
+class MetricsResult(TypedDict, total=False):
+    """What a session uses; a member is missing if nothing counts it."""
+
+    session_id: str
+    at: float
+    cpu_time_ms: float
+    vcpu: int
+    memory_bytes: int
+    peak_memory_bytes: int
+    memory_limit_bytes: int
+    disk_bytes: int
+    disk_limit_bytes: int
+    processes: int
+    process_limit: int
 
 
 class CommandOutcome(TypedDict, total=False):

@@ -104,6 +104,8 @@ def _prepare(endpoint: Endpoint, members: Mapping[str, Any]) -> PreparedRequest:
 
 def _undone_by(endpoint: Endpoint) -> dict[str, str]:
     """Return those members of an endpoint's answer that may name a new object."""
+    if endpoint.name == "fork_session":
+        return {"session_id": "delete_session"}
     members = endpoint.response.__struct_fields__
     return {member: deletion for member, deletion in _UNDONE_BY.items() if member in members}
 
@@ -118,9 +120,11 @@ def _undo(making: _Making, connection: Connection) -> None:
     made = connection.call(
         making.name, params=making.params, query=making.query, request=making.request, bounds=bounds
     )
-    for member, deletion in making.undone_by.items():
-        made_id = made.get(member)
-        if isinstance(made_id, str) and made_id:
-            otp = making.otp if isinstance(making.otp, str) else None
-            connection.call(deletion, params={"id": made_id}, bounds=bounds, otp=otp)
-            return
+    several = made.get("sessions")
+    for one in several if isinstance(several, list) else [made]:
+        for member, deletion in making.undone_by.items():
+            made_id = one.get(member) if isinstance(one, Mapping) else None
+            if isinstance(made_id, str) and made_id:
+                otp = making.otp if isinstance(making.otp, str) else None
+                connection.call(deletion, params={"id": made_id}, bounds=bounds, otp=otp)
+                break

@@ -31,6 +31,7 @@ COMMANDS = {
     "cp": ("unsandbox.cli.workspace", "cp", "Copy files into a session or out of it."),
     "doctor": ("unsandbox.cli.doctor", "doctor", "Check what this machine can isolate and run."),
     "exec": ("unsandbox.cli.workspace", "exec_", "Run a program in a session."),
+    "fork": ("unsandbox.cli.copies", "fork", "Create copies of a session."),
     "image": ("unsandbox.cli.image", "image", "Publish, share and start images."),
     "jobs": ("unsandbox.cli.jobs", "jobs", "List, read, wait for and cancel jobs."),
     "key": ("unsandbox.cli.accounts", "key", "Show whether your key is valid, and its limits."),
@@ -47,6 +48,7 @@ COMMANDS = {
     "session": ("unsandbox.cli.session", "session", "Open terminals in sandboxes; manage sessions."),
     "snapshot": ("unsandbox.cli.snapshot", "snapshot", "Manage snapshots of sessions and services."),
     "systemd": ("unsandbox.cli.systemd", "systemd", "Print a systemd unit for a server."),
+    "top": ("unsandbox.cli.copies", "top", "Show what a session uses."),
 }
 
 WITH_VALUE = frozenset(

@@ -47,3 +47,20 @@ class _Ports(click.ParamType):  # type: ignore[type-arg]
 
 
 PORTS = _Ports()
+
+
+METADATA_OPTION = click.option(
+    "--metadata", multiple=True, metavar="K=V", help="Name and value kept with the session (repeatable)."
+)
+
+
+def parse_metadata(pairs: tuple[str, ...]) -> dict[str, str] | None:
+    """Return `K=V` words as a mapping; None without words.
+
+    Raises:
+        click.UsageError: A word has no `=`.
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise click.UsageError(f"--metadata {pair!r} is not of the form K=V")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)} or None

@@ -20,10 +20,18 @@ from unsandbox.cli.connection import (
     warn_of_the_end,
 )
 from unsandbox.cli.historical import COMMON, verbs
-from unsandbox.cli.options import ISOLATION_OPTION, JSON_OPTION, NETWORK_OPTION, VCPU_OPTION, YES_OPTION
-from unsandbox.cli.output import confirm, print_result, save_artifacts, show
+from unsandbox.cli.options import (
+    ISOLATION_OPTION,
+    JSON_OPTION,
+    METADATA_OPTION,
+    NETWORK_OPTION,
+    VCPU_OPTION,
+    YES_OPTION,
+    parse_metadata,
+)
+from unsandbox.cli.output import confirm, print_result, save_artifacts, show, show_list
 from unsandbox.cli.progress import StatusLine
-from unsandbox.cli.verbs import add_get, add_list, add_run, add_snapshot, add_verb
+from unsandbox.cli.verbs import add_get, add_run, add_snapshot, add_verb
 from unsandbox.errors import ConnectionFailedError, EngineError, NotFoundError
 
 if TYPE_CHECKING:
@@ -75,6 +83,13 @@ _FILE = click.Path(exists=True, path_type=Path)
 )
 @ISOLATION_OPTION
 @click.option("--name", help="Display name.")
+@METADATA_OPTION
+@click.option(
+    "--timeout",
+    type=click.IntRange(min=1),
+    metavar="S",
+    help="Seconds before the session is deleted, in use or not.",
+)
 @click.option(
     "-d", "--detach", is_flag=True, help="Create the session, print its id and do not open a terminal."
 )
@@ -94,6 +109,8 @@ def session(
     output: Path | None,
     isolation: str | None,
     name: str | None,
+    metadata: tuple[str, ...],
+    timeout: int | None,
     detach: bool,
     as_json: bool,
 ) -> None:
@@ -115,6 +132,8 @@ def session(
         "audit": audit or None,
         "name": name,
         "isolation": isolation,
+        "metadata": parse_metadata(metadata),
+        "timeout": timeout,
     }
     if detach:
         with open_client() as client:
@@ -167,7 +186,15 @@ async def _new(wanted: dict[str, Any], audit: bool, output: Path | None, as_json
     return code & 0xFF
 
 
-add_list(session, "list_sessions", "sessions", _COLUMNS, "List your sessions.")
+@session.command("list")
+@METADATA_OPTION
+@JSON_OPTION
+@connection_options
+def list_(metadata: tuple[str, ...], as_json: bool) -> None:
+    """List your sessions; with --metadata those that have these names and values."""
+    with open_client() as client:
+        found = client.list_sessions(parse_metadata(metadata) or {})
+    show_list(found.sessions, as_json, _COLUMNS, "sessions")
 
 
 @session.command()
@@ -220,8 +247,13 @@ def delete(session_ids: tuple[str, ...], audit: bool, output: Path | None, yes: 
 
 
 add_get(session, "get_session", "session by id or container name")
-add_verb(session, "freeze", "freeze_session", "Suspend all processes of a session.", "frozen")
-add_verb(session, "unfreeze", "unfreeze_session", "Resume the processes of a frozen session.", "running")
+for _name, _method, _summary, _done in (
+    ("freeze", "freeze_session", "Suspend all processes of a session.", "frozen"),
+    ("pause", "freeze_session", "Same as freeze.", "frozen"),
+    ("unfreeze", "unfreeze_session", "Resume the processes of a frozen session.", "running"),
+    ("resume", "unfreeze_session", "Same as unfreeze.", "running"),
+):
+    add_verb(session, _name, _method, _summary, _done)
 add_verb(
     session,
     "unboost",
@@ -229,6 +261,18 @@ add_verb(
     "Return a session to its original processors and memory.",
     "unboosted",
 )
+
+
+@session.command()
+@click.argument("session_id", shell_complete=_IDS)
+@click.argument("seconds", type=click.IntRange(0, 30 * 86400))
+@JSON_OPTION
+@connection_options
+def timeout(session_id: str, seconds: int, as_json: bool) -> None:
+    """Delete a session in SECONDS from now, in use or not; 0 takes the deadline away."""
+    with open_client() as client:
+        changed = client.set_session_timeout(session_id, seconds or None)
+        print_result(changed, as_json, f"{session_id} ends in {changed.remaining_ttl} s")
 
 
 @session.command()

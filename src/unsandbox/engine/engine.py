@@ -25,6 +25,7 @@ from unsandbox.engine.saved.images import Images
 from unsandbox.engine.saved.snapshots import Snapshots
 from unsandbox.engine.saved.sources import Source
 from unsandbox.engine.services.services import Services
+from unsandbox.engine.sessions.forks import Forks
 from unsandbox.engine.sessions.sessions import Sessions
 from unsandbox.engine.store.memory import MemoryStore
 from unsandbox.engine.store.rows import Store
@@ -114,6 +115,7 @@ class Engine:
         self.probe: ProbeReport | None = None
         self.sessions: Sessions
         self.workspaces: Workspaces
+        self.forks: Forks
         self.services: Services
         self.snapshots: Snapshots
         self.images: Images
@@ -176,7 +178,8 @@ class Engine:
         folder = Folder(self._folder or self._backend.scratch(), durable=self._folder is not None)
         blobs = await asyncio.to_thread(Blobs.open, folder.path, self._blobs_url)
         self.sessions = Sessions(context, folder)
-        self.workspaces = Workspaces(self.sessions)
+        self.workspaces = Workspaces(context, self.sessions)
+        self.forks = Forks(context, self.sessions)
         self.services = Services(context, folder)
         sources: dict[str, Source] = {self.sessions.kind: self.sessions, self.services.kind: self.services}
         self.snapshots = Snapshots(context, blobs, sources)

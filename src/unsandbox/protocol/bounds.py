@@ -22,6 +22,7 @@ MAX_ARGS = 32 * KIB
 MAX_PORTS = 100
 MAX_DOMAINS = 100
 MAX_VAULT_KEYS = 4096
+MAX_METADATA = 64
 CODE_CHARACTERS = 16 * MIB
 SCRIPT_BYTES = 4 * MIB
 INPUT_BYTES = 512 * MIB
@@ -55,6 +56,11 @@ Search = Annotated[str, msgspec.Meta(max_length=1000)]
 
 Args = Annotated[list[Argument], msgspec.Meta(max_length=MAX_ARGS)]
 Environment = Annotated[dict[EnvName, EnvValue], msgspec.Meta(max_length=MAX_ENV_VARS)]
+Metadata = Annotated[
+    dict[Annotated[str, msgspec.Meta(max_length=128)], Annotated[str, msgspec.Meta(max_length=2 * KIB)]],
+    msgspec.Meta(max_length=MAX_METADATA),
+]
+"""Names and values that a client keeps with an object, to find it again."""
 HostNames = Annotated[list[HostName], msgspec.Meta(max_length=MAX_DOMAINS)]
 
 

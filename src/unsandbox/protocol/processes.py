@@ -19,6 +19,11 @@ MAX_WRITE_BYTES = 1 << 20
 MAX_READ_BYTES = 1 << 20
 """Bytes of each stream in one answer."""
 
+_WORDS = {
+    "timeout": "killed at its time limit",
+    "memory": "killed at the memory limit of the session",
+}
+
 PORT_SUBPROTOCOL = "unsandbox-port"
 """Subprotocol of a WebSocket to a port."""
 PORT_END = "end"
@@ -91,13 +96,21 @@ class Process(WireModel, frozen=True, kw_only=True):
     signal: str | None = None
     """Name of the signal that ended the process, such as `SIGSEGV`."""
     reason: str | None = None
-    """Why the server ended the process: `timeout`, `killed`, `lease` or `session`."""
+    """Why the process was ended: `timeout`, `killed`, `lease`, `session` (the session or its sandbox ended), or
+    `memory` (the kernel killed it at the session's memory limit). None: it ended by itself; see `exit_code` and
+    `signal`."""
     error: str | None = None
-    """Why the program could not be started."""
+    """Why the program could not be started, or why the sandbox of its session ended."""
     started_at: float | None = None
     """Unix time of the start in seconds."""
     wall_ms: int | None = None
     """Milliseconds since the start, up to the end."""
+    cpu_time_ms: float | None = None
+    """Processor time of the process and of the children that it has waited for. On gVisor only after the
+    end."""
+    peak_memory_bytes: int | None = None
+    """The most memory that the process, or one of these children, held at a time; some megabytes of its start
+    included. On gVisor only after the end."""
     terminal: bool | None = None
     """Whether the process has a terminal."""
     detached: bool | None = None
@@ -174,7 +187,8 @@ class ExecResult(Process, frozen=True, kw_only=True):
             return self
         from unsandbox._presentation.failure import failure_line
 
-        raise JobFailedError(failure_line("the process", self.exit_code, self.error, self.stderr), self)
+        why = self.error or _WORDS.get(self.reason or "")
+        raise JobFailedError(failure_line("the process", self.exit_code, why, self.stderr), self)
 
 
 class OutputRequest(WireModel, frozen=True, kw_only=True):

@@ -175,6 +175,9 @@ class Service(WireModel, frozen=True, kw_only=True):
     """Service type, on the hosted service."""
     restarts: int | None = None
     """Number of restarts."""
+    reason: str | None = None
+    """Why the program ended last: `exit`, `signal`, `memory` or `disk` (a limit), `node` (the server or its
+    helper process ended), `lost`, or `start` (it could not be started). `message` says it in words."""
     isolation: str | None = None
     """Name of the isolation backend."""
     created_at: str | int | float | None = None

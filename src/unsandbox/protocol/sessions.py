@@ -12,7 +12,7 @@ from unsandbox._presentation.display import command_html
 from unsandbox._presentation.failure import failure_line
 from unsandbox._presentation.times import as_datetime
 from unsandbox.errors import JobFailedError
-from unsandbox.protocol.bounds import Code, Word
+from unsandbox.protocol.bounds import Code, Metadata, Word
 from unsandbox.protocol.models import (
     Artifact,
     DisplayName,
@@ -25,6 +25,8 @@ from unsandbox.protocol.models import (
 )
 
 SessionTtl = Annotated[int, msgspec.Meta(ge=1, le=30 * 86400)]
+
+ForkCount = Annotated[int, msgspec.Meta(ge=1, le=16)]
 
 SHELL_SUBPROTOCOL = "unsandbox-shell"
 """Subprotocol of a terminal's WebSocket."""
@@ -54,6 +56,10 @@ class SessionRequest(WireModel, frozen=True, kw_only=True):
     name: DisplayName | None = None
     isolation: IsolationName = "auto"
     """Hot snapshots require gVisor."""
+    metadata: Metadata | None = None
+    """Names and values of the client, by which `GET /sessions` finds the session."""
+    timeout: SessionTtl | None = None
+    """Seconds after which the session is deleted, in use or not. With it, `ttl` does not count."""
 
 
 class Session(WireModel, frozen=True, kw_only=True):
@@ -73,7 +79,7 @@ class Session(WireModel, frozen=True, kw_only=True):
     status: str | None = None
     """`running` or `frozen`."""
     remaining_ttl: int | None = None
-    """Seconds until the session is deleted if it stays idle."""
+    """Seconds until the session is deleted: at its deadline, or if it stays idle."""
     network_mode: str | None = None
     """`zerotrust` or `semitrusted`."""
     vcpu: int | None = None
@@ -91,6 +97,13 @@ class Session(WireModel, frozen=True, kw_only=True):
     terminal once, within five minutes, from anywhere. Treat it as a secret."""
     isolation: str | None = None
     """Name of the isolation backend."""
+    metadata: dict[str, str] | None = None
+    """Names and values given at the creation. In lists only where the request has `metadata`."""
+    ends_at: float | None = None
+    """Unix time at which the session is deleted, if it has a deadline; see `set_session_timeout`."""
+    reason: str | None = None
+    """Why the processes of the session ended last, though the session is still there: `memory` or `disk` (a
+    limit), `node` (the server or its helper process ended) or `lost`. Of a deleted session: `deleted`."""
     message: str | None = None
     """A message about the object."""
     artifacts: list[Artifact] | None = None
@@ -188,6 +201,56 @@ class CommandResult(WireModel, frozen=True, kw_only=True):
     def stderr_bytes(self) -> bytes:
         """Standard error as bytes, as far as the server stored it."""
         return exact_bytes(self.stderr, self.stderr_base64)
+
+
+class TimeoutRequest(WireModel, frozen=True, kw_only=True):
+    """The request for a new end of a session's life."""
+
+    timeout: SessionTtl | None = None
+    """Seconds from now until the session is deleted, in use or not. Default: no deadline; the session is
+    deleted when it was idle for its `ttl`."""
+
+
+class ForkRequest(WireModel, frozen=True, kw_only=True):
+    """The request for copies of a session."""
+
+    count: ForkCount = 1
+    """Number of copies."""
+    hot: bool = False
+    """Whether to copy memory and running processes too. Requires gVisor. Otherwise the files of `/work`."""
+    name: DisplayName | None = None
+    """Display name of the copies. Default: that of the session."""
+    metadata: Metadata | None = None
+    """Names and values of the copies. Default: those of the session."""
+    timeout: SessionTtl | None = None
+    """Seconds after which the copies are deleted. Default: at the deadline of the session, if it has one."""
+
+
+class SessionMetrics(WireModel, frozen=True, kw_only=True):
+    """The use of a session's resources now. A member that nothing counts on the server is missing."""
+
+    session_id: str | None = None
+    """Id of the session."""
+    at: float | None = None
+    """Unix time of these values."""
+    cpu_time_ms: float | None = None
+    """Processor time of all of its processes since its sandbox began."""
+    vcpu: int | None = None
+    """Processors."""
+    memory_bytes: int | None = None
+    """Memory in use, without files that the kernel can drop from memory. On gVisor with that of its kernel."""
+    peak_memory_bytes: int | None = None
+    """The most memory that was in use, with files."""
+    memory_limit_bytes: int | None = None
+    """Limit of the memory."""
+    disk_bytes: int | None = None
+    """Size of the work folder."""
+    disk_limit_bytes: int | None = None
+    """Limit of the work folder."""
+    processes: int | None = None
+    """Processes and threads. Not on gVisor."""
+    process_limit: int | None = None
+    """Limit of processes."""
 
 
 class BoostRequest(WireModel, frozen=True, kw_only=True):

@@ -71,6 +71,24 @@ class CommandOutcome:
     timed_out: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessUsage:
+    """What a program has used: seconds of CPU time, and the most memory in bytes that it held."""
+
+    cpu_s: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxUsage:
+    """What a persistent sandbox uses now, in seconds and bytes; None where nothing counts it."""
+
+    cpu_s: float | None = None
+    memory_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    processes: int | None = None
+
+
 class RunningProcess(Protocol):
     """A program in a persistent sandbox. It owns its descriptors: the host's ends, non-blocking."""
 
@@ -83,6 +101,9 @@ class RunningProcess(Protocol):
 
     async def wait(self) -> int:
         """Return its exit code; safe to call more than once."""
+
+    def usage(self) -> ProcessUsage | None:
+        """Return what it has used, with the children that it waited for; None if that is not known (yet)."""
 
     def kill(self, signal_number: int = 9) -> None:
         """Send a signal to its process group."""
@@ -107,6 +128,10 @@ class PersistentSandbox(Protocol):
     frozen: bool
     backend: str
     """Name of its backend."""
+    end_reason: str
+    """Why it ended by itself, for people; empty if this is not known."""
+    end_cause: str
+    """The same for programs: `memory`, `disk`, `node` (the server's helper process ended) or `lost`."""
     lasting: RunningProcess | None
     """The program on pipes that a checkpoint includes: set it before `checkpoint`. After a start from a hot
     image it is the restored program with new pipes, if that still runs."""
@@ -161,10 +186,20 @@ class PersistentSandbox(Protocol):
 
         The sandbox is frozen meanwhile. The archive is written to a temporary file beside `destination`,
         synced and renamed, so it is never incomplete.
+
+        Raises:
+            SandboxError: It could not be read.
+            OSError: The disk is full or failed.
         """
 
     async def replace_work(self, archive: Path) -> None:
-        """Replace the content of the work folder by an archive's; no entry is written outside the folder."""
+        """Replace the content of the work folder by an archive's; no entry is written outside the folder.
+
+        Raises:
+            InvalidArchiveError: The archive is damaged or has a forbidden entry; nothing has changed.
+            SandboxError: It could not be unpacked; the work folder is incomplete.
+            OSError: It does not fit (`EDQUOT`; the work folder is incomplete), or could not be read.
+        """
 
     async def checkpoint(self, folder: Path) -> int:
         """Write files, memory and running processes into a new folder; return its size in bytes.
@@ -178,6 +213,23 @@ class PersistentSandbox(Protocol):
 
     def disk_used(self) -> int:
         """Return the bytes that the work folder occupies."""
+
+    def usage(self) -> SandboxUsage:
+        """Return what it uses now."""
+
+    async def copy_work(self, targets: Sequence[PersistentSandbox]) -> None:
+        """Copy the work folder into other sandboxes, replacing theirs; the tenants stand still meanwhile.
+
+        Raises:
+            SandboxError: A folder could not be read or written; the targets are incomplete.
+            OSError: It does not fit into a target (`EDQUOT`).
+        """
+
+    async def start_unpacking(self) -> RunningProcess:
+        """Start a program that replaces the work folder by the tar archive on its standard input."""
+
+    def memory_kills(self) -> int:
+        """Return how many of its processes were killed at the memory limit, as far as it is counted."""
 
     def cpu_s(self) -> float | None:
         """Return the seconds of CPU time used so far; None if nothing counts them."""

@@ -4,19 +4,21 @@
 
 from __future__ import annotations
 
-from unsandbox._async.base import Connected
+from collections.abc import Mapping
+
+from unsandbox._async.methods.session_life import SessionLifeMethods
 from unsandbox._async.objects.session import AsyncLiveSession
 from unsandbox._async.objects.terminal import AsyncTerminal
 from unsandbox._compat.aio import OneTimeCode
 from unsandbox._shared.deadline import LONG_S
 from unsandbox._shared.files import InputFiles
-from unsandbox._shared.options import command_members, command_patience
+from unsandbox._shared.options import command_members, command_patience, metadata_query
 from unsandbox.protocol.models import IsolationName, NetworkModeName
 from unsandbox.protocol.sessions import CommandResult, Session, SessionList
 from unsandbox.protocol.snapshots import Snapshot
 
 
-class SessionMethods(Connected):
+class SessionMethods(SessionLifeMethods):
     """Methods of a client for sessions. `session_id` may also be a container name."""
 
     def session(
@@ -32,6 +34,8 @@ class SessionMethods(Connected):
         audit: bool | None = None,
         name: str | None = None,
         isolation: IsolationName | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: int | None = None,
         otp: OneTimeCode | None = None,
     ) -> AsyncLiveSession:
         """Return a session for one block: created at its begin and deleted at its end, however it ends.
@@ -47,6 +51,8 @@ class SessionMethods(Connected):
             audit: See `create_session`; the history is then in `info.artifacts` after the block.
             name: See `create_session`.
             isolation: See `create_session`.
+            metadata: See `create_session`.
+            timeout: See `create_session`.
             otp: One-time code for the deletion, if the server requires one.
 
         Example:
@@ -72,6 +78,8 @@ class SessionMethods(Connected):
                 "audit": audit,
                 "name": name,
                 "isolation": isolation,
+                "metadata": metadata,
+                "timeout": timeout,
             },
             otp,
         )
@@ -113,9 +121,20 @@ class SessionMethods(Connected):
         """
         return AsyncTerminal(self._connection, session_id, columns, rows, reconnect)
 
-    async def list_sessions(self) -> SessionList:
-        """Return the key's sessions, newest first."""
-        return await self._do("list_sessions", SessionList)
+    async def list_sessions(self, metadata: Mapping[str, str] | None = None) -> SessionList:
+        """Return the key's sessions, newest first.
+
+        Args:
+            metadata: Names and values that the sessions have; `{}` for all sessions with their metadata.
+                Default: all sessions, without their metadata.
+
+        Example:
+            ```python
+            for session in await client.list_sessions({"team": "blue"}):
+                print(session.session_id, session.metadata)
+            ```
+        """
+        return await self._do("list_sessions", SessionList, query=metadata_query(metadata))
 
     async def create_session(
         self,
@@ -130,6 +149,8 @@ class SessionMethods(Connected):
         audit: bool | None = None,
         name: str | None = None,
         isolation: IsolationName | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: int | None = None,
     ) -> Session:
         """Create a session. It is deleted by `delete_session`, or when it was idle for its `ttl`.
 
@@ -144,6 +165,8 @@ class SessionMethods(Connected):
             audit: Whether to record the shell history.
             name: Display name.
             isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
+            metadata: Up to 64 names and values, by which `list_sessions` finds the session.
+            timeout: Seconds after which the session is deleted, in use or not. With it, `ttl` does not count.
 
         Raises:
             RateLimitError: The key has reached its number of sessions.
@@ -162,6 +185,8 @@ class SessionMethods(Connected):
                 "audit": audit,
                 "name": name,
                 "isolation": isolation,
+                "metadata": metadata,
+                "timeout": timeout,
             },
         )
 
@@ -190,39 +215,6 @@ class SessionMethods(Connected):
             The session, with the files of `/tmp/artifacts`.
         """
         return await self._do("delete_session", Session, session_id, query={"audit": audit}, otp=otp)
-
-    async def freeze_session(self, session_id: str) -> Session:
-        """Suspend all processes of a session. Their memory is kept.
-
-        Args:
-            session_id: Id or container name of the session.
-        """
-        return await self._do("freeze_session", Session, session_id)
-
-    async def unfreeze_session(self, session_id: str) -> Session:
-        """Resume the processes of a frozen session.
-
-        Args:
-            session_id: Id or container name of the session.
-        """
-        return await self._do("unfreeze_session", Session, session_id)
-
-    async def boost_session(self, session_id: str, *, vcpu: int | None = None) -> Session:
-        """Give a session more processors and memory.
-
-        Args:
-            session_id: Id or container name of the session.
-            vcpu: Processors, 1 to 8. Default 2.
-        """
-        return await self._do("boost_session", Session, session_id, body={"vcpu": vcpu})
-
-    async def unboost_session(self, session_id: str) -> Session:
-        """Return a session to its original processors and memory.
-
-        Args:
-            session_id: Id or container name of the session.
-        """
-        return await self._do("unboost_session", Session, session_id)
 
     async def session_command(
         self,

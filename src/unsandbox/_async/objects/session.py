@@ -12,6 +12,7 @@ from unsandbox._async.connection import Connection
 from unsandbox._async.objects.files import AsyncFiles
 from unsandbox._async.objects.port import AsyncPort
 from unsandbox._async.objects.process import AsyncLiveProcess, ask, execute, start
+from unsandbox._async.objects.session_life import AsyncSessionLife
 from unsandbox._async.objects.terminal import AsyncTerminal
 from unsandbox._async.operations import CLEAN_UP_S, perform
 from unsandbox._compat.aio import Interrupted, OneTimeCode, Stdin
@@ -23,13 +24,12 @@ from unsandbox.errors import ClientStateError, InvalidResponseError, NotFoundErr
 from unsandbox.protocol import codec
 from unsandbox.protocol.processes import ExecResult, Process, ProcessList
 from unsandbox.protocol.sessions import CommandResult, Session
-from unsandbox.protocol.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from unsandbox._async.methods.sessions import SessionMethods
 
 
-class AsyncLiveSession:
+class AsyncLiveSession(AsyncSessionLife):
     """A session, created for a block by `AsyncClient.session` or taken over by `AsyncClient.attach_session`.
 
     Attributes:
@@ -46,24 +46,11 @@ class AsyncLiveSession:
         members: Mapping[str, Any] | None = None,
         otp: OneTimeCode | None = None,
     ) -> None:
-        self._client = client
+        super().__init__(client, session_id)
         self._connection = connection
-        self._id = session_id
         self._members = members
         self._otp = otp
         self._deleted = False
-        self.info: Session | None = None
-
-    @property
-    def id(self) -> str:
-        """The session's id.
-
-        Raises:
-            ClientStateError: The block that creates the session has not begun.
-        """
-        if self._id is None:
-            raise ClientStateError("this session does not exist yet; use it in an `async with` block")
-        return self._id
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._id or 'not begun'}>"
@@ -217,43 +204,47 @@ class AsyncLiveSession:
         info = await ask(self._connection, "get_process", Process, params)
         return AsyncLiveProcess(self._connection, self.id, info)
 
-    async def refresh(self) -> Session:
-        """Return the current state of the session."""
-        self.info = await self._client.get_session(self.id)
-        return self.info
+    async def fork(
+        self,
+        *,
+        count: int = 1,
+        hot: bool | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: int | None = None,
+    ) -> list[AsyncLiveSession]:
+        """Create independent copies of the session, which goes on. All copies are made, or none.
 
-    async def freeze(self) -> Session:
-        """Suspend all processes. Their memory is kept."""
-        self.info = await self._client.freeze_session(self.id)
-        return self.info
-
-    async def unfreeze(self) -> Session:
-        """Resume the processes."""
-        self.info = await self._client.unfreeze_session(self.id)
-        return self.info
-
-    async def boost(self, vcpu: int | None = None) -> Session:
-        """Give the session more processors and memory.
+        A copy is deleted by its `delete`, at its end of life, or by a block: `async with copy`.
 
         Args:
-            vcpu: Processors, 1 to 8. Default 2.
+            count: Number of copies, 1 to 16.
+            hot: Whether to copy memory and running processes too. Requires gVisor. Otherwise the copies have
+                the files of `/work`, and their shells are new.
+            name: Display name of the copies. Default: that of the session.
+            metadata: Names and values of the copies. Default: those of the session.
+            timeout: See `AsyncClient.fork_session`.
+
+        Example:
+            ```python
+            await session.files.write("state.txt", "prepared")
+            left, right = await session.fork(count=2)
+            async with left, right:
+                await left.files.write("state.txt", "changed")
+                assert await right.files.read_text("state.txt") == "prepared"
+            ```
         """
-        self.info = await self._client.boost_session(self.id, vcpu=vcpu)
-        return self.info
+        made = await self._client.fork_session(
+            self.id, count=count, hot=hot, name=name, metadata=metadata, timeout=timeout
+        )
+        return [self._copy(info) for info in made]
 
-    async def unboost(self) -> Session:
-        """Return the session to its original processors and memory."""
-        self.info = await self._client.unboost_session(self.id)
-        return self.info
-
-    async def snapshot(self, *, name: str | None = None, hot: bool | None = None) -> Snapshot:
-        """Take a snapshot.
-
-        Args:
-            name: Display name.
-            hot: Whether to include memory and running processes. Requires gVisor.
-        """
-        return await self._client.session_snapshot(self.id, name=name, hot=hot)
+    def _copy(self, info: Session) -> AsyncLiveSession:
+        if not info.session_id:
+            raise InvalidResponseError("the server's answer has no session id")
+        copy = AsyncLiveSession(self._client, self._connection, info.session_id, {}, self._otp)
+        copy.info = info
+        return copy
 
     def terminal(self, *, columns: int = 80, rows: int = 24, reconnect: int = 3) -> AsyncTerminal:
         """Return the session's terminal for one block; see `AsyncClient.terminal`.

@@ -5,21 +5,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from unsandbox._shared.deadline import LONG_S
+from unsandbox._shared.options import metadata_query
 from unsandbox._sync.functions.context import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from unsandbox._compat.blocking import OneTimeCode
     from unsandbox._shared.files import InputFiles
-    from unsandbox._shared.results import CommandOutcome, SessionResult
+    from unsandbox._shared.results import CommandOutcome, MetricsResult, SessionResult
     from unsandbox.protocol.models import IsolationName, NetworkModeName
 
 __all__ = [
     "boost_session",
     "create_session",
     "delete_session",
+    "fork_session",
     "freeze_session",
     "get_session",
     "list_sessions",
+    "session_metrics",
+    "set_session_timeout",
     "shell_session",
     "unboost_session",
     "unfreeze_session",
@@ -30,6 +37,7 @@ def list_sessions(
     public_key: str | None = None,
     secret_key: str | None = None,
     *,
+    metadata: Mapping[str, str] | None = None,
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> list[SessionResult]:
@@ -38,11 +46,13 @@ def list_sessions(
     Args:
         public_key: Public key.
         secret_key: Secret key.
+        metadata: Names and values that the sessions have; `{}` for all sessions with their metadata. Default:
+            all sessions, without their metadata.
         account: See `execute_code`.
         account_index: See `execute_code`.
     """
     caller = connect(public_key, secret_key, account, account_index)
-    return cast("list[SessionResult]", caller.listed("list_sessions", "sessions"))
+    return cast("list[SessionResult]", caller.listed("list_sessions", "sessions", metadata_query(metadata)))
 
 
 def create_session(
@@ -59,6 +69,8 @@ def create_session(
     audit: bool = False,
     name: str | None = None,
     isolation: IsolationName | None = None,
+    metadata: Mapping[str, str] | None = None,
+    timeout: int | None = None,
     account: int | str | None = None,
     account_index: int | str | None = None,
 ) -> SessionResult:
@@ -77,6 +89,8 @@ def create_session(
         audit: Whether to record the shell history.
         name: Display name.
         isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
+        metadata: Up to 64 names and values, by which `list_sessions` finds the session.
+        timeout: Seconds after which the session is deleted, in use or not. With it, `ttl` does not count.
         account: See `execute_code`.
         account_index: See `execute_code`.
 
@@ -102,6 +116,8 @@ def create_session(
         "audit": audit or None,
         "name": name,
         "isolation": isolation,
+        "metadata": metadata,
+        "timeout": timeout,
     }
     return cast("SessionResult", caller.call("create_session", body=members))
 
@@ -196,6 +212,87 @@ def unfreeze_session(
     """
     caller = connect(public_key, secret_key, account, account_index)
     return cast("SessionResult", caller.call("unfreeze_session", session_id))
+
+
+def fork_session(
+    session_id: str,
+    count: int = 1,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    hot: bool = False,
+    name: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    timeout: int | None = None,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> list[SessionResult]:
+    """Create independent copies of a session, which goes on. All copies are made, or none.
+
+    Args:
+        session_id: Id or container name of the session.
+        count: Number of copies, 1 to 16.
+        public_key: Public key.
+        secret_key: Secret key.
+        hot: Whether to copy memory and running processes too. Requires gVisor. Otherwise the copies have the
+            files of `/work`.
+        name: Display name of the copies. Default: that of the session.
+        metadata: Names and values of the copies. Default: those of the session.
+        timeout: Seconds after which the copies are deleted. Default: at the deadline of the session, if it has
+            one.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    body = {"count": count, "hot": hot or None, "name": name, "metadata": metadata, "timeout": timeout}
+    answer = caller.call("fork_session", session_id, body=body, timeout=LONG_S)
+    return cast("list[SessionResult]", answer.get("sessions", []))
+
+
+def session_metrics(
+    session_id: str,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> MetricsResult:
+    """Return the use of a session's resources: processor time, memory, disk, processes.
+
+    Args:
+        session_id: Id or container name of the session.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    return cast("MetricsResult", caller.call("session_metrics", session_id))
+
+
+def set_session_timeout(
+    session_id: str,
+    timeout: int | None,
+    public_key: str | None = None,
+    secret_key: str | None = None,
+    *,
+    account: int | str | None = None,
+    account_index: int | str | None = None,
+) -> SessionResult:
+    """Set the end of a session's life, counted from now. It replaces an earlier one.
+
+    Args:
+        session_id: Id or container name of the session.
+        timeout: Seconds until the session is deleted, in use or not, up to 30 days. None: no deadline; the
+            session is deleted when it was idle for its `ttl`.
+        public_key: Public key.
+        secret_key: Secret key.
+        account: See `execute_code`.
+        account_index: See `execute_code`.
+    """
+    caller = connect(public_key, secret_key, account, account_index)
+    body = {"timeout": timeout}
+    return cast("SessionResult", caller.call("set_session_timeout", session_id, body=body))
 
 
 def boost_session(

@@ -33,16 +33,26 @@ async def save_hot(sandbox: PersistentSandbox, archive: Path, key: bytes) -> Has
         OSError: The disk is full or failed.
     """
     image = archive.with_name("image")
+    await write_checkpoint(sandbox, image)
+    return await run_long(_pack, image, archive, key)
+
+
+async def write_checkpoint(sandbox: PersistentSandbox, image: Path) -> None:
+    """Write the state of a sandbox, with memory and processes, into a new folder.
+
+    Raises:
+        InvalidRequest: Its backend cannot save memory and processes.
+        OSError: The disk is full or failed.
+    """
     try:
         await sandbox.checkpoint(image)
     except SandboxUnavailable as error:
         raise InvalidRequest(
-            "a hot snapshot includes memory and running processes, which the backend of this one, "
-            f"{sandbox.backend}, cannot save; create it with isolation 'gvisor', or take a cold "
-            "snapshot (without 'hot': the files)",
+            "'hot' includes memory and running processes, which the backend of this one, "
+            f"{sandbox.backend}, cannot save; create it with isolation 'gvisor', or leave out 'hot': "
+            "then its files are saved",
             code="hot_unavailable",
         ) from error
-    return await run_long(_pack, image, archive, key)
 
 
 async def load_hot(archive: Path, image: Path, sealed_key: bytes | None, box: SecretBox) -> None:

@@ -38,6 +38,8 @@ class ServiceRecord(PersistentRecord, kw_only=True):
     restarts: int = 0
     last_end: str | None = None
     """How the program ended last, for people."""
+    reason: str | None = None
+    """Why it ended last, for programs."""
     shell: str | None = None
     service_type: str | None = None
     source_image: str | None = None
@@ -114,6 +116,7 @@ def describe(record: ServiceRecord, memory_mb: int, disk_used: int | None) -> Se
         source_image=record.source_image,
         service_type=record.service_type,
         restarts=record.restarts,
+        reason=record.reason,
         isolation=record.isolation,
         created_at=epoch(record.created_at),
         last_activity=epoch(record.last_activity),

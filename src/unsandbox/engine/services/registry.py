@@ -226,7 +226,7 @@ class ServiceRegistry:
         """
         await supervisor.stop(self._config.service_grace_s)
         try:
-            await self.change(record, state=RUNNING, restarts=0, last_end=None, **changes)
+            await self.change(record, state=RUNNING, restarts=0, last_end=None, reason=None, **changes)
         except BaseException:
             if record.state == RUNNING:
                 supervisor.start_later()
@@ -275,7 +275,7 @@ class ServiceRegistry:
         if record.state == FROZEN:
             return 0.0
         name, delay = record.object_id, None
-        record.last_end = end.description
+        record.last_end, record.reason = end.description, end.reason
         if record.restart == "always" or (record.restart == "on-failure" and end.exit_code != 0):
             last = 0.0 if end.ran_s > _STEADY_S else self._delays.get(name, 0.0)
             delay = min(_LONGEST_DELAY_S, 2 * last or self._config.restart_delay_s)

@@ -20,6 +20,7 @@ from unsandbox.engine.services.output import copy_output
 from unsandbox.errors import EngineError
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec, RunningProcess
+from unsandbox.sandbox.spec import EXIT_KILLED
 
 logger = logging.getLogger("unsandbox.engine.services.services")
 
@@ -43,11 +44,12 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a program ended: its exit code if it had one, a description for people, and how long it ran."""
+    """How a program ended: its exit code if it had one, a description for people, how long it ran, and why."""
 
     exit_code: int | None
     description: str
     ran_s: float
+    reason: str = "lost"
 
 
 class ServiceSupervisor:
@@ -193,10 +195,10 @@ class ServiceSupervisor:
             await self._launch(None)
         except _FAILURES as error:
             logger.warning("a service cannot be started: %s", error)
-            return End(None, f"it cannot be started: {error}", 0.0)
+            return End(None, f"it cannot be started: {error}", 0.0, "start")
         except Exception:
             logger.exception("a service cannot be started")
-            return End(None, "it cannot be started: the engine failed", 0.0)
+            return End(None, "it cannot be started: the engine failed", 0.0, "start")
         return None
 
     async def _launch(self, state: SavedState | None) -> None:
@@ -243,8 +245,11 @@ class ServiceSupervisor:
             ran_s = time.monotonic() - started
             if program_end is not None and program_end.done() and program_end.exception() is None:
                 code = program_end.result()
-                return End(code, _describe_exit(code), ran_s)
-            return End(None, "its sandbox ended by itself", ran_s)
+                if code == EXIT_KILLED and sandbox.memory_kills():
+                    return End(code, "the program was killed at the memory limit", ran_s, "memory")
+                return End(code, _describe_exit(code), ran_s, "signal" if code > 128 else "exit")
+            why = sandbox.end_reason or "its sandbox ended by itself"
+            return End(None, why, ran_s, sandbox.end_cause)
         finally:
             for wait in waits:
                 wait.cancel()

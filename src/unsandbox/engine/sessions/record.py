@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 
+import msgspec
+
 from unsandbox.engine.context import Context
 from unsandbox.engine.errors import InvalidRequest
 from unsandbox.engine.persistent.activity import steady_time
 from unsandbox.engine.persistent.limits import PersistentRecord, persistent_limits
 from unsandbox.engine.store.objects import container_name, epoch, new_id
-from unsandbox.protocol.sessions import Session, SessionRequest
+from unsandbox.protocol.sessions import Session, SessionMetrics, SessionRequest
 from unsandbox.sandbox.languages.shells import Shell, find_shell
 from unsandbox.sandbox.languages.table import UnknownLanguageError
+from unsandbox.sandbox.persistent_spec import SandboxUsage
 
 _MULTIPLEXERS = ("tmux", "screen")
 _DEFAULT_SHELL = "bash"
@@ -27,6 +30,16 @@ class SessionRecord(PersistentRecord, kw_only=True):
     multiplexer: str | None = None
     name: str | None = None
     audit: bool = False
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
+    ends_at: float | None = None
+    """Its deadline, on the clock of `steady_time`; None: it ends when it was idle for its `ttl`."""
+    reason: str | None = None
+    """Why its sandbox ended last."""
+
+    @property
+    def due(self) -> float:
+        """When it ends if it is not used, on the clock of `steady_time`."""
+        return self.last_activity + self.ttl if self.ends_at is None else self.ends_at
 
 
 def new_record(context: Context, owner: str, request: SessionRequest, object_id: str | None) -> SessionRecord:
@@ -59,6 +72,8 @@ def new_record(context: Context, owner: str, request: SessionRequest, object_id:
         name=request.name,
         audit=request.audit,
         isolation=context.quotas.isolation(owner, request.isolation),
+        metadata=dict(request.metadata or {}),
+        ends_at=None if request.timeout is None else steady_time() + request.timeout,
     )
 
 
@@ -73,19 +88,19 @@ def as_request(record: SessionRecord) -> SessionRequest:
         audit=record.audit,
         name=record.name,
         isolation=record.isolation,  # type: ignore[arg-type]
+        metadata=record.metadata or None,
     )
 
 
 def describe(context: Context, record: SessionRecord, *, frozen: bool) -> Session:
     """Return what a client may see of a session."""
-    idle_s = steady_time() - record.last_activity
     return Session(
         session_id=record.object_id,
         container_name=record.container,
         name=record.name,
         shell=record.shell,
         status="frozen" if frozen else "running",
-        remaining_ttl=max(0, int(record.ttl - idle_s)),
+        remaining_ttl=max(0, int(record.due - steady_time())),
         network_mode=record.network_mode,
         vcpu=record.vcpu,
         memory_mb=persistent_limits(context, record.owner, record.vcpu).memory_bytes >> 20,
@@ -93,6 +108,29 @@ def describe(context: Context, record: SessionRecord, *, frozen: bool) -> Sessio
         created_at=epoch(record.created_at),
         last_activity=epoch(record.last_activity),
         isolation=record.isolation,
+        metadata=record.metadata,
+        ends_at=None if record.ends_at is None else round(record.ends_at, 3),
+        reason=record.reason,
+    )
+
+
+def describe_usage(
+    context: Context, record: SessionRecord, used: SandboxUsage, disk_bytes: int
+) -> SessionMetrics:
+    """Return what a session uses beside what it may use."""
+    limits = persistent_limits(context, record.owner, record.vcpu)
+    return SessionMetrics(
+        session_id=record.object_id,
+        at=round(time.time(), 3),
+        cpu_time_ms=None if used.cpu_s is None else round(used.cpu_s * 1000, 3),
+        vcpu=record.vcpu,
+        memory_bytes=used.memory_bytes,
+        peak_memory_bytes=used.peak_memory_bytes,
+        memory_limit_bytes=limits.memory_bytes,
+        disk_bytes=disk_bytes,
+        disk_limit_bytes=limits.work_bytes,
+        processes=used.processes,
+        process_limit=limits.processes,
     )
 
 

@@ -52,7 +52,7 @@ class OpenSession:
 
     def close_programs(self) -> None:
         """End the shell, the terminal, and what belongs to the processes."""
-        self.processes.close()
+        self.processes.close(self.sandbox.end_reason)
         if self.terminal is not None:
             self.terminal.close()
         if self.driver is not None:
@@ -67,13 +67,16 @@ class SessionSandboxes:
         folder: Where the disks lie.
         collection: All sessions.
         background: Watches for sandboxes that end by themselves.
+
+    Attributes:
+        folder: Where their disks lie; the next start removes everything else in it.
     """
 
     def __init__(
         self, context: Context, folder: Folder, collection: Collection[SessionRecord], background: Background
     ) -> None:
         self._context = context
-        self._root = folder.path / "sessions"
+        self.folder = folder.path / "sessions"
         self._durable = folder.durable
         self._collection = collection
         self._background = background
@@ -153,7 +156,7 @@ class SessionSandboxes:
 
     def path(self, record: SessionRecord) -> Path:
         """Return where the disk of a session lies in a durable folder."""
-        return self._root / record.object_id
+        return self.folder / record.object_id
 
     async def remove_disk(self, record: SessionRecord) -> None:
         """Remove the disk of a session."""
@@ -163,11 +166,11 @@ class SessionSandboxes:
     async def sweep(self) -> None:
         """Remove the disks of sessions that were being made or deleted when an earlier process died."""
         if self._durable:
-            self._root.mkdir(mode=0o700, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             await run_long(self._sweep)
 
     def _sweep(self) -> None:
-        for path in self._root.iterdir():
+        for path in self.folder.iterdir():
             if self._collection.find(path.name.partition(".")[0]) is None:
                 remove_tree(path)
 
@@ -177,6 +180,8 @@ class SessionSandboxes:
         session = self._open.get(object_id)
         if session is not None and session.sandbox is sandbox:
             # Not its id, which is the permission to open its terminal.
-            logger.warning("the sandbox of a session ended unexpectedly")
+            logger.warning("the sandbox of a session ended unexpectedly (%s)", sandbox.end_cause)
+            if (record := self._collection.find(object_id)) is not None:
+                record.reason = sandbox.end_cause
             with contextlib.suppress(Exception):
                 await self.close(object_id)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 from unsandbox.engine.background import Background
 from unsandbox.engine.context import Context, Folder
 from unsandbox.engine.errors import Conflict, UnknownObject
 from unsandbox.engine.jobs.inputs import input_files
-from unsandbox.engine.persistent.activity import Activity
+from unsandbox.engine.persistent.activity import Activity, steady_time
 from unsandbox.engine.persistent.limits import (
     check_room,
     reserved_by_all,
@@ -20,6 +19,7 @@ from unsandbox.engine.persistent.limits import (
 from unsandbox.engine.saved.sources import SavedState, SourceInfo
 from unsandbox.engine.sessions.attachments import SessionTerminals
 from unsandbox.engine.sessions.commands import Commands
+from unsandbox.engine.sessions.ended import EndedSessions
 from unsandbox.engine.sessions.expiry import Expiry
 from unsandbox.engine.sessions.history import Histories
 from unsandbox.engine.sessions.record import SessionRecord, as_request, describe, new_record
@@ -32,10 +32,7 @@ from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSandbox
 from unsandbox.sandbox.spec import Artifact
 
-logger = logging.getLogger("unsandbox.engine.sessions.sessions")
-
 AUDIT_FILE = "audit.log"
-_EXPIRE_AGAIN_S = 60.0
 
 
 class Sessions:
@@ -67,12 +64,14 @@ class Sessions:
         self.terminals = SessionTerminals(
             context, self.collection, self.sandboxes, self._activity, self._histories
         )
-        self.expiry = Expiry(self._in_use, self._expired)
+        self.expiry = Expiry(self.collection, self._background, self._in_use, self._remove)
+        self._ended = EndedSessions()
         context.quotas.holders.append(lambda owner: reserved_by_all(context, owner, self.collection.of(owner)))
 
     async def start(self) -> None:
         """Load the sessions that an earlier process left: their files are there, their processes are not."""
         for record in await self.collection.load():
+            record.reason = "node"
             self.expiry.start(record)
         await self.sandboxes.sweep()
 
@@ -100,27 +99,17 @@ class Sessions:
             InsufficientStorage: It stores as much as it may.
         """
         self._context.quotas.check_cpu(owner)
-        return await self._make(owner, request, limit=limit)
+        return await self.make_from(owner, request, None, limit=limit)
 
     async def make_from(
         self,
         owner: str,
         request: SessionRequest,
-        state: SavedState,
+        state: SavedState | None,
         object_id: str | None = None,
         limit: int | None = None,
     ) -> Session:
-        """Make a session out of a saved state; see `Source.make_from`."""
-        return await self._make(owner, request, state, object_id, limit)
-
-    async def _make(
-        self,
-        owner: str,
-        request: SessionRequest,
-        state: SavedState | None = None,
-        object_id: str | None = None,
-        limit: int | None = None,
-    ) -> Session:
+        """Make a session, out of a saved state if there is one; see `Source.make_from`."""
         record = new_record(self._context, owner, request, object_id)
         files = input_files(request.input_files or [], self._context.config)
         quotas = self._context.quotas
@@ -132,7 +121,7 @@ class Sessions:
         with quotas.making(self.kind, owner, reserved_by_one(self._context, owner, request.vcpu)):
             await self._open_new(record, files, state)
         self.expiry.start(record)
-        return self._describe(record)
+        return self.describe(record)
 
     async def _open_new(
         self, record: SessionRecord, files: Mapping[str, bytes | Content], state: SavedState | None
@@ -151,7 +140,7 @@ class Sessions:
 
     def source(self, owner: str, name: str) -> SourceInfo:
         """Return what makes a session like this one again; see `Source.source`."""
-        record = self.collection.get(owner, name)
+        record = self.record(owner, name)
         return SourceInfo(record.object_id, record.container, record.isolation, as_request(record))
 
     @contextlib.asynccontextmanager
@@ -177,7 +166,7 @@ class Sessions:
             Conflict: The session is frozen.
             LimitReached: The key has used up its CPU time.
         """
-        record = self.collection.get(owner, name)
+        record = self.record(owner, name)
         self._context.quotas.check_cpu(owner)
         session = await self.sandboxes.ensure_open(record)
         if session.sandbox.frozen and not frozen_too:
@@ -206,20 +195,23 @@ class Sessions:
         await self.collection.update(record)
 
     def get(self, owner: str, name: str) -> Session:
-        """Return a session by id or container name.
+        """Return a session by id or container name."""
+        return self.describe(self.record(owner, name))
 
-        Raises:
-            UnknownObject: No such session of this key.
+    def list_of(self, owner: str, metadata: Mapping[str, str] | None = None) -> list[Session]:
+        """Return the sessions of a key, newest first.
+
+        Args:
+            owner: The key.
+            metadata: Names and values that they have; by default any.
         """
-        return self._describe(self.collection.get(owner, name))
-
-    def list_of(self, owner: str) -> list[Session]:
-        """Return the sessions of a key, newest first."""
-        return [self._describe(record) for record in self.collection.of(owner)]
+        wanted = (metadata or {}).items()
+        found = (record for record in self.collection.of(owner) if wanted <= record.metadata.items())
+        return [self.describe(record) for record in found]
 
     async def delete(self, owner: str, name: str, audit: bool = False) -> tuple[Session, list[Artifact]]:
         """End a session; return it with the files of `/tmp/artifacts`, and its history when it was audited."""
-        record = self.collection.get(owner, name)
+        record = self.record(owner, name)
         artifacts: list[Artifact] = []
         session = self.sandboxes.get(record.object_id)
         if session is not None:
@@ -228,23 +220,33 @@ class Sessions:
                 artifacts, _ = await session.sandbox.collect()
         if (audit or record.audit) and (typed := self._histories.of(record).read()):
             artifacts.append(Artifact(AUDIT_FILE, typed))
-        description = self._describe(record)
-        await self._remove(record)
+        description = self.describe(record)
+        await self._remove(record, "deleted")
         return description, artifacts
 
     async def freeze(self, owner: str, name: str) -> Session:
         """Stop all processes of a session where they are."""
-        record = self.collection.get(owner, name)
+        record = self.record(owner, name)
         session = await self.sandboxes.ensure_open(record)
         await session.sandbox.freeze()
-        return self._describe(record)
+        return self.describe(record)
 
     async def unfreeze(self, owner: str, name: str) -> Session:
         """Let the processes of a session go on."""
-        record = self.collection.get(owner, name)
+        record = self.record(owner, name)
         session = await self.sandboxes.ensure_open(record)
         await session.sandbox.unfreeze()
         return await self._used(record)
+
+    async def set_timeout(self, owner: str, name: str, timeout_s: int | None) -> Session:
+        """Set the deadline of a session, in seconds from now; None: it ends when it is idle for its `ttl`."""
+        record = self.record(owner, name)
+        record.ends_at = None if timeout_s is None else steady_time() + timeout_s
+        described = await self._used(record)
+        if self.collection.find(record.object_id) is record:
+            self.expiry.stop(record)
+            self.expiry.start(record)
+        return described
 
     async def set_vcpu(self, owner: str, name: str, vcpu: int | None) -> Session:
         """Give a session `vcpu` CPUs and the memory that belongs to them; None: as many as it began with.
@@ -252,7 +254,7 @@ class Sessions:
         Raises:
             InvalidRequest: This machine cannot enforce it.
         """
-        record = self.collection.get(owner, name)
+        record = self.record(owner, name)
         session = await self.sandboxes.ensure_open(record)
         wanted = record.base_vcpu if vcpu is None else vcpu
         await set_vcpu(self._context, record, session.sandbox, wanted)
@@ -275,7 +277,7 @@ class Sessions:
             InvalidRequest: Its shell takes no one-shot commands.
         """
         async with self.in_use(owner, name) as session:
-            record = self.collection.get(owner, name)
+            record = self.record(owner, name)
             return await self._commands.run(record, session, command, timeout_s, files)
 
     @contextlib.contextmanager
@@ -292,11 +294,25 @@ class Sessions:
         """Store a session that was changed by a call, and return it."""
         self._activity.touch(record)
         await self.collection.update(record)
-        return self._describe(record)
+        return self.describe(record)
 
-    def _describe(self, record: SessionRecord) -> Session:
+    def describe(self, record: SessionRecord) -> Session:
+        """Return what a client may see of a session."""
         session = self.sandboxes.get(record.object_id)
         return describe(self._context, record, frozen=session is not None and session.sandbox.frozen)
+
+    def record(self, owner: str, name: str) -> SessionRecord:
+        """Return the record of a session, by id or container name.
+
+        Raises:
+            UnknownObject: No such session of this key; the message says why one has ended lately.
+        """
+        try:
+            return self.collection.get(owner, name)
+        except UnknownObject:
+            if (ended := self._ended.explain(owner, name)) is not None:
+                raise ended from None
+            raise
 
     def _known(self, object_id: str) -> SessionRecord:
         record = self.collection.find(object_id)
@@ -304,8 +320,9 @@ class Sessions:
             raise UnknownObject(f"no session {object_id[:80]!r}", code="session_not_found")
         return record
 
-    async def _remove(self, record: SessionRecord) -> None:
+    async def _remove(self, record: SessionRecord, reason: str) -> None:
         await self.collection.drop(record)
+        self._ended.note(record, reason)
         self.expiry.stop(record)
         async with self.sandboxes.lock(record.object_id):
             await self.sandboxes.close(record.object_id)
@@ -316,15 +333,3 @@ class Sessions:
     def _in_use(self, record: SessionRecord) -> bool:
         session = self.sandboxes.get(record.object_id)
         return session is not None and session.uses > 0
-
-    def _expired(self, record: SessionRecord) -> None:
-        if self.collection.find(record.object_id) is record:
-            logger.info("%s: deleted after %d s without traffic", record.container, record.ttl)
-            self._background.start(self._expire(record))
-
-    async def _expire(self, record: SessionRecord) -> None:
-        try:
-            await self._remove(record)
-        except Exception:
-            logger.exception("%s could not be deleted; retrying later", record.container)
-            self.expiry.start(record, not_before_s=_EXPIRE_AGAIN_S)

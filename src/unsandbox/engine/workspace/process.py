@@ -78,6 +78,7 @@ class SessionProcess:
         settings: How it was asked for.
         kill_children: Kills the children that left its session.
         shares: What the processes of its key take.
+        memory_kills: Counts the processes of its sandbox that were killed at the memory limit.
     """
 
     def __init__(
@@ -85,8 +86,11 @@ class SessionProcess:
         settings: ProcessSettings,
         kill_children: Callable[[str], asyncio.Task[None]],
         shares: KeyShares,
+        memory_kills: Callable[[], int],
     ) -> None:
         self.settings = settings.shortened()
+        self._memory_kills = memory_kills
+        self._kills_before = memory_kills()
         self.outputs = {
             name: OutputLog(settings.output_bytes, keep_first=settings.keep_first, share=shares.output)
             for name in ("stdout", "stderr")
@@ -211,6 +215,7 @@ class SessionProcess:
             "error": self.error,
             "started_at": round(self._started_at, 3),
             "wall_ms": round(wall_s * 1000),
+            **self._used(),
             "terminal": self.settings.terminal is not None,
             "detached": self.settings.detach,
             "stdin_bytes": self.stdin.count,
@@ -218,8 +223,21 @@ class SessionProcess:
             "stderr_bytes_total": self.outputs["stderr"].total,
         }
 
-    def close(self) -> None:
-        """Release the resources on this side; the caller kills the program."""
+    def _used(self) -> dict[str, Any]:
+        usage = None if self._running is None else self._running.usage()
+        if usage is None:
+            return {}
+        return {
+            "cpu_time_ms": round(usage.cpu_s * 1000, 3),
+            "peak_memory_bytes": usage.peak_memory_bytes,
+        }
+
+    def close(self, why: str = "") -> None:
+        """Release the resources on this side; the caller kills the program.
+
+        Args:
+            why: Why the sandbox ended by itself, for people.
+        """
         self._stop_lease()
         if self._timer is not None:
             self._timer.cancel()
@@ -232,6 +250,7 @@ class SessionProcess:
             output.close()
         if self.running:
             self.reason = self.reason or "session"
+            self.error = self.error or (f"the sandbox of the session ended: {why}" if why else None)
             self._finish(EXIT_KILLED)
         self.ended.set()
         self._wake()
@@ -279,6 +298,8 @@ class SessionProcess:
         except SandboxError:
             code = EXIT_KILLED
             self.reason = self.reason or "session"
+        if code == EXIT_KILLED and self.reason is None and self._memory_kills() > self._kills_before:
+            self.reason = "memory"
         if self._killing is not None:
             await asyncio.wait({self._killing}, timeout=_KILL_S)
         self._finish(EXIT_TIMEOUT if self.reason == "timeout" else code)

@@ -97,7 +97,7 @@ class ProcessTable:
         self._forget_old()
         begun = self._starting[name] = asyncio.Event()
         try:
-            process = SessionProcess(settings, self._kill_children, self.shares)
+            process = SessionProcess(settings, self._kill_children, self.shares, self._sandbox.memory_kills)
             await self._spawn(process, settings, env)
             self._processes[name] = process
         finally:
@@ -134,10 +134,14 @@ class ProcessTable:
         """Write to the standard input of a process beside other work."""
         self._background.start(self._feed(process, data, eof=eof))
 
-    def close(self) -> None:
-        """Release everything, because the sandbox and its programs end."""
+    def close(self, why: str = "") -> None:
+        """Release everything, because the sandbox and its programs end.
+
+        Args:
+            why: Why the sandbox ended by itself, for people.
+        """
         for process in list(self):
-            process.close()
+            process.close(why)
         self._processes.clear()
         self.guest.shut()
 

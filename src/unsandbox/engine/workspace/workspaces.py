@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from unsandbox.engine.background import run_large
+from unsandbox.engine.context import Context
 from unsandbox.engine.errors import Conflict, InvalidRequest
 from unsandbox.engine.jobs.results import CONTROLS
+from unsandbox.engine.sessions.record import describe_usage
 from unsandbox.engine.sessions.sandboxes import OpenSession
 from unsandbox.engine.sessions.sessions import Sessions
 from unsandbox.engine.workspace.process import ProcessSettings, SessionProcess
@@ -32,6 +34,7 @@ from unsandbox.protocol.processes import (
     StdinRequest,
     TerminalSize,
 )
+from unsandbox.protocol.sessions import SessionMetrics
 from unsandbox.sandbox.layout import WORK
 
 _USERS = ("", "sandbox", "1000")
@@ -46,10 +49,12 @@ class Workspaces:
     """Runs processes in sessions and works on their files.
 
     Args:
+        context: What the parts of the engine share.
         sessions: The sessions.
     """
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, context: Context, sessions: Sessions) -> None:
+        self._context = context
         self._sessions = sessions
 
     # Processes
@@ -113,6 +118,12 @@ class Workspaces:
         """Return the processes of a session, oldest first."""
         async with self._sessions.in_use(owner, session, frozen_too=True) as opened:
             return ProcessList(processes=[process.describe() for process in opened.processes])
+
+    async def metrics(self, owner: str, session: str) -> SessionMetrics:
+        """Return the use of a session's resources now."""
+        async with self._sessions.in_use(owner, session, frozen_too=True) as opened:
+            record = self._sessions.record(owner, session)
+            return describe_usage(self._context, record, opened.sandbox.usage(), opened.sandbox.disk_used())
 
     async def output(
         self, owner: str, session: str, process_id: str, request: OutputRequest, connected: Connected

@@ -13,7 +13,7 @@ FEATURES_HEADER = "Unsandbox-Features"
 FEATURES = (
     *("wait", "idempotency", "stdin", "events", "args", "isolation", "wait_many"),
     *("compiler_args", "memory_mb", "compile_timeout", "cpu_time", "compile_output", "version"),
-    *("processes", "files"),
+    *("processes", "files", "session_timeout", "fork"),
 )
 """`wait`: `GET /jobs/{id}?wait=S` holds; `idempotency`: `Idempotency-Key` is honoured; `stdin`: is taken;
 `events`: `GET /jobs/{id}/events` streams; `args`: the program gets arguments; `isolation`: may be chosen;

@@ -11,6 +11,11 @@ SESSIONS: tuple[Endpoint, ...] = (
         method="GET",
         path="/sessions",
         response=sessions.SessionList,
+        query=(
+            Query(
+                "metadata", "string", "Form-encoded names and values that the sessions have: `team=a&run=7`."
+            ),
+        ),
         summary="List the sessions of this key.",
     ),
     Endpoint(
@@ -55,6 +60,33 @@ SESSIONS: tuple[Endpoint, ...] = (
         response=sessions.Session,
         idempotent=True,
         summary="Let the processes of a session go on.",
+    ),
+    Endpoint(
+        name="fork_session",
+        method="POST",
+        path="/sessions/{id}/fork",
+        request=sessions.ForkRequest,
+        response=sessions.SessionList,
+        body="json",
+        creates=True,
+        summary="Create independent copies of a session, which goes on.",
+    ),
+    Endpoint(
+        name="session_metrics",
+        method="GET",
+        path="/sessions/{id}/metrics",
+        response=sessions.SessionMetrics,
+        summary="Get the use of a session's resources.",
+    ),
+    Endpoint(
+        name="set_session_timeout",
+        method="POST",
+        path="/sessions/{id}/timeout",
+        request=sessions.TimeoutRequest,
+        response=sessions.Session,
+        body="json",
+        idempotent=True,
+        summary="Set the end of a session's life, counted from now.",
     ),
     Endpoint(
         name="boost_session",

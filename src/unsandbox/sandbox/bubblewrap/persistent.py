@@ -24,12 +24,13 @@ from unsandbox.sandbox.host.persistent import SETUP_TIMEOUT_S, HostSandbox, Prog
 from unsandbox.sandbox.host.process import SandboxProcess, communicate, reports
 from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher import messages
+from unsandbox.sandbox.launcher.enter import CAPABILITY_TO_READ_ALL
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, IMAGE_FD, INIT_FD, READY_FD, SECCOMP_FD
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER
 from unsandbox.sandbox.native.first_process import READY
-from unsandbox.sandbox.persistent_spec import HashedBytes, PersistentSpec
+from unsandbox.sandbox.persistent_spec import HashedBytes, PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import MIB, Artifact, Limits, SandboxFile
-from unsandbox.sandbox.storage.archive import archive_of, must_have_room
+from unsandbox.sandbox.storage.archive import PACK, UNPACK, archive_of, copy, must_have_room
 from unsandbox.sandbox.storage.archive_check import examine
 from unsandbox.sandbox.storage.work_disk import DiskImages
 from unsandbox.sandbox.validation import check_files
@@ -206,7 +207,7 @@ class BubblewrapSandbox(HostSandbox):
         return self._work.used()
 
     async def _end(self, reason: str) -> None:
-        self.end_reason = reason
+        self.end_reason, self.end_cause = reason, "disk"
         await self._handle.kill()
 
     async def archive_work(self, destination: Path) -> HashedBytes:
@@ -230,6 +231,18 @@ class BubblewrapSandbox(HostSandbox):
         await run_to_end(functools.partial(examine, archive, self._spec.limits.work_bytes))
         async with self._standing_still():
             await self._work.replace(archive)
+
+    async def copy_work(self, targets: Sequence[PersistentSandbox]) -> None:
+        """Copy the work folder into other sandboxes; see `PersistentSandbox.copy_work`."""
+        async with self._standing_still():
+            await copy(
+                await self._start_helper(PACK, CAPABILITY_TO_READ_ALL),
+                [target.start_unpacking for target in targets],
+            )
+
+    async def start_unpacking(self) -> SandboxProcess:
+        """Start a program that reads an archive; see `PersistentSandbox.start_unpacking`."""
+        return await self._start_helper(UNPACK, CAPABILITY_TO_READ_ALL)
 
     async def _save(self) -> None:
         # The disk already has the files.

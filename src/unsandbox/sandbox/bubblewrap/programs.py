@@ -142,7 +142,7 @@ class Programs:
                 await exited
                 raise SandboxError("the program ended while starting")
             kept.pop_all()
-            return SandboxProcess(exited, functools.partial(self._send_signal, pid, exited), **ends)
+            return SandboxProcess(exited, functools.partial(self._send_signal, pid, exited), pid=pid, **ends)
 
     def _send_signal(self, pid: int, exited: asyncio.Future[Answered], number: int, session: bool) -> None:
         if not self._handle.over.is_set() and (session or not exited.done()):

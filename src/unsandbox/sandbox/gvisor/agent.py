@@ -71,7 +71,7 @@ READY = b"Y"
 STARTED = b"P"
 """Empty, or the reason why the program or connection could not be started."""
 EXIT = b"O"
-"""A program's exit code, as text."""
+"""A program's exit code, seconds of CPU time and most memory in KiB, as text with spaces between them."""
 DONE = b"A"
 
 WORK = "/work"
@@ -378,7 +378,7 @@ class Agent:
         """Report the ends of programs; also reap orphans."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
@@ -391,7 +391,8 @@ class Agent:
                     for number in (stream, stream + 1):
                         if number in self.outward:
                             self.outward[number].drain()
-                    self.send(EXIT, stream, b"%d" % code)
+                    cpu_s = used.ru_utime + used.ru_stime
+                    self.send(EXIT, stream, b"%d %.6f %d" % (code, cpu_s, used.ru_maxrss))
 
     def signal(self, stream: int, number: int, session: bool) -> None:
         """Send a signal to the group, or all of the session, that a program leads; also when it has ended."""

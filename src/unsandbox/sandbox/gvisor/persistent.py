@@ -34,8 +34,9 @@ from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.fd_numbers import CHECKPOINT_FD
 from unsandbox.sandbox.layout import ARTIFACT_FOLDER
-from unsandbox.sandbox.persistent_spec import HashedBytes, PersistentSpec
+from unsandbox.sandbox.persistent_spec import HashedBytes, PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import Artifact, SandboxFile
+from unsandbox.sandbox.storage import archive
 from unsandbox.sandbox.storage.archive_check import examine
 from unsandbox.sandbox.validation import check_files
 
@@ -256,26 +257,28 @@ class GvisorSandbox(HostSandbox):
             self._disk_used = int(said.result())
 
     async def archive_work(self, destination: Path) -> HashedBytes:
-        """Write the work folder as an archive; see `PersistentSandbox.archive_work`.
-
-        Raises:
-            SandboxError: It could not be read.
-            OSError: The disk is full or failed.
-        """
+        """Write the work folder as an archive; see `PersistentSandbox.archive_work`."""
         async with self._standing_still():
             return await work_folder.save(self._programs, destination)
 
     async def replace_work(self, source: Path) -> None:
-        """Replace the content of the work folder; see `PersistentSandbox.replace_work`.
-
-        Raises:
-            InvalidArchiveError: The archive is damaged or has a forbidden entry; nothing has changed.
-            SandboxError: It could not be unpacked; the work folder is incomplete.
-            OSError: It does not fit (`EDQUOT`; the work folder is incomplete), or could not be read.
-        """
+        """Replace the content of the work folder; see `PersistentSandbox.replace_work`."""
         await run_long(examine, source, self._shape.work_bytes)
         async with self._standing_still():
             await work_folder.replace(self._programs, source)
+
+    async def copy_work(self, targets: Sequence[PersistentSandbox]) -> None:
+        """Copy the work folder into other sandboxes; see `PersistentSandbox.copy_work`."""
+        async with self._standing_still():
+            await archive.copy(
+                await self._programs.start(archive.PACK, root=True),
+                [target.start_unpacking for target in targets],
+            )
+
+    async def start_unpacking(self) -> SandboxProcess:
+        """Start a program that reads an archive; see `PersistentSandbox.start_unpacking`."""
+        self._must_live()
+        return await self._programs.start(archive.UNPACK)
 
     async def _save(self) -> None:
         if self._saver is not None:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.errors import ProgramStartError
@@ -20,6 +21,8 @@ from unsandbox.sandbox.launcher.messages import Answered
 from unsandbox.sandbox.layout import DEFAULT_ENV
 from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
 from unsandbox.sandbox.spec import EXIT_KILLED, MIB
+
+_MOST_CPU_S = 1e9
 
 
 class Programs:
@@ -132,9 +135,9 @@ class Programs:
         answer: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
 
         def tell(done: asyncio.Future[bytes]) -> None:
-            code = EXIT_KILLED if done.cancelled() or done.exception() else int(done.result())
+            lost = done.cancelled() or done.exception() is not None
             if not answer.done():
-                answer.set_result(Answered(ask=0, exit_code=code))
+                answer.set_result(Answered(ask=0, exit_code=EXIT_KILLED) if lost else _ending(done.result()))
 
         said.add_done_callback(tell)
         return answer
@@ -167,6 +170,19 @@ class Programs:
                 raise ConnectionError(f"nothing listens on port {port} of the sandbox: {text(said)}")
             here.setblocking(False)
             return here.detach()
+
+
+def _ending(said: bytes) -> Answered:
+    """Return the end of a program as its agent tells it. That of an older checkpoint tells the code alone."""
+    try:
+        code, *used = said.split()
+        answer = Answered(ask=0, exit_code=int(code) & 0xFF)
+        cpu_s, kib = float(used[0]), int(used[1])
+    except (ValueError, IndexError):
+        return Answered(ask=0, exit_code=int(said) & 0xFF if said.isdigit() else EXIT_KILLED)
+    if not (0 <= cpu_s < _MOST_CPU_S and 0 <= kib < 1 << 40):
+        return answer
+    return replace(answer, cpu_s=cpu_s, peak_memory_bytes=kib * 1024)
 
 
 def _start_error(said: bytes) -> ProgramStartError:

@@ -18,7 +18,7 @@ from unsandbox.sandbox.host.sandbox_handle import SandboxHandle
 from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher.messages import ChangeLimits
 from unsandbox.sandbox.layout import WORK
-from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess
+from unsandbox.sandbox.persistent_spec import CommandOutcome, PersistentSpec, RunningProcess, SandboxUsage
 from unsandbox.sandbox.spec import MIB
 from unsandbox.sandbox.validation import check_new_limits, check_port, check_program
 
@@ -68,6 +68,7 @@ class HostSandbox(abc.ABC):
         self.lasting: RunningProcess | None = None
         self.end_reason = ""
         """The reason, if this project ended the sandbox."""
+        self.end_cause = "lost"
         self._spec = spec
         self._host = host
         self._slot = slot
@@ -263,6 +264,20 @@ class HostSandbox(abc.ABC):
         group = self._host.cgroup.group_of(self._handle.number)
         return None if group is None or self._handle.over.is_set() else group.cpu_s()
 
+    def usage(self) -> SandboxUsage:
+        """Return what the sandbox uses now; see `PersistentSandbox.usage`."""
+        group = self._host.cgroup.group_of(self._handle.number)
+        if group is None or self._handle.over.is_set():
+            return SandboxUsage()
+        used = group.usage(ended_well=True)
+        processes = None if self.counts_processors else group.processes()
+        return SandboxUsage(used.cpu_s, group.memory_in_use(), used.peak_memory_bytes, processes)
+
+    def memory_kills(self) -> int:
+        """Return how many processes were killed for memory; see `PersistentSandbox.memory_kills`."""
+        group = self._host.cgroup.group_of(self._handle.number)
+        return 0 if group is None or self._handle.over.is_set() else group.memory_kills()
+
     # Its end
 
     def ended(self, ending: Ending) -> None:
@@ -271,7 +286,9 @@ class HostSandbox(abc.ABC):
             return
         self._ending = ending
         if ending.out_of_memory and not self.end_reason:
-            self.end_reason = "it used more memory than its limit"
+            self.end_reason, self.end_cause = "it used more memory than its limit", "memory"
+        elif self._host.control.lost:
+            self.end_reason, self.end_cause = "the launcher process has died", "node"
         self._handle.over.set()
         self._gone(ending)
         self._release = self._loop.create_task(self._wind_up())

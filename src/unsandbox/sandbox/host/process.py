@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 
 from unsandbox.protocol.contents import Content, chunks_of
 from unsandbox.sandbox.errors import SandboxError
@@ -15,11 +16,12 @@ from unsandbox.sandbox.host.descriptors import readable, writable
 from unsandbox.sandbox.host.stream_capture import StreamCapture
 from unsandbox.sandbox.launcher import messages
 from unsandbox.sandbox.launcher.messages import MAX_MESSAGE, Answered, Message
-from unsandbox.sandbox.persistent_spec import CommandOutcome, RunningProcess
+from unsandbox.sandbox.persistent_spec import CommandOutcome, ProcessUsage, RunningProcess
 
 _GRACE_S = 0.25
 """How long to wait for output of other processes after the program itself has ended."""
 _WRITE_BYTES = 1 << 16
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class SandboxProcess:
@@ -34,8 +36,20 @@ class SandboxProcess:
         stdin_fd: int | None = None,
         stdout_fd: int | None = None,
         stderr_fd: int | None = None,
+        pid: int = 0,
     ) -> None:
-        """Take over the descriptors; `signal` sends a signal to the process group, or (True) to the session."""
+        """Take over the descriptors.
+
+        Args:
+            exited: Completed at the program's end.
+            signal: Sends a signal to the process group, or (True) to the session.
+            terminal_fd: The master of its terminal.
+            stdin_fd: Its standard input.
+            stdout_fd: Its standard output.
+            stderr_fd: Its standard error.
+            pid: Its number on the host; 0 if it has none there.
+        """
+        self._pid = pid
         self._exited = exited
         self._signal = signal
         self.terminal_fd = terminal_fd
@@ -53,6 +67,17 @@ class SandboxProcess:
         if code is None:
             raise SandboxError("the program was lost")
         return code
+
+    def usage(self) -> ProcessUsage | None:
+        """Return what the program has used; see `RunningProcess.usage`."""
+        if not self._exited.done():
+            return _usage_of(self._pid) if self._pid else None
+        if self._exited.cancelled() or self._exited.exception() is not None:
+            return None
+        answer = self._exited.result()
+        if answer.cpu_s is None:
+            return None
+        return ProcessUsage(answer.cpu_s, answer.peak_memory_bytes or 0)
 
     def kill(self, signal_number: int = 9) -> None:
         """Send a signal to the program's process group; see `RunningProcess.kill`."""
@@ -75,6 +100,17 @@ class SandboxProcess:
         for name in ("terminal_fd", "stdin_fd", "stdout_fd", "stderr_fd"):
             if getattr(self, name) is not None:
                 os.close(self.take(name))
+
+
+def _usage_of(pid: int) -> ProcessUsage | None:
+    """Return what a running process has used, with the children that it waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    peak = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), "0")
+    return ProcessUsage(sum(map(int, fields[11:15])) / _TICKS_PER_S, int(peak) * 1024)
 
 
 async def reports(sock: socket.socket) -> AsyncGenerator[tuple[Message, list[int]], None]:

@@ -183,6 +183,24 @@ class Group:
         used = _number(f"{self._folders['cpuacct']}/cpuacct.usage") if "cpuacct" in self._folders else None
         return None if used is None else used / 1e9
 
+    def memory_in_use(self) -> int | None:
+        """Return the bytes of memory in use, without files not used lately; None if they are not counted."""
+        if (folder := self._folders.get("memory")) is None:
+            return None
+        now = _number(f"{folder}/memory.{'current' if self._version == 2 else 'usage_in_bytes'}")
+        name = "inactive_file" if self._version == 2 else "total_inactive_file"
+        return None if now is None else max(0, now - (field(f"{folder}/memory.stat", name) or 0))
+
+    def processes(self) -> int | None:
+        """Return how many processes and threads it has; None if they are not counted."""
+        return _number(f"{self._folders['pids']}/pids.current") if "pids" in self._folders else None
+
+    def memory_kills(self) -> int:
+        """Return how many processes of the group the kernel has killed at the memory limit."""
+        file = "events" if self._version == 2 else "oom_control"
+        folder = self._folders.get("memory")
+        return 0 if folder is None else field(f"{folder}/memory.{file}", "oom_kill") or 0
+
     def usage(self, *, ended_well: bool = False) -> Usage:
         """Return the group's usage so far.
 
@@ -193,8 +211,7 @@ class Group:
         if folder := self._folders.get("memory"):
             peak = _number(f"{folder}/memory.{'peak' if self._version == 2 else 'max_usage_in_bytes'}")
             if not ended_well:
-                file = "events" if self._version == 2 else "oom_control"
-                oom_kills = field(f"{folder}/memory.{file}", "oom_kill") or 0
+                oom_kills = self.memory_kills()
         return Usage(self.cpu_s(), peak, oom_kills)
 
     def remove(self) -> bool:

@@ -325,11 +325,15 @@ class Answered:
         ask: Number of the request.
         exit_code: Of a program that has ended, as a shell counts it.
         error: Why the request failed; None when it did not.
+        cpu_s: Seconds of CPU time that the program and the children that it waited for used.
+        peak_memory_bytes: The most memory that one of these held.
     """
 
     ask: int
     exit_code: int | None = None
     error: str | None = None
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
 
 
 # From a process that the launcher forked to the server, on a separate socket

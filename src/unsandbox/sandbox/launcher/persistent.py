@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -144,7 +145,7 @@ class PersistentSandboxes:
         if not data:
             self._ended(live, program, 127)
 
-    def reaped(self, pid: int, status: int) -> bool:
+    def reaped(self, pid: int, status: int, used: resource.struct_rusage) -> bool:
         """Handle the end of a child; return whether it was a program of a persistent sandbox."""
         if not self.owns(pid):
             return False
@@ -153,7 +154,7 @@ class PersistentSandboxes:
             for program in live.programs:
                 if program.pid == pid:
                     code = os.waitstatus_to_exitcode(status)
-                    self._ended(live, program, code if code >= 0 else 128 - code)
+                    self._ended(live, program, code if code >= 0 else 128 - code, used)
                     return True
                 if program.entering == pid:
                     # The number may come back.
@@ -281,10 +282,16 @@ class PersistentSandboxes:
 
     # The end of a program
 
-    def _ended(self, live: PersistentState, program: Program, code: int) -> None:
+    def _ended(
+        self, live: PersistentState, program: Program, code: int, used: resource.struct_rusage | None = None
+    ) -> None:
         self._close_pipe(program)
         live.programs.remove(program)
-        self._send(Answered(ask=program.ask, exit_code=code))
+        answer = Answered(ask=program.ask, exit_code=code)
+        if used is not None:
+            cpu_s, peak = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+            answer = replace(answer, cpu_s=cpu_s, peak_memory_bytes=peak)
+        self._send(answer)
 
     def _close_pipe(self, program: Program) -> None:
         if self._pipes.pop(program.pipe, None):

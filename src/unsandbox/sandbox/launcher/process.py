@@ -286,7 +286,7 @@ class Launcher:
             if self._networks.reaped(pid, status):
                 continue
             job = self._by_monitor.pop(pid, None)
-            if job is None and self._persistent.reaped(pid, status):
+            if job is None and self._persistent.reaped(pid, status, rusage):
                 continue
             if job is None:
                 # The monitor of this sandbox died first.

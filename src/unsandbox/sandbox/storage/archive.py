@@ -18,8 +18,8 @@ import shlex
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self, TypeVar
@@ -174,6 +174,41 @@ async def load(tar: RunningProcess, archive: Path) -> None:
     async with _Running(tar) as running:
         await running.in_thread(partial(decompress, archive, running.take("stdin_fd")))
         await running.must_succeed("the archive could not be unpacked")
+
+
+async def copy(tar: RunningProcess, unpacking: Sequence[Callable[[], Awaitable[RunningProcess]]]) -> None:
+    """Feed the output of a started `PACK` to several `UNPACK`, which the functions start.
+
+    Raises:
+        InvalidArchiveError: Its folders are nested too deeply.
+        SandboxError: The folder could not be read, or not be written.
+        OSError: It does not fit into one of the work folders (`EDQUOT`).
+    """
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(_Running(tar))
+        targets = [await stack.enter_async_context(_Running(await start())) for start in unpacking]
+        pipes = [target.take("stdin_fd") for target in targets]
+        await source.in_thread(partial(_pour, source.take("stdout_fd"), pipes))
+        await source.must_succeed("the work folder could not be read")
+        for target in targets:
+            await target.must_succeed("the copy of the work folder could not be written")
+
+
+def _pour(source: int, targets: Sequence[int]) -> None:
+    """Copy a pipe to its end into others; all are closed then."""
+    piece = memoryview(bytearray(_PIECE))
+    with ExitStack() as stack:
+        stream = stack.enter_context(os.fdopen(source, "rb", buffering=0))
+        pipes = [stack.enter_context(os.fdopen(target, "wb", buffering=0)) for target in targets]
+        while count := stream.readinto(piece):
+            for pipe in list(pipes):
+                rest = piece[:count]
+                try:
+                    while rest:
+                        rest = rest[pipe.write(rest) :]
+                except BrokenPipeError:
+                    # It says why when it is asked.
+                    pipes.remove(pipe)
 
 
 class _Running:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qsl
+
 from unsandbox.engine.background import run_large
 from unsandbox.engine.jobs.inputs import input_files
 from unsandbox.engine.jobs.results import captured_size, command_result, wire_artifacts
@@ -9,16 +11,24 @@ from unsandbox.protocol.sessions import (
     BoostRequest,
     CommandRequest,
     CommandResult,
+    ForkRequest,
     Session,
     SessionList,
+    SessionMetrics,
     SessionRequest,
+    TimeoutRequest,
 )
 from unsandbox.server.call import Call, read_body, read_flag
 
 
 async def list_sessions(call: Call) -> SessionList:
     """List sessions."""
-    sessions = [_with_address(call, session) for session in call.engine.sessions.list_of(call.owner)]
+    wanted = call.query.get("metadata")
+    found = call.engine.sessions.list_of(call.owner, dict(parse_qsl(wanted or "", keep_blank_values=True)))
+    if wanted is None:
+        # Historical clients search lists for braces.
+        found = [session.replace(metadata=None) for session in found]
+    sessions = [_with_address(call, session) for session in found]
     return SessionList(sessions=sessions, count=len(sessions))
 
 
@@ -42,6 +52,7 @@ async def delete_session(call: Call) -> Session:
     return session.replace(
         message="session deleted",
         status="deleted",
+        reason="deleted",
         artifacts=wire_artifacts(artifacts),
     )
 
@@ -54,6 +65,26 @@ async def freeze_session(call: Call) -> Session:
 async def unfreeze_session(call: Call) -> Session:
     """Resume the processes."""
     return _with_address(call, await call.engine.sessions.unfreeze(call.owner, call.params["id"]))
+
+
+async def fork_session(call: Call) -> SessionList:
+    """Make copies of it."""
+    request = read_body(call, ForkRequest)
+    made = await call.engine.forks.make(call.owner, call.params["id"], request, call.settings.sessions)
+    # Flat, as in lists.
+    sessions = [_with_address(call, session.replace(metadata=None)) for session in made]
+    return SessionList(sessions=sessions, count=len(sessions))
+
+
+async def session_metrics(call: Call) -> SessionMetrics:
+    """Get its use of resources."""
+    return await call.engine.workspaces.metrics(call.owner, call.params["id"])
+
+
+async def set_session_timeout(call: Call) -> Session:
+    """Set its deadline."""
+    timeout = read_body(call, TimeoutRequest).timeout
+    return _with_address(call, await call.engine.sessions.set_timeout(call.owner, call.params["id"], timeout))
 
 
 async def boost_session(call: Call) -> Session:
