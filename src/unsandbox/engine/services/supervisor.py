@@ -179,10 +179,8 @@ class ServiceSupervisor:
             end = end or await self._wait_for_end()
             self.starting_since, self.listened = time.monotonic(), False
             async with self.lock:
-                # A caller that uses or unfreezes it must not get a dead sandbox.
-                if not self._unfrozen.is_set():
-                    await self._close()
-                await self._living()
+                # No caller gets a dead sandbox, and the log is complete before the state tells of the end.
+                await self._close()
             delay = await self._on_end(end)
             if delay is None:
                 async with self.lock:
