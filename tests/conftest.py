@@ -112,7 +112,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return max(2, min(MOST_WORKERS, WORKERS_PER_CORE * len(os.sched_getaffinity(0))))
 
 
+TWINS = ("test_files.py", "test_mapping.py", "test_processes.py", "test_session_files.py")
+"""Files of tests/_sync with many sandboxes. They are generated: the tests in tests/_async cover the same code."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "_sync" and item.path.name in TWINS:
+            item.add_marker(pytest.mark.slow)
     for name, (available, reason) in REQUIREMENTS.items():
         marked = [item for item in items if item.get_closest_marker(name)]
         if marked and not available():

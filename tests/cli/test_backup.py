@@ -76,6 +76,7 @@ def saved(tmp_path_factory):
     return folder, keys, session_id, kept["snapshot_id"], running
 
 
+@pytest.mark.slow
 def test_a_running_server_is_not_overwritten(saved):
     running = saved[-1]
     assert (running.returncode, "a running un serve uses" in running.stderr) == (1, True)
@@ -154,6 +155,7 @@ def test_a_damaged_backup_is_not_restored(saved, tmp_path, damage):
     assert written(tmp_path) == {"backup"}
 
 
+@pytest.mark.slow
 def test_the_key_may_be_kept_elsewhere(saved, tmp_path):
     folder, keys, *_ = saved
     data, backup = tmp_path / "data", tmp_path / "backup"
@@ -166,6 +168,7 @@ def test_the_key_may_be_kept_elsewhere(saved, tmp_path):
     assert keys[0] in un("keys", "list", "--data", str(tmp_path / "new")).stdout
 
 
+@pytest.mark.slow
 def test_disks_stay_sparse(saved):
     folder, *_ = saved
     disks = [path for path in (folder / "a backup" / "sessions").rglob("*") if path.is_file()]

@@ -38,7 +38,7 @@ exec {shlex.join(UN)} "$@"
 
 
 @pytest.mark.parametrize(
-    "shell", ["bash", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zsh", "fish"))]
+    "shell", [pytest.param(name, marks=pytest.mark.slow) for name in ("bash", "zsh", "fish")]
 )
 def test_a_shell_completes_commands_files_languages_and_ids(shell, environment, run_un, tmp_path):
     if shutil.which(shell) is None:

@@ -32,9 +32,10 @@ def pretend(environment, system, missing, *words):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("system", "named", "missing"),
-    [pytest.param("darwin", "macOS", "", marks=pytest.mark.slow), ("win32", "Windows", UNIX)],
+    [("darwin", "macOS", ""), ("win32", "Windows", UNIX)],
 )
 def test_beyond_linux_a_server_elsewhere_is_used(served_environment, system, named, missing):
     done = pretend(served_environment, system, missing, "-s", "bash", "echo there")

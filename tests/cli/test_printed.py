@@ -33,6 +33,7 @@ def test_systemd_accepts_the_unit(tmp_path, user):
     assert (done.stderr, done.returncode) == ("", 0)
 
 
+@pytest.mark.slow
 def test_the_command_of_the_unit_serves(tmp_path):
     """Under its restrictions too, as far as a program that is not systemd can make them."""
     unit = un("systemd", "--data", str(tmp_path / "data"), "--", "--port", "0").stdout
@@ -66,6 +67,7 @@ def test_a_unit_that_would_not_start_is_refused(words, named):
     assert (done.returncode, done.stdout, named in done.stderr) == (2, "", True)
 
 
+@pytest.mark.slow
 def test_the_manual_page_has_every_command_and_option(tmp_path):
     page = un("man").stdout
     assert json.loads(un("man", "--json").stdout)["page"] == page
@@ -96,6 +98,7 @@ def test_a_shell_takes_new_keys_by_eval(tmp_path):
     assert (done.stdout[:8], done.stderr) == ("unsb-pk-", "")
 
 
+@pytest.mark.slow
 def test_an_empty_audit_log_is_not_called_intact(tmp_path):
     un("keys", "create", "--data", str(tmp_path / "data"))
     for path in (tmp_path / "data").glob("audit-*"):

@@ -331,6 +331,7 @@ def client_modules() -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_each_module_imports_alone() -> None:
     # Forks of a process that has what others wrote: an interpreter for each module takes a minute.
     code = f"""

@@ -92,8 +92,9 @@ def test_interpreter_lines_are_read_once(begin, unit):
     check_growth(lambda data: detect_shebang(data.decode()), begin, unit, b"x")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # Processor time is what is bounded here, and by `check_growth`.
-@pytest.mark.parametrize("largest", [1 << 14, pytest.param(1 << 16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("largest", [1 << 14, 1 << 16])
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_parser_and_encoder_is_linear(name, largest):
     target = TARGETS[name]

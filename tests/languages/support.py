@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from unsandbox.sandbox import find_system, load_languages
 from unsandbox.sandbox.languages.caches import default_folder, with_caches
 
@@ -70,6 +72,15 @@ def programs_of(name: str) -> Programs:
     return Programs(text["programs"], text.get("without", {}), text.get("broken_line", 3))
 
 
-def pairs(*whats: str) -> list[tuple[str, str]]:
-    """Return every installed language with each of `whats` that it can do."""
-    return [(name, what) for name in AVAILABLE for what in whats if programs_of(name).can(what)]
+OFTEN = {"python", "javascript", "typescript", "bash", "c", "cpp", "go", "rust", "java", "ruby", "php", "perl"}
+"""Languages whose programs `make test` runs; of the others it runs the smallest program only."""
+
+
+def pairs(*whats: str) -> list[Any]:
+    """Return every installed language with each of `whats` that it can do, as parameters of a test."""
+    return [
+        pytest.param(name, what, marks=[pytest.mark.slow] * (name not in OFTEN))
+        for name in AVAILABLE
+        for what in whats
+        if programs_of(name).can(what)
+    ]

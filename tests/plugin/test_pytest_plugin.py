@@ -53,6 +53,7 @@ def test_fixtures_and_markers(suite: pytest.Pytester):
     result.stdout.fnmatch_lines(["*cannot run nonesuch here*"])
 
 
+@pytest.mark.slow
 def test_results_are_recorded_and_replayed(suite: pytest.Pytester):
     run(suite, "--unsandbox-record", "results", "-k", "execute or network").assert_outcomes(passed=2)
     assert len(list((suite.path / "results").iterdir())) == 2

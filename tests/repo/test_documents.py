@@ -53,6 +53,11 @@ def name_of(value):
     return str(value.relative_to(REPO))
 
 
+def block_parameter(block):
+    """Make a parameter of a block; `make test` runs those of the README."""
+    return pytest.param(block, id=name_of(block), marks=[pytest.mark.slow] * (block.document.parent != REPO))
+
+
 def test_the_blocks_are_found():
     assert len(RUN_BLOCKS) >= 6
     assert {block.language for block in ALL_BLOCKS} <= {*LANGUAGES_RUN, *LANGUAGES_SHOWN}
@@ -95,7 +100,7 @@ def free_port() -> str:
         return str(sock.getsockname()[1])
 
 
-@pytest.mark.parametrize("block", RUN_BLOCKS, ids=name_of)
+@pytest.mark.parametrize("block", [block_parameter(block) for block in RUN_BLOCKS])
 def test_a_block_runs_and_prints_what_stands_below_it(block, environment, server, forks, tmp_path):
     # Blocks that start a server of their own get neither ours nor its port.
     own_server = "un serve" in block.code

@@ -9,9 +9,17 @@ from nbclient import NotebookClient
 from tests.support import REPO
 
 EXAMPLES = sorted((REPO / "examples").glob("*.py"))
+QUICK = {"hello_world", "hello_world_async", "grader"}
+"""Those that `make test` runs."""
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem not in QUICK))
+        for path in EXAMPLES
+    ],
+)
 def test_example(example, forks, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("UNSANDBOX_")}
     environment |= {"UNSANDBOX_API_BASE": "local", "HOME": str(tmp_path)}
@@ -22,6 +30,7 @@ def test_example(example, forks, tmp_path):
     assert "\033" not in result.stdout, "colours only where a person looks"
 
 
+@pytest.mark.slow
 def test_the_notebook(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("UNSANDBOX_")]:
         monkeypatch.delenv(name)

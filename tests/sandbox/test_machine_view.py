@@ -34,7 +34,8 @@ SAYS = {
     "javascript": f"console.log(require('child_process').execFileSync('bash', ['-c', {SAY!r}], {{encoding: 'utf8'}}))",
 }
 BACKENDS = pytest.mark.parametrize(
-    "backend_class", [BubblewrapBackend, pytest.param(GvisorBackend, marks=pytest.mark.gvisor)]
+    "backend_class",
+    [BubblewrapBackend, pytest.param(GvisorBackend, marks=[pytest.mark.gvisor, pytest.mark.slow])],
 )
 
 

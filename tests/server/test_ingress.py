@@ -460,6 +460,7 @@ async def test_the_program_dies_and_is_there_again(wire, python_app):
     assert "exit code 3" in shown["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.gvisor
 async def test_a_hot_snapshot_of_a_service_goes_on_with_its_memory(wire):
     visitor = await serve_app(wire, "hot", "echo.py", isolation="gvisor")

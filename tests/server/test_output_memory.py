@@ -56,6 +56,7 @@ CODE = "import sys\nfor file in (sys.stdout, sys.stderr): file.buffer.write(byte
 PEAK_MIB = 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("byte", [1, 255])
 def test_costly_output_takes_little_memory_and_gives_it_back(served, byte):
     pid = served.process.pid
@@ -80,6 +81,7 @@ def test_costly_output_takes_little_memory_and_gives_it_back(served, byte):
     eventually(lambda: figure(pid, "VmRSS") - before < 30 * MIB, 30)
 
 
+@pytest.mark.slow
 def test_answers_kept_for_a_repetition_take_no_memory(served):
     body = {"name": "loud", "bootstrap": "sleep 900", "network": "zerotrust"}
     status, service = served.call(served.keys(), "POST", "/services", body)

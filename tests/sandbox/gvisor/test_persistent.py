@@ -279,6 +279,7 @@ async def test_a_work_disk_outlives_its_sandbox(backend, tmp_path):
         await sandbox.close()
 
 
+@pytest.mark.slow
 async def test_a_work_disk_is_saved_now_and_then(backend, tmp_path, monkeypatch):
     monkeypatch.setattr(work_folder, "SAVE_EVERY_S", 0.1)
     monkeypatch.setattr(work_folder, "_SAVE_SHARE", 1)
@@ -341,6 +342,7 @@ async def eventually_there(sandbox, path: str) -> None:
     raise AssertionError(f"{path} did not come")
 
 
+@pytest.mark.slow
 async def test_a_checkpoint_of_a_checkpoint_and_of_a_frozen_sandbox(backend, tmp_path):
     sandbox = await backend.open_persistent(PersistentSpec())
     await sandbox.spawn(["/usr/bin/python3", "-c", COUNTER])

@@ -318,7 +318,9 @@ async def test_arguments_of_a_compiler(wire):
 
 
 WARNS = '#include <stdio.h>\nint main(void) { int x; fputs("own", stderr); return 0; }'
-ON_BOTH = pytest.mark.parametrize("isolation", ["auto", pytest.param("gvisor", marks=pytest.mark.gvisor)])
+ON_BOTH = pytest.mark.parametrize(
+    "isolation", ["auto", pytest.param("gvisor", marks=[pytest.mark.gvisor, pytest.mark.slow])]
+)
 
 
 @ON_BOTH

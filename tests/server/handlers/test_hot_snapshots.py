@@ -82,6 +82,7 @@ exit 7
 """
 
 
+@pytest.mark.slow
 async def test_a_service_goes_on_with_its_log_and_its_end_is_noticed(tmp_path):
     async with lasting(tmp_path) as wire:
 
