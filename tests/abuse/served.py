@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.abuse.stage import Row
-from tests.support import REPO, Serve, eventually, signature_headers
+from tests.support import REPO, Serve, eventually, signature_headers, un
 
 PLACE = "server"
 APP = (REPO / "tests" / "server" / "apps" / "echo.py").read_text()
@@ -31,6 +32,26 @@ class Target:
     keys: tuple[str, str]
     inner: socket.socket
     reached: list[str] = field(default_factory=list)
+    hostile: str = ""
+    """Host name of a service that attacks its visitors, once there is one."""
+    backup: Path | None = None
+    with_codes: tuple[tuple[str, str], str] | None = None
+    """A key that needs one-time codes, and their secret, once there is one."""
+    tls: Serve | None = None
+    on_close: list[Callable[[], None]] = field(default_factory=list)
+
+    @functools.cached_property
+    def session(self) -> str:
+        """A session of the key."""
+        status, answer = self.call("POST", "/sessions", {"network": "zerotrust"})
+        assert status == 200, answer
+        return str(answer["session_id"])
+
+    @functools.cached_property
+    def other_keys(self) -> tuple[str, str]:
+        """Another key of the server."""
+        made = json.loads(un("keys", "create", "--data", str(self.serve.data), "--json").stdout)
+        return made["public_key"], made["secret_key"]
 
     @property
     def address(self) -> tuple[str, int]:
@@ -140,16 +161,22 @@ def opened() -> Iterator[Target]:
             ask = f"GET / HTTP/1.1\r\nHost: {target.host}\r\n\r\n".encode()
             eventually(lambda: target.status(ask) == 200, 60)
             yield target
+            for close in target.on_close:
+                close()
             serve.stop()
 
 
 def all_rows() -> list[Row]:
     """Carry out every attack, one after the other; the log is looked at when the server has ended."""
-    from tests.abuse import api, http, ssrf
+    from tests.abuse import api, hostile_services, http, kept, session_files, session_processes, ssrf
 
     http.declare()
     api.declare()
     ssrf.declare()
+    hostile_services.declare()
+    kept.declare()
+    session_files.declare()
+    session_processes.declare()
     with opened() as target:
         api.check_harmless(target)
         rows = [_carry_out(one, target) for one in ATTACKS]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
 import signal
 import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -97,15 +99,46 @@ def test_it_has_no_rights_and_no_secrets(place):
     assert not [name for name in files if str(place.serve.data) in name]
 
 
+MOST_S = 5.0
+"""Seconds for an answer of the API on a busy machine; an idle one needs some milliseconds."""
+
+
+@contextlib.contextmanager
+def health_watched(place: Place) -> Iterator[list[float]]:
+    """Ask for the health of the API again and again on one connection; give the seconds of each answer."""
+    over, took = threading.Event(), list[float]()
+
+    def ask() -> None:
+        with contextlib.closing(place.connection()) as connection:
+            while not over.wait(0.01):
+                began = time.monotonic()
+                connection.request("GET", "/health")
+                response = connection.getresponse()
+                response.read()
+                took.append(time.monotonic() - began if response.status == 200 else math.inf)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        eventually(lambda: took)
+        yield took
+    finally:
+        over.set()
+        thread.join(30)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_it_comes_back_and_the_api_notices_nothing(place, number):
     before = place.ingress()
-    with contextlib.closing(place.connection()) as api:
+    with health_watched(place) as took, contextlib.closing(place.connection()) as api:
         assert place.call(api, "GET", "/jobs")[0] == 200
         os.kill(before, number)
         assert place.call(api, "GET", "/jobs")[0] == 200
-    eventually(lambda: place.visit() == 200, 30)
+        eventually(lambda: place.visit() == 200, 30)
+        during = len(took)
+        eventually(lambda: len(took) > during)
     assert place.ingress() not in (0, before)
+    assert max(took) < MOST_S
 
 
 def test_signals_for_the_server_are_not_its_own(place):

@@ -50,6 +50,25 @@ def digest_of(served: Serve, path: str, body: dict[str, object], key: str = "") 
     return size, digest.hexdigest()
 
 
+def test_a_large_stored_result_is_sent_as_it_is_stored(served):
+    code = CODE.format(byte=255, size=OUTPUT)
+    status, job = served.call(served.keys(), "POST", "/execute", {"language": "python", "code": code})
+    assert status == 200
+    pid, path = served.process.pid, f"/jobs/{job['job_id']}"
+    # The first answer may come from what was encoded when the job ended.
+    assert served.call(served.keys(), "GET", path)[1] == job
+    eventually(lambda: served.call(served.keys(), "GET", path)[1] == job)
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    before = figure(pid, "VmRSS")
+    threads = [threading.Thread(target=served.call, args=(served.keys(), "GET", path)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert figure(pid, "VmHWM") - before < 40 * MIB
+    assert served.call(("x", "y"), "GET", path)[0] == 401
+
+
 CODE = "import sys\nfor file in (sys.stdout, sys.stderr): file.buffer.write(bytes([{byte}]) * {size}); file.flush()"
 
 

@@ -55,6 +55,7 @@ class EngineConfig:
         stop_grace_s: Seconds that a graceful stop waits for running jobs.
         retention_s: Seconds that ended jobs are kept in the data folder.
         retention_jobs: Number of ended jobs that are kept there; the oldest are deleted first.
+        results_bytes_per_key: Stored results of one key's ended jobs; the oldest are deleted first.
         sessions_per_key: Maximum number of sessions per key.
         services_per_key: Maximum number of services per key.
         work_bytes: Quota of the work folder of a session or service.
@@ -92,6 +93,7 @@ class EngineConfig:
     stop_grace_s: float = 20.0
     retention_s: float = 7 * 86400.0
     retention_jobs: int = 100_000
+    results_bytes_per_key: int = 16 * GIB
     sessions_per_key: int = 100
     services_per_key: int = 100
     work_bytes: int = 2 * GIB

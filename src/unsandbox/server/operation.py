@@ -23,6 +23,9 @@ from unsandbox.server.reader import RequestReader
 from unsandbox.server.responses import json_response, status_of
 from unsandbox.server.streams import stream_service_log
 
+_STORED = ("get_job", "wait_job")
+"""Endpoints whose answer for an ended job is the stored result."""
+
 CodeCheck = Callable[[str, web.Request], None]
 """Raises unless a request of a key, given first, may do without a one-time code or has one."""
 
@@ -82,7 +85,7 @@ class Operation:
         if self._once_per_key and call.idempotency_key:
             body = await self._answer_once(call, request, call.idempotency_key)
         else:
-            body = await self._encoded(await self._handler(call))
+            body = await self._stored(call) or await self._encoded(await self._handler(call))
         return json_response(self._endpoint.status, body)
 
     async def _answer_once(self, call: Call, request: web.Request, key: str) -> bytes | Pieces:
@@ -98,6 +101,12 @@ class Operation:
         content = call.body_sha256.encode() if call.marks else call.body
         fingerprint = hashlib.sha256(request.raw_path.encode() + b"\0" + content).hexdigest()
         return await self._engine.replies.once(call.owner, key, fingerprint, make, describe)
+
+    async def _stored(self, call: Call) -> Pieces | None:
+        """Return an answer that is stored as it is sent."""
+        if self._endpoint.name not in _STORED:
+            return None
+        return await self._engine.jobs.stored_answer(call.owner, call.params["id"])
 
     async def _encoded(self, answer: WireModel) -> bytes | Pieces:
         is_job = type(answer) in (Job, ServiceJob)

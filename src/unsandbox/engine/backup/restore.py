@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import sqlite3
+import stat
 from pathlib import Path
 
 import msgspec
@@ -47,9 +48,9 @@ def restore_backup(backup: Path, folder: Path, *, key: Path | None = None) -> Ma
         with made_whole(folder) as partial:
             for path in sorted(backup.iterdir()):
                 if path.is_dir():
-                    copy_tree(path.resolve(), partial / path.name)
+                    copy_tree(path, partial / path.name)
                 elif path.name != MANIFEST:
-                    copy_file(path.resolve(), partial / path.name)
+                    copy_file(path, partial / path.name)
             if key is not None:
                 (partial / KEY).unlink(missing_ok=True)
                 write_private(partial / KEY, key.read_bytes())
@@ -95,12 +96,20 @@ def _verified(backup: Path, key: Path | None) -> Manifest:
             f"unsandbox {manifest.version} or newer"
         )
     try:
+        _verify_kinds(backup)
         _verify_files(backup, manifest)
         _verify_blobs(backup, manifest)
         _verify_key(backup, key)
     except (OSError, sqlite3.Error, ValueError, KeyError) as error:
         raise EngineError(f"the backup {backup} is damaged: {error}; use another one") from error
     return manifest
+
+
+def _verify_kinds(backup: Path) -> None:
+    """Refuse links, which would bring files of this machine into the data folder, and pipes."""
+    for path in backup.iterdir():
+        if not (stat.S_ISREG(mode := path.lstat().st_mode) or stat.S_ISDIR(mode)):
+            raise ValueError(f"{path.name} is neither a file nor a folder")
 
 
 def _verify_files(backup: Path, manifest: Manifest) -> None:

@@ -111,15 +111,14 @@ class Completion:
 
     async def _keep_results_within(self, owner: str, added: int) -> None:
         """Delete the oldest ended jobs of a key whose stored results exceed its limit."""
-        limit = self._context.quotas.settings(owner).results_mb
-        if limit is None:
-            return
+        most_mb = self._context.quotas.settings(owner).results_mb
+        limit = self._context.config.results_bytes_per_key if most_mb is None else most_mb * MIB
         store = self._context.store
         known = self._results_bytes.get(owner)
         total = await store.results_bytes(owner) if known is None else known + added
-        if total > limit * MIB:
+        if total > limit:
             # Free some additional space, so that this does not happen with every job.
-            self._table.forget(await store.trim_results(owner, limit * MIB * 3 // 4))
+            self._table.forget(await store.trim_results(owner, limit * 3 // 4))
             total = await store.results_bytes(owner)
         self._results_bytes[owner] = total
 

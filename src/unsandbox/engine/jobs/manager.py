@@ -153,6 +153,10 @@ class JobManager:
                     await record.ended.wait()
         return record.as_job()
 
+    async def stored_answer(self, owner: str, job_id: str) -> Pieces | None:
+        """Return the answer of a job whose large result is in the store alone; it is not decoded for that."""
+        return None if self.table.find(owner, job_id) else await self._store.large_result(owner, job_id)
+
     async def wait_any(
         self, owner: str, job_ids: Sequence[str], wait_s: float
     ) -> tuple[list[models.Job], list[str]]:

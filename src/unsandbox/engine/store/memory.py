@@ -21,6 +21,10 @@ class MemoryStore:
         """Return None."""
         return None
 
+    async def large_result(self, owner: str, job_id: str) -> None:  # noqa: ARG002
+        """Return None."""
+        return
+
     async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:  # noqa: ARG002
         """Return None."""
         return None

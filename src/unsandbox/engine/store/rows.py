@@ -43,6 +43,9 @@ class JobStore(Protocol):
     async def find_job(self, owner: str, job_id: str) -> JobRow | None:
         """Return a job of this owner."""
 
+    async def large_result(self, owner: str, job_id: str) -> Pieces | None:
+        """Return the stored answer of a job as it is, if it is large; otherwise None."""
+
     async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:
         """Return the job that was created with this key."""
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from unsandbox.engine.store.objects import ObjectRow
 from unsandbox.engine.store.rows import JobRow
 from unsandbox.engine.store.schema import jobs_table, objects_table
-from unsandbox.protocol.contents import CHUNK, LARGE, Pieces
+from unsandbox.protocol.contents import CHUNK, LARGE, Pieces, Spool, Written
 from unsandbox.protocol.splitting import Parted, Splitter
 
 T = TypeVar("T")
@@ -68,6 +68,21 @@ class SqlStore:
         """Return a job of this owner, result included."""
         table = jobs_table.c
         return await self._find(sa.and_(table.job_id == job_id, table.owner == owner))
+
+    async def large_result(self, owner: str, job_id: str) -> Pieces | None:
+        """Return the stored answer of a job as it is, if it is large; otherwise None."""
+        table = jobs_table.c
+        query: sa.Select[Any] = (
+            sa.select(sa.literal_column("rowid"))
+            .select_from(jobs_table)
+            .where(table.job_id == job_id, table.owner == owner, sa.func.length(table.result) > LARGE)
+        )
+
+        def work(connection: sa.Connection) -> Pieces | None:
+            place = connection.execute(query).scalar()
+            return None if place is None else _copied(connection, place)
+
+        return await self._run(work)
 
     async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:
         """Return the job that this owner created with this key."""
@@ -284,6 +299,15 @@ def _read_large(connection: sa.Connection, place: int) -> Parted:
         while chunk := blob.read(CHUNK):
             splitter.feed(chunk)
     return Parted(splitter.finish(), splitter.marks)
+
+
+def _copied(connection: sa.Connection, place: int) -> Pieces:
+    """Return a result in an unnamed file, where it takes no memory while it is sent."""
+    spool = Spool()
+    with _sqlite(connection).blobopen("jobs", "result", place, readonly=True) as blob:
+        while chunk := blob.read(CHUNK):
+            spool.write(chunk)
+    return Pieces([Written(spool.since(0))])
 
 
 def _sqlite(connection: sa.Connection) -> sqlite3.Connection:

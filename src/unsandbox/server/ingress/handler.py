@@ -189,6 +189,8 @@ class Ingress:
                 headers = _forwarded(answer.headers)
                 headers.update(_upgrade(answer.headers))
                 return await tunnel(request, answer, headers)
+            if not 200 <= answer.status <= 999:
+                return _bad_gateway(request, "bad_answer", "The service sent a status that there is not")
             return await _pass_on(request, answer)
 
     async def _send(
