@@ -13,7 +13,7 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,7 +21,8 @@ import pyotp
 from tests.abuse.served import Result, Target, add, attack
 from tests.support import Serve, eventually, self_signed, signature_headers, un
 
-from unsandbox.engine.accounts.audit import AuditLog, audit_files, verify
+from unsandbox.engine.accounts.audit import AuditLog, audit_files, audit_key, verify
+from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.backup.backup import DATABASE, KEY, MANIFEST
 from unsandbox.engine.backup.restore import restore_backup
 from unsandbox.errors import EngineError
@@ -139,21 +140,25 @@ def _flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-@contextlib.contextmanager
-def _backup(target: Target) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        un("backup", "--data", str(target.serve.data), f"{folder}/backup")
-        yield Path(folder, "backup")
+def _backup(target: Target) -> Path:
+    """Return a backup of a data folder without disks, made once."""
+    if target.backup is None:
+        data = target.serve.data.parent / "small"
+        un("keys", "create", "--data", str(data))
+        log = AuditLog(data, audit_key(SecretBox.from_file(data / KEY)))
+        log.open()
+        log.note("event", owner="me")
+        log.close()
+        target.backup = target.serve.data.parent / "backup"
+        un("backup", "--data", str(data), str(target.backup))
+    return target.backup
 
 
 def _spoiled(spoil: Callable[[Path], object]) -> Callable[[Target], Result]:
     def go(target: Target) -> Result:
-        if target.backup is None:
-            target.backup = Path(target.serve.data.parent, "backup")
-            un("backup", "--data", str(target.serve.data), str(target.backup))
         with tempfile.TemporaryDirectory() as folder:
             copy, made = Path(folder, "backup"), Path(folder, "data")
-            shutil.copytree(target.backup, copy, symlinks=True)
+            shutil.copytree(_backup(target), copy, symlinks=True)
             spoil(copy)
             try:
                 restore_backup(copy, made)
@@ -166,8 +171,7 @@ def _spoiled(spoil: Callable[[Path], object]) -> Callable[[Target], Result]:
 
 @attack(BACKUP, "a restore into the data folder of a running server", "an empty folder only")
 def restore_into_a_running_server(target: Target) -> Result:
-    with _backup(target) as backup:
-        done = un("restore", "--data", str(target.serve.data), str(backup), check=False)
+    done = un("restore", "--data", str(target.serve.data), str(_backup(target)), check=False)
     return (None if done.returncode and target.well() else "restored"), done.stderr.strip()[-60:]
 
 
