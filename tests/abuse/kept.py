@@ -281,7 +281,7 @@ def answers_of_deleted_services(target: Target) -> Result:
         assert status == 200, service
         path = f"/services/{service['service_id']}/execute"
         for _ in range(2):
-            target.serve.call(keys, "POST", path, {"command": "head -c 6000000 /dev/zero | base64"})
+            target.serve.call(keys, "POST", path, {"command": "head -c 3000000 /dev/zero | base64"})
         target.serve.call(keys, "DELETE", f"/services/{service['service_id']}")
     query = "SELECT coalesce(sum(length(result)), 0) FROM jobs WHERE owner = ?"
 

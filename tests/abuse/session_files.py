@@ -288,7 +288,7 @@ FRAMES_OF_A_LIAR = {
     "two million lists": HEAD.format("6000002", 0) + " + b'[' + b'[],' * 1999999 + b'[]]  '",
     "members of other types": HEAD.format(24, 0) + ' + b\'{"entries":5,"size":"x"}\'',
     "an error that is none": HEAD.format(22, 0) + ' + b\'{"errno":[],"error":1}\'',
-    "byte by byte": "[" + HEAD.format(4_000_000, 0) + "]",
+    "byte by byte": "[" + HEAD.format(200_000, 0) + "]",
     "more than was asked": HEAD.format(2, 0) + " + b'{}' + b'x' * 3000000",
 }
 LIAR_CODE = """
@@ -297,7 +297,7 @@ def send(path):
     fd = os.open(path, os.O_WRONLY)
     data = {}
     if isinstance(data, list):
-        data = data[0] + b" " * 3999999
+        data = data[0] + b"{}" + b" " * 199998
         for n in range(len(data)): os.write(fd, data[n:n+1])
     else:
         while data: data = data[os.write(fd, data):]

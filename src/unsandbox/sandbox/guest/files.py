@@ -402,6 +402,7 @@ def do_unpack(path: str, archive: str, **_: Any) -> Answer:
                 if not (member.isreg() or member.isdir() or member.issym()):
                     continue
                 member.uid = member.gid = -1
+                member.mode &= 0o777  # As the filter does, which older versions lack.
                 tar.extract(member, root, set_attrs=not member.issym(), **_EXTRACT)
     except tarfile.TarError as error:
         raise RefusedError(errno.EINVAL, f"not a tar archive: {error}", path) from error
