@@ -307,7 +307,8 @@ class Load:
         elif status == "completed" and may_be_killed and job.exit_code not in (0, None):
             self.counts["jobs whose program was killed"] += 1
         else:
-            self.wrong.append(f"{job_id}: {status}, exit {job.exit_code}, {said[:40]!r}, {job.error!r}")
+            ended = f"{status}, exit {job.exit_code}, {said[:40]!r}, {job.error!r}"
+            self.wrong.append(f"{job_id} ({job.language}, expected {expected!r}): {ended}")
 
     def _program(self) -> tuple[str, str, str]:
         language, number = self.chance.choice(self.languages), self.chance.randrange(1 << 30)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from unsandbox.engine.store.database import reading
 from unsandbox.engine.store.objects import ObjectRow
 from unsandbox.engine.store.rows import JobRow
 from unsandbox.engine.store.schema import jobs_table, objects_table
@@ -40,6 +41,8 @@ class SqlStore:
         self._database = database
         # One thread, because SQLite has one writer and runs transactions one after another.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="unsandbox-store")
+        # Another one, so that nothing waits to be written while a large result is read.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="unsandbox-store-reader")
         self._pending: list[_Write] = []
         self._flusher: asyncio.Task[None] | None = None
         self._connection: sa.Connection | None = None
@@ -82,7 +85,7 @@ class SqlStore:
             place = connection.execute(query).scalar()
             return None if place is None else _copied(connection, place)
 
-        return await self._run(work)
+        return await self._read(work)
 
     async def find_by_idempotency_key(self, owner: str, key: str) -> JobRow | None:
         """Return the job that this owner created with this key."""
@@ -199,21 +202,36 @@ class SqlStore:
         while self._flusher is not None:
             await self._flusher
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._reader.shutdown()
         self._thread.shutdown()
 
     async def _find(self, condition: sa.ColumnElement[bool]) -> JobRow | None:
         query = sa.select(*_ALL_BUT_LARGE_RESULTS).where(condition)
 
-        def work(connection: sa.Connection) -> JobRow | None:
+        def work(connection: sa.Connection) -> dict[str, Any] | None:
             row = connection.execute(query).mappings().first()
-            if row is None:
-                return None
-            members = dict(row)
-            place, size = members.pop("place"), members.pop("size") or 0
-            found = JobRow(**members)
-            return found if size <= LARGE else replace(found, result=_read_large(connection, place))
+            return None if row is None else dict(row)
 
-        return await self._run(work)
+        members = await self._run(work)
+        if members is None:
+            return None
+        place, size = members.pop("place"), members.pop("size") or 0
+        found = JobRow(**members)
+        if size <= LARGE:
+            return found
+        try:
+            return replace(found, result=await self._read(lambda connection: _read_large(connection, place)))
+        except sqlite3.OperationalError:
+            return None  # It was deleted just now.
+
+    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Read beside the transactions that write."""
+
+        def transaction() -> T:
+            with reading(self._database).begin() as connection:
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader, transaction)
 
     async def _run(self, work: Callable[[sa.Connection], T]) -> T:
         def transaction() -> T:
