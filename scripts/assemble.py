@@ -65,8 +65,10 @@ def module(code: dict[tuple[str, str], bytes]) -> str:
     text = HEAD
     for (program, machine), content in sorted(code.items()):
         text += f'    ("{program}", "{machine}"): bytes.fromhex(\n'
-        for start in range(0, len(content), 32):
-            text += f'        "{content[start : start + 32].hex()}"\n'
+        # The formatter joins short lines.
+        width = 48 if len(content) <= 48 else 32
+        for start in range(0, len(content), width):
+            text += f'        "{content[start : start + width].hex()}"\n'
         text += "    ),\n"
     return f'{text}}}\n"""By program and machine."""\n'
 

@@ -46,7 +46,9 @@ def test_every_machine_has_what_it_can_have():
     assert everything.waiter
     assert everything.spawner
     assert native_programs("aarch64").persistent[18] == 183
+    assert everything.forker
     assert native_programs("aarch64").spawner is None
+    assert native_programs("aarch64").forker is None
     assert native_programs("sparc") == NO_PROGRAMS
     assert (reaper.READY_FD, reaper.LIFE_FD) == (fd_numbers.READY_FD, fd_numbers.LIFE_FD)
 
@@ -173,3 +175,62 @@ async def test_the_switches_of_the_environment(monkeypatch):
     monkeypatch.setenv("UNSANDBOX_NATIVE", "no")
     with pytest.raises(EngineError, match=r"UNSANDBOX_NATIVE must be 1 .* or 0"):
         EngineConfig()
+
+
+SEEN = """
+import os, resource
+status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+print(os.getppid(), os.getsid(0) == os.getpid() == os.getpgid(0), os.getresuid(), os.listdir("/proc/self/fd")[:4])
+print(*(status[name].strip() for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Groups")))
+print(resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIMIT_NPROC), os.getcwd())
+"""
+
+
+@pytest.mark.parametrize(
+    "argv", [["/usr/bin/python3", "-c", SEEN], ["missing"], ["/etc"]], ids=["run", "127", "126"]
+)
+async def test_programs_are_the_same_however_they_are_forked(argv):
+    answers: list[object] = []
+    for forker in (native_programs().forker, None, b"\xb8\xfb\xff\xff\xff\x48\x98\xc3"):  # The last one: -EIO.
+        backend = BubblewrapBackend(native=replace(native_programs(), forker=forker))
+        await backend.open()
+        try:
+            sandbox = await backend.open_persistent(PersistentSpec())
+            try:
+                outcome = await sandbox.run(argv)
+                answers.append((outcome.exit_code, outcome.stdout.data, outcome.stderr.data))
+            except SandboxError as error:
+                answers.append(str(error))
+            await sandbox.close()
+        finally:
+            await backend.close()
+    assert answers[0] == answers[1] == answers[2]
+    assert argv[0] == "/usr/bin/python3" or "cannot start the program" in str(answers[0])
+
+
+@pytest.mark.skipif(native_programs().forker is None, reason="this machine forks with fork(2)")
+async def test_a_program_that_is_stopped_before_it_runs_leaves_nothing():
+    """Its parent waits for it in the kernel, and ends with it."""
+    backend = BubblewrapBackend()
+    await backend.open()
+    try:
+        sandbox = await backend.open_persistent(PersistentSpec())
+        killer = await sandbox.spawn(
+            ["/bin/sh", "-c", "trap '' TERM; while :; do kill -9 -1 2>/dev/null; done"], env={}
+        )
+        for _ in range(40):
+            try:
+                process = await sandbox.spawn(["/bin/true"])
+            except SandboxError:
+                continue
+            await process.wait()
+            process.close()
+        killer.kill()
+        await killer.wait()
+        killer.close()
+        process = await sandbox.spawn(["/bin/true"])
+        assert await process.wait() == 0
+        process.close()
+        await sandbox.close()
+    finally:
+        await backend.close()

@@ -177,6 +177,7 @@ class BubblewrapBackend(HostBackend):
             init=self._init,
             filter=self._filter,
             network=self._outbound if network is NetworkMode.SEMITRUSTED else None,
+            forker=self.native.forker,
         )
 
     # Jobs

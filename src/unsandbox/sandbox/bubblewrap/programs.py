@@ -76,6 +76,7 @@ class Programs:
                 data_bytes=self._data_bytes(),
                 cpus=cpus,
             ),
+            forker=self._resources.forker or b"",
         )
         return await self._enter(messages.Spawn, details)
 

@@ -34,6 +34,7 @@ class BubblewrapResources:
         init: The first process of persistent sandboxes.
         filter: The system call filter, an array of `struct sock_filter`.
         network: The outbound network; None for a sandbox without.
+        forker: Machine code that forks programs; see `NativePrograms`.
     """
 
     host: HostResources
@@ -41,6 +42,7 @@ class BubblewrapResources:
     init: FirstProcess
     filter: bytes
     network: Outbound | None = None
+    forker: bytes | None = None
 
     def mounts(self, system_paths: Sequence[str]) -> Mounts:
         """Return a sandbox's view of the host; see `SandboxSpec.system_paths`."""

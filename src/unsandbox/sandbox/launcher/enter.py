@@ -115,12 +115,12 @@ def become_program(
         _leave_the_launcher((*fds, pid_pipe, doors.first, doors.owner))
         helper = wanted.helper is not None
         _enter(doors, uid, launcher, with_processes=not helper)
-        pid = os.getpid() if helper else os.fork()
+        pid, becomes_it = (os.getpid(), True) if helper else _fork(wanted.forker)
         if pid:
             os.write(pid_pipe, struct.pack("=i", pid))
             tell(report, messages.Entered(pid))
-            if not helper:
-                os._exit(0)
+        if not becomes_it:
+            os._exit(0)
         _lock_down_and_execute(wanted, fds)
     except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
         with contextlib.suppress(OSError):
@@ -129,6 +129,21 @@ def become_program(
             tell(report, Failed(_in_words(error), number, path if isinstance(path, str) else ""))
     finally:
         os._exit(127)
+
+
+def _fork(code: bytes) -> tuple[int, bool]:
+    """Fork the process that becomes a program.
+
+    Returns:
+        Its number on the host, and whether this is it. With machine code it shares the memory of its parent,
+        which waits for its execution and does not return. Without, the number is 0 in it.
+    """
+    if code:
+        # The kernel may refuse executable memory.
+        with contextlib.suppress(OSError):
+            return syscalls.fork_sharing(code), True
+    pid = os.fork()
+    return pid, pid == 0
 
 
 def become_connector(doors: NamespaceHandles, uid: int | None, orders: int) -> NoReturn:

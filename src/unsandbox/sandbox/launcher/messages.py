@@ -241,6 +241,7 @@ class ProgramDetails:
         helper: None for a program of the tenant; for one of ours the capabilities that it keeps, as a mask.
         filter: The system call filter, an array of `struct sock_filter`.
         limits: Resource limits.
+        forker: Machine code that forks in shared memory; see `syscalls.fork_sharing`. Empty for fork(2).
     """
 
     argv: tuple[str, ...]
@@ -250,6 +251,7 @@ class ProgramDetails:
     helper: int | None
     filter: bytes
     limits: ProcessLimits
+    forker: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,11 +35,14 @@ class NativePrograms:
         waiter: The first process of a warm sandbox, an executable file. Replacement: a fork of the zygote.
         spawner: Instructions that fork a process and execute a list of system calls in it; see
             `zygote.lockdown`. Replacement: a fork of the zygote executes the list.
+        forker: Instructions that fork a process which becomes a program of a persistent sandbox; see
+            `launcher.enter`. Replacement: fork(2), which copies the page tables of an interpreter.
     """
 
     persistent: bytes | None = None
     waiter: bytes | None = None
     spawner: bytes | None = None
+    forker: bytes | None = None
 
 
 NO_PROGRAMS = NativePrograms()
@@ -62,6 +65,7 @@ def native_programs(machine: str | None = None) -> NativePrograms:
         persistent=_executable("persistent", machine),
         waiter=_executable("waiter", machine),
         spawner=CODE.get(("spawner", machine)),
+        forker=CODE.get(("forker", machine)),
     )
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 CODE = {
+    ("forker", "x86_64"): bytes.fromhex(
+        "4889fab838000000bf1141100031f64531d24531c00f054885c07e09b8e700000031ff0f05c3"
+    ),
     ("persistent", "aarch64"): bytes.fromhex(
         "e81480d2800080d2010080d2010000d4c0040035e81480d2e00180d2e1040010"
         "010000d4c81080d2200280d2a1040010020080d2030180d2010000d4080880d2"
