@@ -7,12 +7,12 @@ PYTEST := $(PY) -m pytest -n auto --dist worksteal
 # Tests start hundreds of interpreters; where this is set (as in many container images) each compiles anew.
 unexport PYTHONDONTWRITEBYTECODE
 EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_execution concurrent_execution_sync \
-            async_job_polling job_polling sync_blocking_usage grader llm_tool fastapi_app
+            async_job_polling job_polling sync_blocking_usage grader llm_tool fastapi_app mcp_agent
 
 TOOLCHAINS ?= /var/tmp/unsandbox-toolchains
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev-install demo examples test test-all test-verbose test-coverage test-languages test-frameworks abuse lint format docs site \
+.PHONY: help install dev-install demo examples test test-all test-verbose test-coverage test-languages test-frameworks test-clients abuse lint format docs site \
         bench bench-fair faults unasync lock clean \
         fuzz audit dist
 
@@ -55,6 +55,10 @@ test-frameworks: dev-install ## Run the suites that agent frameworks ship for sa
 	@scripts/frameworks
 	@.venv/frameworks/bin/python -m pytest -q -o asyncio_mode=strict -o filterwarnings=default \
 	    tests/frameworks$(if $(FRAMEWORK),/test_$(FRAMEWORK).py)
+
+test-clients: dev-install ## Run the tests with foreign clients of MCP and E2B, each unchanged in its own environment
+	@scripts/clients
+	@$(PY) -m pytest -q tests/clients
 
 abuse: install ## Attack every kind of sandbox and a server; print the defence of each attack (JSON=1: as JSON)
 	@$(PY) -m tests.abuse.table $(if $(JSON),--json)

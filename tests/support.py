@@ -27,6 +27,8 @@ ABSENT = "a program that scripts/bootstrap does not install"
 
 FRAMEWORKS = "a framework that only make test-frameworks installs"
 """The same for the folder tests/frameworks."""
+CLIENTS = "a foreign client that only make test-clients installs"
+"""The same for the folder tests/clients."""
 
 UN = [sys.executable, "-m", "unsandbox.cli"]
 

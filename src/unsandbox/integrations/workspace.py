@@ -36,6 +36,8 @@ class WorkspaceOptions(TypedDict, total=False):
     """Idle seconds after which the session is deleted. Default 3600."""
     name: str | None
     """Display name of the session."""
+    shell: str | None
+    """Name of its shell or REPL. Default `bash`."""
 
 
 def split_options(options: WorkspaceOptions) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -14,6 +15,7 @@ from unsandbox.engine import Engine
 from unsandbox.engine.accounts.keys import KeyRing
 from unsandbox.protocol.endpoints.jobs import ENDPOINTS, REQUEST_ID_HEADER
 from unsandbox.server import tracing
+from unsandbox.server.auth import Caller
 from unsandbox.server.config import ServerConfig
 from unsandbox.server.hosts import from_this_machine
 from unsandbox.server.ingress.gateway import Gateway
@@ -33,10 +35,13 @@ from unsandbox.server.sudo import Sudo
 from unsandbox.server.watchdog import LoopWatchdog
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Mount = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+"""Answers a request of another protocol, which the key of the caller has sent."""
 
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _SHUTDOWN_S = 5.0
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - what listens on all, and how to reach it
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Set while a handler of the API is at work, which may begin to send its answer."""
 
@@ -48,19 +53,26 @@ class Server:
         engine: A started engine.
         keys: The lookup of secrets.
         config: Address and options of the server.
+
+    Attributes:
+        engine: As given.
+        config: As given.
+        reader: Authenticates requests.
     """
 
     def __init__(self, engine: Engine, keys: KeyRing, config: ServerConfig | None = None) -> None:
-        self._engine = engine
+        self._engine = self.engine = engine
         self._keys = keys
-        self._config = config or ServerConfig()
-        self._reader = RequestReader(engine, keys, self._config)
+        self._config = self.config = config or ServerConfig()
+        self._reader = self.reader = RequestReader(engine, keys, self._config)
         self._sudo = Sudo()
         watchdog_s = self._config.watchdog_s
         self._watchdog = None if watchdog_s is None else LoopWatchdog(watchdog_s)
         self._metrics = Metrics(engine, self._budget, self._watchdog)
         self._gateway: Gateway | None = None
         engine.quotas.rings.append(keys)
+        self._loopback: web.SockSite | None = None
+        self._mounts: dict[str, Mount] = {}
         self._runner: web.AppRunner | None = None
         self.port = self._config.port
 
@@ -70,6 +82,30 @@ class Server:
         scheme = "https" if self._config.tls else "http"
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         return f"{scheme}://{host}:{self.port}"
+
+    def mount(self, path: str, serve: Mount) -> None:
+        """Serve requests to a path with another protocol, whose clients send a key pair as a bearer token.
+
+        Args:
+            path: The path.
+            serve: Answers authenticated requests. Must be given before the start.
+        """
+        self._mounts[path] = serve
+
+    async def loopback_url(self) -> str:
+        """Return a URL of the API for programs on this machine that need no certificate.
+
+        With TLS, the first call opens a further port on the loopback interface.
+        """
+        if self._config.tls is None:
+            host = _LOOPBACK.get(self._config.host, self._config.host)
+            return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        if self._loopback is None:
+            if self._runner is None:
+                raise RuntimeError("the server is not started")
+            self._loopback = web.SockSite(self._runner, socket.create_server(("127.0.0.1", 0)))
+            await self._loopback.start()
+        return self._loopback.name
 
     async def start(self) -> None:
         """Listen.
@@ -130,6 +166,8 @@ class Server:
                     app.router.add_get(path, serve)  # serves HEAD too
                 else:
                     app.router.add_route(method, path, serve)
+        for path in self._mounts:
+            app.router.add_route("*", path, self._serve_mount)
         app.router.add_get("/", self._serve_front_page)
         app.router.add_get("/openapi.json", self._serve_openapi)
         app.router.add_get("/metrics", self._serve_metrics)
@@ -152,6 +190,11 @@ class Server:
 
     async def _stream_service_log(self, request: web.Request) -> web.StreamResponse:
         return await stream_service_log(request, await self._reader.read(request))
+
+    async def _serve_mount(self, request: web.Request) -> web.StreamResponse:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        caller = self._reader.read_token(request, token if scheme.lower() == "bearer" else "")
+        return await self._mounts[request.path](request, caller)
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:
         """Answer any request from this machine, and signed ones from elsewhere."""

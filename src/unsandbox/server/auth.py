@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -9,6 +11,7 @@ from aiohttp import web
 
 from unsandbox.engine.accounts.keys import KeyRing, KeySettings
 from unsandbox.protocol.signing import CLOCK_TOLERANCE_S, Verifier, clock_skew, verify
+from unsandbox.protocol.tokens import split_token
 
 
 class Unauthorized(Exception):  # noqa: N818 - named after the status
@@ -125,6 +128,31 @@ def check_headers(request: web.Request, keys: KeyRing, now: float) -> Caller:
             "are allowed. Set your clock",
         )
     return Caller(public_key, known.secret_key, known.settings, timestamp, signature)
+
+
+def check_token(token: str, keys: KeyRing) -> Caller:
+    """Check a key pair that came as one text, as other protocols send it; see `unsandbox.protocol.tokens`.
+
+    Args:
+        token: The text.
+        keys: The lookup of secrets.
+
+    Raises:
+        Unauthorized: It is not a valid key.
+    """
+    pair = split_token(token)
+    if pair is None:
+        raise Unauthorized(
+            "missing_credentials", "the request needs a key pair as one token: <public key>.<secret key>"
+        )
+    public_key, secret_key = pair
+    known = keys.find(public_key)
+    # Compared in any case, so that the time tells nothing of which public keys exist.
+    expected = secrets.token_hex(16) if known is None else known.secret_key
+    fits = hmac.compare_digest(secret_key.encode(), expected.encode())
+    if known is None or not fits:
+        raise Unauthorized("invalid_key", "the key pair is unknown to this server or was revoked")
+    return Caller(public_key, known.secret_key, known.settings, "", "")
 
 
 def human_duration(seconds: float) -> str:

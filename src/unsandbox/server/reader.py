@@ -11,7 +11,7 @@ from unsandbox.engine import Engine
 from unsandbox.engine.accounts.keys import KeyRing, KeySettings
 from unsandbox.protocol.bounds import SMALL_BODY
 from unsandbox.protocol.endpoints.jobs import IDEMPOTENCY_HEADER
-from unsandbox.server.auth import check_headers
+from unsandbox.server.auth import Caller, check_headers, check_token
 from unsandbox.server.body import read_body
 from unsandbox.server.call import Call, parse_large
 from unsandbox.server.config import ServerConfig
@@ -68,6 +68,28 @@ class RequestReader:
         if from_this_machine(request) and not own:
             raise web.HTTPMisdirectedRequest(reason="Misdirected Request")
 
+    def read_token(self, request: web.Request, token: str) -> Caller:
+        """Authenticate a request of another protocol, which has a key pair as one text.
+
+        Args:
+            request: The request.
+            token: The text.
+
+        Raises:
+            Unauthorized: It is not a valid key.
+            LimitReached: The key has sent too many requests.
+        """
+        caller = check_token(token, self._keys)
+        self._admit(request, caller)
+        return caller
+
+    def _admit(self, request: web.Request, caller: Caller) -> None:
+        caller.check_expiry(time.time())
+        signer.set(caller.public_key)
+        if isinstance(request.protocol, ConnectionHandler):
+            request.protocol.accepting.prove(request.protocol)
+        self._rates.take(caller.public_key, caller.settings)
+
     async def read(
         self,
         request: web.Request,
@@ -97,11 +119,7 @@ class RequestReader:
         limit = self._config.body_bytes if most is None else min(most, self._config.body_bytes)
         body = await read_body(request, caller, limit, self.unproved, has_files=has_files)
         if caller is not None:
-            caller.check_expiry(time.time())
-            signer.set(caller.public_key)
-            if isinstance(request.protocol, ConnectionHandler):
-                request.protocol.accepting.prove(request.protocol)
-            self._rates.take(caller.public_key, caller.settings)
+            self._admit(request, caller)
             self._engine.sessions.terminals.tickets.note_sender(caller.public_key, terminal_sender(request))
         return Call(
             engine=self._engine,

@@ -91,7 +91,9 @@ def error_response(error: Exception, request: web.Request, request_id: str, body
             # Historical clients read these members of the answer to this path alone.
             validity: dict[str, str | bool] = {"valid": False, "reason": error.reason, **error.details}
             details = validity if request.path == "/keys/validate" else {}
-            return _error(401, error.code, error.message, request_id, **details)
+            response = _error(401, error.code, error.message, request_id, **details)
+            response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 11.6.1
+            return response
         case SudoNeeded():
             code = "sudo_otp_required"
             return _error(428, code, error.message, request_id, challenge_id=error.challenge_id)
