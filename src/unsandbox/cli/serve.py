@@ -11,7 +11,8 @@ import resource
 import signal
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.server import Server, ServerConfig
 from unsandbox.server.call import SERVICE_DOMAIN
 from unsandbox.server.config import TlsFiles
+from unsandbox.server.e2b.listener import serve_e2b
 
 logger = logging.getLogger("unsandbox.serve")
 
@@ -123,6 +125,24 @@ def _public_url(_ctx: click.Context, _param: click.Parameter, value: str | None)
     "services and terminals get its scheme and port.",
 )
 @click.option(
+    "--mcp",
+    is_flag=True,
+    help="Serve the Model Context Protocol at /mcp, with PUBLIC_KEY.SECRET_KEY as the bearer token.",
+)
+@click.option(
+    "--mcp-host",
+    "mcp_hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Accept MCP requests for this Host only (repeatable); NAME:* means any port. Default: any.",
+)
+@click.option(
+    "--e2b-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve the clients of E2B on this port; 0 picks a free one. `un e2b` prints their variables.",
+)
+@click.option(
     "--watchdog",
     type=click.IntRange(0, 60_000),
     default=100,
@@ -157,6 +177,9 @@ def serve(
     service_domain: str,
     api_hosts: tuple[str, ...],
     public_url: str,
+    mcp: bool,
+    mcp_hosts: tuple[str, ...],
+    e2b_port: int | None,
     watchdog: int,
     log_level: str,
     log_format: str,
@@ -171,6 +194,8 @@ def serve(
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
     # Alembic logs every migration check at level INFO.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # The package logs the ids of sessions at level INFO.
+    logging.getLogger("mcp").setLevel(logging.WARNING)
     public_hosts = [name for name in [urlsplit(public_url).hostname] if name]
     server_config = ServerConfig(
         host=host,
@@ -193,7 +218,23 @@ def serve(
     with _only_server_of(folder), open_keys(folder) as keys:
         credentials_file = _first_key(folder, keys)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(folder, keys, engine_config, server_config, credentials_file, blobs))
+            parts = [_mcp_part(mcp_hosts)] if mcp or mcp_hosts else []
+            if e2b_port is not None:
+                parts.append(lambda server: serve_e2b(server, e2b_port))
+            runner.run(_serve(folder, keys, engine_config, server_config, credentials_file, blobs, parts))
+
+
+ServerPart = Callable[[Server], AbstractAsyncContextManager[dict[str, str]]]
+"""A further protocol of a server: begins before its start, and ends before it stops. Gives members of the first
+line."""
+
+
+def _mcp_part(hosts: Sequence[str]) -> ServerPart:
+    try:
+        from unsandbox.integrations.mcp.http import serve_mcp
+    except ImportError as error:
+        raise EngineError(str(error)) from error
+    return lambda server: serve_mcp(server, hosts)
 
 
 async def _serve(
@@ -203,6 +244,7 @@ async def _serve(
     server_config: ServerConfig,
     credentials_file: Path | None,
     blobs: str | None,
+    parts: Sequence[ServerPart],
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -219,20 +261,25 @@ async def _serve(
             await engine.start()
         except SandboxUnavailable as error:
             raise EngineError(f"{error}; `un doctor` shows details") from error
-        try:
-            await server.start()
-        except OSError as error:
-            await engine.stop()
-            where = f"{server_config.host}:{server_config.port}"
-            raise EngineError(f"cannot listen on {where}: {error.strerror or error}") from error
-        first_line = {"url": server.url, "data": str(folder)}
-        if credentials_file is not None:
-            first_line["credentials_file"] = str(credentials_file)
-        click.echo(json.dumps(first_line))
-        sys.stdout.flush()
-        logger.info("serving on %s", server.url)
-        await stop.wait()
-        logger.info("stopping; running jobs have %g s to finish", engine_config.stop_grace_s)
+        async with contextlib.AsyncExitStack() as stack:
+            members: dict[str, str] = {}
+            try:
+                for part in parts:
+                    members |= await stack.enter_async_context(part(server))
+                await server.start()
+            except OSError as error:
+                await engine.stop()
+                where = f"{server_config.host}:{server_config.port}"
+                raise EngineError(f"cannot listen on {where}: {error.strerror or error}") from error
+            first_line = {"url": server.url, "data": str(folder)}
+            first_line |= members
+            if credentials_file is not None:
+                first_line["credentials_file"] = str(credentials_file)
+            click.echo(json.dumps(first_line))
+            sys.stdout.flush()
+            logger.info("serving on %s", server.url)
+            await stop.wait()
+            logger.info("stopping; running jobs have %g s to finish", engine_config.stop_grace_s)
         await server.stop_listening()
         await engine.stop()
         await server.stop()

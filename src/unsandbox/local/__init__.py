@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from unsandbox.engine import EngineConfig
     from unsandbox.local.thread import EngineThread
 
-__all__ = ["LocalServer", "ensure_started", "stop"]
+__all__ = ["LocalServer", "e2b_url", "ensure_started", "stop"]
 
 logger = logging.getLogger("unsandbox.local")
 
@@ -67,6 +67,18 @@ def ensure_started(config: EngineConfig | None = None) -> LocalServer:
                 "pass the configuration to the first call"
             )
         return _running.address
+
+
+def e2b_url() -> str:
+    """Return the URL at which the embedded engine serves E2B's clients; the first call opens the port.
+
+    Raises:
+        EngineError: The engine does not run, or runs in a child process.
+    """
+    with _lock:
+        if _running is None:
+            raise EngineError("the embedded engine does not run; call ensure_started first")
+        return _running.e2b_url()
 
 
 def stop() -> None:

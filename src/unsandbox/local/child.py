@@ -73,6 +73,12 @@ class EngineProcess:
     def abandon_jobs(self) -> None:
         """Do nothing: the process never waits for jobs when it ends."""
 
+    def e2b_url(self) -> str:
+        """Refuse: the child has no such port."""
+        raise EngineError(
+            "programs with gevent or eventlet need a server for E2B's clients: un serve --e2b-port 3000"
+        )
+
     def descriptors(self) -> list[int]:
         """Return the descriptors that a forked child must close."""
         return [pipe.fileno() for pipe in (self._process.stdin, self._process.stdout) if pipe is not None]

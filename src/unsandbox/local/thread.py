@@ -14,6 +14,7 @@ from unsandbox.local.address import LocalServer
 if TYPE_CHECKING:
     from unsandbox.engine import Engine, EngineConfig
     from unsandbox.server import Server
+    from unsandbox.server.e2b.listener import E2bListener
 
 __all__ = ["EngineThread"]
 
@@ -41,6 +42,7 @@ class EngineThread:
         pair = KeyPair.generate()
         self._engine: Engine = Engine(self.config)
         self._server: Server = Server(self._engine, FixedKeys(pair), ServerConfig(port=0))
+        self._e2b: E2bListener | None = None
         self._loop = _new_loop()
         self._loop.set_default_executor(_Executor())
         self._thread = threading.Thread(target=self._run, name="unsandbox-engine", daemon=True)
@@ -61,6 +63,15 @@ class EngineThread:
         finally:
             self._end_thread()
 
+    def e2b_url(self) -> str:
+        """Return the URL for E2B's clients; the first call opens the port."""
+        if self._e2b is None:
+            from unsandbox.server.e2b.listener import E2bListener
+
+            self._e2b = E2bListener(self._engine, self._server.reader, "127.0.0.1", 0)
+            self._call(self._e2b.start()).result(_START_TIMEOUT_S)
+        return self._e2b.url
+
     def descriptors(self) -> list[int]:
         """Return the descriptors that a forked child must close."""
         return self._server.sockets()
@@ -78,6 +89,8 @@ class EngineThread:
             raise
 
     async def _stop(self) -> None:
+        if self._e2b is not None:
+            await self._e2b.stop()
         await self._server.stop_listening()
         await self._engine.stop(self._grace_s)
         await self._server.stop()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 WORK = "/work"
 """The program's working folder and home."""
+USER_HOME = "/home/user"
+"""A link to `WORK`: the home of other services' sandboxes, whose programs expect their files there."""
 TMP = "/tmp"  # noqa: S108 - inside the sandbox, like the next ones
 SHM = "/dev/shm"  # noqa: S108
 ARTIFACT_FOLDER = "/tmp/artifacts"  # noqa: S108

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from unsandbox.sandbox.errors import SandboxUnavailable
 from unsandbox.sandbox.launcher.cleanup import instance_name
-from unsandbox.sandbox.layout import HOSTNAME, SANDBOX_UID
+from unsandbox.sandbox.layout import HOSTNAME, SANDBOX_UID, USER_HOME, WORK
 from unsandbox.sandbox.system import HOST, System
 
 NO_PROGRAM = (
@@ -149,6 +149,7 @@ def build_root(runtime: Path, system: System = HOST) -> Path:
     for name in _USR_LINKS:
         if (system.usr / name).exists():
             (root / name).symlink_to(f"usr/{name}")
+    (root / USER_HOME.lstrip("/")).symlink_to(f"../{WORK.lstrip('/')}")
     (root / "var" / "tmp").symlink_to("../tmp")
     (root / "var" / "run").symlink_to("../run")
     etc = root / "etc"

@@ -28,7 +28,7 @@ esac; done < /proc/self/status
 echo "pid $$"
 while IFS= read -r line; do case $line in *:*) echo "interface ${line%%:*}";; esac; done < /proc/net/dev
 for path in /root/* /root/.[!.]* /home/* /sys/* /etc/shadow /var/lib/dpkg /run/*; do
-  [ -e "$path" ] && echo "visible $path"
+  [ -e "$path" ] && [ "$path" != /home/user ] && echo "visible $path"
 done
 for process in /proc/[0-9]*; do echo "process ${process#/proc/}"; done
 (: > /usr/unsandbox-probe) 2>/dev/null && echo "writable /usr"
