@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from unsandbox._async.client import AsyncClient
     from unsandbox._async.objects.files import AsyncFiles
     from unsandbox._async.objects.map import AsyncMap
-    from unsandbox._async.objects.port import AsyncPort
+    from unsandbox._async.objects.port import AsyncPort, AsyncPorts
     from unsandbox._async.objects.process import AsyncLiveProcess
     from unsandbox._async.objects.service import AsyncLiveService
     from unsandbox._async.objects.session import AsyncLiveSession
     from unsandbox._async.objects.stream import AsyncJobStream
     from unsandbox._async.objects.terminal import AsyncTerminal
+    from unsandbox._async.objects.watch import AsyncFileWatch
     from unsandbox._shared.events import OutputEvent, ResultEvent
     from unsandbox._shared.given import NOT_GIVEN, NotGiven
     from unsandbox._shared.hooks import Hooks, PollEvent, RequestEvent, ResponseEvent, RetryEvent
@@ -44,12 +45,13 @@ if TYPE_CHECKING:
     from unsandbox._sync.client import Client
     from unsandbox._sync.objects.files import Files
     from unsandbox._sync.objects.map import Map
-    from unsandbox._sync.objects.port import Port
+    from unsandbox._sync.objects.port import Port, Ports
     from unsandbox._sync.objects.process import LiveProcess
     from unsandbox._sync.objects.service import LiveService
     from unsandbox._sync.objects.session import LiveSession
     from unsandbox._sync.objects.stream import JobStream
     from unsandbox._sync.objects.terminal import Terminal
+    from unsandbox._sync.objects.watch import FileWatch
     from unsandbox._version import __version__
     from unsandbox.credentials import Credentials, explain_credentials, resolve_credentials
     from unsandbox.errors import (
@@ -83,7 +85,7 @@ if TYPE_CHECKING:
         UnsandboxWarning,
         WaitTimeoutError,
     )
-    from unsandbox.protocol.files import FileInfo, FileList
+    from unsandbox.protocol.files import FileEvent, FileEvents, FileInfo, FileList
     from unsandbox.protocol.images import Image, ImageList, Pictures, Trusted
     from unsandbox.protocol.languages import detect_language, detect_shebang
     from unsandbox.protocol.logs import LogLine, LogPage
@@ -98,7 +100,14 @@ if TYPE_CHECKING:
         KeyInfo,
         Languages,
     )
-    from unsandbox.protocol.processes import ExecResult, Process, ProcessList, ProcessOutput
+    from unsandbox.protocol.processes import (
+        ExecResult,
+        ExposedPort,
+        ExposedPorts,
+        Process,
+        ProcessList,
+        ProcessOutput,
+    )
     from unsandbox.protocol.retry import RetryPolicy
     from unsandbox.protocol.services import (
         Domains,
@@ -117,6 +126,7 @@ __all__ = [
     "APIError",
     "Artifact",
     "AsyncClient",
+    "AsyncFileWatch",
     "AsyncFiles",
     "AsyncJobStream",
     "AsyncLiveProcess",
@@ -124,6 +134,7 @@ __all__ = [
     "AsyncLiveSession",
     "AsyncMap",
     "AsyncPort",
+    "AsyncPorts",
     "AsyncTerminal",
     "AuthenticationError",
     "BadRequestError",
@@ -139,8 +150,13 @@ __all__ = [
     "EndedJobs",
     "EngineError",
     "ExecResult",
+    "ExposedPort",
+    "ExposedPorts",
+    "FileEvent",
+    "FileEvents",
     "FileInfo",
     "FileList",
+    "FileWatch",
     "Files",
     "Health",
     "Hooks",
@@ -171,6 +187,7 @@ __all__ = [
     "Pictures",
     "PollEvent",
     "Port",
+    "Ports",
     "Process",
     "ProcessList",
     "ProcessOutput",
@@ -237,15 +254,23 @@ _HOME = {
     "AsyncLiveSession": "_async.objects.session",
     "AsyncLiveService": "_async.objects.service",
     "AsyncTerminal": "_async.objects.terminal",
+    "AsyncFileWatch": "_async.objects.watch",
     "AsyncFiles": "_async.objects.files",
     "AsyncLiveProcess": "_async.objects.process",
     "AsyncPort": "_async.objects.port",
+    "AsyncPorts": "_async.objects.port",
     "Files": "_sync.objects.files",
     "Port": "_sync.objects.port",
+    "Ports": "_sync.objects.port",
     "LiveProcess": "_sync.objects.process",
+    "FileEvent": "protocol.files",
+    "FileEvents": "protocol.files",
     "FileInfo": "protocol.files",
     "FileList": "protocol.files",
+    "FileWatch": "_sync.objects.watch",
     "ExecResult": "protocol.processes",
+    "ExposedPort": "protocol.processes",
+    "ExposedPorts": "protocol.processes",
     "Process": "protocol.processes",
     "ProcessList": "protocol.processes",
     "ProcessOutput": "protocol.processes",

@@ -18,9 +18,9 @@ import un_async
 import unsandbox
 from unsandbox import AsyncClient, Client, local
 from unsandbox.protocol.endpoints.jobs import BY_NAME
-from unsandbox.protocol.endpoints.workspace import FILES, PROCESSES
+from unsandbox.protocol.endpoints.workspace import FILES, PORTS, PROCESSES, WATCHES
 
-IN_SESSIONS = {endpoint.name for endpoint in PROCESSES + FILES}
+IN_SESSIONS = {endpoint.name for endpoint in PROCESSES + PORTS + FILES + WATCHES}
 """Operations on processes and files, which objects of a session have and no function does."""
 OBJECTS = {
     "session_exec": ("LiveSession", "exec"),
@@ -33,6 +33,11 @@ OBJECTS = {
     "resize_process": ("LiveProcess", "resize"),
     "end_process": ("LiveProcess", "kill"),
     "file_abort": ("Files", "write"),
+    "expose_port": ("Ports", "expose"),
+    "list_ports": ("Ports", "list"),
+    "close_port": ("Ports", "close"),
+    "file_watch": ("FileWatch", "read"),
+    "file_unwatch": ("FileWatch", "close"),
 }
 
 

@@ -43,6 +43,7 @@ COMMANDS = {
     "mcp": ("unsandbox.cli.mcp", "mcp", "Serve tools for models (Model Context Protocol)."),
     "restore": ("unsandbox.cli.backup", "restore", "Make a data folder from a backup."),
     "ls": ("unsandbox.cli.workspace", "ls", "List files of a session."),
+    "port": ("unsandbox.cli.workspace", "port", "Let visitors reach a port of a session."),
     "ps": ("unsandbox.cli.workspace", "ps", "List the processes of a session."),
     RUN: ("unsandbox.cli.run", "run", "Run a program (the word `run` is optional)."),
     "serve": ("unsandbox.cli.serve", "serve", "Start a server on this machine."),
@@ -51,6 +52,7 @@ COMMANDS = {
     "snapshot": ("unsandbox.cli.snapshot", "snapshot", "Manage snapshots of sessions and services."),
     "systemd": ("unsandbox.cli.systemd", "systemd", "Print a systemd unit for a server."),
     "top": ("unsandbox.cli.copies", "top", "Show what a session uses."),
+    "watch": ("unsandbox.cli.workspace", "watch", "Print changes of files in a session."),
 }
 
 WITH_VALUE = frozenset(

@@ -1,8 +1,9 @@
-"""`un exec`, `cp`, `ls`, `ps` and `kill`: processes and files of a session."""
+"""`un exec`, `cp`, `ls`, `watch`, `port`, `ps` and `kill`: processes and files of a session."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 import threading
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _SESSION = click.argument("session", metavar="SESSION", shell_complete=suggest.ids("session"))
 _PROCESS_COLUMNS = ("process_id", "status", "exit_code", "reason", "wall_ms", "argv")
 _FILE_COLUMNS = ("type", "mode", "size", "modified_at", "name")
+_PORT_COLUMNS = ("port", "url", "public", "token")
 _READ_BYTES = 1 << 16
 
 
@@ -124,6 +126,52 @@ def ls(place: str, depth: int, as_json: bool) -> None:
     for entry in entries:
         mark = {"directory": "/", "symlink": "@"}.get(entry.type or "", "")
         click.echo(f"{entry.mode or 0:04o}  {entry.size or 0:>12,}  {entry.name}{mark}")
+
+
+@click.command()
+@click.argument("place", metavar="SESSION[:PATH]")
+@click.option("-r", "--recursive", is_flag=True, help="Watch directories below it too.")
+@click.option("-n", "--count", type=click.IntRange(min=1), metavar="N", help="End after N changes.")
+@JSON_OPTION
+@connection_options
+def watch(place: str, recursive: bool, count: int | None, as_json: bool) -> None:
+    """Print changes of the files in a directory of a session as they happen: create, write, remove, rename."""
+    session, _, path = place.partition(":")
+    with (
+        open_client() as client,
+        client.attach_session(session).files.watch(path or ".", recursive=recursive) as changes,
+    ):
+        for event in itertools.islice(changes, count):
+            if as_json:
+                show(event, as_json=True)
+            else:
+                click.echo("\t".join(filter(None, (event.type, event.name, event.old_path))))
+            sys.stdout.flush()
+
+
+@click.command()
+@_SESSION
+@click.argument("number", metavar="[PORT]", type=click.IntRange(1, 65535), required=False)
+@click.option("-p", "--public", is_flag=True, help="Let visitors in without a token.")
+@click.option("-x", "--close", is_flag=True, help="Let visitors no longer reach the port.")
+@JSON_OPTION
+@connection_options
+def port(session: str, number: int | None, public: bool, close: bool, as_json: bool) -> None:
+    """Let visitors reach a port of a session, and print its address; without PORT, list these ports.
+
+    A browser opens the address with the token once and keeps the token as a cookie.
+    """
+    with open_client() as client:
+        ports = client.attach_session(session).ports
+        if number is None:
+            show_list(ports.list().ports, as_json, _PORT_COLUMNS, "ports")
+        elif close:
+            ports.close(number)
+            if as_json:
+                print_json({"port": number})
+        else:
+            exposed = ports.expose(number, public=public)
+            print_result(exposed, as_json, exposed.url_with_token)
 
 
 @click.command()

@@ -52,6 +52,8 @@ Input = Annotated[str, msgspec.Meta(max_length=INPUT_BYTES)]
 Base64 = Annotated[str, msgspec.Meta(max_length=_BASE64_CHARACTERS)]
 Description = Annotated[str, msgspec.Meta(max_length=10_000)]
 Prompt = Annotated[str, msgspec.Meta(max_length=32 * KIB)]
+WaitSeconds = Annotated[float, msgspec.Meta(ge=0, le=90)]
+"""How long a request may wait for news."""
 Search = Annotated[str, msgspec.Meta(max_length=1000)]
 
 Args = Annotated[list[Argument], msgspec.Meta(max_length=MAX_ARGS)]

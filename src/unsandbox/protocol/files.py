@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from unsandbox._presentation.times import as_datetime
-from unsandbox.protocol.bounds import FileName, Word
+from unsandbox.protocol.bounds import FileName, WaitSeconds, Word
 from unsandbox.protocol.models import WireModel, exact_bytes
 
 PART_BYTES = 3 << 20
@@ -21,6 +21,7 @@ Offset = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 PartLength = Annotated[int, msgspec.Meta(ge=0, le=PART_BYTES)]
 FileMode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
 Depth = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Cursor = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 EntryCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_ENTRIES)]
 
 
@@ -149,6 +150,53 @@ class UnpackRequest(FileRequest, frozen=True, kw_only=True):
 
     archive: FileName
     """Path of the archive inside the session."""
+
+
+class FileWatchRequest(FileRequest, frozen=True, kw_only=True):
+    """Asks for changes of the files in a directory. The first request of a watch begins it."""
+
+    watch: Word
+    """Name of the watch, chosen by the client."""
+    recursive: bool = False
+    """Whether to watch directories below it too."""
+    cursor: Cursor | None = None
+    """`cursor` of the answer before; absent in the first request."""
+    wait: WaitSeconds = 0
+    """Seconds to wait if nothing has changed."""
+
+
+class FileUnwatchRequest(WireModel, frozen=True, kw_only=True):
+    """Ends a watch."""
+
+    watch: Word
+    """Name of the watch."""
+
+
+class FileEvent(WireModel, frozen=True, kw_only=True):
+    """A change of a file."""
+
+    type: str | None = None
+    """`create`, `write`, `remove`, `rename`; or `lost`: changes before this event are not known, list the
+    directory."""
+    path: str | None = None
+    """Absolute path of the file; of a renamed one, the new path."""
+    name: str | None = None
+    """The path relative to the directory; `.` stands for the directory itself."""
+    old_path: str | None = None
+    """Absolute path of a renamed file before."""
+    is_dir: bool | None = None
+    """Whether it is a directory."""
+
+
+class FileEvents(WireModel, frozen=True, kw_only=True):
+    """Changes of the files in a directory, in their order."""
+
+    events: list[FileEvent] = []
+    """The changes."""
+    cursor: int | None = None
+    """Position behind them, for the next request."""
+    ended: bool | None = None
+    """Whether no more follow, because the directory is gone."""
 
 
 class FileInfo(WireModel, frozen=True, kw_only=True):

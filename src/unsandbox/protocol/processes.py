@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 import msgspec
 
 from unsandbox.errors import JobFailedError
-from unsandbox.protocol.bounds import Args, Code, Environment, FileName, Word
+from unsandbox.protocol.bounds import Args, Code, Environment, FileName, WaitSeconds, Word
 from unsandbox.protocol.models import WireModel, exact_bytes
 
 LEASE_S = 15
@@ -29,9 +29,14 @@ PORT_SUBPROTOCOL = "unsandbox-port"
 PORT_END = "end"
 """Text frame of a side that sends no more bytes."""
 
+PORT_COOKIE = "unsandbox_token"
+"""Member of the query, and cookie, with the token of an exposed port."""
+PORT_HEADER = "X-Unsandbox-Token"
+"""Header with the token of an exposed port."""
+
+PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 ProcessId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?![\s\S])", max_length=64)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-WaitSeconds = Annotated[float, msgspec.Meta(ge=0, le=90)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=30 * 86_400_000)]
 SignalNumber = Annotated[int, msgspec.Meta(ge=0, le=64)]
 Cells = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
@@ -246,3 +251,41 @@ class SignalRequest(WireModel, frozen=True, kw_only=True):
 
     signal: SignalNumber = 15
     """Number of the signal; 0 sends none."""
+
+
+class PortRequest(WireModel, frozen=True, kw_only=True):
+    """Lets visitors reach a port of a session."""
+
+    port: PortNumber
+    """The port, on the loopback interface of the session."""
+    public: bool = False
+    """Whether visitors need no token."""
+
+
+class ExposedPort(WireModel, frozen=True, kw_only=True):
+    """A port of a session that visitors reach."""
+
+    port: int | None = None
+    """The port."""
+    url: str | None = None
+    """Where visitors reach it."""
+    public: bool | None = None
+    """Whether visitors need no token."""
+    token: str | None = None
+    """The token that visitors need, in the header `X-Unsandbox-Token`, or in the cookie or the member of the
+    query `unsandbox_token`."""
+
+    @property
+    def url_with_token(self) -> str:
+        """The URL for a browser, which keeps the token as a cookie."""
+        return f"{self.url}/" if self.public else f"{self.url}/?{PORT_COOKIE}={self.token}"
+
+
+class ExposedPorts(WireModel, frozen=True, kw_only=True):
+    """The ports of a session that visitors reach."""
+
+    ports: list[ExposedPort] = []
+    """The ports."""
+
+    def __iter__(self) -> Iterator[ExposedPort]:
+        return iter(self.ports)

@@ -14,6 +14,7 @@ from aiohttp import web
 from unsandbox.engine import Engine
 from unsandbox.engine.accounts.keys import KeyRing
 from unsandbox.protocol.endpoints.jobs import ENDPOINTS, REQUEST_ID_HEADER
+from unsandbox.protocol.file_urls import CONTENT_PATH
 from unsandbox.server import tracing
 from unsandbox.server.auth import Caller
 from unsandbox.server.config import ServerConfig
@@ -29,6 +30,7 @@ from unsandbox.server.protocols import http_logger
 from unsandbox.server.reader import RequestReader, signer
 from unsandbox.server.responses import error_response, introduce, json_response
 from unsandbox.server.shell import serve_shell
+from unsandbox.server.streaming.file_content import serve_content
 from unsandbox.server.streaming.ports import serve_port
 from unsandbox.server.streams import LOG_STREAM_PATHS, stream_events, stream_logs, stream_service_log
 from unsandbox.server.sudo import Sudo
@@ -113,7 +115,7 @@ class Server:
         Raises:
             OSError: The address cannot be bound.
         """
-        hosts = ServiceHosts(self._engine.services.router, self._config.service_domain)
+        hosts = ServiceHosts(self._engine.services.router, self._engine.sessions, self._config.service_domain)
         gateway = self._gateway = Gateway(hosts, self._config)
         self._runner = web.AppRunner(
             self._application(gateway),
@@ -173,6 +175,8 @@ class Server:
         app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/sessions/{id}/shell", self._serve_shell)
         app.router.add_get("/sessions/{id}/ports/{port}", self._serve_port)
+        for verb in ("GET", "HEAD", "PUT"):
+            app.router.add_route(verb, CONTENT_PATH, self._serve_content)
         app.router.add_get("/jobs/{id}/events", self._stream_events)
         for path in LOG_STREAM_PATHS:
             app.router.add_get(path, self._stream_logs)
@@ -181,6 +185,10 @@ class Server:
 
     async def _stream_events(self, request: web.Request) -> web.StreamResponse:
         return await stream_events(request, await self._reader.read(request))
+
+    async def _serve_content(self, request: web.Request) -> web.StreamResponse:
+        """Read or write a file with a signed URL and no other credentials."""
+        return await serve_content(request, self._engine, self._reader.read_signed_url(request))
 
     async def _serve_port(self, request: web.Request) -> web.StreamResponse:
         return await serve_port(request, await self._reader.read(request))

@@ -172,6 +172,17 @@ def read_number(query: Mapping[str, str], name: str, default: float, low: float,
     return min(value, high)
 
 
+def read_port(text: str) -> int:
+    """Return a port that is named in a path.
+
+    Raises:
+        InvalidRequest: It is not a number from 1 to 65535.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 1 << 16):
+        raise InvalidRequest(f"{text[:20]!r} is not a port from 1 to 65535")
+    return int(text)
+
+
 def read_flag(query: Mapping[str, str], name: str) -> bool:
     """Return whether a member of the query is `1`, `true` or `yes`, in any case."""
     return query.get(name, "").strip().lower() in {"1", "true", "yes"}

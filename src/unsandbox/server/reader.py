@@ -18,6 +18,7 @@ from unsandbox.server.config import ServerConfig
 from unsandbox.server.hosts import from_this_machine, host_name, is_address
 from unsandbox.server.protocols import ConnectionHandler
 from unsandbox.server.rate import Rates
+from unsandbox.server.streaming.file_content import check_url
 from unsandbox.server.unproved import UnprovedBytes, sender_of
 
 
@@ -89,6 +90,18 @@ class RequestReader:
         if isinstance(request.protocol, ConnectionHandler):
             request.protocol.accepting.prove(request.protocol)
         self._rates.take(caller.public_key, caller.settings)
+
+    def read_signed_url(self, request: web.Request) -> str:
+        """Return the key that signed the URL of a request.
+
+        Raises:
+            Unauthorized: None did, or the URL has ended.
+            LimitReached: The key has sent too many requests.
+        """
+        caller = check_url(request, self._keys)
+        signer.set(caller.public_key)
+        self._rates.take(caller.public_key, caller.settings)
+        return caller.public_key
 
     async def read(
         self,

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import AsyncGenerator, Mapping
-from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import TypeVar
 
-from unsandbox._async.connection import Connection
 from unsandbox._async.objects.copying import download, upload
-from unsandbox._async.objects.process import ask
+from unsandbox._async.objects.file_content import FileContents, urgent
+from unsandbox._async.objects.watch import AsyncFileWatch
 from unsandbox._async.operations import CLEAN_UP_S
-from unsandbox._compat.aio import Interrupted, Work, in_thread
-from unsandbox.errors import InvalidRequestError, NotFoundError
-from unsandbox.protocol.files import PART_BYTES, FileInfo, FileList
+from unsandbox.errors import NotFoundError
+from unsandbox.protocol.files import FileInfo, FileList
 from unsandbox.protocol.models import WireModel
 
 M = TypeVar("M", bound=WireModel)
 Entries = list[FileInfo]
 
 
-class AsyncFiles:
+class AsyncFiles(FileContents):
     """The files of a session. Relative paths start in `/work`, the home of the session's user.
 
     The session's user carries out every operation inside the session, so permissions and links mean what they
@@ -37,123 +32,6 @@ class AsyncFiles:
     """
 
     __module__ = "unsandbox"
-
-    def __init__(self, connection: Connection, session_id: str) -> None:
-        self._connection = connection
-        self._params = {"id": session_id}
-
-    async def read(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
-        """Return the content of a file.
-
-        Args:
-            path: The file.
-            offset: Position of the first byte.
-            length: Largest number of bytes. Default: up to the end.
-
-        Raises:
-            FileNotFoundError: The file does not exist.
-            IsADirectoryError: The path is a directory.
-            PermissionError: The session's user may not read it.
-        """
-        content = bytearray()
-        async for part in self.stream(path, offset=offset, length=length):
-            content += part
-        return bytes(content)
-
-    async def read_text(self, path: str, *, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return the content of a file as text.
-
-        Args:
-            path: The file.
-            encoding: Its encoding.
-            errors: As for `bytes.decode`.
-        """
-        return (await self.read(path)).decode(encoding, errors)
-
-    async def stream(self, path: str, *, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
-        """Yield the content of a file in parts.
-
-        Args:
-            path: The file.
-            offset: Position of the first byte.
-            length: Largest number of bytes. Default: up to the end.
-
-        Raises:
-            ConflictError: The file changed while it was read.
-        """
-        if offset < 0 or (length is not None and length < 0):
-            raise InvalidRequestError("offset and length must not be negative")
-        version = None
-        while length is None or length > 0:
-            size = PART_BYTES if length is None else min(PART_BYTES, length)
-            part = await self._ask(
-                "read", FileInfo, path, {"offset": offset, "length": size, "version": version}
-            )
-            data = part.content
-            if data:
-                yield data
-            if part.eof or not data:
-                return
-            offset += len(data)
-            length = None if length is None else length - len(data)
-            version = part.version
-
-    async def write(
-        self,
-        path: str,
-        data: bytes | str | IO[bytes],
-        *,
-        mode: int | None = None,
-        parents: bool = True,
-        append: bool = False,
-        exclusive: bool = False,
-    ) -> FileInfo:
-        """Write a file. Until everything has arrived, the file keeps its old content.
-
-        Args:
-            path: The file.
-            data: The content; text is written as UTF-8, a file object is read to its end.
-            mode: Mode bits. Default: those of the file that is replaced, or 0644.
-            parents: Whether to create missing parent directories.
-            append: Whether to append to the file instead of replacing it.
-            exclusive: Whether an existing file is an error.
-
-        Raises:
-            FileExistsError: The file exists, and `exclusive` is true.
-            IsADirectoryError: The path is a directory.
-            PermissionError: The session's user may not write there.
-        """
-        if isinstance(data, str):
-            data = data.encode()
-        source = io.BytesIO(data) if isinstance(data, bytes | bytearray | memoryview) else data
-        options = {"mode": mode, "parents": parents, "append": append or None, "exclusive": exclusive or None}
-        upload, offset, part = None, 0, await in_thread(source.read, PART_BYTES)
-        try:
-            while True:
-                following = await in_thread(source.read, PART_BYTES)
-                final = not following
-                info = await self._ask(
-                    "write",
-                    FileInfo,
-                    path,
-                    {
-                        "content_base64": base64.b64encode(part).decode(),
-                        "upload": upload,
-                        "offset": None if append else offset,
-                        "final": final,
-                        **options,
-                    },
-                )
-                if final:
-                    return info
-                upload = None if append else info.upload
-                offset += len(part)
-                part = following
-        except (Exception, Interrupted):
-            if upload is not None:
-                abort = _urgent("abort", self._params, {"path": path, "upload": upload})
-                await self._connection.clean_up(abort, CLEAN_UP_S)
-            raise
 
     async def stat(self, path: str, *, follow: bool = True) -> FileInfo:
         """Return type, size, mode and times of a file.
@@ -204,6 +82,16 @@ class AsyncFiles:
             limit: Largest number of files, at most 10,000.
         """
         return (await self._ask("glob", FileList, path, {"pattern": pattern, "limit": limit})).entries
+
+    def watch(self, path: str = ".", *, recursive: bool = False, cursor: str | None = None) -> AsyncFileWatch:
+        """Return a watch on a directory; a block begins it.
+
+        Args:
+            path: The directory.
+            recursive: Whether to watch directories below it too.
+            cursor: `cursor` of an earlier watch, to continue it.
+        """
+        return AsyncFileWatch(self._connection, self._params["id"], path, recursive, cursor)
 
     async def make_dir(
         self, path: str, *, parents: bool = True, exist_ok: bool = True, mode: int | None = None
@@ -291,7 +179,7 @@ class AsyncFiles:
         Args:
             path: The file.
         """
-        remove = _urgent("remove", self._params, {"path": path, "missing_ok": True})
+        remove = urgent("remove", self._params, {"path": path, "missing_ok": True})
         await self._connection.clean_up(remove, CLEAN_UP_S)
 
     async def pack(self, path: str) -> str:
@@ -310,15 +198,3 @@ class AsyncFiles:
             archive: The archive.
         """
         await self._ask("unpack", FileInfo, path, {"archive": archive})
-
-    async def _ask(
-        self, operation: str, model: type[M], path: str, members: Mapping[str, Any] | None = None
-    ) -> M:
-        body = {"path": str(path), **(members or {})}
-        return await ask(self._connection, f"file_{operation}", model, self._params, body)
-
-
-def _urgent(operation: str, params: Mapping[str, str], members: Mapping[str, Any]) -> Work[FileInfo]:
-    """Return an operation for the clean-up of a call that was broken off."""
-    name = f"file_{operation}"
-    return partial(ask, name=name, model=FileInfo, params=params, members=members, urgent=True)

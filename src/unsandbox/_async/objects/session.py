@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from unsandbox._async.connection import Connection
 from unsandbox._async.objects.files import AsyncFiles
-from unsandbox._async.objects.port import AsyncPort
+from unsandbox._async.objects.port import AsyncPort, AsyncPorts
 from unsandbox._async.objects.process import AsyncLiveProcess, ask, execute, start
 from unsandbox._async.objects.session_life import AsyncSessionLife
 from unsandbox._async.objects.terminal import AsyncTerminal
@@ -186,6 +186,11 @@ class AsyncLiveSession(AsyncSessionLife):
             ConflictError: Nothing listens there (when the block begins).
         """
         return AsyncPort(self._connection, self.id, port)
+
+    @property
+    def ports(self) -> AsyncPorts:
+        """The ports of the session that visitors reach."""
+        return AsyncPorts(self._connection, self.id)
 
     async def processes(self) -> list[Process]:
         """Return the processes started by `exec` and `start`: those that run, and those that ended lately."""

@@ -8,10 +8,11 @@ from typing import Self
 
 from unsandbox._shared.streaming import PORT
 from unsandbox._sync.connection import Connection
+from unsandbox._sync.objects.process import ask
 from unsandbox._sync.opening import open_socket
 from unsandbox._transports.requests_live import RequestsSocket
 from unsandbox.errors import ClientStateError
-from unsandbox.protocol.processes import PORT_END, PORT_SUBPROTOCOL
+from unsandbox.protocol.processes import PORT_END, PORT_SUBPROTOCOL, ExposedPort, ExposedPorts
 
 _WRITE_BYTES = 1 << 18
 
@@ -101,3 +102,48 @@ class Port:
         if self._socket is None:
             raise ClientStateError("this connection is not open; use it in an `with` block")
         return self._socket
+
+
+class Ports:
+    """The ports of a session that visitors reach under host names of the server.
+
+    Example:
+        ```python
+        session.start(["python3", "-m", "http.server", "8000"], detach=True)
+        port = session.ports.expose(8000)
+        print(port.url)  # http://8000-unsb-vm-1d0f8a2c3b.localhost:8787
+        print(port.url_with_token)  # for a browser
+        ```
+    """
+
+    __module__ = "unsandbox"
+
+    def __init__(self, connection: Connection, session_id: str) -> None:
+        self._connection = connection
+        self._params = {"id": session_id}
+
+    def expose(self, port: int, *, public: bool = False) -> ExposedPort:
+        """Let visitors reach a port, also over WebSockets, and return its URL and token.
+
+        Args:
+            port: The port on the session's loopback interface.
+            public: Whether visitors need no token.
+
+        Raises:
+            RateLimitError: The session has too many exposed ports.
+        """
+        members = {"port": port, "public": public}
+        return ask(self._connection, "expose_port", ExposedPort, self._params, members)
+
+    def list(self) -> ExposedPorts:
+        """Return the ports that visitors reach."""
+        return ask(self._connection, "list_ports", ExposedPorts, self._params)
+
+    def close(self, port: int) -> None:
+        """Let visitors no longer reach a port. Its token is not valid any more; open connections continue.
+
+        Args:
+            port: The port.
+        """
+        params = {**self._params, "port": str(port)}
+        ask(self._connection, "close_port", ExposedPort, params)

@@ -14,7 +14,7 @@ from unsandbox._shared.processes import OutputCallback, ProgramOptions
 from unsandbox._shared.request import Bounds
 from unsandbox._sync.connection import Connection
 from unsandbox._sync.objects.files import Files
-from unsandbox._sync.objects.port import Port
+from unsandbox._sync.objects.port import Port, Ports
 from unsandbox._sync.objects.process import LiveProcess, ask, execute, start
 from unsandbox._sync.objects.session_life import AsyncSessionLife
 from unsandbox._sync.objects.terminal import Terminal
@@ -185,6 +185,11 @@ class LiveSession(AsyncSessionLife):
             ConflictError: Nothing listens there (when the block begins).
         """
         return Port(self._connection, self.id, port)
+
+    @property
+    def ports(self) -> Ports:
+        """The ports of the session that visitors reach."""
+        return Ports(self._connection, self.id)
 
     def processes(self) -> list[Process]:
         """Return the processes started by `exec` and `start`: those that run, and those that ended lately."""

@@ -22,6 +22,7 @@ from unsandbox.engine.sessions.commands import Commands
 from unsandbox.engine.sessions.ended import EndedSessions
 from unsandbox.engine.sessions.expiry import Expiry
 from unsandbox.engine.sessions.history import Histories
+from unsandbox.engine.sessions.ports import SessionPorts
 from unsandbox.engine.sessions.record import SessionRecord, as_request, describe, new_record
 from unsandbox.engine.sessions.sandboxes import OpenSession, SessionSandboxes
 from unsandbox.engine.store.objects import Collection
@@ -46,6 +47,7 @@ class Sessions:
         collection: The stored records.
         sandboxes: The sandboxes that are open now.
         terminals: Their terminals.
+        ports: Their ports that visitors reach.
         expiry: Ends sessions that are not used.
     """
 
@@ -64,6 +66,7 @@ class Sessions:
         self.terminals = SessionTerminals(
             context, self.collection, self.sandboxes, self._activity, self._histories
         )
+        self.ports = SessionPorts()
         self.expiry = Expiry(self.collection, self._background, self._in_use, self._remove)
         self._ended = EndedSessions()
         context.quotas.holders.append(lambda owner: reserved_by_all(context, owner, self.collection.of(owner)))
@@ -148,7 +151,7 @@ class Sessions:
         """Give the sandbox of a session; see `Source.lend`."""
         record = self._known(object_id)
         session = await self.sandboxes.ensure_open(record)
-        session.processes.guest.close()  # It does not belong into a snapshot with memory.
+        session.processes.rest()
         with self._using(record, session):
             yield session.sandbox
 
@@ -213,8 +216,7 @@ class Sessions:
         """End a session; return it with the files of `/tmp/artifacts`, and its history when it was audited."""
         record = self.record(owner, name)
         artifacts: list[Artifact] = []
-        session = self.sandboxes.get(record.object_id)
-        if session is not None:
+        if (session := self.sandboxes.get(record.object_id)) is not None:
             with contextlib.suppress(SandboxError):
                 await session.sandbox.unfreeze()
                 artifacts, _ = await session.sandbox.collect()
@@ -324,6 +326,7 @@ class Sessions:
         await self.collection.drop(record)
         self._ended.note(record, reason)
         self.expiry.stop(record)
+        self.ports.forget(record)
         async with self.sandboxes.lock(record.object_id):
             await self.sandboxes.close(record.object_id)
             self._activity.forget(record.object_id)

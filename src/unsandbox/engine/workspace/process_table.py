@@ -14,6 +14,7 @@ from unsandbox.engine.errors import Conflict, InvalidRequest, LimitReached, Unkn
 from unsandbox.engine.workspace.guest import Guest
 from unsandbox.engine.workspace.process import ProcessSettings, SessionProcess
 from unsandbox.engine.workspace.shares import KeyShares
+from unsandbox.engine.workspace.watches import Watches
 from unsandbox.sandbox.errors import ProgramStartError, SandboxError
 from unsandbox.sandbox.guest.files import MARK
 from unsandbox.sandbox.persistent_spec import PersistentSandbox
@@ -41,10 +42,12 @@ class ProcessTable:
         self._sandbox = sandbox
         self.guest = Guest(sandbox)
         """Works on files, and finds the children of processes."""
+        self._background = Background()
+        self.watches = Watches(sandbox, self._background)
+        """Watches on directories."""
         self._processes: dict[str, SessionProcess] = {}
         self._starting: dict[str, asyncio.Event] = {}
         self._cancelled: dict[str, float] = {}
-        self._background = Background()
 
     def __iter__(self) -> Iterator[SessionProcess]:
         return iter(self._processes.values())
@@ -144,6 +147,12 @@ class ProcessTable:
             process.close(why)
         self._processes.clear()
         self.guest.shut()
+        self.watches.shut()
+
+    def rest(self) -> None:
+        """End the programs of the server, which do not belong into a snapshot; they start again when needed."""
+        self.guest.close()
+        self.watches.close()
 
     async def _spawn(self, process: SessionProcess, settings: ProcessSettings, env: Mapping[str, str]) -> None:
         environment = {**env, MARK: settings.process_id}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-import contextlib
 import hashlib
 import posixpath
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from unsandbox.engine.background import run_large
@@ -20,6 +17,8 @@ from unsandbox.engine.sessions.record import describe_usage
 from unsandbox.engine.sessions.sandboxes import OpenSession
 from unsandbox.engine.sessions.sessions import Sessions
 from unsandbox.engine.workspace.process import ProcessSettings, SessionProcess
+from unsandbox.engine.workspace.waiting import Connected, wait_until
+from unsandbox.protocol.files import FileEvents, FileUnwatchRequest, FileWatchRequest
 from unsandbox.protocol.models import text_and_exact
 from unsandbox.protocol.processes import (
     MAX_READ_BYTES,
@@ -38,11 +37,8 @@ from unsandbox.protocol.sessions import SessionMetrics
 from unsandbox.sandbox.layout import WORK
 
 _USERS = ("", "sandbox", "1000")
-_LOOK_S = 1.0
 _SMALL_BYTES = 1 << 20
 _SHELL = ("/bin/sh", "-c", 'if [ -x /bin/bash ]; then exec /bin/bash -c "$0"; else exec /bin/sh -c "$0"; fi')
-Connected = Callable[[], bool]
-"""A function that returns whether the client of a request is still connected."""
 
 
 class Workspaces:
@@ -88,7 +84,7 @@ class Workspaces:
         async with self._sessions.in_use(owner, session) as opened:
             process = await self._start(opened, request.replace(stdin_open=False), keep_first=True)
             with process.in_use():
-                await _wait(process.ended.is_set, process.ended.wait, hold_s, connected)
+                await wait_until(process.ended.is_set, process.ended.wait, hold_s, connected)
             return await self._result(opened, process)
 
     async def result(
@@ -98,7 +94,7 @@ class Workspaces:
         async with self._sessions.in_use(owner, session, frozen_too=True) as opened:
             process = opened.processes.get(process_id)
             with process.in_use():
-                await _wait(process.ended.is_set, process.ended.wait, wait_s, connected)
+                await wait_until(process.ended.is_set, process.ended.wait, wait_s, connected)
             return await self._result(opened, process)
 
     async def _result(self, opened: OpenSession, process: SessionProcess) -> ExecResult:
@@ -140,7 +136,7 @@ class Workspaces:
                 )
 
             with process.in_use():
-                await _wait(new, process.changed, request.wait, connected)
+                await wait_until(new, process.changed, request.wait, connected)
             pieces = [log.read(offset, MAX_READ_BYTES) for log, offset in zip(logs, offsets, strict=True)]
             (stdout_at, stdout), (stderr_at, stderr) = pieces
             behind = (stdout_at + len(stdout), stderr_at + len(stderr))
@@ -244,6 +240,60 @@ class Workspaces:
             answer["content_base64"] = base64.b64encode(payload).decode()
         return answer
 
+    async def read_part(
+        self, owner: str, session: str, path: str, offset: int, length: int, version: str | None = None
+    ) -> tuple[dict[str, Any], bytes]:
+        """Return a part of a file with its state.
+
+        Args:
+            owner: The key.
+            session: Id or name of the session.
+            path: The file.
+            offset: Position of the first byte.
+            length: Largest number of bytes.
+            version: `version` of an earlier part; the file must not have changed since.
+        """
+        path = _absolute("path", path)
+        async with self._sessions.in_use(owner, session) as opened:
+            return await opened.processes.guest.call(
+                "read", path=path, offset=offset, length=length, version=version or ""
+            )
+
+    async def write_part(
+        self, owner: str, session: str, path: str, data: bytes, *, upload: str, offset: int, final: bool
+    ) -> dict[str, Any]:
+        """Write a part of a file, which is put in place with the last one; return its state.
+
+        Args:
+            owner: The key.
+            session: Id or name of the session.
+            path: The file.
+            data: The part.
+            upload: `upload` of the answer before; empty for the first part.
+            offset: Position of the part.
+            final: Whether it is the last part.
+        """
+        path = _absolute("path", path)
+        async with self._sessions.in_use(owner, session) as opened:
+            answer, _ = await opened.processes.guest.call(
+                "write", data, path=path, upload=upload, offset=offset, final=final
+            )
+        return answer
+
+    async def watch(
+        self, owner: str, session: str, request: FileWatchRequest, connected: Connected
+    ) -> FileEvents:
+        """Return what changed in a directory behind a position, or wait for some; see `Watches.events`."""
+        request = request.replace(path=_absolute("path", request.path))
+        async with self._sessions.in_use(owner, session, frozen_too=True) as opened:
+            return await opened.processes.watches.events(request, connected)
+
+    async def unwatch(self, owner: str, session: str, request: FileUnwatchRequest) -> FileEvents:
+        """End a watch."""
+        async with self._sessions.in_use(owner, session, frozen_too=True) as opened:
+            opened.processes.watches.end(request.watch)
+        return FileEvents(ended=True)
+
 
 def _settings_of(request: ProcessRequest, new_id: str, *, keep_first: bool) -> ProcessSettings:
     if (request.argv is None) == (request.command is None):
@@ -319,17 +369,3 @@ def _decoded(encoded: str | None, name: str) -> bytes:
         return base64.b64decode(encoded or "", validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest(f"{name} is not valid base64") from error
-
-
-async def _wait(
-    ready: Callable[[], bool],
-    changed: Callable[[], Awaitable[object]],
-    seconds: float,
-    connected: Connected,
-) -> None:
-    """Wait until something is ready, for some time, while its client is there."""
-    ends = time.monotonic() + seconds
-    while not ready() and (left := ends - time.monotonic()) > 0 and connected():
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(left, _LOOK_S)):
-                await changed()

@@ -6,7 +6,7 @@ from unsandbox.protocol import models
 from unsandbox.protocol.bounds import CODE_CHARACTERS
 from unsandbox.protocol.endpoints.endpoint import Endpoint, Query
 from unsandbox.protocol.endpoints.state import IMAGES, LOGS, SERVICES, SESSIONS, SNAPSHOTS
-from unsandbox.protocol.endpoints.workspace import FILES, PROCESSES
+from unsandbox.protocol.endpoints.workspace import FILES, PORTS, PROCESSES, WATCHES
 
 FEATURES_HEADER = "Unsandbox-Features"
 """Response header with the server's features beyond the historical API."""
@@ -141,6 +141,17 @@ JOBS: tuple[Endpoint, ...] = (
     ),
 )
 
-ENDPOINTS: tuple[Endpoint, ...] = JOBS + SESSIONS + PROCESSES + FILES + SERVICES + SNAPSHOTS + IMAGES + LOGS
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *JOBS,
+    *SESSIONS,
+    *PROCESSES,
+    *PORTS,
+    *FILES,
+    *WATCHES,
+    *SERVICES,
+    *SNAPSHOTS,
+    *IMAGES,
+    *LOGS,
+)
 
 BY_NAME: dict[str, Endpoint] = {endpoint.name: endpoint for endpoint in ENDPOINTS}

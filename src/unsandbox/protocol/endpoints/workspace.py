@@ -89,6 +89,35 @@ PROCESSES: tuple[Endpoint, ...] = (
     ),
 )
 
+_PORTS = "/sessions/{id}/ports"
+
+PORTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        name="expose_port",
+        method="POST",
+        path=_PORTS,
+        request=processes.PortRequest,
+        response=processes.ExposedPort,
+        body="json",
+        idempotent=True,
+        summary="Let visitors reach a port of a session, with a token or as a public one.",
+    ),
+    Endpoint(
+        name="list_ports",
+        method="GET",
+        path=_PORTS,
+        response=processes.ExposedPorts,
+        summary="List the ports of a session that visitors reach.",
+    ),
+    Endpoint(
+        name="close_port",
+        method="DELETE",
+        path=f"{_PORTS}/{{port}}",
+        response=processes.ExposedPort,
+        summary="Let visitors no longer reach a port of a session.",
+    ),
+)
+
 
 def _file(
     operation: str,
@@ -127,4 +156,15 @@ FILES: tuple[Endpoint, ...] = (
     _file("chmod", files.FileModeRequest, "Change the mode bits of a file.", idempotent=True),
     _file("pack", files.FileRequest, "Write a directory as a tar archive into a temporary file."),
     _file("unpack", files.UnpackRequest, "Unpack a tar archive into a directory."),
+)
+
+WATCHES: tuple[Endpoint, ...] = (
+    _file(
+        "watch",
+        files.FileWatchRequest,
+        "Get changes of the files in a directory behind a position, or wait for some.",
+        files.FileEvents,
+        safe=True,
+    ),
+    _file("unwatch", files.FileUnwatchRequest, "End a watch.", files.FileEvents, idempotent=True),
 )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from unsandbox.engine.sessions import ports
 from unsandbox.protocol import codec
 from unsandbox.protocol.endpoints.endpoint import Endpoint
 from unsandbox.protocol.endpoints.workspace import FILES
+from unsandbox.protocol.files import FileEvents, FileUnwatchRequest, FileWatchRequest
 from unsandbox.protocol.models import WireModel
 from unsandbox.protocol.processes import (
     ExecResult,
+    ExposedPort,
+    ExposedPorts,
     OutputRequest,
+    PortRequest,
     Process,
     ProcessList,
     ProcessOutput,
@@ -18,7 +23,7 @@ from unsandbox.protocol.processes import (
     TerminalSize,
 )
 from unsandbox.sandbox.errors import SandboxError
-from unsandbox.server.call import Call, Handler, read_body, read_number
+from unsandbox.server.call import Call, Handler, read_body, read_number, read_port
 
 _LONGEST_WAIT_S = 90.0
 
@@ -70,6 +75,52 @@ async def resize_process(call: Call) -> Process:
 async def end_process(call: Call) -> Process:
     """Kill it with its children, and forget it."""
     return await call.engine.workspaces.end(call.owner, *_names(call))
+
+
+async def expose_port(call: Call) -> ExposedPort:
+    """Let visitors reach a port."""
+    request = read_body(call, PortRequest)
+    sessions = call.engine.sessions
+    record = sessions.record(call.owner, call.params["id"])
+    return _described(call, sessions.ports.expose(record, request.port, public=request.public))
+
+
+async def list_ports(call: Call) -> ExposedPorts:
+    """List the ports that visitors reach."""
+    sessions = call.engine.sessions
+    record = sessions.record(call.owner, call.params["id"])
+    return ExposedPorts(ports=[_described(call, exposed) for exposed in sessions.ports.of(record)])
+
+
+async def close_port(call: Call) -> ExposedPort:
+    """Let visitors no longer reach a port."""
+    sessions = call.engine.sessions
+    record = sessions.record(call.owner, call.params["id"])
+    port = read_port(call.params["port"])
+    sessions.ports.close(record, port)
+    return ExposedPort(port=port)
+
+
+def _described(call: Call, exposed: ports.ExposedPort) -> ExposedPort:
+    """Return an exposed port with its address, as seen by this caller."""
+    return ExposedPort(
+        port=exposed.port,
+        url=call.service_url(exposed.label),
+        public=exposed.public,
+        token=None if exposed.public else exposed.token,
+    )
+
+
+async def file_watch(call: Call) -> FileEvents:
+    """Get changes of the files in a directory."""
+    request = read_body(call, FileWatchRequest)
+    return await call.engine.workspaces.watch(call.owner, call.params["id"], request, call.connected)
+
+
+async def file_unwatch(call: Call) -> FileEvents:
+    """End a watch."""
+    request = read_body(call, FileUnwatchRequest)
+    return await call.engine.workspaces.unwatch(call.owner, call.params["id"], request)
 
 
 def _names(call: Call) -> tuple[str, str]:

@@ -26,6 +26,8 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
 
     number: int
     host: Annotated[str, msgspec.Meta(max_length=255)]
+    token: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    """What the visitor shows to enter a port of a session."""
     connect: bool = True
     """Whether a connection is wanted, and not only to know whether the host is a service's."""
 

@@ -25,6 +25,7 @@ from unsandbox.server.hosts import host_name
 from unsandbox.server.ingress.client import ServiceConnection, ready_connection, service_session
 from unsandbox.server.ingress.handoff import settle
 from unsandbox.server.ingress.pages import ingress_answer, refusal_of
+from unsandbox.server.ingress.passes import Pass, pass_of, wants_page, with_cookie, without_token
 from unsandbox.server.ingress.tunnel import tunnel
 
 logger = logging.getLogger("unsandbox.server.ingress")
@@ -94,14 +95,15 @@ class Ingress:
 
     Args:
         is_service: Tells whether a host name, lower-case and without a port, is for services.
-        connect: Returns a way to the service of a host name, lower-case and without a port.
+        connect: Returns a way to the service of a host name, lower-case and without a port, or to the port of a
+            session for a visitor with a token.
         misdirected: Answers a request whose host is not a service's, and that is not settled yet.
     """
 
     def __init__(
         self,
         is_service: Callable[[str], Awaitable[bool]],
-        connect: Callable[[str], Awaitable[Way]],
+        connect: Callable[[str, str], Awaitable[Way]],
         misdirected: Callable[[web.BaseRequest], web.StreamResponse],
     ) -> None:
         self._is_service = is_service
@@ -147,8 +149,9 @@ class Ingress:
             await asyncio.gather(work, return_exceptions=True)
 
     async def _serve(self, request: web.BaseRequest, name: str, host: str) -> web.StreamResponse:
+        shown = pass_of(request, name, host)
         try:
-            way = await self._connect(name)
+            way = await self._connect(name, shown.token)
         except NotAServiceError:
             return self._misdirected(request)
         except NotReachedError as error:
@@ -156,11 +159,13 @@ class Ingress:
         settle(request)
         connection = ServiceConnection(way.descriptor)
         try:
+            if shown.in_address and wants_page(request):
+                return with_cookie(request, shown)
             if self._under_way[way.service] >= MOST_PER_SERVICE:
                 return refusal_of(request, "service_busy", way.port)
             self._under_way[way.service] += 1
             try:
-                return await self._forward(request, way, connection, host)
+                return await self._forward(request, way, connection, shown)
             finally:
                 self._under_way[way.service] -= 1
                 if not self._under_way[way.service]:
@@ -169,12 +174,12 @@ class Ingress:
             connection.close()
 
     async def _forward(
-        self, request: web.BaseRequest, way: Way, connection: ServiceConnection, host: str
+        self, request: web.BaseRequest, way: Way, connection: ServiceConnection, shown: Pass
     ) -> web.StreamResponse:
         ready_connection.set(connection)
         try:
             async with asyncio.timeout(ANSWER_S) as limit:
-                answer = await self._send(request, way, host, limit)
+                answer = await self._send(request, way, shown, limit)
         except TimeoutError:
             return _refuse(request, 504, "service_timeout", "The service does not answer")
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -194,20 +199,22 @@ class Ingress:
             return await _pass_on(request, answer)
 
     async def _send(
-        self, request: web.BaseRequest, way: Way, host: str, limit: asyncio.Timeout
+        self, request: web.BaseRequest, way: Way, shown: Pass, limit: asyncio.Timeout
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = service_session()
         headers = _forwarded(request.headers)
-        headers[hdrs.HOST] = host
-        _tell_origin(headers, request, host)
+        headers[hdrs.HOST] = shown.host
+        _tell_origin(headers, request, shown.host)
+        if shown.token:
+            without_token(headers)
         body = _sent_body(request, limit) if request.can_read_body else None
         if body is None:
             headers.popall(hdrs.CONTENT_LENGTH, None)
         if _wants_websocket(request):
             headers.update(_upgrade(request.headers))
         # The address is not used: the connection is there already.
-        place = URL(f"http://127.0.0.1:{way.port}{request.raw_path}", encoded=True)
+        place = URL(f"http://127.0.0.1:{way.port}{shown.target}", encoded=True)
         return await self._session.request(
             request.method, place, headers=headers, data=body, allow_redirects=False
         )

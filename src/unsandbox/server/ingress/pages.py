@@ -76,6 +76,16 @@ REFUSALS = {
         "Nothing answers on its port {port}. It may still be starting; its log says more.",
         5,
     ),
+    "port_token_required": Refusal(
+        401,
+        "This port needs a token",
+        "Send it in the header X-Unsandbox-Token, or as unsandbox_token in a cookie or in the query.",
+    ),
+    "port_closed": Refusal(
+        502, "The program does not listen", "Nothing listens on port {port} of the session.", 5
+    ),
+    "session_frozen": Refusal(503, "This session is frozen", "Its owner can resume it.", 60),
+    "session_unavailable": Refusal(502, "The session cannot be reached right now", "Try again later.", 5),
     "service_unavailable": Refusal(502, "The service cannot be started right now", "Its log may say why.", 5),
     "service_busy": Refusal(503, "This service is busy", "It serves as many visitors as it may.", 5),
 }

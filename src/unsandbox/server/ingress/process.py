@@ -135,8 +135,8 @@ class _Serving:
         close_all(fds)
         return answer.code != NOT_A_SERVICE
 
-    async def _connect(self, name: str) -> Way:
-        answer, fds = await self._ask(name, connect=True)
+    async def _connect(self, name: str, token: str) -> Way:
+        answer, fds = await self._ask(name, token, connect=True)
         if answer.code == NOT_A_SERVICE:
             raise NotAServiceError
         if answer.code or not fds:
@@ -144,12 +144,12 @@ class _Serving:
             raise NotReachedError(answer.code or "service_unavailable", answer.port, answer.freeze_page)
         return Way(answer.service, answer.port, fds[0])
 
-    async def _ask(self, name: str, *, connect: bool) -> tuple[Answer, list[int]]:
+    async def _ask(self, name: str, token: str = "", *, connect: bool) -> tuple[Answer, list[int]]:
         number = next(self._numbers)
         asking: asyncio.Future[tuple[Answer, list[int]]] = asyncio.get_running_loop().create_future()
         self._asks[number] = asking
         try:
-            if not self._channel.send(Ask(number, name, connect)):
+            if not self._channel.send(Ask(number, name, token, connect)):
                 return Answer(number, "service_busy"), []
             return await asking
         except asyncio.CancelledError:

@@ -236,7 +236,7 @@ class IngressProcess:
         task.add_done_callback(lambda _: self._answered_one(ask.number, service))
 
     async def _answer(self, ask: Ask, name: str) -> None:
-        answer, fds = await self._hosts.answer(ask.number, name, connect=ask.connect)
+        answer, fds = await self._hosts.answer(ask.number, name, ask.token, connect=ask.connect)
         self._reply(answer, *fds)
 
     def _answered_one(self, number: int, service: str) -> None:

@@ -10,7 +10,7 @@ from aiohttp import WSMsgType, web
 
 from unsandbox.engine import Conflict, InvalidRequest
 from unsandbox.protocol.processes import PORT_END, PORT_SUBPROTOCOL
-from unsandbox.server.call import Call
+from unsandbox.server.call import Call, read_port
 
 _MAX_FRAME = 1 << 20
 _READ_BYTES = 1 << 16
@@ -28,14 +28,12 @@ async def serve_port(request: web.Request, call: Call) -> web.StreamResponse:
         InvalidRequest: The port is not a number from 1 to 65535.
         Conflict: Nothing listens there, or the session is frozen.
     """
-    text = call.params["port"]
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 1 << 16):
-        raise InvalidRequest(f"{text[:20]!r} is not a port from 1 to 65535")
+    port = read_port(call.params["port"])
     async with call.engine.sessions.in_use(call.owner, call.params["id"]) as opened:
         try:
-            descriptor = await opened.sandbox.connect(int(text))
+            descriptor = await opened.sandbox.connect(port)
         except ConnectionError as error:
-            raise Conflict(f"nothing listens on port {text} of the session", code="port_closed") from error
+            raise Conflict(f"nothing listens on port {port} of the session", code="port_closed") from error
         connection = socket.socket(fileno=descriptor)
         if request.headers.get("Upgrade", "").lower() != "websocket":
             # Refused last: a client that asks without it wants to know why its WebSocket was refused.
