@@ -169,6 +169,7 @@ def opened() -> Iterator[Target]:
 def all_rows() -> list[Row]:
     """Carry out every attack, one after the other; the log is looked at when the server has ended."""
     from tests.abuse import api, hostile_services, http, kept, session_files, session_processes, ssrf
+    from tests.abuse.sessions import outside
 
     http.declare()
     api.declare()
@@ -177,6 +178,7 @@ def all_rows() -> list[Row]:
     kept.declare()
     session_files.declare()
     session_processes.declare()
+    outside.declare()
     with opened() as target:
         api.check_harmless(target)
         rows = [_carry_out(one, target) for one in ATTACKS]
