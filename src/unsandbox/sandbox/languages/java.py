@@ -15,14 +15,15 @@ from unsandbox.sandbox.languages.source_text import without_noise
 from unsandbox.sandbox.languages.steps import COMPILER_ARGUMENTS, Steps
 
 _CLASSES = "/work/classes"
-# These patterns read tenants' programs in linear time: repetitions are possessive (`*+`), and runs of words are
-# bounded.
+# These patterns read tenants' programs in linear time: repetitions are possessive (`*+`) or atomic
+# (`(?>...)`), and runs of words are bounded. Python before 3.11.5 misreads groups with possessive repetition
+# (gh-106052); atomic groups are right.
 _TOKEN = re.compile(
     r"(?P<open>\{)|(?P<close>\})"
-    r"|(?P<type>(?P<modifiers>(?:\b(?:public|final|abstract|sealed|strictfp|static)\s++){0,6}+)"
+    r"|(?P<type>(?P<modifiers>(?>(?:\b(?:public|final|abstract|sealed|strictfp|static)\s++){0,6}))"
     r"\b(?:class|interface|enum|record)\s++(?P<name>\w++))"
     r"|(?P<package>\bpackage\s++(?P<path>[\w.]++)\s*+;)"
-    r"|(?P<main>\bstatic\s++(?:(?!void\b)\w++\s++){0,6}+void\s++main\s*+\()"
+    r"|(?P<main>\bstatic\s++(?>(?:(?!void\b)\w++\s++){0,6})void\s++main\s*+\()"
 )
 
 _NEEDS_CLASS_PATH = re.compile(

@@ -18,7 +18,6 @@ from unsandbox.sandbox.languages.steps import COMPILER_ARGUMENTS, Steps
 Starter = Callable[[Steps, str], Steps]
 
 _HASKELL_MODULE = re.compile(r"^module[ \t\r\n]++([A-Z][\w.']*+)", re.MULTILINE)
-_HASKELL_NOISE = re.compile(r"--[^\n]*+|\{-(?:[^-]|-(?!\}))*+(?:-\}|\Z)")
 _GO_PACKAGE = re.compile(r"^[ \t]*+package[ \t]++(\w++)", re.MULTILINE)
 _ERLANG_MODULE = re.compile(r"^-module\([^()\n]++\)[ \t]*+\.", re.MULTILINE)
 _ADA_UNIT = re.compile(r"^[ \t]*+(procedure|function|package|generic|separate)\b", re.MULTILINE | re.IGNORECASE)
@@ -51,7 +50,7 @@ _POSIX_SHELLS = frozenset({"sh", "dash", "ash"})
 
 def _haskell(steps: Steps, code: str) -> Steps:
     """Handle a main module with another name than `Main`."""
-    module = _HASKELL_MODULE.search(_HASKELL_NOISE.sub(" ", code))
+    module = _HASKELL_MODULE.search(without_noise(code, haskell=True))
     if module is None or module[1] == "Main" or steps.compile is None:
         return steps
     return replace(steps, compile=[*steps.compile, "-main-is", module[1]])

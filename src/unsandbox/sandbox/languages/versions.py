@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from unsandbox.sandbox.languages.table import Language
 
 _PLACE = "{version}"
-_NUMBER = r"(\d++(?:\.\d++)*+)"
+_NUMBER = r"(\d++(?>(?:\.\d++)*))"
 _BIN = ("/usr/local/bin/", "/usr/bin/")
 
 
