@@ -248,17 +248,21 @@ async def main():
     table = load_languages()
     async with BubblewrapBackend(pool=pool_for(table, 2, 2, limits())) as backend:
         while backend.pool.state.value == "starting": await asyncio.sleep(0.01)
-        found = []
+        used = []
         async def run(code, **fields):
             job = await backend.start(table["python"].build_spec(code, return_artifacts=True, limits=limits(wall_s=fields.get("wall_s", 10))))
             outcome = await job.wait()
-            return [type(job).__name__, outcome.reason, outcome.exit_code, outcome.stdout.data.decode(), len(outcome.artifacts)]
-        print(json.dumps([
+            used.append(outcome.cpu_s)
+            return [type(job).__name__, outcome.reason, outcome.exit_code, outcome.stdout.data.decode(), len(outcome.artifacts),
+                    outcome.cpu_s is not None, outcome.peak_memory_bytes > 1 << 20]
+        print(json.dumps([[
             await run("import os; print(os.getuid(), os.getpid(), os.getpriority(os.PRIO_PROCESS, 0)); open('/tmp/artifacts/a', 'w').write('x'); raise SystemExit(3)"),
             await run("import pty, os; print(os.ttyname(pty.openpty()[1]))"),
             await run("import os, time\\nfor _ in range(10):\\n if os.fork() == 0:\\n  x = bytearray(40 << 20); x[::4096] = bytes(len(x[::4096])); time.sleep(30)\\ntime.sleep(30)"),
             await run("while True: pass", wall_s=0.3),
-        ]))
+            await run("import time\\nwhile time.process_time() < 0.2: pass\\nimport subprocess\\n"
+                      "subprocess.run(['sh', '-c', 'i=0; while [ $i -lt 99999 ]; do i=$((i+1)); done'])"),
+        ], used[0] < used[4] / 4, used[4] >= 0.2]))
 asyncio.run(main())
 """
 
@@ -286,13 +290,16 @@ async def test_the_pool_of_other_hosts(readable_copy, wrapper, user, priority):
     )  # fmt: skip
     out, err = await process.communicate()
     assert (process.returncode, err) == (0, b""), err.decode()
-    assert json.loads(out) == [
-        ["WarmJob", "exited", 3, f"1000 2 {priority}\n", 1],
-        ["WarmJob", "exited", 0, "/dev/pts/0\n", 0],
+    outcomes, *cpu_times = json.loads(out)
+    assert outcomes == [
+        ["WarmJob", "exited", 3, f"1000 2 {priority}\n", 1, True, True],
+        ["WarmJob", "exited", 0, "/dev/pts/0\n", 0, True, True],
         # A control group kills the processes that are too many, and the parent sleeps on.
-        ["WarmJob", "memory", 137, "", 0] if user else ["WarmJob", "timeout", None, "", 0],
-        ["WarmJob", "timeout", None, "", 0],
+        ["WarmJob", *(["memory", 137] if user else ["timeout", None]), "", 0, True, True],
+        ["WarmJob", "timeout", None, "", 0, True, True],
+        ["WarmJob", "exited", 0, "", 0, True, True],
     ]
+    assert cpu_times == [True, True]
 
 
 HOLDER = """

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from unsandbox.sandbox.launcher.cgroups import Group, Usage, held_memory
+from unsandbox.sandbox.launcher.cgroups import Group, Usage, held_memory, used_cpu_s
 from unsandbox.sandbox.launcher.groups import SandboxGroups
 from unsandbox.sandbox.launcher.messages import Ended, First, Message, PrepareWarm
 
@@ -38,6 +38,7 @@ class Warm:
     killed: bool = False
     watched: bool = False
     peak: int = 0
+    cpu_s: float | None = None
     out_of_memory: bool = False
 
 
@@ -121,6 +122,7 @@ class Zygotes:
         """Start to check the memory of a sandbox, which now has its job."""
         if (warm := self._warm.get(number)) is not None:
             warm.watched = True
+            self._sample(warm)
 
     def watched(self) -> list[Warm]:
         """Return the sandboxes that have a job, where no group counts memory."""
@@ -139,11 +141,17 @@ class Zygotes:
     def check_memory(self) -> None:
         """Kill the sandboxes that use too much memory."""
         for warm in self.watched():
-            held = held_memory(warm.pid)
-            warm.peak = max(warm.peak, held)
+            held = self._sample(warm)
             if held > warm.memory_bytes and not warm.out_of_memory:
                 warm.out_of_memory = True
+                warm.cpu_s = used_cpu_s(warm.pid)
                 self._kill(warm)
+
+    def _sample(self, warm: Warm) -> int:
+        """Return the bytes that a sandbox holds now, where no control group counts them."""
+        held = 0 if self._groups.count_memory or warm.pidfd < 0 else held_memory(warm.pid)
+        warm.peak = max(warm.peak, held)
+        return held
 
     def _read(self, zygote: int) -> None:
         sock = self._sockets[zygote]
@@ -171,6 +179,8 @@ class Zygotes:
         self._by_pidfd[warm.pidfd] = warm
         self._poll.register(warm.pidfd, select.POLLIN)
         self._send(First(warm.number, warm.pid), (warm.pidfd,))
+        # Before the job as well: it may be over when the launcher hears of it.
+        self._sample(warm)
         if warm.killed:
             self._kill(warm)
 
@@ -190,7 +200,7 @@ class Zygotes:
             Ended(
                 job=warm.number,
                 exit_code=None if error else 0,
-                cpu_s=usage.cpu_s,
+                cpu_s=warm.cpu_s if usage.cpu_s is None else usage.cpu_s,
                 peak_memory_bytes=usage.peak_memory_bytes or warm.peak or None,
                 out_of_memory=warm.out_of_memory or usage.oom_kills > 0,
                 error=error,

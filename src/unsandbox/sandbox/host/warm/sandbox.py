@@ -8,6 +8,7 @@ import os
 import signal
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.job_script import MARK_START
@@ -15,7 +16,7 @@ from unsandbox.sandbox.host.job_streams import JobStreams, receive
 from unsandbox.sandbox.host.launcher_client import Ending
 from unsandbox.sandbox.host.running_job import ArtifactReader, SandboxJob
 from unsandbox.sandbox.host.slots import Slot
-from unsandbox.sandbox.launcher.cgroups import Group
+from unsandbox.sandbox.launcher.cgroups import Group, used_cpu_s
 from unsandbox.sandbox.spec import Captured, OutputSink, SandboxSpec
 
 _MAX_REPORTS = 256
@@ -172,6 +173,7 @@ class WarmJob(SandboxJob):
             raise SandboxError("a warm sandbox serves one job only")
         self._on_compiled = on_compiled
         self._prepared = prepared
+        self._used_cpu_s: float | None = None
         prepared.hand_over()
         super().__init__(
             spec,
@@ -188,15 +190,8 @@ class WarmJob(SandboxJob):
 
     def ended(self, ending: Ending) -> None:
         """Record that no process of the sandbox is left; see `SandboxJob.ended`."""
-        if ending.cpu_s is not None:
-            ending = Ending(
-                ending.exit_code,
-                max(0.0, ending.cpu_s - self._prepared.cpu_s),
-                ending.peak_memory_bytes,
-                ending.out_of_memory,
-                ending.error,
-            )
-        super().ended(ending)
+        used = self._used_cpu_s if ending.cpu_s is None else max(0.0, ending.cpu_s - self._prepared.cpu_s)
+        super().ended(replace(ending, cpu_s=used))
 
     def cpu_s(self) -> float | None:
         """Return the seconds of CPU time used so far, without those of the preparation."""
@@ -246,6 +241,9 @@ class WarmJob(SandboxJob):
             self._control.send(b"go")
 
     def _wind_up(self) -> None:
+        if self._ended_at is not None and not self._lingering and not self._wound_up and self.cpu_s() is None:
+            # No control group counts it, and the processes will be gone.
+            self._used_cpu_s = used_cpu_s(self._prepared.pid)
         super()._wind_up()
         group = self._prepared.group
         if self._wound_up and self._exit_code is not None and self._ending is None and group is not None:
