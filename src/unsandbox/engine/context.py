@@ -53,6 +53,11 @@ class Folder:
     path: Path
     durable: bool
 
+    @classmethod
+    def at(cls, path: Path, *, durable: bool) -> Folder:
+        """Return the folder with an absolute path, because the launcher works in another folder."""
+        return cls(path.absolute(), durable)
+
 
 class Part(Protocol):
     """A part of an engine. It loads its objects at the start and releases them at the stop."""

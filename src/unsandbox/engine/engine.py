@@ -175,7 +175,7 @@ class Engine:
         if context.audit is not None:
             context.audit.open()
             context.audit.note("started", backend=self._backend.name)
-        folder = Folder(self._folder or self._backend.scratch(), durable=self._folder is not None)
+        folder = Folder.at(self._folder or self._backend.scratch(), durable=self._folder is not None)
         blobs = await asyncio.to_thread(Blobs.open, folder.path, self._blobs_url)
         self.sessions = Sessions(context, folder)
         self.workspaces = Workspaces(context, self.sessions)
