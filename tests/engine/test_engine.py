@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unsandbox.engine import Conflict, Engine, EngineConfig, InvalidRequest, LimitReached, Stopping, UnknownJob
+from unsandbox.engine.context import Folder
 from unsandbox.engine.jobs.inputs import LARGE_REQUEST
 from unsandbox.engine.jobs.queue import FairQueue
 from unsandbox.engine.jobs.records import JobRecord
@@ -100,19 +102,25 @@ def test_places_are_never_exceeded_and_a_newcomer_is_never_shut_out(steps):
 def test_a_cut_never_looks_like_bad_output(text, cut):
     data = text.encode()
     kept = data[:cut]
-    outcome = Outcome(EndReason.EXITED, 0, Captured(kept, len(data)), Captured(), 0.1)
+    captured = Captured(kept, len(data))
+    outcome = Outcome(EndReason.EXITED, 0, captured, Captured(), 0.1, compile_output=captured)
     job = result_of(record("a"), outcome, Limits())
     assert job.stdout_base64 is None
     assert text.startswith(job.stdout)
     assert len(job.stdout.encode()) + (job.stdout_dropped_bytes or 0) == len(data)
     assert bool(job.stdout_truncated) == (len(job.stdout.encode()) < len(data))
+    assert job.compile_output == job.stdout
+    assert job.compile_output_base64 is None
+    assert job.compile_output_truncated == job.stdout_truncated
+    assert job.compile_output_dropped_bytes == job.stdout_dropped_bytes
 
 
 @given(st.binary(max_size=64))
 def test_output_keeps_its_bytes_whatever_they_are(data):
-    outcome = Outcome(EndReason.EXITED, 0, Captured(data, len(data)), Captured(), 0.1)
+    captured = Captured(data, len(data))
+    outcome = Outcome(EndReason.EXITED, 0, captured, Captured(), 0.1, compile_output=captured)
     job = result_of(record("a"), outcome, Limits())
-    assert job.stdout_bytes == data
+    assert job.stdout_bytes == job.compile_output_bytes == data
     assert (job.stdout_base64 is None) == (job.stdout.encode() == data)
 
 
@@ -231,3 +239,8 @@ async def test_binary_artifacts_come_back_as_they_are():
     assert (artifact.filename, artifact.data) == ("blob", b"a\0\xff")
     assert base64.b64decode(artifact.content_base64) == b"a\0\xff"
     await engine.stop()
+
+
+def test_the_data_folder_is_found_from_any_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Folder.at(Path("data"), durable=True).path == tmp_path / "data"

@@ -65,6 +65,10 @@ class JobResult(TypedDict, total=False):
     stdout_dropped_bytes: int
     stderr_truncated: bool
     stderr_dropped_bytes: int
+    compile_output: str
+    compile_output_base64: str
+    compile_output_truncated: bool
+    compile_output_dropped_bytes: int
     artifacts: list[ArtifactResult]
     artifacts_skipped: list[str]
     message: str

@@ -59,7 +59,7 @@ def program(source: str, inline: str | None, language: str | None, guess: bool) 
     except (OSError, ValueError) as error:
         import difflib
 
-        alike = difflib.get_close_matches(source, COMMANDS, 1)
+        alike = difflib.get_close_matches(source, [*COMMANDS, "help", "run", "version"], 1)
         raise click.UsageError(
             f"cannot read {source!r}: {getattr(error, 'strerror', None) or error}. "
             + (f"Did you mean `un {alike[0]}`?" if alike else "To run inline code: un -s LANG CODE")

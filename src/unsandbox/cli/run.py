@@ -203,7 +203,7 @@ def run(
         for skipped in job.artifacts_skipped or ():
             click.echo(f"un: artifact not returned: {skipped}", err=True)
     if job.compile_output and not as_json:
-        click.echo(job.compile_output, err=True, nl=False)
+        click.echo(job.compile_output_bytes, err=True, nl=False)
     if job.output_cut and not as_json:
         click.echo("un: background processes that still held the output were killed", err=True)
     if job.signal and not as_json:
@@ -216,9 +216,10 @@ def run(
 def _execute(client: Client, language: str, code: str, quiet: bool, options: dict[str, Any]) -> Job:
     with client.stream(language, code, **options) as events:
         job = pass_through(events, client, quiet)
-    for stream in () if quiet else ("stdout", "stderr"):
+    for stream in () if quiet else ("stdout", "stderr", "compile_output"):
         if dropped := getattr(job, f"{stream}_dropped_bytes"):
-            click.echo(f"un: {stream} was cut at the limit; {dropped} bytes were dropped", err=True)
+            said = f"{stream.replace('_', ' ')} was cut at the limit; {dropped} bytes were dropped"
+            click.echo(f"un: {said}", err=True)
     return job
 
 

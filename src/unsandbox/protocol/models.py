@@ -336,6 +336,12 @@ class Job(WireModel, frozen=True, kw_only=True):
     """Unix time of the end."""
     compile_output: str | None = None
     """The compiler's output, if it was requested; it is not part of `stderr` then."""
+    compile_output_base64: str | None = None
+    """See `stdout_base64`."""
+    compile_output_truncated: bool | None = None
+    """See `stdout_truncated`."""
+    compile_output_dropped_bytes: int | None = None
+    """See `stdout_dropped_bytes`."""
     stdout_base64: str | None = None
     """The exact bytes as base64, present only if `stdout` cannot represent them."""
     stderr_base64: str | None = None
@@ -417,6 +423,11 @@ class Job(WireModel, frozen=True, kw_only=True):
     def stderr_bytes(self) -> bytes:
         """Standard error as bytes, as far as the server stored it."""
         return exact_bytes(self.stderr, self.stderr_base64)
+
+    @property
+    def compile_output_bytes(self) -> bytes:
+        """The compiler's output as bytes, as far as the server stored it; empty if it was not requested."""
+        return exact_bytes(self.compile_output, self.compile_output_base64)
 
 
 class JobList(WireModel, frozen=True, kw_only=True):

@@ -94,7 +94,10 @@ class JobRecord:
         job = self.result
         if job is None:
             return 0
-        parts = (job.stdout, job.stderr, job.stdout_base64, job.stderr_base64, job.compile_output)
+        parts = (
+            *(job.stdout, job.stderr, job.compile_output),
+            *(job.stdout_base64, job.stderr_base64, job.compile_output_base64),
+        )
         return (
             1024
             + sum(sys.getsizeof(part) for part in parts if part)

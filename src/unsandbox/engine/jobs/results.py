@@ -63,8 +63,8 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
         case EndReason.MEMORY:
             status, exit_code = JobStatus.FAILED, EXIT_KILLED
             error = (
-                f"the memory limit of {limits.memory_bytes >> 20} MiB was reached; a larger vcpu allows more, "
-                "unless the key has a limit"
+                f"the memory limit of {limits.memory_bytes >> 20} MiB was reached; a larger memory_mb or vcpu "
+                "allows more, unless the key has a limit"
             )
         case EndReason.OUTPUT_FLOOD:
             status, exit_code = JobStatus.FAILED, EXIT_KILLED
@@ -73,6 +73,8 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
             pass
     stdout, stdout_exact, stdout_dropped = text_of(outcome.stdout)
     stderr, stderr_exact, stderr_dropped = text_of(outcome.stderr)
+    compiler = outcome.compile_output
+    compiled, compiled_exact, compiled_dropped = (None, None, 0) if compiler is None else text_of(compiler)
     return models.Job(
         job_id=record.job_id,
         status=status.value,
@@ -91,7 +93,10 @@ def result_of(record: JobRecord, outcome: Outcome, limits: Limits) -> models.Job
         network_mode=record.network_mode,
         created_at=str(int(record.created_at)),
         completed_at=int(time.time()),
-        compile_output=None if outcome.compile_output is None else text_of(outcome.compile_output)[0],
+        compile_output=compiled,
+        compile_output_base64=compiled_exact,
+        compile_output_truncated=True if compiled_dropped else None,
+        compile_output_dropped_bytes=compiled_dropped or None,
         stdout_base64=stdout_exact,
         stderr_base64=stderr_exact,
         stdout_truncated=True if stdout_dropped else None,
