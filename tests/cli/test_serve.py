@@ -213,6 +213,16 @@ def test_doctor_tells_what_is_enforced(un, data):
     assert report["checks"]
     assert all(check["ok"] for check in report["checks"])
     assert {"python", "bash"} <= set(report["languages"])
+    assert "pool: warm sandboxes" in [check["name"] for check in report["checks"]]
     text = un.text("doctor")
-    assert "usable" in text
+    # One line for each row, and one for each remedy.
+    assert len(text.splitlines()) == len(report["rows"]) + sum(bool(row["remedy"]) for row in report["rows"])
+    assert len(report["rows"]) <= 12
     assert "\x1b[" not in text
+    assert "limit: wall time" not in text
+    assert "limit: wall time" in un.text("doctor", "--verbose")
+
+
+def test_doctor_prints_profiles(un):
+    assert json.loads(un.text("doctor", "--seccomp-profile"))["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert "userns," in un.text("doctor", "--apparmor-profile")

@@ -188,12 +188,21 @@ class RunningJob(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One result of a probe: a protection, whether it is enforced here, and by which means."""
+    """One result of a probe: a protection, whether it is enforced here, and by which means.
+
+    Attributes:
+        name: The protection.
+        ok: Whether it is enforced.
+        enforced_by: The means.
+        detail: The reason why it is missing or weaker.
+        remedy: The command that brings it on this machine; empty if nothing does.
+    """
 
     name: str
     ok: bool
     enforced_by: str
     detail: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import socket
@@ -26,7 +27,7 @@ from unsandbox.sandbox.host.job_streams import open_streams
 from unsandbox.sandbox.host.persistent_probe import QUOTA, examine_persistent, persistent_checks
 from unsandbox.sandbox.host.running_job import SandboxJob
 from unsandbox.sandbox.host.slots import Slot
-from unsandbox.sandbox.host.warm.pool import WarmPool
+from unsandbox.sandbox.host.warm.pool import PoolState, WarmPool
 from unsandbox.sandbox.launcher.cgroups import Bounds
 from unsandbox.sandbox.launcher.disk_mount import CANNOT_MOUNT
 from unsandbox.sandbox.launcher.fd_numbers import ARGS_FD, FIRST_FILE_FD, SCRIPT_FD, SECCOMP_FD
@@ -47,6 +48,9 @@ from unsandbox.sandbox.system import HOST, System
 logger = logging.getLogger("unsandbox.sandbox")
 
 
+POOL = "pool: warm sandboxes"
+"""Name of the check whether warm sandboxes serve jobs."""
+_POOL_TIMEOUT_S = 60.0
 _NICE = 5
 """Warm sandboxes are created with low priority."""
 
@@ -160,6 +164,19 @@ class BubblewrapBackend(HostBackend):
         pool = WarmPool(BubblewrapSource(resources, template, python, config), host)
         await pool.open()
         return pool
+
+    async def prove_pool(self) -> Check:
+        """Return whether warm sandboxes serve jobs, as soon as that is known."""
+        if not isinstance(self._pool, WarmPool):
+            return Check(POOL, self.pool_config is None, "off", "sandboxes see no python3")
+        try:
+            async with asyncio.timeout(_POOL_TIMEOUT_S):
+                state = await self._pool.settled()
+        except TimeoutError:
+            return Check(POOL, False, "off", "no warm sandbox was ready in time")
+        if state is PoolState.SERVING:
+            return Check(POOL, True, "forks of a zygote")
+        return Check(POOL, False, "off", self._pool.problem)
 
     async def close(self) -> None:
         """Kill and remove everything; see `Backend.close`."""

@@ -20,7 +20,7 @@ from unsandbox.sandbox.launcher.network.tap_filter import TUN
 from unsandbox.sandbox.layout import PATH
 
 PROGRAM = "slirp4netns"
-INSTALL = f"install it (Debian, Ubuntu: apt-get install {PROGRAM}) and start the server again"
+INSTALL = f"apt-get install {PROGRAM}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from unsandbox.sandbox.backend import JobStarter
 from unsandbox.sandbox.errors import SandboxError, SandboxUnavailable
 from unsandbox.sandbox.host.launcher_client import CgroupReport
 from unsandbox.sandbox.launcher.network.setup import INTERFACE
+from unsandbox.sandbox.remedies import cgroup_remedy, namespace_remedy, this_machine
 from unsandbox.sandbox.spec import (
     MIB,
     Check,
@@ -106,7 +107,8 @@ async def examine_network(backend: Networked) -> Check:
     name = "network: semitrusted"
     mode = NetworkMode.SEMITRUSTED
     if (why := backend.network_refusal(mode)) is not None:
-        return Check(name, False, "refused", why)
+        reason, _, remedy = why.partition(": apt-get ")
+        return Check(name, False, "refused", reason, f"apt-get {remedy}" if remedy else "")
     spec = SandboxSpec(run=["sh", "-c", _LOOK_AT_NETWORK], network=mode, limits=LIMITS)
     try:
         outcome = await (await backend.start(spec)).wait()
@@ -165,18 +167,19 @@ def limit_checks(cgroup: CgroupReport) -> Sequence[Check]:
     def check(name: str, controller: str, otherwise: str, detail: str) -> Check:
         if controller in cgroup.controllers:
             return Check(f"limit: {name}", True, group)
-        return Check(f"limit: {name}", bool(otherwise), otherwise or "nothing", detail)
+        remedy = cgroup_remedy(cgroup.version, cgroup.refusal, cgroup.detail, this_machine())
+        detail = f"{remedy.reason}; {detail}"
+        return Check(f"limit: {name}", bool(otherwise), otherwise or "nothing", detail, remedy.command)
 
     return [
         check(
             "memory",
             "memory",
             "RLIMIT_DATA and watchdog",
-            "no memory cgroup: each process is bounded, their sum is checked every 50 ms, files in memory are "
-            "not counted",
+            "each process is bounded, their sum is checked every 50 ms, files in memory are not counted",
         ),
-        check("processes", "pids", "RLIMIT_NPROC", "no pids cgroup: counted per user and namespace"),
-        check("CPU", "cpu", "", "no cpu cgroup: programs share the processors without a quota"),
+        check("processes", "pids", "RLIMIT_NPROC", "counted per user and namespace"),
+        check("CPU", "cpu", "", "programs share the processors without a quota"),
         Check("limit: files", True, "tmpfs size"),
         Check("limit: wall time", True, "server's clock"),
     ]
@@ -195,11 +198,6 @@ def users_check(separate: bool) -> Check:
 
 
 def hint(said: str) -> str:
-    """Return advice for an error message of a sandbox program, or an empty text."""
-    if "Creating new namespace failed" in said or "setting up uid map" in said or "No permissions" in said:
-        return (
-            " (user namespaces are switched off: set kernel.unprivileged_userns_clone=1, a positive "
-            "user.max_user_namespaces, and kernel.apparmor_restrict_unprivileged_userns=0 or a profile for "
-            "bwrap)"
-        )
-    return ""
+    """Return the remedy for an error message of a sandbox program, or an empty text."""
+    remedy = namespace_remedy(said, this_machine())
+    return "" if remedy is None else f" ({remedy})"

@@ -87,17 +87,18 @@ tuxcall security getpmsg putpmsg vserver epoll_ctl_old epoll_wait_old
 """
 
 
-def _names(text: str) -> frozenset[str]:
+def names(text: str) -> frozenset[str]:
+    """Return the words of a text, without lines that begin with `#`."""
     return frozenset(word for line in text.splitlines() if not line.startswith("#") for word in line.split())
 
 
-ALLOWED = _names(_ALLOWED)
+ALLOWED = names(_ALLOWED)
 """Allowed with any arguments: the kernel caches that and does not run the filter for them."""
-NO_PERMISSION = _names(_NO_PERMISSION)
+NO_PERMISSION = names(_NO_PERMISSION)
 """Answer EPERM."""
-NOT_THERE = _names(_NOT_THERE)
+NOT_THERE = names(_NOT_THERE)
 """Answer ENOSYS, as do all calls without a number in the table."""
-JUDGED = _names("clone socket socketpair setsockopt ioctl personality prctl ptrace seccomp mknod mknodat")
+JUDGED = names("clone socket socketpair setsockopt ioctl personality prctl ptrace seccomp mknod mknodat")
 """Allowed or not by their arguments; see `seccomp`."""
 
 CLONE_NEW_MASK = 0x7E020000

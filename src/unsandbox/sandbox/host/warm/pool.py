@@ -176,6 +176,9 @@ class WarmPool:
         """The jobs that run in warm sandboxes."""
         self.state = PoolState.STARTING
         self._proof: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+        self.problem = ""
+        """The reason why it rests or is closed."""
         self._failures = 0
         self._rest_s = _REST_S
         self._again: asyncio.TimerHandle | None = None
@@ -357,6 +360,11 @@ class WarmPool:
 
     # Probe, rest and restart
 
+    async def settled(self) -> PoolState:
+        """Wait until the pool serves or has given up, and return its state."""
+        await self._settled.wait()
+        return self.state
+
     async def _prove(self) -> None:
         jobs: set[SandboxJob] = set()
 
@@ -372,12 +380,14 @@ class WarmPool:
             logger.error(  # noqa: TRY400 - the message says it all
                 "the pool of warm %s sandboxes is off: %s", self.source.name, error
             )
+            self.problem = str(error)
             self._let_go(PoolState.CLOSED)
         except SandboxError as error:
             self._give_up(str(error))
         else:
             if self.state is PoolState.STARTING:
                 self.state, self._rest_s = PoolState.SERVING, _REST_S
+                self._settled.set()
         finally:
             for left in jobs:
                 left.cancel()
@@ -397,6 +407,7 @@ class WarmPool:
             logger.error(
                 "the pool of warm %s sandboxes is off for %g s: %s", self.source.name, self._rest_s, why
             )
+            self.problem = why
             self._let_go(PoolState.RESTING)
             self._again = self._loop.call_later(self._rest_s, self._try_again)
             self._rest_s = min(_LONGEST_REST_S, 2 * self._rest_s)
@@ -405,11 +416,13 @@ class WarmPool:
         """Start again with a new probe; after a single failure the pool rests again."""
         self._again = None
         self.state, self._failures = PoolState.STARTING, _FAILURES - 1
+        self._settled.clear()
         self._run(self.open())
 
     def _let_go(self, state: PoolState) -> None:
         """Change to a state without sandboxes, and release every sandbox and slot."""
         self.state = state
+        self._settled.set()
         if self._proof is not None and self._proof is not asyncio.current_task():
             self._proof.cancel()
         self._proof = None
