@@ -12,7 +12,7 @@ EXAMPLES := hello_world hello_world_async fibonacci fibonacci_async concurrent_e
 TOOLCHAINS ?= /var/tmp/unsandbox-toolchains
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev-install demo examples test test-all test-verbose test-coverage test-languages test-frameworks test-clients abuse lint format docs site \
+.PHONY: help install dev-install demo examples test test-all test-verbose test-coverage test-languages test-frameworks test-hosts test-clients abuse lint format docs site \
         bench bench-fair faults unasync lock clean \
         fuzz audit dist
 
@@ -59,6 +59,9 @@ test-frameworks: dev-install ## Run the suites that agent frameworks ship for sa
 test-clients: dev-install ## Run the tests with foreign clients of MCP and E2B, each unchanged in its own environment
 	@scripts/clients
 	@$(PY) -m pytest -q tests/clients
+
+test-hosts: install ## Start the engine in each way under systemd and control groups v2, in a guest (root; minutes)
+	@$(PY) -m tests.hosts.table
 
 abuse: install ## Attack every kind of sandbox and a server; print the defence of each attack (JSON=1: as JSON)
 	@$(PY) -m tests.abuse.table $(if $(JSON),--json)

@@ -25,8 +25,7 @@ Documentation=man:un(1)
 ExecStart={command}
 Restart=on-failure
 RestartSec=2
-# Control groups for the sandboxes. The server and its launcher must be the only processes of the unit:
-# no script around the command.
+# Control groups for the sandboxes, within the limits of this unit.
 Delegate=yes
 # A sandbox that reaches its memory limit must not end the server.
 OOMPolicy=continue

@@ -98,9 +98,31 @@ def _leave_no_trace(work: Callable[[], None]) -> None:
         for name in set(names) - known:
             del names[name]
     sys.modules.pop("__future__", None)
+    _forget_codec_of_pth_files()
     for path in [path for path in sys.path if path.startswith(HOME)]:
         sys.path.remove(path)
         sys.path_importer_cache.pop(path, None)
+
+
+def _forget_codec_of_pth_files() -> None:
+    """Forget the codec that Python 3.13 and newer load for a `.pth` file, if this one is the only one."""
+    import encodings
+    import os
+
+    name = "utf_8_sig"
+    # Without pathlib, which would have to be loaded.
+    places = [path for path in sys.path if not path.startswith(HOME) and os.path.isdir(path)]  # noqa: PTH112
+    if any(file.endswith(".pth") for path in places for file in os.listdir(path)):  # noqa: PTH208
+        return
+    if sys.modules.pop(f"encodings.{name}", None) is not None:
+        import _codecs
+
+        vars(encodings).pop(name, None)
+        for key in (name, name.replace("_", "-")):
+            vars(encodings)["_cache"].pop(key, None)
+        # The interpreter has a cache of its own, which this clears.
+        _codecs.unregister(encodings.search_function)
+        _codecs.register(encodings.search_function)
 
 
 def _serve(setup: Setup, quick_end: bool) -> Callable[[], None]:
