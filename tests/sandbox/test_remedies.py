@@ -42,7 +42,7 @@ def refused(why: str, detail: str = "") -> CgroupReport:
         (refused("systemd", "it is busy"), machine(0), "it is busy", "systemd-run --scope -p Delegate=yes"),
         (refused("read-only"), machine(0, "podman"), "container cannot write", "--systemd=always"),
         (refused("read-only"), machine(0, "kubernetes"), "container cannot write", ""),
-        (refused("shared", "/g"), machine(0, "podman"), "outside of the container", "--cgroupns=private"),
+        (refused("shared", "/g"), machine(0, "podman"), "outside of the container", "--cgroups=disabled"),
         (refused("shared", "/g"), machine(0), "/g holds other processes", "cgroup.procs; exec un serve"),
         (refused("shared", "/g"), machine(), "ordinary user", "as root"),
         (refused("not-mounted"), machine(0), "no control groups are mounted", "mount -t cgroup2"),

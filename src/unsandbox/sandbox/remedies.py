@@ -49,6 +49,7 @@ _REFUSALS = (
     "Can't mount",
     "Can't set hostname",
     "Failed to make / slave",
+    "Permission denied: '/proc/",
 )
 """Messages of bubblewrap and the launcher about namespaces and mounts that are refused."""
 
@@ -163,7 +164,7 @@ def cgroup_remedy(version: int, refusal: str, where: str, machine: Machine) -> R
             return Remedy("no control groups are mounted", "mount -t cgroup2 none /sys/fs/cgroup")
         case "shared" if machine.container:
             return Remedy(
-                f"{where} holds processes outside of the container", "start it with --cgroupns=private"
+                f"{where} holds processes outside of the container", "start it without --cgroups=disabled"
             )
         case _ if machine.uid:
             return Remedy("an ordinary user has no control groups here", "run the server as root")

@@ -18,6 +18,7 @@ from unsandbox.sandbox.launcher.network.netlink import UNICAST, Netlink, Route
 from unsandbox.sandbox.launcher.network.setup import RESOLVER, openable_by_all
 from unsandbox.sandbox.launcher.network.tap_filter import TUN
 from unsandbox.sandbox.layout import PATH
+from unsandbox.sandbox.remedies import find_container
 
 PROGRAM = "slirp4netns"
 INSTALL = f"apt-get install {PROGRAM}"
@@ -83,9 +84,10 @@ def _check_tun() -> None:
         os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
-            todo = f"let users open it (chmod 0666 {TUN}) or run the server as root"
+            todo = f"let users open it: chmod 0666 {TUN}"
         else:
-            todo = "load the kernel module (modprobe tun); for a container add --device /dev/net/tun"
+            container = find_container()
+            todo = f"let the container have it: --device {TUN}" if container else "load it: modprobe tun"
         raise SandboxUnavailable(f"{TUN} cannot be opened ({error.strerror}): {todo}") from error
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from unsandbox.sandbox.errors import SandboxError
 from unsandbox.sandbox.host.resources import HostResources
 from unsandbox.sandbox.persistent_spec import PersistentLimits, PersistentSandbox, PersistentSpec
+from unsandbox.sandbox.remedies import namespace_remedy, this_machine
 from unsandbox.sandbox.spec import MIB, Check
 
 PERSISTENT = "persistent: sandboxes"
@@ -63,7 +64,8 @@ def persistent_checks(problem: str, host: HostResources, by: str, quota: Check) 
         quota: The check of the disk quota.
     """
     if problem:
-        return [Check(PERSISTENT, False, "refused", problem)]
+        remedy = namespace_remedy(problem, this_machine())
+        return [Check(PERSISTENT, False, "refused", problem, "" if remedy is None else remedy.command)]
     freezer, remark = _FREEZERS[host.cgroup.freezer]
     missing = [] if host.system.has_program("tar") else ["sandboxes see no tar"]
     if importlib.util.find_spec("zstandard") is None:

@@ -107,8 +107,8 @@ async def examine_network(backend: Networked) -> Check:
     name = "network: semitrusted"
     mode = NetworkMode.SEMITRUSTED
     if (why := backend.network_refusal(mode)) is not None:
-        reason, _, remedy = why.partition(": apt-get ")
-        return Check(name, False, "refused", reason, f"apt-get {remedy}" if remedy else "")
+        reason, _, remedy = why.rpartition(": ")
+        return Check(name, False, "refused", reason.partition(" on this machine: ")[2] or reason, remedy)
     spec = SandboxSpec(run=["sh", "-c", _LOOK_AT_NETWORK], network=mode, limits=LIMITS)
     try:
         outcome = await (await backend.start(spec)).wait()

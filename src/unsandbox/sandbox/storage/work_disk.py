@@ -14,10 +14,12 @@ This module does not depend on a backend.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -87,16 +89,20 @@ class DiskImages:
                 os.close(fd)
                 raise
             return fd
-        fd = self._copy(self._folder if path is None else path.parent, size)
+        fd, temporary = _new_file(self._folder if path is None else path.parent)
         try:
+            if temporary is not None and path is None:
+                temporary.unlink()
+            self._copy(fd, size)
             lock(fd, path)
             if path is not None:
                 os.fsync(fd)
                 # The image gets its name only now, so every named image is complete.
-                # The folder's descriptor is not used; it only makes Python follow the link to the file.
-                os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+                _give_name(fd, temporary, path)
         except BaseException:
             os.close(fd)
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
             raise
         return fd
 
@@ -106,17 +112,33 @@ class DiskImages:
         for fd in patterns.values():
             os.close(fd)
 
-    def _copy(self, folder: Path, size: int) -> int:
+    def _copy(self, fd: int, size: int) -> None:
         if size not in self._patterns:
             self._patterns[size] = _new_image(self._folder, size)
-        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(fd, size)
-            _copy_data(self._patterns[size], fd, size)
-        except BaseException:
-            os.close(fd)
+        os.ftruncate(fd, size)
+        _copy_data(self._patterns[size], fd, size)
+
+
+def _new_file(folder: Path) -> tuple[int, Path | None]:
+    """Return a descriptor of a new file, and its name; None where the file system has files without a name."""
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), None
+    except OSError as error:
+        # The overlay file system of containers has them since Linux 6.3.
+        if error.errno != errno.EOPNOTSUPP:
             raise
-        return fd
+    fd, name = tempfile.mkstemp(dir=folder, prefix=".unsandbox-")
+    return fd, Path(name)
+
+
+def _give_name(fd: int, temporary: Path | None, path: Path) -> None:
+    """Give a new file its final name, which no other file may have."""
+    if temporary is None:
+        # The folder's descriptor is not used; it only makes Python follow the link to the file.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+    else:
+        path.hardlink_to(temporary)
+        temporary.unlink()
 
 
 def lock(fd: int, path: Path | None, timeout_s: float | None = None) -> None:
@@ -159,8 +181,10 @@ def _image_bytes(work_bytes: int) -> int:
 
 def _new_image(folder: Path, size: int) -> int:
     """Return a descriptor of a new file system in a file without a name."""
-    fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fd, temporary = _new_file(folder)
     try:
+        if temporary is not None:
+            temporary.unlink()
         os.ftruncate(fd, size)
         options = f"nodiscard,lazy_itable_init=1,lazy_journal_init=1,root_owner={INSIDE_UID}:{INSIDE_UID}"
         words = ["-q", "-F", "-b", "4096", "-m", "0", "-i", str(_BYTES_PER_INODE), "-J", f"size={_JOURNAL_MIB}"]
