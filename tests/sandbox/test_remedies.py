@@ -41,6 +41,7 @@ def refused(why: str, detail: str = "") -> CgroupReport:
         ),
         (refused("systemd", "it is busy"), machine(0), "it is busy", "systemd-run --scope -p Delegate=yes"),
         (refused("read-only"), machine(0, "podman"), "container cannot write", "--systemd=always"),
+        (refused("denied"), machine(1000, "podman"), "ordinary user of a container", ""),
         (refused("read-only"), machine(0, "kubernetes"), "container cannot write", ""),
         (refused("shared", "/g"), machine(0, "podman"), "outside of the container", "--cgroups=disabled"),
         (refused("shared", "/g"), machine(0), "/g holds other processes", "cgroup.procs; exec un serve"),

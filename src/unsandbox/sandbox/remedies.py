@@ -158,8 +158,7 @@ def cgroup_remedy(version: int, refusal: str, where: str, machine: Machine) -> R
                 f"systemd-run {user}--scope -p Delegate=yes un serve",
             )
         case "read-only" | "not-mounted" | "denied" if machine.container:
-            command = _WRITABLE_GROUPS.get(machine.container, "")
-            return Remedy("the container cannot write its control groups", command)
+            return _container_remedy(machine)
         case "not-mounted":
             return Remedy("no control groups are mounted", "mount -t cgroup2 none /sys/fs/cgroup")
         case "shared" if machine.container:
@@ -172,6 +171,12 @@ def cgroup_remedy(version: int, refusal: str, where: str, machine: Machine) -> R
             return Remedy(f"{where} holds other processes as well", f"sh -c {shlex.quote(_OWN_GROUP)}")
         case _:
             return Remedy(f"the control groups cannot be used ({refusal} {where})".replace(" )", ")"))
+
+
+def _container_remedy(machine: Machine) -> Remedy:
+    if machine.uid:
+        return Remedy("an ordinary user of a container has no control groups")
+    return Remedy("the container cannot write its control groups", _WRITABLE_GROUPS.get(machine.container, ""))
 
 
 def namespace_remedy(said: str, machine: Machine) -> Remedy | None:
