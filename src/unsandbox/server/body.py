@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from unsandbox.engine import InvalidRequest, TooLarge
+from unsandbox.engine.memory import trim_soon
 from unsandbox.protocol.contents import LARGE, Content, Overflow
 from unsandbox.protocol.signing import Verifier
 from unsandbox.protocol.splitting import Splitter
@@ -150,6 +151,8 @@ async def _read_large(
     except BaseException:
         receiver.drop()
         raise
+    finally:
+        trim_soon()
 
 
 async def _batches(request: web.Request, limit: int) -> AsyncIterator[bytes]:

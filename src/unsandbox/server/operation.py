@@ -12,7 +12,8 @@ from aiohttp import web
 from unsandbox.engine import Engine, RequestError, UnknownJob, UnknownObject
 from unsandbox.engine.accounts.audit import code_hash
 from unsandbox.engine.encoding import encode_answer
-from unsandbox.protocol.contents import Pieces
+from unsandbox.engine.memory import trim_soon
+from unsandbox.protocol.contents import LARGE, Pieces
 from unsandbox.protocol.endpoints.endpoint import Endpoint
 from unsandbox.protocol.endpoints.jobs import JOBS
 from unsandbox.protocol.models import Job, WireModel
@@ -82,10 +83,15 @@ class Operation:
     async def _answer(self, call: Call, request: web.Request) -> web.Response:
         if self._endpoint.protected:
             self._check_code(call.owner, request)
-        if self._once_per_key and call.idempotency_key:
-            body = await self._answer_once(call, request, call.idempotency_key)
-        else:
-            body = await self._stored(call) or await self._encoded(await self._handler(call))
+        body: bytes | Pieces = b""
+        try:
+            if self._once_per_key and call.idempotency_key:
+                body = await self._answer_once(call, request, call.idempotency_key)
+            else:
+                body = await self._stored(call) or await self._encoded(await self._handler(call))
+        finally:
+            if max(len(body), len(call.body)) > LARGE:
+                trim_soon()
         return json_response(self._endpoint.status, body)
 
     async def _answer_once(self, call: Call, request: web.Request, key: str) -> bytes | Pieces:
