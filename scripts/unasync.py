@@ -31,6 +31,7 @@ NAMES = {
     "AsyncGenerator": "Generator",
     "AsyncIterator": "Iterator",
     "AsyncJobStream": "JobStream",
+    "AsyncLiveContext": "LiveContext",
     "AsyncLiveProcess": "LiveProcess",
     "AsyncLiveService": "LiveService",
     "AsyncLiveSession": "LiveSession",

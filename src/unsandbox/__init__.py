@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from unsandbox._async.client import AsyncClient
+    from unsandbox._async.objects.context import AsyncLiveContext
     from unsandbox._async.objects.files import AsyncFiles
     from unsandbox._async.objects.map import AsyncMap
     from unsandbox._async.objects.port import AsyncPort, AsyncPorts
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from unsandbox._shared.hooks import Hooks, PollEvent, RequestEvent, ResponseEvent, RetryEvent
     from unsandbox._shared.mapping import Mapped, Progress
     from unsandbox._sync.client import Client
+    from unsandbox._sync.objects.context import LiveContext
     from unsandbox._sync.objects.files import Files
     from unsandbox._sync.objects.map import Map
     from unsandbox._sync.objects.port import Port, Ports
@@ -84,6 +86,17 @@ if TYPE_CHECKING:
         UnsandboxError,
         UnsandboxWarning,
         WaitTimeoutError,
+    )
+    from unsandbox.protocol.contexts import (
+        CodeContext,
+        CodeContextList,
+        CodeError,
+        Execution,
+        MimeBundle,
+        RunEvent,
+        RunOutput,
+        Variable,
+        VariableList,
     )
     from unsandbox.protocol.files import FileEvent, FileEvents, FileInfo, FileList
     from unsandbox.protocol.images import Image, ImageList, Pictures, Trusted
@@ -129,6 +142,7 @@ __all__ = [
     "AsyncFileWatch",
     "AsyncFiles",
     "AsyncJobStream",
+    "AsyncLiveContext",
     "AsyncLiveProcess",
     "AsyncLiveService",
     "AsyncLiveSession",
@@ -141,6 +155,9 @@ __all__ = [
     "Client",
     "ClientStateError",
     "Cloned",
+    "CodeContext",
+    "CodeContextList",
+    "CodeError",
     "CommandResult",
     "ConflictError",
     "ConnectionFailedError",
@@ -150,6 +167,7 @@ __all__ = [
     "EndedJobs",
     "EngineError",
     "ExecResult",
+    "Execution",
     "ExposedPort",
     "ExposedPorts",
     "FileEvent",
@@ -172,6 +190,7 @@ __all__ = [
     "JobStream",
     "KeyInfo",
     "Languages",
+    "LiveContext",
     "LiveProcess",
     "LiveService",
     "LiveSession",
@@ -179,6 +198,7 @@ __all__ = [
     "LogPage",
     "Map",
     "Mapped",
+    "MimeBundle",
     "NotFoundError",
     "NotGiven",
     "OutputEvent",
@@ -207,6 +227,8 @@ __all__ = [
     "ResultEvent",
     "RetryEvent",
     "RetryPolicy",
+    "RunEvent",
+    "RunOutput",
     "ServerError",
     "Service",
     "ServiceJob",
@@ -223,6 +245,8 @@ __all__ = [
     "UnavailableError",
     "UnsandboxError",
     "UnsandboxWarning",
+    "Variable",
+    "VariableList",
     "VaultExport",
     "VaultInfo",
     "WaitTimeoutError",
@@ -255,6 +279,8 @@ _HOME = {
     "AsyncLiveService": "_async.objects.service",
     "AsyncTerminal": "_async.objects.terminal",
     "AsyncFileWatch": "_async.objects.watch",
+    "AsyncLiveContext": "_async.objects.context",
+    "LiveContext": "_sync.objects.context",
     "AsyncFiles": "_async.objects.files",
     "AsyncLiveProcess": "_async.objects.process",
     "AsyncPort": "_async.objects.port",
@@ -265,6 +291,15 @@ _HOME = {
     "LiveProcess": "_sync.objects.process",
     "FileEvent": "protocol.files",
     "FileEvents": "protocol.files",
+    "CodeContext": "protocol.contexts",
+    "CodeContextList": "protocol.contexts",
+    "CodeError": "protocol.contexts",
+    "Execution": "protocol.contexts",
+    "MimeBundle": "protocol.contexts",
+    "RunEvent": "protocol.contexts",
+    "RunOutput": "protocol.contexts",
+    "Variable": "protocol.contexts",
+    "VariableList": "protocol.contexts",
     "FileInfo": "protocol.files",
     "FileList": "protocol.files",
     "FileWatch": "_sync.objects.watch",

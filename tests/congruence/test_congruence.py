@@ -18,10 +18,10 @@ import un_async
 import unsandbox
 from unsandbox import AsyncClient, Client, local
 from unsandbox.protocol.endpoints.jobs import BY_NAME
-from unsandbox.protocol.endpoints.workspace import FILES, PORTS, PROCESSES, WATCHES
+from unsandbox.protocol.endpoints.workspace import CONTEXTS, FILES, PORTS, PROCESSES, WATCHES
 
-IN_SESSIONS = {endpoint.name for endpoint in PROCESSES + PORTS + FILES + WATCHES}
-"""Operations on processes and files, which objects of a session have and no function does."""
+IN_SESSIONS = {endpoint.name for endpoint in PROCESSES + CONTEXTS + PORTS + FILES + WATCHES}
+"""Operations on processes, contexts and files, which objects of a session have and no function does."""
 OBJECTS = {
     "session_exec": ("LiveSession", "exec"),
     "start_process": ("LiveSession", "start"),
@@ -32,6 +32,15 @@ OBJECTS = {
     "signal_process": ("LiveProcess", "send_signal"),
     "resize_process": ("LiveProcess", "resize"),
     "end_process": ("LiveProcess", "kill"),
+    "create_context": ("LiveSession", "context"),
+    "list_contexts": ("LiveSession", "contexts"),
+    "get_context": ("LiveSession", "attach_context"),
+    "run_code": ("LiveContext", "run"),
+    "run_output": ("LiveContext", "stream"),
+    "interrupt_context": ("LiveContext", "interrupt"),
+    "restart_context": ("LiveContext", "restart"),
+    "context_variables": ("LiveContext", "variables"),
+    "delete_context": ("LiveContext", "delete"),
     "file_abort": ("Files", "write"),
     "expose_port": ("Ports", "expose"),
     "list_ports": ("Ports", "list"),

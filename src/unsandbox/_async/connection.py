@@ -52,6 +52,7 @@ _MISSING = {
     "compile_timeout": "this server has no separate limit for compilers; leave compile_timeout out",
     "cpu_time": "this server does not limit CPU time; leave cpu_time out",
     "compile_output": "this server does not return the compiler's output apart; leave compile_output out",
+    "env_name": "this server has no environments; leave env_name out",
     "version": "this server has one version of each language; leave version out",
     "isolation": "this server does not let the isolation be chosen, and it could be weaker than you ask for",
 }

@@ -45,6 +45,7 @@ class ExecuteOptions(msgspec.Struct, frozen=True, kw_only=True):
     cpu_time: float | None = None
     compile_output: bool = False
     version: str | None = None
+    env_name: str | None = None
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some of them changed."""
@@ -108,6 +109,8 @@ def _further(options: ExecuteOptions) -> dict[str, Any]:
         further["compile_output"] = True
     if options.version is not None:
         further["version"] = _text("version", options.version)
+    if options.env_name is not None:
+        further["env_name"] = _text("env_name", options.env_name)
     return further
 
 

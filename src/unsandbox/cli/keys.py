@@ -56,6 +56,11 @@ _LIMITS: dict[str, tuple[str, click.ParamType[Any], str]] = {
         click.Choice(["gvisor", "hardened"]),
         "Minimum isolation backend of its sandboxes.",
     ),
+    "environments": (
+        "--environments",
+        click.STRING,
+        "Environments that it may use, separated by commas (default: all).",
+    ),
 }
 """Option, type and help for each setting of a key."""
 

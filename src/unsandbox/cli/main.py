@@ -31,6 +31,7 @@ COMMANDS = {
     "cp": ("unsandbox.cli.workspace", "cp", "Copy files into a session or out of it."),
     "doctor": ("unsandbox.cli.doctor", "doctor", "Check what this machine can isolate and run."),
     "e2b": ("unsandbox.cli.e2b", "e2b", "Print the variables for the clients of E2B."),
+    "env": ("unsandbox.cli.env", "env", "Build sets of packages for sandboxes."),
     "exec": ("unsandbox.cli.workspace", "exec_", "Run a program in a session."),
     "fork": ("unsandbox.cli.copies", "fork", "Create copies of a session."),
     "image": ("unsandbox.cli.image", "image", "Publish, share and start images."),
@@ -61,7 +62,7 @@ WITH_VALUE = frozenset(
         *("-F", "--file-path", "-o", "--output", "-m", "--memory", "-n", "--network", "-v", "--vcpu"),
         *("-t", "--ttl", "--timeout", "--compile-timeout", "--cpu-time", "--compiler-arg", "--isolation"),
         *("--stdin", "-p", "--public-key", "-k", "--secret-key", "--account", "--api-base", "--ca-file"),
-        "--otp",
+        *("--otp", "--env-name"),
     }
 )
 """Options of `un run` that take a value, to distinguish an option's value from the name of a file."""

@@ -123,6 +123,9 @@ if TYPE_CHECKING:
 @click.option(
     "--lang-version", "version", metavar="V", help="Version of the language, where several are installed."
 )
+@click.option(
+    "--env-name", metavar="NAME", help="Environment of packages; `un env list` lists those of this machine."
+)
 @ISOLATION_OPTION
 @click.option(
     "--stdin",
@@ -155,6 +158,7 @@ def run(
     cpu_time: float | None,
     compile_output: bool,
     version: str | None,
+    env_name: str | None,
     isolation: str | None,
     stdin_file: Any,
     exit_zero: bool,
@@ -188,6 +192,7 @@ def run(
         "cpu_time": cpu_time,
         "compile_output": compile_output,
         "version": version,
+        "env_name": env_name,
         "timeout": timeout,
     }
     with _ended_as_by_ctrl_c(), open_client() as client:

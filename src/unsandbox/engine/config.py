@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from unsandbox.errors import EngineError
 from unsandbox.sandbox.spec import GIB, MIB
@@ -71,6 +72,7 @@ class EngineConfig:
         isolation: Minimum isolation: `auto`, `bubblewrap`, `gvisor` or `hardened`. Default: the variable
             `UNSANDBOX_ISOLATION`, otherwise `auto`.
         toolchains: Source of the sandboxes' `/usr`: `host`, a folder, or `auto`; see `find_system`.
+        environments: Folder of environments; None for the default one, see `default_folder`.
         pool: Number of warm sandboxes under little load; 0 turns the pool off. Default: the variable
             `UNSANDBOX_POOL`, otherwise 4.
         pool_most: Maximum number of warm sandboxes under load.
@@ -108,6 +110,7 @@ class EngineConfig:
     reserved_domains: tuple[str, ...] = ()
     isolation: str = field(default_factory=lambda: os.environ.get(ISOLATION_VARIABLE) or "auto")
     toolchains: str | None = None
+    environments: Path | None = None
     pool: int = field(default_factory=lambda: _number_from_environment(POOL_VARIABLE, 4))
     pool_most: int = 32
     native: bool = field(default_factory=lambda: _switch_from_environment(NATIVE_VARIABLE))

@@ -12,6 +12,7 @@ from unsandbox.engine.accounts.quotas import Quotas
 from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.backends import Backends
 from unsandbox.engine.config import EngineConfig
+from unsandbox.engine.environments.store import EnvironmentStore
 from unsandbox.engine.store.rows import Store
 from unsandbox.sandbox.languages.table import LanguageTable
 
@@ -28,6 +29,7 @@ class Context:
         logbook: The events that the owner of a key may read.
         box: Encrypts secrets at rest.
         quotas: The totals that each key may use.
+        environments: The sets of packages of this machine.
         audit: The audit log; None without a data folder.
     """
 
@@ -38,6 +40,7 @@ class Context:
     logbook: LogBook
     box: SecretBox
     quotas: Quotas
+    environments: EnvironmentStore
     audit: AuditLog | None = None
 
 

@@ -19,6 +19,7 @@ from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.backends import Backends, default_backend, options_of
 from unsandbox.engine.config import EngineConfig
 from unsandbox.engine.context import Context, Folder, Part
+from unsandbox.engine.environments.store import EnvironmentStore
 from unsandbox.engine.jobs.manager import JobManager
 from unsandbox.engine.saved.blobs import Blobs
 from unsandbox.engine.saved.images import Images
@@ -29,6 +30,7 @@ from unsandbox.engine.sessions.forks import Forks
 from unsandbox.engine.sessions.sessions import Sessions
 from unsandbox.engine.store.memory import MemoryStore
 from unsandbox.engine.store.rows import Store
+from unsandbox.engine.workspace.contexts import Contexts
 from unsandbox.engine.workspace.workspaces import Workspaces
 from unsandbox.sandbox import (
     Backend,
@@ -67,6 +69,7 @@ class Engine:
         jobs: Programs that run once.
         sessions: Persistent sandboxes with a shell; like the following, available once the engine is started.
         workspaces: Processes and files of sessions.
+        contexts: Interpreters of sessions.
         services: Persistent sandboxes that keep a program running under a name.
         snapshots: Saved states of sessions and services.
         images: Published copies of services and snapshots.
@@ -107,6 +110,7 @@ class Engine:
             logbook=LogBook(),
             box=box,
             quotas=Quotas(config, store),
+            environments=EnvironmentStore(config.environments),
             audit=None if folder is None else AuditLog(folder, audit_key(box)),
         )
         self.caches = ToolchainCaches(languages.system)
@@ -116,6 +120,7 @@ class Engine:
         self.sessions: Sessions
         self.workspaces: Workspaces
         self.forks: Forks
+        self.contexts: Contexts
         self.services: Services
         self.snapshots: Snapshots
         self.images: Images
@@ -180,6 +185,7 @@ class Engine:
         self.sessions = Sessions(context, folder)
         self.workspaces = Workspaces(context, self.sessions)
         self.forks = Forks(context, self.sessions)
+        self.contexts = Contexts(self.sessions)
         self.services = Services(context, folder)
         sources: dict[str, Source] = {self.sessions.kind: self.sessions, self.services.kind: self.services}
         self.snapshots = Snapshots(context, blobs, sources)

@@ -18,6 +18,7 @@ PATTERNS = {
         "1 to 63 lower-case letters, digits and hyphens, with no hyphen at either end"
     ),
     r"^[A-Za-z0-9_-]{1,64}(?![\s\S])": "1 to 64 letters, digits, hyphens and underscores",
+    r"^[a-z0-9][a-z0-9._-]*(?![\s\S])": "lower-case letters, digits, dots, underscores and hyphens",
     r"^[^\[\]{}\x00-\x1f\x7f]*(?![\s\S])": "text without brackets, braces and control characters",
 }
 """What the patterns of texts mean; a test compares them with those of all requests."""

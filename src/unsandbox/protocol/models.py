@@ -46,6 +46,8 @@ IsolationName = Literal["auto", "bubblewrap", "gvisor", "hardened"]
 """`auto` is the server's choice; `hardened` is gVisor or a refusal. Not on the hosted service."""
 Vcpu = Annotated[int, msgspec.Meta(ge=1, le=8)]
 Ttl = Annotated[float, msgspec.Meta(gt=0, le=900)]
+EnvironmentName = Annotated[str, msgspec.Meta(max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*(?![\s\S])")]
+"""The name of a set of packages."""
 DisplayName = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\[\]{}\x00-\x1f\x7f]*(?![\s\S])")]
 """A name that is only shown. Historical clients take a bracket or brace in a list for the list's end."""
 
@@ -217,6 +219,8 @@ class ExecuteRequest(WireModel, frozen=True, kw_only=True):
     """Whether to return the compiler's output apart from the program's `stderr`."""
     version: Word | None = None
     """Version of the language (`3.11`), where several are installed."""
+    env_name: EnvironmentName | None = None
+    """Name of an environment of the server, whose packages the program sees at `/opt/env`."""
 
 
 class Artifact(WireModel, frozen=True, kw_only=True):

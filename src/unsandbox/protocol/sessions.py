@@ -16,6 +16,7 @@ from unsandbox.protocol.bounds import Code, Metadata, Word
 from unsandbox.protocol.models import (
     Artifact,
     DisplayName,
+    EnvironmentName,
     InputFiles,
     IsolationName,
     NetworkModeName,
@@ -60,6 +61,8 @@ class SessionRequest(WireModel, frozen=True, kw_only=True):
     """Names and values of the client, by which `GET /sessions` finds the session."""
     timeout: SessionTtl | None = None
     """Seconds after which the session is deleted, in use or not. With it, `ttl` does not count."""
+    env_name: EnvironmentName | None = None
+    """Name of an environment of the server, whose packages the session sees at `/opt/env`."""
 
 
 class Session(WireModel, frozen=True, kw_only=True):
@@ -104,6 +107,8 @@ class Session(WireModel, frozen=True, kw_only=True):
     reason: str | None = None
     """Why the processes of the session ended last, though the session is still there: `memory` or `disk` (a
     limit), `node` (the server or its helper process ended) or `lost`. Of a deleted session: `deleted`."""
+    env_name: str | None = None
+    """Name of its environment."""
     message: str | None = None
     """A message about the object."""
     artifacts: list[Artifact] | None = None

@@ -19,6 +19,8 @@ INPUT_FOLDER = "/tmp/input"  # noqa: S108
 PREPARED_FOLDERS = (ARTIFACT_FOLDER, INPUT_FOLDER)
 """Folders that exist before a program starts."""
 
+ENVIRONMENT = "/opt/env"
+"""The environment of a sandbox that has one: packages, and programs in its `bin`."""
 HOSTNAME = "sandbox"
 SANDBOX_UID = 1000
 """User and group id of programs inside a sandbox."""
@@ -33,6 +35,11 @@ DEFAULT_ENV = {
     "TMPDIR": TMP,
     "TERM": "dumb",
 }
+
+
+def environment_variables() -> dict[str, str]:
+    """Return the variables by which programs find the packages of an environment."""
+    return {"PATH": f"{ENVIRONMENT}/bin:{PATH}", "VIRTUAL_ENV": ENVIRONMENT}
 
 
 def shm_bytes(tmpfs_bytes: int) -> int:

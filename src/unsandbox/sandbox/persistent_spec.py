@@ -41,6 +41,8 @@ class PersistentSpec:
     """Allow its programs to listen on ports below 1024."""
     system_paths: Sequence[str] = ()
     """See `SandboxSpec`."""
+    environment: Path | None = None
+    """See `SandboxSpec`."""
     work_disk: Path | None = None
     """Path of the work folder's disk on the host. The disk is created if it does not exist, is kept when the
     sandbox or the server ends, and is used by the next sandbox with the same path. None: a disk that is removed

@@ -49,7 +49,21 @@ _COPIED = (
     "ssl/certs/ca-certificates.crt",
     "ssl/certs/java/cacerts",
 )
-_MOUNT_POINTS = ("dev", "proc", "tmp", "work", "usr", "etc", "run", "var", "var/lib", "home", "root", "opt")
+_MOUNT_POINTS = (
+    "dev",
+    "proc",
+    "tmp",
+    "work",
+    "usr",
+    "etc",
+    "run",
+    "var",
+    "var/lib",
+    "home",
+    "root",
+    "opt",
+    "opt/env",
+)
 _USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _EXECUTABLE_PLACES = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - mkdir below them fails on what exists
 

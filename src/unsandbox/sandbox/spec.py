@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from unsandbox.protocol.contents import Content
@@ -92,6 +93,8 @@ class SandboxSpec:
     """Owner of the job, whose later jobs may use the compiled program; empty to compile each time."""
     system_paths: Sequence[str] = ()
     """Paths outside /usr that the toolchain reads: patterns below /etc or /var/lib (`/etc/java-*-openjdk`)."""
+    environment: Path | None = None
+    """Host folder that the sandbox sees at `/opt/env`, read-only."""
 
 
 class EndReason(enum.StrEnum):

@@ -43,6 +43,7 @@ class ExecutionMethods(Connected):
         cpu_time: float | None = None,
         compile_output: bool = False,
         version: str | None = None,
+        env_name: str | None = None,
         timeout: float | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
@@ -76,6 +77,8 @@ class ExecutionMethods(Connected):
             compile_output: Whether to return the compiler's output as `Job.compile_output`, and not as part of
                 `Job.stderr`. Not on the hosted service.
             version: Version of the language (`"3.11"`), where several are installed. Not on the hosted service.
+            env_name: Name of an environment of the server, whose packages the program sees. Not on the hosted
+                service.
             timeout: Deadline of the call in seconds. When it passes, the job is cancelled.
             on_stdout: Function that is called with each piece of standard output, as text.
             on_stderr: Function that is called with each piece of standard error.
@@ -115,6 +118,7 @@ class ExecutionMethods(Connected):
             cpu_time=cpu_time,
             compile_output=compile_output,
             version=version,
+            env_name=env_name,
         )
         if on_stdout is not None or on_stderr is not None:
             events = AsyncJobStream(self._connection, options=options, timeout=timeout)
@@ -148,6 +152,7 @@ class ExecutionMethods(Connected):
         cpu_time: float | None = None,
         compile_output: bool = False,
         version: str | None = None,
+        env_name: str | None = None,
         timeout: float | None = None,
     ) -> AsyncJobStream:
         """Run code and yield its output as it is written, then exactly one result as the last event.
@@ -174,6 +179,7 @@ class ExecutionMethods(Connected):
             cpu_time: See `execute`.
             compile_output: See `execute`.
             version: See `execute`.
+            env_name: See `execute`.
             timeout: See `execute`.
 
         Example:
@@ -203,6 +209,7 @@ class ExecutionMethods(Connected):
             cpu_time=cpu_time,
             compile_output=compile_output,
             version=version,
+            env_name=env_name,
         )
         return AsyncJobStream(self._connection, options=options, timeout=timeout)
 

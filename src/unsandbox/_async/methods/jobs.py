@@ -41,6 +41,7 @@ class JobMethods(Connected):
         cpu_time: float | None = None,
         compile_output: bool = False,
         version: str | None = None,
+        env_name: str | None = None,
     ) -> Job:
         """Start a job and return at once. `wait`, `get_job` and `cancel` take its id.
 
@@ -62,6 +63,7 @@ class JobMethods(Connected):
             cpu_time: See `execute`.
             compile_output: See `execute`.
             version: See `execute`.
+            env_name: See `execute`.
 
         Returns:
             The job with its `job_id`, usually `pending` or `running`.
@@ -93,6 +95,7 @@ class JobMethods(Connected):
             cpu_time=cpu_time,
             compile_output=compile_output,
             version=version,
+            env_name=env_name,
         )
         request = await self._connection.encode(options)
         return typed(await execution.submit(self._connection, request), Job)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from unsandbox._async.connection import Connection
+from unsandbox._async.objects.context import AsyncLiveContext
 from unsandbox._async.objects.files import AsyncFiles
 from unsandbox._async.objects.port import AsyncPort, AsyncPorts
 from unsandbox._async.objects.process import AsyncLiveProcess, ask, execute, start
@@ -22,6 +23,7 @@ from unsandbox._shared.processes import OutputCallback, ProgramOptions
 from unsandbox._shared.request import Bounds
 from unsandbox.errors import ClientStateError, InvalidResponseError, NotFoundError
 from unsandbox.protocol import codec
+from unsandbox.protocol.contexts import CodeContext, CodeContextList
 from unsandbox.protocol.processes import ExecResult, Process, ProcessList
 from unsandbox.protocol.sessions import CommandResult, Session
 
@@ -175,6 +177,38 @@ class AsyncLiveSession(AsyncSessionLife):
         """
         options = ProgramOptions(cwd, env, user, timeout, terminal, detach, output_bytes)
         return await start(self._connection, self.id, options.members(program), stdin)
+
+    def context(
+        self, language: str = "python", *, cwd: str | None = None, env: Mapping[str, str] | None = None
+    ) -> AsyncLiveContext:
+        """Return an interpreter that keeps its state between runs; a block starts and ends it.
+
+        The session needs an environment with `ipykernel`: create it with `env_name`.
+
+        Args:
+            language: Its language: `python`.
+            cwd: Working directory. Default `/work`.
+            env: Further environment variables.
+        """
+        members = {"language": language, "cwd": cwd, "env": None if env is None else dict(env)}
+        return AsyncLiveContext(self._connection, self, members)
+
+    async def attach_context(self, context_id: str) -> AsyncLiveContext:
+        """Return a context that this or another client started. It needs no block.
+
+        Args:
+            context_id: Id of the context.
+
+        Raises:
+            NotFoundError: The context does not exist.
+        """
+        context = AsyncLiveContext(self._connection, self, {"context_id": context_id})
+        await context.refresh()
+        return context
+
+    async def contexts(self) -> list[CodeContext]:
+        """Return the contexts of the session, oldest first."""
+        return (await ask(self._connection, "list_contexts", CodeContextList, {"id": self.id})).contexts
 
     def connect(self, port: int) -> AsyncPort:
         """Return a connection to a port that a program in the session listens on; a block opens it.

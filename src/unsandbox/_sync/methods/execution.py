@@ -42,6 +42,7 @@ class ExecutionMethods(Connected):
         cpu_time: float | None = None,
         compile_output: bool = False,
         version: str | None = None,
+        env_name: str | None = None,
         timeout: float | None = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
@@ -75,6 +76,8 @@ class ExecutionMethods(Connected):
             compile_output: Whether to return the compiler's output as `Job.compile_output`, and not as part of
                 `Job.stderr`. Not on the hosted service.
             version: Version of the language (`"3.11"`), where several are installed. Not on the hosted service.
+            env_name: Name of an environment of the server, whose packages the program sees. Not on the hosted
+                service.
             timeout: Deadline of the call in seconds. When it passes, the job is cancelled.
             on_stdout: Function that is called with each piece of standard output, as text.
             on_stderr: Function that is called with each piece of standard error.
@@ -114,6 +117,7 @@ class ExecutionMethods(Connected):
             cpu_time=cpu_time,
             compile_output=compile_output,
             version=version,
+            env_name=env_name,
         )
         if on_stdout is not None or on_stderr is not None:
             events = JobStream(self._connection, options=options, timeout=timeout)
@@ -147,6 +151,7 @@ class ExecutionMethods(Connected):
         cpu_time: float | None = None,
         compile_output: bool = False,
         version: str | None = None,
+        env_name: str | None = None,
         timeout: float | None = None,
     ) -> JobStream:
         """Run code and yield its output as it is written, then exactly one result as the last event.
@@ -173,6 +178,7 @@ class ExecutionMethods(Connected):
             cpu_time: See `execute`.
             compile_output: See `execute`.
             version: See `execute`.
+            env_name: See `execute`.
             timeout: See `execute`.
 
         Example:
@@ -202,6 +208,7 @@ class ExecutionMethods(Connected):
             cpu_time=cpu_time,
             compile_output=compile_output,
             version=version,
+            env_name=env_name,
         )
         return JobStream(self._connection, options=options, timeout=timeout)
 

@@ -10,6 +10,7 @@ from unsandbox._shared.deadline import LONG_S
 from unsandbox._shared.files import InputFiles
 from unsandbox._shared.options import command_members, command_patience, metadata_query
 from unsandbox._sync.methods.session_life import SessionLifeMethods
+from unsandbox._sync.objects.context import LiveContext
 from unsandbox._sync.objects.session import LiveSession
 from unsandbox._sync.objects.terminal import Terminal
 from unsandbox.protocol.models import IsolationName, NetworkModeName
@@ -35,6 +36,7 @@ class SessionMethods(SessionLifeMethods):
         isolation: IsolationName | None = None,
         metadata: Mapping[str, str] | None = None,
         timeout: int | None = None,
+        env_name: str | None = None,
         otp: OneTimeCode | None = None,
     ) -> LiveSession:
         """Return a session for one block: created at its begin and deleted at its end, however it ends.
@@ -52,6 +54,7 @@ class SessionMethods(SessionLifeMethods):
             isolation: See `create_session`.
             metadata: See `create_session`.
             timeout: See `create_session`.
+            env_name: See `create_session`.
             otp: One-time code for the deletion, if the server requires one.
 
         Example:
@@ -79,9 +82,55 @@ class SessionMethods(SessionLifeMethods):
                 "isolation": isolation,
                 "metadata": metadata,
                 "timeout": timeout,
+                "env_name": env_name,
             },
             otp,
         )
+
+    def context(
+        self,
+        language: str = "python",
+        *,
+        env_name: str | None = "data",
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        network_mode: NetworkModeName | None = None,
+        ttl: int | None = None,
+        vcpu: int | None = None,
+        input_files: InputFiles | None = None,
+        isolation: IsolationName | None = None,
+    ) -> LiveContext:
+        """Return an interpreter in a session of its own for one block.
+
+        Args:
+            language: Its language: `python`.
+            env_name: Name of an environment of the server that has `ipykernel`.
+            cwd: Working directory. Default `/work`.
+            env: Further environment variables.
+            network_mode: See `create_session`.
+            ttl: See `create_session`.
+            vcpu: See `create_session`.
+            input_files: See `create_session`.
+            isolation: See `create_session`.
+
+        Example:
+            ```python
+            with client.context("python", env_name="data") as context:
+                context.run("import pandas; df = pandas.DataFrame({'n': [1, 2]})")
+                result = context.run("df.describe()")
+                print(result.text)
+            ```
+        """
+        session = self.session(
+            env_name=env_name,
+            network_mode=network_mode,
+            ttl=ttl,
+            vcpu=vcpu,
+            input_files=input_files,
+            isolation=isolation,
+        )
+        members = {"language": language, "cwd": cwd, "env": None if env is None else dict(env)}
+        return LiveContext(self._connection, session, members, own_session=True)
 
     def attach_session(self, session_id: str) -> LiveSession:
         """Return an object for an existing session, without a request. A block does not delete the session.
@@ -148,6 +197,7 @@ class SessionMethods(SessionLifeMethods):
         isolation: IsolationName | None = None,
         metadata: Mapping[str, str] | None = None,
         timeout: int | None = None,
+        env_name: str | None = None,
     ) -> Session:
         """Create a session. It is deleted by `delete_session`, or when it was idle for its `ttl`.
 
@@ -164,6 +214,7 @@ class SessionMethods(SessionLifeMethods):
             isolation: `bubblewrap`, `gvisor`, or `hardened` (gVisor or a refusal). Not on the hosted service.
             metadata: Up to 64 names and values, by which `list_sessions` finds the session.
             timeout: Seconds after which the session is deleted, in use or not. With it, `ttl` does not count.
+            env_name: Name of an environment of the server, whose packages the session sees.
 
         Raises:
             RateLimitError: The key has reached its number of sessions.
@@ -184,6 +235,7 @@ class SessionMethods(SessionLifeMethods):
                 "isolation": isolation,
                 "metadata": metadata,
                 "timeout": timeout,
+                "env_name": env_name,
             },
         )
 

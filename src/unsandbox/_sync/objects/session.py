@@ -13,6 +13,7 @@ from unsandbox._shared.files import InputFiles
 from unsandbox._shared.processes import OutputCallback, ProgramOptions
 from unsandbox._shared.request import Bounds
 from unsandbox._sync.connection import Connection
+from unsandbox._sync.objects.context import LiveContext
 from unsandbox._sync.objects.files import Files
 from unsandbox._sync.objects.port import Port, Ports
 from unsandbox._sync.objects.process import LiveProcess, ask, execute, start
@@ -21,6 +22,7 @@ from unsandbox._sync.objects.terminal import Terminal
 from unsandbox._sync.operations import CLEAN_UP_S, perform
 from unsandbox.errors import ClientStateError, InvalidResponseError, NotFoundError
 from unsandbox.protocol import codec
+from unsandbox.protocol.contexts import CodeContext, CodeContextList
 from unsandbox.protocol.processes import ExecResult, Process, ProcessList
 from unsandbox.protocol.sessions import CommandResult, Session
 
@@ -174,6 +176,38 @@ class LiveSession(AsyncSessionLife):
         """
         options = ProgramOptions(cwd, env, user, timeout, terminal, detach, output_bytes)
         return start(self._connection, self.id, options.members(program), stdin)
+
+    def context(
+        self, language: str = "python", *, cwd: str | None = None, env: Mapping[str, str] | None = None
+    ) -> LiveContext:
+        """Return an interpreter that keeps its state between runs; a block starts and ends it.
+
+        The session needs an environment with `ipykernel`: create it with `env_name`.
+
+        Args:
+            language: Its language: `python`.
+            cwd: Working directory. Default `/work`.
+            env: Further environment variables.
+        """
+        members = {"language": language, "cwd": cwd, "env": None if env is None else dict(env)}
+        return LiveContext(self._connection, self, members)
+
+    def attach_context(self, context_id: str) -> LiveContext:
+        """Return a context that this or another client started. It needs no block.
+
+        Args:
+            context_id: Id of the context.
+
+        Raises:
+            NotFoundError: The context does not exist.
+        """
+        context = LiveContext(self._connection, self, {"context_id": context_id})
+        context.refresh()
+        return context
+
+    def contexts(self) -> list[CodeContext]:
+        """Return the contexts of the session, oldest first."""
+        return (ask(self._connection, "list_contexts", CodeContextList, {"id": self.id})).contexts
 
     def connect(self, port: int) -> Port:
         """Return a connection to a port that a program in the session listens on; a block opens it.

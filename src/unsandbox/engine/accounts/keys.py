@@ -48,6 +48,7 @@ class KeySettings(msgspec.Struct, frozen=True, kw_only=True):
         output_mb: Kept of each output stream of a job, in MiB.
         results_mb: Stored results of its ended jobs, in MiB; the oldest leave first.
         isolation: Minimum isolation: `gvisor` or `hardened`.
+        environments: Names of the environments that it may use, separated by commas; None for all.
     """
 
     tier: int = 1
@@ -65,6 +66,7 @@ class KeySettings(msgspec.Struct, frozen=True, kw_only=True):
     output_mb: int | None = None
     results_mb: int | None = None
     isolation: Literal["gvisor", "hardened"] | None = None
+    environments: str | None = None
 
     def limits(self) -> dict[str, int | str]:
         """Return every limit that is set, by name."""

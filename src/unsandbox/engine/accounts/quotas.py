@@ -79,6 +79,11 @@ class Quotas:
             raise SandboxUnavailable(f"this key requires isolation {least!r}; use that or 'auto'")
         return asked
 
+    def may_use_environment(self, owner: str, name: str) -> bool:
+        """Return whether a key may use an environment."""
+        names = self.settings(owner).environments
+        return names is None or name in names.split(",")
+
     def memory_bytes(self, owner: str, vcpu: int) -> int:
         """Return the memory limit of a sandbox with this number of CPUs."""
         settings = self.settings(owner)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from unsandbox.engine.accounts.audit import code_hash
 from unsandbox.engine.backends import check_network
 from unsandbox.engine.context import Context
+from unsandbox.engine.environments.access import environment_root
 from unsandbox.engine.errors import InvalidRequest, LimitReached
 from unsandbox.engine.jobs.inputs import (
     check_request,
@@ -152,6 +153,7 @@ class Admission:
             compile_s=request.compile_timeout,
             cpu_s=request.cpu_time,
         )
+        environment = environment_root(context, owner, request.env_name)
         cache = self._caches.place_or_make(language, backend) if request.version is None else None
 
         def build() -> SandboxSpec:
@@ -173,6 +175,7 @@ class Admission:
                     version=request.version,
                     compile_apart=bool(request.compile_output),
                     system=context.languages.system,
+                    environment=environment,
                 )
             except ValueError as error:
                 raise InvalidRequest(str(error)) from error

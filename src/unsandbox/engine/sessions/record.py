@@ -8,6 +8,7 @@ import time
 import msgspec
 
 from unsandbox.engine.context import Context
+from unsandbox.engine.environments.access import environment_root
 from unsandbox.engine.errors import InvalidRequest
 from unsandbox.engine.persistent.activity import steady_time
 from unsandbox.engine.persistent.limits import PersistentRecord, persistent_limits
@@ -30,6 +31,7 @@ class SessionRecord(PersistentRecord, kw_only=True):
     multiplexer: str | None = None
     name: str | None = None
     audit: bool = False
+    env_name: str | None = None
     metadata: dict[str, str] = msgspec.field(default_factory=dict)
     ends_at: float | None = None
     """Its deadline, on the clock of `steady_time`; None: it ends when it was idle for its `ttl`."""
@@ -57,6 +59,7 @@ def new_record(context: Context, owner: str, request: SessionRequest, object_id:
     multiplexer = request.multiplexer or ("tmux" if request.tmux else "screen" if request.screen else None)
     if multiplexer not in (None, *_MULTIPLEXERS):
         raise InvalidRequest("multiplexer must be tmux or screen")
+    environment_root(context, owner, request.env_name)
     return SessionRecord(
         object_id=object_id or new_id("session"),
         owner=owner,
@@ -72,6 +75,7 @@ def new_record(context: Context, owner: str, request: SessionRequest, object_id:
         name=request.name,
         audit=request.audit,
         isolation=context.quotas.isolation(owner, request.isolation),
+        env_name=request.env_name,
         metadata=dict(request.metadata or {}),
         ends_at=None if request.timeout is None else steady_time() + request.timeout,
     )
@@ -88,6 +92,7 @@ def as_request(record: SessionRecord) -> SessionRequest:
         audit=record.audit,
         name=record.name,
         isolation=record.isolation,  # type: ignore[arg-type]
+        env_name=record.env_name,
         metadata=record.metadata or None,
     )
 
@@ -108,6 +113,7 @@ def describe(context: Context, record: SessionRecord, *, frozen: bool) -> Sessio
         created_at=epoch(record.created_at),
         last_activity=epoch(record.last_activity),
         isolation=record.isolation,
+        env_name=record.env_name,
         metadata=record.metadata,
         ends_at=None if record.ends_at is None else round(record.ends_at, 3),
         reason=record.reason,

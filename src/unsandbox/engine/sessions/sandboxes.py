@@ -12,18 +12,21 @@ from weakref import WeakValueDictionary
 
 from unsandbox.engine.background import Background
 from unsandbox.engine.context import Context, Folder
+from unsandbox.engine.environments.access import environment_root
 from unsandbox.engine.errors import UnknownObject
 from unsandbox.engine.persistent.limits import open_persistent, persistent_limits, sandbox_files
 from unsandbox.engine.saved.sources import SavedState
 from unsandbox.engine.sessions.record import SessionRecord, shell_of
 from unsandbox.engine.sessions.terminal import Terminal
 from unsandbox.engine.store.objects import Collection
+from unsandbox.engine.workspace.kernel import KernelContext
 from unsandbox.engine.workspace.process_table import ProcessTable
 from unsandbox.engine.workspace.shares import Shares
 from unsandbox.protocol.contents import Content
 from unsandbox.sandbox.host.blocking import run_long
 from unsandbox.sandbox.languages.shells import ShellDriver
 from unsandbox.sandbox.launcher.cleanup import remove_tree
+from unsandbox.sandbox.layout import environment_variables
 from unsandbox.sandbox.persistent_spec import PersistentSandbox, PersistentSpec
 from unsandbox.sandbox.spec import NetworkMode
 
@@ -37,6 +40,8 @@ class OpenSession:
     Attributes:
         sandbox: The sandbox.
         processes: The processes that run beside its shell, and its files.
+        has_environment: Whether it sees an environment.
+        contexts: Its interpreters by their ids.
         driver: Runs commands in its shell, once there was one.
         terminal: Its terminal, once there was a viewer.
         uses: Calls that use it now; a session in use does not expire.
@@ -45,6 +50,8 @@ class OpenSession:
 
     sandbox: PersistentSandbox
     processes: ProcessTable
+    has_environment: bool = False
+    contexts: dict[str, KernelContext] = field(default_factory=dict)
     driver: ShellDriver | None = None
     terminal: Terminal | None = None
     uses: int = 0
@@ -52,6 +59,9 @@ class OpenSession:
 
     def close_programs(self) -> None:
         """End the shell, the terminal, and what belongs to the processes."""
+        for context in self.contexts.values():
+            context.abandon()
+        self.contexts.clear()
         self.processes.close(self.sandbox.end_reason)
         if self.terminal is not None:
             self.terminal.close()
@@ -126,6 +136,7 @@ class SessionSandboxes:
             files: Input files.
             state: The saved state that it starts from; by default its disk.
         """
+        environment = environment_root(self._context, record.owner, record.env_name)
         spec = PersistentSpec(
             limits=persistent_limits(self._context, record.owner, record.vcpu),
             network=NetworkMode(record.network_mode),
@@ -133,11 +144,15 @@ class SessionSandboxes:
             work_disk=self.path(record) if self._durable else None,
             work_archive=state.work_archive if state else None,
             hot_image=state.hot_image if state else None,
+            environment=environment,
+            env={} if environment is None else environment_variables(),
         )
         sandbox = await open_persistent(self._context, record.isolation, spec)
         record.isolation = sandbox.backend
         processes = ProcessTable(sandbox, self._shares.of(record.owner))
-        session = self._open[record.object_id] = OpenSession(sandbox, processes)
+        session = self._open[record.object_id] = OpenSession(
+            sandbox, processes, has_environment=environment is not None
+        )
         if spec.hot_image is not None:
             session.driver = shell_of(self._context, record.shell).take_over(sandbox)
         self._background.start(self._watch(record.object_id, sandbox))

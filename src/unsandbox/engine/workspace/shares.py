@@ -11,6 +11,7 @@ from unsandbox.engine.errors import LimitReached
 
 OUTPUT_BYTES = 1 << 30
 STDIN_BYTES = 16 << 20
+EVENT_BYTES = 256 << 20
 
 
 class Share:
@@ -37,6 +38,8 @@ class KeyShares:
     """Output of processes that can still be read."""
     stdin: Share = field(default_factory=lambda: Share(STDIN_BYTES))
     """Input that programs have not read yet."""
+    events: Share = field(default_factory=lambda: Share(EVENT_BYTES))
+    """Events of runs that can still be read."""
 
     @contextlib.contextmanager
     def waiting_input(self, count: int) -> Iterator[None]:

@@ -233,7 +233,7 @@ class Workspaces:
             data = text.encode("utf-8", "surrogateescape")
         for name in ("path", "target"):
             if isinstance(value := members.get(name), str):
-                members[name] = _absolute(name, value)
+                members[name] = absolute_path(name, value)
         async with self._sessions.in_use(owner, session) as opened:
             answer, payload = await opened.processes.guest.call(operation, data, **members)
         if operation == "read":
@@ -309,7 +309,7 @@ def _settings_of(request: ProcessRequest, new_id: str, *, keep_first: bool) -> P
         process_id=request.process_id or new_id,
         argv=argv,
         argv_digest=digest,
-        cwd=_absolute("cwd", request.cwd or WORK),
+        cwd=absolute_path("cwd", request.cwd or WORK),
         terminal=None if terminal is None else (terminal.columns, terminal.rows),
         timeout_s=request.timeout / 1000 if request.timeout else None,
         detach=request.detach,
@@ -345,7 +345,7 @@ def _is_plain(data: bytes) -> bool:
     return True
 
 
-def _absolute(name: str, path: str) -> str:
+def absolute_path(name: str, path: str) -> str:
     """Return a path inside the session as an absolute one. `..` stays: a link before it may lead elsewhere."""
     if "\0" in path:
         raise InvalidRequest(f"{name} contains a NUL character")

@@ -6,14 +6,14 @@ from unsandbox.protocol import models
 from unsandbox.protocol.bounds import CODE_CHARACTERS
 from unsandbox.protocol.endpoints.endpoint import Endpoint, Query
 from unsandbox.protocol.endpoints.state import IMAGES, LOGS, SERVICES, SESSIONS, SNAPSHOTS
-from unsandbox.protocol.endpoints.workspace import FILES, PORTS, PROCESSES, WATCHES
+from unsandbox.protocol.endpoints.workspace import CONTEXTS, FILES, PORTS, PROCESSES, WATCHES
 
 FEATURES_HEADER = "Unsandbox-Features"
 """Response header with the server's features beyond the historical API."""
 FEATURES = (
     *("wait", "idempotency", "stdin", "events", "args", "isolation", "wait_many"),
-    *("compiler_args", "memory_mb", "compile_timeout", "cpu_time", "compile_output", "version"),
-    *("processes", "files", "session_timeout", "fork"),
+    *("compiler_args", "memory_mb", "compile_timeout", "cpu_time", "compile_output", "version", "env_name"),
+    *("processes", "files", "contexts", "session_timeout", "fork"),
 )
 """`wait`: `GET /jobs/{id}?wait=S` holds; `idempotency`: `Idempotency-Key` is honoured; `stdin`: is taken;
 `events`: `GET /jobs/{id}/events` streams; `args`: the program gets arguments; `isolation`: may be chosen;
@@ -145,6 +145,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *JOBS,
     *SESSIONS,
     *PROCESSES,
+    *CONTEXTS,
     *PORTS,
     *FILES,
     *WATCHES,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unsandbox.protocol import files, processes
+from unsandbox.protocol import contexts, files, processes
 from unsandbox.protocol.endpoints.endpoint import Endpoint, Query
 from unsandbox.protocol.models import WireModel
 
@@ -115,6 +115,83 @@ PORTS: tuple[Endpoint, ...] = (
         path=f"{_PORTS}/{{port}}",
         response=processes.ExposedPort,
         summary="Let visitors no longer reach a port of a session.",
+    ),
+)
+
+
+_CONTEXT = "/sessions/{id}/contexts/{context_id}"
+
+CONTEXTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        name="create_context",
+        method="POST",
+        path="/sessions/{id}/contexts",
+        request=contexts.ContextRequest,
+        response=contexts.CodeContext,
+        body="json",
+        summary="Start an interpreter in a session that keeps its state between runs.",
+    ),
+    Endpoint(
+        name="list_contexts",
+        method="GET",
+        path="/sessions/{id}/contexts",
+        response=contexts.CodeContextList,
+        summary="List the contexts of a session.",
+    ),
+    Endpoint(
+        name="get_context",
+        method="GET",
+        path=_CONTEXT,
+        response=contexts.CodeContext,
+        summary="Get a context.",
+    ),
+    Endpoint(
+        name="run_code",
+        method="POST",
+        path=f"{_CONTEXT}/runs",
+        request=contexts.RunRequest,
+        response=contexts.RunOutput,
+        body="json",
+        summary="Run code in a context; runs of one context follow one another.",
+    ),
+    Endpoint(
+        name="run_output",
+        method="POST",
+        path=f"{_CONTEXT}/runs/{{run_id}}/output",
+        request=contexts.RunOutputRequest,
+        response=contexts.RunOutput,
+        body="json",
+        safe=True,
+        summary="Get the events of a run behind a position, or wait for some.",
+    ),
+    Endpoint(
+        name="interrupt_context",
+        method="POST",
+        path=f"{_CONTEXT}/interrupt",
+        response=contexts.CodeContext,
+        idempotent=True,
+        summary="Interrupt the run of a context, as Ctrl-C does; its variables stay.",
+    ),
+    Endpoint(
+        name="restart_context",
+        method="POST",
+        path=f"{_CONTEXT}/restart",
+        response=contexts.CodeContext,
+        summary="Replace the interpreter of a context; its variables are lost.",
+    ),
+    Endpoint(
+        name="context_variables",
+        method="GET",
+        path=f"{_CONTEXT}/variables",
+        response=contexts.VariableList,
+        summary="List the variables of a context that runs nothing.",
+    ),
+    Endpoint(
+        name="delete_context",
+        method="DELETE",
+        path=_CONTEXT,
+        response=contexts.CodeContext,
+        summary="End a context.",
     ),
 )
 

@@ -15,6 +15,7 @@ from unsandbox.sandbox.launcher.fd_numbers import FIRST_FILE_FD, INFO_FD, SECCOM
 from unsandbox.sandbox.layout import (
     ARTIFACT_FOLDER,
     DEFAULT_ENV,
+    ENVIRONMENT,
     HOSTNAME,
     SANDBOX_UID,
     SHM,
@@ -52,18 +53,22 @@ class Mounts:
         system: The source of `/usr` and similar folders.
         system_paths: Absolute paths of the system to mount; each has a mount point in `root`.
         network: The outbound network; None for no network.
+        environment: The folder of its environment; None for a sandbox without.
     """
 
     root: Path
     system: System
     system_paths: Iterable[str]
     network: Outbound | None = None
+    environment: Path | None = None
 
     def words(self) -> list[str]:
         """Return bubblewrap's options."""
         words = ["--ro-bind", str(self.root), "/", "--ro-bind", str(self.system.usr), "/usr"]
         for path in self.system_paths:
             words += ["--ro-bind", str(self.system.path(path)), path]
+        if self.environment is not None:
+            words += ["--ro-bind", str(self.environment), ENVIRONMENT]
         return words if self.network is None else words + self.network.words()
 
 

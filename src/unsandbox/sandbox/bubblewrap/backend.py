@@ -208,7 +208,7 @@ class BubblewrapBackend(HostBackend):
             streams, descriptors = open_streams(slot.uid, sent, kept, socket.SOCK_SEQPACKET)
             files = [sent.add(readable_file(file.data)) for file in spec.files]
             view = host.view.show(slot.number, limits.vcpu, limits.memory_bytes)
-            arguments = sandbox_arguments(spec, resources.mounts(spec.system_paths), view)
+            arguments = sandbox_arguments(spec, resources.mounts(spec.system_paths, spec.environment), view)
             script = job_script(spec, data_bytes=host.data_bytes(limits.memory_bytes))
             descriptors |= {
                 0: sent.add(input_file(spec.stdin)),

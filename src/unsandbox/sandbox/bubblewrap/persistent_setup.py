@@ -23,7 +23,7 @@ def persistent_arguments(
     spec: PersistentSpec, resources: BubblewrapResources, disk: WorkDisk, view: Path
 ) -> bytes:
     """Return bubblewrap's options; `view` is the folder of the files of `/proc` that tell its limits."""
-    words = base_words(resources.mounts(spec.system_paths), spec.limits.tmpfs_bytes, view)
+    words = base_words(resources.mounts(spec.system_paths, spec.environment), spec.limits.tmpfs_bytes, view)
     words += ["--bind", str(disk.mount_point), WORK, "--chdir", WORK]
     words += ["--seccomp", str(SECCOMP_FD), "--info-fd", str(INFO_FD)]
     return null_separated(words)

@@ -134,7 +134,11 @@ class BubblewrapSource:
         if any(not isinstance(file.data, bytes) for file in spec.files):
             # The message would hold the file in memory.
             return False
-        return spec.network is NetworkMode.ZEROTRUST and self._mounted.issuperset(spec.system_paths)
+        return (
+            spec.network is NetworkMode.ZEROTRUST
+            and spec.environment is None
+            and self._mounted.issuperset(spec.system_paths)
+        )
 
     def kind_of(self, spec: SandboxSpec) -> int | None:
         """Return the kind whose interpreter can run this program; see `WarmSource.kind_of`."""

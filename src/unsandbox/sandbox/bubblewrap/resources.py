@@ -44,7 +44,7 @@ class BubblewrapResources:
     network: Outbound | None = None
     forker: bytes | None = None
 
-    def mounts(self, system_paths: Sequence[str]) -> Mounts:
-        """Return a sandbox's view of the host; see `SandboxSpec.system_paths`."""
+    def mounts(self, system_paths: Sequence[str], environment: Path | None) -> Mounts:
+        """Return a sandbox's view of the host; the arguments are those of `SandboxSpec`."""
         host = self.host
-        return Mounts(host.root, host.system, host.system_paths(system_paths), self.network)
+        return Mounts(host.root, host.system, host.system_paths(system_paths), self.network, environment)

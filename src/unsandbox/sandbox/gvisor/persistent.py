@@ -97,13 +97,13 @@ class GvisorSandbox(HostSandbox):
         if spec.hot_image is not None:
             self._shape = await run_long(read_shape, spec.hot_image, resources.version)
             # A server without such sandboxes so far lacks their mount points in the root folder.
-            resources.mounts([target for _, target in self._shape.mounts])
+            resources.mounts([target for _, target in self._shape.mounts], None)
         else:
             self._shape = Shape(
                 version=resources.version,
                 tmpfs_bytes=spec.limits.tmpfs_bytes,
                 work_bytes=spec.limits.work_bytes,
-                mounts=resources.mounts(spec.system_paths),
+                mounts=resources.mounts(spec.system_paths, spec.environment),
             )
         said = memory_file(b"")
         try:

@@ -151,6 +151,7 @@ class GvisorSource:
         ours, wanted = self._config.limits, spec.limits
         return (
             spec.network is NetworkMode.ZEROTRUST
+            and spec.environment is None
             and wanted.open_files <= ours.open_files
             and wanted.tmpfs_bytes == ours.tmpfs_bytes
             # Its kernel counted its processors when it started.

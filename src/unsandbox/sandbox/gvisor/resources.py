@@ -21,6 +21,7 @@ from unsandbox.sandbox.host.resources import HostResources
 from unsandbox.sandbox.host.slots import Slot
 from unsandbox.sandbox.launcher.fd_numbers import SCRIPT_FD
 from unsandbox.sandbox.launcher.messages import OpenPersistent, Start
+from unsandbox.sandbox.layout import ENVIRONMENT
 from unsandbox.sandbox.persistent_spec import PersistentLimits
 from unsandbox.sandbox.spec import Limits, SandboxSpec
 
@@ -42,11 +43,12 @@ class GvisorResources:
     program: Path
     version: str
 
-    def mounts(self, system_paths: Sequence[str]) -> list[tuple[Path, str]]:
-        """Return a sandbox's mounts of host paths; see `SandboxSpec.system_paths`."""
+    def mounts(self, system_paths: Sequence[str], environment: Path | None) -> list[tuple[Path, str]]:
+        """Return a sandbox's mounts of host paths; the arguments are those of `SandboxSpec`."""
         system = self.host.system
         paths = self.host.system_paths(system_paths)
-        return [(system.usr, "/usr"), *((system.path(path), path) for path in paths)]
+        own = [] if environment is None else [(environment, ENVIRONMENT)]
+        return [(system.usr, "/usr"), *((system.path(path), path) for path in paths), *own]
 
     def job_bundle(self, spec: SandboxSpec, slot: Slot, command: str = RUN_SCRIPT) -> Path:
         """Create the folder with the configuration of a job's sandbox and the state of `runsc`.
@@ -65,7 +67,7 @@ class GvisorResources:
         content = configuration(
             first,
             root=self.host.root,
-            mounts=[*self.mounts(spec.system_paths), (memory, MEMORY)],
+            mounts=[*self.mounts(spec.system_paths, spec.environment), (memory, MEMORY)],
             tmpfs_bytes=spec.limits.tmpfs_bytes,
             work_bytes=spec.limits.tmpfs_bytes,
         )

@@ -27,7 +27,7 @@ from unsandbox.sandbox.languages.steps import (
     with_words,
 )
 from unsandbox.sandbox.languages.versions import programs_of
-from unsandbox.sandbox.layout import INPUT_FOLDER, PREPARED_FOLDERS, WORK
+from unsandbox.sandbox.layout import INPUT_FOLDER, PREPARED_FOLDERS, WORK, environment_variables
 from unsandbox.sandbox.spec import Limits, NetworkMode, SandboxFile, SandboxSpec
 from unsandbox.sandbox.system import HOST, System
 
@@ -162,6 +162,7 @@ class Language:
         version: str | None = None,
         compile_apart: bool = False,
         system: System = HOST,
+        environment: Path | None = None,
     ) -> SandboxSpec:
         """Return the job that runs `code`.
 
@@ -181,6 +182,7 @@ class Language:
             version: Version of the language, where several are installed.
             compile_apart: See `SandboxSpec`.
             system: The system with the versions.
+            environment: See `SandboxSpec`.
 
         Raises:
             InvalidSpecError: A version that is not installed; arguments where none are taken, or of a compiler
@@ -209,6 +211,8 @@ class Language:
             *_inputs(input_files or {}, input_modes or {}),
         ]
         own = {name: fill_text(value, values) for name, value in variables.items()}
+        if environment is not None:
+            own = environment_variables() | own
         binary = [values["bin"]] if return_artifacts and self.artifact else []
         return SandboxSpec(
             run=with_words(renamed(fill(steps.run, values, options), programs), ARGUMENTS, args),
@@ -226,6 +230,7 @@ class Language:
             system_paths=self.system_paths,
             cache_scope=cache_scope,
             compile_apart=compile_apart,
+            environment=environment,
         )
 
     def _steps(self, code: str | bytes) -> Steps:

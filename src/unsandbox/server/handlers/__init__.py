@@ -8,9 +8,9 @@ from unsandbox.engine import NotImplementedHere
 from unsandbox.protocol.endpoints.jobs import ENDPOINTS
 from unsandbox.protocol.models import WireModel
 from unsandbox.server.call import Call, Handler
-from unsandbox.server.handlers import images, jobs, logs, services, sessions, snapshots, workspace
+from unsandbox.server.handlers import contexts, images, jobs, logs, services, sessions, snapshots, workspace
 
-_MODULES: tuple[ModuleType, ...] = (jobs, sessions, workspace, services, snapshots, images, logs)
+_MODULES: tuple[ModuleType, ...] = (jobs, sessions, workspace, contexts, services, snapshots, images, logs)
 
 
 async def _not_yet(call: Call) -> WireModel:
