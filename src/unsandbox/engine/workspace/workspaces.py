@@ -253,7 +253,7 @@ class Workspaces:
             length: Largest number of bytes.
             version: `version` of an earlier part; the file must not have changed since.
         """
-        path = _absolute("path", path)
+        path = absolute_path("path", path)
         async with self._sessions.in_use(owner, session) as opened:
             return await opened.processes.guest.call(
                 "read", path=path, offset=offset, length=length, version=version or ""
@@ -273,7 +273,7 @@ class Workspaces:
             offset: Position of the part.
             final: Whether it is the last part.
         """
-        path = _absolute("path", path)
+        path = absolute_path("path", path)
         async with self._sessions.in_use(owner, session) as opened:
             answer, _ = await opened.processes.guest.call(
                 "write", data, path=path, upload=upload, offset=offset, final=final
@@ -284,7 +284,7 @@ class Workspaces:
         self, owner: str, session: str, request: FileWatchRequest, connected: Connected
     ) -> FileEvents:
         """Return what changed in a directory behind a position, or wait for some; see `Watches.events`."""
-        request = request.replace(path=_absolute("path", request.path))
+        request = request.replace(path=absolute_path("path", request.path))
         async with self._sessions.in_use(owner, session, frozen_too=True) as opened:
             return await opened.processes.watches.events(request, connected)
 
