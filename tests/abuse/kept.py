@@ -195,7 +195,7 @@ CODES_TRIED: dict[str, Callable[[str], str]] = {
     "none": lambda _: "",
     "of ten minutes ago": lambda secret: pyotp.TOTP(secret).at(int(time.time()) - 600),
     "of ten minutes from now": lambda secret: pyotp.TOTP(secret).at(int(time.time()) + 600),
-    "of another secret": lambda _: pyotp.TOTP("JBSWY3DPEHPK3PXP").now(),
+    "of another secret": lambda _: pyotp.TOTP(pyotp.random_base32()).now(),
     "in other digits": lambda secret: (
         pyotp.TOTP(secret).now().translate({ord(str(n)): 0xFF10 + n for n in range(10)})
     ),
@@ -246,6 +246,8 @@ def challenge_of_another_call(target: Target) -> Result:
 
 @attack(CODES, "two hundred guesses, from ten connections at once", "ten wrong codes in 15 minutes, then none")
 def guessed_codes(target: Target) -> Result:
+    target.with_codes = None
+    _locked(target)  # Before the threads, so that they share it.
     seen: list[int] = []
 
     def guess() -> None:
@@ -258,6 +260,8 @@ def guessed_codes(target: Target) -> Result:
         thread.start()
     for thread in threads:
         thread.join(40)
+    # The key is locked now; the other attacks take another one.
+    target.with_codes = None
     counted = seen.count(428)
     return (
         None if set(seen) <= {428, 429} and counted <= 12 else f"{counted} tried, {set(seen)}"

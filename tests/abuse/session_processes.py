@@ -158,12 +158,12 @@ def fork_bomb_in_a_process(target: Target) -> Result:
 
 @attack(
     PROCESSES,
-    "thirty processes that write for ever and keep 64 MiB each",
+    "twelve processes that write for ever and keep 64 MiB each",
     "two files a stream; 1 GiB for a key",
 )
 def output_of_many(target: Target) -> Result:
     files, before, disk = descriptors(target), target.memory(), on_disk(target)
-    with started(target, "yes & yes >&2", 30, output_bytes=64 * MIB):
+    with started(target, "yes & yes >&2", 12, output_bytes=64 * MIB):
         time.sleep(4)
         well = target.well()
         files, grown, disk = descriptors(target) - files, target.memory() - before, on_disk(target) - disk
