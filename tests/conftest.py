@@ -14,7 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from tests import loop_time, processor_time
-from tests.support import ABSENT, CLIENTS, FRAMEWORKS, OPTIONAL
+from tests.support import ABSENT, CLIENTS, ENVIRONMENT, FRAMEWORKS, OPTIONAL
 
 from unsandbox.sandbox import SandboxUnavailable
 from unsandbox.sandbox.gvisor import runsc
@@ -73,6 +73,7 @@ REQUIREMENTS: dict[str, tuple[Callable[[], bool], str]] = {
 NOT_COUNTED = (
     ABSENT,
     CLIENTS,
+    ENVIRONMENT,
     FRAMEWORKS,
     OPTIONAL,
     "no v1 freezer",

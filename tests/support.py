@@ -25,6 +25,9 @@ OPTIONAL = "a toolchain that only make test-languages installs"
 ABSENT = "a program that scripts/bootstrap does not install"
 """The same, for programs that run as services, and interpreters of the system."""
 
+ENVIRONMENT = "an environment that `un env build data` makes"
+"""The same for tests of contexts; scripts/bootstrap --full builds it."""
+
 FRAMEWORKS = "a framework that only make test-frameworks installs"
 """The same for the folder tests/frameworks."""
 CLIENTS = "a foreign client that only make test-clients installs"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support import ENVIRONMENT
 
 import unsandbox
 from unsandbox import (
@@ -23,9 +24,7 @@ from unsandbox import (
 from unsandbox.engine.environments.store import EnvironmentStore
 from unsandbox.local import LocalServer
 
-pytestmark = pytest.mark.skipif(
-    EnvironmentStore().root("data") is None, reason="needs an environment: un env build data"
-)
+pytestmark = pytest.mark.skipif(EnvironmentStore().root("data") is None, reason=ENVIRONMENT)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -20,6 +20,7 @@ from unsandbox.engine.accounts.quotas import Quotas
 from unsandbox.engine.accounts.secretbox import SecretBox
 from unsandbox.engine.backends import Backends
 from unsandbox.engine.context import Context
+from unsandbox.engine.environments.store import EnvironmentStore
 from unsandbox.engine.errors import Conflict, UnknownObject
 from unsandbox.engine.persistent.limits import check_room
 from unsandbox.engine.saved.blobs import Blobs
@@ -168,6 +169,7 @@ class World:
             logbook=LogBook(),
             box=SecretBox.of_this_process(),
             quotas=Quotas(EngineConfig(**config), self.store),
+            environments=EnvironmentStore(folder / "environments"),
         )
         self.sessions = FolderSource("session", folder / "work", backend)
         self.services = FolderSource("service", folder / "work", backend)

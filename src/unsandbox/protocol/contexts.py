@@ -12,9 +12,9 @@ import msgspec
 
 from unsandbox._presentation.bundle import bundle_html
 from unsandbox.errors import InvalidResponseError, JobFailedError
-from unsandbox.protocol.bounds import Code, Environment, FileName, Word
+from unsandbox.protocol.bounds import Code, Environment, FileName, WaitSeconds, Word
 from unsandbox.protocol.models import WireModel
-from unsandbox.protocol.processes import Milliseconds, Offset, ProcessId, WaitSeconds
+from unsandbox.protocol.processes import Milliseconds, Offset, ProcessId
 
 DATA_TYPE = "application/vnd.unsandbox.data+json"
 """MIME type of the rows of a DataFrame, as pandas writes them with `orient="split"`."""

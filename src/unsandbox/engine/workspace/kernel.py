@@ -177,7 +177,8 @@ class KernelContext:
         if self._current is not None or not self._waiting.empty() or self._dead:
             raise Conflict("the context runs code; interrupt it or wait for its end", code="context_busy")
         name = secrets.token_hex(8)
-        answer = self._variables[name] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[VariableList] = asyncio.get_running_loop().create_future()
+        self._variables[name] = answer
         self._say(do="variables", id=name)
         try:
             async with asyncio.timeout(_VARIABLES_S):
