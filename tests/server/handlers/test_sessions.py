@@ -141,6 +141,11 @@ STEPS = {
     "output closed": ("bash", ["exec >&-", "echo lost; true", "exec >&250; echo back"], ["", "", "back\n"]),
     "errors into the output": ("bash", ["exec 2>&1", "echo err >&2"], ["", "err\n"]),
     "a function printf": ("bash", ["printf() { echo mine; }", "echo hi"], ["", "hi\n"]),
+    "functions eval and builtin": (
+        "bash",
+        ["eval() { :; }; builtin() { :; }; unset() { :; }", "echo hi", "cat <(echo $BASH_VERSION | wc -l)"],
+        ["", "hi\n", "1\n"],
+    ),
     "an alias eval": ("bash", ["alias printf=false eval=false", "echo hi"], ["", "hi\n"]),
     "descriptors closed": ("bash", ["for i in {3..30}; do eval \"exec $i>&-\"; done", "echo hi"], ["", "hi\n"]),
     "python, names of __main__": ("python3", ["v = 1\ndef f(): return v", "import __main__, pickle\nprint(__main__.v, pickle.loads(pickle.dumps(f))())"], ["", "1 1\n"]),

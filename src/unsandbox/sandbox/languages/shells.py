@@ -246,6 +246,11 @@ def _frame_posix(marker: bytes, command: bytes, evaluate: bytes = b"\\eval") -> 
 
 
 def _frame_bash(marker: bytes, command: bytes) -> bytes:
+    # Functions of these names would swallow the marker. Only in POSIX mode does a builtin, `unset`, precede functions.
+    own = (
+        b"[[ -o posix ]]&&__p=1||__p=;POSIXLY_CORRECT=1;\\unset -f builtin eval;"
+        b"[[ $__p ]]||\\unset POSIXLY_CORRECT;"
+    )
     # Output of `> >(filter)` belongs to this command. A filter of the whole shell stays, and is not waited for.
     waits = (
         b'if [[ ${!:-} != "${__b-}" ]];then __b=${!:-};'
@@ -257,7 +262,7 @@ def _frame_bash(marker: bytes, command: bytes) -> bytes:
         b"\\builtin printf%b>&%d||/usr/bin/printf%b>&%d" % (say, at, say, to)
         for at, to in ((250, 250), (251, 251))
     )
-    return b"{ \\eval " + _quoted(command) + b"\n} </dev/null\n" + _trailer(told, waits)
+    return b"{ \\eval " + _quoted(command) + b"\n} </dev/null\n" + _trailer(told, own + waits)
 
 
 def _quoted(command: bytes) -> bytes:
