@@ -277,6 +277,12 @@ def test_strangers_are_refused_in_the_shapes_of_each_part(e2b_served):
         assert ask(f"{url}/sandboxes/{sandbox['sandboxID']}", "DELETE", X_API_KEY=key)[0] == 204
 
 
+def test_the_port_has_the_bounds_of_the_api(e2b_served):
+    url = e2b_served.first_line["e2b_url"]
+    lines = {f"X-{number}": "a" * 4000 for number in range(40)}
+    assert ask(f"{url}/v2/sandboxes", **lines)[0] == 431
+
+
 @pytest.mark.slow
 def test_sandboxes_are_found_by_host_names_over_tls(tmp_path):
     certificate, key_file = self_signed(tmp_path)

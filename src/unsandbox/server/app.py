@@ -140,7 +140,7 @@ class Server:
     async def stop_listening(self) -> None:
         """Refuse new connections; open ones continue."""
         if self._gateway is not None:
-            self._gateway.stop_listening()
+            self._gateway.port.stop()
 
     async def stop(self) -> None:
         """Close every connection. Stop the engine before, so that held answers get their results."""
@@ -154,7 +154,7 @@ class Server:
 
     def sockets(self) -> list[int]:
         """Return the file descriptors that listen (a forked child must close them)."""
-        return [] if self._gateway is None else self._gateway.sockets()
+        return [] if self._gateway is None else self._gateway.port.sockets()
 
     def _application(self, gateway: Gateway) -> web.Application:
         app = web.Application(
@@ -233,10 +233,10 @@ class Server:
             return Budget({}, {}, {}, 0)
         visitors = gateway.ingress.last_ping
         return Budget(
-            connections={"api": gateway.open_connections, "ingress": visitors.connections},
-            refused={"connections": gateway.connections.refused, "heads": gateway.held.refused},
+            connections={"api": gateway.port.open_connections, "ingress": visitors.connections},
+            refused={"connections": gateway.port.connections.refused, "heads": gateway.port.held.refused},
             held_bytes={
-                "heads": len(gateway.held),
+                "heads": len(gateway.port.held),
                 "ingress_heads": visitors.held,
                 "unproved_memory": unproved.in_memory.total(),
                 "unproved_disk": unproved.on_disk.total(),

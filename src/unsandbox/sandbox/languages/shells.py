@@ -246,7 +246,7 @@ def _frame_posix(marker: bytes, command: bytes, evaluate: bytes = b"\\eval") -> 
 
 
 def _frame_bash(marker: bytes, command: bytes) -> bytes:
-    # Functions of these names would swallow the marker. Only in POSIX mode does a builtin, `unset`, precede functions.
+    # Functions of these names would swallow the marker. Only in POSIX mode does `unset` precede them.
     own = (
         b"[[ -o posix ]]&&__p=1||__p=;POSIXLY_CORRECT=1;\\unset -f builtin eval;"
         b"[[ $__p ]]||\\unset POSIXLY_CORRECT;"

@@ -7,7 +7,6 @@ import contextlib
 import hmac
 import logging
 import re
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -29,6 +28,8 @@ from unsandbox.server.e2b.errors import (
 from unsandbox.server.e2b.files import Files, check_user, is_signed
 from unsandbox.server.e2b.interpreter import Interpreter
 from unsandbox.server.e2b.sandboxes import E2bSandbox, E2bSandboxes
+from unsandbox.server.ingress.handoff import settle
+from unsandbox.server.ingress.listening import Listening
 from unsandbox.server.protocols import http_logger
 from unsandbox.server.reader import RequestReader
 
@@ -59,6 +60,7 @@ class E2bListener:
         self._sandboxes = E2bSandboxes(engine)
         self._reader = reader
         self._host, self.port, self._tls = host, port, tls
+        self._listening = Listening(host, port, tls, _IDLE_S)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -73,7 +75,7 @@ class E2bListener:
         Raises:
             OSError: The address cannot be bound.
         """
-        app = web.Application(client_max_size=_BODY_BYTES)
+        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[_settled])
         self._add_routes(app.router)
         self._runner = web.AppRunner(
             app,
@@ -85,16 +87,13 @@ class E2bListener:
             auto_decompress=False,
         )
         await self._runner.setup()
-        context = None
-        if self._tls is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self._tls.certificate, self._tls.key)
-        site = web.TCPSite(self._runner, self._host, self.port, ssl_context=context)
-        await site.start()
-        self.port = int(self._runner.addresses[0][1])
+        if self._runner.server is None:
+            raise RuntimeError("the runner is not set up")
+        self.port = await self._listening.start(self._runner.server)
 
     async def stop(self) -> None:
-        """End all sandboxes, and stop listening."""
+        """Stop listening, and end all sandboxes."""
+        self._listening.stop()
         await self._sandboxes.close()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -209,6 +208,15 @@ class E2bListener:
 
 def _equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode(), expected.encode())
+
+
+@web.middleware
+async def _settled(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Keep no bytes of requests, which no other process will serve."""
+    settle(request)
+    return await handler(request)
 
 
 async def _envs(_request: web.Request, sandbox: E2bSandbox) -> web.Response:

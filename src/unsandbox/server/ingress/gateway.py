@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -14,13 +11,11 @@ from aiohttp import hdrs, web
 
 from unsandbox.server.config import ServerConfig
 from unsandbox.server.hosts import host_name
-from unsandbox.server.ingress.connections import Connections, HeldBytes
-from unsandbox.server.ingress.front import Front
 from unsandbox.server.ingress.handoff import hand_over, misdirected, settle
+from unsandbox.server.ingress.listening import Listening
 from unsandbox.server.ingress.pages import ingress_answer
 from unsandbox.server.ingress.routing import ServiceHosts
 from unsandbox.server.ingress.supervisor import IngressProcess
-from unsandbox.server.protocols import Accepting
 
 _BACKLOG = 4096
 
@@ -37,11 +32,8 @@ class Gateway:
 
     def __init__(self, hosts: ServiceHosts, config: ServerConfig) -> None:
         self._hosts = hosts
-        self._config = config
-        self._fronts: list[Front] = []
-        self._accepting: Accepting | None = None
-        self.connections = Connections()
-        self.ingress = IngressProcess(hosts, self._take_back, tls=config.tls, idle_s=config.idle_s)
+        self.port = Listening(config.host, config.port, config.tls, config.idle_s)
+        self.ingress = IngressProcess(hosts, self.port.take_back, tls=config.tls, idle_s=config.idle_s)
 
     async def start(self, server: web.Server) -> int:
         """Listen, and serve the API's connections with `server`; return the port.
@@ -49,49 +41,12 @@ class Gateway:
         Raises:
             OSError: The address cannot be bound, or certificate and key cannot be read.
         """
-        context = None
-        if self._config.tls is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self._config.tls.certificate, self._config.tls.key)
-        listeners = await _listeners(self._config.host, self._config.port)
-        self._accepting = accepting = Accepting(server, context)
-        for listener in listeners:
-            front = Front(
-                listener,
-                is_service=self._hosts.is_service,
-                to_api=lambda sock, on_end: accepting.take(sock, b"", on_end),
-                to_ingress=lambda sock: self._give(sock),
-                connections=self.connections,
-                tls=context is not None,
-                patience_s=self._config.idle_s,
-            )
-            self._fronts.append(front)
-        return int(listeners[0].getsockname()[1])
-
-    def stop_listening(self) -> None:
-        """Refuse new connections; those that are open go on."""
-        for front in self._fronts:
-            front.close()
-        self._fronts.clear()
+        return await self.port.start(server, self._hosts.is_service, self._give)
 
     async def stop(self) -> None:
-        """End the ingress."""
-        self.stop_listening()
+        """Stop listening, and end the ingress."""
+        self.port.stop()
         await self.ingress.close()
-
-    @property
-    def open_connections(self) -> int:
-        """Connections of the API: those of strangers, and those on which a key has signed."""
-        return len(self.connections) + (0 if self._accepting is None else self._accepting.proved)
-
-    @property
-    def held(self) -> HeldBytes:
-        """Bytes of requests for the API whose heads are not complete."""
-        return HeldBytes() if self._accepting is None else self._accepting.held
-
-    def sockets(self) -> list[int]:
-        """Return the file descriptors that listen."""
-        return [front.fileno() for front in self._fronts]
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -112,27 +67,3 @@ class Gateway:
     def _give(self, sock: socket.socket) -> None:
         with sock:
             self.ingress.give(os.dup(sock.fileno()))
-
-    def _take_back(self, sock: socket.socket, prefix: bytes) -> None:
-        address = ""
-        with contextlib.suppress(OSError):
-            address = str(sock.getpeername()[0])
-        if self._accepting is None or not self._fronts or not self.connections.add(address):
-            sock.close()
-            return
-        self._accepting.take(sock, prefix, lambda: self.connections.remove(address))
-
-
-async def _listeners(host: str, port: int) -> list[socket.socket]:
-    """Return a listening socket for each address of a host."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    listeners: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in dict.fromkeys(found):
-            listeners.append(socket.create_server(address, family=family, backlog=_BACKLOG))
-    except OSError:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
