@@ -127,7 +127,7 @@ except OSError as error:
     print("network:", error.strerror)
 """
 SEEN = """/root: empty
-/home: empty
+/home: ['user']
 /etc/shadow: No such file or directory
 network: Network is unreachable
 """

@@ -141,8 +141,14 @@ def leaves(command: click.Command, words: tuple[str, ...] = ()):
 
 def test_every_command_can_say_json():
     silent = {name for name, command in leaves(cli) if "as_json" not in {each.name for each in command.params}}
-    # The first prints a script; the first line of the second is JSON.
-    assert silent == {"completion", "serve"}
+    # The first prints a script, the second speaks MCP, and the first line of the third is JSON.
+    assert silent == {"completion", "mcp", "serve"}
+
+
+def test_no_command_has_two_options_of_one_name():
+    for name, command in leaves(cli):
+        options = [option for each in command.params for option in (*each.opts, *each.secondary_opts)]
+        assert len(options) == len({*options}), name
 
 
 @pytest.mark.parametrize(("words", "wanted"), [

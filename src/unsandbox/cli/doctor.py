@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import getpass
 import json
 import os
 import shlex
@@ -33,7 +32,7 @@ from unsandbox.sandbox.bubblewrap.backend import POOL
 from unsandbox.sandbox.gvisor import install
 from unsandbox.sandbox.gvisor.runsc import HOW_TO_GET
 from unsandbox.sandbox.host.persistent_probe import PERSISTENT
-from unsandbox.sandbox.remedies import LINGER, find_container
+from unsandbox.sandbox.remedies import LINGER, find_container, this_machine
 from unsandbox.sandbox.seccomp.container import apparmor_profile, container_profile
 
 _SAFE = (LINGER, "apt-get install")
@@ -158,9 +157,9 @@ async def _examine_gvisor() -> ProbeReport:
 
 def _logout(parents: Mapping[str, str]) -> list[Check]:
     """Return a check for sandboxes whose groups end with the last login session of their user."""
-    user = getpass.getuser() if os.geteuid() else ""
     if f"/user@{os.geteuid()}.service/" not in "".join(parents.values()):
         return []
+    user = this_machine().user
     if Path("/var/lib/systemd/linger", user).exists():
         return []
     detail = "they end with your last login session"

@@ -6,10 +6,14 @@ import shlex
 
 import click
 
+from unsandbox.cli.options import JSON_OPTION
+from unsandbox.cli.output import print_json
+
 
 @click.command()
 @click.argument("url")
-def e2b(url: str) -> None:
+@JSON_OPTION
+def e2b(url: str, as_json: bool) -> None:
     """Print the variables that lead the clients of E2B to the server at URL.
 
     URL is the address of `un serve --e2b-port`. The keys are looked up as for other commands; `un accounts`
@@ -20,5 +24,9 @@ def e2b(url: str) -> None:
     """  # noqa: D301 - click reads this backslash
     from unsandbox.e2b import environ
 
-    for name, value in environ(url).items():
+    variables = environ(url)
+    if as_json:
+        print_json(dict(variables))
+        return
+    for name, value in variables.items():
         click.echo(f"export {name}={shlex.quote(value)}")

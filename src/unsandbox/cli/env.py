@@ -53,10 +53,11 @@ def build(name: str, requirements: Path | None, folder: Path | None, as_json: bo
             f"{name} is no built-in recipe ({', '.join(RECIPES)}); name its packages with --requirements FILE"
         )
     manifest = asyncio.run(_build(_store(folder), name, wanted))
-    if as_json:
-        print_json(_members(name, manifest))
-    else:
-        click.echo(f"built {name}: {len(manifest.packages)} packages, {human_size(manifest.size)}")
+    _tell(
+        as_json,
+        _members(name, manifest),
+        f"built {name}: {len(manifest.packages)} packages, {human_size(manifest.size)}",
+    )
 
 
 @env.command("list")
@@ -99,46 +100,63 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @_FOLDER_OPTION
-def export(name: str, file: Path, folder: Path | None) -> None:
+@JSON_OPTION
+def export(name: str, file: Path, folder: Path | None, as_json: bool) -> None:
     """Write an environment to FILE, an archive for machines without a network."""
     from unsandbox.engine.environments.transfer import export_environment
 
     store = _store(folder)
     export_environment(store, _manifest(store, name), file)
-    click.echo(f"wrote {file}: {human_size(file.stat().st_size)}")
+    size = file.stat().st_size
+    _tell(as_json, {"name": name, "file": str(file), "size": size}, f"wrote {file}: {human_size(size)}")
 
 
 @env.command("import")
 @click.argument("name")
 @click.argument("file", type=FILE)
 @_FOLDER_OPTION
-def import_(name: str, file: Path, folder: Path | None) -> None:
+@JSON_OPTION
+def import_(name: str, file: Path, folder: Path | None, as_json: bool) -> None:
     """Add the environment in FILE, which `un env export` wrote, as NAME. Its hash is verified."""
     from unsandbox.engine.environments.transfer import import_environment
 
     manifest = import_environment(_store(folder), name, file)
-    click.echo(f"added {name}: {len(manifest.packages)} packages, {human_size(manifest.size)}")
+    _tell(
+        as_json,
+        _members(name, manifest),
+        f"added {name}: {len(manifest.packages)} packages, {human_size(manifest.size)}",
+    )
 
 
 @env.command()
 @click.argument("name")
 @_FOLDER_OPTION
 @YES_OPTION
-def remove(name: str, folder: Path | None, yes: bool) -> None:
+@JSON_OPTION
+def remove(name: str, folder: Path | None, yes: bool, as_json: bool) -> None:
     """Remove the environment NAME. Sandboxes that use it keep it until they end."""
     store = _store(folder)
     _manifest(store, name)
     confirm(yes, f"Remove the environment {name}?")
     store.remove(name)
     store.collect()
+    _tell(as_json, {"name": name}, f"removed {name}")
 
 
 @env.command()
 @_FOLDER_OPTION
-def gc(folder: Path | None) -> None:
+@JSON_OPTION
+def gc(folder: Path | None, as_json: bool) -> None:
     """Remove what no name refers to: replaced environments, and what interrupted builds left."""
     removed = _store(folder).collect()
-    click.echo(f"removed {len(removed)} environments")
+    _tell(as_json, {"removed": sorted(removed)}, f"removed {len(removed)} environments")
+
+
+def _tell(as_json: bool, members: dict[str, Any], line: str) -> None:
+    if as_json:
+        print_json(members)
+    else:
+        click.echo(line)
 
 
 async def _build(store: EnvironmentStore, name: str, wanted: list[str]) -> Manifest:

@@ -125,7 +125,10 @@ def ls(place: str, depth: int, as_json: bool) -> None:
         return
     for entry in entries:
         mark = {"directory": "/", "symlink": "@"}.get(entry.type or "", "")
-        click.echo(f"{entry.mode or 0:04o}  {entry.size or 0:>12,}  {entry.name}{mark}")
+        if sys.stdout.isatty():
+            click.echo(f"{entry.mode or 0:04o}  {entry.size or 0:>12,}  {entry.name}{mark}")
+        else:
+            click.echo(f"{entry.mode or 0:04o}\t{entry.size or 0}\t{entry.name}{mark}")
 
 
 @click.command()
@@ -152,7 +155,7 @@ def watch(place: str, recursive: bool, count: int | None, as_json: bool) -> None
 @click.command()
 @_SESSION
 @click.argument("number", metavar="[PORT]", type=click.IntRange(1, 65535), required=False)
-@click.option("-p", "--public", is_flag=True, help="Let visitors in without a token.")
+@click.option("--public", is_flag=True, help="Let visitors in without a token.")
 @click.option("-x", "--close", is_flag=True, help="Let visitors no longer reach the port.")
 @JSON_OPTION
 @connection_options

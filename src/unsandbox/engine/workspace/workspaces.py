@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import posixpath
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from unsandbox.engine.background import run_large
@@ -353,7 +353,9 @@ def absolute_path(name: str, path: str) -> str:
         raise InvalidRequest(f"{name} is empty")
     if path == "~" or path.startswith("~/"):
         path = path[2:] or "."
-    return posixpath.join(WORK, path)
+    plain = str(PurePosixPath(WORK, path))
+    # A slash at the end demands a directory.
+    return f"{plain}/" if path.endswith("/") and plain != "/" else plain
 
 
 def _stdin_of(request: ProcessRequest) -> bytes:
