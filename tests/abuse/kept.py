@@ -13,6 +13,7 @@ import ssl
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -417,7 +418,10 @@ def _to_tls(data: bytes) -> Callable[[Target], Result]:
 @attack(TLS, "TLS 1.1 and older", "TLS 1.2 at least")
 def old_versions_of_tls(target: Target) -> Result:
     try:
-        _tls_health(_tls(target), minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of them as well.
+            old = {"minimum_version": ssl.TLSVersion.TLSv1, "maximum_version": ssl.TLSVersion.TLSv1_1}
+            _tls_health(_tls(target), **old)
     except (OSError, ValueError) as error:
         return None, str(error)[:60]
     return "taken", ""

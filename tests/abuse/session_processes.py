@@ -250,7 +250,7 @@ def ids_used_twice(target: Target) -> Result:
 
 @attack(
     PROCESSES,
-    "five thousand ids that are cancelled before they start",
+    "three hundred ids that are cancelled before they start",
     "a thousand are remembered, for a minute",
 )
 def cancelled_ids(target: Target) -> Result:
@@ -266,9 +266,8 @@ def cancelled_ids(target: Target) -> Result:
 
 def _port(name: str) -> Callable[[Target], Result]:
     def go(target: Target) -> Result:
-        with contextlib.closing(_viewer(target, name)[0]) as sock:
-            answer = _viewer(target, name)[1]
-        del sock
+        sock, answer = _viewer(target, name)
+        sock.close()
         return ("open" if b" 101 " in answer else None), answer[9:12].decode()
 
     return go

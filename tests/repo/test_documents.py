@@ -18,7 +18,7 @@ DOCUMENTS = sorted(
     [*REPO.glob("*.md"), *(REPO / "docs").rglob("*.md")], key=lambda path: path.relative_to(REPO).as_posix()
 )
 LANGUAGES_RUN = ("python", "bash")
-LANGUAGES_SHOWN = ("text", "console", "json")
+LANGUAGES_SHOWN = ("text", "console", "json", "yaml")
 SERVER_PORT = "8787"
 
 

@@ -68,7 +68,7 @@ class EngineThread:
         if self._e2b is None:
             from unsandbox.server.e2b.listener import E2bListener
 
-            self._e2b = E2bListener(self._engine, self._server.reader, "127.0.0.1", 0)
+            self._e2b = E2bListener(self._server, "127.0.0.1", 0)
             self._call(self._e2b.start()).result(_START_TIMEOUT_S)
         return self._e2b.url
 

@@ -19,6 +19,7 @@ from unsandbox.server import tracing
 from unsandbox.server.auth import Caller
 from unsandbox.server.config import ServerConfig
 from unsandbox.server.hosts import from_this_machine
+from unsandbox.server.ingress.connections import Connections
 from unsandbox.server.ingress.gateway import Gateway
 from unsandbox.server.ingress.html_page import FRONT_PAGE, FRONT_TITLE, html_page
 from unsandbox.server.ingress.routing import ServiceHosts
@@ -93,6 +94,11 @@ class Server:
             serve: Answers authenticated requests. Must be given before the start.
         """
         self._mounts[path] = serve
+
+    @property
+    def connections(self) -> Connections | None:
+        """The count of strangers' connections, for further ports; None before the start."""
+        return None if self._gateway is None else self._gateway.port.connections
 
     async def loopback_url(self) -> str:
         """Return a URL of the API for programs on this machine that need no certificate.

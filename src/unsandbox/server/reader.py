@@ -11,7 +11,7 @@ from unsandbox.engine import Engine
 from unsandbox.engine.accounts.keys import KeyRing, KeySettings
 from unsandbox.protocol.bounds import SMALL_BODY
 from unsandbox.protocol.endpoints.jobs import IDEMPOTENCY_HEADER
-from unsandbox.server.auth import Caller, check_headers, check_token
+from unsandbox.server.auth import Caller, Unauthorized, check_headers, check_token
 from unsandbox.server.body import read_body
 from unsandbox.server.call import Call, parse_large
 from unsandbox.server.config import ServerConfig
@@ -83,6 +83,22 @@ class RequestReader:
         caller = check_token(token, self._keys)
         self._admit(request, caller)
         return caller
+
+    def admit(self, request: web.Request, public_key: str) -> None:
+        """Let a request pass that something else proves to be of a key: charge its rate.
+
+        Args:
+            request: The request.
+            public_key: The key.
+
+        Raises:
+            Unauthorized: The key was revoked, or has expired.
+            LimitReached: The key has sent too many requests.
+        """
+        known = self._keys.find(public_key)
+        if known is None:
+            raise Unauthorized("invalid_key", "the key of this sandbox was revoked")
+        self._admit(request, Caller(public_key, known.secret_key, known.settings, "", ""))
 
     def _admit(self, request: web.Request, caller: Caller) -> None:
         caller.check_expiry(time.time())

@@ -9,12 +9,15 @@ from unsandbox._async.objects.copying import download, upload
 from unsandbox._async.objects.file_content import FileContents, urgent
 from unsandbox._async.objects.watch import AsyncFileWatch
 from unsandbox._async.operations import CLEAN_UP_S
-from unsandbox.errors import NotFoundError
+from unsandbox.errors import InvalidResponseError, NotFoundError
 from unsandbox.protocol.files import FileInfo, FileList
 from unsandbox.protocol.models import WireModel
 
 M = TypeVar("M", bound=WireModel)
 Entries = list[FileInfo]
+
+_MOST_ENTRIES = 1_000_000
+"""Files of a list: programs in the session answer, and may lie."""
 
 
 class AsyncFiles(FileContents):
@@ -70,6 +73,8 @@ class AsyncFiles(FileContents):
             after = found[-1].name if found else None
             page = await self._ask("list", FileList, path, {"depth": depth, "after": after})
             found += page.entries
+            if len(found) > _MOST_ENTRIES:
+                raise InvalidResponseError(f"the session lists more than {_MOST_ENTRIES:,} files")
             if not page.more or not page.entries:
                 return found
 

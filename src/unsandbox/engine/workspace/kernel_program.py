@@ -22,6 +22,10 @@ logger = logging.getLogger("unsandbox.engine.workspace")
 
 MAX_LINE = 16 << 20
 """Bytes of one line of the guest."""
+MAX_VALUES = 200_000
+"""Values in a line."""
+EVENTS_AT_ONCE = 100
+"""Lines that are parsed before others have a turn."""
 _READ = 1 << 20
 _LOG = 4 << 20
 """Bytes of its output that are kept; lines are read as they come."""
@@ -106,8 +110,8 @@ class KernelProgram:
             if b"\n" in data:
                 *lines, rest = pending.split(b"\n")
                 pending = rest
-                for line in lines:
-                    self._take(bytes(line))
+                if not await self._take_all(lines):
+                    break
             await asyncio.sleep(0)
         if process.exit_code in (EXIT_MISSING, EXIT_UNUSABLE):
             problem: Exception = missing()
@@ -117,13 +121,35 @@ class KernelProgram:
         self._on_end(problem)
         process.kill("killed")
 
-    def _take(self, line: bytes) -> None:
-        try:
-            message = json.loads(line)
-            if isinstance(message, dict):
+    async def _take_all(self, lines: list[bytearray]) -> bool:
+        """Handle lines, and let others have a turn; return whether all of them were events."""
+        for number, line in enumerate(lines):
+            if number % EVENTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            message = parse_event(line)
+            if message is None:
+                # The tenant has replaced the program.
+                return False
+            try:
                 self._on_line(message, len(line))
-        except (ValueError, TypeError, KeyError, RecursionError):
-            logger.debug("a line of an interpreter was dropped")
+            except (ValueError, TypeError, KeyError):
+                logger.debug("an event of an interpreter was dropped")
+        return True
+
+
+def parse_event(line: bytes | bytearray) -> dict[str, Any] | None:
+    """Return the object in a line of a program in a sandbox; None if there is none, or it costs too much.
+
+    Args:
+        line: The line. A parser takes long for many small values, not for a large one such as a picture.
+    """
+    if sum(map(line.count, (b"[", b"{", b","))) > MAX_VALUES:
+        return None
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def missing() -> InvalidRequest:

@@ -17,6 +17,7 @@ MOST_CHARACTERS = 32_000
 """Characters of output in one answer: about 8,000 tokens."""
 _FOLDERS = ("/work", "/tmp/artifacts")  # noqa: S108 - inside the sandbox
 _HEAD = MOST_CHARACTERS * 3 // 4
+_MOST_LOOKED_AT = 1000
 _MOST_IMAGES = 8
 _IMAGE_BYTES = 3 << 20
 _FORMATS = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
@@ -65,7 +66,7 @@ async def new_images(mcp: McpSession, session: AsyncLiveSession) -> list[Content
     for folder in _FOLDERS:
         # The folder may be missing, or replaced by something else.
         with contextlib.suppress(UnsandboxError):
-            for entry in await session.files.list(folder):
+            for entry in await session.files.glob("*", folder, limit=_MOST_LOOKED_AT):
                 path, version = entry.path or "", entry.version or ""
                 if not path.lower().endswith(_SUFFIXES) or mcp.seen_images.get(path) == version:
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -23,6 +24,7 @@ from unsandbox.server.e2b.paths import inside, outside
 from unsandbox.server.e2b.sandboxes import E2bSandbox, E2bSandboxes
 
 _CHUNK = 1 << 16
+_MOST_PARTS = 1000
 OPERATIONS = {"GET": "read", "HEAD": "read", "POST": "write"}
 
 
@@ -83,8 +85,11 @@ class Files:
             raise
         if found.get("type") == "directory":
             raise E2bError("invalid_argument", f"path '{given}' is a directory")
-        size = int(found.get("size", 0))
-        start, stop, step = request.http_range.indices(size) if "Range" in request.headers else (0, size, 1)
+        size = max(0, int(found.get("size", 0)))
+        try:
+            start, stop, step = request.http_range.indices(size) if "Range" in request.headers else (0, size, 1)
+        except ValueError:
+            raise web.HTTPRequestRangeNotSatisfiable from None
         response = web.StreamResponse(status=206 if "Range" in request.headers else 200)
         response.content_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
         response.headers["Accept-Ranges"] = "bytes"
@@ -117,7 +122,12 @@ class Files:
         path = request.query.get("path")
         written: list[dict[str, Any]] = []
         if request.content_type == "multipart/form-data":
+            parts = 0
             async for part in await request.multipart():
+                parts += 1
+                if parts > _MOST_PARTS:
+                    raise E2bError("invalid_argument", f"a form has at most {_MOST_PARTS} parts")
+                await asyncio.sleep(0)
                 if not isinstance(part, BodyPartReader) or part.name != "file":
                     continue
                 name = path or _file_name(part)

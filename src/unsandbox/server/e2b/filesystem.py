@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,8 @@ _TYPES = {
     "symlink": "FILE_TYPE_SYMLINK",
 }
 _PAGE = 10_000
+_MOST_ENTRIES = 50_000
+_MOST_DEPTH = 100
 
 
 class PathRequest(msgspec.Struct):
@@ -75,13 +78,17 @@ class Filesystem:
         """List a directory."""
         wanted = await unary_message(request, PathRequest)
         path = inside(wanted.path)
-        found = await self._call(sandbox, "list", path=path, depth=max(1, wanted.depth), limit=_PAGE)
+        depth = min(max(1, wanted.depth), _MOST_DEPTH)
+        found = await self._call(sandbox, "list", path=path, depth=depth, limit=_PAGE)
         entries = found["entries"]
-        while found.get("more"):
+        while found.get("more") and found["entries"]:
+            if len(entries) >= _MOST_ENTRIES:
+                raise E2bError("resource_exhausted", f"there are more than {_MOST_ENTRIES} files; list less")
             found = await self._call(
-                sandbox, "list", path=path, depth=max(1, wanted.depth), limit=_PAGE, after=entries[-1]["name"]
+                sandbox, "list", path=path, depth=depth, limit=_PAGE, after=entries[-1]["name"]
             )
             entries += found["entries"]
+            await asyncio.sleep(0)
         return json_answer({"entries": [entry_of(entry) for entry in entries if entry.get("type") in _TYPES]})
 
     async def remove(self, request: web.Request, sandbox: E2bSandbox) -> web.Response:

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from unsandbox.engine import Engine
 from unsandbox.engine.errors import RequestError
+from unsandbox.engine.workspace.kernel_program import EVENTS_AT_ONCE, MAX_LINE, parse_event
 from unsandbox.protocol.processes import (
     MAX_WRITE_BYTES,
     OutputRequest,
@@ -32,6 +33,8 @@ _LANGUAGES = {"": _PYTHON, "python": _PYTHON, "python3": _PYTHON}
 _PROGRAM = ("/usr/bin/python3", "-c")
 _OUTPUT_BYTES = 64 << 20
 _KEEPALIVE_S = 5.0
+_MOST_CONTEXTS = 64
+_LONGEST_PATH = 4096
 _END = "end_of_execution"
 
 
@@ -127,19 +130,28 @@ class Context:
             await self._workspaces.write(self._owner, self._session_id, self._process_id or "", request)
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
-        waiting = b""
+        waiting = bytearray()
         while True:
             request = OutputRequest(stdout_offset=self._offset, wait=_KEEPALIVE_S)
             name = self._process_id or ""
             output = await self._workspaces.output(self._owner, self._session_id, name, request, lambda: True)
             data = output.stdout
             self._offset = (output.stdout_offset or 0) + len(data)
-            *lines, waiting = (waiting + data).split(b"\n")
-            for line in lines:
-                event = msgspec.json.decode(line)
-                if isinstance(event, dict):
-                    yield event
-            if output.ended:
+            waiting += data
+            lines: list[bytearray] = []
+            if b"\n" in data:
+                *lines, waiting = waiting.split(b"\n")
+            broken = len(waiting) > MAX_LINE
+            for number, line in enumerate(lines):
+                if number % EVENTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                event = parse_event(line)
+                if event is None:
+                    # The tenant has replaced the interpreter, or writes into its channel.
+                    broken = True
+                    break
+                yield event
+            if output.ended or broken:
                 await self.close()
                 yield {"type": "error", "name": "ContextRestarting", "value": "", "traceback": ""}
                 yield {"type": _END}
@@ -188,6 +200,10 @@ class Contexts:
             E2bError: There is no kernel of the language.
         """
         name = _language(language)
+        if len(self._contexts) >= _MOST_CONTEXTS:
+            raise E2bError("resource_exhausted", f"a sandbox has at most {_MOST_CONTEXTS} contexts; remove one")
+        if len(cwd or "") > _LONGEST_PATH:
+            raise E2bError("invalid_argument", f"cwd is longer than {_LONGEST_PATH} characters")
         context = Context(self._engine, self._owner, self._session_id, cwd or outside(inside("")), env)
         context.language = name
         self._contexts[context.context_id] = context

@@ -10,9 +10,8 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from aiohttp import BasicAuth, web
+from aiohttp import BasicAuth, hdrs, web
 
-from unsandbox.engine import Engine
 from unsandbox.server.app import Server
 from unsandbox.server.config import TlsFiles
 from unsandbox.server.e2b import control, filesystem, processes
@@ -30,14 +29,17 @@ from unsandbox.server.e2b.interpreter import Interpreter
 from unsandbox.server.e2b.sandboxes import E2bSandbox, E2bSandboxes
 from unsandbox.server.ingress.handoff import settle
 from unsandbox.server.ingress.listening import Listening
-from unsandbox.server.protocols import http_logger
-from unsandbox.server.reader import RequestReader
+from unsandbox.server.protocols import SERVER_NAME, http_logger
 
 logger = logging.getLogger("unsandbox.server.e2b")
 
 _HOST = re.compile(r"(\d{1,5})-([a-z0-9]+(?:-[a-z0-9]+)?)\.", re.IGNORECASE)
 _IDLE_S = 75.0
-_BODY_BYTES = 16 << 20
+_BEGUN = "answer has begun"
+_BODY_BYTES = 4 << 20
+"""Of one message; files come in pieces and have no such bound."""
+_INTERPRETER = ("/execute", "/contexts")
+_PURPOSES = (("X-Access-Token", "envd"), ("E2B-Traffic-Access-Token", "traffic"))
 
 Shape = Callable[[E2bError], web.Response]
 Call = Callable[[web.Request, E2bSandbox], Awaitable[web.StreamResponse]]
@@ -47,20 +49,17 @@ class E2bListener:
     """Serves E2B's clients on a port.
 
     Args:
-        engine: A started engine.
-        reader: Authenticates keys.
+        server: The started server, which authenticates keys and counts connections.
         host: Address to listen on.
         port: Port; 0 picks a free one.
         tls: Serve https with this; the certificate is for `*.DOMAIN`.
     """
 
-    def __init__(
-        self, engine: Engine, reader: RequestReader, host: str, port: int, tls: TlsFiles | None = None
-    ) -> None:
-        self._sandboxes = E2bSandboxes(engine)
-        self._reader = reader
+    def __init__(self, server: Server, host: str, port: int, tls: TlsFiles | None = None) -> None:
+        self._sandboxes = E2bSandboxes(server.engine)
+        self._reader = server.reader
         self._host, self.port, self._tls = host, port, tls
-        self._listening = Listening(host, port, tls, _IDLE_S)
+        self._listening = Listening(host, port, tls, _IDLE_S, server.connections)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -76,6 +75,7 @@ class E2bListener:
             OSError: The address cannot be bound.
         """
         app = web.Application(client_max_size=_BODY_BYTES, middlewares=[_settled])
+        app.on_response_prepare.append(_begin)
         self._add_routes(app.router)
         self._runner = web.AppRunner(
             app,
@@ -148,15 +148,19 @@ class E2bListener:
                 sandbox = self._addressed(request)
                 sandbox_id = sandbox.sandbox_id
                 self._check_token(request, sandbox)
+                self._reader.admit(request, sandbox.owner)
                 if not self._sandboxes.is_alive(sandbox) or sandbox.paused:
                     raise SandboxGoneError(sandbox_id)  # noqa: TRY301 - shaped below like the others
-                if request.headers.get("Authorization", "").lower().startswith("basic "):
-                    check_user(BasicAuth.decode(request.headers["Authorization"]).login)
+                check_user(_user_of(request))
                 return await call(request, sandbox)
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001 - logged there where it is not expected
-                return shape(as_e2b_error(error, sandbox_id))
+                answer = shape(as_e2b_error(error, sandbox_id))
+                if request.get(_BEGUN) and request.transport is not None:
+                    # Half an answer must not look like a whole one, nor contain another one.
+                    request.transport.abort()
+                return answer
 
         return serve
 
@@ -179,7 +183,9 @@ class E2bListener:
         return found
 
     def _check_token(self, request: web.Request, sandbox: E2bSandbox) -> None:
-        for header, purpose in (("X-Access-Token", "envd"), ("E2B-Traffic-Access-Token", "traffic")):
+        # The other token is for the programs in a sandbox, of which the interpreter is one.
+        purposes = _PURPOSES if request.path.startswith(_INTERPRETER) else _PURPOSES[:1]
+        for header, purpose in purposes:
             given = request.headers.get(header, "")
             if given and _equal(given, self._sandboxes.token(sandbox, purpose)):
                 return
@@ -207,7 +213,23 @@ class E2bListener:
 
 
 def _equal(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(), expected.encode())
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
+
+
+def _user_of(request: web.Request) -> str:
+    """Return the user that a request names; empty if none."""
+    header = request.headers.get(hdrs.AUTHORIZATION, "")
+    if not header.lower().startswith("basic "):
+        return ""
+    try:
+        return str(BasicAuth.decode(header).login)
+    except ValueError as error:
+        raise E2bError("unauthenticated", "the header Authorization is not usable") from error
+
+
+async def _begin(request: web.Request, response: web.StreamResponse) -> None:
+    request[_BEGUN] = True
+    response.headers[hdrs.SERVER] = SERVER_NAME
 
 
 @web.middleware
@@ -235,7 +257,7 @@ async def serve_e2b(server: Server, port: int) -> AsyncIterator[dict[str, str]]:
         A member for the first line of `un serve`: `e2b_url`.
     """
     config = server.config
-    listener = E2bListener(server.engine, server.reader, config.host, port, config.tls)
+    listener = E2bListener(server, config.host, port, config.tls)
     await listener.start()
     try:
         yield {"e2b_url": listener.url}

@@ -22,6 +22,9 @@ from unsandbox.sandbox.layout import USER_HOME
 from unsandbox.server.e2b.errors import E2bError, SandboxGoneError
 from unsandbox.server.e2b.interpreter import Contexts
 
+_MOST_TEXT = 64 << 10
+"""Characters of the metadata of a sandbox, and of its environment."""
+
 logger = logging.getLogger("unsandbox.server.e2b")
 
 ENVD_VERSION = "0.5.7"
@@ -120,6 +123,14 @@ class E2bSandboxes:
         """
         if template not in TEMPLATES:
             raise E2bError("not_found", f"template '{template}' not found; there are {', '.join(TEMPLATES)}")
+        for name in ("metadata", "env"):
+            size = sum(len(key) + len(value) for key, value in (options.get(name) or {}).items())
+            if size > _MOST_TEXT:
+                raise E2bError(
+                    "invalid_argument", f"{name} has {size} characters; at most {_MOST_TEXT} are allowed"
+                )
+        for known in list(self._sandboxes.values()):
+            self.is_alive(known)  # Forgets those whose session was deleted elsewhere.
         network: NetworkModeName = "semitrusted" if options.get("network") else "zerotrust"
         isolation: IsolationName = options.get("isolation") or "auto"
         # They end at a time, not when they are idle. The `ttl` ends those that a crash of the server leaves.

@@ -30,13 +30,16 @@ class Listening:
         port: Port; 0 picks a free one.
         tls: Serve https with this.
         idle_s: Seconds within which a connection must have sent the headers of its next request.
+        connections: Counts the connections, if another port counts them too.
     """
 
-    def __init__(self, host: str, port: int, tls: TlsFiles | None, idle_s: float) -> None:
+    def __init__(
+        self, host: str, port: int, tls: TlsFiles | None, idle_s: float, connections: Connections | None = None
+    ) -> None:
         self._host, self._port, self._tls, self._idle_s = host, port, tls, idle_s
         self._fronts: list[Front] = []
         self._accepting: Accepting | None = None
-        self.connections = Connections()
+        self.connections = Connections() if connections is None else connections
 
     async def start(
         self,

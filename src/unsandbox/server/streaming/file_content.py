@@ -70,9 +70,11 @@ async def _send(
 ) -> web.StreamResponse:
     read = engine.workspaces.read_part
     match = _RANGE.match(request.headers.get(hdrs.RANGE, ""))
+    if match and match[2] and int(match[2]) < int(match[1]):
+        match = None  # Such a range is to be ignored (RFC 9110, 14.1.1).
     first = int(match[1]) if match else 0
     info, data = await read(owner, session, path, first, PART_BYTES)
-    size = int(info.get("size") or 0)
+    size = max(0, int(info.get("size") or 0))
     if match and first >= size:
         raise web.HTTPRequestRangeNotSatisfiable(headers={hdrs.CONTENT_RANGE: f"bytes */{size}"})
     last = min(int(match[2]), size - 1) if match and match[2] else size - 1
