@@ -169,6 +169,22 @@ with open(f'/proc/{{pid}}/fd/1', 'wb', 0) as out: out.write(base64.b64decode('{f
             context.run("1")
 
 
+@pytest.mark.parametrize("piece", ["b'\\n' * (1 << 20)", "b'{\"a\": [' + b'[],' * 300_000 + b'[]]}\\n'"])
+def test_an_interpreter_that_floods_the_server_is_ended(session: LiveSession, piece: str) -> None:
+    """Lines that say nothing, and lines of many values, come as quickly as pipes are read."""
+    flood = f"""
+import os
+pid = next(p for p in os.listdir('/proc') if p.isdigit() and b'unsandbox-kernel' in open(f'/proc/{{p}}/cmdline', 'rb').read())
+piece = {piece}
+with open(f'/proc/{{pid}}/fd/1', 'wb', 0) as out:
+    while True: out.write(piece)
+"""
+    with session.context() as context:
+        with pytest.raises((ConflictError, JobFailedError)):
+            (context.run(flood)).check()
+        _dead(context)
+
+
 def _dead(context: LiveContext) -> None:
     while (context.refresh()).status != "dead":
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 from tests.clients.conftest import ENVIRONMENTS, SCRIPTS, python_of
-from tests.support import CLIENTS, Serve, eventually, self_signed
+from tests.support import CLIENTS, Serve, eventually, self_signed, un
 
 from unsandbox import e2b
 
@@ -281,6 +282,47 @@ def test_the_port_has_the_bounds_of_the_api(e2b_served):
     url = e2b_served.first_line["e2b_url"]
     lines = {f"X-{number}": "a" * 4000 for number in range(40)}
     assert ask(f"{url}/v2/sandboxes", **lines)[0] == 431
+
+
+@contextlib.contextmanager
+def opened(served: Serve, keys: tuple[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """A sandbox of a key: its URL and the headers of its calls."""
+    url = served.first_line["e2b_url"]
+    key = e2b.environ(url, public_key=keys[0], secret_key=keys[1])["E2B_API_KEY"]
+    new = json.dumps({"templateID": "base", "allow_internet_access": False}).encode()
+    status, body = ask(f"{url}/v2/sandboxes", "POST", new, X_API_KEY=key)
+    assert status == 201
+    sandbox = json.loads(body)
+    yield url, {"E2b_Sandbox_Id": sandbox["sandboxID"], "X_Access_Token": sandbox["envdAccessToken"]}
+    ask(f"{url}/sandboxes/{sandbox['sandboxID']}", "DELETE", X_API_KEY=key)
+
+
+def test_costly_requests_of_a_key_are_refused(e2b_served):
+    with opened(e2b_served, e2b_served.keys()) as (url, ours):
+        many = b"--b\r\n" + b"\r\n--b\r\n" * 100_000
+        form = {"Content_Type": "multipart/form-data; boundary=b", **ours}
+        assert ask(f"{url}/files?path=x", "POST", many, **form)[0] == 400
+        contexts = [ask(f"{url}/contexts", "POST", b"{}", **ours)[0] for _ in range(65)]
+        assert contexts == [200] * 64 + [429]
+        long = json.dumps({"cwd": "x" * 5000}).encode()
+        assert ask(f"{url}/contexts", "POST", long, **ours)[0] in (400, 429)
+        assert ask(f"{url}/files?path=.bashrc", Authorization="Basic %%%%", **ours)[0] == 401
+        assert ask(f"{url}/files?path=/etc/passwd", Range="bytes=3-1", **ours)[0] == 416
+        assert ask(f"{url}/files?path=x", "POST", b"x", X_Access_Token="\xff", E2b_Sandbox_Id="i0")[0] in (
+            401,
+            502,
+        )
+
+
+def test_tokens_end_with_their_key(e2b_served):
+    data = str(e2b_served.data)
+    made = json.loads(un("keys", "create", "--data", data, "--json").stdout)
+    keys = made["public_key"], made["secret_key"]
+    with opened(e2b_served, keys) as (url, ours):
+        stat = f"{url}/filesystem.Filesystem/Stat"
+        assert ask(stat, "POST", b'{"path": "."}', **ours)[0] == 200
+        un("keys", "revoke", "--data", data, keys[0])
+        eventually(lambda: ask(stat, "POST", b'{"path": "."}', **ours)[0] == 401)
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ MAX_LINE = 16 << 20
 """Bytes of one line of the guest."""
 MAX_VALUES = 200_000
 """Values in a line."""
+_MOST_NONSENSE = 100
+"""Lines that are no events; after more, the program is ended."""
 EVENTS_AT_ONCE = 100
 """Lines that are parsed before others have a turn."""
 _READ = 1 << 20
@@ -58,6 +60,7 @@ class KernelProgram:
         on_end: Callable[[Exception], None],
     ) -> None:
         self._processes = processes
+        self._nonsense = 0
         self._cwd = cwd
         self._on_line = on_line
         self._on_end = on_end
@@ -122,14 +125,17 @@ class KernelProgram:
         process.kill("killed")
 
     async def _take_all(self, lines: list[bytearray]) -> bool:
-        """Handle lines, and let others have a turn; return whether all of them were events."""
+        """Handle lines, and let others have a turn; return whether most of them were events."""
         for number, line in enumerate(lines):
             if number % EVENTS_AT_ONCE == 0:
                 await asyncio.sleep(0)
             message = parse_event(line)
             if message is None:
-                # The tenant has replaced the program.
-                return False
+                # The tenant writes there, or has replaced the program.
+                self._nonsense += 1
+                if self._nonsense > _MOST_NONSENSE:
+                    return False
+                continue
             try:
                 self._on_line(message, len(line))
             except (ValueError, TypeError, KeyError):
