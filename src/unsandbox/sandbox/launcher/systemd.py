@@ -12,9 +12,9 @@ The launcher, a bare interpreter, loads this module: standard library only.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from unsandbox.sandbox.launcher.cgroups import read
 from unsandbox.sandbox.launcher.delegation import NotDelegated, systemd_runs
@@ -39,7 +39,7 @@ def enter_scope(name: str, own: str) -> None:
     uid = os.geteuid()
     if not systemd_runs():
         raise NotDelegated("no-systemd")
-    if uid and not Path(f"/run/user/{uid}/bus").exists():
+    if uid and not _answers(f"/run/user/{uid}/bus"):
         raise NotDelegated("no-user-manager")
     program = next((path for place in _PLACES if os.path.exists(path := f"{place}/busctl")), None)  # noqa: PTH110
     if program is None:
@@ -71,6 +71,16 @@ def enter_scope(name: str, own: str) -> None:
         if time.monotonic() > give_up:
             raise NotDelegated("systemd", "it did not create the scope in time")
         time.sleep(0.002)
+
+
+def _answers(path: str) -> bool:
+    """Return whether a program listens on a socket. A user's manager that has ended may leave its socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def slice_of(own: str) -> str:
