@@ -57,7 +57,7 @@ def test_files_are_copied_listed_and_named(run_un: CommandLine, session: str, tm
     assert [name for name in listed if not name.startswith(".")] == [
         "copy", "copy/deep", "copy/deep/two.txt", "copy/one.txt", "one.txt", "renamed.txt",
     ]  # fmt: skip
-    assert run_un.text("ls", f"{session}:copy").split() == ["0755", "4,096", "deep/", "0644", "4", "one.txt"]
+    assert run_un.text("ls", f"{session}:copy").split() == ["0755", "4096", "deep/", "0644", "4", "one.txt"]
     run_un("cp", f"{session}:copy", str(tmp_path / "back"))
     assert (tmp_path / "back" / "deep" / "two.txt").read_text() == "two\n"
     run_un("cp", f"{session}:one.txt", str(tmp_path))
@@ -66,6 +66,7 @@ def test_files_are_copied_listed_and_named(run_un: CommandLine, session: str, tm
         (("cp", "one.txt", "two.txt"), b"SESSION:PATH"),
         (("cp", "nonesuch", f"{session}:x"), b"nonesuch does not exist"),
         (("cp", f"{session}:nonesuch", "x"), b"No such file"),
+        (("cp", f"{session}:one.txt", "missing/x"), b"missing/"),
         (("ls", f"{session}:nonesuch"), b"No such file"),
     ):
         done = run_un(*words, check=False)

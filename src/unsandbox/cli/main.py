@@ -165,7 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         # A full disk, no more processes or descriptors: nothing that a traceback would help with.
         _forget_output()
-        sys.stderr.write(f"un: {error.strerror or error}\n")
+        place = "" if error.filename is None else f"{error.filename}: "
+        sys.stderr.write(f"un: {place}{error.strerror or error}\n")
         sys.exit(EXIT_ERROR)
     except RuntimeError as error:
         if "start new thread" not in str(error):
