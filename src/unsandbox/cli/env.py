@@ -50,7 +50,8 @@ def build(name: str, requirements: Path | None, folder: Path | None, as_json: bo
         wanted = list(RECIPES[name])
     else:
         raise click.UsageError(
-            f"{name} is no built-in recipe ({', '.join(RECIPES)}); name its packages with --requirements FILE"
+            f"{name!r} is not a built-in recipe ({', '.join(RECIPES)}); "
+            "pass its packages with --requirements FILE"
         )
     manifest = asyncio.run(_build(_store(folder), name, wanted))
     _tell(

@@ -54,7 +54,7 @@ def read_requirements(text: str) -> list[str]:
         if not _REQUIREMENT.fullmatch(line):
             raise EngineError(
                 f"{line[:200]!r} is not supported: give the name of a package, extras, versions, a marker; "
-                "options, URLs and paths belong into pip's configuration (`pip config`)"
+                "options, URLs and paths belong in pip's configuration (`pip config`)"
             )
     return found
 

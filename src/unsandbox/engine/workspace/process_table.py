@@ -150,7 +150,7 @@ class ProcessTable:
         self.watches.shut()
 
     def rest(self) -> None:
-        """End the programs of the server, which do not belong into a snapshot; they start again when needed."""
+        """End the programs of the server, which do not belong in a snapshot; they start again when needed."""
         self.guest.close()
         self.watches.close()
 

@@ -135,7 +135,7 @@ class Kernel:
         self.iopub.setsockopt(zmq.SUBSCRIBE, b"")
 
     def _environment(self) -> dict[str, str]:
-        """Return the kernel's variables: the files of its libraries do not belong into the work folder."""
+        """Return the kernel's variables: the files of its libraries do not belong in the work folder."""
         fonts = os.path.join(self.folder, "matplotlib")
         if os.path.isdir(FONTS):
             shutil.copytree(FONTS, fonts)

@@ -121,8 +121,8 @@ def find_shell(name: str, system: System = HOST) -> Shell:
     shell = _shells().get(name.strip().lower())
     if shell is not None and system.has_program(shell.program):
         return shell
-    what = "is not installed on this server" if shell else "is no shell or REPL that this server knows"
-    raise UnknownShellError(f"{name[:40]!r} {what}; it has: {', '.join(available_shells(system))}")
+    what = "is not installed on this server" if shell else "is not a shell or REPL of this server"
+    raise UnknownShellError(f"{name[:40]!r} {what}; available: {', '.join(available_shells(system))}")
 
 
 def available_shells(system: System = HOST) -> list[str]:
