@@ -287,11 +287,15 @@ _signed_body("many members", "a hundred thousand unknown members", "limit of a b
 def _upgrade(target: Target, path: str, host: str, extra: str = "") -> tuple[socket.socket, bytes]:
     key = base64.b64encode(os.urandom(16)).decode()
     sock = target.connect()
-    sock.sendall(
-        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n".encode()
-    )
-    return sock, sock.recv(65536)
+    try:
+        sock.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n".encode()
+        )
+        return sock, sock.recv(65536)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _frame(first: int, length: int, data: bytes = b"") -> bytes:

@@ -166,8 +166,9 @@ def opened() -> Iterator[Target]:
             serve.stop()
 
 
-def all_rows() -> list[Row]:
-    """Carry out every attack, one after the other; the log is looked at when the server has ended."""
+@functools.cache
+def _declare_all() -> None:
+    """Declare the attacks that are made of tables; once, also when the test is repeated."""
     from tests.abuse import api, hostile_services, http, kept, session_files, session_processes, ssrf
     from tests.abuse.sessions import outside
 
@@ -179,6 +180,13 @@ def all_rows() -> list[Row]:
     session_files.declare()
     session_processes.declare()
     outside.declare()
+
+
+def all_rows() -> list[Row]:
+    """Carry out every attack, one after the other; the log is looked at when the server has ended."""
+    from tests.abuse import api
+
+    _declare_all()
     with opened() as target:
         api.check_harmless(target)
         rows = [_carry_out(one, target) for one in ATTACKS]
